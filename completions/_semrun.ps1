@@ -1,0 +1,81 @@
+
+using namespace System.Management.Automation
+using namespace System.Management.Automation.Language
+
+Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+
+    $commandElements = $commandAst.CommandElements
+    $command = @(
+        'semrun'
+        for ($i = 1; $i -lt $commandElements.Count; $i++) {
+            $element = $commandElements[$i]
+            if ($element -isnot [StringConstantExpressionAst] -or
+                $element.StringConstantType -ne [StringConstantType]::BareWord -or
+                $element.Value.StartsWith('-') -or
+                $element.Value -eq $wordToComplete) {
+                break
+        }
+        $element.Value
+    }) -join ';'
+
+    $completions = @(switch ($command) {
+        'semrun' {
+            [CompletionResult]::new('--name', '--name', [CompletionResultType]::ParameterName, 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]')
+            [CompletionResult]::new('--backend', '--backend', [CompletionResultType]::ParameterName, 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]')
+            [CompletionResult]::new('-l', '-l', [CompletionResultType]::ParameterName, 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]')
+            [CompletionResult]::new('-j', '-j', [CompletionResultType]::ParameterName, 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]')
+            [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]')
+            [CompletionResult]::new('--wait', '--wait', [CompletionResultType]::ParameterName, 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]')
+            [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]')
+            [CompletionResult]::new('-E', '-E ', [CompletionResultType]::ParameterName, 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]')
+            [CompletionResult]::new('--conflict-exit-code', '--conflict-exit-code', [CompletionResultType]::ParameterName, 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]')
+            [CompletionResult]::new('-s', '-s', [CompletionResultType]::ParameterName, 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]')
+            [CompletionResult]::new('--signal', '--signal', [CompletionResultType]::ParameterName, 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]')
+            [CompletionResult]::new('-k', '-k', [CompletionResultType]::ParameterName, 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]')
+            [CompletionResult]::new('--kill-after', '--kill-after', [CompletionResultType]::ParameterName, 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]')
+            [CompletionResult]::new('--orphans', '--orphans', [CompletionResultType]::ParameterName, 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]')
+            [CompletionResult]::new('--label', '--label', [CompletionResultType]::ParameterName, 'What `status` shows for this holder [default: the command''s file name] [env: SEMRUN_LABEL]')
+            [CompletionResult]::new('-c', '-c', [CompletionResultType]::ParameterName, 'Run STR with $SHELL -c, or /bin/sh -c')
+            [CompletionResult]::new('--command', '--command', [CompletionResultType]::ParameterName, 'Run STR with $SHELL -c, or /bin/sh -c')
+            [CompletionResult]::new('-n', '-n', [CompletionResultType]::ParameterName, 'Do not wait [env: SEMRUN_NONBLOCK]')
+            [CompletionResult]::new('--nonblock', '--nonblock', [CompletionResultType]::ParameterName, 'Do not wait [env: SEMRUN_NONBLOCK]')
+            [CompletionResult]::new('--nb', '--nb', [CompletionResultType]::ParameterName, 'Do not wait [env: SEMRUN_NONBLOCK]')
+            [CompletionResult]::new('--no-wait', '--no-wait', [CompletionResultType]::ParameterName, 'Do not wait [env: SEMRUN_NONBLOCK]')
+            [CompletionResult]::new('--foreground', '--foreground', [CompletionResultType]::ParameterName, 'Run the command in semrun''s own process group [env: SEMRUN_FOREGROUND]')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more [env: SEMRUN_VERBOSE]')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say more [env: SEMRUN_VERBOSE]')
+            [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Say nothing but errors [env: SEMRUN_QUIET]')
+            [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Say nothing but errors [env: SEMRUN_QUIET]')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-V', '-V ', [CompletionResultType]::ParameterName, 'Print version')
+            [CompletionResult]::new('--version', '--version', [CompletionResultType]::ParameterName, 'Print version')
+            [CompletionResult]::new('status', 'status', [CompletionResultType]::ParameterValue, 'Show holders and waiters, of all semaphores without NAME')
+            [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script for a shell')
+            [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page in roff: semrun''s own, or that of a subcommand')
+            break
+        }
+        'semrun;status' {
+            [CompletionResult]::new('--backend', '--backend', [CompletionResultType]::ParameterName, 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON document (docs/status.md has its fields)')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'semrun;completions' {
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'semrun;man' {
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+    })
+
+    $completions.Where{ $_.CompletionText -like "$wordToComplete*" } |
+        Sort-Object -Property ListItemText
+}

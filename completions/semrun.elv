@@ -1,0 +1,72 @@
+
+use builtin;
+use str;
+
+set edit:completion:arg-completer[semrun] = {|@words|
+    fn spaces {|n|
+        builtin:repeat $n ' ' | str:join ''
+    }
+    fn cand {|text desc|
+        edit:complex-candidate $text &display=$text' '(spaces (- 14 (wcswidth $text)))$desc
+    }
+    var command = 'semrun'
+    for word $words[1..-1] {
+        if (str:has-prefix $word '-') {
+            break
+        }
+        set command = $command';'$word
+    }
+    var completions = [
+        &'semrun'= {
+            cand --name 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]'
+            cand --backend 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
+            cand -l 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]'
+            cand -j 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]'
+            cand --limit 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]'
+            cand -w 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]'
+            cand --wait 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]'
+            cand --timeout 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]'
+            cand -E 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]'
+            cand --conflict-exit-code 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]'
+            cand -s 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]'
+            cand --signal 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]'
+            cand -k 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]'
+            cand --kill-after 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]'
+            cand --orphans 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]'
+            cand --label 'What `status` shows for this holder [default: the command''s file name] [env: SEMRUN_LABEL]'
+            cand -c 'Run STR with $SHELL -c, or /bin/sh -c'
+            cand --command 'Run STR with $SHELL -c, or /bin/sh -c'
+            cand -n 'Do not wait [env: SEMRUN_NONBLOCK]'
+            cand --nonblock 'Do not wait [env: SEMRUN_NONBLOCK]'
+            cand --nb 'Do not wait [env: SEMRUN_NONBLOCK]'
+            cand --no-wait 'Do not wait [env: SEMRUN_NONBLOCK]'
+            cand --foreground 'Run the command in semrun''s own process group [env: SEMRUN_FOREGROUND]'
+            cand -v 'Say more [env: SEMRUN_VERBOSE]'
+            cand --verbose 'Say more [env: SEMRUN_VERBOSE]'
+            cand -q 'Say nothing but errors [env: SEMRUN_QUIET]'
+            cand --quiet 'Say nothing but errors [env: SEMRUN_QUIET]'
+            cand -h 'Print help'
+            cand --help 'Print help'
+            cand -V 'Print version'
+            cand --version 'Print version'
+            cand status 'Show holders and waiters, of all semaphores without NAME'
+            cand completions 'Print a completion script for a shell'
+            cand man 'Print a man page in roff: semrun''s own, or that of a subcommand'
+        }
+        &'semrun;status'= {
+            cand --backend 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
+            cand --json 'Print a JSON document (docs/status.md has its fields)'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'semrun;completions'= {
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'semrun;man'= {
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+    ]
+    $completions[$command]
+}

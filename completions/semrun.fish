@@ -1,0 +1,52 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_semrun_global_optspecs
+    string join \n name= backend= l/limit= w/wait= n/nonblock E/conflict-exit-code= s/signal= k/kill-after= orphans= foreground label= v/verbose q/quiet c/command= h/help V/version
+end
+
+function __fish_semrun_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_semrun_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_semrun_using_subcommand
+    set -l cmd (__fish_semrun_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c semrun -n "__fish_semrun_needs_command" -l name -d 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_needs_command" -s l -s j -l limit -d 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s w -l wait -l timeout -d 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s E -l conflict-exit-code -d 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s s -l signal -d 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s k -l kill-after -d 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l orphans -d 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
+wait\t''
+kill\t''"
+complete -c semrun -n "__fish_semrun_needs_command" -l label -d 'What `status` shows for this holder [default: the command\'s file name] [env: SEMRUN_LABEL]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s c -l command -d 'Run STR with $SHELL -c, or /bin/sh -c' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
+complete -c semrun -n "__fish_semrun_needs_command" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_needs_command" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
+complete -c semrun -n "__fish_semrun_needs_command" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
+complete -c semrun -n "__fish_semrun_needs_command" -s h -l help -d 'Print help'
+complete -c semrun -n "__fish_semrun_needs_command" -s V -l version -d 'Print version'
+complete -c semrun -n "__fish_semrun_needs_command" -a "status" -d 'Show holders and waiters, of all semaphores without NAME'
+complete -c semrun -n "__fish_semrun_needs_command" -a "completions" -d 'Print a completion script for a shell'
+complete -c semrun -n "__fish_semrun_needs_command" -a "man" -d 'Print a man page in roff: semrun\'s own, or that of a subcommand'
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l backend -d 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l json -d 'Print a JSON document (docs/status.md has its fields)'
+complete -c semrun -n "__fish_semrun_using_subcommand status" -s h -l help -d 'Print help'
+complete -c semrun -n "__fish_semrun_using_subcommand completions" -s h -l help -d 'Print help'
+complete -c semrun -n "__fish_semrun_using_subcommand man" -s h -l help -d 'Print help'

@@ -1,0 +1,472 @@
+//! Every behaviour that all backends owe, once, run against each of them; and random histories
+//! in which a backend is compared with the ledger step by step.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use uuid::Uuid;
+
+use super::ledger::{Claim, Ledger};
+use super::local::Local;
+use super::local::place::Place;
+use super::memory::Memory;
+use super::{
+    Acquired, Ask, Backend, Cancel, Canceller, Error, Lease, Name, Notice, Snapshot, Turn, Who,
+};
+
+/// A store, and clients of it.
+pub(crate) struct Store {
+    client: Box<dyn Fn() -> Box<dyn Backend>>,
+    _directory: Option<TempDir>,
+}
+
+/// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
+/// missed soon; nobody renews here, so the other tests need permits that stay.
+fn memory(lifetime: Lifetime) -> Store {
+    let ttl = match lifetime {
+        Lifetime::Short => Some(Duration::from_millis(200)),
+        Lifetime::Long => None,
+    };
+    let memory = Memory::new(ttl);
+    Store { client: Box::new(move || Box::new(memory.clone())), _directory: None }
+}
+
+fn local(_: Lifetime) -> Store {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("semrun");
+    Store {
+        client: Box::new(move || Box::new(Local::new(Place::named(&path)))),
+        _directory: Some(directory),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Lifetime {
+    Short,
+    Long,
+}
+
+macro_rules! contract {
+    ($($behaviour:ident($lifetime:expr);)*) => {
+        mod memory {
+            use super::*;
+            $(#[test] fn $behaviour() { settle(super::$behaviour(super::memory($lifetime))); })*
+        }
+        mod local {
+            use super::*;
+            $(#[test] fn $behaviour() { settle(super::$behaviour(super::local($lifetime))); })*
+        }
+    };
+}
+
+contract! {
+    a_free_permit_is_granted_at_once(Lifetime::Long);
+    never_more_than_the_limit_are_held(Lifetime::Long);
+    a_busy_semaphore_says_so_to_those_who_do_not_wait(Lifetime::Long);
+    those_who_do_not_wait_go_before_nobody(Lifetime::Long);
+    first_come_first_served(Lifetime::Long);
+    a_cancelled_waiter_leaves_the_queue_and_delays_nobody(Lifetime::Long);
+    a_dropped_waiter_leaves_the_queue_as_well(Lifetime::Long);
+    a_holder_that_vanishes_is_replaced(Lifetime::Short);
+    tokens_grow_with_every_grant(Lifetime::Short);
+    the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(Lifetime::Long);
+    a_waiter_keeps_the_semaphore_in_use(Lifetime::Long);
+    a_name_nobody_uses_is_an_empty_snapshot(Lifetime::Long);
+    observing_shows_holders_and_waiters_in_order(Lifetime::Long);
+    names_are_independent_however_odd(Lifetime::Long);
+    a_waiter_is_told_where_it_stands(Lifetime::Long);
+    many_tasks_never_exceed_the_limit(Lifetime::Long);
+}
+
+async fn a_free_permit_is_granted_at_once(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    assert!(lease.permit().token > 0);
+    assert_eq!(lease.permit().name, name("a"));
+}
+
+async fn never_more_than_the_limit_are_held(store: Store) {
+    let (_first, _second) = (store.granted(&ask("a", 2)).await, store.granted(&ask("a", 2)).await);
+    assert!(matches!(store.now(&ask("a", 2)).await, Acquired::Busy));
+}
+
+async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
+    assert_eq!(store.snapshot("a").await.waiters, []);
+    lease.release().await.unwrap();
+    assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Granted(_)));
+}
+
+async fn those_who_do_not_wait_go_before_nobody(store: Store) {
+    let first = store.granted(&ask("a", 1)).await;
+    let waiter = store.waits(ask("a", 1)).await;
+    first.release().await.unwrap();
+    // The waiter has not run yet; the permit is its own all the same.
+    assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
+    waiter.granted().await;
+}
+
+async fn first_come_first_served(store: Store) {
+    let mut lease = store.granted(&ask("a", 1)).await;
+    let mut waiters = Vec::new();
+    for _ in 0..10 {
+        waiters.push(store.waits(ask("a", 1)).await);
+    }
+    for waiter in waiters {
+        lease.release().await.unwrap();
+        lease = waiter.granted().await;
+    }
+}
+
+async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    let (first, second) = (store.waits(ask("a", 1)).await, store.waits(ask("a", 1)).await);
+    first.canceller.cancel();
+    let cancelled = within(Duration::from_secs(1), first.acquiring).await.unwrap().unwrap();
+    assert!(matches!(cancelled, Acquired::Cancelled));
+    assert_eq!(store.waiting("a").await, [second.id]);
+    lease.release().await.unwrap();
+    second.granted().await;
+}
+
+async fn a_dropped_waiter_leaves_the_queue_as_well(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    let (first, second) = (store.waits(ask("a", 1)).await, store.waits(ask("a", 1)).await);
+    first.acquiring.abort();
+    assert!(first.acquiring.await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(store.waiting("a").await, [second.id]);
+    lease.release().await.unwrap();
+    second.granted().await;
+}
+
+async fn a_holder_that_vanishes_is_replaced(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    let waiter = store.waits(ask("a", 1)).await;
+    drop(lease);
+    waiter.granted().await;
+}
+
+async fn tokens_grow_with_every_grant(store: Store) {
+    let mut last = 0;
+    for round in 0..20 {
+        let lease = store.granted(&ask("a", 2)).await;
+        assert!(lease.permit().token > last);
+        last = lease.permit().token;
+        // By either end of a permit's life.
+        if round % 2 == 0 {
+            lease.release().await.unwrap();
+        }
+    }
+}
+
+async fn the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(store: Store) {
+    let first = store.granted(&ask("a", 1)).await;
+    let second = store.waits(ask("a", 5)).await;
+    assert_eq!(second.notices[0], Notice::Limit { asked: 5, stands: 1 });
+    assert_eq!(store.snapshot("a").await.limit, Some(1));
+    first.release().await.unwrap();
+    second.granted().await.release().await.unwrap();
+    assert_eq!(store.snapshot("a").await.limit, None);
+    let _third = store.granted(&ask("a", 5)).await;
+    assert_eq!(store.snapshot("a").await.limit, Some(5));
+}
+
+async fn a_waiter_keeps_the_semaphore_in_use(store: Store) {
+    let first = store.granted(&ask("a", 1)).await;
+    let second = store.waits(ask("a", 1)).await;
+    let third = store.waits(ask("a", 9)).await;
+    first.release().await.unwrap();
+    let second = second.granted().await;
+    assert_eq!(store.waiting("a").await, [third.id], "the limit is still 1");
+    second.release().await.unwrap();
+    third.granted().await;
+}
+
+async fn a_name_nobody_uses_is_an_empty_snapshot(store: Store) {
+    assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
+    assert_eq!((store.client)().list().await.unwrap(), []);
+}
+
+async fn observing_shows_holders_and_waiters_in_order(store: Store) {
+    let asks: Vec<_> = (0..4).map(|_| ask("a", 2)).collect();
+    let _first = store.granted(&asks[0]).await;
+    let _second = store.granted(&asks[1]).await;
+    let _third = store.waits(asks[2].clone()).await;
+    let _fourth = store.waits(asks[3].clone()).await;
+    let snapshot = store.snapshot("a").await;
+    let holders: Vec<_> = snapshot.holders.iter().map(|one| one.record.clone().unwrap()).collect();
+    let waiters: Vec<_> = snapshot.waiters.iter().map(|one| one.record.clone().unwrap()).collect();
+    let shown: Vec<_> = holders.iter().chain(&waiters).map(|record| record.permit).collect();
+    assert_eq!(shown, asks.iter().map(|ask| ask.id).collect::<Vec<_>>());
+    assert_eq!((holders[0].who.clone(), snapshot.limit), (asks[0].who.clone(), Some(2)));
+    assert!(snapshot.holders.is_sorted_by_key(|holder| holder.token) && snapshot.full());
+    assert_eq!((store.client)().list().await.unwrap(), [name("a")]);
+}
+
+async fn names_are_independent_however_odd(store: Store) {
+    let longest = "/".repeat(Name::LONGEST);
+    let almost = format!("{}.", "/".repeat(Name::LONGEST - 1));
+    let names = [
+        "a",
+        "A",
+        "..",
+        ".",
+        "a/b",
+        "a%2Fb",
+        "../a",
+        " ",
+        "-n",
+        "mutex",
+        "name",
+        "日本語",
+        "~",
+        "a\"b'c",
+        "$(reboot)",
+        longest.as_str(),
+        almost.as_str(),
+    ];
+    let mut leases = Vec::new();
+    for name in names {
+        leases.push(store.granted(&ask(name, 1)).await);
+        assert!(matches!(store.now(&ask(name, 1)).await, Acquired::Busy), "{name}");
+    }
+    let mut all: Vec<_> = names.map(name).to_vec();
+    all.sort();
+    assert_eq!((store.client)().list().await.unwrap(), all);
+}
+
+async fn a_waiter_is_told_where_it_stands(store: Store) {
+    let asked = ask("a", 1);
+    let _lease = store.granted(&asked).await;
+    let _first = store.waits(ask("a", 1)).await;
+    let second = store.waits(ask("a", 1)).await;
+    let Some(Notice::Queued(standing)) = second.notices.last() else { panic!("queued") };
+    assert_eq!((standing.ahead, standing.held), (1, 1));
+    assert_eq!(standing.holder.as_ref().map(|holder| holder.permit), Some(asked.id));
+}
+
+async fn many_tasks_never_exceed_the_limit(store: Store) {
+    const LIMIT: u32 = 3;
+    let store = Rc::new(store);
+    let running = Rc::new(RefCell::new((0, 0)));
+    let task = |store: Rc<Store>, running: Rc<RefCell<(u32, u32)>>| async move {
+        for _ in 0..10 {
+            let lease = store.granted(&ask("a", LIMIT)).await;
+            {
+                let mut running = running.borrow_mut();
+                running.0 += 1;
+                running.1 = running.1.max(running.0);
+                assert!(running.0 <= LIMIT);
+            }
+            tokio::task::yield_now().await;
+            running.borrow_mut().0 -= 1;
+            lease.release().await.unwrap();
+        }
+    };
+    let tasks: Vec<_> =
+        (0..12).map(|_| spawn_local(task(Rc::clone(&store), Rc::clone(&running)))).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*running.borrow(), (0, LIMIT), "nobody is left, and all permits were used");
+    assert_eq!(store.snapshot("a").await.limit, None);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ask { who: u128, limit: u32 },
+    Release { who: u128 },
+    Vanish { who: u128 },
+    Leave { who: u128 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..6_u128;
+    prop_oneof![
+        3 => (who.clone(), 1..4_u32).prop_map(|(who, limit)| Step::Ask { who, limit }),
+        2 => who.clone().prop_map(|who| Step::Release { who }),
+        1 => who.clone().prop_map(|who| Step::Vanish { who }),
+        1 => who.prop_map(|who| Step::Leave { who }),
+    ]
+}
+
+/// Where one client of a history is.
+enum Client {
+    Asking(Asking),
+    Holding(Box<dyn Lease>),
+}
+
+/// Drives a backend and the ledger with one history; after each step both must show the same
+/// holders, waiters and limit.
+async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
+    let mut ledger = Ledger::default();
+    let mut clients: HashMap<u128, Client> = HashMap::new();
+    let now = Duration::ZERO;
+    for step in steps {
+        match step {
+            Step::Ask { who, limit } => {
+                if clients.contains_key(&who) {
+                    continue;
+                }
+                let id = Uuid::from_u128(who);
+                ledger.ask(now, Claim { id, limit, ttl: None, record: () });
+                let asking = store.ask(Ask { id, ..ask("a", limit) });
+                clients.insert(who, Client::Asking(asking));
+            }
+            Step::Release { who } | Step::Vanish { who } | Step::Leave { who } => {
+                let holds = matches!(clients.get(&who), Some(Client::Holding(_)));
+                if holds == matches!(step, Step::Leave { .. }) {
+                    continue;
+                }
+                match clients.remove(&who) {
+                    Some(Client::Holding(lease)) if matches!(step, Step::Release { .. }) => {
+                        lease.release().await.unwrap();
+                    }
+                    Some(Client::Holding(lease)) => drop(lease),
+                    Some(Client::Asking(asking)) => {
+                        asking.canceller.cancel();
+                        asking.acquiring.await.unwrap().unwrap();
+                    }
+                    None => continue,
+                }
+                ledger.release(now, Uuid::from_u128(who));
+            }
+        }
+        let held: Vec<_> = ledger.holders().iter().map(|one| one.claim.id).collect();
+        let waiting: Vec<_> = ledger.waiters().map(|one| one.id).collect();
+        store.becomes("a", ledger.limit(), &held, &waiting).await;
+        for id in held {
+            let holding = match clients.remove(&id.as_u128()).expect("it asked") {
+                Client::Asking(asking) => asking.granted().await,
+                Client::Holding(lease) => lease,
+            };
+            clients.insert(id.as_u128(), Client::Holding(holding));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        // Nobody is missed there before the end of a TTL, and histories know no time.
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(memory(Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn local_follows_the_ledger(steps in prop::collection::vec(step(), 0..40)) {
+        settle(same_as_the_ledger(local(Lifetime::Long), steps));
+    }
+}
+
+/// Somebody who asked and may have to wait.
+struct Asking {
+    id: Uuid,
+    acquiring: JoinHandle<Result<Acquired, Error>>,
+    canceller: Canceller,
+    notices: Vec<Notice>,
+    more: mpsc::UnboundedReceiver<Notice>,
+}
+
+impl Asking {
+    async fn granted(self) -> Box<dyn Lease> {
+        match within(PATIENCE, self.acquiring).await.unwrap().unwrap() {
+            Acquired::Granted(lease) => lease,
+            Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+        }
+    }
+}
+
+impl Store {
+    fn ask(&self, ask: Ask) -> Asking {
+        let client = (self.client)();
+        let (turn, more) = Turn::channel();
+        let (canceller, cancel) = Cancel::pair();
+        let id = ask.id;
+        let acquiring = spawn_local(async move { client.acquire(&ask, &turn, cancel).await });
+        Asking { id, acquiring, canceller, notices: Vec::new(), more }
+    }
+
+    /// Asks and is in the queue when this returns.
+    async fn waits(&self, ask: Ask) -> Asking {
+        let mut asking = self.ask(ask);
+        loop {
+            let notice = within(PATIENCE, asking.more.recv()).await.expect("it has to wait");
+            let queued = matches!(notice, Notice::Queued(_));
+            asking.notices.push(notice);
+            if queued {
+                return asking;
+            }
+        }
+    }
+
+    async fn granted(&self, ask: &Ask) -> Box<dyn Lease> {
+        self.ask(ask.clone()).granted().await
+    }
+
+    async fn now(&self, ask: &Ask) -> Acquired {
+        let asking = self.ask(Ask { nonblock: true, ..ask.clone() });
+        within(PATIENCE, asking.acquiring).await.unwrap().unwrap()
+    }
+
+    async fn snapshot(&self, semaphore: &str) -> Snapshot {
+        (self.client)().observe(&name(semaphore)).await.unwrap()
+    }
+
+    async fn waiting(&self, semaphore: &str) -> Vec<Uuid> {
+        let waiters = self.snapshot(semaphore).await.waiters;
+        waiters.into_iter().map(|waiter| waiter.record.unwrap().permit).collect()
+    }
+
+    /// Waits until a snapshot shows this.
+    async fn becomes(&self, name: &str, limit: Option<u32>, held: &[Uuid], waiting: &[Uuid]) {
+        let mut last = None;
+        let same = async {
+            loop {
+                let now = self.snapshot(name).await;
+                let ids = |record: &Option<super::Record>| record.as_ref().map(|one| one.permit);
+                let holders: Vec<_> =
+                    now.holders.iter().filter_map(|one| ids(&one.record)).collect();
+                let waiters: Vec<_> =
+                    now.waiters.iter().filter_map(|one| ids(&one.record)).collect();
+                if (now.limit, &holders[..], &waiters[..]) == (limit, held, waiting) {
+                    return;
+                }
+                last = Some(now);
+                tokio::task::yield_now().await;
+            }
+        };
+        let same = tokio::time::timeout(PATIENCE, same).await.is_ok();
+        assert!(same, "expected {limit:?}, holders {held:?}, waiters {waiting:?}, found {last:#?}");
+    }
+}
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn within<T>(time: Duration, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(time, future).await.expect("in time")
+}
+
+fn settle(behaviour: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, behaviour);
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn ask(semaphore: &str, limit: u32) -> Ask {
+    let who = Who { label: "test".into(), host: "here".into(), pid: 1, user: "me".into() };
+    Ask { name: name(semaphore), id: Uuid::new_v4(), limit, nonblock: false, who }
+}

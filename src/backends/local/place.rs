@@ -1,0 +1,302 @@
+//! Where the local backend keeps its files, and whether that place can be trusted: which
+//! directory, who owns it, who shares it, what kind of file system it is on.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat};
+use rustix::process::geteuid;
+
+use crate::account::Account;
+use crate::backends::{Error, ErrorKind};
+
+/// The directory in which each semaphore has one of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The first one that can be used counts; more than one only where a home may be missing.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    path: PathBuf,
+    /// Directories above it that may be made as well.
+    parents: usize,
+}
+
+/// A base directory that passed all checks.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) fd: OwnedFd,
+    pub(super) path: PathBuf,
+    pub(super) sharing: Sharing,
+}
+
+/// Who else works in a base directory: whoever may write it. What is made inside gets its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sharing {
+    /// Permission bits for directories; files get them without the execute bits.
+    directory: Mode,
+    group: Option<Gid>,
+}
+
+impl Place {
+    /// A directory that the user named.
+    pub(crate) fn named(path: &Path) -> Self {
+        // A slash at the end would make the kernel follow a symbolic link.
+        let path = path.components().collect();
+        Self { candidates: vec![Candidate { path, parents: 0 }] }
+    }
+
+    /// The directory for a user who named none: the same for a login shell and for cron.
+    pub(crate) fn default_for(account: &Account) -> Self {
+        if account.uid == 0 {
+            return Self::named(Path::new("/run/semrun"));
+        }
+        let temporary = format!("/var/tmp/semrun-{}", account.uid);
+        let home = account
+            .home
+            .as_ref()
+            .map(|home| Candidate { path: home.join(".local/state/semrun"), parents: 2 });
+        let temporary = Candidate { path: temporary.into(), parents: 0 };
+        Self { candidates: home.into_iter().chain([temporary]).collect() }
+    }
+
+    /// What to call it before it is known which candidate can be used.
+    pub(crate) fn path(&self) -> &Path {
+        &self.candidates[0].path
+    }
+
+    /// Opens the directory, or says why it cannot be used. Makes it first if `create`;
+    /// otherwise a missing one is None.
+    pub(super) fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+        let (last, others) = self.candidates.split_last().expect("there is always one");
+        for candidate in others {
+            match candidate.open(create) {
+                Err(error) if error.unusable_home() => {}
+                // Missing, and not only because nobody has needed it yet.
+                Ok(None) if !candidate.could_be_made() => {}
+                opened => return opened,
+            }
+        }
+        last.open(create)
+    }
+}
+
+impl Candidate {
+    fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) if !create => return Ok(None),
+            Err(rustix::io::Errno::NOENT) => {
+                self.make()?;
+                rustix::fs::openat(CWD, &self.path, flags, Mode::empty())
+            }
+            opened => opened,
+        };
+        let fd = fd.map_err(|errno| self.refuse_open(errno.into()))?;
+        let stat = rustix::fs::fstat(&fd)
+            .map_err(|errno| self.failed("cannot examine the directory", errno))?;
+        let filesystem = rustix::fs::fstatfs(&fd)
+            .map_err(|errno| self.failed("cannot examine the file system", errno))?;
+        #[expect(
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            reason = "a bit pattern of 32 bits"
+        )]
+        if let Some(kind) = foreign_filesystem(filesystem.f_type as u32) {
+            let what = format!(
+                "is on a network or user-space file system ({kind}), where locks of different hosts do not meet; \
+                 name a directory on a local disk with --backend file:///PATH"
+            );
+            return Err(self.error(ErrorKind::Unsupported, what, None));
+        }
+        self.check_owner(&stat)?;
+        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
+    }
+
+    fn make(&self) -> Result<(), Error> {
+        let mut missing: Vec<&Path> =
+            self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
+        while let Some(path) = missing.pop() {
+            // Private: whoever wants to share it says so with chmod.
+            match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => {
+                    return Err(self.failed(
+                        "cannot create it; make it, or name another with --backend file:///PATH",
+                        errno,
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a missing directory is missing only because nobody has needed it yet.
+    fn could_be_made(&self) -> bool {
+        let Some(parent) = self.path.ancestors().skip(1).find(|path| path.exists()) else {
+            return false;
+        };
+        let made = self.path.ancestors().skip(1).take(self.parents + 1).any(|path| path == parent);
+        made && rustix::fs::accessat(CWD, parent, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
+            .is_ok()
+    }
+
+    fn refuse_open(&self, error: io::Error) -> Error {
+        let link = rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
+        let what = match error.kind() {
+            _ if link => "is a symbolic link; name the directory it points to",
+            io::ErrorKind::NotADirectory => "is not a directory; name one",
+            io::ErrorKind::PermissionDenied => {
+                "cannot be opened; ask its owner to share it, or name another with --backend file:///PATH"
+            }
+            _ => "cannot be opened",
+        };
+        self.error(ErrorKind::Unavailable, what.into(), Some(error))
+    }
+
+    /// A stranger who owns the directory could swap files under our feet, and one that everybody
+    /// may write without the sticky bit belongs to everybody.
+    fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
+        let me = geteuid().as_raw();
+        if stat.st_uid != me && stat.st_uid != 0 {
+            let what = format!(
+                "belongs to uid {}, and only you (uid {me}) or root may own it; \
+                 have root own a shared one, or name another with --backend file:///PATH",
+                stat.st_uid
+            );
+            return Err(self.error(ErrorKind::Unavailable, what, None));
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
+            let what = "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod +t)";
+            return Err(self.error(ErrorKind::Unavailable, what.into(), None));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str, errno: rustix::io::Errno) -> Error {
+        self.error(ErrorKind::Unavailable, what.into(), Some(errno.into()))
+    }
+
+    fn error(&self, kind: ErrorKind, what: String, source: Option<io::Error>) -> Error {
+        Error { kind, backend: url(&self.path), what, source }
+    }
+}
+
+impl Error {
+    /// Whether a home directory that answers so is passed over: missing, read-only, not ours, or
+    /// a network file system. A full disk is not among these, nor a directory that looks
+    /// tampered with: there semrun must not quietly meet nobody somewhere else.
+    fn unusable_home(&self) -> bool {
+        self.kind == ErrorKind::Unsupported
+            || self.source.as_ref().is_some_and(|source| {
+                use io::ErrorKind::{
+                    NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+                };
+                matches!(
+                    source.kind(),
+                    NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem
+                )
+            })
+    }
+}
+
+impl Sharing {
+    fn of(base: &Stat) -> Self {
+        let mode = Mode::from_raw_mode(base.st_mode);
+        let shared = mode.intersects(Mode::WGRP | Mode::WOTH);
+        // The sticky bit stays with the base: inside, whoever may write may clean up.
+        let directory =
+            if shared { (mode | Mode::RWXU) - (Mode::SVTX | Mode::SUID) } else { Mode::RWXU };
+        Self { directory, group: shared.then(|| Gid::from_raw(base.st_gid)) }
+    }
+
+    /// Whether others than the owner may write here.
+    pub(super) fn shared(self) -> bool {
+        self.group.is_some()
+    }
+
+    pub(super) fn directory_mode(self) -> Mode {
+        self.directory
+    }
+
+    pub(super) fn file_mode(self) -> Mode {
+        self.directory
+            & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
+    }
+
+    pub(super) fn group(self) -> Option<Gid> {
+        self.group
+    }
+}
+
+/// The URL of a directory.
+pub(crate) fn url(path: &Path) -> String {
+    format!("file://{}", AsRef::<OsStr>::as_ref(path).to_string_lossy())
+}
+
+/// The file systems on which flock(2) and FIFOs do not reach every process that sees the files,
+/// by the magic numbers of statfs(2).
+fn foreign_filesystem(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0xFF53_4D42 | 0xFE53_4D42 | 0x517B => Some("SMB"),
+        0x6573_5546 => Some("FUSE"),
+        0x0102_1997 => Some("9p"),
+        0x00C3_6400 => Some("Ceph"),
+        0x5346_414F | 0x6B41_4653 => Some("AFS"),
+        0x7375_7245 => Some("Coda"),
+        0x0116_1970 => Some("GFS2"),
+        0x7461_636F => Some("OCFS2"),
+        0x0BD0_0BD0 => Some("Lustre"),
+        0x564C => Some("NCP"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_uses_run_and_others_their_home_with_a_way_out() {
+        let root = Account { uid: 0, user: "root".into(), home: None };
+        assert_eq!(Place::default_for(&root), Place::named(Path::new("/run/semrun")));
+        let user = Account { uid: 7, user: "u".into(), home: Some("/home/u".into()) };
+        let paths: Vec<_> =
+            Place::default_for(&user).candidates.into_iter().map(|one| one.path).collect();
+        assert_eq!(
+            paths,
+            [Path::new("/home/u/.local/state/semrun"), Path::new("/var/tmp/semrun-7")]
+        );
+        let homeless = Account { uid: 7, user: "u".into(), home: None };
+        assert_eq!(Place::default_for(&homeless), Place::named(Path::new("/var/tmp/semrun-7")));
+    }
+
+    #[test]
+    fn network_file_systems_are_told_by_their_numbers() {
+        assert_eq!(foreign_filesystem(0x6969), Some("NFS"));
+        assert_eq!(foreign_filesystem(0xEF53), None, "ext4");
+        assert_eq!(foreign_filesystem(0x0102_1994), None, "tmpfs");
+        assert_eq!(foreign_filesystem(0x794C_7630), None, "overlayfs, as in containers");
+    }
+
+    #[test]
+    fn a_private_directory_makes_private_files_and_a_shared_one_shared_files() {
+        let mut stat = rustix::fs::stat("/").unwrap();
+        let mut modes = |mode| {
+            stat.st_mode = mode;
+            let sharing = Sharing::of(&stat);
+            (sharing.directory_mode().as_raw_mode(), sharing.file_mode().as_raw_mode())
+        };
+        assert_eq!(modes(0o40700), (0o700, 0o600));
+        assert_eq!(modes(0o40755), (0o700, 0o600));
+        assert_eq!(modes(0o42770), (0o2770, 0o660));
+        assert_eq!(modes(0o41777), (0o777, 0o666));
+    }
+}

@@ -1,0 +1,205 @@
+//! The ledger with a clock and a way to wait: the reference backend. It lives and dies with its
+//! process, so a holder that vanishes is noticed at the end of its TTL.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::ledger::{Claim, Grant, Ledger, Moment};
+use super::{
+    Acquired, Ask, Backend, Cancel, Error, Holder, Lease, Name, Notice, Pending, Permit, Record,
+    Snapshot, Standing, Turn, Waiter,
+};
+
+#[derive(Clone)]
+pub(crate) struct Memory(Rc<Shared>);
+
+struct Shared {
+    epoch: Instant,
+    ttl: Option<Duration>,
+    semaphores: RefCell<BTreeMap<Name, Semaphore>>,
+}
+
+#[derive(Default)]
+struct Semaphore {
+    ledger: Ledger<Record>,
+    waiting: HashMap<Uuid, oneshot::Sender<u64>>,
+}
+
+impl Memory {
+    pub(crate) fn new(ttl: Option<Duration>) -> Self {
+        Self(Rc::new(Shared { epoch: Instant::now(), ttl, semaphores: RefCell::default() }))
+    }
+
+    fn now(&self) -> Moment {
+        self.0.epoch.elapsed()
+    }
+
+    /// Changes one semaphore and tells everybody who was granted a permit by it.
+    fn update(&self, name: &Name, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<Grant>) {
+        let mut semaphores = self.0.semaphores.borrow_mut();
+        let semaphore = semaphores.entry(name.clone()).or_default();
+        let grants = change(&mut semaphore.ledger, self.now());
+        for grant in grants {
+            if let Some(waiting) = semaphore.waiting.remove(&grant.id) {
+                // One who has gone leaves by its own drop.
+                let _ = waiting.send(grant.token);
+            }
+        }
+    }
+
+    fn snapshot(&self, name: &Name) -> Snapshot {
+        let semaphores = self.0.semaphores.borrow();
+        let ledger = &semaphores[name].ledger;
+        let holders = ledger.holders().iter().map(|holding| Holder {
+            token: holding.token,
+            record: Some(holding.claim.record.clone()),
+        });
+        let waiters = ledger.waiters().map(|claim| Waiter { record: Some(claim.record.clone()) });
+        Snapshot {
+            name: name.clone(),
+            limit: ledger.limit(),
+            holders: holders.collect(),
+            waiters: waiters.collect(),
+        }
+    }
+
+    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Acquired {
+        let (sender, mut granted) = oneshot::channel();
+        // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
+        let mut place = Place { memory: self.clone(), name: ask.name.clone(), id: Some(ask.id) };
+        let mut busy = false;
+        let mut stands = ask.limit;
+        self.update(&ask.name, |ledger, now| {
+            let grants = ledger.expire(now);
+            assert!(grants.is_empty(), "nobody waits beside a free permit");
+            busy = ask.nonblock && !ledger.free();
+            stands = ledger.limit().unwrap_or(ask.limit);
+            Vec::new()
+        });
+        if stands != ask.limit {
+            turn.tell(Notice::Limit { asked: ask.limit, stands });
+        }
+        if busy {
+            place.id = None;
+            return Acquired::Busy;
+        }
+        self.0
+            .semaphores
+            .borrow_mut()
+            .entry(ask.name.clone())
+            .or_default()
+            .waiting
+            .insert(ask.id, sender);
+        let claim =
+            Claim { id: ask.id, limit: ask.limit, ttl: self.0.ttl, record: Record::new(ask) };
+        self.update(&ask.name, |ledger, now| ledger.ask(now, claim));
+        let token = loop {
+            if let Ok(token) = granted.try_recv() {
+                break token;
+            }
+            let snapshot = self.snapshot(&ask.name);
+            turn.tell(Notice::Queued(Standing::of(&snapshot, ask.id).expect("we are queued")));
+            let expiry = self.0.semaphores.borrow()[&ask.name].ledger.next_expiry();
+            let expiry = async {
+                match expiry {
+                    Some(moment) => sleep_until(self.0.epoch + moment).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                token = &mut granted => break token.expect("the sender is kept until the grant"),
+                () = expiry => self.update(&ask.name, Ledger::expire),
+            }
+        };
+        place.id = None;
+        let permit = Permit { id: ask.id, name: ask.name.clone(), token };
+        Acquired::Granted(Box::new(Held { memory: self.clone(), permit }))
+    }
+}
+
+impl Backend for Memory {
+    fn acquire<'a>(
+        &'a self,
+        ask: &'a Ask,
+        turn: &'a Turn,
+        mut cancel: Cancel,
+    ) -> Pending<'a, Result<Acquired, Error>> {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Ok(Acquired::Cancelled),
+                acquired = self.take_turn(ask, turn) => Ok(acquired),
+            }
+        })
+    }
+
+    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            if !self.0.semaphores.borrow().contains_key(name) {
+                return Ok(Snapshot::unused(name));
+            }
+            self.update(name, Ledger::expire);
+            Ok(self.snapshot(name))
+        })
+    }
+
+    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
+        Box::pin(async move {
+            let semaphores = self.0.semaphores.borrow();
+            let in_use = semaphores.iter().filter(|(_, one)| one.ledger.limit().is_some());
+            Ok(in_use.map(|(name, _)| name.clone()).collect())
+        })
+    }
+
+    fn url(&self) -> String {
+        "memory:".into()
+    }
+}
+
+struct Place {
+    memory: Memory,
+    name: Name,
+    /// None once there is nothing to leave.
+    id: Option<Uuid>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.memory.update(&self.name, |ledger, now| ledger.release(now, id));
+            if let Some(semaphore) = self.memory.0.semaphores.borrow_mut().get_mut(&self.name) {
+                semaphore.waiting.remove(&id);
+            }
+        }
+    }
+}
+
+struct Held {
+    memory: Memory,
+    permit: Permit,
+}
+
+impl Lease for Held {
+    fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>> {
+        Box::pin(async move {
+            let id = self.permit.id;
+            self.memory.update(&self.permit.name, |ledger, now| ledger.release(now, id));
+            Ok(())
+        })
+    }
+}

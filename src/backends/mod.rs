@@ -1,0 +1,345 @@
+//! What a backend owes: it hands out permits of named semaphores. The traits [`Backend`] and
+//! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
+//! of processes, exit codes or the words that people read.
+
+pub(crate) mod connect;
+pub(crate) mod local;
+
+// The model and the backend made of it: what every other backend is compared with.
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod memory;
+
+use std::fmt;
+use std::future::Future;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+/// A future on semrun's one thread.
+pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Hands out permits of named counting semaphores.
+pub(crate) trait Backend {
+    /// Waits in turn for a permit: first come, first served. Never more than the semaphore's
+    /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
+    ///
+    /// `cancel` leaves the queue before it returns, within a second. A permit that was granted
+    /// is returned even if `cancel` came at the same moment. An error leaves nothing behind.
+    fn acquire<'a>(
+        &'a self,
+        ask: &'a Ask,
+        turn: &'a Turn,
+        cancel: Cancel,
+    ) -> Pending<'a, Result<Acquired, Error>>;
+
+    /// Who holds and who waits. A name that nobody uses is an empty snapshot, and asking
+    /// creates nothing.
+    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
+
+    /// The semaphores that this backend knows, in the order of their names.
+    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>>;
+
+    /// Where the permits live, as a URL that may be shown: without secrets.
+    fn url(&self) -> String;
+}
+
+/// A permit that is held. Dropping it without a release is what a crash does.
+pub(crate) trait Lease {
+    fn permit(&self) -> &Permit;
+
+    /// A descriptor that the command's whole tree must inherit: the permit is taken as long as
+    /// any process keeps it open.
+    fn inherit(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Gives the permit back; the next waiter is told at once.
+    fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>>;
+}
+
+/// The name of a semaphore: 1 to 200 bytes of UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name(String);
+
+impl Name {
+    /// In bytes, so that no backend has to shorten a name.
+    pub(crate) const LONGEST: usize = 200;
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Err("a name cannot be empty".into())
+        } else if text.len() > Self::LONGEST {
+            Err(format!("a name has at most {} bytes, this one has {}", Self::LONGEST, text.len()))
+        } else if text.chars().any(char::is_control) {
+            Err("a name cannot contain control characters".into())
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is asked of a backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) name: Name,
+    /// The permit's identity, chosen by the one who asks.
+    pub(crate) id: Uuid,
+    /// Permits in all. While a semaphore is in use its own limit stands; see [`Notice::Limit`].
+    pub(crate) limit: u32,
+    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace.
+    pub(crate) nonblock: bool,
+    pub(crate) who: Who,
+}
+
+/// The answer to an [`Ask`].
+pub(crate) enum Acquired {
+    Granted(Box<dyn Lease>),
+    Busy,
+    Cancelled,
+}
+
+/// A permit that was granted, written `UUID@NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Permit {
+    pub(crate) id: Uuid,
+    pub(crate) name: Name,
+    /// Grows with every grant of this semaphore, so that storage can reject an older holder.
+    pub(crate) token: u64,
+}
+
+impl Permit {
+    /// The permit with its backend as one word without spaces, for `SEMRUN_HELD`.
+    pub(crate) fn with_backend(&self, url: &str) -> String {
+        const READABLE: &AsciiSet =
+            &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+        const WORD: &AsciiSet = &READABLE.remove(b'/').remove(b'@');
+        let permit = self.to_string();
+        format!("{}#{}", utf8_percent_encode(url, WORD), utf8_percent_encode(&permit, WORD))
+    }
+}
+
+impl fmt::Display for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id, self.name)
+    }
+}
+
+/// Who holds or waits, as others may see it. Never an argument of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Who {
+    pub(crate) label: String,
+    pub(crate) host: String,
+    pub(crate) pid: u32,
+    pub(crate) user: String,
+}
+
+/// A semaphore at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) name: Name,
+    /// The limit in force; none while nobody uses the semaphore.
+    pub(crate) limit: Option<u32>,
+    /// In the order of their grants.
+    pub(crate) holders: Vec<Holder>,
+    /// In the order of the queue.
+    pub(crate) waiters: Vec<Waiter>,
+}
+
+impl Snapshot {
+    pub(crate) fn unused(name: &Name) -> Self {
+        Self { name: name.clone(), limit: None, holders: Vec::new(), waiters: Vec::new() }
+    }
+
+    /// Whether all permits are taken.
+    pub(crate) fn full(&self) -> bool {
+        self.limit.is_some_and(|limit| self.holders.len() >= limit as usize)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) token: u64,
+    /// None when the record cannot be read; the permit is taken all the same.
+    pub(crate) record: Option<Record>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) record: Option<Record>,
+}
+
+/// What a holder or waiter leaves for others to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) permit: Uuid,
+    #[serde(flatten)]
+    pub(crate) who: Who,
+    /// By the wall clock, for people; nothing is decided by it.
+    #[serde(with = "millis")]
+    pub(crate) since: SystemTime,
+}
+
+impl Record {
+    pub(crate) fn new(ask: &Ask) -> Self {
+        // Records are kept in milliseconds, and one that was just made equals itself read back.
+        let since = millis::truncate(SystemTime::now());
+        Self { permit: ask.id, who: ask.who.clone(), since }
+    }
+}
+
+/// What a backend has to say while somebody waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// We are in the queue, or our place in it may have changed.
+    Queued(Standing),
+    /// Another limit stands and counts.
+    Limit { asked: u32, stands: u32 },
+    /// Somebody keeps the backend from moving at all: a stopped process, most likely.
+    Stuck { pid: Option<u32> },
+}
+
+/// How things stand for one who waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How many are served before us.
+    pub(crate) ahead: usize,
+    /// How many permits are held.
+    pub(crate) held: usize,
+    /// Who has held one for the longest time.
+    pub(crate) holder: Option<Record>,
+}
+
+impl Standing {
+    /// None: we do not wait there any more.
+    pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
+        let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
+        let ahead = snapshot.waiters.iter().position(ours)?;
+        let holder = snapshot.holders.first().and_then(|holder| holder.record.clone());
+        Some(Self { ahead, held: snapshot.holders.len(), holder })
+    }
+}
+
+/// Where notices go.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn(mpsc::UnboundedSender<Notice>);
+
+impl Turn {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Nobody may be listening any more; that is no trouble of the backend.
+    pub(crate) fn tell(&self, notice: Notice) {
+        let _ = self.0.send(notice);
+    }
+}
+
+/// The waiting side of a cancellation.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancel(watch::Receiver<bool>);
+
+/// The end of a cancellation that calls it off. Dropping it cancels nothing.
+#[derive(Debug)]
+pub(crate) struct Canceller(watch::Sender<bool>);
+
+impl Cancel {
+    pub(crate) fn pair() -> (Canceller, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (Canceller(sender), Self(receiver))
+    }
+
+    pub(crate) async fn cancelled(&mut self) {
+        if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Canceller {
+    pub(crate) fn cancel(&self) {
+        let _ = self.0.send(true);
+    }
+}
+
+/// Why a backend could not do what was asked, by what the caller can do about it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    pub(crate) kind: ErrorKind,
+    /// The URL, without secrets.
+    pub(crate) backend: String,
+    /// What failed, and what to try.
+    pub(crate) what: String,
+    pub(crate) source: Option<std::io::Error>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// It cannot be reached or refused us, now: another attempt may succeed.
+    Unavailable,
+    /// It cannot do this at all.
+    Unsupported,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.backend, self.what)?;
+        match &self.source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// Times as milliseconds since the epoch.
+mod millis {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn truncate(time: SystemTime) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(since_epoch(time))
+    }
+
+    fn since_epoch(time: SystemTime) -> u64 {
+        let elapsed = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(since_epoch(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let millis = u64::deserialize(from)?;
+        // A record that others may have written: a time beyond reason must not panic.
+        Ok(UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH))
+    }
+}

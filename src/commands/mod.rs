@@ -1,0 +1,66 @@
+//! One file per subcommand; here only which is which, and which exit code a failure has.
+
+mod generate;
+mod run;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use crate::backends::{self, ErrorKind};
+use crate::exit::{Exit, Failure};
+use crate::report::CannotRun;
+use crate::settings::{self, Misuse, Task};
+use crate::supervise::child::LaunchError;
+
+/// Does what the command line asks for.
+pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
+    match settings::read(line, &settings::environment)? {
+        Task::Run(settings) => run::run(&settings),
+        Task::Status(settings) => status::run(&settings),
+        Task::Completions(shell) => print(&generate::completions(shell)),
+        Task::Man(subcommand) => print(&generate::man(subcommand.as_deref())?),
+        Task::Print(page) => match page.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
+            _ => Ok(Exit::Success),
+        },
+    }
+}
+
+/// The class of a failure, which decides its exit code.
+pub(crate) fn class(error: &anyhow::Error) -> Failure {
+    if let Some(misuse) = error.downcast_ref::<Misuse>() {
+        return misuse.failure;
+    }
+    if let Some(error) = error.downcast_ref::<backends::Error>() {
+        return match error.kind {
+            ErrorKind::Unavailable => Failure::Unavailable,
+            ErrorKind::Unsupported => Failure::Unsupported,
+        };
+    }
+    match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {
+        Some(LaunchError::NotFound) => Failure::NotFound,
+        Some(LaunchError::NotExecutable(_)) => Failure::NotExecutable,
+        Some(LaunchError::Failed(_)) | None => Failure::Internal,
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot set up waiting for events")
+}
+
+/// Writes to standard output. A reader who has seen enough is no failure.
+fn print(text: &[u8]) -> anyhow::Result<Exit> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
+        _ => Ok(Exit::Success),
+    }
+}
+
+fn cannot_write(error: io::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context("cannot write to standard output")
+}

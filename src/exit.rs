@@ -1,0 +1,95 @@
+//! Every exit code, and dying as the command died. No other file holds a code's number.
+
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, Signal, WaitStatus, setrlimit};
+
+/// How a program run ends, when nothing failed on our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// What was asked for was done.
+    Success,
+    /// The command exited by itself with this code.
+    Command(u8),
+    /// The command was ended by this signal, which nobody sent through us.
+    CommandSignalled(Signal),
+    /// The command died of a signal that was meant for us as well: die of the same one, so
+    /// that the caller sees what it would have seen without us.
+    Reraise(Signal),
+    /// No permit: busy, or the wait ran out. The number is 75 or `--conflict-exit-code`.
+    NotAcquired(u8),
+    /// All permits of a semaphore that `status` was asked about are taken.
+    AllTaken,
+    /// A signal ended the waiting.
+    Interrupted(Signal),
+}
+
+/// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
+pub(crate) const NOT_ACQUIRED: u8 = 75;
+
+/// The classes of failure, one exit code each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// `EX_USAGE`: the command line or a variable cannot be understood.
+    Usage,
+    /// `EX_UNAVAILABLE`: the backend cannot be reached or refused us; the command never started.
+    Unavailable,
+    /// `EX_CONFIG`: bad configuration, or not supported by this backend.
+    Unsupported,
+    /// semrun itself failed, as in timeout(1) and env(1).
+    Internal,
+    /// The command exists but cannot be executed.
+    NotExecutable,
+    /// There is no such command.
+    NotFound,
+}
+
+impl Exit {
+    /// What became of the command. `ours` are the signals that semrun received itself.
+    pub(crate) fn of(status: WaitStatus, ours: &[Signal]) -> Self {
+        let signal = status.terminating_signal().and_then(Signal::from_named_raw);
+        match (signal, status.exit_status()) {
+            (Some(signal), _) if ours.contains(&signal) => Self::Reraise(signal),
+            (Some(signal), _) => Self::CommandSignalled(signal),
+            (None, code) => {
+                // A real-time signal has no name; its number still makes the code.
+                let code = code.or(status.terminating_signal().map(|number| 128 + number));
+                Self::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(255))
+            }
+        }
+    }
+
+    /// Becomes the process's exit code, or does not return: see [`Exit::Reraise`].
+    pub(crate) fn finish(self) -> ExitCode {
+        match self {
+            Self::Success => ExitCode::SUCCESS,
+            Self::Command(code) | Self::NotAcquired(code) => ExitCode::from(code),
+            Self::AllTaken => ExitCode::from(NOT_ACQUIRED),
+            Self::CommandSignalled(signal) | Self::Interrupted(signal) => signal_code(signal),
+            Self::Reraise(signal) => {
+                // The command has left its core file already, if it was to leave one.
+                let none = Rlimit { current: Some(0), maximum: Some(0) };
+                let _ = setrlimit(Resource::Core, none);
+                let _ = signal_hook::low_level::emulate_default_handler(signal.as_raw());
+                signal_code(signal)
+            }
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Unsupported => 78,
+            Self::Internal => 125,
+            Self::NotExecutable => 126,
+            Self::NotFound => 127,
+        })
+    }
+}
+
+fn signal_code(signal: Signal) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal.as_raw()).unwrap_or(255))
+}

@@ -1,0 +1,29 @@
+//! `semrun` runs a command while it holds a permit of a named counting semaphore. This file
+//! starts it and ends it; `commands/run.rs` tells the story in between.
+
+mod account;
+mod backends;
+mod cli;
+mod commands;
+mod exit;
+mod kernel;
+mod report;
+mod settings;
+mod supervise;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use terminal::{Console, Loudness};
+
+fn main() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    match commands::dispatch(&line) {
+        Ok(exit) => exit.finish(),
+        Err(error) => {
+            Console::new(Loudness::Quiet).say(Loudness::Quiet, report::Failed(&error));
+            commands::class(&error).code()
+        }
+    }
+}

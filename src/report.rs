@@ -1,0 +1,252 @@
+//! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal};
+
+use crate::backends::{Name, Permit, Record, Standing};
+use crate::supervise::child::LaunchError;
+use crate::supervise::signals;
+
+/// Why somebody waits, and for whom.
+pub(crate) struct Waiting<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) standing: &'a Standing,
+    pub(crate) now: SystemTime,
+}
+
+impl fmt::Display for Waiting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Standing { ahead, held, holder } = self.standing;
+        write!(f, "waiting for '{}', {} in line", self.name, Ordinal(ahead + 1))?;
+        if let Some(holder) = holder {
+            let age = self.now.duration_since(holder.since).unwrap_or_default();
+            write!(f, "; held by {} for {}", Holder(holder), Span(age))?;
+        } else if *held > 0 {
+            write!(f, "; held by one who left no record")?;
+        }
+        match held.saturating_sub(1) {
+            0 => Ok(()),
+            1 => f.write_str(" and 1 other"),
+            others => write!(f, " and {others} others"),
+        }
+    }
+}
+
+/// The end of the waiting.
+pub(crate) enum Waited<'a> {
+    Granted(&'a Name, Duration),
+    GaveUp(&'a Name, Duration),
+    Interrupted(&'a Name, Duration, Signal),
+}
+
+impl fmt::Display for Waited<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(name, after) => write!(f, "got '{name}' after {}", Span(*after)),
+            Self::GaveUp(name, after) => {
+                write!(f, "gave up waiting for '{name}' after {}", Span(*after))
+            }
+            Self::Interrupted(name, after, signal) => {
+                let signal = signals::name(*signal);
+                write!(f, "stopped waiting for '{name}' after {} (SIG{signal})", Span(*after))
+            }
+        }
+    }
+}
+
+/// What was not as asked, or does not move.
+pub(crate) enum Warning<'a> {
+    Limit { name: &'a Name, asked: u32, stands: u32 },
+    Stuck { name: &'a Name, pid: Option<u32> },
+    Unkillable(&'a [Pid]),
+    NotReleased(&'a crate::backends::Error),
+}
+
+impl fmt::Display for Warning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("warning: ")?;
+        match self {
+            Self::Limit { name, asked, stands } => write!(
+                f,
+                "'{name}' is in use with a limit of {stands}, which counts until nobody uses it; \
+                 not the {asked} asked for"
+            ),
+            Self::Stuck { name, pid: Some(pid) } => write!(
+                f,
+                "process {pid} has kept the files of '{name}' locked for seconds, so nobody gets \
+                 on; it may be stopped: continue it (kill -CONT {pid}) or end it"
+            ),
+            Self::Stuck { name, pid: None } => write!(
+                f,
+                "somebody has kept the files of '{name}' locked for seconds, so nobody gets on; \
+                 look for a stopped or frozen semrun"
+            ),
+            Self::Unkillable(pids) => {
+                let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "not allowed to kill {} of the command's processes (pid {}); keeping the \
+                     permit until they end",
+                    pids.len(),
+                    pids.join(", ")
+                )
+            }
+            Self::NotReleased(error) => write!(f, "the permit was not given back: {error}"),
+        }
+    }
+}
+
+/// What `-v` adds.
+pub(crate) enum Detail<'a> {
+    Backend(&'a str),
+    Holding(&'a Permit),
+    Released(&'a Permit),
+}
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend(url) => write!(f, "permits live in {url}"),
+            Self::Holding(permit) => {
+                write!(f, "holding {permit}, fencing token {}", permit.token)
+            }
+            Self::Released(permit) => write!(f, "released {permit}"),
+        }
+    }
+}
+
+/// A command that did not start.
+#[derive(Debug)]
+pub(crate) struct CannotRun {
+    pub(crate) program: String,
+    pub(crate) reason: LaunchError,
+}
+
+impl CannotRun {
+    pub(crate) fn new(program: &OsStr, reason: LaunchError) -> Self {
+        Self { program: Path::new(program).display().to_string(), reason }
+    }
+}
+
+impl fmt::Display for CannotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = &self.program;
+        match &self.reason {
+            LaunchError::NotFound if program.contains('/') => write!(
+                f,
+                "cannot run {program}: there is no such file, or the interpreter in its first \
+                 line is missing"
+            ),
+            LaunchError::NotFound => {
+                write!(f, "cannot run {program}: no such command in PATH")
+            }
+            LaunchError::NotExecutable(error)
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(f, "cannot run {program}: not executable (chmod +x makes it so)")
+            }
+            LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
+            LaunchError::Failed(error) => write!(f, "cannot start {program}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CannotRun {}
+
+/// What ends the program, with what it was about in front.
+pub(crate) struct Failed<'a>(pub(crate) &'a anyhow::Error);
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A backend's error and ours say their own source; what was wrapped has not.
+        let wrapped = self.0.downcast_ref::<crate::backends::Error>().is_none();
+        if wrapped { write!(f, "{:#}", self.0) } else { write!(f, "{}", self.0) }
+    }
+}
+
+/// A length of time as people say it.
+pub(crate) struct Span(pub(crate) Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TENTHS_MATTER: Duration = Duration::from_secs(10);
+        if self.0 < TENTHS_MATTER {
+            // Tenths, without the rounding up that would make 10.0 of 9.96.
+            return write!(f, "{}.{}s", self.0.as_secs(), self.0.subsec_millis() / 100);
+        }
+        let seconds = Duration::from_secs(self.0.as_secs());
+        write!(f, "{}", humantime::format_duration(seconds))
+    }
+}
+
+struct Holder<'a>(&'a Record);
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = &self.0.who;
+        let (label, user, host) = (harmless(&who.label), harmless(&who.user), harmless(&who.host));
+        write!(f, "{label} (pid {}, {user}@{host})", who.pid)
+    }
+}
+
+/// What others wrote, without what could disturb a terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+struct Ordinal(usize);
+
+impl fmt::Display for Ordinal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = match (self.0 % 10, self.0 % 100) {
+            (1, rest) if rest != 11 => "st",
+            (2, rest) if rest != 12 => "nd",
+            (3, rest) if rest != 13 => "rd",
+            _ => "th",
+        };
+        write!(f, "{}{suffix}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::backends::Who;
+
+    #[test]
+    fn the_waiting_line_says_place_holder_and_age() {
+        let who = Who { label: "job".into(), host: "web1".into(), pid: 42, user: "ci\x1b".into() };
+        let holder = Record { permit: Uuid::nil(), who, since: UNIX_EPOCH };
+        let now = UNIX_EPOCH + Duration::from_secs(192);
+        let name = "deploy".parse().unwrap();
+        let line = |ahead, held, holder| {
+            let standing = Standing { ahead, held, holder };
+            Waiting { name: &name, standing: &standing, now }.to_string()
+        };
+        assert_eq!(
+            line(1, 3, Some(holder)),
+            "waiting for 'deploy', 2nd in line; held by job (pid 42, ci\u{FFFD}@web1) for 3m 12s and 2 others"
+        );
+        assert_eq!(line(0, 0, None), "waiting for 'deploy', 1st in line");
+        assert_eq!(
+            line(10, 1, None),
+            "waiting for 'deploy', 11th in line; held by one who left no record"
+        );
+    }
+
+    #[test]
+    fn short_times_have_tenths_and_long_ones_have_units() {
+        assert_eq!(Span(Duration::from_millis(249)).to_string(), "0.2s");
+        assert_eq!(Span(Duration::from_millis(9_990)).to_string(), "9.9s");
+        assert_eq!(Span(Duration::from_millis(65_400)).to_string(), "1m 5s");
+    }
+}

@@ -1,0 +1,438 @@
+//! From what was typed and set to what is wanted: flags over variables over defaults, checked, in
+//! plain values. Everything that can be wrong with them is found here, before anything starts.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, CommandFactory, Parser};
+use rustix::process::Signal;
+
+use crate::backends::Name;
+use crate::backends::connect::{BadLocation, Location};
+use crate::cli::{self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, Sub, SubOnly};
+use crate::exit::{Failure, NOT_ACQUIRED};
+use crate::supervise::Supervision;
+use crate::supervise::policy::{Orphans, Rules};
+use crate::terminal::Loudness;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Run(Box<Run>),
+    Status(Status),
+    Completions(clap_complete::Shell),
+    Man(Option<String>),
+    /// Help or the version, which clap knows how to print.
+    Print(clap::Error),
+}
+
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) name: Name,
+    pub(crate) location: Location,
+    pub(crate) limit: u32,
+    pub(crate) wait: Wait,
+    pub(crate) conflict_exit_code: u8,
+    pub(crate) supervision: Supervision,
+    pub(crate) label: String,
+    pub(crate) program: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) loudness: Loudness,
+}
+
+/// How long to wait for a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Not,
+    AtMost(Duration),
+    ForEver,
+}
+
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) location: Location,
+    /// All semaphores where there is none.
+    pub(crate) names: Vec<Name>,
+    pub(crate) json: bool,
+}
+
+/// Something about the options is wrong; the text says what to change.
+#[derive(Debug)]
+pub(crate) struct Misuse {
+    pub(crate) failure: Failure,
+    text: String,
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+impl Misuse {
+    pub(crate) fn new(failure: Failure, text: impl Into<String>) -> Self {
+        Self { failure, text: text.into() }
+    }
+}
+
+/// The variables of the environment.
+pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Understands a command line, its program's name included.
+pub(crate) fn read(line: &[OsString], variables: Variables<'_>) -> Result<Task, Misuse> {
+    let typed = match RunOnly::try_parse_from(line) {
+        Ok(typed) => typed.run,
+        Err(error) => return print_or_misuse(&error, line, &[]),
+    };
+    // The first operand ends the options; `--` in front of it says that it is the command.
+    let first = line.len() - typed.operands.len();
+    let plain = first > 0 && line[first - 1] != "--";
+    match typed.operands.first() {
+        Some(word) if typed.options.name.is_none() && plain && cli::is_subcommand(word) => {
+            subcommand(&typed.options, &typed.operands, variables)
+        }
+        _ => run(typed, variables).map(|run| Task::Run(Box::new(run))),
+    }
+}
+
+fn subcommand(
+    before: &Options,
+    words: &[OsString],
+    variables: Variables<'_>,
+) -> Result<Task, Misuse> {
+    let parsed = match SubOnly::try_parse_from(words) {
+        Ok(parsed) => parsed.subcommand,
+        Err(error) => return print_or_misuse(&error, words, &words[..1]),
+    };
+    let BackendOptions { backend } = &before.backend;
+    let allowed =
+        Options { backend: BackendOptions { backend: backend.clone() }, ..Options::default() };
+    if *before != allowed {
+        let sub = words[0].to_string_lossy();
+        return Err(misuse(format!("of the options before '{sub}' only --backend goes with it")));
+    }
+    Ok(match parsed {
+        Sub::Status(status) => Task::Status(Status {
+            location: location(status.backend.backend.or(backend.clone()), variables)?,
+            names: status.names,
+            json: status.json,
+        }),
+        Sub::Completions { shell } => Task::Completions(shell),
+        Sub::Man { subcommand } => Task::Man(subcommand),
+    })
+}
+
+fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
+    let options = typed.options.over(from_variables(variables)?);
+    let (program, arguments) = match (typed.command, typed.operands) {
+        (Some(text), _) => {
+            let shell = variables("SHELL").filter(|shell| !shell.is_empty());
+            (shell.unwrap_or_else(|| "/bin/sh".into()), vec!["-c".into(), text])
+        }
+        (None, operands) => {
+            let mut operands = operands.into_iter();
+            let Some(program) = operands.next() else {
+                return Err(misuse("no command to run; give it behind the options"));
+            };
+            (program, operands.collect())
+        }
+    };
+    let Some(name) = options.name else {
+        return Err(misuse("no semaphore named; give --name NAME"));
+    };
+    let rules = Rules {
+        orphans: options.orphans.unwrap_or(Orphans::Leave),
+        foreground: options.foreground,
+        stop_signal: options.signal.unwrap_or(Signal::TERM),
+    };
+    // Runners of CI jobs kill what is left a little later than this.
+    let kill_after = options.kill_after.unwrap_or(Duration::from_secs(5));
+    let file_name = Path::new(&program).file_name().unwrap_or(&program);
+    let label = options.label.unwrap_or_else(|| printable(file_name));
+    Ok(Run {
+        location: location(options.backend.backend, variables)?,
+        name,
+        limit: options.limit.unwrap_or(1),
+        wait: match options.wait {
+            _ if options.nonblock => Wait::Not,
+            Some(Duration::ZERO) => Wait::Not,
+            Some(most) => Wait::AtMost(most),
+            None => Wait::ForEver,
+        },
+        conflict_exit_code: options.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
+        supervision: Supervision {
+            rules,
+            kill_after: (!kill_after.is_zero()).then_some(kill_after),
+        },
+        label,
+        program,
+        arguments,
+        loudness: match options.loudness {
+            LoudnessOptions { verbose: true, .. } => Loudness::Verbose,
+            LoudnessOptions { quiet: true, .. } => Loudness::Quiet,
+            LoudnessOptions { .. } => Loudness::Normal,
+        },
+    })
+}
+
+impl Options {
+    /// This layer on top of a lower one, of which it silences what conflicts with it.
+    fn over(self, lower: Self) -> Self {
+        let waits = self.wait.is_some() || self.nonblock;
+        let loud = self.loudness.verbose || self.loudness.quiet;
+        Self {
+            name: self.name.or(lower.name),
+            backend: BackendOptions { backend: self.backend.backend.or(lower.backend.backend) },
+            limit: self.limit.or(lower.limit),
+            wait: if waits { self.wait } else { lower.wait },
+            nonblock: if waits { self.nonblock } else { lower.nonblock },
+            conflict_exit_code: self.conflict_exit_code.or(lower.conflict_exit_code),
+            signal: self.signal.or(lower.signal),
+            kill_after: self.kill_after.or(lower.kill_after),
+            orphans: self.orphans.or(lower.orphans),
+            foreground: self.foreground || lower.foreground,
+            label: self.label.or(lower.label),
+            loudness: if loud { self.loudness } else { lower.loudness },
+        }
+    }
+}
+
+/// The layer of variables: each is parsed as the option whose name it bears.
+fn from_variables(variables: Variables<'_>) -> Result<Options, Misuse> {
+    let mut words = Vec::new();
+    for argument in Layer::command().get_arguments() {
+        let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument)) else {
+            continue;
+        };
+        // An empty variable is the usual way to unset one for a single call.
+        let Some(value) = variables(&variable).filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        let word = if matches!(argument.get_action(), ArgAction::SetTrue) {
+            match value.to_str() {
+                Some("1" | "true") => OsString::from(format!("--{long}")),
+                Some("0" | "false") => continue,
+                _ => {
+                    return Err(misuse(format!("{variable} is not one of 1, 0, true, false")));
+                }
+            }
+        } else {
+            let mut word = OsString::from(format!("--{long}="));
+            word.push(value);
+            word
+        };
+        if let Err(error) = Layer::try_parse_from([&word]) {
+            return Err(misuse(format!("{variable}: {}", one_line(&error))));
+        }
+        words.push(word);
+    }
+    match Layer::try_parse_from(words) {
+        Ok(layer) => Ok(layer.options),
+        Err(error) => Err(misuse(format!("the variables SEMRUN_… conflict: {}", one_line(&error)))),
+    }
+}
+
+fn location(typed: Option<String>, variables: Variables<'_>) -> Result<Location, Misuse> {
+    let (source, url) = match typed {
+        Some(url) => ("--backend", url),
+        None => match variables("SEMRUN_BACKEND").filter(|url| !url.is_empty()) {
+            Some(url) => ("SEMRUN_BACKEND", url.to_string_lossy().into_owned()),
+            None => return Ok(Location::Default),
+        },
+    };
+    // The URL itself is not repeated: it may hold a password.
+    Location::parse(&url).map_err(|bad| match bad {
+        BadLocation::Malformed(text) => misuse(format!("the URL in {source} {text}")),
+        BadLocation::Unsupported(text) => {
+            Misuse { failure: Failure::Unsupported, text: format!("the URL in {source}: {text}") }
+        }
+    })
+}
+
+/// Help and the version are asked for by an "error" of clap's.
+fn print_or_misuse(
+    error: &clap::Error,
+    words: &[OsString],
+    subcommand: &[OsString],
+) -> Result<Task, Misuse> {
+    let flag = match error.kind() {
+        ErrorKind::DisplayVersion => "--version",
+        ErrorKind::DisplayHelp if words.iter().any(|word| word == "--help") => "--help",
+        ErrorKind::DisplayHelp => "-h",
+        _ => return Err(misuse(format!("{}; try 'semrun --help'", one_line(error)))),
+    };
+    let words = [OsStr::new("semrun")].into_iter();
+    let words = words.chain(subcommand.iter().map(AsRef::as_ref)).chain([OsStr::new(flag)]);
+    match cli::documented().try_get_matches_from(words) {
+        Err(page) => Ok(Task::Print(page)),
+        Ok(_) => Err(misuse("no help for that")),
+    }
+}
+
+/// What clap has to say, in one line without control characters.
+fn one_line(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if let (ErrorKind::ValueValidation, Some(value), Some(argument)) =
+        (error.kind(), context(ContextKind::InvalidValue), context(ContextKind::InvalidArg))
+    {
+        let reason = std::error::Error::source(error).map(ToString::to_string);
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        return format!("invalid value '{}' for '{argument}'{reason}", shortened(value));
+    }
+    let text = error.to_string();
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+    let told = paragraphs
+        .filter(|paragraph| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more"));
+    let text = told.collect::<Vec<_>>().join("; ");
+    let text = text.trim().trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>();
+    printable(OsStr::new(&text.join(" ")))
+}
+
+fn shortened(value: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut text: String = printable(OsStr::new(value)).chars().take(SHOWN).collect();
+    if text.len() < value.len() && text.chars().count() == SHOWN {
+        text.push('…');
+    }
+    text
+}
+
+/// Text that cannot disturb a terminal.
+fn printable(text: &OsStr) -> String {
+    text.to_string_lossy().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+fn misuse(text: impl Into<String>) -> Misuse {
+    Misuse { failure: Failure::Usage, text: text.into() }
+}
+
+/// The variables that this process was started with.
+pub(crate) fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_with(line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
+        let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let find =
+            |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        read(&line, &find)
+    }
+
+    fn run_with(line: &str, set: &[(&str, &str)]) -> Run {
+        match read_with(line, set) {
+            Ok(Task::Run(run)) => *run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn command(run: &Run) -> String {
+        let words = [&run.program].into_iter().chain(&run.arguments);
+        words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn options_end_at_the_first_operand() {
+        let run = run_with("semrun --name x sh -c exit -n --name y", &[]);
+        assert_eq!(command(&run), "sh -c exit -n --name y");
+        assert_eq!((run.name.as_str(), run.wait), ("x", Wait::ForEver));
+        assert_eq!(command(&run_with("semrun --name x -- -n", &[])), "-n");
+    }
+
+    #[test]
+    fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
+        let set = [("SEMRUN_LIMIT", "3"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_QUIET", "true")];
+        let run = run_with("semrun --name x true", &set);
+        assert_eq!((run.limit, run.wait, run.loudness), (3, Wait::Not, Loudness::Quiet));
+        let run = run_with("semrun --name x -l 5 -w 2 -v true", &set);
+        let wait = Wait::AtMost(Duration::from_secs(2));
+        assert_eq!((run.limit, run.wait, run.loudness), (5, wait, Loudness::Verbose));
+        let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
+        assert_eq!(run.wait, Wait::Not);
+    }
+
+    #[test]
+    fn a_variable_can_be_false_or_empty() {
+        let set = [("SEMRUN_NONBLOCK", "0"), ("SEMRUN_LIMIT", ""), ("SEMRUN_FOREGROUND", "false")];
+        let run = run_with("semrun --name x true", &set);
+        assert_eq!(
+            (run.wait, run.limit, run.supervision.rules.foreground),
+            (Wait::ForEver, 1, false)
+        );
+    }
+
+    #[test]
+    fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
+        assert!(matches!(read_with("semrun status x", &[]), Ok(Task::Status(_))));
+        assert_eq!(command(&run_with("semrun --name x status x", &[])), "status x");
+        let set = [("SEMRUN_NAME", "x")];
+        assert!(matches!(read_with("semrun status", &set), Ok(Task::Status(_))));
+        assert_eq!(command(&run_with("semrun -- status", &set)), "status");
+        assert_eq!(command(&run_with("semrun ls", &set)), "ls");
+    }
+
+    #[test]
+    fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
+        for line in ["semrun --backend file:///a status", "semrun status --backend file:///a"] {
+            let Ok(Task::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
+            assert_eq!(status.location, Location::Directory("/a".into()));
+        }
+        assert!(read_with("semrun -n status", &[]).is_err(), "an option that would be ignored");
+    }
+
+    #[test]
+    fn the_label_never_shows_an_argument() {
+        assert_eq!(run_with("semrun --name x /opt/bin/job --token secret", &[]).label, "job");
+        let run = run_with("semrun --name x -c secret", &[("SHELL", "/bin/zsh")]);
+        assert_eq!((run.label.as_str(), command(&run).as_str()), ("zsh", "/bin/zsh -c secret"));
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
+        type Mistake =
+            (&'static str, &'static [(&'static str, &'static str)], Failure, &'static str);
+        let mistakes: [Mistake; 12] = [
+            ("semrun true", &[], Failure::Usage, "--name"),
+            ("semrun --name x", &[], Failure::Usage, "no command"),
+            ("semrun --name  true", &[], Failure::Usage, "cannot be empty"),
+            ("semrun --name a\nb true", &[], Failure::Usage, "control characters"),
+            ("semrun --name x -l 0 true", &[], Failure::Usage, "1 to 10,000"),
+            ("semrun --name x -w soon true", &[], Failure::Usage, "duration"),
+            ("semrun --name x -n -w 5 true", &[], Failure::Usage, "cannot be used with"),
+            ("semrun --name x --limt 5 true", &[], Failure::Usage, "--limit"),
+            ("semrun --name x true", &[("SEMRUN_LIMIT", "many")], Failure::Usage, "SEMRUN_LIMIT"),
+            ("semrun --name x true", &[("SEMRUN_QUIET", "yes")], Failure::Usage, "SEMRUN_QUIET"),
+            (
+                "semrun --name x --backend ftp://u:geheim@h true",
+                &[],
+                Failure::Usage,
+                "unknown scheme",
+            ),
+            (
+                "semrun --name x --backend redis://u:geheim@h true",
+                &[],
+                Failure::Unsupported,
+                "redis",
+            ),
+        ];
+        for (line, set, failure, text) in mistakes {
+            let misuse = read_with(line, set).expect_err(line);
+            assert_eq!(misuse.failure, failure, "{line}");
+            let message = misuse.to_string();
+            assert!(message.contains(text), "{line}: {message}");
+            assert!(!message.contains('\n') && !message.contains("geheim"), "{line}: {message}");
+        }
+    }
+}

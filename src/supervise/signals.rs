@@ -1,0 +1,260 @@
+//! The only file that touches signal handlers. Signals become a stream of values; they are
+//! registered before anything is asked of a backend, so that none goes unheard in any phase.
+#![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::kernel::watch;
+
+/// What semrun listens to: everything that `docs/supervision.md` has a rule for.
+const HEARD: [Signal; 10] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::CONT,
+    Signal::TSTP,
+    Signal::CHILD,
+];
+
+/// A signal that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) signal: Signal,
+    pub(crate) origin: Origin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The terminal, or another part of the kernel: our whole process group has it.
+    Kernel,
+    /// Some process, with kill(2) or the like.
+    Process,
+}
+
+/// The signals that arrive from now on.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pipe: AsyncFd<OwnedFd>,
+}
+
+/// What semrun found when it was started, for the command to find as well.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inherited {
+    /// Bit N: signal N was ignored.
+    ignored: u64,
+    /// Bit N: descriptor N was closed.
+    closed: u8,
+}
+
+static IGNORED: AtomicU64 = AtomicU64::new(0);
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+/// Runs before Rust's own start, which ignores SIGPIPE and opens what was closed.
+// SAFETY: the C library calls the functions in this section once, on the only thread, before
+// main. `record` needs nothing that is set up later.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static RECORD: extern "C" fn() = record;
+
+extern "C" fn record() {
+    let mut ignored = 0;
+    for number in 1..=31 {
+        if disposition(number) == libc::SIG_IGN {
+            ignored |= 1_u64 << number;
+        }
+    }
+    IGNORED.store(ignored, Ordering::Relaxed);
+    let mut closed = 0;
+    for descriptor in 0..3 {
+        // SAFETY: asks about a number, whether it is a descriptor or not.
+        if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } == -1 {
+            closed |= 1_u8 << descriptor;
+        }
+    }
+    CLOSED.store(closed, Ordering::Relaxed);
+}
+
+fn disposition(number: libc::c_int) -> libc::sighandler_t {
+    // SAFETY: a sigaction of zeroes is a valid one, and with no new action the call only reads
+    // the present one into it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(number, std::ptr::null(), &raw mut action);
+        action.sa_sigaction
+    }
+}
+
+impl Inherited {
+    pub(crate) fn recorded() -> Self {
+        Self { ignored: IGNORED.load(Ordering::Relaxed), closed: CLOSED.load(Ordering::Relaxed) }
+    }
+
+    fn ignores(self, signal: Signal) -> bool {
+        self.ignored & 1 << signal.as_raw() != 0
+    }
+
+    /// Gives a new process, which is about to execute the command, what semrun was given:
+    /// execve(2) has reset the handlers, and what was ignored without a handler of ours still is.
+    pub(crate) fn restore(self) {
+        for signal in [Signal::PIPE, Signal::CHILD] {
+            if self.ignores(signal) {
+                // SAFETY: ignoring a signal is always allowed, also between fork and exec.
+                unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+            }
+        }
+        for descriptor in 0..3 {
+            if self.closed & 1 << descriptor != 0 {
+                // SAFETY: it holds the /dev/null that Rust's start put there, which nobody uses.
+                unsafe { libc::close(descriptor) };
+            }
+        }
+    }
+}
+
+impl Signals {
+    /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
+    /// but for SIGCHLD, without which nobody learns how the command ended.
+    pub(crate) fn install() -> io::Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let inherited = Inherited::recorded();
+        for signal in HEARD {
+            if inherited.ignores(signal) && signal != Signal::CHILD {
+                continue;
+            }
+            let writer = writer.try_clone()?;
+            let number = u8::try_from(signal.as_raw()).expect("signals are below 32");
+            let tell = move |info: &libc::siginfo_t| {
+                let origin = u8::from(info.si_code == libc::SI_KERNEL);
+                // Full with thousands unread: one more of them tells nothing new.
+                let _ = rustix::io::write(&writer, &[number, origin]);
+            };
+            // SAFETY: the handler only calls write(2), which is async-signal-safe, on a
+            // descriptor that lives as long as the handler, which is for ever.
+            unsafe { signal_hook_registry::register_sigaction(signal.as_raw(), tell) }?;
+        }
+        Ok(Self { pipe: watch(reader, Interest::READABLE)? })
+    }
+
+    /// The next signal, in the order of their arrival. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> io::Result<Arrival> {
+        loop {
+            let mut ready = self.pipe.readable().await?;
+            match ready.try_io(|pipe| read(pipe.get_ref())) {
+                Ok(arrival) => return arrival,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// A signal that has arrived already, if there is one.
+    pub(crate) fn waiting(&self) -> Option<Arrival> {
+        read(self.pipe.get_ref()).ok()
+    }
+}
+
+fn read(pipe: &OwnedFd) -> io::Result<Arrival> {
+    let mut record = [0; 2];
+    // Records of two bytes are written and read whole.
+    rustix::io::read(pipe, &mut record)?;
+    let signal = Signal::from_named_raw(record[0].into()).expect("only what we wrote");
+    let origin = if record[1] == 1 { Origin::Kernel } else { Origin::Process };
+    Ok(Arrival { signal, origin })
+}
+
+/// Whom a stop concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    Semrun,
+    /// Our process group: what Ctrl-Z would have stopped had we not given the terminal away.
+    Group,
+}
+
+/// Stops as SIGTSTP does, although we listen to it, and returns when continued. In a process
+/// group that no shell controls the kernel ignores the stop, and this returns at once.
+pub(crate) fn stop(whom: Whom) {
+    // SAFETY: replaces the action of one signal by the default and puts back what was there.
+    unsafe {
+        let mut ours: libc::sigaction = std::mem::zeroed();
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut ours);
+        match whom {
+            Whom::Semrun => libc::raise(libc::SIGTSTP),
+            Whom::Group => libc::kill(0, libc::SIGTSTP),
+        };
+        libc::sigaction(libc::SIGTSTP, &raw const ours, std::ptr::null_mut());
+    }
+}
+
+/// Runs `action` while a terminal may not stop us for changing its foreground group, which is
+/// what happens to a background process that does so.
+pub(crate) fn without_stopping_at_the_terminal<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: changes this thread's own signal mask and puts the old one back. Both calls are
+    // async-signal-safe.
+    unsafe {
+        let mut blocked: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut blocked);
+        libc::sigaddset(&raw mut blocked, libc::SIGTTOU);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut old);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        result
+    }
+}
+
+/// The name of a signal without its SIG.
+pub(crate) fn name(signal: Signal) -> &'static str {
+    let name = signal_hook::low_level::signal_name(signal.as_raw()).unwrap_or(UNNAMED);
+    name.trim_start_matches("SIG")
+}
+
+/// For the few that signal-hook has no name for.
+const UNNAMED: &str = "?";
+
+/// Reads `TERM`, `SIGTERM`, `term` or `15`.
+pub(crate) fn parse(text: &str) -> Result<Signal, String> {
+    let upper = text.to_ascii_uppercase();
+    let wanted = upper.trim_start_matches("SIG");
+    let mut all = (1..=31).filter_map(Signal::from_named_raw);
+    let found = all.find(|signal| {
+        let named = name(*signal) == wanted && wanted != UNNAMED;
+        named || text.parse() == Ok(signal.as_raw())
+    });
+    found.ok_or_else(|| "not a signal; give a name such as TERM or a number from 1 to 31".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_go_by_name_or_number() {
+        for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
+            assert_eq!(parse(text), Ok(Signal::TERM), "{text}");
+        }
+        for text in ["", "SIG", "0", "32", "-9", "NOPE", "?"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_named_signal_can_be_given_by_its_name() {
+        for signal in (1..=31).filter_map(Signal::from_named_raw) {
+            if name(signal) != UNNAMED {
+                assert_eq!(parse(name(signal)), Ok(signal));
+            }
+        }
+    }
+}

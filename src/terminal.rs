@@ -1,0 +1,116 @@
+//! Standard error: the lines that people read there, and on a terminal the one waiting line that
+//! is redrawn and cleared. What the lines say is in `report.rs`.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use rustix::process::getpgrp;
+use rustix::termios::{tcgetpgrp, tcgetwinsize};
+use unicode_width::UnicodeWidthChar;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Loudness {
+    /// Errors.
+    Quiet,
+    /// And what somebody who waits wants to know.
+    Normal,
+    /// And what was decided.
+    Verbose,
+}
+
+/// Standard error, with at most one line on it that will be redrawn.
+#[derive(Debug)]
+pub(crate) struct Console {
+    loudness: Loudness,
+    /// Whether a line can be redrawn there.
+    redraws: bool,
+    drawn: bool,
+}
+
+impl Console {
+    pub(crate) fn new(loudness: Loudness) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Self { loudness, redraws: io::stderr().is_terminal() && !dumb, drawn: false }
+    }
+
+    /// Whether there is a waiting line to keep up to date.
+    pub(crate) fn redraws(&self) -> bool {
+        self.redraws && self.loudness != Loudness::Quiet
+    }
+
+    /// Whether lines of this loudness are written.
+    pub(crate) fn says(&self, loudness: Loudness) -> bool {
+        loudness <= self.loudness
+    }
+
+    /// Writes a line.
+    pub(crate) fn say(&mut self, loudness: Loudness, line: impl Display) {
+        if self.says(loudness) {
+            self.clear();
+            write(&format!("semrun: {line}\n"));
+        }
+    }
+
+    /// Draws the waiting line in place of the last one. In the background it would be drawn into
+    /// what somebody else does on that terminal.
+    pub(crate) fn draw(&mut self, line: impl Display) {
+        if self.redraws() && in_foreground() {
+            let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
+            let line = fitting(&format!("semrun: {line}"), columns);
+            write(&format!("\r{line}\x1b[K"));
+            self.drawn = true;
+        }
+    }
+
+    /// Takes the waiting line away.
+    pub(crate) fn clear(&mut self) {
+        if self.drawn && in_foreground() {
+            write("\r\x1b[K");
+        }
+        self.drawn = false;
+    }
+}
+
+/// Nobody may be reading; that must not end a job.
+fn write(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn in_foreground() -> bool {
+    tcgetpgrp(io::stderr()).is_ok_and(|group| group == getpgrp())
+}
+
+/// As much of a line as one row shows; the last column stays free, where some terminals wrap.
+fn fitting(line: &str, columns: u16) -> String {
+    let room = if columns == 0 { 79 } else { usize::from(columns).saturating_sub(1) };
+    if line.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>() <= room {
+        return line.into();
+    }
+    let mut used = 1;
+    let mut text: String = line
+        .chars()
+        .take_while(|c| {
+            used += c.width().unwrap_or(0);
+            used <= room
+        })
+        .collect();
+    if room > 0 {
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_to_one_row() {
+        assert_eq!(fitting("short", 80), "short");
+        assert_eq!(fitting("0123456789", 10), "01234567…");
+        assert_eq!(fitting("012345678", 10), "012345678");
+        assert_eq!(fitting("日本語日本語", 8), "日本語…");
+        assert_eq!(fitting("anything", 1), "");
+    }
+}

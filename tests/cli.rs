@@ -1,0 +1,27 @@
+//! The program as its users meet it: real processes, real files, real terminals. Every test has
+//! its own directory, waits for what it needs instead of sleeping, and ends what it started.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod cli {
+    /// Usage errors and places that cannot be used.
+    mod bad_input;
+    /// Faults at random, with the kernel as the judge.
+    mod chaos;
+    /// Completions and man pages.
+    mod generated;
+    /// Order, limits and hand-over between many runs.
+    mod queue;
+    /// A command's surroundings and exit codes.
+    mod run;
+    /// Directories that several users share.
+    mod shared;
+    /// Signals in every phase, and whole trees.
+    mod signals;
+    /// Holders and waiters as others see them.
+    mod status;
+    /// What the tests are made of.
+    mod support;
+    /// Job control and the waiting line, on a pseudo-terminal.
+    mod terminal;
+}

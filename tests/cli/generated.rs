@@ -1,0 +1,132 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::support::{World, fails, shows};
+
+/// The committed files, and what prints them.
+const GENERATED: [(&str, &[&str]); 9] = [
+    ("completions/semrun.bash", &["completions", "bash"]),
+    ("completions/_semrun", &["completions", "zsh"]),
+    ("completions/semrun.fish", &["completions", "fish"]),
+    ("completions/_semrun.ps1", &["completions", "powershell"]),
+    ("completions/semrun.elv", &["completions", "elvish"]),
+    ("man/semrun.1", &["man"]),
+    ("man/semrun-status.1", &["man", "status"]),
+    ("man/semrun-completions.1", &["man", "completions"]),
+    ("man/semrun-man.1", &["man", "man"]),
+];
+
+fn committed(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+fn output_of(program: &str, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(program).args(arguments).output();
+    let output =
+        output.unwrap_or_else(|error| panic!("{program}: {error}; scripts/test installs it"));
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn completions_and_man_pages_are_those_of_this_program() {
+    let world = World::new();
+    for (file, arguments) in GENERATED {
+        let output = world.semrun(arguments).output().unwrap();
+        let found = fs::read_to_string(committed(file)).unwrap_or_default();
+        let same = String::from_utf8(output.stdout).unwrap() == found;
+        assert!(same, "{file} has drifted; run scripts/generate");
+    }
+    // And there are no others.
+    for directory in ["completions", "man"] {
+        for file in fs::read_dir(committed(directory)).unwrap() {
+            let file = file.unwrap().file_name().into_string().unwrap();
+            let file = format!("{directory}/{file}");
+            assert!(GENERATED.iter().any(|(known, _)| *known == file), "{file}");
+        }
+    }
+}
+
+#[test]
+fn bash_loads_its_completions_and_completes() {
+    let script = format!(
+        "set -u; . {}; COMP_WORDS=(semrun --or); COMP_CWORD=1; _semrun semrun --or semrun; echo \"${{COMPREPLY[@]}}\"",
+        committed("completions/semrun.bash").display()
+    );
+    let found = output_of("bash", &["--norc", "--noprofile", "-c", &script]);
+    assert_eq!(found, (true, "--orphans\n".into(), String::new()));
+}
+
+#[test]
+fn zsh_loads_its_completions() {
+    let directory = committed("completions");
+    let script = format!(
+        "fpath=({} $fpath); autoload -Uz compinit; compinit -D -u; autoload +X _semrun; echo $_comps[semrun]",
+        directory.display()
+    );
+    assert_eq!(output_of("zsh", &["-f", "-c", &script]), (true, "_semrun\n".into(), String::new()));
+}
+
+#[test]
+fn fish_loads_its_completions_and_completes() {
+    let complete = |line: &str| {
+        let file = committed("completions/semrun.fish");
+        let script = format!("source {}; complete -C '{line}'", file.display());
+        let (success, stdout, stderr) = output_of("fish", &["--no-config", "-c", &script]);
+        assert!(success && stderr.is_empty(), "{stderr}");
+        let words = stdout.lines().map(|line| line.split('\t').next().unwrap().to_owned());
+        words.collect::<Vec<_>>()
+    };
+    assert_eq!(complete("semrun --orp"), ["--orphans"]);
+    assert_eq!(
+        complete("semrun --orphans="),
+        ["--orphans=kill", "--orphans=leave", "--orphans=wait"]
+    );
+    assert_eq!(complete("semrun status --js"), ["--json"]);
+}
+
+#[test]
+fn man_pages_are_readable_and_sound() {
+    for (file, _) in GENERATED.iter().filter(|(file, _)| file.starts_with("man/")) {
+        let path = committed(file);
+        let lint = output_of("mandoc", &["-T", "lint", "-W", "error", path.to_str().unwrap()]);
+        assert!(lint.0, "{file}: {}{}", lint.1, lint.2);
+    }
+    let page = committed("man/semrun.1");
+    let (_, text, _) = output_of("mandoc", &["-T", "ascii", page.to_str().unwrap()]);
+    // Bold letters are struck twice.
+    let letters: Vec<char> = text.chars().collect();
+    let struck = |i: usize| letters.get(i + 1) == Some(&'\x08') || letters[i] == '\x08';
+    let text: String = (0..letters.len()).filter(|i| !struck(*i)).map(|i| letters[i]).collect();
+    for word in ["SEMRUN_LIMIT", "Exit codes", "kill-after"] {
+        assert!(text.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn help_and_version_work_whatever_else_is_wrong() {
+    let world = World::new();
+    for arguments in [&["--help"][..], &["-h"], &["status", "--help"], &["--limit", "5", "--help"]]
+    {
+        let mut command = world.semrun(arguments);
+        let output =
+            command.env("SEMRUN_BACKEND", "nonsense").env("SEMRUN_LIMIT", "0").output().unwrap();
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("Usage: semrun") && text.contains("[env: SEMRUN_BACKEND]"), "{text}");
+        assert!(!text.contains('\x1b'), "colour in a pipe");
+    }
+    let version = concat!("semrun ", env!("CARGO_PKG_VERSION"), "\n");
+    shows(&world.semrun(["--version"]).output().unwrap(), 0, version, "");
+    fails(&world.semrun(["man", "nope"]).output().unwrap(), 64, &["nope"]);
+    fails(&world.semrun(["completions", "tcsh"]).output().unwrap(), 64, &["bash"]);
+}
+
+#[test]
+fn the_readme_shows_the_help_as_it_is() {
+    let world = World::new();
+    let help = String::from_utf8(world.semrun(["--help"]).output().unwrap().stdout).unwrap();
+    let readme = fs::read_to_string(committed("README.md")).unwrap();
+    assert!(readme.contains(&help), "run scripts/generate");
+}

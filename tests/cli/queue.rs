@@ -1,0 +1,218 @@
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::support::{
+    Leftover, Running, World, content, is_alive, pid_in, shows, state, wait_until,
+};
+
+/// Notes its entry and exit, and complains if none of `limit` lock files is free: the kernel is
+/// the judge of how many run at once.
+fn judged(limit: u32, work: &str) -> String {
+    format!(
+        "for i in $(seq {limit}); do exec 9>judge.$i; flock -n 9 && judge=$i && break; done
+         [ \"$judge\" ] || echo \"$SEMRUN_FENCING_TOKEN\" >> violations
+         echo \"enter $1 $judge\" >> log
+         {work}
+         echo \"exit $1\" >> log"
+    )
+}
+
+#[test]
+fn thirty_runs_started_at_once_run_one_by_one_in_the_order_they_came() {
+    let world = World::new();
+    let holder = world.holder(&[]);
+    let script = judged(1, "sleep 0.01");
+    let runs: Vec<_> =
+        (0..30).map(|_| Running::start(world.script(&[], &script).args(["sh", "run"]))).collect();
+    wait_until("all are queued", || world.waiters().len() == 30);
+    let order = world.waiters();
+    drop(holder);
+    let mut finished = Vec::new();
+    for run in runs {
+        assert!(run.finish().status.success());
+    }
+    assert_eq!(world.lines("violations"), [""; 0]);
+    assert_eq!(world.lines("log").len(), 60);
+    // In a second round each says who it is: its own semrun.
+    let holder = world.holder(&[]);
+    let runs: Vec<_> =
+        (0..30).map(|_| Running::start(&mut world.script(&[], "echo $PPID >> order"))).collect();
+    wait_until("all are queued", || world.waiters().len() == 30);
+    let expected = world.waiters();
+    drop(holder);
+    for run in runs {
+        assert!(run.finish().status.success());
+    }
+    finished.extend(world.lines("order").iter().map(|pid| pid.parse::<u32>().unwrap()));
+    assert_eq!(finished, expected);
+    assert_eq!(order.len(), 30);
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn with_a_limit_of_three_never_four_run_and_at_some_moment_three() {
+    let world = World::new();
+    let script = judged(3, "sleep 0.05");
+    let runs: Vec<_> = (0..30)
+        .map(|_| Running::start(world.script(&["-l", "3"], &script).args(["sh", "run"])))
+        .collect();
+    for run in runs {
+        assert!(run.finish().status.success());
+    }
+    assert_eq!(world.lines("violations"), [""; 0]);
+    let (mut running, mut most) = (0, 0);
+    for line in world.lines("log") {
+        running += if line.starts_with("enter") { 1 } else { -1 };
+        most = most.max(running);
+    }
+    assert_eq!((running, most), (0, 3));
+}
+
+#[test]
+fn an_idle_waiter_uses_no_processor_and_is_never_woken() {
+    let world = World::new();
+    let _holder = world.holder(&[]);
+    let waiters: Vec<_> = (0..5).map(|_| world.waiter(&[], "")).collect();
+    let switches = |waiter: &Running| {
+        let status = fs::read_to_string(format!("/proc/{}/status", waiter.id())).unwrap();
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        lines.map(String::from).collect::<Vec<_>>()
+    };
+    // Let them get to sleep: those behind may still be at the mutex.
+    wait_until("all sleep", || waiters.iter().all(|waiter| state(waiter.pid()) == Some('S')));
+    std::thread::sleep(Duration::from_millis(300));
+    let before: Vec<_> = waiters.iter().map(switches).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    let after: Vec<_> = waiters.iter().map(switches).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_killed_waiter_delays_nobody() {
+    let world = World::new();
+    let holder = world.holder(&[]);
+    let mut waiters: Vec<_> =
+        (0..6).map(|n| world.waiter(&[], &format!("echo {n} >> order"))).collect();
+    for dead in [4, 3, 0] {
+        let waiter = waiters.remove(dead);
+        waiter.signal(Signal::KILL);
+        drop(waiter);
+    }
+    drop(holder);
+    for waiter in waiters {
+        assert!(waiter.finish().status.success());
+    }
+    assert_eq!(world.lines("order"), ["1", "2", "5"]);
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_killed_holders_permit_passes_on_and_its_command_dies_with_it() {
+    let world = World::new();
+    let holder = Running::start(&mut world.script(&[], "echo $$ > pid; exec sleep 1000"));
+    let command = pid_in(&world.path("pid"));
+    let waiter = world.waiter(&[], "echo ran");
+    holder.signal(Signal::KILL);
+    let output = waiter.finish();
+    assert_eq!(output.stdout, b"ran\n");
+    assert!(!is_alive(command));
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_killed_holders_permit_stays_with_a_descendant_that_lives() {
+    let world = World::new();
+    let script = "setsid sh -c 'echo $$ > descendant; exec sleep 1000' & echo $$ > pid; wait";
+    let holder = Running::start(&mut world.script(&[], script));
+    let descendant = Leftover(pid_in(&world.path("descendant")));
+    let command = pid_in(&world.path("pid"));
+    let waiter = world.waiter(&[], "echo ran");
+    holder.signal(Signal::KILL);
+    wait_until("the command died with semrun", || !is_alive(command));
+    assert!(is_alive(descendant.0), "nobody is left to kill it");
+    shows(&world.script(&["-n"], "echo no").output().unwrap(), 75, "", "");
+    assert_eq!(world.waiters(), [waiter.id()]);
+    assert!(matches!(state(waiter.pid()), Some('S')));
+    drop(descendant);
+    assert_eq!(waiter.finish().stdout, b"ran\n");
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_stopped_waiter_is_passed_over_and_takes_its_place_back() {
+    let world = World::new();
+    let mut holder = world.holder(&[]);
+    let stopped: Vec<_> =
+        ["a", "b"].map(|name| world.waiter(&[], &format!("echo {name} >> order"))).into();
+    let second = world.waiter(&[], "echo second >> order; echo > second; exec sleep 1000");
+    let third = world.waiter(&[], "echo third >> order");
+    for waiter in &stopped {
+        waiter.signal(Signal::STOP);
+        wait_until("it is stopped", || state(waiter.pid()) == Some('T'));
+    }
+    holder.signal(Signal::TERM);
+    holder.wait().unwrap();
+    wait_until("the next one runs", || world.path("second").exists());
+    // Both come back while others wait, and are before them again.
+    for waiter in &stopped {
+        waiter.signal(Signal::CONT);
+    }
+    wait_until("all wait in the old order", || {
+        world.waiters() == [stopped[0].id(), stopped[1].id(), third.id()]
+    });
+    second.signal(Signal::TERM);
+    second.finish();
+    for waiter in stopped.into_iter().chain([third]) {
+        waiter.finish();
+    }
+    assert_eq!(world.lines("order"), ["second", "a", "b", "third"]);
+    assert_eq!(world.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_stopped_waiter_does_not_make_a_free_permit_busy_for_those_who_do_not_wait() {
+    let world = World::new();
+    let mut holder = world.holder(&[]);
+    let waiter = world.waiter(&[], "echo waited >> order");
+    waiter.signal(Signal::STOP);
+    wait_until("it is stopped", || state(waiter.pid()) == Some('T'));
+    holder.signal(Signal::TERM);
+    holder.wait().unwrap();
+    shows(&world.script(&["-n"], "echo ran").output().unwrap(), 0, "ran\n", "");
+    waiter.signal(Signal::CONT);
+    assert!(waiter.finish().status.success());
+}
+
+#[test]
+fn a_process_that_is_stopped_with_the_mutex_is_named_and_signals_are_obeyed_meanwhile() {
+    let world = World::new();
+    assert!(world.run(["true"]).status().unwrap().success());
+    let mutex = world.path("permits/x/mutex");
+    let mut culprit = std::process::Command::new("flock");
+    culprit
+        .arg(&mutex)
+        .args(["sh", "-c", "echo > locked; exec sleep 1000"])
+        .current_dir(world.path("."));
+    let culprit = Running::start(&mut culprit);
+    content(&world.path("locked"));
+    let waiter =
+        Running::start(world.run(["true"]).stderr(fs::File::create(world.path("stderr")).unwrap()));
+    let line = content(&world.path("stderr"));
+    assert!(line.contains(&format!("process {}", culprit.id())), "{line}");
+    waiter.signal(Signal::TERM);
+    assert_eq!(waiter.finish().status.code(), Some(143));
+}
+
+#[test]
+fn deleting_the_files_under_a_waiter_does_not_strand_it() {
+    let world = World::new();
+    let mut holder = world.holder(&[]);
+    let waiter = world.waiter(&[], "echo ran");
+    fs::remove_dir_all(world.path("permits")).unwrap();
+    holder.signal(Signal::TERM);
+    holder.wait().unwrap();
+    assert_eq!(waiter.finish().stdout, b"ran\n");
+    assert_eq!(world.leftovers(), [""; 0]);
+}

@@ -1,0 +1,265 @@
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::support::{
+    Leftover, Running, World, content, died_of, is_alive, pid_in, shows, state, wait_until,
+};
+
+/// A command with a child, a grandchild in another session, and a daemon that forked twice; each
+/// writes its pid to a file and ends only when it is killed, or by a signal unless `stubborn`.
+fn family(stubborn: bool) -> String {
+    let trap = if stubborn { "trap '' TERM INT HUP; " } else { "" };
+    let member =
+        |name: &str| format!("sh -c \"{trap}echo \\$\\$ > {name}; while :; do sleep 0.05; done\"");
+    format!(
+        "{trap}{} & setsid {} & (setsid {} &) ; echo $$ > command; while :; do sleep 0.05; done",
+        member("child"),
+        member("session"),
+        member("daemon"),
+    )
+}
+
+fn members(world: &World) -> Vec<Pid> {
+    ["command", "child", "session", "daemon"].map(|file| pid_in(&world.path(file))).into()
+}
+
+/// Processes of this test that are left, by their working directory.
+fn left_in(directory: &Path) -> Vec<String> {
+    let here = directory.canonicalize().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ours = processes
+        .filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == here));
+    ours.map(|process| fs::read_to_string(process.path().join("cmdline")).unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn a_signal_ends_the_waiting_with_128_and_its_number_and_gives_the_place_up() {
+    let world = World::new();
+    let _holder = world.holder(&[]);
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT, Signal::USR1, Signal::USR2]
+    {
+        let waiter = world.waiter(&["-q"], "echo no");
+        waiter.signal(signal);
+        shows(&waiter.finish(), 128 + signal.as_raw(), "", "");
+        assert_eq!(world.waiters(), [0; 0]);
+    }
+}
+
+#[test]
+fn a_log_is_told_which_signal_ended_the_waiting() {
+    let world = World::new();
+    let _holder = world.holder(&[]);
+    let waiter = world.waiter(&[], "echo no");
+    waiter.signal(Signal::TERM);
+    let stderr = String::from_utf8(waiter.finish().stderr).unwrap();
+    assert!(
+        stderr.contains("stopped waiting for 'x' after ") && stderr.ends_with("(SIGTERM)\n"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn term_ends_the_whole_tree_before_semrun_ends() {
+    for signal in [Signal::TERM, Signal::HUP] {
+        let world = World::new();
+        let run = Running::start(&mut world.script(&[], &family(false)));
+        let members = members(&world);
+        run.signal(signal);
+        died_of(&run.finish(), signal);
+        assert!(!members.iter().any(|pid| is_alive(*pid)));
+        assert_eq!(left_in(&world.path(".")), [""; 0]);
+        assert_eq!(world.leftovers(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_tree_that_ignores_the_signal_is_killed_after_the_grace_time() {
+    let world = World::new();
+    let run = Running::start(&mut world.script(&["-k", "0.3"], &family(true)));
+    let members = members(&world);
+    let waiter = world.waiter(&["-q"], "echo next");
+    run.signal(Signal::TERM);
+    run.signal(Signal::TERM);
+    // Killed, and not by the signal that semrun got.
+    shows(&run.finish(), 137, "", "");
+    assert!(!members.iter().any(|pid| is_alive(*pid)));
+    assert_eq!(left_in(&world.path(".")), [""; 0]);
+    shows(&waiter.finish(), 0, "next\n", "");
+}
+
+#[test]
+fn a_command_that_ends_well_when_it_is_told_to_has_its_own_code() {
+    let world = World::new();
+    let script = "trap 'echo cleaned; exit 5' TERM; echo > ready; while :; do sleep 0.05; done";
+    let run = Running::start(&mut world.script(&[], script));
+    content(&world.path("ready"));
+    run.signal(Signal::TERM);
+    let output = run.finish();
+    // Standard error has what the shell says of its sleep.
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(5), &b"cleaned\n"[..]));
+}
+
+#[test]
+fn other_signals_are_forwarded_and_the_command_decides() {
+    let world = World::new();
+    let script = "
+        for signal in INT QUIT USR1 USR2 WINCH; do trap \"echo $signal >> got\" $signal; done
+        trap 'exit 9' HUP
+        echo > ready; while :; do sleep 0.02; done";
+    let run = Running::start(&mut world.script(&[], script));
+    content(&world.path("ready"));
+    let signals = [Signal::INT, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH];
+    for (count, signal) in signals.into_iter().enumerate() {
+        run.signal(signal);
+        wait_until("the command has it", || world.lines("got").len() == count + 1);
+    }
+    assert_eq!(world.lines("got"), ["INT", "QUIT", "USR1", "USR2", "WINCH"]);
+    run.signal(Signal::HUP);
+    assert_eq!(run.finish().status.code(), Some(9));
+}
+
+#[test]
+fn semrun_dies_of_the_signal_that_it_passed_on_and_that_ended_the_command() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let world = World::new();
+        let script = "ulimit -c 0; echo > ready; exec sleep 1000";
+        let run = Running::start(&mut world.script(&[], script));
+        content(&world.path("ready"));
+        wait_until("the shell is sleep", || {
+            let command = world.path("ready");
+            command.exists() && children_of(run.pid()).iter().any(|name| name == "sleep")
+        });
+        run.signal(signal);
+        died_of(&run.finish(), signal);
+    }
+}
+
+fn children_of(parent: Pid) -> Vec<String> {
+    let parent = parent.as_raw_nonzero();
+    let children =
+        fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let names =
+        children.split_whitespace().map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")));
+    names.flatten().map(|name| name.trim().into()).collect()
+}
+
+#[test]
+fn nohup_keeps_its_meaning() {
+    let world = World::new();
+    let script = format!(
+        "trap '' HUP; exec {} --name x -- sh -c 'echo > ready; while [ ! -e go ]; do sleep 0.02; done; echo survived'",
+        super::support::SEMRUN
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path(".")).env("SEMRUN_BACKEND", world.backend());
+    let run = Running::start(
+        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()),
+    );
+    content(&world.path("ready"));
+    let command: Vec<_> = world.holders();
+    run.signal(Signal::HUP);
+    assert_eq!(command, [run.id()]);
+    fs::write(world.path("go"), "").unwrap();
+    shows(&run.finish(), 0, "survived\n", "");
+}
+
+#[test]
+fn orphans_are_left_waited_for_or_killed_as_chosen() {
+    let script = "(setsid sh -c 'echo $$ > daemon; while [ ! -e go ]; do sleep 0.02; done; echo > done' &) ; while [ ! -e daemon ]; do sleep 0.01; done; exit 3";
+    // Left alone: semrun ends with the command, the permit is free, the daemon goes on.
+    let world = World::new();
+    shows(&Running::start(&mut world.script(&[], script)).finish(), 3, "", "");
+    let daemon = Leftover(pid_in(&world.path("daemon")));
+    assert!(is_alive(daemon.0));
+    shows(&world.run(["-n", "true"]).output().unwrap(), 0, "", "");
+    fs::write(world.path("go"), "").unwrap();
+    content(&world.path("done"));
+
+    // Waited for: the permit stays taken until the last of them has ended.
+    let world = World::new();
+    let run = Running::start(&mut world.script(&["--orphans", "wait"], script));
+    let daemon = Leftover(pid_in(&world.path("daemon")));
+    wait_until("the command has ended", || children_of(run.pid()) == ["sh"]);
+    shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
+    fs::write(world.path("go"), "").unwrap();
+    shows(&run.finish(), 3, "", "");
+    assert!(!is_alive(daemon.0));
+
+    // Killed: nothing is left, and the code is the command's.
+    let world = World::new();
+    let run = Running::start(&mut world.script(&["--orphans", "kill"], script));
+    shows(&run.finish(), 3, "", "");
+    assert!(!is_alive(pid_in(&world.path("daemon"))));
+}
+
+#[test]
+fn waiting_for_orphans_ends_with_term() {
+    let world = World::new();
+    let script = "(setsid sh -c 'echo $$ > daemon; exec sleep 1000' &) ; while [ ! -s daemon ]; do sleep 0.01; done";
+    let run = Running::start(&mut world.script(&["--orphans", "wait"], script));
+    let daemon = pid_in(&world.path("daemon"));
+    wait_until("only the daemon is left", || children_of(run.pid()) == ["sleep"]);
+    run.signal(Signal::TERM);
+    shows(&run.finish(), 0, "", "");
+    assert!(!is_alive(daemon));
+}
+
+#[test]
+fn a_stopped_command_can_be_ended() {
+    let world = World::new();
+    let run = Running::start(&mut world.script(&[], "echo $$ > command; exec sleep 1000"));
+    let command = pid_in(&world.path("command"));
+    kill_process(command, Signal::STOP).unwrap();
+    wait_until("it is stopped", || state(command) == Some('T'));
+    // Frozen from outside: that is no end, and the permit stays taken.
+    shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
+    run.signal(Signal::TERM);
+    died_of(&run.finish(), Signal::TERM);
+}
+
+#[test]
+fn the_signal_that_stops_orphans_can_be_chosen() {
+    let world = World::new();
+    let script = "(setsid sh -c 'trap \"echo hup > got; exit\" HUP; echo $$ > daemon; while :; do sleep 0.02; done' &) ; while [ ! -s daemon ]; do sleep 0.01; done";
+    let run = Running::start(&mut world.script(&["--orphans", "kill", "-s", "HUP"], script));
+    shows(&run.finish(), 0, "", "");
+    assert_eq!(content(&world.path("got")), "hup");
+}
+
+#[test]
+fn children_that_semrun_was_started_with_are_not_the_commands() {
+    let world = World::new();
+    let script = format!(
+        "sleep 1000 & echo $! > stranger; exec {} --name x -- sleep 1000",
+        super::support::SEMRUN
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path(".")).env("SEMRUN_BACKEND", world.backend());
+    let run = Running::start(&mut shell);
+    let stranger = Leftover(pid_in(&world.path("stranger")));
+    wait_until("the permit is held", || world.holders() == [run.id()]);
+    wait_until("the command runs", || children_of(run.pid()) == ["sleep", "sleep"]);
+    run.signal(Signal::TERM);
+    died_of(&run.finish(), Signal::TERM);
+    assert!(is_alive(stranger.0));
+}
+
+#[test]
+fn in_the_foreground_the_command_shares_semruns_process_group() {
+    let world = World::new();
+    for (options, same) in [(&["--foreground"][..], true), (&[], false)] {
+        let script = "ps -o pgid= -p $$; ps -o pgid= -p $PPID";
+        let output = world.script(options, script).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let groups: Vec<_> = stdout.split_whitespace().collect();
+        assert_eq!(groups[0] == groups[1], same, "{stdout}");
+    }
+    let run = Running::start(&mut world.script(&["--foreground"], &family(false)));
+    let members = members(&world);
+    run.signal(Signal::TERM);
+    died_of(&run.finish(), Signal::TERM);
+    assert!(!members.iter().any(|pid| is_alive(*pid)));
+}

@@ -1,0 +1,284 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::ops::{Deref, DerefMut};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
+
+/// Longer than anything takes that works, on a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory for one test, with the permits in it.
+pub(crate) struct World {
+    directory: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { directory: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    pub(crate) fn backend(&self) -> String {
+        format!("file://{}", self.path("permits").display())
+    }
+
+    /// `semrun` with these arguments and an environment that a test can rely on.
+    pub(crate) fn semrun<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(SEMRUN);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.directory.path())
+            .env("SEMRUN_BACKEND", self.backend())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// `semrun --name x` with these options and a command.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.semrun(["--name", "x"]);
+        command.args(arguments);
+        command
+    }
+
+    /// The same with a script for sh.
+    pub(crate) fn script(&self, options: &[&str], script: &str) -> Command {
+        let mut command = self.run(options);
+        command.args(["--", "sh", "-c", script]);
+        command
+    }
+
+    /// A run that holds a permit of `x` until it is dropped.
+    pub(crate) fn holder(&self, options: &[&str]) -> Running {
+        let holder = Running::start(&mut self.script(options, "exec sleep 1000"));
+        wait_until("the permit is held", || self.holders().iter().any(|pid| *pid == holder.id()));
+        holder
+    }
+
+    /// A run of `echo`, waiting in the queue of `x`.
+    pub(crate) fn waiter(&self, options: &[&str], script: &str) -> Running {
+        let waiter = Running::start(&mut self.script(options, script));
+        self.is_queued(&waiter);
+        waiter
+    }
+
+    pub(crate) fn is_queued(&self, waiter: &Running) {
+        wait_until("it is in the queue", || self.waiters().contains(&waiter.id()));
+    }
+
+    pub(crate) fn holders(&self) -> Vec<u32> {
+        self.pids("holders")
+    }
+
+    /// The pids of those who wait, in order.
+    pub(crate) fn waiters(&self) -> Vec<u32> {
+        self.pids("waiters")
+    }
+
+    fn pids(&self, which: &str) -> Vec<u32> {
+        let status = self.status();
+        let all = status["semaphores"][0][which].as_array().unwrap();
+        all.iter()
+            .filter_map(|one| one["pid"].as_u64())
+            .map(|pid| u32::try_from(pid).unwrap())
+            .collect()
+    }
+
+    /// The JSON document about `x`.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let output = self.semrun(["status", "--json", "x"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a script as root in a mount namespace of its own, which ends with it.
+    pub(crate) fn with_mounts(&self, script: &str) -> Output {
+        let output = as_root("unshare")
+            .args(["--mount", "env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("sudo:"), "this test needs root, or sudo without a password");
+        output
+    }
+
+    /// The lines of a file that commands append to.
+    pub(crate) fn lines(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(file)).unwrap_or_default();
+        text.lines().map(String::from).collect()
+    }
+
+    /// The files of `x` that stand for somebody, which must be none once all are gone.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let Ok(files) = fs::read_dir(self.path("permits/x")) else {
+            return Vec::new();
+        };
+        let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        files.filter(|file| file != "mutex").collect()
+    }
+}
+
+/// A program that runs as root, by sudo where we are somebody else.
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
+}
+
+/// A process that is killed when the test is over.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// How it ended, and what it wrote.
+    pub(crate) fn finish(mut self) -> Output {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it did not end");
+            sleep(Duration::from_millis(5));
+        };
+        // Read behind its end: nothing here writes more than a pipe holds.
+        let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+        read_available(self.0.stdout.take(), &mut output.stdout);
+        read_available(self.0.stderr.take(), &mut output.stderr);
+        output
+    }
+}
+
+/// What is in a pipe, without waiting for orphans that keep it open.
+fn read_available(pipe: Option<impl Read + std::os::fd::AsFd>, text: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK).unwrap();
+    let _ = pipe.read_to_end(text);
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            // A stopped one continues to die; its command goes with it.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// Compares all that a finished program shows; every part is empty or 0 unless expected.
+#[track_caller]
+pub(crate) fn shows(output: &Output, code: i32, stdout: &str, stderr: &str) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let found = (output.status.code(), text(&output.stdout), text(&output.stderr));
+    assert_eq!(found, (Some(code), stdout.into(), stderr.into()));
+}
+
+/// An error: nothing on standard output and one line with these words on standard error.
+#[track_caller]
+pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(output.stdout, b"", "{stderr}");
+    assert!(stderr.starts_with("semrun: ") && stderr.trim_end().lines().count() == 1, "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
+    }
+}
+
+#[track_caller]
+pub(crate) fn died_of(output: &Output, signal: Signal) {
+    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}");
+}
+
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until a file has something in it, and returns that.
+#[track_caller]
+pub(crate) fn content(path: &Path) -> String {
+    wait_until(&format!("{} is written", path.display()), || {
+        fs::read_to_string(path).is_ok_and(|text| text.ends_with('\n'))
+    });
+    fs::read_to_string(path).unwrap().trim_end().into()
+}
+
+/// Reads a pid that a command wrote.
+#[track_caller]
+pub(crate) fn pid_in(path: &Path) -> Pid {
+    Pid::from_raw(content(path).parse().unwrap()).unwrap()
+}
+
+/// Whether a process runs: neither gone nor a zombie that nobody has collected.
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+/// The state letter of a process, as in ps(1).
+pub(crate) fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Kills a process that a test left behind on purpose, when the test is over.
+pub(crate) struct Leftover(pub(crate) Pid);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
