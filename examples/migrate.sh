@@ -6,4 +6,4 @@ for step in 1 2 3; do
     echo "step $step of 3"
     sleep 1
 done
-echo done
+echo "migrated"

@@ -25,14 +25,14 @@ impl fmt::Display for Waiting<'_> {
         write!(f, "waiting for '{}', {} in line", self.name, Ordinal(ahead + 1))?;
         if let Some(holder) = holder {
             let age = self.now.duration_since(holder.since).unwrap_or_default();
-            write!(f, "; held by {} for {}", Holder(holder), Span(age))?;
+            write!(f, "; held for {} by {}", Span(age), Holder(holder))?;
         } else if *held > 0 {
             write!(f, "; held by one who left no record")?;
         }
         match held.saturating_sub(1) {
             0 => Ok(()),
-            1 => f.write_str(" and 1 other"),
-            others => write!(f, " and {others} others"),
+            1 => f.write_str(" and by 1 other"),
+            others => write!(f, " and by {others} others"),
         }
     }
 }
@@ -234,7 +234,7 @@ mod tests {
         };
         assert_eq!(
             line(1, 3, Some(holder)),
-            "waiting for 'deploy', 2nd in line; held by job (pid 42, ci\u{FFFD}@web1) for 3m 12s and 2 others"
+            "waiting for 'deploy', 2nd in line; held for 3m 12s by job (pid 42, ci\u{FFFD}@web1) and by 2 others"
         );
         assert_eq!(line(0, 0, None), "waiting for 'deploy', 1st in line");
         assert_eq!(

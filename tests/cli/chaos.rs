@@ -37,7 +37,7 @@ impl Dice {
 #[test]
 fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut dice = Dice(u64::try_from(seed).unwrap());
     let world = World::new();
     let mut runs: Vec<Running> = Vec::new();
@@ -101,7 +101,7 @@ fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
         "{killed:?}, {} entered",
         entered.len()
     );
-    println!("killed {killed:?} holders, waiters, commands; {} commands ran", entered.len());
+    eprintln!("killed {killed:?} holders, waiters, commands; {} commands ran", entered.len());
     // What outlives a killed semrun has its permit for as long, and the files of the last one may
     // not have met anybody yet.
     wait_until("all processes have ended", || processes_in(&world) == 0);

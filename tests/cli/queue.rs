@@ -4,7 +4,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::support::{
-    Leftover, Running, World, content, is_alive, pid_in, shows, state, wait_until,
+    Leftover, Running, World, content, fails, is_alive, pid_in, shows, state, wait_until,
 };
 
 /// Notes its entry and exit, and complains if none of `limit` lock files is free: the kernel is
@@ -201,6 +201,10 @@ fn a_process_that_is_stopped_with_the_mutex_is_named_and_signals_are_obeyed_mean
         Running::start(world.run(["true"]).stderr(fs::File::create(world.path("stderr")).unwrap()));
     let line = content(&world.path("stderr"));
     assert!(line.contains(&format!("process {}", culprit.id())), "{line}");
+    // Who does not want to wait is told so instead, after a few seconds.
+    let words = ["'x'", &format!("process {} keeps the files locked", culprit.id())];
+    fails(&world.run(["-n", "true"]).output().unwrap(), 69, &words);
+    fails(&world.semrun(["status", "x"]).output().unwrap(), 69, &words);
     waiter.signal(Signal::TERM);
     assert_eq!(waiter.finish().status.code(), Some(143));
 }

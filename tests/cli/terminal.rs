@@ -212,8 +212,7 @@ fn the_waiting_line_is_redrawn_in_place_and_cleared_before_the_commands_output()
     ]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo out\"\"put");
-    terminal
-        .shows("\rsemrun: waiting for 'x', 1st in line; held by a-job-with-a-name-that-makes-the");
+    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
     drop(holder);
     let line = terminal.shows("output\r\n");
     let (first, cleared) = line.split_once("\x1b[K").unwrap();

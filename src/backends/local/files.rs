@@ -29,6 +29,18 @@ use crate::backends::{Name, Notice, Record, Turn};
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
+/// How long whoever does not want to wait tries all the same.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// How long to wait for the mutex.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ForMutex<'a> {
+    /// As long as it takes; who waits is told when it takes long.
+    Endless(&'a Turn),
+    /// For those who do not want to wait: an error after a while.
+    Bounded,
+}
+
 /// One semaphore's open directory.
 #[derive(Debug)]
 pub(super) struct Semaphore {
@@ -170,13 +182,13 @@ impl Semaphore {
 
     /// Locks the mutex. None: the files we have open are no longer those at the path, because
     /// somebody deleted them; open the semaphore again.
-    pub(super) async fn lock(&self, turn: Option<&Turn>) -> io::Result<Option<Locked<'_>>> {
+    pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
         if let Err(errno) = rustix::fs::flock(&self.mutex, FlockOperation::NonBlockingLockExclusive)
         {
             if errno != Errno::WOULDBLOCK {
                 return Err(errno.into());
             }
-            self.wait_for_mutex(turn).await?;
+            self.wait_for_mutex(patience).await?;
         }
         let locked = Locked(self);
         Ok(self.still_there()?.then_some(locked))
@@ -190,33 +202,37 @@ impl Semaphore {
 
     /// Waits in a thread, because signals have to be obeyed meanwhile and the kernel keeps the
     /// order of those who wait so.
-    async fn wait_for_mutex(&self, turn: Option<&Turn>) -> io::Result<()> {
+    async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
         let mutex = self.mutex.try_clone()?;
-        let (sender, mut locked) = oneshot::channel();
+        let (sender, locked) = oneshot::channel();
         std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
             let result = rustix::io::retry_on_intr(|| {
                 rustix::fs::flock(&mutex, FlockOperation::LockExclusive)
             });
-            if sender.send(result).is_err() {
+            if sender.send(result.map_err(io::Error::from)).is_err() {
                 // Nobody waits for it any more.
                 let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
             }
         })?;
-        let patience = tokio::time::sleep(MUTEX_IS_STUCK);
-        tokio::pin!(patience);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                result = &mut locked => {
-                    let result = result.map_err(|_| io::Error::other("the waiting thread ended"))?;
-                    return Ok(result?);
-                }
-                () = &mut patience, if !told => {
-                    told = true;
-                    if let Some(turn) = turn {
-                        turn.tell(Notice::Stuck { pid: self.mutex_holder() });
-                    }
-                }
+        let answer = async { locked.await.map_err(|_| io::Error::other("a thread ended"))? };
+        tokio::pin!(answer);
+        let time = match patience {
+            ForMutex::Endless(_) => MUTEX_IS_STUCK,
+            ForMutex::Bounded => GIVE_UP,
+        };
+        if let Ok(answer) = tokio::time::timeout(time, &mut answer).await {
+            return answer;
+        }
+        let pid = self.mutex_holder();
+        match patience {
+            ForMutex::Endless(turn) => {
+                turn.tell(Notice::Stuck { pid });
+                answer.await
+            }
+            ForMutex::Bounded => {
+                let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
+                let what = format!("{pid} keeps the files locked; is it stopped?");
+                Err(io::Error::new(io::ErrorKind::TimedOut, what))
             }
         }
     }

@@ -89,7 +89,7 @@ impl Local {
             let Some(semaphore) = Semaphore::open(&base, name, false)? else {
                 return Ok(Snapshot::unused(name));
             };
-            let locked = semaphore.lock(None).await?;
+            let locked = semaphore.lock(files::ForMutex::Bounded).await?;
             match locked {
                 Some(locked) => snapshot(&semaphore, &locked, name),
                 None => Ok(Snapshot::unused(name)),

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Held;
-use super::files::{Entry, Kind, Listing, Locked, Semaphore, State};
+use super::files::{self, Entry, Kind, Listing, Locked, Semaphore, State};
 use crate::backends::{Acquired, Ask, Notice, Permit, Record, Standing, Turn};
 use crate::kernel::watch;
 
@@ -43,8 +43,10 @@ pub(super) async fn take_turn(
     let mut place: Option<Queued> = None;
     let mut patience: Option<Patience> = None;
     let mut warned = false;
+    let for_mutex =
+        if ask.nonblock { files::ForMutex::Bounded } else { files::ForMutex::Endless(turn) };
     loop {
-        let Some(locked) = semaphore.lock(Some(turn)).await? else {
+        let Some(locked) = semaphore.lock(for_mutex).await? else {
             return Ok(None);
         };
         let state = locked.state()?;
