@@ -13,7 +13,15 @@ pub(crate) struct Account {
     pub(crate) uid: u32,
     /// The number as text where the user database does not know it.
     pub(crate) user: String,
-    pub(crate) home: Option<PathBuf>,
+    pub(crate) home: Home,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Home {
+    At(PathBuf),
+    None,
+    /// The database cannot be asked just now, and without it nobody knows where others look.
+    Unknown(String),
 }
 
 impl Account {
@@ -21,15 +29,19 @@ impl Account {
         let uid = geteuid().as_raw();
         // Root is root everywhere, and needs no home of ours.
         if uid == 0 {
-            return Self { uid, user: "root".into(), home: None };
+            return Self { uid, user: "root".into(), home: Home::None };
         }
         // The file covers nearly everybody; getent also asks the directory services, which a
         // static build of this program cannot.
-        let line = fs::read_to_string("/etc/passwd")
-            .ok()
-            .and_then(|passwd| entry(&passwd, uid))
-            .or_else(|| entry(&getent(uid)?, uid));
-        line.unwrap_or_else(|| Self { uid, user: uid.to_string(), home: None })
+        let passwd = fs::read("/etc/passwd").unwrap_or_default();
+        if let Some(account) = entry(&String::from_utf8_lossy(&passwd), uid) {
+            return account;
+        }
+        let nobody = |home| Self { uid, user: uid.to_string(), home };
+        match getent(uid) {
+            Ok(passwd) => entry(&passwd, uid).unwrap_or_else(|| nobody(Home::None)),
+            Err(trouble) => nobody(Home::Unknown(trouble)),
+        }
     }
 }
 
@@ -38,14 +50,25 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn getent(uid: u32) -> Option<String> {
-    let output = Command::new("getent")
+/// Where getent(1) is, if it is: not in PATH, which cron and a login shell do not share.
+const GETENT: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
+
+/// What the user database has on a user: a line, or nothing.
+fn getent(uid: u32) -> Result<String, String> {
+    const UNKNOWN: i32 = 2;
+    let Some(program) = GETENT.into_iter().find(|path| fs::exists(path).unwrap_or(false)) else {
+        return Ok(String::new());
+    };
+    let output = Command::new(program)
         .args(["passwd", &uid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
-        .ok()?;
-    String::from_utf8(output.stdout).ok()
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    match output.status.code() {
+        Some(0 | UNKNOWN) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        _ => Err(format!("{program} failed ({})", output.status)),
+    }
 }
 
 /// Finds a user in lines of the form of passwd(5).
@@ -58,7 +81,7 @@ fn entry(passwd: &str, uid: u32) -> Option<Account> {
         (number == uid).then(|| Account {
             uid,
             user: user.into(),
-            home: home.starts_with('/').then(|| home.into()),
+            home: if home.starts_with('/') { Home::At(home.into()) } else { Home::None },
         })
     })
 }
@@ -76,12 +99,12 @@ mod tests {
     fn a_user_is_found_by_number() {
         let account = entry(PASSWD, 1001).unwrap();
         assert_eq!(account.user, "deploy");
-        assert_eq!(account.home, Some("/home/deploy".into()));
+        assert_eq!(account.home, Home::At("/home/deploy".into()));
     }
 
     #[test]
     fn an_empty_home_is_none_and_a_stranger_is_not_found() {
-        assert_eq!(entry(PASSWD, 1002).unwrap().home, None);
+        assert_eq!(entry(PASSWD, 1002).unwrap().home, Home::None);
         assert_eq!(entry(PASSWD, 4711), None);
     }
 }

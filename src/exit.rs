@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, Signal, WaitStatus, setrlimit};
+use rustix::process::{DumpableBehavior, Signal, WaitStatus, set_dumpable_behavior};
+
+use crate::supervise::signals;
 
 /// How a program run ends, when nothing failed on our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +70,8 @@ impl Exit {
             Self::CommandSignalled(signal) | Self::Interrupted(signal) => signal_code(signal),
             Self::Reraise(signal) => {
                 // The command has left its core file already, if it was to leave one.
-                let none = Rlimit { current: Some(0), maximum: Some(0) };
-                let _ = setrlimit(Resource::Core, none);
-                let _ = signal_hook::low_level::emulate_default_handler(signal.as_raw());
+                let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+                signals::die_of(signal);
                 signal_code(signal)
             }
         }

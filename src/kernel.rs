@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
-    Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
+    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
     setrlimit,
 };
 use rustix::termios::tcsetpgrp;
@@ -27,6 +27,12 @@ pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<Async
     // SAFETY: an OwnedFd has the same open descriptor until it is dropped.
     let watched = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     Ok(watched?)
+}
+
+/// Our process group. None where it lies outside our pid namespace and has no number here.
+pub(crate) fn own_group() -> Option<Pid> {
+    // SAFETY: asks, and cannot fail. rustix's own takes for granted that there is a number.
+    Pid::from_raw(unsafe { libc::getpgrp() })
 }
 
 /// What the command's process gets before it executes the command.
@@ -59,7 +65,8 @@ impl Preparation<'_> {
             if let Some(terminal) = terminal {
                 // SAFETY: open in the parent until the spawn is over, and so in its copy here.
                 let terminal = unsafe { BorrowedFd::borrow_raw(terminal) };
-                without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()))?;
+                // Fails where the terminal has gone since, and then there is none to have.
+                let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
             }
             if let Some(descriptor) = inherit {
                 // SAFETY: as above.

@@ -19,7 +19,11 @@ use terminal::{Console, Loudness};
 
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
-    match commands::dispatch(&line) {
+    // A defect of ours is still one of the documented codes; what it was has been printed.
+    let Ok(done) = std::panic::catch_unwind(|| commands::dispatch(&line)) else {
+        return exit::Failure::Internal.code();
+    };
+    match done {
         Ok(exit) => exit.finish(),
         Err(error) => {
             Console::new(Loudness::Quiet).say(Loudness::Quiet, report::Failed(&error));

@@ -62,7 +62,7 @@ impl fmt::Display for Waited<'_> {
 /// What was not as asked, or does not move.
 pub(crate) enum Warning<'a> {
     Limit { name: &'a Name, asked: u32, stands: u32 },
-    Stuck { name: &'a Name, pid: Option<u32> },
+    Trouble { name: &'a Name, what: &'a str },
     Unkillable(&'a [Pid]),
     NotReleased(&'a crate::backends::Error),
 }
@@ -76,16 +76,9 @@ impl fmt::Display for Warning<'_> {
                 "'{name}' is in use with a limit of {stands}, which counts until nobody uses it; \
                  not the {asked} asked for"
             ),
-            Self::Stuck { name, pid: Some(pid) } => write!(
-                f,
-                "process {pid} has kept the files of '{name}' locked for seconds, so nobody gets \
-                 on; it may be stopped: continue it (kill -CONT {pid}) or end it"
-            ),
-            Self::Stuck { name, pid: None } => write!(
-                f,
-                "somebody has kept the files of '{name}' locked for seconds, so nobody gets on; \
-                 look for a stopped or frozen semrun"
-            ),
+            Self::Trouble { name, what } => {
+                write!(f, "cannot get on with '{name}', and keep trying: {what}")
+            }
             Self::Unkillable(pids) => {
                 let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
                 write!(

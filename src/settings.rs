@@ -119,7 +119,10 @@ fn subcommand(
     }
     Ok(match parsed {
         Sub::Status(status) => Task::Status(Status {
-            location: location(status.backend.backend.or(backend.clone()), variables)?,
+            location: location(
+                status.backend.backend.as_deref().or(backend.as_deref()),
+                variables,
+            )?,
             names: status.names,
             json: status.json,
         }),
@@ -129,7 +132,9 @@ fn subcommand(
 }
 
 fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
-    let options = typed.options.over(from_variables(variables)?);
+    let location = location(typed.options.backend.backend.as_deref(), variables)?;
+    let lower = from_variables(&typed.options, variables)?;
+    let options = typed.options.over(lower);
     let (program, arguments) = match (typed.command, typed.operands) {
         (Some(text), _) => {
             let shell = variables("SHELL").filter(|shell| !shell.is_empty());
@@ -156,7 +161,7 @@ fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
     let file_name = Path::new(&program).file_name().unwrap_or(&program);
     let label = options.label.unwrap_or_else(|| printable(file_name));
     Ok(Run {
-        location: location(options.backend.backend, variables)?,
+        location,
         name,
         limit: options.limit.unwrap_or(1),
         wait: match options.wait {
@@ -182,34 +187,58 @@ fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
 }
 
 impl Options {
-    /// This layer on top of a lower one, of which it silences what conflicts with it.
+    /// Whether this layer decides what an option of a lower one would say: by the same option,
+    /// or by one that conflicts with it. The backend is looked up by [`location`].
+    fn silence(&self, long: &str) -> bool {
+        match long {
+            "name" => self.name.is_some(),
+            "backend" => true,
+            "limit" => self.limit.is_some(),
+            "wait" | "nonblock" => self.wait.is_some() || self.nonblock,
+            "conflict-exit-code" => self.conflict_exit_code.is_some(),
+            "signal" => self.signal.is_some(),
+            "kill-after" => self.kill_after.is_some(),
+            "orphans" => self.orphans.is_some(),
+            "foreground" => self.foreground,
+            "label" => self.label.is_some(),
+            "verbose" | "quiet" => self.loudness.verbose || self.loudness.quiet,
+            _ => false,
+        }
+    }
+
+    /// This layer on top of a lower one, in which nothing is left that it silences.
     fn over(self, lower: Self) -> Self {
-        let waits = self.wait.is_some() || self.nonblock;
-        let loud = self.loudness.verbose || self.loudness.quiet;
         Self {
             name: self.name.or(lower.name),
-            backend: BackendOptions { backend: self.backend.backend.or(lower.backend.backend) },
+            backend: self.backend,
             limit: self.limit.or(lower.limit),
-            wait: if waits { self.wait } else { lower.wait },
-            nonblock: if waits { self.nonblock } else { lower.nonblock },
+            wait: self.wait.or(lower.wait),
+            nonblock: self.nonblock || lower.nonblock,
             conflict_exit_code: self.conflict_exit_code.or(lower.conflict_exit_code),
             signal: self.signal.or(lower.signal),
             kill_after: self.kill_after.or(lower.kill_after),
             orphans: self.orphans.or(lower.orphans),
             foreground: self.foreground || lower.foreground,
             label: self.label.or(lower.label),
-            loudness: if loud { self.loudness } else { lower.loudness },
+            loudness: LoudnessOptions {
+                verbose: self.loudness.verbose || lower.loudness.verbose,
+                quiet: self.loudness.quiet || lower.loudness.quiet,
+            },
         }
     }
 }
 
-/// The layer of variables: each is parsed as the option whose name it bears.
-fn from_variables(variables: Variables<'_>) -> Result<Options, Misuse> {
+/// The layer of variables: each is parsed as the option whose name it bears. Those that a flag
+/// silences are not even looked at.
+fn from_variables(flags: &Options, variables: Variables<'_>) -> Result<Options, Misuse> {
     let mut words = Vec::new();
     for argument in Layer::command().get_arguments() {
         let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument)) else {
             continue;
         };
+        if flags.silence(long) {
+            continue;
+        }
         // An empty variable is the usual way to unset one for a single call.
         let Some(value) = variables(&variable).filter(|value| !value.is_empty()) else {
             continue;
@@ -238,11 +267,14 @@ fn from_variables(variables: Variables<'_>) -> Result<Options, Misuse> {
     }
 }
 
-fn location(typed: Option<String>, variables: Variables<'_>) -> Result<Location, Misuse> {
+fn location(typed: Option<&str>, variables: Variables<'_>) -> Result<Location, Misuse> {
     let (source, url) = match typed {
-        Some(url) => ("--backend", url),
+        Some(url) => ("--backend", url.to_owned()),
         None => match variables("SEMRUN_BACKEND").filter(|url| !url.is_empty()) {
-            Some(url) => ("SEMRUN_BACKEND", url.to_string_lossy().into_owned()),
+            Some(url) => {
+                let text = url.into_string().map_err(|_| misuse("SEMRUN_BACKEND is not UTF-8"))?;
+                ("SEMRUN_BACKEND", text)
+            }
             None => return Ok(Location::Default),
         },
     };
@@ -361,6 +393,9 @@ mod tests {
         assert_eq!((run.limit, run.wait, run.loudness), (5, wait, Loudness::Verbose));
         let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
         assert_eq!(run.wait, Wait::Not);
+        // Also what would be wrong with them.
+        let set = [("SEMRUN_LIMIT", "many"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_WAIT", "5")];
+        assert_eq!(run_with("semrun --name x -l 5 -w 2 true", &set).wait, wait);
     }
 
     #[test]
@@ -403,7 +438,7 @@ mod tests {
     fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
         type Mistake =
             (&'static str, &'static [(&'static str, &'static str)], Failure, &'static str);
-        let mistakes: [Mistake; 12] = [
+        let mistakes: [Mistake; 13] = [
             ("semrun true", &[], Failure::Usage, "--name"),
             ("semrun --name x", &[], Failure::Usage, "no command"),
             ("semrun --name  true", &[], Failure::Usage, "cannot be empty"),
@@ -425,6 +460,12 @@ mod tests {
                 &[],
                 Failure::Unsupported,
                 "redis",
+            ),
+            (
+                "semrun --name x true",
+                &[("SEMRUN_BACKEND", "ftp://u:geheim@h")],
+                Failure::Usage,
+                "SEMRUN_BACKEND",
             ),
         ];
         for (line, set, failure, text) in mistakes {

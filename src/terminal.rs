@@ -4,9 +4,11 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-use rustix::process::getpgrp;
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
+
+use crate::kernel::own_group;
+use crate::supervise::signals::without_stopping_at_the_terminal;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +33,9 @@ pub(crate) struct Console {
 impl Console {
     pub(crate) fn new(loudness: Loudness) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        Self { loudness, redraws: io::stderr().is_terminal() && !dumb, drawn: false }
+        // On a terminal that is not ours to control, nobody says whether we are in front.
+        let ours = io::stderr().is_terminal() && tcgetpgrp(io::stderr()).is_ok();
+        Self { loudness, redraws: ours && !dumb, drawn: false }
     }
 
     /// Whether there is a waiting line to keep up to date.
@@ -74,11 +78,12 @@ impl Console {
 
 /// Nobody may be reading; that must not end a job.
 fn write(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    // `stty tostop` stops whoever writes from the background; semrun has a command to look after.
+    let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
 }
 
 fn in_foreground() -> bool {
-    tcgetpgrp(io::stderr()).is_ok_and(|group| group == getpgrp())
+    tcgetpgrp(io::stderr()).is_ok_and(|group| Some(group) == own_group())
 }
 
 /// As much of a line as one row shows; the last column stays free, where some terminals wrap.

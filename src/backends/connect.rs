@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use super::Backend;
 use super::local::Local;
 use super::local::place::Place;
+use super::{Backend, Error};
 use crate::account::Account;
 
 /// Where permits live, checked as far as its text goes.
@@ -59,11 +59,12 @@ impl Location {
         }
     }
 
-    pub(crate) fn connect(&self, account: &Account) -> Box<dyn Backend> {
-        Box::new(Local::new(match self {
-            Self::Default => Place::default_for(account),
+    pub(crate) fn connect(&self, account: &Account) -> Result<Box<dyn Backend>, Error> {
+        let place = match self {
+            Self::Default => Place::default_for(account)?,
             Self::Directory(path) => Place::named(Path::new(path)),
-        }))
+        };
+        Ok(Box::new(Local::new(place)))
     }
 }
 

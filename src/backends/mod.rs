@@ -215,8 +215,9 @@ pub(crate) enum Notice {
     Queued(Standing),
     /// Another limit stands and counts.
     Limit { asked: u32, stands: u32 },
-    /// Somebody keeps the backend from moving at all: a stopped process, most likely.
-    Stuck { pid: Option<u32> },
+    /// The backend does not answer, or not as it should, and is tried again: `what` fits behind
+    /// a colon. It may last if an error does not end it soon.
+    Trouble { what: String, may_last: bool },
 }
 
 /// How things stand for one who waits.

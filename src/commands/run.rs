@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::runtime;
 use crate::account::{self, Account};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, Lease, Notice, Pending, Snapshot, Standing, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Notice, Pending, Snapshot, Standing,
+    Turn, Who,
 };
 use crate::exit::Exit;
 use crate::report::{CannotRun, Detail, Waited, Waiting, Warning};
@@ -34,7 +35,7 @@ async fn story(settings: &Run, descriptors: Rlimit) -> anyhow::Result<Exit> {
     let mut signals = Signals::install().context("cannot listen to signals")?;
     let mut console = Console::new(settings.loudness);
     let account = Account::current();
-    let backend = settings.location.connect(&account);
+    let backend = settings.location.connect(&account)?;
     let ask = ask(settings, account);
 
     let lease = match wait_in_turn(settings, &*backend, &ask, &mut signals, &mut console).await? {
@@ -48,6 +49,10 @@ async fn story(settings: &Run, descriptors: Rlimit) -> anyhow::Result<Exit> {
 
     let ran = run_command(settings, &*lease, &url, descriptors, &mut signals, &mut console).await;
 
+    if ran.as_ref().is_err_and(|error| !error.is::<CannotRun>()) {
+        // The command may live on. It has the permit, and keeps it if semrun only goes.
+        return ran;
+    }
     match lease.release().await {
         Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
         Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
@@ -176,6 +181,18 @@ async fn wait_in_turn(
             Turned::Granted(lease)
         }
         (Acquired::Busy, _) => Turned::Away(Exit::NotAcquired(settings.conflict_exit_code)),
+        (Acquired::Cancelled, _) if view.trouble.is_some() => {
+            view.console.clear();
+            let what = view.trouble.take().unwrap_or_default();
+            let what = format!("gave up waiting for '{}': {what}", ask.name);
+            return Err(Error {
+                kind: ErrorKind::Unavailable,
+                backend: backend.url(),
+                what,
+                source: None,
+            }
+            .into());
+        }
         (Acquired::Cancelled, _) => {
             // The exit code alone would not tell this from an error of the command's.
             view.console.say(Loudness::Normal, Waited::GaveUp(&ask.name, after));
@@ -190,6 +207,8 @@ struct View<'a> {
     ask: &'a Ask,
     console: &'a mut Console,
     standing: Option<Standing>,
+    /// What keeps the backend from telling us.
+    trouble: Option<String>,
     /// Whether a log was told that we wait.
     announced: bool,
     next_look: Option<Instant>,
@@ -203,6 +222,7 @@ impl<'a> View<'a> {
             ask,
             console,
             standing: None,
+            trouble: None,
             announced: false,
             next_look: None,
             looking: None,
@@ -219,7 +239,7 @@ impl<'a> View<'a> {
                 None
             }
             // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
-            Signal::TSTP => {
+            Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
                 signals::stop(Whom::Semrun);
                 self.draw();
@@ -235,14 +255,20 @@ impl<'a> View<'a> {
         match notice {
             Notice::Queued(standing) => {
                 self.standing = Some(standing);
+                self.trouble = None;
                 self.show();
             }
             Notice::Limit { asked, stands } => {
                 self.console.say(Loudness::Normal, Warning::Limit { name, asked, stands });
                 self.draw();
             }
-            Notice::Stuck { pid } => {
-                self.console.say(Loudness::Normal, Warning::Stuck { name, pid });
+            Notice::Trouble { what, may_last } => {
+                // Once, however often it is tried.
+                if may_last && self.trouble.as_deref() != Some(&what) {
+                    let warning = Warning::Trouble { name, what: &what };
+                    self.console.say(Loudness::Normal, warning);
+                }
+                self.trouble = Some(what);
                 self.draw();
             }
         }

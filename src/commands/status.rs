@@ -14,7 +14,7 @@ use crate::report::{Span, harmless};
 use crate::settings::Status;
 
 pub(super) fn run(settings: &Status) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(&Account::current());
+    let backend = settings.location.connect(&Account::current())?;
     let snapshots = runtime()?.block_on(look(&*backend, &settings.names))?;
     let text = if settings.json {
         let mut text = serde_json::to_string_pretty(&Document::of(&snapshots))?;

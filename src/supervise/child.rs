@@ -11,15 +11,15 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid,
-    getpgrp, getpid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, wait, waitid,
+    getpid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    wait, waitid,
 };
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 
 use super::descendants::{self, Descendant};
 use super::policy::Terminal;
 use super::signals::without_stopping_at_the_terminal;
-use crate::kernel::Preparation;
+use crate::kernel::{Preparation, own_group};
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct Tree {
     /// Until the command's end has been noticed, which frees its number for others.
     running: bool,
     terminal: Option<File>,
+    /// Whether the command is to have the terminal when our group has it.
+    wants_terminal: bool,
     /// Children that semrun had before: whoever started it with exec(2) left them to it.
     strangers: Vec<Pid>,
     /// Orphans that were told to end.
@@ -77,13 +79,12 @@ impl Tree {
         // tree escapes, and it is gone when nothing is left to wait for.
         set_child_subreaper(Some(getpid())).map_err(|errno| LaunchError::Failed(errno.into()))?;
         let strangers = strangers();
-        let terminal = (!launch.foreground).then(open_terminal).flatten();
-        let ours = getpgrp();
-        let give = terminal.as_ref().filter(|terminal| {
-            // A pipeline's other commands need the terminal as well (`semrun … | less`); there
-            // ours gets it when it asks.
-            has_terminal(terminal, ours) && isatty(io::stdin()) && isatty(io::stdout())
-        });
+        let ours = own_group().filter(|_| !launch.foreground);
+        let terminal = ours.and_then(|_| open_terminal());
+        // A pipeline's other commands need the terminal as well (`semrun … | less`); there ours
+        // gets it when it asks.
+        let wants_terminal = isatty(io::stdin()) && isatty(io::stdout());
+        let give = terminal.as_ref().filter(|terminal| wants_terminal && owner(terminal) == ours);
         let mut command = Command::new(launch.program);
         command.args(launch.arguments).envs(launch.environment.iter().map(|(k, v)| (k, v)));
         if !launch.foreground {
@@ -95,29 +96,37 @@ impl Tree {
             descriptors: launch.descriptors,
         };
         let child = preparation.spawn(&mut command).map_err(|error| {
-            if let Some(terminal) = give {
+            if let (Some(terminal), Some(ours)) = (give, ours) {
                 give_terminal(terminal, ours);
             }
             LaunchError::from(error)
         })?;
         let command = Pid::from_child(&child);
         let group = (!launch.foreground).then_some(command);
-        Ok(Self { command, group, running: true, terminal, strangers, told: Vec::new() })
+        Ok(Self {
+            command,
+            group,
+            running: true,
+            terminal,
+            wants_terminal,
+            strangers,
+            told: Vec::new(),
+        })
     }
 
     /// Sends a signal to the command's process group; once the command has ended, to what it
     /// left in its group and to those orphans that are our children now.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         if self.running {
-            let _ = match self.group {
-                Some(group) => kill_process_group(group, signal),
-                None => kill_process(self.command, signal),
-            };
+            let group = self.group.map(|group| kill_process_group(group, signal));
+            if !matches!(group, Some(Ok(()))) {
+                // It has none of its own, or has left it.
+                let _ = kill_process(self.command, signal);
+            }
             return;
         }
         for process in self.descendants() {
             if self.is_in_group(process) || process.parent == getpid() {
-                self.told.push(process.pid);
                 let _ = send(process, signal);
             }
         }
@@ -125,13 +134,22 @@ impl Tree {
 
     /// Sends a signal once to each orphan that is our child now and has not had it with the
     /// command's group. What is below those is theirs to stop; a nested semrun does.
-    pub(crate) fn signal_orphans(&mut self, signal: Signal) {
+    pub(crate) fn stop_orphans(&mut self, signal: Signal) {
         for process in self.descendants() {
             let ours = process.parent == getpid() && process.pid != self.command;
             if ours && !self.is_in_group(process) && !self.told.contains(&process.pid) {
                 self.told.push(process.pid);
                 let _ = send(process, signal);
             }
+        }
+    }
+
+    /// Tells the whole tree to end; see [`Tree::stop_orphans`] for those who are orphaned later.
+    pub(crate) fn stop(&mut self, signal: Signal) {
+        self.signal(signal);
+        if !self.running {
+            let orphans = self.descendants().into_iter();
+            self.told.extend(orphans.filter(|one| one.parent == getpid()).map(|one| one.pid));
         }
     }
 
@@ -182,20 +200,25 @@ impl Tree {
     }
 
     pub(crate) fn terminal(&self) -> Terminal {
-        let Some(terminal) = &self.terminal else {
-            return Terminal::None;
-        };
-        match tcgetpgrp(terminal) {
-            Ok(group) if group == getpgrp() => Terminal::Ours,
-            Ok(group) if Some(group) == self.group => Terminal::Commands,
+        let Some(terminal) = &self.terminal else { return Terminal::None };
+        match owner(terminal) {
+            Some(group) if Some(group) == own_group() => Terminal::Ours,
+            Some(group) if Some(group) == self.group => Terminal::Commands,
             _ => Terminal::Elsewhere,
         }
     }
 
-    /// Gives the command the terminal if our group has it, and continues the command.
-    pub(crate) fn resume(&mut self) {
+    /// The command asks for the terminal, and gets it whenever our group has it.
+    pub(crate) fn ask_for_terminal(&mut self) {
+        self.wants_terminal = true;
+    }
+
+    /// Gives the command the terminal if it is to have it and our group has it, and continues
+    /// the command.
+    pub(crate) fn resume(&self) {
         if let (Some(terminal), Some(group)) = (&self.terminal, self.group)
             && self.running
+            && self.wants_terminal
             && self.terminal() == Terminal::Ours
         {
             give_terminal(terminal, group);
@@ -206,16 +229,20 @@ impl Tree {
     /// Takes the terminal back from the command, or from a group of its that is no more. One
     /// that the shell has given to somebody else stays there.
     pub(crate) fn reclaim_terminal(&self) {
-        let Some(terminal) = &self.terminal else {
-            return;
-        };
-        let Ok(group) = tcgetpgrp(terminal) else {
-            return;
-        };
+        let (Some(terminal), Some(ours)) = (&self.terminal, own_group()) else { return };
+        let Some(group) = owner(terminal) else { return };
         let deserted = rustix::process::test_kill_process_group(group) == Err(Errno::SRCH);
         if Some(group) == self.group || deserted {
-            give_terminal(terminal, getpgrp());
+            give_terminal(terminal, ours);
         }
+    }
+
+    /// Takes the terminal back for the other commands of a pipeline, which the kernel stopped for
+    /// asking. The command has to ask again.
+    pub(crate) fn lend_terminal(&mut self) {
+        self.wants_terminal = false;
+        self.reclaim_terminal();
+        let _ = rustix::process::kill_current_process_group(Signal::CONT);
     }
 
     fn is_in_group(&self, process: Descendant) -> bool {
@@ -231,7 +258,9 @@ impl From<io::Error> for LaunchError {
     fn from(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => Self::NotFound,
-            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => Self::Failed(error),
+            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::SRCH) => {
+                Self::Failed(error)
+            }
             _ => Self::NotExecutable(error),
         }
     }
@@ -263,8 +292,9 @@ fn open_terminal() -> Option<File> {
     File::options().read(true).write(true).open("/dev/tty").ok()
 }
 
-fn has_terminal(terminal: &File, group: Pid) -> bool {
-    tcgetpgrp(terminal).is_ok_and(|foreground| foreground == group)
+/// The process group that has the terminal.
+fn owner(terminal: &File) -> Option<Pid> {
+    tcgetpgrp(terminal).ok()
 }
 
 fn give_terminal(terminal: &File, group: Pid) {

@@ -46,8 +46,8 @@ pub(crate) async fn supervise(
             arrival = signals.next() => match arrival? {
                 Arrival { signal: Signal::CHILD, .. } => end.note(tree),
                 arrival => {
-                    end.received.push(arrival.signal);
-                    Event::Arrived(arrival)
+                    end.received(arrival.signal);
+                    Event::Arrived { arrival, terminal: tree.terminal() }
                 }
             },
             () = reached(deadline) => Event::GraceOver,
@@ -57,13 +57,13 @@ pub(crate) async fn supervise(
             Action::Forward(signal) => tree.signal(signal),
             Action::Stop(signal) => {
                 if let Some(signal) = signal {
-                    tree.signal(signal);
+                    tree.stop(signal);
                 }
                 // Whoever is stopped by Ctrl-Z cannot end before it runs again.
                 tree.signal(Signal::CONT);
                 deadline = supervision.kill_after.map(|grace| Instant::now() + grace);
             }
-            Action::StopOrphans(signal) => tree.signal_orphans(signal),
+            Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
                 let refusing = tree.kill();
                 if !refusing.is_empty() && refusing != refused {
@@ -72,10 +72,10 @@ pub(crate) async fn supervise(
                 refused = refusing;
                 deadline = Some(Instant::now() + KILL_AGAIN);
             }
-            Action::Suspend => {
-                tree.reclaim_terminal();
-                signals::stop(Whom::Group);
-                tree.resume();
+            Action::Suspend => suspend(tree),
+            Action::SuspendAndGive => {
+                tree.ask_for_terminal();
+                suspend(tree);
             }
             Action::SuspendAlone(signal) => {
                 if let Some(signal) = signal {
@@ -84,8 +84,24 @@ pub(crate) async fn supervise(
                 signals::stop(Whom::Semrun);
             }
             Action::Resume => tree.resume(),
+            Action::Give => {
+                tree.ask_for_terminal();
+                tree.resume();
+            }
+            Action::Lend => tree.lend_terminal(),
             Action::Finish => return Ok(end.exit()),
         }
+    }
+}
+
+/// Stops our process group, until the shell continues it.
+fn suspend(tree: &Tree) {
+    tree.reclaim_terminal();
+    let stopped = signals::stop(Whom::Group);
+    // Where no shell controls our group, a job in front goes on, and one that asked for a terminal
+    // of others stays stopped until somebody continues it.
+    if stopped || tree.terminal() != Terminal::Elsewhere {
+        tree.resume();
     }
 }
 
@@ -93,7 +109,7 @@ pub(crate) async fn supervise(
 #[derive(Debug, Default)]
 struct End {
     status: Option<WaitStatus>,
-    /// The signals that semrun received itself.
+    /// The signals that end a process by default and that semrun received itself.
     received: Vec<Signal>,
 }
 
@@ -103,7 +119,9 @@ impl End {
         if let Some(status) = ended {
             self.status = Some(status);
             let typed = [Signal::INT, Signal::QUIT].into_iter().find(|signal| {
+                // One that came through us was not typed at the command's terminal.
                 tree.terminal() == Terminal::Commands
+                    && !self.received.contains(signal)
                     && status.terminating_signal() == Some(signal.as_raw())
             });
             tree.reclaim_terminal();
@@ -122,12 +140,16 @@ impl End {
         }
     }
 
+    fn received(&mut self, signal: Signal) {
+        let ends_us = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal);
+        if ends_us && !self.received.contains(&signal) {
+            self.received.push(signal);
+        }
+    }
+
     fn exit(&self) -> Exit {
         let status = self.status.expect("a tree is gone only when its command has ended");
-        let ends_us = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
-        let received: Vec<_> =
-            self.received.iter().filter(|signal| ends_us.contains(signal)).copied().collect();
-        Exit::of(status, &received)
+        Exit::of(status, &self.received)
     }
 }
 

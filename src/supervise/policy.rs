@@ -26,7 +26,10 @@ pub(crate) enum Orphans {
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    Arrived(Arrival),
+    Arrived {
+        arrival: Arrival,
+        terminal: Terminal,
+    },
     /// The command was stopped by a signal; it has not ended.
     Stopped {
         signal: Signal,
@@ -71,10 +74,16 @@ pub(crate) enum Action {
     /// Take the terminal back and stop with our whole group, so that the shell sees the job
     /// stopped; once continued, resume.
     Suspend,
+    /// The same, and from now on the command is to have the terminal.
+    SuspendAndGive,
     /// Pass this on, if it is anything, and stop ourselves.
     SuspendAlone(Option<Signal>),
-    /// Give the command the terminal if we have it, and continue it.
+    /// Continue the command, with the terminal if it is to have it and our group has it.
     Resume,
+    /// The same, and from now on it is to have the terminal.
+    Give,
+    /// Take the terminal from the command for the rest of our group.
+    Lend,
     /// We are done: give the permit back.
     Finish,
 }
@@ -102,7 +111,7 @@ impl Policy {
 
     pub(crate) fn on(&mut self, event: Event) -> Action {
         match event {
-            Event::Arrived(arrival) => self.on_signal(arrival),
+            Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
             Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
             Event::Ended => match (self.phase, self.rules.orphans) {
                 // A command that is stopped takes everything it started with it, always.
@@ -126,7 +135,7 @@ impl Policy {
         }
     }
 
-    fn on_signal(&mut self, Arrival { signal, origin }: Arrival) -> Action {
+    fn on_signal(&mut self, Arrival { signal, origin }: Arrival, terminal: Terminal) -> Action {
         // The terminal sends its signals to the whole foreground group. With --foreground the
         // command is in it and has them already.
         let has_it = self.rules.foreground && origin == Origin::Kernel;
@@ -146,6 +155,12 @@ impl Policy {
             // so that an editor can put the screen in order before the shell prompts.
             Signal::TSTP if has_it => Action::SuspendAlone(None),
             Signal::TSTP if self.rules.foreground => Action::SuspendAlone(Some(signal)),
+            // Another command of our pipeline asks for the terminal, and the kernel stops the
+            // whole group for that. If ours has it, it can be lent; if not, the job is in the
+            // background, and stops as a whole.
+            Signal::TTIN | Signal::TTOU if self.rules.foreground => Action::SuspendAlone(None),
+            Signal::TTIN | Signal::TTOU if terminal == Terminal::Commands => Action::Lend,
+            Signal::TTIN | Signal::TTOU => Action::Forward(Signal::TSTP),
             _ if has_it => Action::Nothing,
             // INT, QUIT, USR1, USR2, WINCH, TSTP: an interactive program decides for itself.
             _ => Action::Forward(signal),
@@ -162,11 +177,12 @@ impl Policy {
             // Without a terminal there is no shell whose job this could be.
             (Terminal::None, _) => Action::Nothing,
             // The command did not have the terminal and asks for it; ours to give.
-            (Terminal::Ours, _) if wants_terminal => Action::Resume,
+            (Terminal::Ours, _) if wants_terminal => Action::Give,
             // The user's Ctrl-Z, or anything else that leaves the terminal with a stopped job.
             (Terminal::Commands, _) => Action::Suspend,
             // In the background: the shell has to learn that its job wants the terminal.
-            _ if wants_terminal || signal == Signal::TSTP => Action::Suspend,
+            _ if wants_terminal => Action::SuspendAndGive,
+            _ if signal == Signal::TSTP => Action::Suspend,
             // Somebody froze the command with SIGSTOP and will continue it. The permit stays.
             _ => Action::Nothing,
         }
@@ -190,11 +206,17 @@ mod tests {
     }
 
     fn sent(signal: Signal) -> Event {
-        Event::Arrived(Arrival { signal, origin: Origin::Process })
+        Event::Arrived {
+            arrival: Arrival { signal, origin: Origin::Process },
+            terminal: Terminal::Ours,
+        }
     }
 
     fn typed(signal: Signal) -> Event {
-        Event::Arrived(Arrival { signal, origin: Origin::Kernel })
+        Event::Arrived {
+            arrival: Arrival { signal, origin: Origin::Kernel },
+            terminal: Terminal::Ours,
+        }
     }
 
     #[test]
@@ -262,14 +284,24 @@ mod tests {
         assert_eq!(stopped(Signal::TSTP, Commands), Action::Suspend);
         assert_eq!(stopped(Signal::STOP, Commands), Action::Suspend);
         // Started without the terminal and asking for it.
-        assert_eq!(stopped(Signal::TTIN, Ours), Action::Resume);
-        assert_eq!(stopped(Signal::TTOU, Ours), Action::Resume);
-        assert_eq!(stopped(Signal::TTIN, Elsewhere), Action::Suspend);
+        assert_eq!(stopped(Signal::TTIN, Ours), Action::Give);
+        assert_eq!(stopped(Signal::TTOU, Ours), Action::Give);
+        assert_eq!(stopped(Signal::TTIN, Elsewhere), Action::SuspendAndGive);
         // Ctrl-Z in a pipeline, where our group kept the terminal.
         assert_eq!(stopped(Signal::TSTP, Ours), Action::Suspend);
         // Somebody freezes a job from outside.
         assert_eq!(stopped(Signal::STOP, Elsewhere), Action::Nothing);
         assert_eq!(stopped(Signal::TSTP, None), Action::Nothing);
+    }
+
+    #[test]
+    fn a_neighbour_that_asks_for_the_terminal_gets_it_or_stops_the_job() {
+        let asks = |terminal| {
+            let arrival = Arrival { signal: Signal::TTIN, origin: Origin::Kernel };
+            policy().on(Event::Arrived { arrival, terminal })
+        };
+        assert_eq!(asks(Terminal::Commands), Action::Lend);
+        assert_eq!(asks(Terminal::Elsewhere), Action::Forward(Signal::TSTP));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use crate::kernel::watch;
 
 /// What semrun listens to: everything that `docs/supervision.md` has a rule for.
-const HEARD: [Signal; 10] = [
+const HEARD: [Signal; 12] = [
     Signal::HUP,
     Signal::INT,
     Signal::QUIT,
@@ -24,6 +24,8 @@ const HEARD: [Signal; 10] = [
     Signal::WINCH,
     Signal::CONT,
     Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
     Signal::CHILD,
 ];
 
@@ -53,11 +55,14 @@ pub(crate) struct Signals {
 pub(crate) struct Inherited {
     /// Bit N: signal N was ignored.
     ignored: u64,
+    /// Bit N: signal N was blocked.
+    blocked: u64,
     /// Bit N: descriptor N was closed.
     closed: u8,
 }
 
 static IGNORED: AtomicU64 = AtomicU64::new(0);
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
 /// Runs before Rust's own start, which ignores SIGPIPE and opens what was closed.
@@ -75,6 +80,7 @@ extern "C" fn record() {
         }
     }
     IGNORED.store(ignored, Ordering::Relaxed);
+    BLOCKED.store(blocked(), Ordering::Relaxed);
     let mut closed = 0;
     for descriptor in 0..3 {
         // SAFETY: asks about a number, whether it is a descriptor or not.
@@ -95,9 +101,24 @@ fn disposition(number: libc::c_int) -> libc::sighandler_t {
     }
 }
 
+/// The signals that this thread has blocked.
+fn blocked() -> u64 {
+    // SAFETY: with no new set the call only reads the present one into a valid one.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut set);
+        let member = |number: &i32| libc::sigismember(&raw const set, *number) == 1;
+        (1..=31).filter(member).fold(0, |blocked, number| blocked | 1 << number)
+    }
+}
+
 impl Inherited {
     pub(crate) fn recorded() -> Self {
-        Self { ignored: IGNORED.load(Ordering::Relaxed), closed: CLOSED.load(Ordering::Relaxed) }
+        Self {
+            ignored: IGNORED.load(Ordering::Relaxed),
+            blocked: BLOCKED.load(Ordering::Relaxed),
+            closed: CLOSED.load(Ordering::Relaxed),
+        }
     }
 
     fn ignores(self, signal: Signal) -> bool {
@@ -113,6 +134,8 @@ impl Inherited {
                 unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
             }
         }
+        let blocked = (1..=31).filter(|number| self.blocked & 1 << number != 0);
+        change_mask(libc::SIG_SETMASK, blocked);
         for descriptor in 0..3 {
             if self.closed & 1 << descriptor != 0 {
                 // SAFETY: it holds the /dev/null that Rust's start put there, which nobody uses.
@@ -135,6 +158,11 @@ impl Signals {
             let writer = writer.try_clone()?;
             let number = u8::try_from(signal.as_raw()).expect("signals are below 32");
             let tell = move |info: &libc::siginfo_t| {
+                match signal {
+                    Signal::CHILD => CHILD_CHANGED.store(true, Ordering::Release),
+                    Signal::CONT => CONTINUED.store(true, Ordering::Release),
+                    _ => {}
+                }
                 let origin = u8::from(info.si_code == libc::SI_KERNEL);
                 // Full with thousands unread: one more of them tells nothing new.
                 let _ = rustix::io::write(&writer, &[number, origin]);
@@ -143,16 +171,22 @@ impl Signals {
             // descriptor that lives as long as the handler, which is for ever.
             unsafe { signal_hook_registry::register_sigaction(signal.as_raw(), tell) }?;
         }
+        // Whoever started us may have blocked some, and would have made us deaf.
+        change_mask(libc::SIG_UNBLOCK, HEARD.into_iter().map(Signal::as_raw));
         Ok(Self { pipe: watch(reader, Interest::READABLE)? })
     }
 
-    /// The next signal, in the order of their arrival. Cancel-safe.
+    /// The next signal, in the order of their arrival; several SIGCHLD are one. Cancel-safe.
     pub(crate) async fn next(&mut self) -> io::Result<Arrival> {
         loop {
+            if CHILD_CHANGED.swap(false, Ordering::Acquire) {
+                return Ok(Arrival { signal: Signal::CHILD, origin: Origin::Kernel });
+            }
             let mut ready = self.pipe.readable().await?;
             match ready.try_io(|pipe| read(pipe.get_ref())) {
+                // That there was one is known already, and was even if the pipe was full.
+                Ok(Ok(Arrival { signal: Signal::CHILD, .. })) | Err(_) => {}
                 Ok(arrival) => return arrival,
-                Err(_would_block) => {}
             }
         }
     }
@@ -172,6 +206,11 @@ fn read(pipe: &OwnedFd) -> io::Result<Arrival> {
     Ok(Arrival { signal, origin })
 }
 
+/// Set with each SIGCHLD: a lost one would leave us waiting for ever.
+static CHILD_CHANGED: AtomicBool = AtomicBool::new(false);
+/// Set with each SIGCONT.
+static CONTINUED: AtomicBool = AtomicBool::new(false);
+
 /// Whom a stop concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
@@ -180,9 +219,10 @@ pub(crate) enum Whom {
     Group,
 }
 
-/// Stops as SIGTSTP does, although we listen to it, and returns when continued. In a process
-/// group that no shell controls the kernel ignores the stop, and this returns at once.
-pub(crate) fn stop(whom: Whom) {
+/// Stops as SIGTSTP does, although we listen to it, and returns when continued. False: we did not
+/// stop, because no shell controls our process group; there the kernel ignores it.
+pub(crate) fn stop(whom: Whom) -> bool {
+    CONTINUED.store(false, Ordering::Release);
     // SAFETY: replaces the action of one signal by the default and puts back what was there.
     unsafe {
         let mut ours: libc::sigaction = std::mem::zeroed();
@@ -194,6 +234,29 @@ pub(crate) fn stop(whom: Whom) {
             Whom::Group => libc::kill(0, libc::SIGTSTP),
         };
         libc::sigaction(libc::SIGTSTP, &raw const ours, std::ptr::null_mut());
+    }
+    CONTINUED.load(Ordering::Acquire)
+}
+
+/// Dies of a signal that ends a process by default. Returns where the kernel does not allow that:
+/// to the first process of a container.
+pub(crate) fn die_of(signal: Signal) {
+    // SAFETY: the default action replaces whatever we had; there is no way back and none needed.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+    change_mask(libc::SIG_UNBLOCK, [signal.as_raw()].into_iter());
+    let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+}
+
+/// Changes this thread's signal mask. Async-signal-safe.
+fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
+    // SAFETY: an emptied set is a valid one, and only signal numbers are added.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
 }
 

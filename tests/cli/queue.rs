@@ -220,3 +220,115 @@ fn deleting_the_files_under_a_waiter_does_not_strand_it() {
     assert_eq!(waiter.finish().stdout, b"ran\n");
     assert_eq!(world.leftovers(), [""; 0]);
 }
+
+#[test]
+fn more_stopped_waiters_than_watch_are_passed_over_at_a_release() {
+    let world = World::new();
+    let mut holder = world.holder(&[]);
+    let stopped: Vec<_> =
+        (0..5).map(|n| world.waiter(&[], &format!("echo {n} >> order"))).collect();
+    let waiter = world.waiter(&[], "echo ran");
+    for one in &stopped {
+        one.signal(Signal::STOP);
+        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+    }
+    holder.signal(Signal::TERM);
+    holder.wait().unwrap();
+    assert_eq!(waiter.finish().stdout, b"ran\n");
+    for one in &stopped {
+        one.signal(Signal::CONT);
+    }
+    for one in stopped {
+        assert!(one.finish().status.success());
+    }
+    assert_eq!(world.lines("order"), ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn after_a_killed_holder_whoever_comes_next_wakes_those_behind_stopped_waiters() {
+    let world = World::new();
+    let holder = world.holder(&[]);
+    let stopped: Vec<_> = (0..4).map(|_| world.waiter(&[], "")).collect();
+    let waiter = world.waiter(&[], "echo ran");
+    for one in &stopped {
+        one.signal(Signal::STOP);
+        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+    }
+    drop(holder);
+    wait_until("its command is dead as well", || world.holders().is_empty());
+    // Does not wait, and is not before those who do.
+    shows(&world.script(&["-n"], "echo no").output().unwrap(), 75, "", "");
+    assert_eq!(waiter.finish().stdout, b"ran\n");
+}
+
+/// A waiter that is neither stopped nor able to go on: it hangs in writing to a full pipe.
+fn hanging_waiter(world: &World) -> (Running, std::os::fd::OwnedFd) {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[0; 512]).is_ok() {}
+    while rustix::io::write(&writer, &[0; 1]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let waiter = Running::start(world.script(&[], "echo hung >> order").stderr(writer));
+    world.is_queued(&waiter);
+    (waiter, reader)
+}
+
+#[test]
+fn a_waiter_that_hangs_is_passed_over_too_and_nobody_spins() {
+    let world = World::new();
+    let holder = world.holder(&[]);
+    let (hung, reader) = hanging_waiter(&world);
+    let waiters: Vec<_> = (0..30).map(|_| world.waiter(&["-q"], "echo next >> order")).collect();
+    drop(holder);
+    let late: Vec<_> = (0..3).map(|_| Running::start(&mut world.script(&["-q"], ""))).collect();
+    for waiter in waiters.into_iter().chain(late) {
+        assert!(waiter.finish().status.success());
+    }
+    assert_eq!(world.waiters(), [hung.id()]);
+    // It can write again, and finds its turn.
+    drop(reader);
+    assert!(hung.finish().status.success());
+    assert_eq!(world.lines("order").len(), 31);
+}
+
+#[test]
+fn a_process_that_hangs_does_not_keep_the_mutex_that_a_thread_of_its_got() {
+    let world = World::new();
+    assert!(world.run(["true"]).status().unwrap().success());
+    let mutex = fs::File::open(world.path("permits/x/mutex")).unwrap();
+    rustix::fs::flock(&mutex, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    // Waits for the mutex, and hangs when it wants to say so.
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[0; 512]).is_ok() {}
+    while rustix::io::write(&writer, &[0; 1]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let hung = Running::start(world.run(["true"]).stderr(writer));
+    wait_until("it hangs", || {
+        let wchan = fs::read_to_string(format!("/proc/{}/wchan", hung.id())).unwrap_or_default();
+        wchan.contains("pipe")
+    });
+    drop(mutex);
+    shows(&world.script(&[], "echo ran").output().unwrap(), 0, "ran\n", "");
+    drop(reader);
+    assert!(hung.finish().status.success());
+}
+
+#[test]
+fn a_full_disk_does_not_throw_waiters_out_of_the_queue() {
+    let world = World::new();
+    let script = "
+        mkdir disk; mount -t tmpfs -o nr_inodes=40 none disk; chmod 700 disk
+        export SEMRUN_BACKEND=file://$PWD/disk
+        $semrun --name x -- sh -c 'echo > held; while [ ! -e go ]; do sleep 0.02; done' &
+        while [ ! -e held ]; do sleep 0.02; done
+        $semrun --name x -- echo waited 2>said & waiter=$!
+        while ! grep -q waiting said; do sleep 0.02; done
+        i=0; while touch disk/$i 2>/dev/null; do i=$((i+1)); done
+        touch go
+        while ! grep -q 'keep trying: No space left' said; do sleep 0.02; done
+        rm disk/[0-9]*; wait $waiter";
+    let output = world.with_mounts(script);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "waited\n", "{output:?}");
+}

@@ -60,7 +60,7 @@ fn all_users_share_a_sticky_directory_of_roots() {
 fn a_directory_of_a_stranger_is_refused_even_by_root() {
     let world = World::new();
     let script = "
-        mkdir -m 770 of-alice; chown 61001:61000 of-alice
+        mkdir of-alice; chown 61001:61000 of-alice; chmod 2770 of-alice
         $alice $semrun --backend file://$PWD/of-alice --name x -- echo fine
         $bob $semrun --backend file://$PWD/of-alice --name x -- echo no 2>bob || echo bob $?
         $semrun --backend file://$PWD/of-alice --name x -- echo no 2>root || echo root $?

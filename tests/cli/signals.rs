@@ -263,3 +263,62 @@ fn in_the_foreground_the_command_shares_semruns_process_group() {
     died_of(&run.finish(), Signal::TERM);
     assert!(!members.iter().any(|pid| is_alive(*pid)));
 }
+
+#[test]
+fn signals_that_were_blocked_at_the_start_are_heard_and_blocked_for_the_command() {
+    let world = World::new();
+    let start = |command: &[&str]| {
+        let script = "import signal, os, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1])
+os.execv(sys.argv[1], sys.argv[1:])";
+        let mut block = std::process::Command::new("python3");
+        block.args(["-c", script, super::support::SEMRUN, "--name", "x", "-k", "0.3", "--"]);
+        block.args(command).env("SEMRUN_BACKEND", world.backend());
+        Running::start(block.stdout(std::process::Stdio::piped()))
+    };
+    let output = start(&["grep", "SigBlk", "/proc/self/status"]).finish();
+    assert_eq!(output.stdout, b"SigBlk:\t0000000000014200\n");
+    let run = start(&["sleep", "1000"]);
+    wait_until("the command runs", || {
+        world.holders() == [run.id()] && children_of(run.pid()) == ["sleep"]
+    });
+    run.signal(Signal::TERM);
+    // The command cannot hear that, and is killed after the grace time.
+    assert_eq!(run.finish().status.code(), Some(137));
+}
+
+#[test]
+fn the_first_process_of_a_container_ends_with_a_code() {
+    let world = World::new();
+    let script = format!(
+        "mount -t proc proc /proc; exec {} --name x -- sh -c 'echo > ready; exec sleep 1000'",
+        super::support::SEMRUN
+    );
+    let mut unshare = super::support::as_root("unshare");
+    unshare.args(["--pid", "--mount", "--fork", "--kill-child", "sh", "-c", &script]);
+    unshare.current_dir(world.path(".")).env("SEMRUN_BACKEND", world.backend());
+    // In our process group, which has no number in there.
+    let run = Running::start(&mut unshare);
+    content(&world.path("ready"));
+    let inner: u32 = children_pids(run.pid())[0];
+    kill_process(Pid::from_raw(inner.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(run.finish().status.code(), Some(143));
+}
+
+fn children_pids(parent: Pid) -> Vec<u32> {
+    let parent = parent.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_signal_that_came_through_semrun_is_not_spread_to_its_group() {
+    let world = World::new();
+    let script = format!(
+        "trap 'echo spread' INT; timeout --foreground -s INT 0.3 {} --name x -- sleep 1000; echo $?",
+        super::support::SEMRUN
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).env("SEMRUN_BACKEND", world.backend());
+    shows(&shell.output().unwrap(), 0, "124\n", "");
+}

@@ -140,7 +140,7 @@ impl World {
 }
 
 /// A program that runs as root, by sudo where we are somebody else.
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

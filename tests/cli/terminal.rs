@@ -269,3 +269,74 @@ fn nothing_hangs_where_no_shell_controls_the_job() {
     terminal.exp_string("got=hello").unwrap();
     terminal.exp_eof().unwrap();
 }
+
+#[test]
+fn a_pipeline_that_was_stopped_goes_on_as_a_whole() {
+    let world = World::new();
+    let mut terminal = Terminal::open(&world);
+    terminal.script("i=0; while sleep 0.05; do i=$((i+1)); echo line-$i; done");
+    // The last part reads the terminal, as a pager does, and must be able to after `fg`.
+    let pager = "bash -c 'head -3; read key < /dev/tty; echo got=$key; cat > /dev/null'";
+    terminal.enters(&format!("$semrun --name x -- bash script | {pager}"));
+    terminal.shows("line-3");
+    terminal.types('z');
+    terminal.shows("Stopped");
+    terminal.shows("ready> ");
+    terminal.enters("fg");
+    terminal.shows("head -3");
+    terminal.enters("hello");
+    terminal.shows("got=hello");
+    terminal.types('c');
+    terminal.shows("ready> ");
+    wait_until("the permit is free", || world.leftovers().is_empty());
+}
+
+#[test]
+fn a_command_in_a_pipeline_can_borrow_the_terminal() {
+    let world = World::new();
+    let mut terminal = Terminal::open(&world);
+    // As sudo does for its password, before the pager wants the terminal again.
+    terminal.script("read word < /dev/tty; echo word=$word; sleep 1000");
+    let pager = "bash -c 'head -1; read key < /dev/tty; echo got=$key'";
+    terminal.enters(&format!("$semrun --name x -- bash script | {pager}"));
+    terminal.holds();
+    terminal.enters("secret");
+    terminal.shows("word=secret");
+    terminal.enters("key");
+    terminal.shows("got=key");
+}
+
+#[test]
+fn a_background_job_that_no_shell_controls_does_not_spin() {
+    let world = World::new();
+    let mut terminal = Terminal::open(&world);
+    terminal.enters("($semrun --name x -- cat /dev/tty &)");
+    terminal.holds();
+    let semrun = rustix::process::Pid::from_raw(world.holders()[0].cast_signed()).unwrap();
+    let used = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", semrun.as_raw_nonzero()));
+        let stat = stat.unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(used() - before < 10, "of a hundred: {before}, {}", used());
+    rustix::process::kill_process(semrun, Signal::TERM).unwrap();
+    wait_until("it ends", || world.leftovers().is_empty());
+}
+
+#[test]
+fn a_terminal_that_is_not_the_controlling_one_gets_plain_lines() {
+    let world = World::new();
+    let holder = world.holder(&[]);
+    let mut setsid = Command::new("setsid");
+    setsid.args(["-w", SEMRUN, "--name", "x", "--", "echo", "ran"]);
+    setsid.env("TERM", "xterm").env("SEMRUN_BACKEND", world.backend());
+    let mut terminal = spawn_command(setsid, Some(20_000)).unwrap();
+    terminal.exp_string("semrun: waiting for 'x'").unwrap();
+    drop(holder);
+    terminal.exp_string("semrun: got 'x' after").unwrap();
+    terminal.exp_string("ran").unwrap();
+}

@@ -16,12 +16,16 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use super::entries::{Entry, Kind, Listing, State};
+use super::locks::{self, Locks};
 use super::names;
 use super::place::{Base, Sharing};
 use crate::backends::{Name, Notice, Record, Turn};
@@ -31,6 +35,19 @@ const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
 /// How long whoever does not want to wait tries all the same.
 const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// How long a thread that got the mutex keeps it for us.
+const OFFER: Duration = Duration::from_millis(100);
+
+/// The mutex, for one of two who may take it.
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// True for the first who asks.
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
 
 /// How long to wait for the mutex.
 #[derive(Debug, Clone, Copy)]
@@ -54,100 +71,6 @@ pub(super) struct Semaphore {
 #[derive(Debug)]
 pub(super) struct Locked<'a>(&'a Semaphore);
 
-/// What the mutex file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
-    /// The last queue number or fencing token given out; both come from here and only grow.
-    pub(super) last: u64,
-    /// The limit that stands while the semaphore is in use; 0: nobody has set one.
-    pub(super) limit: u32,
-}
-
-/// The kinds of FIFO.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Waiter,
-    PassedOver,
-    Permit,
-}
-
-/// One FIFO by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
-    pub(super) number: u64,
-}
-
-/// All FIFOs, each kind in the order of its numbers.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    pub(super) waiters: Vec<Entry>,
-    pub(super) passed_over: Vec<Entry>,
-    pub(super) permits: Vec<Entry>,
-}
-
-impl Entry {
-    pub(super) fn new(kind: Kind, number: u64) -> Self {
-        Self { kind, number }
-    }
-
-    fn file(self) -> String {
-        let letter = match self.kind {
-            Kind::Waiter => 'q',
-            Kind::PassedOver => 'p',
-            Kind::Permit => 's',
-        };
-        format!("{letter}.{:020}", self.number)
-    }
-
-    /// A waiter that was passed over keeps its record.
-    fn record_file(self) -> String {
-        let kind = if self.kind == Kind::PassedOver { Kind::Waiter } else { self.kind };
-        format!("{}.json", Self { kind, ..self }.file())
-    }
-
-    fn parse(file: &[u8]) -> Option<Self> {
-        let (letter, number) = std::str::from_utf8(file).ok()?.split_once('.')?;
-        let kind = match letter {
-            "q" => Kind::Waiter,
-            "p" => Kind::PassedOver,
-            "s" => Kind::Permit,
-            _ => return None,
-        };
-        // Twenty digits and nothing else: a record's ".json" does not parse.
-        (number.len() == 20)
-            .then(|| number.parse().ok())
-            .flatten()
-            .map(|number| Self { kind, number })
-    }
-}
-
-impl State {
-    /// The next number: grows in normal life by one or more, and across the loss of this file
-    /// because it follows the wall clock in microseconds.
-    pub(super) fn next(&mut self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_micros()).unwrap_or(0);
-        self.last = now.max(self.last.saturating_add(1));
-        self.last
-    }
-
-    /// Of one width, so that writing it again can neither grow nor tear the file.
-    fn to_text(self) -> String {
-        format!("{:020} {:010}\n", self.last, self.limit)
-    }
-
-    /// What a crash of the machine may have garbled reads as nothing: the clock then sees to it
-    /// that numbers grow.
-    fn from_text(text: &[u8]) -> Self {
-        let fields = || {
-            let (last, limit) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
-            Some(Self { last: last.parse().ok()?, limit: limit.parse().ok()? })
-        };
-        fields().unwrap_or(Self { last: 0, limit: 0 })
-    }
-}
-
 impl Semaphore {
     /// Opens a semaphore's directory. Makes it first if `create`; otherwise a missing one is None.
     pub(super) fn open(base: &Base, name: &Name, create: bool) -> io::Result<Option<Self>> {
@@ -157,9 +80,9 @@ impl Semaphore {
         let directory = match open() {
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&base.fd, &file, base.sharing.directory_mode()) {
-                    Ok(()) => share(&open()?, base.sharing, base.sharing.directory_mode())?,
-                    Err(Errno::EXIST) => {}
+                let mode = base.sharing.directory_mode();
+                match with_exact_modes(|| rustix::fs::mkdirat(&base.fd, &file, mode)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno.into()),
                 }
                 open()?
@@ -200,21 +123,18 @@ impl Semaphore {
         Some(Locked(self))
     }
 
-    /// Waits in a thread, because signals have to be obeyed meanwhile and the kernel keeps the
-    /// order of those who wait so.
+    /// Waits in a thread, because signals have to be obeyed meanwhile.
     async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
-        let mutex = self.mutex.try_clone()?;
-        let (sender, locked) = oneshot::channel();
-        std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-            let result = rustix::io::retry_on_intr(|| {
-                rustix::fs::flock(&mutex, FlockOperation::LockExclusive)
-            });
-            if sender.send(result.map_err(io::Error::from)).is_err() {
-                // Nobody waits for it any more.
-                let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
+        let answer = async {
+            loop {
+                let (claim, offer) = self.offer_mutex()?;
+                offer.await.map_err(|_| io::Error::other("a thread ended"))??;
+                if claim.take() {
+                    return Ok(());
+                }
+                // We were too slow, and others had their turn.
             }
-        })?;
-        let answer = async { locked.await.map_err(|_| io::Error::other("a thread ended"))? };
+        };
         tokio::pin!(answer);
         let time = match patience {
             ForMutex::Endless(_) => MUTEX_IS_STUCK,
@@ -224,28 +144,40 @@ impl Semaphore {
             return answer;
         }
         let pid = self.mutex_holder();
+        let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
+        let what = format!("{pid} keeps the files locked; is it stopped?");
         match patience {
             ForMutex::Endless(turn) => {
-                turn.tell(Notice::Stuck { pid });
+                turn.tell(Notice::Trouble { what, may_last: true });
                 answer.await
             }
-            ForMutex::Bounded => {
-                let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
-                let what = format!("{pid} keeps the files locked; is it stopped?");
-                Err(io::Error::new(io::ErrorKind::TimedOut, what))
-            }
+            ForMutex::Bounded => Err(io::Error::new(io::ErrorKind::TimedOut, what)),
         }
     }
 
-    /// Who has the mutex, by the kernel's list of locks.
-    fn mutex_holder(&self) -> Option<u32> {
-        let inode = rustix::fs::fstat(&self.mutex).ok()?.st_ino;
-        lock_holder(&std::fs::read_to_string("/proc/locks").ok()?, inode)
+    /// Starts a thread that gets the mutex and offers it.
+    fn offer_mutex(&self) -> io::Result<(Claim, oneshot::Receiver<io::Result<()>>)> {
+        let mutex = self.mutex.try_clone()?;
+        let (sender, offer) = oneshot::channel();
+        let claim = Claim(Arc::new(AtomicBool::new(true)));
+        let open = Claim(Arc::clone(&claim.0));
+        std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
+            let result = rustix::io::retry_on_intr(|| {
+                rustix::fs::flock(&mutex, FlockOperation::LockExclusive)
+            });
+            let _ = sender.send(result.map_err(io::Error::from));
+            std::thread::sleep(OFFER);
+            if open.take() {
+                // Nobody wants it any more, or whoever does hangs in a write to a terminal: the
+                // others must not wait for that.
+                let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
+            }
+        })?;
+        Ok((claim, offer))
     }
 
-    fn owner(&self, entry: Entry, locks: &str) -> Option<u32> {
-        let stat = rustix::fs::statat(&self.directory, entry.file(), AtFlags::SYMLINK_NOFOLLOW);
-        lock_holder(locks, stat.ok()?.st_ino)
+    fn mutex_holder(&self) -> Option<u32> {
+        Locks::read().holder(&rustix::fs::fstat(&self.mutex).ok()?)
     }
 
     fn still_there(&self) -> io::Result<bool> {
@@ -275,12 +207,54 @@ impl Semaphore {
         serde_json::from_slice(&text[..length]).ok()
     }
 
-    /// Tells whoever watches a permit that it is free: unlocks it, then writes a byte. In this
-    /// order, and with one byte for all readers, because nobody reads it.
+    /// Gives a permit back by writing a byte: see [`Locked::probe`]. One byte tells all who
+    /// watch, because nobody reads it, and there is no moment at which only half of it is done.
     pub(super) fn hand_over(&self, permit: Entry, fifo: &OwnedFd) {
-        let _ = rustix::fs::flock(fifo, FlockOperation::Unlock);
         let _ = rustix::io::write(fifo, b"x");
         self.remove(permit);
+    }
+
+    /// Lets those who wait pass those of them at the front who are stopped. To be called when a
+    /// permit has become free: the stopped ones may be all who were told.
+    pub(super) async fn help_past_stopped(&self) -> io::Result<()> {
+        // Nearly always the first one runs, and needs the mutex itself now.
+        let front = |listing: Listing| listing.waiters.into_iter().next();
+        let looks_stopped = |waiter| !self.stopped_at_the_front(&[waiter]).is_empty();
+        if !front(self.list()?).is_some_and(looks_stopped) {
+            return Ok(());
+        }
+        let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
+        let mut waiters = self.list()?.waiters;
+        locked.pass_over_stopped(&mut waiters)
+    }
+
+    /// The longest run of waiters at the front whose processes are stopped, as far as we see.
+    fn stopped_at_the_front(&self, waiters: &[Entry]) -> Vec<Entry> {
+        let locks = Locks::read();
+        let holder = |waiter: Entry| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let stat = rustix::fs::statat(&self.directory, waiter.file(), flags);
+            locks.holder(&stat.ok()?)
+        };
+        let stopped = |waiter: &&Entry| holder(**waiter).is_some_and(locks::is_stopped);
+        waiters.iter().take_while(stopped).copied().collect()
+    }
+
+    pub(super) fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        let mut directory = Dir::read_from(&self.directory)?;
+        while let Some(file) = directory.read() {
+            let Some(entry) = Entry::parse(file?.file_name().to_bytes()) else { continue };
+            match entry.kind {
+                Kind::Waiter => listing.waiters.push(entry),
+                Kind::PassedOver => listing.passed_over.push(entry),
+                Kind::Permit => listing.permits.push(entry),
+            }
+        }
+        for entries in [&mut listing.waiters, &mut listing.passed_over, &mut listing.permits] {
+            entries.sort_unstable_by_key(|entry| entry.number);
+        }
+        Ok(listing)
     }
 
     /// Removes what dead processes left, where nobody alive would come past it any more: those
@@ -289,7 +263,7 @@ impl Semaphore {
         let Some(locked) = self.try_lock() else {
             return;
         };
-        let Ok(listing) = locked.list() else { return };
+        let Ok(listing) = self.list() else { return };
         for entry in listing.waiters.iter().chain(&listing.passed_over).rev() {
             if !matches!(locked.probe(*entry), Ok(None)) {
                 return;
@@ -314,26 +288,8 @@ impl Locked<'_> {
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    pub(super) fn list(&self) -> io::Result<Listing> {
-        let mut listing = Listing::default();
-        let mut directory = Dir::read_from(&self.0.directory)?;
-        while let Some(file) = directory.read() {
-            let Some(entry) = Entry::parse(file?.file_name().to_bytes()) else {
-                continue;
-            };
-            match entry.kind {
-                Kind::Waiter => listing.waiters.push(entry),
-                Kind::PassedOver => listing.passed_over.push(entry),
-                Kind::Permit => listing.permits.push(entry),
-            }
-        }
-        for entries in [&mut listing.waiters, &mut listing.passed_over, &mut listing.permits] {
-            entries.sort_unstable_by_key(|entry| entry.number);
-        }
-        Ok(listing)
-    }
-
-    /// Opens somebody's FIFO to watch it, if its owner lives. A dead one is removed: None.
+    /// Opens somebody's FIFO to watch it, if it counts: while its lock is held, and in the case
+    /// of a permit nothing has been written to it. One that counts no more is removed: None.
     pub(super) fn probe(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fifo = match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
@@ -341,43 +297,37 @@ impl Locked<'_> {
             opened => opened?,
         };
         match rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Ok(Some(fifo)),
-            Err(errno) => Err(errno.into()),
-            Ok(()) => {
-                self.0.remove(entry);
-                Ok(None)
+            Err(Errno::WOULDBLOCK) => {
+                let released = entry.kind == Kind::Permit && rustix::io::ioctl_fionread(&fifo)? > 0;
+                if !released {
+                    return Ok(Some(fifo));
+                }
             }
+            Err(errno) => return Err(errno.into()),
+            Ok(()) => {}
         }
+        self.0.remove(entry);
+        Ok(None)
     }
 
     /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record.
     /// Nothing is left of one that fails.
     pub(super) fn create(&self, entry: Entry, record: &Record) -> io::Result<OwnedFd> {
-        self.make_fifo(entry)
-            .and_then(|fifo| {
-                self.write_record(entry, record)?;
-                Ok(fifo)
-            })
-            .inspect_err(|_| self.0.remove(entry))
-    }
-
-    fn make_fifo(&self, entry: Entry) -> io::Result<OwnedFd> {
         let Semaphore { directory, sharing, .. } = self.0;
-        let file = entry.file();
-        rustix::fs::mkfifoat(directory, &file, sharing.file_mode())?;
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fifo = rustix::fs::openat(directory, file, flags, Mode::empty())?;
-        share(&fifo, *sharing, sharing.file_mode())?;
-        rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(fifo)
+        with_exact_modes(|| rustix::fs::mkfifoat(directory, entry.file(), sharing.file_mode()))?;
+        let open = || -> io::Result<OwnedFd> {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fifo = rustix::fs::openat(directory, entry.file(), flags, Mode::empty())?;
+            rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive)?;
+            self.write_record(entry, record)?;
+            Ok(fifo)
+        };
+        open().inspect_err(|_| self.0.remove(entry))
     }
 
     fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
         let Semaphore { directory, sharing, .. } = self.0;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(directory, entry.record_file(), flags, sharing.file_mode())?;
-        share(&file, *sharing, sharing.file_mode())?;
+        let file = create_file(directory, &entry.record_file(), sharing.file_mode())?;
         let text = serde_json::to_vec(record)?;
         let written = rustix::io::write(&file, &text)?;
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
@@ -387,25 +337,36 @@ impl Locked<'_> {
     pub(super) fn rename(&self, entry: Entry, kind: Kind) -> io::Result<()> {
         let directory = &self.0.directory;
         let renamed = Entry { kind, ..entry };
-        Ok(rustix::fs::renameat(directory, entry.file(), directory, renamed.file())?)
+        match rustix::fs::renameat(directory, entry.file(), directory, renamed.file()) {
+            // It has left, for which it needs no mutex.
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
-    /// Those waiters that are stopped, by a signal or a debugger. The kernel's list of locks has
-    /// the pids as our own pid namespace counts them; one from elsewhere counts as running.
-    pub(super) fn stopped(&self, waiters: &[Entry]) -> Vec<Entry> {
-        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        let stopped = |waiter: &&Entry| {
-            let pid = self.0.owner(**waiter, &locks)?;
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The state follows the command in parentheses, which may contain anything.
-            let state = stat.rsplit_once(") ")?.1.chars().next()?;
-            Some(matches!(state, 'T' | 't'))
-        };
-        waiters.iter().filter(|waiter| stopped(waiter).unwrap_or(false)).copied().collect()
+    /// Passes over those at the front of `waiters` who are stopped, takes them out of it, and
+    /// wakes the one who is first then.
+    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<()> {
+        let stopped = self.0.stopped_at_the_front(waiters).len();
+        self.pass_over(waiters, stopped)
+    }
+
+    /// Passes over the first `count` of `waiters`.
+    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<()> {
+        for waiter in waiters.drain(..count) {
+            self.rename(waiter, Kind::PassedOver)?;
+            // When it runs again it finds this in its FIFO and takes its place back.
+            self.poke(Entry { kind: Kind::PassedOver, ..waiter });
+        }
+        match waiters.first() {
+            Some(first) if count > 0 => self.poke(*first),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Wakes a waiter, so that it looks again.
-    pub(super) fn poke(&self, waiter: Entry) {
+    fn poke(&self, waiter: Entry) {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if let Ok(fifo) = rustix::fs::openat(&self.0.directory, waiter.file(), flags, Mode::empty())
         {
@@ -438,12 +399,8 @@ fn open_mutex(directory: &OwnedFd, sharing: Sharing, create: bool) -> io::Result
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let flags = flags | OFlags::CREATE | OFlags::EXCL;
-        match rustix::fs::openat(directory, "mutex", flags, sharing.file_mode()) {
-            Ok(mutex) => {
-                share(&mutex, sharing, sharing.file_mode())?;
-                return Ok(Some(mutex));
-            }
+        match create_file(directory, "mutex", sharing.file_mode()) {
+            Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -458,23 +415,17 @@ fn check_mutex(stat: &Stat) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a new file to all who share the directory, whatever our umask says.
-fn share(file: &OwnedFd, sharing: Sharing, mode: Mode) -> io::Result<()> {
-    if sharing.shared() {
-        rustix::fs::fchmod(file, mode)?;
-        // Fails for one who is in the group no more; then the directory's setgid bit did it.
-        let _ = rustix::fs::fchown(file, None, sharing.group());
-    }
-    Ok(())
+/// Makes a file to read and write that was not there before.
+pub(super) fn create_file(directory: &OwnedFd, file: &str, mode: Mode) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    with_exact_modes(|| rustix::fs::openat(directory, file, flags, mode))
 }
 
-/// The pid in a line of /proc/locks such as `1: FLOCK  ADVISORY  WRITE 4242 fe:00:1234 0 EOF`.
-fn lock_holder(locks: &str, inode: u64) -> Option<u32> {
-    locks.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else {
-            return None;
-        };
-        (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok()).flatten()
-    })
+/// Makes something with the mode that it shall have, whatever our umask says: at no moment can
+/// others not use what is theirs as well. No other thread of ours makes files.
+fn with_exact_modes<T>(make: impl FnOnce() -> T) -> T {
+    let umask = rustix::process::umask(Mode::empty());
+    let result = make();
+    rustix::process::umask(umask);
+    result
 }

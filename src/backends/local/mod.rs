@@ -2,7 +2,9 @@
 //! long as any process of the command's tree keeps its descriptor open, so no lease expires and
 //! no clock is asked. `docs/backends.md` says why it is built so; `files.rs` knows the files.
 
+mod entries;
 mod files;
+mod locks;
 mod names;
 pub(crate) mod place;
 mod queue;
@@ -13,7 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use self::files::{Entry, Locked, Semaphore};
+use self::entries::Entry;
+use self::files::{Locked, Semaphore};
 use self::place::{Base, Place};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Name, Pending, Permit,
@@ -73,8 +76,12 @@ impl Local {
                     None => Ok(None),
                 }
             };
-            if let Some(acquired) = round.await.map_err(|error| self.error(&doing(), error))? {
-                return Ok(acquired);
+            match round.await {
+                Ok(Some(acquired)) => return Ok(acquired),
+                // What is made in a deleted directory is not found either.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.error(&doing(), error)),
             }
         }
         let again_and_again = io::Error::other("its files are deleted again and again");
@@ -159,6 +166,8 @@ impl Lease for Held {
     fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>> {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
+            // The permit is free already; what fails here makes nobody wait who would not.
+            let _ = self.semaphore.help_past_stopped().await;
             self.semaphore.sweep();
             Ok(())
         })
@@ -166,7 +175,7 @@ impl Lease for Held {
 }
 
 fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot> {
-    let listing = locked.list()?;
+    let listing = semaphore.list()?;
     let mut holders = Vec::new();
     for entry in listing.permits {
         if locked.probe(entry)?.is_some() {

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
+use super::files::create_file;
 use crate::backends::Name;
 
 /// Longer ones are shortened: file systems allow 255 bytes, and we add nothing to a name.
@@ -62,15 +63,22 @@ pub(super) fn check_true_name(
         }
         // Missing, or unfinished because its writer was killed or the disk full.
         _ if !create => Ok(()),
-        _ => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(directory, "name", flags, mode)?;
-            // All who come here write the same bytes.
-            let written = rustix::io::write(&file, name.as_str().as_bytes())?;
-            if written == name.as_str().len() {
-                Ok(())
-            } else {
-                Err(io::ErrorKind::StorageFull.into())
+        found => {
+            if found.is_some() {
+                rustix::fs::unlinkat(directory, "name", rustix::fs::AtFlags::empty())?;
+            }
+            match create_file(directory, "name", mode) {
+                Err(rustix::io::Errno::EXIST) => Ok(()),
+                Err(errno) => Err(errno.into()),
+                Ok(file) => {
+                    let text = name.as_str().as_bytes();
+                    let written = rustix::io::write(file, text)?;
+                    if written == text.len() {
+                        Ok(())
+                    } else {
+                        Err(io::ErrorKind::StorageFull.into())
+                    }
+                }
             }
         }
     }

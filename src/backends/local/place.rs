@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::process::geteuid;
 
-use crate::account::Account;
+use crate::account::{Account, Home};
 use crate::backends::{Error, ErrorKind};
 
 /// The directory in which each semaphore has one of its own.
@@ -39,7 +39,7 @@ pub(super) struct Base {
 pub(super) struct Sharing {
     /// Permission bits for directories; files get them without the execute bits.
     directory: Mode,
-    group: Option<Gid>,
+    shared: bool,
 }
 
 impl Place {
@@ -51,17 +51,27 @@ impl Place {
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
-    pub(crate) fn default_for(account: &Account) -> Self {
+    pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
         if account.uid == 0 {
-            return Self::named(Path::new("/run/semrun"));
+            return Ok(Self::named(Path::new("/run/semrun")));
         }
-        let temporary = format!("/var/tmp/semrun-{}", account.uid);
-        let home = account
-            .home
-            .as_ref()
-            .map(|home| Candidate { path: home.join(".local/state/semrun"), parents: 2 });
-        let temporary = Candidate { path: temporary.into(), parents: 0 };
-        Self { candidates: home.into_iter().chain([temporary]).collect() }
+        let temporary =
+            Candidate { path: format!("/var/tmp/semrun-{}", account.uid).into(), parents: 0 };
+        let home = match &account.home {
+            Home::At(home) => {
+                Some(Candidate { path: home.join(".local/state/semrun"), parents: 2 })
+            }
+            Home::None => None,
+            Home::Unknown(trouble) => {
+                let what = format!(
+                    "the home directory of uid {} is unknown: {trouble}; try again, or name a \
+                     directory with --backend file:///PATH",
+                    account.uid
+                );
+                return Err(temporary.error(ErrorKind::Unavailable, what, None));
+            }
+        };
+        Ok(Self { candidates: home.into_iter().chain([temporary]).collect() })
     }
 
     /// What to call it before it is known which candidate can be used.
@@ -76,6 +86,8 @@ impl Place {
         for candidate in others {
             match candidate.open(create) {
                 Err(error) if error.unusable_home() => {}
+                // On a file system that is read-only now, or in a home that was taken from us.
+                Ok(Some(_)) if !candidate.is_writable() => {}
                 // Missing, and not only because nobody has needed it yet.
                 Ok(None) if !candidate.could_be_made() => {}
                 opened => return opened,
@@ -135,14 +147,17 @@ impl Candidate {
         Ok(())
     }
 
+    fn is_writable(&self) -> bool {
+        rustix::fs::accessat(CWD, &self.path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    }
+
     /// Whether a missing directory is missing only because nobody has needed it yet.
     fn could_be_made(&self) -> bool {
         let Some(parent) = self.path.ancestors().skip(1).find(|path| path.exists()) else {
             return false;
         };
         let made = self.path.ancestors().skip(1).take(self.parents + 1).any(|path| path == parent);
-        made && rustix::fs::accessat(CWD, parent, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
-            .is_ok()
+        made && rustix::fs::accessat(CWD, parent, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
     }
 
     fn refuse_open(&self, error: io::Error) -> Error {
@@ -174,6 +189,11 @@ impl Candidate {
         let mode = Mode::from_raw_mode(stat.st_mode);
         if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
             let what = "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod +t)";
+            return Err(self.error(ErrorKind::Unavailable, what.into(), None));
+        }
+        if mode.contains(Mode::WGRP) && !mode.intersects(Mode::WOTH | Mode::SGID) {
+            let what = "can be written by its group, to which what is made inside would not \
+                        belong; set the setgid bit (chmod g+s) or take the right away (chmod g-w)";
             return Err(self.error(ErrorKind::Unavailable, what.into(), None));
         }
         Ok(())
@@ -213,12 +233,12 @@ impl Sharing {
         // The sticky bit stays with the base: inside, whoever may write may clean up.
         let directory =
             if shared { (mode | Mode::RWXU) - (Mode::SVTX | Mode::SUID) } else { Mode::RWXU };
-        Self { directory, group: shared.then(|| Gid::from_raw(base.st_gid)) }
+        Self { directory, shared }
     }
 
     /// Whether others than the owner may write here.
     pub(super) fn shared(self) -> bool {
-        self.group.is_some()
+        self.shared
     }
 
     pub(super) fn directory_mode(self) -> Mode {
@@ -228,10 +248,6 @@ impl Sharing {
     pub(super) fn file_mode(self) -> Mode {
         self.directory
             & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
-    }
-
-    pub(super) fn group(self) -> Option<Gid> {
-        self.group
     }
 }
 
@@ -265,17 +281,19 @@ mod tests {
 
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
-        let root = Account { uid: 0, user: "root".into(), home: None };
-        assert_eq!(Place::default_for(&root), Place::named(Path::new("/run/semrun")));
-        let user = Account { uid: 7, user: "u".into(), home: Some("/home/u".into()) };
-        let paths: Vec<_> =
-            Place::default_for(&user).candidates.into_iter().map(|one| one.path).collect();
-        assert_eq!(
-            paths,
-            [Path::new("/home/u/.local/state/semrun"), Path::new("/var/tmp/semrun-7")]
-        );
-        let homeless = Account { uid: 7, user: "u".into(), home: None };
-        assert_eq!(Place::default_for(&homeless), Place::named(Path::new("/var/tmp/semrun-7")));
+        let paths = |uid, home| -> Result<Vec<PathBuf>, String> {
+            let account = Account { uid, user: "u".into(), home };
+            let place = Place::default_for(&account).map_err(|error| error.to_string())?;
+            Ok(place.candidates.into_iter().map(|candidate| candidate.path).collect())
+        };
+        assert_eq!(paths(0, Home::None), Ok(vec!["/run/semrun".into()]));
+        let home = Home::At("/home/u".into());
+        let both = vec!["/home/u/.local/state/semrun".into(), "/var/tmp/semrun-7".into()];
+        assert_eq!(paths(7, home), Ok(both));
+        assert_eq!(paths(7, Home::None), Ok(vec!["/var/tmp/semrun-7".into()]));
+        // To guess would let two jobs run, one in each place.
+        let unknown = paths(7, Home::Unknown("no answer".into())).unwrap_err();
+        assert!(unknown.contains("no answer") && unknown.contains("--backend"), "{unknown}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Held;
-use super::files::{self, Entry, Kind, Listing, Locked, Semaphore, State};
+use super::entries::{Entry, Kind, Listing, State};
+use super::files::{ForMutex, Locked, Semaphore};
 use crate::backends::{Acquired, Ask, Notice, Permit, Record, Standing, Turn};
 use crate::kernel::watch;
 
@@ -30,9 +31,16 @@ const WATCHED: usize = 3;
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
 const COURTESY: Duration = Duration::from_millis(50);
 
-/// How long a free permit is left to each of those before us that does not look stopped and
-/// still does not take it: frozen with its container, perhaps. Long against a busy machine.
+/// How long a free permit is left to each of those who are told of it and who are before us,
+/// if they do not look stopped and still do not take it: frozen with their container, perhaps.
+/// Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long somebody who is not in the queue yet tries on when the disk is full, say.
+const TRY_ON: Duration = Duration::from_secs(5);
+
+/// How often that is tried.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
 pub(super) async fn take_turn(
@@ -40,43 +48,92 @@ pub(super) async fn take_turn(
     ask: &Ask,
     turn: &Turn,
 ) -> io::Result<Option<Acquired>> {
-    let mut place: Option<Queued> = None;
-    let mut patience: Option<Patience> = None;
-    let mut warned = false;
-    let for_mutex =
-        if ask.nonblock { files::ForMutex::Bounded } else { files::ForMutex::Endless(turn) };
+    use_all_descriptors();
+    let give_up = Instant::now() + TRY_ON;
+    let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, warned: false };
     loop {
-        let Some(locked) = semaphore.lock(for_mutex).await? else {
-            return Ok(None);
-        };
+        match turn.advance().await {
+            Ok(Step::Acquired(acquired)) => return Ok(Some(acquired)),
+            Ok(Step::Deleted) => return Ok(None),
+            Ok(Step::LookAgain) => {}
+            Err(error) if passes(&error) && turn.tries_on(give_up) => {
+                let may_last = turn.place.is_some();
+                turn.turn.tell(Notice::Trouble { what: error.to_string(), may_last });
+                sleep(TRY_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One run through the queue.
+struct Queueing<'a> {
+    semaphore: Rc<Semaphore>,
+    ask: &'a Ask,
+    turn: &'a Turn,
+    place: Option<Queued>,
+    patience: Option<Patience>,
+    warned: bool,
+}
+
+enum Step {
+    Acquired(Acquired),
+    Deleted,
+    /// Something has happened that may make it our turn.
+    LookAgain,
+}
+
+impl Queueing<'_> {
+    /// Looks, takes what is ours, and otherwise waits for something to happen.
+    async fn advance(&mut self) -> io::Result<Step> {
+        let Self { semaphore, ask, turn, .. } = self;
+        let for_mutex = if ask.nonblock { ForMutex::Bounded } else { ForMutex::Endless(turn) };
+        let Some(locked) = semaphore.lock(for_mutex).await? else { return Ok(Step::Deleted) };
         let state = locked.state()?;
-        let Some(mut survey) = Survey::take(&locked, place.as_ref(), state, ask)? else {
-            return Ok(None);
-        };
-        if survey.limit != ask.limit && !warned {
-            warned = true;
+        let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
+        let Some(mut survey) = survey else { return Ok(Step::Deleted) };
+        if survey.limit != ask.limit && !self.warned {
+            self.warned = true;
             turn.tell(Notice::Limit { asked: ask.limit, stands: survey.limit });
         }
-        patience = Patience::of(&survey, patience);
-        if let Some(patience) = patience {
-            survey.pass_over_unresponsive(&locked, patience)?;
+        self.patience = Patience::of(&survey, self.patience, self.place.is_none());
+        if survey.free() && !survey.before.is_empty() {
+            survey.pass_over_unresponsive(&locked, self.patience)?;
         }
         let mut state = State { limit: survey.limit, ..state };
         if survey.free() && survey.before.is_empty() {
-            let held = grant(&semaphore, &locked, &mut state, ask)?;
-            return Ok(Some(Acquired::Granted(Box::new(held))));
+            let held = grant(semaphore, &locked, &mut state, ask)?;
+            return Ok(Step::Acquired(Acquired::Granted(Box::new(held))));
         }
         if ask.nonblock {
-            return Ok(Some(Acquired::Busy));
+            return Ok(Step::Acquired(Acquired::Busy));
         }
-        let place = match &mut place {
+        let place = match &mut self.place {
             Some(place) => place,
-            none => none.insert(Queued::enter(&semaphore, &locked, &mut state, ask)?),
+            none => none.insert(Queued::enter(semaphore, &locked, &mut state, ask)?),
         };
         drop(locked);
-        turn.tell(Notice::Queued(survey.standing(&semaphore)));
-        place.wait(survey, patience).await?;
+        turn.tell(Notice::Queued(survey.standing(semaphore)));
+        place.wait(survey, self.patience).await?;
+        Ok(Step::LookAgain)
     }
+
+    /// Whether to bear with an error that may pass: in the queue as long as we may wait, before
+    /// it for a while.
+    fn tries_on(&self, give_up: Instant) -> bool {
+        self.place.is_some() || (!self.ask.nonblock && Instant::now() < give_up)
+    }
+}
+
+/// Errors of the moment: others may free what is missing.
+fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let storage = error.kind() == io::ErrorKind::StorageFull;
+    storage
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::DQUOT | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+        )
 }
 
 fn grant(
@@ -118,13 +175,11 @@ impl Queued {
     /// Sleeps until something has happened that may make it our turn.
     async fn wait(&mut self, survey: Survey, patience: Option<Patience>) -> io::Result<()> {
         let ahead = survey.ahead();
-        let watches_permits = survey.before.len() < WATCHED;
         // Of those before us only the hang-up counts, which every interest includes: a byte in
         // their FIFO is for them.
         let before = survey.before.into_iter().map(|fifo| watch(fifo, Interest::PRIORITY));
         let before = before.collect::<io::Result<Vec<_>>>()?;
-        let permits = survey.permits.into_iter().filter(|_| watches_permits);
-        let permits = permits.map(|fifo| watch(fifo, Interest::READABLE));
+        let permits = survey.permits.into_iter().map(|fifo| watch(fifo, Interest::READABLE));
         let permits = permits.collect::<io::Result<Vec<_>>>()?;
         let fifo = &self.fifo;
         let concerns_us = || {
@@ -139,7 +194,7 @@ impl Queued {
         });
         let out_of_patience = async {
             match patience {
-                Some(patience) => sleep_until(patience.next_look()).await,
+                Some(patience) => sleep_until(patience.end(ahead)).await,
                 None => std::future::pending().await,
             }
         };
@@ -174,7 +229,9 @@ struct Survey {
     queue: Vec<Entry>,
     /// The FIFOs of those before us who live, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
-    /// The FIFOs of the permits that are held.
+    /// How many permits are held.
+    held: usize,
+    /// Their FIFOs, if we are to watch them.
     permits: Vec<OwnedFd>,
     oldest_permit: Option<Entry>,
     newest_permit: u64,
@@ -184,12 +241,13 @@ struct Survey {
 impl Survey {
     /// None: our own files are gone.
     fn take(
+        semaphore: &Semaphore,
         locked: &Locked<'_>,
         place: Option<&Queued>,
         state: State,
         ask: &Ask,
     ) -> io::Result<Option<Self>> {
-        let Listing { waiters, passed_over, permits } = locked.list()?;
+        let Listing { waiters, passed_over, permits } = semaphore.list()?;
         if let Some(place) = place {
             let ours = |entry: &&Entry| entry.number == place.number;
             if let Some(entry) = passed_over.iter().find(ours) {
@@ -204,21 +262,27 @@ impl Survey {
         let mut survey = Self {
             queue,
             before: Vec::new(),
+            held: 0,
             permits: Vec::new(),
             oldest_permit: None,
             newest_permit: 0,
             limit: 0,
         };
         survey.look_before(locked)?;
-        allow_descriptors(permits.len());
         for entry in permits {
             if let Some(fifo) = locked.probe(entry)? {
-                survey.permits.push(fifo);
+                survey.held += 1;
+                if survey.before.len() < WATCHED && !ask.nonblock {
+                    survey.permits.push(fifo);
+                }
                 survey.oldest_permit.get_or_insert(entry);
                 survey.newest_permit = entry.number;
             }
         }
-        let in_use = place.is_some() || !survey.before.is_empty() || !survey.permits.is_empty();
+        let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
+        for entry in passed_over {
+            in_use = in_use || locked.probe(entry)?.is_some();
+        }
         survey.limit = if in_use && state.limit > 0 { state.limit } else { ask.limit };
         Ok(Some(survey))
     }
@@ -244,34 +308,25 @@ impl Survey {
 
     fn standing(&self, semaphore: &Semaphore) -> Standing {
         let holder = self.oldest_permit.and_then(|permit| semaphore.record(permit));
-        Standing { ahead: self.ahead(), held: self.permits.len(), holder }
+        Standing { ahead: self.ahead(), held: self.held, holder }
     }
 
     fn free(&self) -> bool {
-        self.permits.len() < self.limit as usize
+        self.held < self.limit as usize
     }
 
-    /// A permit is free and somebody before us does not take it.
+    /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
+    /// is are able to.
     fn pass_over_unresponsive(
         &mut self,
         locked: &Locked<'_>,
-        patience: Patience,
+        patience: Option<Patience>,
     ) -> io::Result<()> {
-        let over = if patience.is_over(self.ahead()) {
-            self.queue.clone()
-        } else {
-            locked.stopped(&self.queue)
-        };
-        for entry in &over {
-            locked.rename(*entry, Kind::PassedOver)?;
-            // When it runs again it finds this in its FIFO and takes its place back.
-            locked.poke(Entry { kind: Kind::PassedOver, ..*entry });
-        }
-        self.queue.retain(|entry| !over.contains(entry));
-        if patience.is_running() {
-            for entry in &self.queue {
-                locked.poke(*entry);
-            }
+        locked.pass_over_stopped(&mut self.queue)?;
+        let ahead = self.ahead();
+        if patience.is_some_and(|patience| patience.end(ahead) <= Instant::now()) {
+            // These were told, and those behind them can have their chance.
+            locked.pass_over(&mut self.queue, ahead.min(WATCHED))?;
         }
         self.look_before(locked)
     }
@@ -286,24 +341,18 @@ struct Patience {
 }
 
 impl Patience {
-    fn of(survey: &Survey, before: Option<Self>) -> Option<Self> {
+    /// Those have it who learn of a free permit: the first few, and whoever just came.
+    fn of(survey: &Survey, before: Option<Self>, just_came: bool) -> Option<Self> {
         let newest_permit = survey.newest_permit;
+        let learns = before.is_some() || just_came || survey.before.len() < WATCHED;
         let waits = survey.free() && !survey.before.is_empty();
         let same = before.filter(|before| before.newest_permit >= newest_permit);
-        waits.then(|| same.unwrap_or(Self { since: Instant::now(), newest_permit }))
+        (learns && waits).then(|| same.unwrap_or(Self { since: Instant::now(), newest_permit }))
     }
 
-    fn next_look(self) -> Instant {
-        let rounds = self.since.elapsed().as_secs() / PATIENCE.as_secs() + 1;
-        self.since + PATIENCE * u32::try_from(rounds).unwrap_or(u32::MAX)
-    }
-
-    fn is_running(self) -> bool {
-        self.since.elapsed() >= PATIENCE
-    }
-
-    fn is_over(self, ahead: usize) -> bool {
-        self.since.elapsed().as_secs() / PATIENCE.as_secs() > ahead as u64
+    fn end(self, ahead: usize) -> Instant {
+        let turns = u32::try_from(ahead.min(WATCHED) + 1).unwrap_or(u32::MAX);
+        self.since + PATIENCE * turns
     }
 }
 
@@ -323,12 +372,10 @@ fn poked(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
     true
 }
 
-/// Makes room for the descriptors of `permits` FIFOs. The command gets the original limit.
-fn allow_descriptors(permits: usize) {
-    let needed = permits as u64 + 64;
+/// Lets us watch as many permits as the system allows. The command gets the original limit.
+fn use_all_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < needed) {
-        let raised = maximum.map_or(needed, |maximum| maximum.min(needed));
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
+    if current != maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
 }

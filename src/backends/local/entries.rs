@@ -1,0 +1,132 @@
+//! What the files of a semaphore are called and what is in the one that is read: no I/O.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the mutex file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    /// The last queue number or fencing token given out; both come from here and only grow.
+    pub(super) last: u64,
+    /// The limit that stands while the semaphore is in use; 0: nobody has set one.
+    pub(super) limit: u32,
+}
+
+/// The kinds of FIFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Waiter,
+    PassedOver,
+    Permit,
+}
+
+/// One FIFO by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) number: u64,
+}
+
+/// All FIFOs, each kind in the order of its numbers.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) waiters: Vec<Entry>,
+    pub(super) passed_over: Vec<Entry>,
+    pub(super) permits: Vec<Entry>,
+}
+
+impl Entry {
+    pub(super) fn new(kind: Kind, number: u64) -> Self {
+        Self { kind, number }
+    }
+
+    pub(super) fn file(self) -> String {
+        let letter = match self.kind {
+            Kind::Waiter => 'q',
+            Kind::PassedOver => 'p',
+            Kind::Permit => 's',
+        };
+        format!("{letter}.{:020}", self.number)
+    }
+
+    /// A waiter that was passed over keeps its record.
+    pub(super) fn record_file(self) -> String {
+        let kind = if self.kind == Kind::PassedOver { Kind::Waiter } else { self.kind };
+        format!("{}.json", Self { kind, ..self }.file())
+    }
+
+    pub(super) fn parse(file: &[u8]) -> Option<Self> {
+        let (letter, number) = std::str::from_utf8(file).ok()?.split_once('.')?;
+        let kind = match letter {
+            "q" => Kind::Waiter,
+            "p" => Kind::PassedOver,
+            "s" => Kind::Permit,
+            _ => return None,
+        };
+        // Twenty digits and nothing else: a record's ".json" does not parse.
+        (number.len() == 20)
+            .then(|| number.parse().ok())
+            .flatten()
+            .map(|number| Self { kind, number })
+    }
+}
+
+impl State {
+    /// The next number: grows in normal life by one or more, and across the loss of this file
+    /// because it follows the wall clock in microseconds.
+    pub(super) fn next(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_micros()).unwrap_or(0);
+        self.last = now.max(self.last.saturating_add(1));
+        self.last
+    }
+
+    /// Of one width, so that writing it again can neither grow nor tear the file.
+    pub(super) fn to_text(self) -> String {
+        format!("{:020} {:010}\n", self.last, self.limit)
+    }
+
+    /// What a crash of the machine may have garbled reads as nothing: the clock then sees to it
+    /// that numbers grow.
+    pub(super) fn from_text(text: &[u8]) -> Self {
+        let fields = || {
+            let (last, limit) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
+            Some(Self { last: last.parse().ok()?, limit: limit.parse().ok()? })
+        };
+        fields().unwrap_or(Self { last: 0, limit: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_names_are_entries() {
+        let waiter = Entry::new(Kind::Waiter, 42);
+        assert_eq!(waiter.file(), "q.00000000000000000042");
+        assert_eq!(Entry::parse(waiter.file().as_bytes()), Some(waiter));
+        let passed_over = Entry::new(Kind::PassedOver, 42);
+        assert_eq!(passed_over.record_file(), waiter.record_file());
+        for other in ["mutex", "name", "q.42", "x.00000000000000000042", &waiter.record_file()] {
+            assert_eq!(Entry::parse(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn numbers_grow_also_when_the_clock_does_not_or_the_file_is_lost() {
+        let mut ahead = State { last: u64::MAX - 5, limit: 1 };
+        assert_eq!(ahead.next(), u64::MAX - 4);
+        let mut lost = State::from_text(b"");
+        let first = lost.next();
+        assert!(lost.next() > first && first > 1_700_000_000_000_000);
+    }
+
+    #[test]
+    fn the_state_comes_back_and_a_garbled_one_is_none() {
+        let state = State { last: 1_795_297_540_683_598, limit: 3 };
+        assert_eq!(State::from_text(state.to_text().as_bytes()), state);
+        for garbled in [&b"\0\0\0\0"[..], b"1", b"x y", b"\xff 1", b"1 -1"] {
+            assert_eq!(State::from_text(garbled), State { last: 0, limit: 0 });
+        }
+    }
+}
