@@ -129,15 +129,9 @@ impl Backend for Memory {
         &'a self,
         ask: &'a Ask,
         turn: &'a Turn,
-        mut cancel: Cancel,
+        cancel: Cancel,
     ) -> Pending<'a, Result<Acquired, Error>> {
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Ok(Acquired::Cancelled),
-                acquired = self.take_turn(ask, turn) => Ok(acquired),
-            }
-        })
+        Box::pin(cancel.or(async { Ok(self.take_turn(ask, turn).await) }))
     }
 
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {

@@ -271,9 +271,21 @@ impl Cancel {
         (Canceller(sender), Self(receiver))
     }
 
-    pub(crate) async fn cancelled(&mut self) {
-        if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Acquires unless it is called off. Dropping `acquiring` has to leave the queue; a permit
+    /// that it got at the same moment is returned.
+    pub(crate) async fn or(
+        mut self,
+        acquiring: impl Future<Output = Result<Acquired, Error>>,
+    ) -> Result<Acquired, Error> {
+        let cancelled = async {
+            if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancelled => Ok(Acquired::Cancelled),
+            acquired = acquiring => acquired,
         }
     }
 }

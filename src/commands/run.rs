@@ -32,9 +32,10 @@ pub(super) fn run(settings: &Run) -> anyhow::Result<Exit> {
 }
 
 async fn story(settings: &Run, descriptors: Rlimit) -> anyhow::Result<Exit> {
+    // First: it may ask a directory service that hangs, and until we listen signals just end us.
+    let account = Account::current();
     let mut signals = Signals::install().context("cannot listen to signals")?;
     let mut console = Console::new(settings.loudness);
-    let account = Account::current();
     let backend = settings.location.connect(&account)?;
     let ask = ask(settings, account);
 

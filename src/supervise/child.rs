@@ -177,7 +177,6 @@ impl Tree {
                     } else {
                         self.running = false;
                         reaped.ended = Some(status);
-                        reaped.stopped = None;
                     }
                 }
                 Ok(Some((pid, status))) => {

@@ -54,7 +54,12 @@ pub(crate) async fn supervise(
         };
         match policy.on(event) {
             Action::Nothing => {}
-            Action::Forward(signal) => tree.signal(signal),
+            Action::Forward(signal) => {
+                tree.signal(signal);
+                if signal == Signal::TERM || signal == Signal::HUP {
+                    tree.signal(Signal::CONT);
+                }
+            }
             Action::Stop(signal) => {
                 if let Some(signal) = signal {
                     tree.stop(signal);
@@ -88,6 +93,7 @@ pub(crate) async fn supervise(
                 tree.ask_for_terminal();
                 tree.resume();
             }
+            Action::GiveLater => tree.ask_for_terminal(),
             Action::Lend => tree.lend_terminal(),
             Action::Finish => return Ok(end.exit()),
         }

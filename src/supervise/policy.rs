@@ -82,6 +82,8 @@ pub(crate) enum Action {
     Resume,
     /// The same, and from now on it is to have the terminal.
     Give,
+    /// Only that: it is to have the terminal when our group has it.
+    GiveLater,
     /// Take the terminal from the command for the rest of our group.
     Lend,
     /// We are done: give the permit back.
@@ -170,7 +172,9 @@ impl Policy {
     fn on_stopped(&self, signal: Signal, terminal: Terminal) -> Action {
         let wants_terminal = signal == Signal::TTIN || signal == Signal::TTOU;
         match (terminal, self.phase) {
-            // It is about to be killed, or was already.
+            // It was told to end, and may need the terminal for that; otherwise it is killed soon.
+            (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
+            (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
             (_, Phase::Stopping(_)) => Action::Nothing,
             // What Ctrl-Z sends comes to us as well, or went to us alone.
             _ if self.rules.foreground => Action::Nothing,
@@ -292,6 +296,16 @@ mod tests {
         // Somebody freezes a job from outside.
         assert_eq!(stopped(Signal::STOP, Elsewhere), Action::Nothing);
         assert_eq!(stopped(Signal::TSTP, None), Action::Nothing);
+    }
+
+    #[test]
+    fn a_command_that_is_told_to_end_may_still_ask_for_the_terminal() {
+        let mut policy = policy();
+        policy.on(sent(Signal::TERM));
+        let mut stopped = |signal, terminal| policy.on(Event::Stopped { signal, terminal });
+        assert_eq!(stopped(Signal::TTIN, Terminal::Ours), Action::Give);
+        assert_eq!(stopped(Signal::TTOU, Terminal::Elsewhere), Action::GiveLater);
+        assert_eq!(stopped(Signal::TSTP, Terminal::Commands), Action::Nothing);
     }
 
     #[test]

@@ -3,15 +3,11 @@
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
-use crate::kernel::watch;
+use tokio::net::unix::pipe::Receiver;
 
 /// What semrun listens to: everything that `docs/supervision.md` has a rule for.
 const HEARD: [Signal; 12] = [
@@ -47,7 +43,7 @@ pub(crate) enum Origin {
 /// The signals that arrive from now on.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    pipe: AsyncFd<OwnedFd>,
+    pipe: Receiver,
 }
 
 /// What semrun found when it was started, for the command to find as well.
@@ -80,6 +76,11 @@ extern "C" fn record() {
         }
     }
     IGNORED.store(ignored, Ordering::Relaxed);
+    if ignored & 1 << libc::SIGCHLD != 0 {
+        // Otherwise the kernel does not say how a child of ours ended.
+        // SAFETY: restores a default.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    }
     BLOCKED.store(blocked(), Ordering::Relaxed);
     let mut closed = 0;
     for descriptor in 0..3 {
@@ -173,7 +174,7 @@ impl Signals {
         }
         // Whoever started us may have blocked some, and would have made us deaf.
         change_mask(libc::SIG_UNBLOCK, HEARD.into_iter().map(Signal::as_raw));
-        Ok(Self { pipe: watch(reader, Interest::READABLE)? })
+        Ok(Self { pipe: Receiver::from_owned_fd(reader)? })
     }
 
     /// The next signal, in the order of their arrival; several SIGCHLD are one. Cancel-safe.
@@ -182,28 +183,32 @@ impl Signals {
             if CHILD_CHANGED.swap(false, Ordering::Acquire) {
                 return Ok(Arrival { signal: Signal::CHILD, origin: Origin::Kernel });
             }
-            let mut ready = self.pipe.readable().await?;
-            match ready.try_io(|pipe| read(pipe.get_ref())) {
-                // That there was one is known already, and was even if the pipe was full.
-                Ok(Ok(Arrival { signal: Signal::CHILD, .. })) | Err(_) => {}
-                Ok(arrival) => return arrival,
+            self.pipe.readable().await?;
+            let mut record = [0; 2];
+            match self.pipe.try_read(&mut record) {
+                Ok(_) => match arrival(record) {
+                    // That there was one is known already, and was even if the pipe was full.
+                    Arrival { signal: Signal::CHILD, .. } => {}
+                    arrival => return Ok(arrival),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
     /// A signal that has arrived already, if there is one.
     pub(crate) fn waiting(&self) -> Option<Arrival> {
-        read(self.pipe.get_ref()).ok()
+        let mut record = [0; 2];
+        rustix::io::read(&self.pipe, &mut record).ok()?;
+        Some(arrival(record))
     }
 }
 
-fn read(pipe: &OwnedFd) -> io::Result<Arrival> {
-    let mut record = [0; 2];
-    // Records of two bytes are written and read whole.
-    rustix::io::read(pipe, &mut record)?;
-    let signal = Signal::from_named_raw(record[0].into()).expect("only what we wrote");
-    let origin = if record[1] == 1 { Origin::Kernel } else { Origin::Process };
-    Ok(Arrival { signal, origin })
+/// Records of two bytes are written and read whole.
+fn arrival([number, origin]: [u8; 2]) -> Arrival {
+    let signal = Signal::from_named_raw(number.into()).expect("only what we wrote");
+    Arrival { signal, origin: if origin == 1 { Origin::Kernel } else { Origin::Process } }
 }
 
 /// Set with each SIGCHLD: a lost one would leave us waiting for ever.

@@ -1,6 +1,9 @@
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, OFlags, fcntl_setfl, flock};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
 use super::support::{
@@ -225,8 +228,7 @@ fn deleting_the_files_under_a_waiter_does_not_strand_it() {
 fn more_stopped_waiters_than_watch_are_passed_over_at_a_release() {
     let world = World::new();
     let mut holder = world.holder(&[]);
-    let stopped: Vec<_> =
-        (0..5).map(|n| world.waiter(&[], &format!("echo {n} >> order"))).collect();
+    let stopped: Vec<_> = (0..5).map(|_| world.waiter(&[], "")).collect();
     let waiter = world.waiter(&[], "echo ran");
     for one in &stopped {
         one.signal(Signal::STOP);
@@ -241,7 +243,23 @@ fn more_stopped_waiters_than_watch_are_passed_over_at_a_release() {
     for one in stopped {
         assert!(one.finish().status.success());
     }
-    assert_eq!(world.lines("order"), ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_dead_waiter_does_not_hide_the_stopped_ones_behind_it() {
+    let world = World::new();
+    let mut holder = world.holder(&[]);
+    let stopped: Vec<_> = (0..4).map(|_| world.waiter(&[], "")).collect();
+    let waiter = world.waiter(&[], "echo ran");
+    for one in &stopped {
+        one.signal(Signal::STOP);
+        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+    }
+    stopped[0].signal(Signal::KILL);
+    wait_until("it is dead", || !is_alive(stopped[0].pid()));
+    holder.signal(Signal::TERM);
+    holder.wait().unwrap();
+    assert_eq!(waiter.finish().stdout, b"ran\n");
 }
 
 #[test]
@@ -261,27 +279,28 @@ fn after_a_killed_holder_whoever_comes_next_wakes_those_behind_stopped_waiters()
     assert_eq!(waiter.finish().stdout, b"ran\n");
 }
 
-/// A waiter that is neither stopped nor able to go on: it hangs in writing to a full pipe.
-fn hanging_waiter(world: &World) -> (Running, std::os::fd::OwnedFd) {
-    use rustix::pipe::{PipeFlags, pipe_with};
+/// A pipe into which nothing more goes: who writes to it hangs until the reader is dropped.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[0; 512]).is_ok() {}
     while rustix::io::write(&writer, &[0; 1]).is_ok() {}
-    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
-    let waiter = Running::start(world.script(&[], "echo hung >> order").stderr(writer));
-    world.is_queued(&waiter);
-    (waiter, reader)
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    (reader, writer)
 }
 
 #[test]
 fn a_waiter_that_hangs_is_passed_over_too_and_nobody_spins() {
     let world = World::new();
     let holder = world.holder(&[]);
-    let (hung, reader) = hanging_waiter(&world);
+    // Neither stopped nor able to go on: it hangs in saying that it waits.
+    let (reader, writer) = full_pipe();
+    let hung = Running::start(world.script(&[], "echo hung >> order").stderr(writer));
+    world.is_queued(&hung);
     let waiters: Vec<_> = (0..30).map(|_| world.waiter(&["-q"], "echo next >> order")).collect();
     drop(holder);
-    let late: Vec<_> = (0..3).map(|_| Running::start(&mut world.script(&["-q"], ""))).collect();
+    let late = || Running::start(&mut world.script(&["-q"], "echo late >> order"));
+    let late: Vec<_> = (0..3).map(|_| late()).collect();
     for waiter in waiters.into_iter().chain(late) {
         assert!(waiter.finish().status.success());
     }
@@ -289,7 +308,9 @@ fn a_waiter_that_hangs_is_passed_over_too_and_nobody_spins() {
     // It can write again, and finds its turn.
     drop(reader);
     assert!(hung.finish().status.success());
-    assert_eq!(world.lines("order").len(), 31);
+    let order = world.lines("order");
+    assert_eq!(order[..30], ["next"; 30], "nobody overtakes");
+    assert_eq!(order[30..], ["late", "late", "late", "hung"]);
 }
 
 #[test]
@@ -297,13 +318,9 @@ fn a_process_that_hangs_does_not_keep_the_mutex_that_a_thread_of_its_got() {
     let world = World::new();
     assert!(world.run(["true"]).status().unwrap().success());
     let mutex = fs::File::open(world.path("permits/x/mutex")).unwrap();
-    rustix::fs::flock(&mutex, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    flock(&mutex, FlockOperation::LockExclusive).unwrap();
     // Waits for the mutex, and hangs when it wants to say so.
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
-    while rustix::io::write(&writer, &[0; 512]).is_ok() {}
-    while rustix::io::write(&writer, &[0; 1]).is_ok() {}
-    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let (reader, writer) = full_pipe();
     let hung = Running::start(world.run(["true"]).stderr(writer));
     wait_until("it hangs", || {
         let wchan = fs::read_to_string(format!("/proc/{}/wchan", hung.id())).unwrap_or_default();

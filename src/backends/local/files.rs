@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use super::create::{create_file, with_exact_modes};
 use super::entries::{Entry, Kind, Listing, State};
 use super::locks::{self, Locks};
 use super::names;
@@ -117,12 +118,6 @@ impl Semaphore {
         Ok(self.still_there()?.then_some(locked))
     }
 
-    /// The mutex if it is free just now.
-    fn try_lock(&self) -> Option<Locked<'_>> {
-        rustix::fs::flock(&self.mutex, FlockOperation::NonBlockingLockExclusive).ok()?;
-        Some(Locked(self))
-    }
-
     /// Waits in a thread, because signals have to be obeyed meanwhile.
     async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
         let answer = async {
@@ -214,30 +209,38 @@ impl Semaphore {
         self.remove(permit);
     }
 
-    /// Lets those who wait pass those of them at the front who are stopped. To be called when a
-    /// permit has become free: the stopped ones may be all who were told.
-    pub(super) async fn help_past_stopped(&self) -> io::Result<()> {
-        // Nearly always the first one runs, and needs the mutex itself now.
-        let front = |listing: Listing| listing.waiters.into_iter().next();
-        let looks_stopped = |waiter| !self.stopped_at_the_front(&[waiter]).is_empty();
-        if !front(self.list()?).is_some_and(looks_stopped) {
-            return Ok(());
+    /// What is left to do after a release: lets those who wait pass those at the front who are
+    /// stopped, who may be all who were told, and removes what the dead left where nobody alive
+    /// would come past it any more.
+    pub(super) async fn tidy(&self) -> io::Result<()> {
+        let listing = self.list()?;
+        let nobody_left = listing.permits.is_empty() && listing.passed_over.is_empty();
+        match listing.waiters.first() {
+            None if nobody_left => return Ok(()),
+            // Nearly always: the first one runs, needs the mutex now, and will come past here.
+            Some(first) if self.runs(*first, &Locks::read()) == Some(true) => return Ok(()),
+            _ => {}
         }
         let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
-        let mut waiters = self.list()?.waiters;
-        locked.pass_over_stopped(&mut waiters)
+        let Listing { mut waiters, passed_over, permits } = self.list()?;
+        locked.pass_over_stopped(&mut waiters)?;
+        // Those who wait remove what is dead before them, so look from the end.
+        for entry in waiters.iter().chain(&passed_over).rev() {
+            if locked.probe(*entry)?.is_some() {
+                return Ok(());
+            }
+        }
+        for entry in permits {
+            locked.probe(entry)?;
+        }
+        Ok(())
     }
 
-    /// The longest run of waiters at the front whose processes are stopped, as far as we see.
-    fn stopped_at_the_front(&self, waiters: &[Entry]) -> Vec<Entry> {
-        let locks = Locks::read();
-        let holder = |waiter: Entry| {
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let stat = rustix::fs::statat(&self.directory, waiter.file(), flags);
-            locks.holder(&stat.ok()?)
-        };
-        let stopped = |waiter: &&Entry| holder(**waiter).is_some_and(locks::is_stopped);
-        waiters.iter().take_while(stopped).copied().collect()
+    /// Whether a waiter's process runs or is stopped; None where we cannot see it.
+    fn runs(&self, waiter: Entry, locks: &Locks) -> Option<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(&self.directory, waiter.file(), flags).ok()?;
+        locks.holder(&stat).map(|pid| !locks::is_stopped(pid))
     }
 
     pub(super) fn list(&self) -> io::Result<Listing> {
@@ -255,23 +258,6 @@ impl Semaphore {
             entries.sort_unstable_by_key(|entry| entry.number);
         }
         Ok(listing)
-    }
-
-    /// Removes what dead processes left, where nobody alive would come past it any more: those
-    /// who are alive remove what is before them in the queue, so look from its end.
-    pub(super) fn sweep(&self) {
-        let Some(locked) = self.try_lock() else {
-            return;
-        };
-        let Ok(listing) = self.list() else { return };
-        for entry in listing.waiters.iter().chain(&listing.passed_over).rev() {
-            if !matches!(locked.probe(*entry), Ok(None)) {
-                return;
-            }
-        }
-        for entry in listing.permits {
-            let _ = locked.probe(entry);
-        }
     }
 }
 
@@ -344,25 +330,45 @@ impl Locked<'_> {
         }
     }
 
-    /// Passes over those at the front of `waiters` who are stopped, takes them out of it, and
-    /// wakes the one who is first then.
-    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<()> {
-        let stopped = self.0.stopped_at_the_front(waiters).len();
-        self.pass_over(waiters, stopped)
+    /// Passes over those at the front of `waiters` who are stopped, forgets the dead among them,
+    /// and wakes the one who is first then. False: the first one was in order.
+    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<bool> {
+        let locks = Locks::read();
+        let mut count = 0;
+        for waiter in waiters.iter() {
+            if self.probe(*waiter)?.is_some() {
+                if self.0.runs(*waiter, &locks) != Some(false) {
+                    break;
+                }
+                self.set_aside(*waiter)?;
+            }
+            count += 1;
+        }
+        waiters.drain(..count);
+        Ok(self.wake_first(waiters, count))
     }
 
-    /// Passes over the first `count` of `waiters`.
-    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<()> {
+    /// Passes over the first `count` of `waiters`, whatever they do.
+    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<bool> {
         for waiter in waiters.drain(..count) {
-            self.rename(waiter, Kind::PassedOver)?;
-            // When it runs again it finds this in its FIFO and takes its place back.
-            self.poke(Entry { kind: Kind::PassedOver, ..waiter });
+            self.set_aside(waiter)?;
         }
-        match waiters.first() {
-            Some(first) if count > 0 => self.poke(*first),
-            _ => {}
-        }
+        Ok(self.wake_first(waiters, count))
+    }
+
+    fn set_aside(&self, waiter: Entry) -> io::Result<()> {
+        self.rename(waiter, Kind::PassedOver)?;
+        // When it runs again it finds this in its FIFO and takes its place back.
+        self.poke(Entry { kind: Kind::PassedOver, ..waiter });
         Ok(())
+    }
+
+    /// Tells whoever is first now that `gone` before it are not. False: nobody was.
+    fn wake_first(&self, waiters: &[Entry], gone: usize) -> bool {
+        if let (Some(first), 1..) = (waiters.first(), gone) {
+            self.poke(*first);
+        }
+        gone > 0
     }
 
     /// Wakes a waiter, so that it looks again.
@@ -413,19 +419,4 @@ fn check_mutex(stat: &Stat) -> io::Result<()> {
         return Err(io::Error::other("the file `mutex` is not what semrun made; remove it"));
     }
     Ok(())
-}
-
-/// Makes a file to read and write that was not there before.
-pub(super) fn create_file(directory: &OwnedFd, file: &str, mode: Mode) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    with_exact_modes(|| rustix::fs::openat(directory, file, flags, mode))
-}
-
-/// Makes something with the mode that it shall have, whatever our umask says: at no moment can
-/// others not use what is theirs as well. No other thread of ours makes files.
-fn with_exact_modes<T>(make: impl FnOnce() -> T) -> T {
-    let umask = rustix::process::umask(Mode::empty());
-    let result = make();
-    rustix::process::umask(umask);
-    result
 }

@@ -2,6 +2,7 @@
 //! long as any process of the command's tree keeps its descriptor open, so no lease expires and
 //! no clock is asked. `docs/backends.md` says why it is built so; `files.rs` knows the files.
 
+mod create;
 mod entries;
 mod files;
 mod locks;
@@ -118,17 +119,9 @@ impl Backend for Local {
         &'a self,
         ask: &'a Ask,
         turn: &'a Turn,
-        mut cancel: Cancel,
+        cancel: Cancel,
     ) -> Pending<'a, Result<Acquired, Error>> {
-        Box::pin(async move {
-            // Dropping the inner future leaves the queue, and it returns at once with a permit
-            // that it got.
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Ok(Acquired::Cancelled),
-                acquired = self.take_turn(ask, turn) => acquired,
-            }
-        })
+        Box::pin(cancel.or(self.take_turn(ask, turn)))
     }
 
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
@@ -167,8 +160,7 @@ impl Lease for Held {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
             // The permit is free already; what fails here makes nobody wait who would not.
-            let _ = self.semaphore.help_past_stopped().await;
-            self.semaphore.sweep();
+            let _ = self.semaphore.tidy().await;
             Ok(())
         })
     }

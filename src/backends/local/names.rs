@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
-use super::files::create_file;
+use super::create::create_file;
 use crate::backends::Name;
 
 /// Longer ones are shortened: file systems allow 255 bytes, and we add nothing to a name.

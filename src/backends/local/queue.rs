@@ -98,7 +98,11 @@ impl Queueing<'_> {
         }
         self.patience = Patience::of(&survey, self.patience, self.place.is_none());
         if survey.free() && !survey.before.is_empty() {
-            survey.pass_over_unresponsive(&locked, self.patience)?;
+            let moved = survey.pass_over_unresponsive(&locked, self.patience)?;
+            if moved {
+                // Whoever is first now has just been told.
+                self.patience = Patience::of(&survey, None, self.place.is_none());
+            }
         }
         let mut state = State { limit: survey.limit, ..state };
         if survey.free() && survey.before.is_empty() {
@@ -316,19 +320,20 @@ impl Survey {
     }
 
     /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
-    /// is are able to.
+    /// is are able to. False: there was nothing to do about them.
     fn pass_over_unresponsive(
         &mut self,
         locked: &Locked<'_>,
         patience: Option<Patience>,
-    ) -> io::Result<()> {
-        locked.pass_over_stopped(&mut self.queue)?;
+    ) -> io::Result<bool> {
+        let mut moved = locked.pass_over_stopped(&mut self.queue)?;
         let ahead = self.ahead();
-        if patience.is_some_and(|patience| patience.end(ahead) <= Instant::now()) {
+        if !moved && patience.is_some_and(|patience| patience.end(ahead) <= Instant::now()) {
             // These were told, and those behind them can have their chance.
-            locked.pass_over(&mut self.queue, ahead.min(WATCHED))?;
+            moved |= locked.pass_over(&mut self.queue, ahead.min(WATCHED))?;
         }
-        self.look_before(locked)
+        self.look_before(locked)?;
+        Ok(moved)
     }
 }
 
