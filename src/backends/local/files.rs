@@ -9,9 +9,9 @@
 //! | `q.<number>.json`, `s.<token>.json` | who that is; read by people only |
 //! | `name` | the true name, where the directory's is a shortened one |
 //!
-//! Whether somebody lives is never read from a file: a FIFO counts as long as its flock(2) is
-//! held, and the kernel gives that up with the last process that has it open. Reasons and
-//! measurements are in `docs/backends.md`.
+//! Whether somebody lives is never read from a record: a FIFO counts as long as its flock(2) is
+//! held, which the kernel gives up with the last process that has it open; that of a permit also
+//! stops counting when something is written to it. `docs/backends.md` has the reasons.
 
 use std::io;
 use std::os::fd::OwnedFd;
