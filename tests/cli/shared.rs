@@ -45,8 +45,12 @@ const SHARE: &str = "
 #[test]
 fn users_of_one_group_share_a_directory_that_the_group_may_write() {
     let world = World::new();
-    let script = format!("mkdir shared; chgrp 61000 shared; chmod 2770 shared\n{SHARE}");
-    shows_as_users(&world, &script, "busy 75\nalice\nbob\nrefused 69\nx: free\nmutex\n");
+    for mode in ["2770", "770"] {
+        let script = format!(
+            "rm -rf shared notes; mkdir shared; chgrp 61000 shared; chmod {mode} shared\n{SHARE}"
+        );
+        shows_as_users(&world, &script, "busy 75\nalice\nbob\nrefused 69\nx: free\nmutex\n");
+    }
 }
 
 #[test]

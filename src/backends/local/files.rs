@@ -94,6 +94,7 @@ impl Semaphore {
         if !base.sharing.shared() && owner != rustix::process::geteuid().as_raw() && owner != 0 {
             return Err(io::Error::other(format!("{file} belongs to uid {owner}")));
         }
+        base.sharing.apply(&directory)?;
         // Keeps those who tidy up temporary directories (tmpfiles.d(5)) away while we are here.
         let _ = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared);
         if names::is_shortened(&file) {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat};
 use rustix::process::geteuid;
 
 use crate::account::{Account, Home};
@@ -39,7 +39,8 @@ pub(super) struct Base {
 pub(super) struct Sharing {
     /// Permission bits for directories; files get them without the execute bits.
     directory: Mode,
-    shared: bool,
+    /// The group that shares it. None: it is private.
+    group: Option<Gid>,
 }
 
 impl Place {
@@ -191,11 +192,6 @@ impl Candidate {
             let what = "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod +t)";
             return Err(self.error(ErrorKind::Unavailable, what.into(), None));
         }
-        if mode.contains(Mode::WGRP) && !mode.intersects(Mode::WOTH | Mode::SGID) {
-            let what = "can be written by its group, to which what is made inside would not \
-                        belong; set the setgid bit (chmod g+s) or take the right away (chmod g-w)";
-            return Err(self.error(ErrorKind::Unavailable, what.into(), None));
-        }
         Ok(())
     }
 
@@ -230,15 +226,18 @@ impl Sharing {
     fn of(base: &Stat) -> Self {
         let mode = Mode::from_raw_mode(base.st_mode);
         let shared = mode.intersects(Mode::WGRP | Mode::WOTH);
-        // The sticky bit stays with the base: inside, whoever may write may clean up.
-        let directory =
-            if shared { (mode | Mode::RWXU) - (Mode::SVTX | Mode::SUID) } else { Mode::RWXU };
-        Self { directory, shared }
+        if !shared {
+            return Self { directory: Mode::RWXU, group: None };
+        }
+        // The sticky bit stays with the base: inside, whoever may write may clean up. The setgid
+        // bit gives what is made inside to the same group.
+        let directory = (mode | Mode::RWXU | Mode::SGID) - (Mode::SVTX | Mode::SUID);
+        Self { directory, group: Some(Gid::from_raw(base.st_gid)) }
     }
 
     /// Whether others than the owner may write here.
     pub(super) fn shared(self) -> bool {
-        self.shared
+        self.group.is_some()
     }
 
     pub(super) fn directory_mode(self) -> Mode {
@@ -248,6 +247,20 @@ impl Sharing {
     pub(super) fn file_mode(self) -> Mode {
         self.directory
             & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
+    }
+
+    /// Gives a directory that we made, or meant to before we were killed, to those who share the
+    /// base; where the base has the setgid bit, the kernel has done so.
+    pub(super) fn apply(self, directory: &OwnedFd) -> io::Result<()> {
+        let stat = rustix::fs::fstat(directory)?;
+        let wanted = (self.directory, self.group);
+        let found = (Mode::from_raw_mode(stat.st_mode), Some(Gid::from_raw(stat.st_gid)));
+        if self.shared() && stat.st_uid == geteuid().as_raw() && found != wanted {
+            // Fails for a group that we are not in, and then the modes for all have to do.
+            let _ = rustix::fs::fchown(directory, None, self.group);
+            rustix::fs::fchmod(directory, self.directory)?;
+        }
+        Ok(())
     }
 }
 
@@ -315,6 +328,7 @@ mod tests {
         assert_eq!(modes(0o40700), (0o700, 0o600));
         assert_eq!(modes(0o40755), (0o700, 0o600));
         assert_eq!(modes(0o42770), (0o2770, 0o660));
-        assert_eq!(modes(0o41777), (0o777, 0o666));
+        assert_eq!(modes(0o40770), (0o2770, 0o660));
+        assert_eq!(modes(0o41777), (0o2777, 0o666));
     }
 }
