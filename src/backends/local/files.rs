@@ -68,6 +68,15 @@ pub(super) struct Semaphore {
     sharing: Sharing,
 }
 
+/// What has become of a permit.
+pub(super) enum Permit {
+    Held(OwnedFd),
+    /// Its holder gave it back.
+    Released,
+    /// The last process that had it is dead, or about to be.
+    Dead,
+}
+
 /// The mutex is ours until this goes.
 #[derive(Debug)]
 pub(super) struct Locked<'a>(&'a Semaphore);
@@ -203,7 +212,7 @@ impl Semaphore {
         serde_json::from_slice(&text[..length]).ok()
     }
 
-    /// Gives a permit back by writing a byte: see [`Locked::probe`]. One byte tells all who
+    /// Gives a permit back by writing a byte: see [`Locked::probe_permit`]. One byte tells all who
     /// watch, because nobody reads it, and there is no moment at which only half of it is done.
     pub(super) fn hand_over(&self, permit: Entry, fifo: &OwnedFd) {
         let _ = rustix::io::write(fifo, b"x");
@@ -232,7 +241,9 @@ impl Semaphore {
             }
         }
         for entry in permits {
-            locked.probe(entry)?;
+            if !matches!(locked.probe_permit(entry)?, Permit::Held(_)) {
+                self.remove(entry);
+            }
         }
         Ok(())
     }
@@ -275,26 +286,37 @@ impl Locked<'_> {
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    /// Opens somebody's FIFO to watch it, if it counts: while its lock is held, and in the case
-    /// of a permit nothing has been written to it. One that counts no more is removed: None.
+    /// Opens somebody's FIFO to watch it, if its owner lives. A dead one is removed: None.
     pub(super) fn probe(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
+        let found = self.open_locked(entry)?;
+        if found.is_none() {
+            self.0.remove(entry);
+        }
+        Ok(found)
+    }
+
+    /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
+    /// granted a permit has to know which others ended by a death.
+    pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
+        Ok(match self.open_locked(entry)? {
+            None => Permit::Dead,
+            Some(fifo) if rustix::io::ioctl_fionread(&fifo)? > 0 => Permit::Released,
+            Some(fifo) => Permit::Held(fifo),
+        })
+    }
+
+    /// None: nobody holds its lock, or it is gone.
+    fn open_locked(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fifo = match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             opened => opened?,
         };
         match rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                let released = entry.kind == Kind::Permit && rustix::io::ioctl_fionread(&fifo)? > 0;
-                if !released {
-                    return Ok(Some(fifo));
-                }
-            }
-            Err(errno) => return Err(errno.into()),
-            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => Ok(Some(fifo)),
+            Err(errno) => Err(errno.into()),
+            Ok(()) => Ok(None),
         }
-        self.0.remove(entry);
-        Ok(None)
     }
 
     /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record.

@@ -4,6 +4,7 @@
 
 mod create;
 mod entries;
+mod exits;
 mod files;
 mod locks;
 mod names;
@@ -170,7 +171,7 @@ fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Resu
     let listing = semaphore.list()?;
     let mut holders = Vec::new();
     for entry in listing.permits {
-        if locked.probe(entry)?.is_some() {
+        if let files::Permit::Held(_) = locked.probe_permit(entry)? {
             holders.push(Holder { token: entry.number, record: semaphore.record(entry) });
         }
     }

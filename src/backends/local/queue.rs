@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Held;
 use super::entries::{Entry, Kind, Listing, State};
-use super::files::{ForMutex, Locked, Semaphore};
+use super::exits;
+use super::files::{self, ForMutex, Locked, Semaphore};
 use crate::backends::{Acquired, Ask, Notice, Permit, Record, Standing, Turn};
 use crate::kernel::watch;
 
@@ -106,8 +107,13 @@ impl Queueing<'_> {
         }
         let mut state = State { limit: survey.limit, ..state };
         if survey.free() && survey.before.is_empty() {
-            let held = grant(semaphore, &locked, &mut state, ask)?;
-            return Ok(Step::Acquired(Acquired::Granted(Box::new(held))));
+            let held = Unclaimed(Some(grant(semaphore, &locked, &mut state, ask)?));
+            survey.dead.iter().for_each(|entry| semaphore.remove(*entry));
+            drop(locked);
+            if !survey.dead.is_empty() {
+                exits::complete().await;
+            }
+            return Ok(Step::Acquired(Acquired::Granted(Box::new(held.claim()))));
         }
         if ask.nonblock {
             return Ok(Step::Acquired(Acquired::Busy));
@@ -152,6 +158,23 @@ fn grant(
     let fifo = locked.create(entry, &Record::new(ask))?;
     let permit = Permit { id: ask.id, name: ask.name.clone(), token };
     Ok(Held { permit, semaphore: Rc::clone(semaphore), entry, fifo })
+}
+
+/// A permit on its way to whoever asked. Dropping it, because that was called off, gives it back.
+struct Unclaimed(Option<Held>);
+
+impl Unclaimed {
+    fn claim(mut self) -> Held {
+        self.0.take().expect("claimed once")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(held) = &self.0 {
+            held.semaphore.hand_over(held.entry, &held.fifo);
+        }
+    }
 }
 
 /// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.
@@ -237,6 +260,8 @@ struct Survey {
     held: usize,
     /// Their FIFOs, if we are to watch them.
     permits: Vec<OwnedFd>,
+    /// Permits whose holders died, and have not been replaced yet.
+    dead: Vec<Entry>,
     oldest_permit: Option<Entry>,
     newest_permit: u64,
     limit: u32,
@@ -268,19 +293,24 @@ impl Survey {
             before: Vec::new(),
             held: 0,
             permits: Vec::new(),
+            dead: Vec::new(),
             oldest_permit: None,
             newest_permit: 0,
             limit: 0,
         };
         survey.look_before(locked)?;
         for entry in permits {
-            if let Some(fifo) = locked.probe(entry)? {
-                survey.held += 1;
-                if survey.before.len() < WATCHED && !ask.nonblock {
-                    survey.permits.push(fifo);
+            match locked.probe_permit(entry)? {
+                files::Permit::Held(fifo) => {
+                    survey.held += 1;
+                    if survey.before.len() < WATCHED && !ask.nonblock {
+                        survey.permits.push(fifo);
+                    }
+                    survey.oldest_permit.get_or_insert(entry);
+                    survey.newest_permit = entry.number;
                 }
-                survey.oldest_permit.get_or_insert(entry);
-                survey.newest_permit = entry.number;
+                files::Permit::Released => semaphore.remove(entry),
+                files::Permit::Dead => survey.dead.push(entry),
             }
         }
         let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
