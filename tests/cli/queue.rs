@@ -152,8 +152,7 @@ fn a_stopped_waiter_is_passed_over_and_takes_its_place_back() {
     let second = world.waiter(&[], "echo second >> order; echo > second; exec sleep 1000");
     let third = world.waiter(&[], "echo third >> order");
     for waiter in &stopped {
-        waiter.signal(Signal::STOP);
-        wait_until("it is stopped", || state(waiter.pid()) == Some('T'));
+        waiter.freeze();
     }
     holder.signal(Signal::TERM);
     holder.wait().unwrap();
@@ -179,8 +178,7 @@ fn a_stopped_waiter_does_not_make_a_free_permit_busy_for_those_who_do_not_wait()
     let world = World::new();
     let mut holder = world.holder(&[]);
     let waiter = world.waiter(&[], "echo waited >> order");
-    waiter.signal(Signal::STOP);
-    wait_until("it is stopped", || state(waiter.pid()) == Some('T'));
+    waiter.freeze();
     holder.signal(Signal::TERM);
     holder.wait().unwrap();
     shows(&world.script(&["-n"], "echo ran").output().unwrap(), 0, "ran\n", "");
@@ -231,8 +229,7 @@ fn more_stopped_waiters_than_watch_are_passed_over_at_a_release() {
     let stopped: Vec<_> = (0..5).map(|_| world.waiter(&[], "")).collect();
     let waiter = world.waiter(&[], "echo ran");
     for one in &stopped {
-        one.signal(Signal::STOP);
-        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+        one.freeze();
     }
     holder.signal(Signal::TERM);
     holder.wait().unwrap();
@@ -252,8 +249,7 @@ fn a_dead_waiter_does_not_hide_the_stopped_ones_behind_it() {
     let stopped: Vec<_> = (0..4).map(|_| world.waiter(&[], "")).collect();
     let waiter = world.waiter(&[], "echo ran");
     for one in &stopped {
-        one.signal(Signal::STOP);
-        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+        one.freeze();
     }
     stopped[0].signal(Signal::KILL);
     wait_until("it is dead", || !is_alive(stopped[0].pid()));
@@ -269,8 +265,7 @@ fn after_a_killed_holder_whoever_comes_next_wakes_those_behind_stopped_waiters()
     let stopped: Vec<_> = (0..4).map(|_| world.waiter(&[], "")).collect();
     let waiter = world.waiter(&[], "echo ran");
     for one in &stopped {
-        one.signal(Signal::STOP);
-        wait_until("it is stopped", || state(one.pid()) == Some('T'));
+        one.freeze();
     }
     drop(holder);
     wait_until("its command is dead as well", || world.holders().is_empty());

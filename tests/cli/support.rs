@@ -165,6 +165,12 @@ impl Running {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Stops it, and returns when it is.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait_until("it is stopped", || state(self.pid()) == Some('T'));
+    }
+
     /// How it ended, and what it wrote.
     pub(crate) fn finish(mut self) -> Output {
         let deadline = Instant::now() + PATIENCE;

@@ -286,36 +286,35 @@ impl Locked<'_> {
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    /// Opens somebody's FIFO to watch it, if its owner lives. A dead one is removed: None.
+    /// Opens a waiter's FIFO to watch it, if its owner lives. A dead one is removed: None.
     pub(super) fn probe(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
-        let found = self.open_locked(entry)?;
-        if found.is_none() {
-            self.0.remove(entry);
+        if let Some(fifo) = self.open(entry)?
+            && is_locked(&fifo)?
+        {
+            return Ok(Some(fifo));
         }
-        Ok(found)
+        self.0.remove(entry);
+        Ok(None)
     }
 
     /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
     /// granted a permit has to know which others ended by a death.
     pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
-        Ok(match self.open_locked(entry)? {
-            None => Permit::Dead,
+        Ok(match self.open(entry)? {
+            // Its holder has removed it since it was listed, which is part of a release.
+            None => Permit::Released,
+            // Before the lock is looked at: the holder may have ended well since.
             Some(fifo) if rustix::io::ioctl_fionread(&fifo)? > 0 => Permit::Released,
-            Some(fifo) => Permit::Held(fifo),
+            Some(fifo) if is_locked(&fifo)? => Permit::Held(fifo),
+            Some(_) => Permit::Dead,
         })
     }
 
-    /// None: nobody holds its lock, or it is gone.
-    fn open_locked(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
+    fn open(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fifo = match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => opened?,
-        };
-        match rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Ok(Some(fifo)),
-            Err(errno) => Err(errno.into()),
-            Ok(()) => Ok(None),
+        match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => Ok(Some(opened?)),
         }
     }
 
@@ -407,6 +406,15 @@ impl Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0.mutex, FlockOperation::Unlock);
+    }
+}
+
+/// Whether somebody else has a FIFO locked, and so lives.
+fn is_locked(fifo: &OwnedFd) -> io::Result<bool> {
+    match rustix::fs::flock(fifo, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno.into()),
     }
 }
 
