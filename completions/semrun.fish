@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_semrun_global_optspecs
-    string join \n name= backend= l/limit= w/wait= n/nonblock E/conflict-exit-code= s/signal= k/kill-after= orphans= foreground label= v/verbose q/quiet c/command= h/help V/version
+    string join \n name= backend= prefix= password-file= ca-file= client-cert= client-key= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= lost-exit-code= s/signal= k/kill-after= on-lost= orphans= foreground label= quarantine= allow-eviction v/verbose q/quiet c/command= h/help V/version
 end
 
 function __fish_semrun_needs_command
@@ -25,19 +25,33 @@ function __fish_semrun_using_subcommand
 end
 
 complete -c semrun -n "__fish_semrun_needs_command" -l name -d 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]' -r
-complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_needs_command" -l prefix -d 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l password-file -d 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_needs_command" -l ca-file -d 'The authorities to trust for TLS instead of the system\'s (PEM) [env: SEMRUN_CA_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_needs_command" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
+complete -c semrun -n "__fish_semrun_needs_command" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
 complete -c semrun -n "__fish_semrun_needs_command" -s l -s j -l limit -d 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use stands [env: SEMRUN_LIMIT]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l ttl -d 'The lease of a permit where permits can expire, at least 5s; renewed while the command runs [default: 30s]. The TTL of a semaphore that is in use stands [env: SEMRUN_TTL]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -s w -l wait -l timeout -d 'Wait at most D; 0 is -n [default: for ever] [env: SEMRUN_WAIT]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l max-attempts -d 'Wait at most N times --retry-interval, in the queue: what PassBuddy calls N attempts [env: SEMRUN_MAX_ATTEMPTS]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l retry-interval -d 'See --max-attempts [default: 500ms] [env: SEMRUN_RETRY_INTERVAL]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -s E -l conflict-exit-code -d 'The exit code when no permit was acquired, 0 to 255 [default: 75] [env: SEMRUN_CONFLICT_EXIT_CODE]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l lost-exit-code -d 'The exit code when the permit was lost, 0 to 255 [default: 76] [env: SEMRUN_LOST_EXIT_CODE]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -s s -l signal -d 'What semrun sends first when it stops a command of its own accord [default: TERM] [env: SEMRUN_SIGNAL]' -r
-complete -c semrun -n "__fish_semrun_needs_command" -s k -l kill-after -d 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never does [default: 5s] [env: SEMRUN_KILL_AFTER]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -s k -l kill-after -d 'How long a command that is stopped has until its whole tree gets SIGKILL; 0: only when its lease ends [default: 5s, or a quarter of the TTL if that is less] [env: SEMRUN_KILL_AFTER]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l on-lost -d 'What becomes of the command when its permit is lost [default: kill] [env: SEMRUN_ON_LOST]' -r -f -a "kill\t''
+continue\t''"
 complete -c semrun -n "__fish_semrun_needs_command" -l orphans -d 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
 wait\t''
 kill\t''"
 complete -c semrun -n "__fish_semrun_needs_command" -l label -d 'What `status` shows for this holder [default: the command\'s file name] [env: SEMRUN_LABEL]' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l quarantine -d 'How long a Redis that remembers nothing has to be up before it grants anything: auto, 0 for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL] [env: SEMRUN_QUARANTINE]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -s c -l command -d 'Run STR with $SHELL -c, or /bin/sh -c' -r
+complete -c semrun -n "__fish_semrun_needs_command" -l strict-limit -d 'Another limit or TTL that is in force is an error [env: SEMRUN_STRICT_LIMIT]'
 complete -c semrun -n "__fish_semrun_needs_command" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
 complete -c semrun -n "__fish_semrun_needs_command" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_needs_command" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_needs_command" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_needs_command" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
 complete -c semrun -n "__fish_semrun_needs_command" -s h -l help -d 'Print help'
@@ -45,7 +59,13 @@ complete -c semrun -n "__fish_semrun_needs_command" -s V -l version -d 'Print ve
 complete -c semrun -n "__fish_semrun_needs_command" -a "status" -d 'Show holders and waiters, of all semaphores without NAME'
 complete -c semrun -n "__fish_semrun_needs_command" -a "completions" -d 'Print a completion script for a shell'
 complete -c semrun -n "__fish_semrun_needs_command" -a "man" -d 'Print a man page in roff: semrun\'s own, or that of a subcommand'
-complete -c semrun -n "__fish_semrun_using_subcommand status" -l backend -d 'Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l prefix -d 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l password-file -d 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l ca-file -d 'The authorities to trust for TLS instead of the system\'s (PEM) [env: SEMRUN_CA_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand status" -s l -l limit -d 'The limit to compare with where only foreign clients hold permits [default: 1] [env: SEMRUN_LIMIT]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l json -d 'Print a JSON document (docs/status.md has its fields)'
 complete -c semrun -n "__fish_semrun_using_subcommand status" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand completions" -s h -l help -d 'Print help'

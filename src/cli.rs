@@ -4,6 +4,7 @@
 #![expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -11,7 +12,8 @@ use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
 use crate::backends::Name;
-use crate::supervise::policy::Orphans;
+use crate::supervise::deadline::SHORTEST_TTL;
+use crate::supervise::policy::{OnLost, Orphans};
 use crate::supervise::signals;
 
 /// The whole command line, for help, completions and man pages.
@@ -39,8 +41,8 @@ Durations are 500ms, 30s, 1h 30m, or a plain number of seconds with or without a
 Every option has a variable, named in its brackets; a flag counts more. Booleans are 1 0 true false.
 
 Exit codes: the command's own, or 128+N if signal N ended it; 75 (or -E) no permit was free in
-time; 69 the backend cannot be reached or refused us; 64 usage; 78 bad configuration or not
-supported by this backend; 125 semrun itself failed; 126 the command is not executable; 127 not
+time; 76 (or --lost-exit-code) the permit was lost; 69 the backend cannot be reached or refused us;
+64 usage; 78 bad configuration or not supported by this backend; 125 semrun itself failed; 126 the command is not executable; 127 not
 found; 128+N semrun got signal N while it waited.";
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
@@ -60,6 +62,7 @@ pub(crate) struct Run {
 
 /// What may also come from a variable: everything but the command itself.
 #[derive(Debug, Default, Clone, PartialEq, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Options {
     /// The semaphore: 1 to 200 bytes of UTF-8 without control characters
     #[arg(long, value_name = "NAME")]
@@ -72,9 +75,26 @@ pub(crate) struct Options {
     #[arg(short, long, visible_short_alias = 'j', value_name = "N", value_parser = limit)]
     pub(crate) limit: Option<u32>,
 
+    /// Another limit or TTL that is in force is an error
+    #[arg(long)]
+    pub(crate) strict_limit: bool,
+
+    /// The lease of a permit where permits can expire, at least 5s; renewed while the command runs
+    /// [default: 30s]. The TTL of a semaphore that is in use stands
+    #[arg(long, value_name = "D", value_parser = ttl)]
+    pub(crate) ttl: Option<Duration>,
+
     /// Wait at most D; 0 is -n [default: for ever]
     #[arg(short, long, visible_alias = "timeout", value_name = "D", value_parser = duration, conflicts_with = "nonblock")]
     pub(crate) wait: Option<Duration>,
+
+    /// Wait at most N times --retry-interval, in the queue: what PassBuddy calls N attempts
+    #[arg(long, value_name = "N", value_parser = attempts, conflicts_with_all = ["wait", "nonblock"])]
+    pub(crate) max_attempts: Option<u32>,
+
+    /// See --max-attempts [default: 500ms]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) retry_interval: Option<Duration>,
 
     /// Do not wait
     #[arg(short = 'n', long, visible_aliases = ["nb", "no-wait"])]
@@ -84,14 +104,22 @@ pub(crate) struct Options {
     #[arg(short = 'E', long, value_name = "N", value_parser = code)]
     pub(crate) conflict_exit_code: Option<u8>,
 
+    /// The exit code when the permit was lost, 0 to 255 [default: 76]
+    #[arg(long, value_name = "N", value_parser = code)]
+    pub(crate) lost_exit_code: Option<u8>,
+
     /// What semrun sends first when it stops a command of its own accord [default: TERM]
     #[arg(short, long, value_name = "SIG", value_parser = signals::parse)]
     pub(crate) signal: Option<Signal>,
 
-    /// How long a command that is stopped has until its whole tree gets SIGKILL; 0: it never
-    /// does [default: 5s]
+    /// How long a command that is stopped has until its whole tree gets SIGKILL; 0: only when its
+    /// lease ends [default: 5s, or a quarter of the TTL if that is less]
     #[arg(short, long, value_name = "D", value_parser = duration)]
     pub(crate) kill_after: Option<Duration>,
+
+    /// What becomes of the command when its permit is lost [default: kill]
+    #[arg(long, value_name = "WHAT", value_parser = on_lost())]
+    pub(crate) on_lost: Option<OnLost>,
 
     /// What becomes of processes that the command left when it ended by itself [default: leave]
     #[arg(long, value_name = "WHAT", value_parser = orphans())]
@@ -105,17 +133,53 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT", value_parser = label)]
     pub(crate) label: Option<String>,
 
+    /// How long a Redis that remembers nothing has to be up before it grants anything: auto, 0
+    /// for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL]
+    #[arg(long, value_name = "D", value_parser = quarantine)]
+    pub(crate) quarantine: Option<Quarantine>,
+
+    /// Use a Redis that may evict keys under memory pressure, and permits with them
+    #[arg(long)]
+    pub(crate) allow_eviction: bool,
+
     #[command(flatten)]
     pub(crate) loudness: LoudnessOptions,
+}
+
+/// `--quarantine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quarantine {
+    Auto,
+    For(Duration),
 }
 
 /// What every subcommand takes too, before or behind its name.
 #[derive(Debug, Default, Clone, PartialEq, Args)]
 pub(crate) struct BackendOptions {
-    /// Where permits live: file:///PATH [default: /run/semrun for root, ~/.local/state/semrun
-    /// for others]
+    /// Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss://
+    /// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others]
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) backend: Option<String>,
+
+    /// Namespace of the keys in Redis [default: semrun]
+    #[arg(long, value_name = "P")]
+    pub(crate) prefix: Option<Name>,
+
+    /// A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// The authorities to trust for TLS instead of the system's (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Our own certificate for TLS (PEM); with --client-key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) client_cert: Option<PathBuf>,
+
+    /// The key of --client-cert (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Args)]
@@ -151,6 +215,10 @@ backend cannot be reached or refused us.")]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) backend: BackendOptions,
+
+    /// The limit to compare with where only foreign clients hold permits [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = limit)]
+    pub(crate) limit: Option<u32>,
 
     /// Print a JSON document (docs/status.md has its fields)
     #[arg(long)]
@@ -223,6 +291,28 @@ pub(crate) fn is_subcommand(word: &std::ffi::OsStr) -> bool {
 fn limit(text: &str) -> Result<u32, String> {
     let limit = text.parse().ok().filter(|limit| (1..=10_000).contains(limit));
     limit.ok_or_else(|| "not a whole number from 1 to 10,000".into())
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        ttl if ttl < SHORTEST_TTL => Err(format!("shorter than {SHORTEST_TTL:?}")),
+        ttl => Ok(ttl),
+    }
+}
+
+fn attempts(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "not a whole number".into())
+}
+
+fn quarantine(text: &str) -> Result<Quarantine, String> {
+    if text == "auto" { Ok(Quarantine::Auto) } else { duration(text).map(Quarantine::For) }
+}
+
+fn on_lost() -> impl TypedValueParser<Value = OnLost> {
+    PossibleValuesParser::new(["kill", "continue"]).map(|text| match text.as_str() {
+        "continue" => OnLost::Continue,
+        _ => OnLost::Kill,
+    })
 }
 
 fn code(text: &str) -> Result<u8, String> {

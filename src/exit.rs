@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Reraise(Signal),
     /// No permit: busy, or the wait ran out. The number is 75 or `--conflict-exit-code`.
     NotAcquired(u8),
+    /// The permit was lost. The number is 76 or `--lost-exit-code`.
+    Lost(u8),
     /// All permits of a semaphore that `status` was asked about are taken.
     AllTaken,
     /// A signal ended the waiting.
@@ -28,6 +30,9 @@ pub(crate) enum Exit {
 
 /// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
+
+/// `EX_PROTOCOL` of sysexits, as near as it gets. The default of `--lost-exit-code`.
+pub(crate) const LOST: u8 = 76;
 
 /// The classes of failure, one exit code each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +70,9 @@ impl Exit {
     pub(crate) fn finish(self) -> ExitCode {
         match self {
             Self::Success => ExitCode::SUCCESS,
-            Self::Command(code) | Self::NotAcquired(code) => ExitCode::from(code),
+            Self::Command(code) | Self::NotAcquired(code) | Self::Lost(code) => {
+                ExitCode::from(code)
+            }
             Self::AllTaken => ExitCode::from(NOT_ACQUIRED),
             Self::CommandSignalled(signal) | Self::Interrupted(signal) => signal_code(signal),
             Self::Reraise(signal) => {

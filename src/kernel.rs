@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
@@ -29,10 +30,29 @@ pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<Async
     Ok(watched?)
 }
 
-/// Our process group. None where it lies outside our pid namespace and has no number here.
+/// The process group that semrun was started in, which is what a shell takes for its job. None
+/// where it lies outside our pid namespace and has no number here.
 pub(crate) fn own_group() -> Option<Pid> {
+    static GROUP: OnceLock<Option<Pid>> = OnceLock::new();
     // SAFETY: asks, and cannot fail. rustix's own takes for granted that there is a number.
-    Pid::from_raw(unsafe { libc::getpgrp() })
+    *GROUP.get_or_init(|| Pid::from_raw(unsafe { libc::getpgrp() }))
+}
+
+/// Makes a second process of this one, in a process group of its own: its pid in the first,
+/// none in the second. To be called while there is one thread.
+pub(crate) fn split() -> io::Result<Option<Pid>> {
+    // The second one belongs to the job all the same.
+    let _recorded = own_group();
+    // SAFETY: with one thread nothing is locked or half done in the copy.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // Cannot fail for a process that leads no session and is not executing another file.
+            let _ = rustix::process::setpgid(None, None);
+            Ok(None)
+        }
+        pid => Ok(Pid::from_raw(pid)),
+    }
 }
 
 /// What the command's process gets before it executes the command.

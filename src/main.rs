@@ -4,6 +4,7 @@
 mod account;
 mod backends;
 mod cli;
+mod clock;
 mod commands;
 mod exit;
 mod kernel;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::backends::{Name, Permit, Record, Standing};
 use crate::supervise::child::LaunchError;
@@ -16,13 +16,26 @@ use crate::supervise::signals;
 pub(crate) struct Waiting<'a> {
     pub(crate) name: &'a Name,
     pub(crate) standing: &'a Standing,
+    /// Why nothing is known any more.
+    pub(crate) trouble: Option<&'a str>,
     pub(crate) now: SystemTime,
 }
 
 impl fmt::Display for Waiting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Standing { ahead, held, holder } = self.standing;
+        let Standing { ahead, held, holder, paused } = self.standing;
         write!(f, "waiting for '{}', {} in line", self.name, Ordinal(ahead + 1))?;
+        if let Some(trouble) = self.trouble {
+            return write!(f, "; {trouble}");
+        }
+        if let Some(paused) = paused {
+            return write!(
+                f,
+                "; nobody is granted a permit for {} yet, so that holders which the server may \
+                 have forgotten can report (--quarantine)",
+                Span(*paused)
+            );
+        }
         if let Some(holder) = holder {
             let age = self.now.duration_since(holder.since).unwrap_or_default();
             write!(f, "; held for {} by {}", Span(age), Holder(holder))?;
@@ -62,8 +75,11 @@ impl fmt::Display for Waited<'_> {
 /// What was not as asked, or does not move.
 pub(crate) enum Warning<'a> {
     Limit { name: &'a Name, asked: u32, stands: u32 },
-    Trouble { name: &'a Name, what: &'a str },
+    Ttl { name: &'a Name, asked: Duration, stands: Duration },
+    Foreign { name: &'a Name, ttl: Duration },
+    Blind,
     Unkillable(&'a [Pid]),
+    Trouble { name: &'a Name, what: &'a str },
     NotReleased(&'a crate::backends::Error),
 }
 
@@ -79,6 +95,23 @@ impl fmt::Display for Warning<'_> {
             Self::Trouble { name, what } => {
                 write!(f, "cannot get on with '{name}', and keep trying: {what}")
             }
+            Self::Ttl { name, asked, stands } => write!(
+                f,
+                "'{name}' is in use with a TTL of {}, which counts until nobody uses it; not the \
+                 {} asked for",
+                humantime::format_duration(*stands),
+                humantime::format_duration(*asked)
+            ),
+            Self::Foreign { name, ttl } => write!(
+                f,
+                "other programs (PassBuddy?) hold permits of '{name}'; give --ttl the TTL that \
+                 they use, which may not be the {} in force here",
+                humantime::format_duration(*ttl)
+            ),
+            Self::Blind => f.write_str(
+                "this Redis user may not ask for INFO, so a restart that loses permits goes \
+                 unnoticed; allow it with ACL SETUSER … +info",
+            ),
             Self::Unkillable(pids) => {
                 let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
                 write!(
@@ -94,11 +127,58 @@ impl fmt::Display for Warning<'_> {
     }
 }
 
+/// A permit that is lost, or has to be taken for lost.
+pub(crate) struct Losing<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) why: &'a str,
+    /// Whether the command goes on.
+    pub(crate) continues: bool,
+}
+
+impl fmt::Display for Losing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, why, continues } = self;
+        if *continues {
+            write!(
+                f,
+                "the permit of '{name}' is lost and somebody else may have it, while the command \
+                 goes on: {why}"
+            )
+        } else {
+            write!(f, "the permit of '{name}' cannot be kept, stopping the command: {why}")
+        }
+    }
+}
+
+/// The process that held the permit was killed.
+#[derive(Debug)]
+pub(crate) struct Died {
+    pub(crate) name: Name,
+    pub(crate) status: WaitStatus,
+}
+
+impl fmt::Display for Died {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.status.terminating_signal().and_then(Signal::from_named_raw) {
+            Some(signal) => format!("by SIG{}", signals::name(signal)),
+            None => "by itself".into(),
+        };
+        write!(
+            f,
+            "the semrun process that took care of '{}' was ended {how}, and the command with it",
+            self.name
+        )
+    }
+}
+
+impl std::error::Error for Died {}
+
 /// What `-v` adds.
 pub(crate) enum Detail<'a> {
     Backend(&'a str),
     Holding(&'a Permit),
     Released(&'a Permit),
+    Outer(&'a Permit),
 }
 
 impl fmt::Display for Detail<'_> {
@@ -109,6 +189,9 @@ impl fmt::Display for Detail<'_> {
                 write!(f, "holding {permit}, fencing token {}", permit.token)
             }
             Self::Released(permit) => write!(f, "released {permit}"),
+            Self::Outer(permit) => {
+                write!(f, "going ahead under {permit}, which is held around this command")
+            }
         }
     }
 }
@@ -222,8 +305,8 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(192);
         let name = "deploy".parse().unwrap();
         let line = |ahead, held, holder| {
-            let standing = Standing { ahead, held, holder };
-            Waiting { name: &name, standing: &standing, now }.to_string()
+            let standing = Standing { ahead, held, holder, paused: None };
+            Waiting { name: &name, standing: &standing, trouble: None, now }.to_string()
         };
         assert_eq!(
             line(1, 3, Some(holder)),

@@ -4,7 +4,10 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -12,11 +15,16 @@ use clap::{ArgAction, CommandFactory, Parser};
 use rustix::process::Signal;
 
 use crate::backends::Name;
-use crate::backends::connect::{BadLocation, Location};
-use crate::cli::{self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, Sub, SubOnly};
-use crate::exit::{Failure, NOT_ACQUIRED};
+use crate::backends::connect::{BadLocation, Location, Url};
+use crate::backends::redis;
+use crate::backends::redis::place::{Place, Secret, Tls};
+use crate::cli::{
+    self, BackendOptions, Layer, LoudnessOptions, Options, Quarantine, RunOnly, Sub, SubOnly,
+};
+use crate::exit::{Failure, LOST, NOT_ACQUIRED};
 use crate::supervise::Supervision;
-use crate::supervise::policy::{Orphans, Rules};
+use crate::supervise::deadline::{default_kill_after, shortest_ttl};
+use crate::supervise::policy::{OnLost, Orphans, Rules};
 use crate::terminal::Loudness;
 
 /// What is to be done.
@@ -35,8 +43,13 @@ pub(crate) struct Run {
     pub(crate) name: Name,
     pub(crate) location: Location,
     pub(crate) limit: u32,
+    pub(crate) strict_limit: bool,
+    pub(crate) ttl: Duration,
+    /// Whether the user named the TTL.
+    pub(crate) ttl_given: bool,
     pub(crate) wait: Wait,
     pub(crate) conflict_exit_code: u8,
+    pub(crate) lost_exit_code: u8,
     pub(crate) supervision: Supervision,
     pub(crate) label: String,
     pub(crate) program: OsString,
@@ -57,6 +70,8 @@ pub(crate) struct Status {
     pub(crate) location: Location,
     /// All semaphores where there is none.
     pub(crate) names: Vec<Name>,
+    /// What to compare with where no limit is in force.
+    pub(crate) limit: u32,
     pub(crate) json: bool,
 }
 
@@ -110,31 +125,54 @@ fn subcommand(
         Ok(parsed) => parsed.subcommand,
         Err(error) => return print_or_misuse(&error, words, &words[..1]),
     };
-    let BackendOptions { backend } = &before.backend;
-    let allowed =
-        Options { backend: BackendOptions { backend: backend.clone() }, ..Options::default() };
+    let allowed = Options { backend: before.backend.clone(), ..Options::default() };
     if *before != allowed {
         let sub = words[0].to_string_lossy();
-        return Err(misuse(format!("of the options before '{sub}' only --backend goes with it")));
+        return Err(misuse(format!(
+            "of the options before '{sub}' only those that choose the backend go with it"
+        )));
     }
     Ok(match parsed {
-        Sub::Status(status) => Task::Status(Status {
-            location: location(
-                status.backend.backend.as_deref().or(backend.as_deref()),
-                variables,
-            )?,
-            names: status.names,
-            json: status.json,
-        }),
+        Sub::Status(status) => {
+            let flags = Options {
+                backend: status.backend.over(before.backend.clone()),
+                limit: status.limit,
+                ..Options::default()
+            };
+            let lower = from_variables(&flags, variables, |long| {
+                long == "limit" || BackendOptions::has(long)
+            })?;
+            let backend = flags.backend.clone();
+            let options = flags.over(lower);
+            let location = location(&backend, &options, variables)?;
+            if matches!(location, Location::Redis(_)) {
+                status.names.iter().try_for_each(|name| fits_redis("the name", name))?;
+            }
+            Task::Status(Status {
+                location,
+                names: status.names,
+                limit: options.limit.unwrap_or(1),
+                json: status.json,
+            })
+        }
         Sub::Completions { shell } => Task::Completions(shell),
         Sub::Man { subcommand } => Task::Man(subcommand),
     })
 }
 
+/// The default of `--ttl`.
+const TTL: Duration = Duration::from_secs(30);
+/// The default of `--retry-interval`.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The default of `--kill-after` where no lease ends: runners of CI jobs kill what is left a
+/// little later than this.
+const KILL_AFTER: Duration = Duration::from_secs(5);
+
 fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
-    let location = location(typed.options.backend.backend.as_deref(), variables)?;
-    let lower = from_variables(&typed.options, variables)?;
+    let flags = typed.options.backend.clone();
+    let lower = from_variables(&typed.options, variables, |_| true)?;
     let options = typed.options.over(lower);
+    let location = location(&flags, &options, variables)?;
     let (program, arguments) = match (typed.command, typed.operands) {
         (Some(text), _) => {
             let shell = variables("SHELL").filter(|shell| !shell.is_empty());
@@ -148,29 +186,32 @@ fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
             (program, operands.collect())
         }
     };
-    let Some(name) = options.name else {
+    let Some(name) = options.name.clone() else {
         return Err(misuse("no semaphore named; give --name NAME"));
     };
+    if matches!(location, Location::Redis(_)) {
+        fits_redis("the name", &name)?;
+    }
+    let ttl = options.ttl.unwrap_or(TTL);
     let rules = Rules {
         orphans: options.orphans.unwrap_or(Orphans::Leave),
         foreground: options.foreground,
         stop_signal: options.signal.unwrap_or(Signal::TERM),
+        on_lost: options.on_lost.unwrap_or(OnLost::Kill),
     };
-    // Runners of CI jobs kill what is left a little later than this.
-    let kill_after = options.kill_after.unwrap_or(Duration::from_secs(5));
+    let kill_after = kill_after(&options, &location, ttl)?;
     let file_name = Path::new(&program).file_name().unwrap_or(&program);
-    let label = options.label.unwrap_or_else(|| printable(file_name));
+    let label = options.label.clone().unwrap_or_else(|| printable(file_name));
     Ok(Run {
         location,
         name,
         limit: options.limit.unwrap_or(1),
-        wait: match options.wait {
-            _ if options.nonblock => Wait::Not,
-            Some(Duration::ZERO) => Wait::Not,
-            Some(most) => Wait::AtMost(most),
-            None => Wait::ForEver,
-        },
+        strict_limit: options.strict_limit,
+        ttl,
+        ttl_given: options.ttl.is_some(),
+        wait: wait(&options)?,
         conflict_exit_code: options.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
+        lost_exit_code: options.lost_exit_code.unwrap_or(LOST),
         supervision: Supervision {
             rules,
             kill_after: (!kill_after.is_zero()).then_some(kill_after),
@@ -186,6 +227,46 @@ fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
     })
 }
 
+fn wait(options: &Options) -> Result<Wait, Misuse> {
+    if options.retry_interval.is_some() && options.max_attempts.is_none() {
+        return Err(misuse("--retry-interval says nothing without --max-attempts"));
+    }
+    let retries = options
+        .max_attempts
+        .map(|attempts| options.retry_interval.unwrap_or(RETRY_INTERVAL).saturating_mul(attempts));
+    Ok(match options.wait.or(retries) {
+        _ if options.nonblock => Wait::Not,
+        Some(Duration::ZERO) => Wait::Not,
+        Some(most) => Wait::AtMost(most),
+        None => Wait::ForEver,
+    })
+}
+
+fn kill_after(options: &Options, location: &Location, ttl: Duration) -> Result<Duration, Misuse> {
+    if !location.expires() {
+        return Ok(options.kill_after.unwrap_or(KILL_AFTER));
+    }
+    let kill_after = options.kill_after.unwrap_or(default_kill_after(ttl));
+    match shortest_ttl(kill_after, ttl) {
+        None => Ok(kill_after),
+        Some(shortest) => Err(misuse(format!(
+            "--kill-after {} does not fit into a TTL of {}; the smallest --ttl that it fits into is \
+             {}",
+            humantime::format_duration(kill_after),
+            humantime::format_duration(ttl),
+            humantime::format_duration(shortest)
+        ))),
+    }
+}
+
+/// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.
+fn fits_redis(what: &str, name: &Name) -> Result<(), Misuse> {
+    if redis::can_name(name.as_str()) {
+        return Ok(());
+    }
+    Err(misuse(format!("{what} '{}' has braces, which cannot be used in Redis", name.as_str())))
+}
+
 impl Options {
     /// Whether this layer decides what an option of a lower one would say: by the same option,
     /// or by one that conflicts with it. The backend is looked up by [`location`].
@@ -193,33 +274,63 @@ impl Options {
         match long {
             "name" => self.name.is_some(),
             "backend" => true,
+            "prefix" => self.backend.prefix.is_some(),
+            "password-file" => self.backend.password_file.is_some(),
+            "ca-file" => self.backend.ca_file.is_some(),
+            "client-cert" => self.backend.client_cert.is_some(),
+            "client-key" => self.backend.client_key.is_some(),
             "limit" => self.limit.is_some(),
-            "wait" | "nonblock" => self.wait.is_some() || self.nonblock,
+            "strict-limit" => self.strict_limit,
+            "ttl" => self.ttl.is_some(),
+            "wait" | "nonblock" | "max-attempts" | "retry-interval" if self.bounds_waiting() => {
+                // How far apart the attempts are may come from below.
+                long != "retry-interval"
+                    || self.max_attempts.is_none()
+                    || self.retry_interval.is_some()
+            }
+            "retry-interval" => self.retry_interval.is_some(),
             "conflict-exit-code" => self.conflict_exit_code.is_some(),
+            "lost-exit-code" => self.lost_exit_code.is_some(),
             "signal" => self.signal.is_some(),
             "kill-after" => self.kill_after.is_some(),
+            "on-lost" => self.on_lost.is_some(),
             "orphans" => self.orphans.is_some(),
             "foreground" => self.foreground,
             "label" => self.label.is_some(),
+            "quarantine" => self.quarantine.is_some(),
+            "allow-eviction" => self.allow_eviction,
             "verbose" | "quiet" => self.loudness.verbose || self.loudness.quiet,
             _ => false,
         }
+    }
+
+    /// Whether it says for how long to wait, in any way.
+    fn bounds_waiting(&self) -> bool {
+        self.wait.is_some() || self.nonblock || self.max_attempts.is_some()
     }
 
     /// This layer on top of a lower one, in which nothing is left that it silences.
     fn over(self, lower: Self) -> Self {
         Self {
             name: self.name.or(lower.name),
-            backend: self.backend,
+            backend: self.backend.over(lower.backend),
             limit: self.limit.or(lower.limit),
+            strict_limit: self.strict_limit || lower.strict_limit,
+            ttl: self.ttl.or(lower.ttl),
             wait: self.wait.or(lower.wait),
             nonblock: self.nonblock || lower.nonblock,
+            max_attempts: self.max_attempts.or(lower.max_attempts),
+            retry_interval: self.retry_interval.or(lower.retry_interval),
             conflict_exit_code: self.conflict_exit_code.or(lower.conflict_exit_code),
+            lost_exit_code: self.lost_exit_code.or(lower.lost_exit_code),
             signal: self.signal.or(lower.signal),
             kill_after: self.kill_after.or(lower.kill_after),
+            on_lost: self.on_lost.or(lower.on_lost),
             orphans: self.orphans.or(lower.orphans),
             foreground: self.foreground || lower.foreground,
             label: self.label.or(lower.label),
+            quarantine: self.quarantine.or(lower.quarantine),
+            allow_eviction: self.allow_eviction || lower.allow_eviction,
             loudness: LoudnessOptions {
                 verbose: self.loudness.verbose || lower.loudness.verbose,
                 quiet: self.loudness.quiet || lower.loudness.quiet,
@@ -228,15 +339,37 @@ impl Options {
     }
 }
 
+impl BackendOptions {
+    /// Whether an option is one of these. The URL is looked up by [`location`].
+    fn has(long: &str) -> bool {
+        ["prefix", "password-file", "ca-file", "client-cert", "client-key"].contains(&long)
+    }
+
+    fn over(self, lower: Self) -> Self {
+        Self {
+            backend: self.backend.or(lower.backend),
+            prefix: self.prefix.or(lower.prefix),
+            password_file: self.password_file.or(lower.password_file),
+            ca_file: self.ca_file.or(lower.ca_file),
+            client_cert: self.client_cert.or(lower.client_cert),
+            client_key: self.client_key.or(lower.client_key),
+        }
+    }
+}
+
 /// The layer of variables: each is parsed as the option whose name it bears. Those that a flag
-/// silences are not even looked at.
-fn from_variables(flags: &Options, variables: Variables<'_>) -> Result<Options, Misuse> {
+/// silences, or that are not wanted, are not even looked at.
+fn from_variables(
+    flags: &Options,
+    variables: Variables<'_>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Options, Misuse> {
     let mut words = Vec::new();
     for argument in Layer::command().get_arguments() {
         let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument)) else {
             continue;
         };
-        if flags.silence(long) {
+        if flags.silence(long) || !wanted(long) {
             continue;
         }
         // An empty variable is the usual way to unset one for a single call.
@@ -267,9 +400,15 @@ fn from_variables(flags: &Options, variables: Variables<'_>) -> Result<Options, 
     }
 }
 
-fn location(typed: Option<&str>, variables: Variables<'_>) -> Result<Location, Misuse> {
-    let (source, url) = match typed {
-        Some(url) => ("--backend", url.to_owned()),
+/// Where permits live. `flags` are the options of the command line alone: a password in a URL
+/// there counts more than a variable.
+fn location(
+    flags: &BackendOptions,
+    options: &Options,
+    variables: Variables<'_>,
+) -> Result<Location, Misuse> {
+    let (source, url) = match &flags.backend {
+        Some(url) => ("--backend", url.clone()),
         None => match variables("SEMRUN_BACKEND").filter(|url| !url.is_empty()) {
             Some(url) => {
                 let text = url.into_string().map_err(|_| misuse("SEMRUN_BACKEND is not UTF-8"))?;
@@ -279,12 +418,89 @@ fn location(typed: Option<&str>, variables: Variables<'_>) -> Result<Location, M
         },
     };
     // The URL itself is not repeated: it may hold a password.
-    Location::parse(&url).map_err(|bad| match bad {
+    let url = Url::parse(&url).map_err(|bad| match bad {
         BadLocation::Malformed(text) => misuse(format!("the URL in {source} {text}")),
         BadLocation::Unsupported(text) => {
             Misuse { failure: Failure::Unsupported, text: format!("the URL in {source}: {text}") }
         }
-    })
+    })?;
+    let url = match url {
+        Url::Directory(path) => return Ok(Location::Directory(path)),
+        Url::Redis(url) => *url,
+    };
+    let BackendOptions { prefix, password_file, ca_file, client_cert, client_key, .. } =
+        &options.backend;
+    let prefix = match prefix {
+        Some(prefix) => prefix.clone(),
+        None => "semrun".parse().expect("a good name"),
+    };
+    fits_redis("the prefix", &prefix)?;
+    let typed_password = flags.backend.is_some() && url.has_password();
+    let variable = variables("SEMRUN_PASSWORD").filter(|password| !password.is_empty());
+    let password = match (&flags.password_file, variable, password_file) {
+        (Some(file), ..) => Some(first_line(file)?),
+        _ if typed_password => None,
+        (None, Some(password), _) => {
+            Some(password.into_string().map_err(|_| misuse("SEMRUN_PASSWORD is not UTF-8"))?)
+        }
+        (None, None, Some(file)) => Some(first_line(file)?),
+        (None, None, None) => None,
+    };
+    let url = match password {
+        Some(password) => url.with_password(&password),
+        None => url,
+    };
+    let client = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
+        (None, None) => None,
+        _ => return Err(misuse("--client-cert and --client-key go together")),
+    };
+    let authority = ca_file.as_ref().map(file).transpose()?;
+    Ok(Location::Redis(Box::new(Place {
+        url,
+        tls: Tls { authority, client },
+        prefix,
+        quarantine: match options.quarantine {
+            Some(Quarantine::For(time)) => Some(time),
+            Some(Quarantine::Auto) | None => None,
+        },
+        allow_eviction: options.allow_eviction,
+    })))
+}
+
+fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
+    fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+/// A file that only those may read whom its secret concerns.
+fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
+    const OTHERS: u32 = 0o007;
+    let read = || {
+        let mut file = File::open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok((file.metadata()?.mode(), bytes))
+    };
+    let (mode, bytes) = read().map_err(|error| unreadable(path, &error))?;
+    if mode & OTHERS != 0 {
+        let text = format!(
+            "{} holds a secret and can be read by everybody; chmod o= makes it private",
+            path.display()
+        );
+        return Err(Misuse::new(Failure::Unsupported, text));
+    }
+    Ok(bytes)
+}
+
+fn first_line(path: &Path) -> Result<String, Misuse> {
+    let text = String::from_utf8(secret(path)?).ok();
+    let line = text.as_deref().and_then(|text| text.lines().next()).filter(|line| !line.is_empty());
+    let bad = || format!("the first line of {} is no password", path.display());
+    line.map(String::from).ok_or_else(|| Misuse::new(Failure::Unsupported, bad()))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Misuse {
+    Misuse::new(Failure::Unsupported, format!("cannot read {}: {error}", path.display()))
 }
 
 /// Help and the version are asked for by an "error" of clap's.
@@ -422,7 +638,8 @@ mod tests {
     fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
         for line in ["semrun --backend file:///a status", "semrun status --backend file:///a"] {
             let Ok(Task::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
-            assert_eq!(status.location, Location::Directory("/a".into()));
+            let Location::Directory(path) = status.location else { panic!("{line}") };
+            assert_eq!(path, Path::new("/a"));
         }
         assert!(read_with("semrun -n status", &[]).is_err(), "an option that would be ignored");
     }
@@ -438,7 +655,7 @@ mod tests {
     fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
         type Mistake =
             (&'static str, &'static [(&'static str, &'static str)], Failure, &'static str);
-        let mistakes: [Mistake; 13] = [
+        let mistakes: [Mistake; 22] = [
             ("semrun true", &[], Failure::Usage, "--name"),
             ("semrun --name x", &[], Failure::Usage, "no command"),
             ("semrun --name  true", &[], Failure::Usage, "cannot be empty"),
@@ -456,10 +673,39 @@ mod tests {
                 "unknown scheme",
             ),
             (
-                "semrun --name x --backend redis://u:geheim@h true",
+                "semrun --name x --backend redis+cluster://u:geheim@h true",
                 &[],
                 Failure::Unsupported,
-                "redis",
+                "redis+cluster",
+            ),
+            ("semrun --name x --backend redis://u:geheim@ true", &[], Failure::Usage, "redis://["),
+            ("semrun --name x{ --backend redis://h true", &[], Failure::Usage, "braces"),
+            (
+                "semrun --name x --backend redis://h --prefix {a} true",
+                &[],
+                Failure::Usage,
+                "braces",
+            ),
+            (
+                "semrun --name x --backend redis://h -k 20 true",
+                &[],
+                Failure::Usage,
+                "smallest --ttl that it fits into is 52s",
+            ),
+            ("semrun --name x --ttl 4s true", &[], Failure::Usage, "shorter than 5s"),
+            ("semrun --name x --retry-interval 1 true", &[], Failure::Usage, "--max-attempts"),
+            ("semrun --name x --max-attempts 1 -n true", &[], Failure::Usage, "cannot be used"),
+            (
+                "semrun --name x --backend redis://h --client-cert /c true",
+                &[],
+                Failure::Usage,
+                "--client-key",
+            ),
+            (
+                "semrun --name x --backend redis://h --password-file /nonexistent true",
+                &[],
+                Failure::Unsupported,
+                "/nonexistent",
             ),
             (
                 "semrun --name x true",

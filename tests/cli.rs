@@ -12,10 +12,16 @@ mod cli {
     mod generated;
     /// Order, limits and hand-over between many runs.
     mod queue;
+    /// Permits in Redis: outages, deaths, sharing.
+    mod redis;
+    /// A server of one's own.
+    mod redis_server;
     /// A command's surroundings and exit codes.
     mod run;
     /// Directories that several users share.
     mod shared;
+    /// One semaphore with PassBuddy's programs.
+    mod sharing;
     /// Signals in every phase, and whole trees.
     mod signals;
     /// Holders and waiters as others see them.
@@ -24,4 +30,6 @@ mod cli {
     mod support;
     /// Job control and the waiting line, on a pseudo-terminal.
     mod terminal;
+    /// A Redis that encrypts.
+    mod tls;
 }

@@ -8,16 +8,26 @@ use percent_encoding::percent_decode_str;
 
 use super::local::Local;
 use super::local::place::Place;
+use super::redis::{self, Redis};
 use super::{Backend, Error};
 use crate::account::Account;
 
 /// Where permits live, checked as far as its text goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Location {
     /// The local directory of the user who runs this.
     Default,
     /// `file:///path`
     Directory(PathBuf),
+    /// `redis://…`, `rediss://…`, `redis+unix://…`
+    Redis(Box<redis::place::Place>),
+}
+
+/// A URL by its kind.
+#[derive(Debug, Clone)]
+pub(crate) enum Url {
+    Directory(PathBuf),
+    Redis(Box<redis::place::Url>),
 }
 
 /// Why a text names no backend.
@@ -29,15 +39,16 @@ pub(crate) enum BadLocation {
     Unsupported(String),
 }
 
-impl Location {
-    /// Understands a `--backend`: `file:///path`. The schemes `redis`, `rediss`, `redis+unix`,
-    /// `redis+sentinel`, `redis+cluster`, `http` and `https` are reserved.
+impl Url {
+    /// Understands a `--backend`. The schemes `redis+sentinel`, `redis+cluster`, `http` and `https`
+    /// are reserved.
     pub(crate) fn parse(url: &str) -> Result<Self, BadLocation> {
-        const KNOWN: &str = "write file:///PATH for a directory on this machine";
+        const KNOWN: &str = "write file:///PATH for a directory on this machine, or redis://HOST";
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(BadLocation::Malformed(format!("is not a URL; {KNOWN}")));
         };
-        match scheme.to_ascii_lowercase().as_str() {
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.as_str() {
             "file" => {
                 let path = rest.strip_prefix("//localhost").or(rest.strip_prefix("//"));
                 let path: Vec<u8> = percent_decode_str(path.unwrap_or_default()).collect();
@@ -48,9 +59,11 @@ impl Location {
                 }
                 Ok(Self::Directory(path))
             }
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "redis+cluster" | "http"
-            | "https" => {
-                let scheme = scheme.to_ascii_lowercase();
+            "redis" | "rediss" | "redis+unix" => {
+                let url = redis::place::Url::parse(&format!("{scheme}:{rest}"));
+                url.map(Box::new).map(Self::Redis).map_err(BadLocation::Malformed)
+            }
+            "redis+sentinel" | "redis+cluster" | "http" | "https" => {
                 let what =
                     format!("the scheme '{scheme}' is not supported by this version; {KNOWN}");
                 Err(BadLocation::Unsupported(what))
@@ -58,13 +71,23 @@ impl Location {
             _ => Err(BadLocation::Malformed(format!("has an unknown scheme; {KNOWN}"))),
         }
     }
+}
+
+impl Location {
+    /// Whether permits there expire unless they are renewed.
+    pub(crate) fn expires(&self) -> bool {
+        match self {
+            Self::Default | Self::Directory(_) => false,
+            Self::Redis(_) => true,
+        }
+    }
 
     pub(crate) fn connect(&self, account: &Account) -> Result<Box<dyn Backend>, Error> {
-        let place = match self {
-            Self::Default => Place::default_for(account)?,
-            Self::Directory(path) => Place::named(Path::new(path)),
-        };
-        Ok(Box::new(Local::new(place)))
+        Ok(match self {
+            Self::Default => Box::new(Local::new(Place::default_for(account)?)),
+            Self::Directory(path) => Box::new(Local::new(Place::named(Path::new(path)))),
+            Self::Redis(place) => Box::new(Redis::new((**place).clone())?),
+        })
     }
 }
 
@@ -74,22 +97,28 @@ mod tests {
 
     #[test]
     fn a_directory_is_an_absolute_path() {
-        let directory = |path: &str| Ok(Location::Directory(path.into()));
-        assert_eq!(Location::parse("file:///srv/semrun"), directory("/srv/semrun"));
-        assert_eq!(Location::parse("FILE://localhost/srv"), directory("/srv"));
-        assert_eq!(Location::parse("file:///with%20space"), directory("/with space"));
+        let directory = |url: &str| match Url::parse(url) {
+            Ok(Url::Directory(path)) => path,
+            other => panic!("{url}: {other:?}"),
+        };
+        assert_eq!(directory("file:///srv/semrun"), Path::new("/srv/semrun"));
+        assert_eq!(directory("FILE://localhost/srv"), Path::new("/srv"));
+        assert_eq!(directory("file:///with%20space"), Path::new("/with space"));
         for bad in ["file:relative", "file://relative/path", "file:", "file:///a%00b"] {
-            assert!(matches!(Location::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
+            assert!(matches!(Url::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
         }
     }
 
     #[test]
     fn unknown_schemes_are_errors_and_reserved_ones_are_refused() {
-        for bad in ["", "/srv/semrun", "ftp://host/", "redi://host"] {
-            assert!(matches!(Location::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
+        for good in ["redis://h", "REDISS://h", "redis+unix:///run/redis.sock"] {
+            assert!(matches!(Url::parse(good), Ok(Url::Redis(_))), "{good}");
         }
-        for reserved in ["redis://h", "rediss://h", "redis+sentinel://h", "http://h", "HTTPS://h"] {
-            let parsed = Location::parse(reserved);
+        for bad in ["", "/srv/semrun", "ftp://host/", "redi://host", "redis://"] {
+            assert!(matches!(Url::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
+        }
+        for reserved in ["redis+sentinel://h", "redis+cluster://h", "http://h", "HTTPS://h"] {
+            let parsed = Url::parse(reserved);
             assert!(matches!(parsed, Err(BadLocation::Unsupported(_))), "{reserved}");
         }
     }

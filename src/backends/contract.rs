@@ -1,6 +1,7 @@
 //! Every behaviour that all backends owe, once, run against each of them; and random histories
 //! in which a backend is compared with the ledger step by step.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,73 +18,108 @@ use super::ledger::{Claim, Ledger};
 use super::local::Local;
 use super::local::place::Place;
 use super::memory::Memory;
+use super::redis::Redis;
+use super::redis::place::{Place as RedisPlace, Tls, Url};
+use super::redis::testing::RedisServer;
 use super::{
-    Acquired, Ask, Backend, Cancel, Canceller, Error, Lease, Name, Notice, Snapshot, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Canceller, Error, ErrorKind, Holder, Lease, Name, Notice,
+    Snapshot, Turn, Who,
 };
 
 /// A store, and clients of it.
 pub(crate) struct Store {
     client: Box<dyn Fn() -> Box<dyn Backend>>,
-    _directory: Option<TempDir>,
+    /// What is asked for.
+    ttl: Duration,
+    /// What has to live as long.
+    _keep: Option<Box<dyn Any>>,
 }
 
 /// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
 /// missed soon; nobody renews here, so the other tests need permits that stay.
 fn memory(lifetime: Lifetime) -> Store {
-    let ttl = match lifetime {
-        Lifetime::Short => Some(Duration::from_millis(200)),
-        Lifetime::Long => None,
-    };
-    let memory = Memory::new(ttl);
-    Store { client: Box::new(move || Box::new(memory.clone())), _directory: None }
+    let memory = Memory::new((lifetime == Lifetime::Short).then(|| lifetime.ttl()));
+    let client = Box::new(move || Box::new(memory.clone()) as Box<dyn Backend>);
+    Store { client, ttl: lifetime.ttl(), _keep: None }
 }
 
-fn local(_: Lifetime) -> Store {
+fn local(lifetime: Lifetime) -> Store {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("semrun");
     Store {
         client: Box::new(move || Box::new(Local::new(Place::named(&path)))),
-        _directory: Some(directory),
+        ttl: lifetime.ttl(),
+        _keep: Some(Box::new(directory)),
     }
 }
 
-#[derive(Clone, Copy)]
+fn redis(lifetime: Lifetime) -> Store {
+    redis_at(Rc::new(RedisServer::start()), lifetime)
+}
+
+/// One more store in the same server.
+fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
+    let place = RedisPlace {
+        url: Url::parse(&server.url()).unwrap(),
+        tls: Tls::default(),
+        prefix: Uuid::new_v4().to_string().parse().unwrap(),
+        quarantine: Some(Duration::ZERO),
+        allow_eviction: false,
+    };
+    Store {
+        client: Box::new(move || Box::new(Redis::new(place.clone()).unwrap())),
+        ttl: lifetime.ttl(),
+        _keep: Some(Box::new(server)),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Short,
     Long,
 }
 
-macro_rules! contract {
-    ($($behaviour:ident($lifetime:expr);)*) => {
-        mod memory {
-            use super::*;
-            $(#[test] fn $behaviour() { settle(super::$behaviour(super::memory($lifetime))); })*
+impl Lifetime {
+    fn ttl(self) -> Duration {
+        match self {
+            Self::Short => Duration::from_millis(200),
+            Self::Long => Duration::from_secs(30),
         }
-        mod local {
+    }
+}
+
+macro_rules! contract {
+    ($($backend:ident),*: $behaviours:tt) => {
+        $(contract! { @against $backend $behaviours })*
+    };
+    (@against $backend:ident { $($behaviour:ident($lifetime:expr);)* }) => {
+        mod $backend {
             use super::*;
-            $(#[test] fn $behaviour() { settle(super::$behaviour(super::local($lifetime))); })*
+            $(#[test] fn $behaviour() { settle(super::$behaviour(super::$backend($lifetime))); })*
         }
     };
 }
 
-contract! {
+contract! { memory, local, redis: {
     a_free_permit_is_granted_at_once(Lifetime::Long);
     never_more_than_the_limit_are_held(Lifetime::Long);
     a_busy_semaphore_says_so_to_those_who_do_not_wait(Lifetime::Long);
     those_who_do_not_wait_go_before_nobody(Lifetime::Long);
     first_come_first_served(Lifetime::Long);
     a_cancelled_waiter_leaves_the_queue_and_delays_nobody(Lifetime::Long);
-    a_dropped_waiter_leaves_the_queue_as_well(Lifetime::Long);
+    a_dropped_waiter_delays_nobody(Lifetime::Short);
     a_holder_that_vanishes_is_replaced(Lifetime::Short);
     tokens_grow_with_every_grant(Lifetime::Short);
     the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(Lifetime::Long);
+    another_limit_is_an_error_for_those_who_want_no_other(Lifetime::Long);
     a_waiter_keeps_the_semaphore_in_use(Lifetime::Long);
     a_name_nobody_uses_is_an_empty_snapshot(Lifetime::Long);
     observing_shows_holders_and_waiters_in_order(Lifetime::Long);
+    a_held_permit_is_found_by_its_identity(Lifetime::Long);
     names_are_independent_however_odd(Lifetime::Long);
     a_waiter_is_told_where_it_stands(Lifetime::Long);
     many_tasks_never_exceed_the_limit(Lifetime::Long);
-}
+} }
 
 async fn a_free_permit_is_granted_at_once(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
@@ -100,14 +136,14 @@ async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     assert_eq!(store.snapshot("a").await.waiters, []);
-    lease.release().await.unwrap();
+    lease.release(PATIENCE).await.unwrap();
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Granted(_)));
 }
 
 async fn those_who_do_not_wait_go_before_nobody(store: Store) {
     let first = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
-    first.release().await.unwrap();
+    first.release(PATIENCE).await.unwrap();
     // The waiter has not run yet; the permit is its own all the same.
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     waiter.granted().await;
@@ -120,7 +156,7 @@ async fn first_come_first_served(store: Store) {
         waiters.push(store.waits(ask("a", 1)).await);
     }
     for waiter in waiters {
-        lease.release().await.unwrap();
+        lease.release(PATIENCE).await.unwrap();
         lease = waiter.granted().await;
     }
 }
@@ -132,17 +168,16 @@ async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store: Store) {
     let cancelled = within(Duration::from_secs(1), first.acquiring).await.unwrap().unwrap();
     assert!(matches!(cancelled, Acquired::Cancelled));
     assert_eq!(store.waiting("a").await, [second.id]);
-    lease.release().await.unwrap();
+    lease.release(PATIENCE).await.unwrap();
     second.granted().await;
 }
 
-async fn a_dropped_waiter_leaves_the_queue_as_well(store: Store) {
+async fn a_dropped_waiter_delays_nobody(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     let (first, second) = (store.waits(ask("a", 1)).await, store.waits(ask("a", 1)).await);
     first.acquiring.abort();
     assert!(first.acquiring.await.is_err_and(|error| error.is_cancelled()));
-    assert_eq!(store.waiting("a").await, [second.id]);
-    lease.release().await.unwrap();
+    lease.release(PATIENCE).await.unwrap();
     second.granted().await;
 }
 
@@ -161,7 +196,7 @@ async fn tokens_grow_with_every_grant(store: Store) {
         last = lease.permit().token;
         // By either end of a permit's life.
         if round % 2 == 0 {
-            lease.release().await.unwrap();
+            lease.release(PATIENCE).await.unwrap();
         }
     }
 }
@@ -171,21 +206,33 @@ async fn the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(stor
     let second = store.waits(ask("a", 5)).await;
     assert_eq!(second.notices[0], Notice::Limit { asked: 5, stands: 1 });
     assert_eq!(store.snapshot("a").await.limit, Some(1));
-    first.release().await.unwrap();
-    second.granted().await.release().await.unwrap();
+    first.release(PATIENCE).await.unwrap();
+    second.granted().await.release(PATIENCE).await.unwrap();
     assert_eq!(store.snapshot("a").await.limit, None);
     let _third = store.granted(&ask("a", 5)).await;
     assert_eq!(store.snapshot("a").await.limit, Some(5));
+}
+
+async fn another_limit_is_an_error_for_those_who_want_no_other(store: Store) {
+    let first = store.granted(&ask("a", 1)).await;
+    let strict = |limit| Ask { strict: true, ..ask("a", limit) };
+    let refused = within(PATIENCE, store.ask(strict(2)).acquiring).await.unwrap();
+    assert!(refused.is_err_and(|error| error.kind == ErrorKind::Differs));
+    assert_eq!(store.snapshot("a").await.waiters, []);
+    let same = store.waits(strict(1)).await;
+    first.release(PATIENCE).await.unwrap();
+    same.granted().await.release(PATIENCE).await.unwrap();
+    store.granted(&strict(2)).await;
 }
 
 async fn a_waiter_keeps_the_semaphore_in_use(store: Store) {
     let first = store.granted(&ask("a", 1)).await;
     let second = store.waits(ask("a", 1)).await;
     let third = store.waits(ask("a", 9)).await;
-    first.release().await.unwrap();
+    first.release(PATIENCE).await.unwrap();
     let second = second.granted().await;
     assert_eq!(store.waiting("a").await, [third.id], "the limit is still 1");
-    second.release().await.unwrap();
+    second.release(PATIENCE).await.unwrap();
     third.granted().await;
 }
 
@@ -201,13 +248,25 @@ async fn observing_shows_holders_and_waiters_in_order(store: Store) {
     let _third = store.waits(asks[2].clone()).await;
     let _fourth = store.waits(asks[3].clone()).await;
     let snapshot = store.snapshot("a").await;
-    let holders: Vec<_> = snapshot.holders.iter().map(|one| one.record.clone().unwrap()).collect();
+    let holders: Vec<_> =
+        snapshot.holders.iter().map(|one| one.record().cloned().unwrap()).collect();
     let waiters: Vec<_> = snapshot.waiters.iter().map(|one| one.record.clone().unwrap()).collect();
     let shown: Vec<_> = holders.iter().chain(&waiters).map(|record| record.permit).collect();
     assert_eq!(shown, asks.iter().map(|ask| ask.id).collect::<Vec<_>>());
     assert_eq!((holders[0].who.clone(), snapshot.limit), (asks[0].who.clone(), Some(2)));
-    assert!(snapshot.holders.is_sorted_by_key(|holder| holder.token) && snapshot.full());
+    assert!(snapshot.holders.is_sorted_by_key(Holder::token) && snapshot.full(9));
     assert_eq!((store.client)().list().await.unwrap(), [name("a")]);
+}
+
+async fn a_held_permit_is_found_by_its_identity(store: Store) {
+    let lease = store.granted(&ask("a", 1)).await;
+    let waiter = store.waits(ask("a", 1)).await;
+    let permit = lease.permit().clone();
+    let snapshot = store.snapshot("a").await;
+    assert_eq!(snapshot.held(permit.id).as_ref(), Some(&permit));
+    assert_eq!(snapshot.held(waiter.id), None);
+    lease.release(PATIENCE).await.unwrap();
+    assert_eq!(store.snapshot("a").await.held(permit.id), None);
 }
 
 async fn names_are_independent_however_odd(store: Store) {
@@ -265,9 +324,9 @@ async fn many_tasks_never_exceed_the_limit(store: Store) {
                 running.1 = running.1.max(running.0);
                 assert!(running.0 <= LIMIT);
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             running.borrow_mut().0 -= 1;
-            lease.release().await.unwrap();
+            lease.release(PATIENCE).await.unwrap();
         }
     };
     let tasks: Vec<_> =
@@ -307,47 +366,49 @@ enum Client {
 /// holders, waiters and limit.
 async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
     let mut ledger = Ledger::default();
-    let mut clients: HashMap<u128, Client> = HashMap::new();
+    let mut clients: HashMap<u128, (Uuid, Client)> = HashMap::new();
     let now = Duration::ZERO;
-    for step in steps {
+    for (position, step) in (0_u128..).zip(steps) {
         match step {
             Step::Ask { who, limit } => {
                 if clients.contains_key(&who) {
                     continue;
                 }
-                let id = Uuid::from_u128(who);
+                // Each asks under an identity that was never used before.
+                let id = Uuid::from_u128(position << 8 | who);
                 ledger.ask(now, Claim { id, limit, ttl: None, record: () });
                 let asking = store.ask(Ask { id, ..ask("a", limit) });
-                clients.insert(who, Client::Asking(asking));
+                clients.insert(who, (id, Client::Asking(asking)));
             }
             Step::Release { who } | Step::Vanish { who } | Step::Leave { who } => {
-                let holds = matches!(clients.get(&who), Some(Client::Holding(_)));
+                let holds = matches!(clients.get(&who), Some((_, Client::Holding(_))));
                 if holds == matches!(step, Step::Leave { .. }) {
                     continue;
                 }
-                match clients.remove(&who) {
-                    Some(Client::Holding(lease)) if matches!(step, Step::Release { .. }) => {
-                        lease.release().await.unwrap();
+                let Some((id, client)) = clients.remove(&who) else { continue };
+                match client {
+                    Client::Holding(lease) if matches!(step, Step::Release { .. }) => {
+                        lease.release(PATIENCE).await.unwrap();
                     }
-                    Some(Client::Holding(lease)) => drop(lease),
-                    Some(Client::Asking(asking)) => {
+                    Client::Holding(lease) => drop(lease),
+                    Client::Asking(asking) => {
                         asking.canceller.cancel();
                         asking.acquiring.await.unwrap().unwrap();
                     }
-                    None => continue,
                 }
-                ledger.release(now, Uuid::from_u128(who));
+                ledger.release(now, id);
             }
         }
         let held: Vec<_> = ledger.holders().iter().map(|one| one.claim.id).collect();
         let waiting: Vec<_> = ledger.waiters().map(|one| one.id).collect();
         store.becomes("a", ledger.limit(), &held, &waiting).await;
         for id in held {
-            let holding = match clients.remove(&id.as_u128()).expect("it asked") {
-                Client::Asking(asking) => asking.granted().await,
-                Client::Holding(lease) => lease,
+            let who = id.as_u128() & 0xff;
+            let holding = match clients.remove(&who).expect("it asked") {
+                (_, Client::Asking(asking)) => asking.granted().await,
+                (_, Client::Holding(lease)) => lease,
             };
-            clients.insert(id.as_u128(), Client::Holding(holding));
+            clients.insert(who, (id, Client::Holding(holding)));
         }
     }
 }
@@ -360,6 +421,15 @@ proptest! {
         // Nobody is missed there before the end of a TTL, and histories know no time.
         steps.retain(|step| !matches!(step, Step::Vanish { .. }));
         settle(same_as_the_ledger(memory(Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn redis_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        thread_local! {
+            static SERVER: Rc<RedisServer> = Rc::new(RedisServer::start());
+        }
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(redis_at(SERVER.with(Rc::clone), Lifetime::Long), steps));
     }
 
     #[test]
@@ -389,6 +459,7 @@ impl Asking {
 impl Store {
     fn ask(&self, ask: Ask) -> Asking {
         let client = (self.client)();
+        let ask = Ask { ttl: self.ttl, ..ask };
         let (turn, more) = Turn::channel();
         let (canceller, cancel) = Cancel::pair();
         let id = ask.id;
@@ -433,16 +504,15 @@ impl Store {
         let same = async {
             loop {
                 let now = self.snapshot(name).await;
-                let ids = |record: &Option<super::Record>| record.as_ref().map(|one| one.permit);
-                let holders: Vec<_> =
-                    now.holders.iter().filter_map(|one| ids(&one.record)).collect();
-                let waiters: Vec<_> =
-                    now.waiters.iter().filter_map(|one| ids(&one.record)).collect();
+                let records = now.holders.iter().map(Holder::record);
+                let holders: Vec<_> = records.map(|one| one.unwrap().permit).collect();
+                let records = now.waiters.iter().map(|one| one.record.as_ref());
+                let waiters: Vec<_> = records.map(|one| one.unwrap().permit).collect();
                 if (now.limit, &holders[..], &waiters[..]) == (limit, held, waiting) {
                     return;
                 }
                 last = Some(now);
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let same = tokio::time::timeout(PATIENCE, same).await.is_ok();
@@ -468,5 +538,13 @@ fn name(text: &str) -> Name {
 
 fn ask(semaphore: &str, limit: u32) -> Ask {
     let who = Who { label: "test".into(), host: "here".into(), pid: 1, user: "me".into() };
-    Ask { name: name(semaphore), id: Uuid::new_v4(), limit, nonblock: false, who }
+    Ask {
+        name: name(semaphore),
+        id: Uuid::new_v4(),
+        limit,
+        ttl: Duration::from_secs(30),
+        strict: false,
+        nonblock: false,
+        who,
+    }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// A moment on the caller's clock, which must count time spent suspended.
-pub(crate) type Moment = Duration;
+use crate::clock::Moment;
 
 /// One semaphore.
 #[derive(Debug, Clone)]

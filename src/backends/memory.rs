@@ -7,15 +7,16 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::ledger::{Claim, Grant, Ledger, Moment};
+use super::ledger::{Claim, Grant, Ledger};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, Holder, Lease, Name, Notice, Pending, Permit, Record,
-    Snapshot, Standing, Turn, Waiter,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Lost, Name, Notice, Pending,
+    Permit, Record, Snapshot, Standing, Tenure, Turn, Waiter,
 };
+use crate::clock::Moment;
 
 #[derive(Clone)]
 pub(crate) struct Memory(Rc<Shared>);
@@ -57,9 +58,10 @@ impl Memory {
     fn snapshot(&self, name: &Name) -> Snapshot {
         let semaphores = self.0.semaphores.borrow();
         let ledger = &semaphores[name].ledger;
-        let holders = ledger.holders().iter().map(|holding| Holder {
+        let holders = ledger.holders().iter().map(|holding| Holder::Known {
             token: holding.token,
             record: Some(holding.claim.record.clone()),
+            left: None,
         });
         let waiters = ledger.waiters().map(|claim| Waiter { record: Some(claim.record.clone()) });
         Snapshot {
@@ -67,10 +69,11 @@ impl Memory {
             limit: ledger.limit(),
             holders: holders.collect(),
             waiters: waiters.collect(),
+            ..Snapshot::unused(name)
         }
     }
 
-    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Acquired {
+    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
         let (sender, mut granted) = oneshot::channel();
         // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
         let mut place = Place { memory: self.clone(), name: ask.name.clone(), id: Some(ask.id) };
@@ -83,12 +86,21 @@ impl Memory {
             stands = ledger.limit().unwrap_or(ask.limit);
             Vec::new()
         });
+        if stands != ask.limit && ask.strict {
+            place.id = None;
+            return Err(Error {
+                kind: ErrorKind::Differs,
+                backend: self.url(),
+                what: format!("a limit of {stands} stands"),
+                source: None,
+            });
+        }
         if stands != ask.limit {
             turn.tell(Notice::Limit { asked: ask.limit, stands });
         }
         if busy {
             place.id = None;
-            return Acquired::Busy;
+            return Ok(Acquired::Busy);
         }
         self.0
             .semaphores
@@ -120,7 +132,7 @@ impl Memory {
         };
         place.id = None;
         let permit = Permit { id: ask.id, name: ask.name.clone(), token };
-        Acquired::Granted(Box::new(Held { memory: self.clone(), permit }))
+        Ok(Acquired::Granted(Box::new(Held { memory: self.clone(), permit })))
     }
 }
 
@@ -131,7 +143,10 @@ impl Backend for Memory {
         turn: &'a Turn,
         cancel: Cancel,
     ) -> Pending<'a, Result<Acquired, Error>> {
-        Box::pin(cancel.or(async { Ok(self.take_turn(ask, turn).await) }))
+        Box::pin(async move {
+            let acquired = cancel.or(self.take_turn(ask, turn)).await;
+            acquired.unwrap_or(Ok(Acquired::Cancelled))
+        })
     }
 
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
@@ -150,6 +165,22 @@ impl Backend for Memory {
             let in_use = semaphores.iter().filter(|(_, one)| one.ledger.limit().is_some());
             Ok(in_use.map(|(name, _)| name.clone()).collect())
         })
+    }
+
+    fn withdraw<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        _: Duration,
+    ) -> Pending<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.update(name, |ledger, now| ledger.release(now, id));
+            Ok(())
+        })
+    }
+
+    fn reports(&self) -> bool {
+        false
     }
 
     fn url(&self) -> String {
@@ -185,11 +216,19 @@ impl Lease for Held {
         &self.permit
     }
 
+    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+        None
+    }
+
+    fn lost(&mut self) -> Pending<'_, Lost> {
+        Box::pin(std::future::pending())
+    }
+
     fn inherit(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
         Box::pin(async move {
             let id = self.permit.id;
             self.memory.update(&self.permit.name, |ledger, now| ledger.release(now, id));

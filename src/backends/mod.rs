@@ -4,6 +4,8 @@
 
 pub(crate) mod connect;
 pub(crate) mod local;
+pub(crate) mod redis;
+mod renewal;
 
 // The model and the backend made of it: what every other backend is compared with.
 #[cfg(test)]
@@ -17,12 +19,14 @@ use std::fmt;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
+
+use crate::clock::Moment;
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -33,7 +37,8 @@ pub(crate) trait Backend {
     /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
     ///
     /// `cancel` leaves the queue before it returns, within a second. A permit that was granted
-    /// is returned even if `cancel` came at the same moment. An error leaves nothing behind.
+    /// is returned or given back if `cancel` came at the same moment. An error leaves nothing
+    /// behind that does not go by itself.
     fn acquire<'a>(
         &'a self,
         ask: &'a Ask,
@@ -48,6 +53,18 @@ pub(crate) trait Backend {
     /// The semaphores that this backend knows, in the order of their names.
     fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>>;
 
+    /// Gives back whatever somebody has under this identity, a permit or a place in the queue.
+    /// For one who has died without that; `patience` bounds how long it is tried.
+    fn withdraw<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        patience: Duration,
+    ) -> Pending<'a, Result<(), Error>>;
+
+    /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
+    fn reports(&self) -> bool;
+
     /// Where the permits live, as a URL that may be shown: without secrets.
     fn url(&self) -> String;
 }
@@ -56,13 +73,37 @@ pub(crate) trait Backend {
 pub(crate) trait Lease {
     fn permit(&self) -> &Permit;
 
+    /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
+    fn tenure(&self) -> Option<watch::Receiver<Tenure>>;
+
+    /// Renews the permit as long as it is polled, and is ready once the permit is known to be
+    /// lost. That it cannot be renewed is not known from this but from [`Lease::tenure`].
+    /// Cancel-safe.
+    fn lost(&mut self) -> Pending<'_, Lost>;
+
     /// A descriptor that the command's whole tree must inherit: the permit is taken as long as
     /// any process keeps it open.
     fn inherit(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Gives the permit back; the next waiter is told at once.
-    fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>>;
+    /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it is
+    /// tried.
+    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>>;
 }
+
+/// How long a permit is certainly ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// Before the last request that renewed it was sent: the server counts from later on.
+    pub(crate) since: Moment,
+    /// For how long from then.
+    pub(crate) ttl: Duration,
+    /// Why it has not been renewed since, if that was tried.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A permit is not ours any more: why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost(pub(crate) String);
 
 /// The name of a semaphore: 1 to 200 bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +148,10 @@ pub(crate) struct Ask {
     pub(crate) id: Uuid,
     /// Permits in all. While a semaphore is in use its own limit stands; see [`Notice::Limit`].
     pub(crate) limit: u32,
+    /// The lease, where permits can expire. It stands as the limit does; see [`Notice::Ttl`].
+    pub(crate) ttl: Duration,
+    /// Another limit or lease that stands is an error.
+    pub(crate) strict: bool,
     /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace.
     pub(crate) nonblock: bool,
     pub(crate) who: Who,
@@ -129,6 +174,17 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// The permits in `SEMRUN_HELD`, outermost first; what is no permit is left out.
+    pub(crate) fn read_held(text: &str) -> Vec<(Uuid, Name)> {
+        let entry = |word: &str| {
+            let (_, permit) = word.split_once('#')?;
+            let permit = percent_decode_str(permit).decode_utf8().ok()?;
+            let (id, name) = permit.split_once('@')?;
+            Some((id.parse().ok()?, name.parse().ok()?))
+        };
+        text.split(' ').filter_map(entry).collect()
+    }
+
     /// The permit with its backend as one word without spaces, for `SEMRUN_HELD`.
     pub(crate) fn with_backend(&self, url: &str) -> String {
         const READABLE: &AsciiSet =
@@ -158,8 +214,12 @@ pub(crate) struct Who {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) name: Name,
-    /// The limit in force; none while nobody uses the semaphore.
+    /// The limit in force; none while nobody uses the semaphore, or only foreign clients do.
     pub(crate) limit: Option<u32>,
+    /// The lease in force, where permits can expire.
+    pub(crate) ttl: Option<Duration>,
+    /// For how long from now nobody is granted a permit, whatever is free.
+    pub(crate) paused: Option<Duration>,
     /// In the order of their grants.
     pub(crate) holders: Vec<Holder>,
     /// In the order of the queue.
@@ -168,20 +228,67 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn unused(name: &Name) -> Self {
-        Self { name: name.clone(), limit: None, holders: Vec::new(), waiters: Vec::new() }
+        Self {
+            name: name.clone(),
+            limit: None,
+            ttl: None,
+            paused: None,
+            holders: Vec::new(),
+            waiters: Vec::new(),
+        }
     }
 
-    /// Whether all permits are taken.
-    pub(crate) fn full(&self) -> bool {
-        self.limit.is_some_and(|limit| self.holders.len() >= limit as usize)
+    /// Whether all permits are taken; `asked` is the limit where none is in force.
+    pub(crate) fn full(&self, asked: u32) -> bool {
+        self.holders.len() >= self.limit.unwrap_or(asked) as usize
+    }
+
+    /// The permit with this identity, if it is held.
+    pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
+        let holder = self.holders.iter().find(|holder| holder.id() == Some(id))?;
+        Some(Permit { id, name: self.name.clone(), token: holder.token()? })
     }
 }
 
+/// Who holds a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) token: u64,
-    /// None when the record cannot be read; the permit is taken all the same.
-    pub(crate) record: Option<Record>,
+pub(crate) enum Holder {
+    Known {
+        token: u64,
+        /// None when the record cannot be read; the permit is taken all the same.
+        record: Option<Record>,
+        /// What is left of its lease, where there is one.
+        left: Option<Duration>,
+    },
+    /// A client of another kind, which leaves nothing but its permit's identity.
+    Foreign { permit: String, left: Duration },
+}
+
+impl Holder {
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self {
+            Self::Known { token, .. } => Some(*token),
+            Self::Foreign { .. } => None,
+        }
+    }
+
+    pub(crate) fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Known { record, .. } => record.as_ref(),
+            Self::Foreign { .. } => None,
+        }
+    }
+
+    pub(crate) fn left(&self) -> Option<Duration> {
+        match self {
+            Self::Known { left, .. } => *left,
+            Self::Foreign { left, .. } => Some(*left),
+        }
+    }
+
+    fn id(&self) -> Option<Uuid> {
+        self.record().map(|record| record.permit)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,6 +322,12 @@ pub(crate) enum Notice {
     Queued(Standing),
     /// Another limit stands and counts.
     Limit { asked: u32, stands: u32 },
+    /// Another lease stands and counts.
+    Ttl { asked: Duration, stands: Duration },
+    /// Clients of another kind hold permits of it.
+    Foreign { ttl: Duration },
+    /// The backend may not tell us whether it was restarted and forgot its permits.
+    Blind,
     /// The backend does not answer, or not as it should, and is tried again: `what` fits behind
     /// a colon. It may last if an error does not end it soon.
     Trouble { what: String, may_last: bool },
@@ -229,6 +342,8 @@ pub(crate) struct Standing {
     pub(crate) held: usize,
     /// Who has held one for the longest time.
     pub(crate) holder: Option<Record>,
+    /// For how long nobody is granted one.
+    pub(crate) paused: Option<Duration>,
 }
 
 impl Standing {
@@ -236,8 +351,8 @@ impl Standing {
     pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
         let ahead = snapshot.waiters.iter().position(ours)?;
-        let holder = snapshot.holders.first().and_then(|holder| holder.record.clone());
-        Some(Self { ahead, held: snapshot.holders.len(), holder })
+        let holder = snapshot.holders.first().and_then(|holder| holder.record().cloned());
+        Some(Self { ahead, held: snapshot.holders.len(), holder, paused: snapshot.paused })
     }
 }
 
@@ -271,21 +386,20 @@ impl Cancel {
         (Canceller(sender), Self(receiver))
     }
 
-    /// Acquires unless it is called off. Dropping `acquiring` has to leave the queue; a permit
-    /// that it got at the same moment is returned.
-    pub(crate) async fn or(
-        mut self,
-        acquiring: impl Future<Output = Result<Acquired, Error>>,
-    ) -> Result<Acquired, Error> {
-        let cancelled = async {
-            if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
+    /// Does something unless it is called off; dropping it has to be enough. A result that came
+    /// at the same moment is returned.
+    pub(crate) async fn or<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = cancelled => Ok(Acquired::Cancelled),
-            acquired = acquiring => acquired,
+            done = doing => Some(done),
+            () = self.cancelled() => None,
+        }
+    }
+
+    /// Ready once it is called off.
+    pub(crate) async fn cancelled(&mut self) {
+        if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -313,6 +427,8 @@ pub(crate) enum ErrorKind {
     Unavailable,
     /// It cannot do this at all.
     Unsupported,
+    /// What stands there is not what was asked for, and nothing else would do.
+    Differs,
 }
 
 impl fmt::Display for Error {
@@ -353,6 +469,10 @@ mod millis {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
         let millis = u64::deserialize(from)?;
         // A record that others may have written: a time beyond reason must not panic.
-        Ok(UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH))
+        Ok(at(millis))
+    }
+
+    pub(super) fn at(millis: u64) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
     }
 }

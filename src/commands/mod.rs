@@ -37,7 +37,7 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     if let Some(error) = error.downcast_ref::<backends::Error>() {
         return match error.kind {
             ErrorKind::Unavailable => Failure::Unavailable,
-            ErrorKind::Unsupported => Failure::Unsupported,
+            ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
     }
     match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {
@@ -47,9 +47,14 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Runs a task to its end. What it left running in another thread, a question to a name server
+/// that does not answer, is not waited for.
+fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot set up waiting for events")
+    let runtime = runtime.context("cannot set up waiting for events")?;
+    let done = runtime.block_on(task);
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 /// Writes to standard output. A reader who has seen enough is no failure.

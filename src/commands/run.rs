@@ -2,116 +2,242 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::runtime;
+use super::block_on;
 use crate::account::{self, Account};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Notice, Pending, Snapshot, Standing,
-    Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Permit,
+    Snapshot, Standing, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::{CannotRun, Detail, Waited, Waiting, Warning};
+use crate::report::{CannotRun, Detail, Died, Losing, Waited, Waiting, Warning};
 use crate::settings::{Run, Wait};
 use crate::supervise::child::{Launch, Tree};
-use crate::supervise::signals::{self, Signals, Whom};
-use crate::supervise::supervise;
+use crate::supervise::guardian::{self, Guardian, Side, Told, Visible, Watched};
+use crate::supervise::hold::Hold;
+use crate::supervise::policy::OnLost;
+use crate::supervise::signals::{Caught, Signals, Whom};
+use crate::supervise::{Ended, Remark, supervise};
 use crate::terminal::{Console, Loudness};
 
 /// How often the waiting line is brought up to date on a terminal, where somebody looks at it.
 const REDRAW: Duration = Duration::from_secs(5);
 /// How often a log hears that we still wait.
 const ALIVE: Duration = Duration::from_mins(1);
+/// How long giving a permit back is tried.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+/// The same for one that is lost anyway.
+const GIVING_UP: Duration = Duration::from_secs(1);
 
 pub(super) fn run(settings: &Run) -> anyhow::Result<Exit> {
     let descriptors = getrlimit(Resource::Nofile);
-    runtime()?.block_on(story(settings, descriptors))
-}
-
-async fn story(settings: &Run, descriptors: Rlimit) -> anyhow::Result<Exit> {
     // First: it may ask a directory service that hangs, and until we listen signals just end us.
     let account = Account::current();
-    let mut signals = Signals::install().context("cannot listen to signals")?;
-    let mut console = Console::new(settings.loudness);
-    let backend = settings.location.connect(&account)?;
-    let ask = ask(settings, account);
-
-    let lease = match wait_in_turn(settings, &*backend, &ask, &mut signals, &mut console).await? {
-        Turned::Granted(lease) => lease,
-        Turned::Away(exit) => return Ok(exit),
+    let caught = Caught::install().context("cannot listen to signals")?;
+    let ask = ask(settings, &account);
+    let mut visible = if settings.location.expires() {
+        match guardian::divide().context("cannot start a second process")? {
+            Side::Guardian(guardian) => return guard(settings, &account, &ask, guardian),
+            Side::Worker(visible) => visible,
+        }
+    } else {
+        Visible::Itself
     };
-    let permit = lease.permit().clone();
-    let url = backend.url();
-    console.say(Loudness::Verbose, Detail::Backend(&url));
-    console.say(Loudness::Verbose, Detail::Holding(&permit));
-
-    let ran = run_command(settings, &*lease, &url, descriptors, &mut signals, &mut console).await;
-
-    if ran.as_ref().is_err_and(|error| !error.is::<CannotRun>()) {
-        // The command may live on. It has the permit, and keeps it if semrun only goes.
-        return ran;
-    }
-    match lease.release().await {
-        Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
-        Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
+    let told = block_on(async {
+        visible.listen().context("cannot watch the guardian")?;
+        let story = Story { settings, ask: &ask, descriptors, visible: &visible };
+        story.tell(&account, caught).await
+    });
+    let ran = told.and_then(|ran| ran);
+    // Otherwise something may be left of the command, and the guardian has to see to it.
+    if !ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
+        visible.done();
     }
     ran
 }
 
-fn ask(settings: &Run, account: Account) -> Ask {
+/// The part of the process that everybody sees, where another one does the rest.
+fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> anyhow::Result<Exit> {
+    let mut console = Console::new(settings.loudness);
+    let name = &ask.name;
+    let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
+    let watched = guardian.watch(unkillable).context("cannot watch the command")?;
+    if let Watched::Done(exit) = watched {
+        return Ok(exit);
+    }
+    // Nothing is left that could run under the permit, or wait for it.
+    let backend = settings.location.connect(account)?;
+    if let Err(error) = block_on(backend.withdraw(name, ask.id, GIVING_BACK))? {
+        console.say(Loudness::Normal, Warning::NotReleased(&error));
+    }
+    match watched {
+        Watched::Done(exit) => Ok(exit),
+        Watched::Expired => {
+            let why = "semrun was stopped for too long";
+            console.say(Loudness::Quiet, Losing { name, why, continues: false });
+            Ok(Exit::Lost(settings.lost_exit_code))
+        }
+        Watched::Died(status) => bail!(Died { name: name.clone(), status }),
+    }
+}
+
+fn ask(settings: &Run, account: &Account) -> Ask {
     Ask {
         name: settings.name.clone(),
         id: Uuid::new_v4(),
         limit: settings.limit,
+        ttl: settings.ttl,
+        strict: settings.strict_limit,
         nonblock: settings.wait == Wait::Not,
         who: Who {
             label: settings.label.clone(),
             host: account::host(),
             pid: std::process::id(),
-            user: account.user,
+            user: account.user.clone(),
         },
     }
 }
 
-async fn run_command(
-    settings: &Run,
-    lease: &dyn Lease,
-    url: &str,
+/// Nobody looks after the command any more.
+#[derive(Debug)]
+struct Unattended;
+
+impl std::fmt::Display for Unattended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot look after the command")
+    }
+}
+
+/// One run, from asking to giving back.
+struct Story<'a> {
+    settings: &'a Run,
+    ask: &'a Ask,
     descriptors: Rlimit,
-    signals: &mut Signals,
-    console: &mut Console,
-) -> anyhow::Result<Exit> {
-    let permit = lease.permit();
-    let held = permit.with_backend(url);
-    let held = match std::env::var("SEMRUN_HELD") {
-        Ok(outer) if !outer.is_empty() => format!("{outer} {held}"),
-        _ => held,
-    };
-    let launch = Launch {
-        program: &settings.program,
-        arguments: &settings.arguments,
-        environment: vec![
+    visible: &'a Visible,
+}
+
+impl Story<'_> {
+    async fn tell(&self, account: &Account, caught: Caught) -> anyhow::Result<Exit> {
+        let Self { settings, ask, visible, .. } = self;
+        let mut signals = caught.listen().context("cannot listen to signals")?;
+        let mut console = Console::new(settings.loudness);
+        let backend = settings.location.connect(account)?;
+
+        let turned =
+            wait_in_turn(settings, &*backend, ask, visible, &mut signals, &mut console).await?;
+        let mut lease = match turned {
+            Turned::Granted(lease) => lease,
+            Turned::Outer(permit) => {
+                console.say(Loudness::Verbose, Detail::Outer(&permit));
+                let ran = self.run_command(&permit, None, &*backend, &mut signals, &mut console);
+                return Ok(ran.await?.exit);
+            }
+            Turned::Away(exit) => return Ok(exit),
+        };
+        let permit = lease.permit().clone();
+        let url = backend.url();
+        console.say(Loudness::Verbose, Detail::Backend(&url));
+        console.say(Loudness::Verbose, Detail::Holding(&permit));
+
+        let lent = Some(&mut *lease);
+        let ran = self.run_command(&permit, lent, &*backend, &mut signals, &mut console).await;
+
+        if ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
+            // The command may live on. It has the permit, and keeps it if semrun only goes.
+            return ran.map(|ran| ran.exit);
+        }
+        // From here on nobody needs to be killed.
+        visible.kills_at(None)?;
+        let lost = ran.as_ref().is_ok_and(|ran| ran.lost);
+        match lease.release(if lost { GIVING_UP } else { GIVING_BACK }).await {
+            Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
+            Err(_) if lost => {}
+            Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
+        }
+        let ran = ran?;
+        let continues = settings.supervision.rules.on_lost == OnLost::Continue;
+        Ok(match ran.exit {
+            exit if !ran.lost || (continues && exit != Exit::Command(0)) => exit,
+            _ => Exit::Lost(settings.lost_exit_code),
+        })
+    }
+
+    /// Runs the command, under a lease of ours or under a permit that is held around us.
+    async fn run_command(
+        &self,
+        permit: &Permit,
+        lease: Option<&mut (dyn Lease + 'static)>,
+        backend: &dyn Backend,
+        signals: &mut Signals,
+        console: &mut Console,
+    ) -> anyhow::Result<Ended> {
+        let Self { settings, visible, .. } = self;
+        let mut environment = vec![
             ("SEMRUN_PERMIT", permit.to_string()),
             ("SEMRUN_FENCING_TOKEN", permit.token.to_string()),
-            ("SEMRUN_HELD", held),
-        ],
-        foreground: settings.supervision.rules.foreground,
-        descriptors,
-        inherit: lease.inherit(),
-    };
-    let launched = Tree::launch(&launch);
-    let mut tree = launched.map_err(|reason| CannotRun::new(&settings.program, reason))?;
-    let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
-    let supervised = supervise(&mut tree, signals, settings.supervision, unkillable).await;
-    supervised.context("cannot look after the command")
+        ];
+        if lease.is_some() {
+            let held = permit.with_backend(&backend.url());
+            let held = match outer_permits() {
+                Some(outer) => format!("{outer} {held}"),
+                None => held,
+            };
+            environment.push(("SEMRUN_HELD", held));
+        }
+        let supervision = settings.supervision;
+        let continues = supervision.rules.on_lost == OnLost::Continue;
+        let hold = match lease {
+            Some(lease) => Some(Hold::new(lease, supervision.kill_after, continues)?),
+            None => None,
+        };
+        visible.kills_at(hold.as_ref().and_then(Hold::last))?;
+        let launch = Launch {
+            program: &settings.program,
+            arguments: &settings.arguments,
+            environment,
+            foreground: supervision.rules.foreground,
+            descriptors: self.descriptors,
+            inherit: hold.as_ref().and_then(Hold::inherit),
+        };
+        let launched = Tree::launch(&launch);
+        let mut tree = launched.map_err(|reason| CannotRun::new(&settings.program, reason))?;
+        let name = &permit.name;
+        let remark = |remark: Remark<'_>| match remark {
+            Remark::Lost(why) => console.say(Loudness::Quiet, Losing { name, why, continues }),
+            Remark::Unkillable(pids) => {
+                console.say(Loudness::Normal, Warning::Unkillable(pids));
+            }
+        };
+        let supervised = supervise(&mut tree, signals, visible, hold, supervision, remark).await;
+        supervised.context(Unattended)
+    }
+}
+
+/// What semruns around this one hold.
+fn outer_permits() -> Option<String> {
+    std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
+}
+
+/// The permit of this semaphore that is held around us, if there is one and it still is.
+async fn outer(backend: &dyn Backend, name: &Name) -> Result<Option<Permit>, Error> {
+    let held = Permit::read_held(&outer_permits().unwrap_or_default());
+    let ids: Vec<_> = held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect();
+    if ids.is_empty() {
+        return Ok(None);
+    }
+    let snapshot = backend.observe(name).await?;
+    Ok(ids.into_iter().find_map(|id| snapshot.held(id)))
 }
 
 /// How the waiting ended.
 enum Turned {
     Granted(Box<dyn Lease>),
+    /// Somebody around us holds a permit of it.
+    Outer(Permit),
     Away(Exit),
 }
 
@@ -126,9 +252,14 @@ async fn wait_in_turn(
     settings: &Run,
     backend: &dyn Backend,
     ask: &Ask,
+    visible: &Visible,
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<Turned> {
+    enum Got {
+        Outer(Permit),
+        Acquired(Acquired),
+    }
     let started = Instant::now();
     let (turn, mut notices) = Turn::channel();
     let (canceller, cancel) = Cancel::pair();
@@ -136,14 +267,26 @@ async fn wait_in_turn(
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = View::new(backend, ask, console);
+    let mut view = View::new(backend, ask, visible, console);
+    view.knows_ttl = settings.ttl_given;
     let mut enough: Option<Enough> = None;
-    let mut acquiring = backend.acquire(ask, &turn, cancel);
-    let acquired = loop {
+    let mut acquiring: Pending<'_, Result<Got, Error>> = Box::pin(async {
+        match cancel.clone().or(outer(backend, &ask.name)).await {
+            None => Ok(Got::Acquired(Acquired::Cancelled)),
+            Some(Ok(Some(permit))) => Ok(Got::Outer(permit)),
+            Some(Ok(None)) => backend.acquire(ask, &turn, cancel).await.map(Got::Acquired),
+            Some(Err(error)) => Err(error),
+        }
+    });
+    let got = loop {
         let stop = tokio::select! {
             biased;
             arrival = signals.next() => view.on_signal(arrival?.signal).map(Enough::Signal),
-            acquired = &mut acquiring => break acquired,
+            told = visible.told(), if enough.is_none() => match told {
+                Told::Vanished => Some(Enough::Signal(Signal::KILL)),
+                Told::NotStopped => None,
+            },
+            got = &mut acquiring => break got,
             () = until(deadline), if enough.is_none() => Some(Enough::WaitedLongEnough),
             Some(notice) = notices.recv() => { view.on_notice(notice); None }
             snapshot = view.looking() => { view.on_look(snapshot); None }
@@ -157,8 +300,9 @@ async fn wait_in_turn(
     while let Ok(notice) = notices.try_recv() {
         view.on_notice(notice);
     }
-    let acquired = match acquired {
-        Ok(acquired) => acquired,
+    let acquired = match got {
+        Ok(Got::Acquired(acquired)) => acquired,
+        Ok(Got::Outer(permit)) => return Ok(Turned::Outer(permit)),
         Err(error) => {
             view.console.clear();
             return Err(error.into());
@@ -171,8 +315,10 @@ async fn wait_in_turn(
     let after = started.elapsed();
     Ok(match (acquired, enough) {
         (acquired, Some(Enough::Signal(signal))) => {
-            if let Acquired::Granted(lease) = acquired {
-                lease.release().await?;
+            if let Acquired::Granted(lease) = acquired
+                && let Err(error) = lease.release(GIVING_BACK).await
+            {
+                view.console.say(Loudness::Normal, Warning::NotReleased(&error));
             }
             view.end(&Waited::Interrupted(&ask.name, after, signal));
             Turned::Away(Exit::Interrupted(signal))
@@ -206,7 +352,10 @@ async fn wait_in_turn(
 struct View<'a> {
     backend: &'a dyn Backend,
     ask: &'a Ask,
+    visible: &'a Visible,
     console: &'a mut Console,
+    /// Whether the user said what TTL all are to use.
+    knows_ttl: bool,
     standing: Option<Standing>,
     /// What keeps the backend from telling us.
     trouble: Option<String>,
@@ -217,11 +366,18 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(backend: &'a dyn Backend, ask: &'a Ask, console: &'a mut Console) -> Self {
+    fn new(
+        backend: &'a dyn Backend,
+        ask: &'a Ask,
+        visible: &'a Visible,
+        console: &'a mut Console,
+    ) -> Self {
         Self {
             backend,
             ask,
+            visible,
             console,
+            knows_ttl: false,
             standing: None,
             trouble: None,
             announced: false,
@@ -242,7 +398,7 @@ impl<'a> View<'a> {
             // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
             Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
-                signals::stop(Whom::Semrun);
+                self.visible.stop_and_wait(Whom::Semrun);
                 self.draw();
                 None
             }
@@ -257,26 +413,47 @@ impl<'a> View<'a> {
             Notice::Queued(standing) => {
                 self.standing = Some(standing);
                 self.trouble = None;
-                self.show();
+                self.heard();
             }
             Notice::Limit { asked, stands } => {
-                self.console.say(Loudness::Normal, Warning::Limit { name, asked, stands });
-                self.draw();
+                self.warn(&Warning::Limit { name, asked, stands });
             }
+            Notice::Ttl { asked, stands } => self.warn(&Warning::Ttl { name, asked, stands }),
+            Notice::Foreign { ttl } => {
+                if !self.knows_ttl {
+                    self.warn(&Warning::Foreign { name, ttl });
+                }
+            }
+            Notice::Blind => self.warn(&Warning::Blind),
             Notice::Trouble { what, may_last } => {
                 // Once, however often it is tried.
                 if may_last && self.trouble.as_deref() != Some(&what) {
-                    let warning = Warning::Trouble { name, what: &what };
-                    self.console.say(Loudness::Normal, warning);
+                    self.warn(&Warning::Trouble { name, what: &what });
                 }
                 self.trouble = Some(what);
-                self.draw();
+                self.heard();
             }
         }
     }
 
+    fn warn(&mut self, warning: &Warning<'_>) {
+        self.console.say(Loudness::Normal, warning);
+        self.draw();
+    }
+
+    /// How things stand has just been told.
+    fn heard(&mut self) {
+        if self.backend.reports() && self.next_look.is_some_and(|next| Instant::now() >= next) {
+            self.announced = false;
+        }
+        self.show();
+    }
+
     /// Looks at the queue when it is time to: who is far behind is not told when it moves.
     async fn looking(&mut self) -> Result<Snapshot, Error> {
+        if self.backend.reports() {
+            return std::future::pending().await;
+        }
         if self.looking.is_none() {
             until(self.next_look).await;
             self.looking = Some(self.backend.observe(&self.ask.name));
@@ -322,7 +499,8 @@ impl<'a> View<'a> {
 
     fn waiting(&self) -> Option<Waiting<'_>> {
         let standing = self.standing.as_ref()?;
-        Some(Waiting { name: &self.ask.name, standing, now: SystemTime::now() })
+        let trouble = self.trouble.as_deref();
+        Some(Waiting { name: &self.ask.name, standing, trouble, now: SystemTime::now() })
     }
 
     /// Takes the waiting line away, or ends what a log was told.

@@ -6,25 +6,25 @@ use std::time::SystemTime;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use super::{print, runtime};
+use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{Backend, Error, Name, Record, Snapshot};
+use crate::backends::{self, Backend, Error, Name, Record, Snapshot};
 use crate::exit::Exit;
 use crate::report::{Span, harmless};
 use crate::settings::Status;
 
 pub(super) fn run(settings: &Status) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(&Account::current())?;
-    let snapshots = runtime()?.block_on(look(&*backend, &settings.names))?;
+    let snapshots = block_on(look(&*backend, &settings.names))??;
     let text = if settings.json {
         let mut text = serde_json::to_string_pretty(&Document::of(&snapshots))?;
         text.push('\n');
         text
     } else {
-        table(&snapshots, SystemTime::now())
+        table(&snapshots, settings.limit, SystemTime::now())
     };
     print(text.as_bytes())?;
-    let taken = snapshots.iter().any(Snapshot::full);
+    let taken = snapshots.iter().any(|snapshot| snapshot.full(settings.limit));
     Ok(if taken { Exit::AllTaken } else { Exit::Success })
 }
 
@@ -37,42 +37,94 @@ async fn look(backend: &dyn Backend, names: &[Name]) -> Result<Vec<Snapshot>, Er
     Ok(snapshots)
 }
 
-/// A heading for each semaphore, and a row for each holder and waiter.
-fn table(snapshots: &[Snapshot], now: SystemTime) -> String {
+/// A heading for each semaphore, and a row for each holder and waiter. `asked` is the limit where
+/// none is in force: foreign clients keep theirs to themselves.
+fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
     let mut text = String::new();
     for snapshot in snapshots {
         let name = &snapshot.name;
         let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
-        let Some(limit) = snapshot.limit else {
+        let foreign = held > 0;
+        let Some(limit) = snapshot.limit.or(foreign.then_some(asked)) else {
             let _ = writeln!(text, "{name}: free");
             continue;
         };
-        let _ = writeln!(text, "{name}: {held} of {limit} held, {waiting} waiting");
-        let mut rows = vec![["", "LABEL", "HOST", "PID", "USER", "SINCE"].map(String::from)];
+        let _ = write!(text, "{name}: {held} of {limit} held, {waiting} waiting");
+        if let Some(paused) = snapshot.paused {
+            let _ = write!(text, ", none granted for {}", Span(paused));
+        }
+        let _ = writeln!(text);
+        let leases = snapshot.holders.iter().any(|holder| holder.left().is_some());
+        let mut rows = vec![Row::heading()];
         for holder in &snapshot.holders {
-            rows.push(row("holds".into(), holder.record.as_ref(), now));
+            rows.push(match holder {
+                backends::Holder::Foreign { permit, .. } => Row::foreign(permit),
+                backends::Holder::Known { record, .. } => {
+                    Row::of("holds".into(), record.as_ref(), now)
+                }
+            });
+            let row = rows.last_mut().expect("just pushed");
+            row.token = holder.token().map(|token| token.to_string()).unwrap_or_default();
+            row.left = holder.left().map(|left| Span(left).to_string()).unwrap_or_default();
         }
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
-            rows.push(row(format!("waits, {}", place + 1), waiter.record.as_ref(), now));
+            rows.push(Row::of(format!("waits, {}", place + 1), waiter.record.as_ref(), now));
         }
-        write_rows(&mut text, &rows);
+        let cells: Vec<_> = rows.into_iter().map(|row| row.cells(leases)).collect();
+        write_rows(&mut text, &cells);
     }
     text
 }
 
-fn row(state: String, record: Option<&Record>, now: SystemTime) -> [String; 6] {
-    let Some(Record { who, since, .. }) = record else {
-        return [state, "?".into(), "?".into(), "?".into(), "?".into(), "?".into()];
-    };
-    let age = Span(now.duration_since(*since).unwrap_or_default());
-    let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since));
-    let (label, host, user) = (harmless(&who.label), harmless(&who.host), harmless(&who.user));
-    [state, label, host, who.pid.to_string(), user, since]
+struct Row {
+    state: String,
+    token: String,
+    left: String,
+    who: [String; 4],
+    since: String,
 }
 
-fn write_rows<const N: usize>(text: &mut String, rows: &[[String; N]]) {
+impl Row {
+    fn heading() -> Self {
+        Self {
+            state: String::new(),
+            token: "TOKEN".into(),
+            left: "LEASE LEFT".into(),
+            who: ["LABEL", "HOST", "PID", "USER"].map(String::from),
+            since: "SINCE".into(),
+        }
+    }
+
+    fn of(state: String, record: Option<&Record>, now: SystemTime) -> Self {
+        let (token, left) = (String::new(), String::new());
+        let Some(Record { who, since, .. }) = record else {
+            let who = ["?", "?", "?", "?"].map(String::from);
+            return Self { state, token, left, who, since: "?".into() };
+        };
+        let age = Span(now.duration_since(*since).unwrap_or_default());
+        let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since));
+        let (label, host, user) = (harmless(&who.label), harmless(&who.host), harmless(&who.user));
+        Self { state, token, left, who: [label, host, who.pid.to_string(), user], since }
+    }
+
+    /// One whose only trace is its permit.
+    fn foreign(permit: &str) -> Self {
+        let mut row = Self::of("holds".into(), None, SystemTime::UNIX_EPOCH);
+        row.who[0] = format!("foreign {}", harmless(permit));
+        row
+    }
+
+    fn cells(self, leases: bool) -> Vec<String> {
+        let left = leases.then_some(self.left);
+        let head = [self.state, self.token].into_iter().chain(left);
+        head.chain(self.who).chain([self.since]).collect()
+    }
+}
+
+fn write_rows(text: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..N).map(width).collect();
+    let widths: Vec<_> = (0..columns).map(width).collect();
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
@@ -94,15 +146,25 @@ struct Document<'a> {
 struct Semaphore<'a> {
     name: &'a str,
     limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_ms: Option<u128>,
     holders: Vec<Holder<'a>>,
     waiters: Vec<Waiter<'a>>,
 }
 
 #[derive(Serialize)]
 struct Holder<'a> {
-    fencing_token: u64,
+    fencing_token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_left_ms: Option<u128>,
+    foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
+    /// Of a foreign one, which has no more than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -131,8 +193,8 @@ impl<'a> Document<'a> {
 impl<'a> Semaphore<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let name = &snapshot.name;
-        let person = |record: &'a Option<Record>| {
-            let record = record.as_ref()?;
+        let person = |record: Option<&'a Record>| {
+            let record = record?;
             let who = &record.who;
             Some(Person {
                 permit: format!("{}@{name}", record.permit),
@@ -143,18 +205,25 @@ impl<'a> Semaphore<'a> {
                 since: humantime::format_rfc3339_millis(record.since).to_string(),
             })
         };
-        let holders = snapshot
-            .holders
-            .iter()
-            .map(|holder| Holder { fencing_token: holder.token, record: person(&holder.record) });
-        let waiters = snapshot
-            .waiters
-            .iter()
-            .enumerate()
-            .map(|(index, waiter)| Waiter { place: index + 1, record: person(&waiter.record) });
+        let holders = snapshot.holders.iter().map(|holder| Holder {
+            fencing_token: holder.token(),
+            lease_left_ms: holder.left().map(|left| left.as_millis()),
+            foreign: matches!(holder, backends::Holder::Foreign { .. }),
+            record: person(holder.record()),
+            permit: match holder {
+                backends::Holder::Foreign { permit, .. } => Some(format!("{permit}@{name}")),
+                backends::Holder::Known { .. } => None,
+            },
+        });
+        let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
+            place: index + 1,
+            record: person(waiter.record.as_ref()),
+        });
         Self {
             name: name.as_str(),
             limit: snapshot.limit,
+            ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
+            paused_ms: snapshot.paused.map(|paused| paused.as_millis()),
             holders: holders.collect(),
             waiters: waiters.collect(),
         }
@@ -170,44 +239,81 @@ mod tests {
     use super::*;
     use crate::backends::{Holder, Waiter, Who};
 
-    fn snapshot() -> Snapshot {
-        let record = |label: &str, pid| {
-            let who = Who { label: label.into(), host: "web1".into(), pid, user: "ci".into() };
-            Some(Record { permit: Uuid::nil(), who, since: UNIX_EPOCH + Duration::from_mins(1) })
-        };
+    fn record(label: &str, pid: u32) -> Record {
+        let who = Who { label: label.into(), host: "web1".into(), pid, user: "ci".into() };
+        Record { permit: Uuid::nil(), who, since: UNIX_EPOCH + Duration::from_mins(1) }
+    }
+
+    fn local() -> Snapshot {
         Snapshot {
-            name: "deploy".parse().unwrap(),
             limit: Some(1),
-            holders: vec![Holder { token: 7, record: record("migrate.sh", 4242) }],
-            waiters: vec![Waiter { record: record("日本", 1) }, Waiter { record: None }],
+            holders: vec![Holder::Known {
+                token: 7,
+                record: Some(record("migrate.sh", 4242)),
+                left: None,
+            }],
+            waiters: vec![Waiter { record: Some(record("日本", 1)) }, Waiter { record: None }],
+            ..Snapshot::unused(&"deploy".parse().unwrap())
+        }
+    }
+
+    fn shared() -> Snapshot {
+        let left = Duration::from_millis(4_200);
+        Snapshot {
+            limit: Some(2),
+            ttl: Some(Duration::from_secs(5)),
+            paused: Some(Duration::from_millis(1_500)),
+            holders: vec![
+                Holder::Known { token: 8, record: Some(record("job", 1)), left: Some(left) },
+                Holder::Foreign { permit: "f0".into(), left: Duration::ZERO },
+            ],
+            ..Snapshot::unused(&"shared".parse().unwrap())
         }
     }
 
     #[test]
     fn the_table_is_aligned_and_says_what_it_does_not_know() {
         let idle = Snapshot::unused(&"idle".parse().unwrap());
-        let text = table(&[snapshot(), idle], UNIX_EPOCH + Duration::from_secs(125));
+        let foreign = Snapshot {
+            holders: vec![Holder::Foreign { permit: "f0".into(), left: Duration::ZERO }],
+            ..Snapshot::unused(&"theirs".parse().unwrap())
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(125);
+        let text = table(&[local(), idle, shared(), foreign], 10, now);
         let expected = "\
 deploy: 1 of 1 held, 2 waiting
-            LABEL       HOST  PID   USER  SINCE
-  holds     migrate.sh  web1  4242  ci    1970-01-01T00:01:00Z (1m 5s)
-  waits, 1  日本        web1  1     ci    1970-01-01T00:01:00Z (1m 5s)
-  waits, 2  ?           ?     ?     ?     ?
+            TOKEN  LABEL       HOST  PID   USER  SINCE
+  holds     7      migrate.sh  web1  4242  ci    1970-01-01T00:01:00Z (1m 5s)
+  waits, 1         日本        web1  1     ci    1970-01-01T00:01:00Z (1m 5s)
+  waits, 2         ?           ?     ?     ?     ?
 idle: free
+shared: 2 of 2 held, 0 waiting, none granted for 1.5s
+         TOKEN  LEASE LEFT  LABEL       HOST  PID  USER  SINCE
+  holds  8      4.2s        job         web1  1    ci    1970-01-01T00:01:00Z (1m 5s)
+  holds         0.0s        foreign f0  ?     ?    ?     ?
+theirs: 1 of 10 held, 0 waiting
+         TOKEN  LEASE LEFT  LABEL       HOST  PID  USER  SINCE
+  holds         0.0s        foreign f0  ?     ?    ?     ?
 ";
         assert_eq!(text, expected);
     }
 
     #[test]
     fn the_document_has_the_fields_that_are_promised() {
-        let text = serde_json::to_string(&Document::of(&[snapshot()])).unwrap();
+        let text = serde_json::to_string(&Document::of(&[local(), shared()])).unwrap();
         let expected = concat!(
             r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"holders":[{"fencing_token":7,"#,
-            r#""permit":"00000000-0000-0000-0000-000000000000@deploy","label":"migrate.sh","#,
-            r#""host":"web1","pid":4242,"user":"ci","since":"1970-01-01T00:01:00.000Z"}],"#,
+            r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
+            r#""label":"migrate.sh","host":"web1","pid":4242,"user":"ci","#,
+            r#""since":"1970-01-01T00:01:00.000Z"}],"#,
             r#""waiters":[{"place":1,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
             r#""label":"日本","host":"web1","pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,
-            r#"{"place":2}]}]}"#,
+            r#"{"place":2}]},{"name":"shared","limit":2,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
+            r#"{"fencing_token":8,"lease_left_ms":4200,"foreign":false,"#,
+            r#""permit":"00000000-0000-0000-0000-000000000000@shared","label":"job","host":"web1","#,
+            r#""pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,
+            r#"{"fencing_token":null,"lease_left_ms":0,"foreign":true,"permit":"f0@shared"}],"#,
+            r#""waiters":[]}]}"#,
         );
         assert_eq!(text, expected);
     }

@@ -89,6 +89,8 @@ impl Tree {
         command.args(launch.arguments).envs(launch.environment.iter().map(|(k, v)| (k, v)));
         if !launch.foreground {
             command.process_group(0);
+        } else if let Some(group) = own_group() {
+            command.process_group(group.as_raw_pid());
         }
         let preparation = Preparation {
             terminal: give.map(AsFd::as_fd),
@@ -112,6 +114,19 @@ impl Tree {
             strangers,
             told: Vec::new(),
         })
+    }
+
+    /// Takes over a child that was not launched as a command, with everything below it.
+    pub(super) fn adopt(child: Pid, strangers: Vec<Pid>) -> Self {
+        Self {
+            command: child,
+            group: Some(child),
+            running: true,
+            terminal: None,
+            wants_terminal: false,
+            strangers,
+            told: Vec::new(),
+        }
     }
 
     /// Sends a signal to the command's process group; once the command has ended, to what it
@@ -241,7 +256,9 @@ impl Tree {
     pub(crate) fn lend_terminal(&mut self) {
         self.wants_terminal = false;
         self.reclaim_terminal();
-        let _ = rustix::process::kill_current_process_group(Signal::CONT);
+        if let Some(ours) = own_group() {
+            let _ = kill_process_group(ours, Signal::CONT);
+        }
     }
 
     fn is_in_group(&self, process: Descendant) -> bool {
@@ -266,7 +283,7 @@ impl From<io::Error> for LaunchError {
 }
 
 /// The children of semrun before it starts any.
-fn strangers() -> Vec<Pid> {
+pub(super) fn strangers() -> Vec<Pid> {
     let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if waitid(WaitId::All, any).is_err() {
         // There are none, as nearly always.

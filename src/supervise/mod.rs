@@ -2,20 +2,26 @@
 //! `policy` says what to do about it, and then it is done. `docs/supervision.md` has the reasons.
 
 pub(crate) mod child;
+pub(crate) mod deadline;
 mod descendants;
+pub(crate) mod guardian;
+pub(crate) mod hold;
 pub(crate) mod policy;
 pub(crate) mod signals;
 
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitStatus, kill_current_process_group};
+use rustix::process::{Pid, Signal, WaitStatus, kill_current_process_group, kill_process_group};
 use tokio::time::{Instant, sleep_until};
 
 use self::child::{Reaped, Tree};
-use self::policy::{Action, Event, Policy, Rules, Terminal};
+use self::guardian::{Told, Visible};
+use self::hold::{Change, Hold};
+use self::policy::{Action, Event, OnLost, Policy, Rules, Terminal};
 use self::signals::{Arrival, Signals, Whom};
 use crate::exit::Exit;
+use crate::kernel::own_group;
 
 /// While a tree is being killed: how long until we look whether it has got new processes.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
@@ -28,29 +34,78 @@ pub(crate) struct Supervision {
     pub(crate) kill_after: Option<Duration>,
 }
 
+/// What somebody should hear of while a command runs.
+#[derive(Debug)]
+pub(crate) enum Remark<'a> {
+    /// Processes that we may not kill; once each time there are others.
+    Unkillable(&'a [Pid]),
+    /// The permit is lost, or has to be taken for lost, because of this.
+    Lost(&'a str),
+}
+
+/// How a command came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    /// Whether its permit was lost before.
+    pub(crate) lost: bool,
+}
+
 /// Sees a command through to its end. When this returns, nothing is left of a command that was
-/// stopped; of one that ended by itself, what `--orphans` allows. `unkillable` is told of
-/// processes that we may not kill, once each time there are others.
+/// stopped; of one that ended by itself, what `--orphans` allows. Without `hold` there is no
+/// permit to look after: an outer semrun does.
 pub(crate) async fn supervise(
     tree: &mut Tree,
     signals: &mut Signals,
+    visible: &Visible,
+    mut hold: Option<Hold<'_>>,
     supervision: Supervision,
-    mut unkillable: impl FnMut(&[Pid]),
-) -> io::Result<Exit> {
+    mut remark: impl FnMut(Remark<'_>),
+) -> io::Result<Ended> {
     let mut policy = Policy::new(supervision.rules);
     let mut end = End::default();
-    let mut deadline: Option<Instant> = None;
+    // When a tree that was told to end is killed, and when it is whatever it was told.
+    let (mut kill_at, mut latest): (Option<Instant>, Option<Instant>) = (None, None);
     let mut refused = Vec::new();
+    let (mut lost, mut abandoned) = (false, false);
+    let mut follows: Option<Event> = None;
     loop {
-        let event = tokio::select! {
-            arrival = signals.next() => match arrival? {
-                Arrival { signal: Signal::CHILD, .. } => end.note(tree),
-                arrival => {
-                    end.received(arrival.signal);
-                    Event::Arrived { arrival, terminal: tree.terminal() }
-                }
-            },
-            () = reached(deadline) => Event::GraceOver,
+        let event = if let Some(event) = follows.take() {
+            event
+        } else {
+            tokio::select! {
+                arrival = signals.next() => match arrival? {
+                    Arrival { signal: Signal::CHILD, .. } => end.note(tree),
+                    arrival => {
+                        end.received(arrival.signal);
+                        Event::Arrived { arrival, terminal: tree.terminal() }
+                    }
+                },
+                () = reached(kill_at), if kill_at.is_some() => Event::GraceOver,
+                () = reached(latest), if latest.is_some() => Event::GraceOver,
+                change = change(&mut hold) => match change? {
+                    Change::Renewed => {
+                        visible.kills_at(hold.as_ref().and_then(Hold::last))?;
+                        continue;
+                    }
+                    Change::Lost { why, left } => {
+                        lost = true;
+                        remark(Remark::Lost(&why));
+                        if supervision.rules.on_lost == OnLost::Kill {
+                            latest = left.map(|left| Instant::now() + left);
+                        }
+                        Event::Lost
+                    }
+                    Change::Over => Event::GraceOver,
+                },
+                told = visible.told(), if !abandoned => match told {
+                    Told::NotStopped => Event::NotSuspended { terminal: tree.terminal() },
+                    Told::Vanished => {
+                        abandoned = true;
+                        Event::Abandoned
+                    }
+                },
+            }
         };
         match policy.on(event) {
             Action::Nothing => {}
@@ -66,27 +121,28 @@ pub(crate) async fn supervise(
                 }
                 // Whoever is stopped by Ctrl-Z cannot end before it runs again.
                 tree.signal(Signal::CONT);
-                deadline = supervision.kill_after.map(|grace| Instant::now() + grace);
+                kill_at = supervision.kill_after.map(|grace| Instant::now() + grace);
             }
             Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
                 let refusing = tree.kill();
                 if !refusing.is_empty() && refusing != refused {
-                    unkillable(&refusing);
+                    remark(Remark::Unkillable(&refusing));
                 }
                 refused = refusing;
-                deadline = Some(Instant::now() + KILL_AGAIN);
+                latest = None;
+                kill_at = Some(Instant::now() + KILL_AGAIN);
             }
-            Action::Suspend => suspend(tree),
+            Action::Suspend => follows = suspend(tree, visible),
             Action::SuspendAndGive => {
                 tree.ask_for_terminal();
-                suspend(tree);
+                follows = suspend(tree, visible);
             }
             Action::SuspendAlone(signal) => {
                 if let Some(signal) = signal {
                     tree.signal(signal);
                 }
-                signals::stop(Whom::Semrun);
+                visible.stop(Whom::Semrun);
             }
             Action::Resume => tree.resume(),
             Action::Give => {
@@ -95,19 +151,22 @@ pub(crate) async fn supervise(
             }
             Action::GiveLater => tree.ask_for_terminal(),
             Action::Lend => tree.lend_terminal(),
-            Action::Finish => return Ok(end.exit()),
+            Action::Finish => return Ok(Ended { exit: end.exit(), lost }),
         }
     }
 }
 
-/// Stops our process group, until the shell continues it.
-fn suspend(tree: &Tree) {
+/// Stops our process group, until the shell continues it; that comes as a signal.
+fn suspend(tree: &Tree, visible: &Visible) -> Option<Event> {
     tree.reclaim_terminal();
-    let stopped = signals::stop(Whom::Group);
-    // Where no shell controls our group, a job in front goes on, and one that asked for a terminal
-    // of others stays stopped until somebody continues it.
-    if stopped || tree.terminal() != Terminal::Elsewhere {
-        tree.resume();
+    let stopped = visible.stop(Whom::Group);
+    (!stopped).then(|| Event::NotSuspended { terminal: tree.terminal() })
+}
+
+async fn change(hold: &mut Option<Hold<'_>>) -> io::Result<Change> {
+    match hold {
+        Some(hold) => hold.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -135,7 +194,10 @@ impl End {
                 // Ctrl-C went to the command alone, because it had the terminal. Our own group,
                 // a shell script around us say, has to see it as if we had not been there.
                 self.received.push(signal);
-                let _ = kill_current_process_group(signal);
+                let _ = match own_group() {
+                    Some(ours) => kill_process_group(ours, signal),
+                    None => kill_current_process_group(signal),
+                };
             }
         }
         match (ended, stopped) {

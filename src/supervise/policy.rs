@@ -13,6 +13,14 @@ pub(crate) struct Rules {
     pub(crate) foreground: bool,
     /// What semrun sends first when it stops a command of its own accord.
     pub(crate) stop_signal: Signal,
+    pub(crate) on_lost: OnLost,
+}
+
+/// What becomes of a command whose permit is lost, or can no more be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnLost {
+    Kill,
+    Continue,
 }
 
 /// What becomes of the processes that a command leaves behind when it ends by itself.
@@ -43,6 +51,14 @@ pub(crate) enum Event {
     Gone,
     /// The time that a stopped tree has to end by itself is over.
     GraceOver,
+    /// The permit is lost, or about to end without having been renewed.
+    Lost,
+    /// The process that everybody takes for semrun was killed.
+    Abandoned,
+    /// We wanted to stop and did not, because no shell controls our process group.
+    NotSuspended {
+        terminal: Terminal,
+    },
 }
 
 /// Who has the controlling terminal.
@@ -134,6 +150,22 @@ impl Policy {
             },
             Event::Gone => Action::Finish,
             Event::GraceOver => Action::Kill,
+            Event::Lost => match (self.phase, self.rules.on_lost) {
+                (_, OnLost::Continue) | (Phase::Stopping(_), _) => Action::Nothing,
+                (Phase::Running | Phase::Lingering, OnLost::Kill) => {
+                    self.phase = Phase::Stopping(self.rules.stop_signal);
+                    Action::Stop(Some(self.rules.stop_signal))
+                }
+            },
+            // SIGKILL was meant for the command as well.
+            Event::Abandoned => {
+                self.phase = Phase::Stopping(Signal::KILL);
+                Action::Kill
+            }
+            // A job in front goes on. One that asked for a terminal of others stays stopped until
+            // somebody continues it.
+            Event::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
+            Event::NotSuspended { .. } => Action::Resume,
         }
     }
 
@@ -198,7 +230,7 @@ mod tests {
     use super::*;
 
     fn rules(orphans: Orphans) -> Rules {
-        Rules { orphans, foreground: false, stop_signal: Signal::USR1 }
+        Rules { orphans, foreground: false, stop_signal: Signal::USR1, on_lost: OnLost::Kill }
     }
 
     fn policy() -> Policy {
@@ -316,6 +348,33 @@ mod tests {
         };
         assert_eq!(asks(Terminal::Commands), Action::Lend);
         assert_eq!(asks(Terminal::Elsewhere), Action::Forward(Signal::TSTP));
+    }
+
+    #[test]
+    fn a_lost_permit_stops_the_command_once_unless_it_may_go_on() {
+        let mut policy = policy();
+        assert_eq!(policy.on(Event::Lost), Action::Stop(Some(Signal::USR1)));
+        assert_eq!(policy.on(Event::Lost), Action::Nothing);
+        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::USR1));
+        let rules = Rules { on_lost: OnLost::Continue, ..rules(Orphans::Leave) };
+        let mut policy = Policy::new(rules);
+        assert_eq!(policy.on(Event::Lost), Action::Nothing);
+        assert_eq!(policy.on(Event::Ended), Action::Finish);
+    }
+
+    #[test]
+    fn a_semrun_that_is_killed_takes_everything_with_it() {
+        let mut policy = policy();
+        assert_eq!(policy.on(Event::Abandoned), Action::Kill);
+        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::KILL));
+    }
+
+    #[test]
+    fn where_nobody_can_continue_us_the_command_goes_on_if_it_may() {
+        let not_suspended = |terminal| policy().on(Event::NotSuspended { terminal });
+        assert_eq!(not_suspended(Terminal::Ours), Action::Resume);
+        assert_eq!(not_suspended(Terminal::None), Action::Resume);
+        assert_eq!(not_suspended(Terminal::Elsewhere), Action::Nothing);
     }
 
     #[test]

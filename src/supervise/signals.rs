@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -39,6 +40,10 @@ pub(crate) enum Origin {
     /// Some process, with kill(2) or the like.
     Process,
 }
+
+/// What was sent to semrun and nobody has looked at yet.
+#[derive(Debug)]
+pub(crate) struct Caught(OwnedFd);
 
 /// The signals that arrive from now on.
 #[derive(Debug)]
@@ -146,7 +151,16 @@ impl Inherited {
     }
 }
 
-impl Signals {
+/// Cleared in the process that looks after the command: what is sent to semrun comes to the
+/// process that everybody sees, whose handlers write into the same pipe.
+static ADDRESSED: AtomicBool = AtomicBool::new(true);
+
+/// From here on signals that are sent to this very process are nobody's business.
+pub(super) fn address_the_parent() {
+    ADDRESSED.store(false, Ordering::Relaxed);
+}
+
+impl Caught {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
     /// but for SIGCHLD, without which nobody learns how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
@@ -159,6 +173,9 @@ impl Signals {
             let writer = writer.try_clone()?;
             let number = u8::try_from(signal.as_raw()).expect("signals are below 32");
             let tell = move |info: &libc::siginfo_t| {
+                if signal != Signal::CHILD && !ADDRESSED.load(Ordering::Relaxed) {
+                    return;
+                }
                 match signal {
                     Signal::CHILD => CHILD_CHANGED.store(true, Ordering::Release),
                     Signal::CONT => CONTINUED.store(true, Ordering::Release),
@@ -174,9 +191,16 @@ impl Signals {
         }
         // Whoever started us may have blocked some, and would have made us deaf.
         change_mask(libc::SIG_UNBLOCK, HEARD.into_iter().map(Signal::as_raw));
-        Ok(Self { pipe: Receiver::from_owned_fd(reader)? })
+        Ok(Self(reader))
     }
 
+    /// To be called within a runtime.
+    pub(crate) fn listen(self) -> io::Result<Signals> {
+        Ok(Signals { pipe: Receiver::from_owned_fd(self.0)? })
+    }
+}
+
+impl Signals {
     /// The next signal, in the order of their arrival; several SIGCHLD are one. Cancel-safe.
     pub(crate) async fn next(&mut self) -> io::Result<Arrival> {
         loop {

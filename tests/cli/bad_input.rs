@@ -51,7 +51,7 @@ fn usage_errors_are_64_and_say_what_to_change() {
 #[test]
 fn what_this_version_cannot_do_is_78() {
     let world = World::new();
-    for url in ["redis://user:geheim@h", "redis+sentinel://geheim@h", "https://geheim@h:1/"] {
+    for url in ["redis+cluster://u:geheim@h", "redis+sentinel://geheim@h", "https://geheim@h:1/"] {
         let output = never_starts(&world, url);
         fails(&output, 78, &["--backend", "not supported"]);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("geheim"));
@@ -174,10 +174,7 @@ fn too_few_open_files_is_a_one_line_error_whatever_is_missing() {
     for limit in 3..40 {
         let script = format!("ulimit -n {limit}; exec {SEMRUN} --name x -- touch started");
         let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &script])
-            .current_dir(world.path("."))
-            .env("SEMRUN_BACKEND", world.backend());
+        shell.args(["-c", &script]).current_dir(world.path(".")).envs(world.environment());
         let output = shell.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let code = output.status.code().unwrap();

@@ -144,8 +144,7 @@ fn standard_streams_are_the_commands_own() {
         super::support::SEMRUN
     );
     let mut shell = std::process::Command::new("sh");
-    let output =
-        shell.args(["-c", &script]).env("SEMRUN_BACKEND", world.backend()).output().unwrap();
+    let output = shell.args(["-c", &script]).envs(world.environment()).output().unwrap();
     // sh's cat fails on the closed descriptor, silently because standard error is closed too;
     // ls then opens its directory as the lowest free one.
     shows(&output, 0, "0\n", "");
@@ -173,7 +172,7 @@ fn the_command_learns_its_permit_its_token_and_what_is_held_around_it() {
 
 #[test]
 fn tokens_grow_from_run_to_run() {
-    let world = World::new();
+    let world = World::on_this_machine();
     let token = || -> u64 {
         let output = world.script(&[], "echo $SEMRUN_FENCING_TOKEN").output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
@@ -188,7 +187,7 @@ fn tokens_grow_from_run_to_run() {
 
 #[test]
 fn the_permits_descriptor_is_inherited_above_those_that_scripts_use() {
-    let world = World::new();
+    let world = World::on_this_machine();
     let script = "exec 3>&1 9>&1; ls /proc/$$/fd | sort -n | tail -1";
     let output = world.script(&[], script).output().unwrap();
     let highest: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
@@ -207,7 +206,7 @@ fn the_command_has_the_original_limit_of_open_files() {
         super::support::SEMRUN
     );
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &script]).env("SEMRUN_BACKEND", world.backend());
+    shell.args(["-c", &script]).envs(world.environment());
     let waiter = Running::start(shell.stdout(Stdio::piped()).stderr(Stdio::piped()));
     world.is_queued(&waiter);
     drop(holders);
@@ -223,7 +222,7 @@ fn what_was_ignored_at_the_start_stays_ignored_for_the_command() {
         [super::support::SEMRUN, "--name", "x", "--", "grep", "SigIgn", "/proc/self/status"];
     let ignored = |command: &[&str], setup: &str| {
         let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", setup, "sh"]).args(command).env("SEMRUN_BACKEND", world.backend());
+        shell.args(["-c", setup, "sh"]).args(command).envs(world.environment());
         String::from_utf8(shell.output().unwrap().stdout).unwrap()
     };
     assert_eq!(ignored(&semrun, script), ignored(&semrun[4..], script));

@@ -1,4 +1,4 @@
-use super::support::{World, shows};
+use super::support::{Running, World, shows, wait_until};
 
 #[test]
 fn a_name_that_nobody_uses_is_free_and_asking_makes_nothing() {
@@ -25,10 +25,14 @@ fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free(
     let table = String::from_utf8(status.stdout).unwrap();
     let lines: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["x:", "2", "of", "2", "held,", "2", "waiting"]);
-    assert_eq!(lines[1], ["LABEL", "HOST", "PID", "USER", "SINCE"]);
+    let lease = if world.redis.is_some() { &["LEASE", "LEFT"][..] } else { &[] };
+    assert_eq!(lines[1], [&["TOKEN"], lease, &["LABEL", "HOST", "PID", "USER", "SINCE"]].concat());
     let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
-    assert_eq!(lines[2][..5], ["holds", "first", "job", &host, &first.id().to_string()]);
-    assert_eq!(lines[3][..4], ["holds", "sh", &host, &second.id().to_string()]);
+    let (first_id, second_id) = (first.id().to_string(), second.id().to_string());
+    let at = 2 + lease.len() / 2;
+    assert_eq!(lines[2][at..at + 4], ["first", "job", &host, &first_id]);
+    assert_eq!(lines[3][at..at + 3], ["sh", &host, &second_id]);
+    assert!(lines[2][1].parse::<u64>().unwrap() < lines[3][1].parse().unwrap());
     assert_eq!(lines[4][..5], ["waits,", "1", "third", &host, &third.id().to_string()]);
     assert_eq!(lines[5][..5], ["waits,", "2", "sh", &host, &fourth.id().to_string()]);
     assert_eq!(lines.len(), 6);
@@ -51,7 +55,12 @@ fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free(
 fn several_names_are_taken_if_one_is_and_no_name_means_all() {
     let world = World::new();
     let _holder = world.holder(&[]);
-    assert!(world.semrun(["--name", "a/../b", "true"]).status().unwrap().success());
+    let _other =
+        Running::start(&mut world.semrun(["--name", "a/../b", "-l", "2", "sleep", "1000"]));
+    wait_until("both are held", || {
+        let status = world.semrun(["status"]).output().unwrap();
+        String::from_utf8_lossy(&status.stdout).contains("a/../b: 1 of 2 held")
+    });
     let status = |names: &[&str]| {
         let output = world.semrun(["status"]).args(names).output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
@@ -61,13 +70,14 @@ fn several_names_are_taken_if_one_is_and_no_name_means_all() {
     assert_eq!(status(&["free"]), (Some(0), vec!["free: free".into()]));
     let taken = "x: 1 of 1 held, 0 waiting".to_string();
     assert_eq!(status(&["free", "x"]), (Some(75), vec!["free: free".into(), taken.clone()]));
-    assert_eq!(status(&[]), (Some(75), vec!["a/../b: free".into(), taken]));
+    let other = "a/../b: 1 of 2 held, 0 waiting".to_string();
+    assert_eq!(status(&[]), (Some(75), vec![other, taken]));
 }
 
 #[test]
 fn no_argument_of_a_command_is_published() {
     let world = World::new();
-    let run = super::support::Running::start(&mut world.run(["--", "sleep", "1000.4711"]));
+    let run = Running::start(&mut world.run(["--", "sleep", "1000.4711"]));
     super::support::wait_until("it holds", || world.holders() == [run.id()]);
     let published = std::process::Command::new("grep")
         .args(["-r", "4711"])

@@ -11,20 +11,44 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::redis_server::RedisServer;
+
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
 
 /// Longer than anything takes that works, on a machine that does much else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A directory for one test, with the permits in it.
+/// A directory for one test, with the permits in it or in a server of its own.
 pub(crate) struct World {
     directory: TempDir,
+    pub(crate) redis: Option<RedisServer>,
 }
 
 impl World {
+    /// On this machine; in Redis if the variable says so, for tests to which it makes no
+    /// difference.
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap() }
+        match std::env::var("SEMRUN_TEST_BACKEND") {
+            Ok(backend) if backend == "redis" => Self::in_redis(),
+            _ => Self::on_this_machine(),
+        }
+    }
+
+    pub(crate) fn on_this_machine() -> Self {
+        Self { directory: TempDir::new().unwrap(), redis: None }
+    }
+
+    pub(crate) fn in_redis() -> Self {
+        Self::in_server(RedisServer::start())
+    }
+
+    pub(crate) fn in_server(server: RedisServer) -> Self {
+        Self { redis: Some(server), ..Self::on_this_machine() }
+    }
+
+    pub(crate) fn server(&self) -> &RedisServer {
+        self.redis.as_ref().unwrap()
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
@@ -32,7 +56,16 @@ impl World {
     }
 
     pub(crate) fn backend(&self) -> String {
-        format!("file://{}", self.path("permits").display())
+        match &self.redis {
+            Some(server) => server.url(),
+            None => format!("file://{}", self.path("permits").display()),
+        }
+    }
+
+    /// What makes semrun work in this world.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+        // Servers here are fresh, and nobody has forgotten anything.
+        [("SEMRUN_BACKEND", self.backend()), ("SEMRUN_QUARANTINE", "0".into())]
     }
 
     /// `semrun` with these arguments and an environment that a test can rely on.
@@ -47,7 +80,7 @@ impl World {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.directory.path())
-            .env("SEMRUN_BACKEND", self.backend())
+            .envs(self.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -129,8 +162,14 @@ impl World {
         text.lines().map(String::from).collect()
     }
 
-    /// The files of `x` that stand for somebody, which must be none once all are gone.
+    /// The files of `x` that stand for somebody, or such keys, which must be none once all are
+    /// gone.
     pub(crate) fn leftovers(&self) -> Vec<String> {
+        if let Some(server) = &self.redis {
+            let keys: Vec<String> = server.ask(&["KEYS", "*"]);
+            let stays = |key: &String| key.ends_with("}:state") || key.ends_with("}:done");
+            return keys.into_iter().filter(|key| !stays(key)).collect();
+        }
         let Ok(files) = fs::read_dir(self.path("permits/x")) else {
             return Vec::new();
         };
@@ -272,6 +311,18 @@ pub(crate) fn pid_in(path: &Path) -> Pid {
 /// Whether a process runs: neither gone nor a zombie that nobody has collected.
 pub(crate) fn is_alive(pid: Pid) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+/// The children of a process, with their names.
+pub(crate) fn children(parent: Pid) -> Vec<(Pid, String)> {
+    let parent = parent.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let children = children.unwrap_or_default();
+    let named = |pid: &str| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some((Pid::from_raw(pid.parse().ok()?)?, name.trim().to_owned()))
+    };
+    children.split_whitespace().filter_map(named).collect()
 }
 
 /// The state letter of a process, as in ps(1).

@@ -22,7 +22,7 @@ impl<'a> Terminal<'a> {
             .env("PS1", "ready> ")
             .env("HISTFILE", "")
             .env("INPUTRC", "/dev/null")
-            .env("SEMRUN_BACKEND", world.backend())
+            .envs(world.environment())
             .env("semrun", SEMRUN);
         let mut shell = spawn_command(bash, Some(20_000)).unwrap();
         // An interactive shell ignores the signal that the end of a test sends it first.
@@ -261,7 +261,7 @@ fn nothing_hangs_where_no_shell_controls_the_job() {
     let mut semrun = Command::new(SEMRUN);
     semrun
         .args(["--name", "x", "--", "bash", "-c", "echo started; read line; echo got=$line"])
-        .env("SEMRUN_BACKEND", world.backend());
+        .envs(world.environment());
     let mut terminal = spawn_command(semrun, Some(20_000)).unwrap();
     terminal.exp_string("started").unwrap();
     terminal.send_control('z').unwrap();
@@ -333,7 +333,7 @@ fn a_terminal_that_is_not_the_controlling_one_gets_plain_lines() {
     let holder = world.holder(&[]);
     let mut setsid = Command::new("setsid");
     setsid.args(["-w", SEMRUN, "--name", "x", "--", "echo", "ran"]);
-    setsid.env("TERM", "xterm").env("SEMRUN_BACKEND", world.backend());
+    setsid.env("TERM", "xterm").envs(world.environment());
     let mut terminal = spawn_command(setsid, Some(20_000)).unwrap();
     terminal.exp_string("semrun: waiting for 'x'").unwrap();
     drop(holder);

@@ -241,7 +241,8 @@ impl Semaphore {
             }
         }
         for entry in permits {
-            if !matches!(locked.probe_permit(entry)?, Permit::Held(_)) {
+            // The dead may still be dying: whoever takes their permits waits for that.
+            if matches!(locked.probe_permit(entry)?, Permit::Released) {
                 self.remove(entry);
             }
         }

@@ -16,13 +16,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
 
 use self::entries::Entry;
 use self::files::{Locked, Semaphore};
 use self::place::{Base, Place};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Name, Pending, Permit,
-    Snapshot, Turn, Waiter,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Lost, Name, Pending, Permit,
+    Snapshot, Tenure, Turn, Waiter,
 };
 
 /// The local backend in one directory.
@@ -79,7 +83,19 @@ impl Local {
                 }
             };
             match round.await {
-                Ok(Some(acquired)) => return Ok(acquired),
+                Ok(Some(Ok(acquired))) => return Ok(acquired),
+                Ok(Some(Err(queue::Differs { stands }))) => {
+                    return Err(Error {
+                        kind: ErrorKind::Differs,
+                        backend: self.url(),
+                        what: format!(
+                            "'{}' is in use with a limit of {stands}, not {}, and --strict-limit \
+                             allows no other",
+                            ask.name, ask.limit
+                        ),
+                        source: None,
+                    });
+                }
                 // What is made in a deleted directory is not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -122,7 +138,10 @@ impl Backend for Local {
         turn: &'a Turn,
         cancel: Cancel,
     ) -> Pending<'a, Result<Acquired, Error>> {
-        Box::pin(cancel.or(self.take_turn(ask, turn)))
+        Box::pin(async move {
+            let acquiring = cancel.or(self.take_turn(ask, turn));
+            acquiring.await.unwrap_or(Ok(Acquired::Cancelled))
+        })
     }
 
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
@@ -131,6 +150,15 @@ impl Backend for Local {
 
     fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
         Box::pin(async { self.names() })
+    }
+
+    /// Nothing to do: what the dead had is free.
+    fn withdraw<'a>(&'a self, _: &'a Name, _: Uuid, _: Duration) -> Pending<'a, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn reports(&self) -> bool {
+        false
     }
 
     fn url(&self) -> String {
@@ -151,13 +179,21 @@ impl Lease for Held {
         &self.permit
     }
 
+    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+        None
+    }
+
+    fn lost(&mut self) -> Pending<'_, Lost> {
+        Box::pin(std::future::pending())
+    }
+
     fn inherit(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fifo.as_fd())
     }
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
     /// disk can keep a permit from passing on.
-    fn release(self: Box<Self>) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
             // The permit is free already; what fails here makes nobody wait who would not.
@@ -172,7 +208,8 @@ fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Resu
     let mut holders = Vec::new();
     for entry in listing.permits {
         if let files::Permit::Held(_) = locked.probe_permit(entry)? {
-            holders.push(Holder { token: entry.number, record: semaphore.record(entry) });
+            let record = semaphore.record(entry);
+            holders.push(Holder::Known { token: entry.number, record, left: None });
         }
     }
     // One who was passed over has kept its number, and its place once it comes back.
@@ -186,7 +223,7 @@ fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Resu
     }
     let in_use = !holders.is_empty() || !waiters.is_empty();
     let limit = in_use.then_some(locked.state()?.limit);
-    Ok(Snapshot { name: name.clone(), limit, holders, waiters })
+    Ok(Snapshot { limit, holders, waiters, ..Snapshot::unused(name) })
 }
 
 fn names_in(base: &Base) -> io::Result<Vec<Name>> {

@@ -43,18 +43,24 @@ const TRY_ON: Duration = Duration::from_secs(5);
 /// How often that is tried.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
+/// Another limit is in force, and `--strict-limit` takes no other.
+pub(super) struct Differs {
+    pub(super) stands: u32,
+}
+
 /// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
 pub(super) async fn take_turn(
     semaphore: Rc<Semaphore>,
     ask: &Ask,
     turn: &Turn,
-) -> io::Result<Option<Acquired>> {
+) -> io::Result<Option<Result<Acquired, Differs>>> {
     use_all_descriptors();
     let give_up = Instant::now() + TRY_ON;
     let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, warned: false };
     loop {
         match turn.advance().await {
-            Ok(Step::Acquired(acquired)) => return Ok(Some(acquired)),
+            Ok(Step::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
+            Ok(Step::Differs { stands }) => return Ok(Some(Err(Differs { stands }))),
             Ok(Step::Deleted) => return Ok(None),
             Ok(Step::LookAgain) => {}
             Err(error) if passes(&error) && turn.tries_on(give_up) => {
@@ -80,6 +86,10 @@ struct Queueing<'a> {
 enum Step {
     Acquired(Acquired),
     Deleted,
+    /// Another limit stands, and the one who asks wants no other.
+    Differs {
+        stands: u32,
+    },
     /// Something has happened that may make it our turn.
     LookAgain,
 }
@@ -93,6 +103,9 @@ impl Queueing<'_> {
         let state = locked.state()?;
         let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
         let Some(mut survey) = survey else { return Ok(Step::Deleted) };
+        if survey.limit != ask.limit && ask.strict && self.place.is_none() {
+            return Ok(Step::Differs { stands: survey.limit });
+        }
         if survey.limit != ask.limit && !self.warned {
             self.warned = true;
             turn.tell(Notice::Limit { asked: ask.limit, stands: survey.limit });
@@ -342,7 +355,7 @@ impl Survey {
 
     fn standing(&self, semaphore: &Semaphore) -> Standing {
         let holder = self.oldest_permit.and_then(|permit| semaphore.record(permit));
-        Standing { ahead: self.ahead(), held: self.held, holder }
+        Standing { ahead: self.ahead(), held: self.held, holder, paused: None }
     }
 
     fn free(&self) -> bool {

@@ -1,0 +1,202 @@
+//! Where a Redis is and how to get in: the URL, the secrets, TLS. It connects to nothing.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, TlsCertificates,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use socket2::TcpKeepalive;
+
+use crate::backends::Name;
+
+/// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
+/// `rediss` for TLS, or `redis+unix:///path[?db=N&user=U&pass=P]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Url(ConnectionInfo);
+
+/// How permits live in a Redis.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) url: Url,
+    pub(crate) tls: Tls,
+    /// The namespace of the keys.
+    pub(crate) prefix: Name,
+    /// How long a server that remembers nothing has to be up before it grants anything; none:
+    /// the larger of [`QUARANTINE`] and the TTL.
+    pub(crate) quarantine: Option<Duration>,
+    pub(crate) allow_eviction: bool,
+}
+
+/// What TLS needs beyond the authorities that the system trusts; all in PEM.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tls {
+    /// Trusted instead of the system's.
+    pub(crate) authority: Option<Vec<u8>>,
+    /// Our own certificate and its key.
+    pub(crate) client: Option<(Vec<u8>, Secret)>,
+}
+
+/// Bytes that are never shown.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+const QUARANTINE: Duration = Duration::from_secs(30);
+
+impl Url {
+    /// The error says what is wrong, without the URL, which may hold a password.
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        const FORM: &str = "write redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS, \
+                            or redis+unix:///PATH";
+        let unix = url.starts_with("redis+unix:");
+        if url.contains('#') || (url.contains('?') && !unix) {
+            return Err(format!("has parts that mean nothing here ('?' or '#'); {FORM}"));
+        }
+        let info: ConnectionInfo = url.parse().map_err(|error: RedisError| {
+            let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+            format!("is not that of a Redis{detail}; {FORM}")
+        })?;
+        Ok(Self(info))
+    }
+
+    /// Whether a password is part of it.
+    pub(crate) fn has_password(&self) -> bool {
+        self.0.redis_settings().password().is_some()
+    }
+
+    pub(crate) fn with_password(self, password: &str) -> Self {
+        let settings = self.0.redis_settings().clone().set_password(password);
+        Self(self.0.set_redis_settings(settings))
+    }
+
+    /// The URL with the password masked, and without what goes without saying.
+    pub(crate) fn shown(&self) -> String {
+        let settings = self.0.redis_settings();
+        let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let user = settings.username().map(encoded);
+        let (mut text, unix) = match self.0.addr() {
+            ConnectionAddr::Unix(path) => (format!("redis+unix://{}", path.display()), true),
+            ConnectionAddr::TcpTls { host, port, .. } => (shown_host("rediss", host, *port), false),
+            ConnectionAddr::Tcp(host, port) => (shown_host("redis", host, *port), false),
+            _ => ("redis://".into(), false),
+        };
+        let mask = settings.password().map_or("", |_| ":***");
+        if !unix && (user.is_some() || !mask.is_empty()) {
+            let user = user.map(|user| user.to_string()).unwrap_or_default();
+            text = text.replacen("://", &format!("://{user}{mask}@"), 1);
+        }
+        match settings.db() {
+            0 => {}
+            db if unix => drop(write!(text, "?db={db}")),
+            db => drop(write!(text, "/{db}")),
+        }
+        text
+    }
+}
+
+fn shown_host(scheme: &str, host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.into() };
+    let port = if port == 6379 { String::new() } else { format!(":{port}") };
+    format!("{scheme}://{host}{port}")
+}
+
+impl Place {
+    /// How long a fresh server grants nothing, for a lease of this length.
+    pub(super) fn quarantine(&self, ttl: Duration) -> Duration {
+        self.quarantine.unwrap_or(QUARANTINE.max(ttl))
+    }
+
+    /// What connects there. Only what is wrong with certificates can fail.
+    pub(super) fn client(&self) -> Result<Client, RedisError> {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(10))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        // A peer that vanished is noticed, and small requests are sent at once.
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive)
+            .set_user_timeout(Duration::from_secs(10));
+        let Url(info) = self.url.clone();
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
+        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Client::open(info);
+        }
+        let has_certificates =
+            |pem: &[u8]| CertificateDer::pem_slice_iter(pem).any(|one| one.is_ok());
+        let given = [
+            (self.tls.authority.as_ref(), "there is none in --ca-file"),
+            (self.tls.client.as_ref().map(|(cert, _)| cert), "there is none in --client-cert"),
+        ];
+        for (pem, problem) in given {
+            if pem.is_some_and(|pem| !has_certificates(pem)) {
+                return Err((ErrorKind::InvalidClientConfig, problem).into());
+            }
+        }
+        let client_tls = self
+            .tls
+            .client
+            .clone()
+            .map(|(client_cert, Secret(client_key))| ClientTlsConfig { client_cert, client_key });
+        let root_cert = self.tls.authority.clone();
+        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password_and_what_goes_without_saying() {
+        for (url, shown) in [
+            ("redis://h", "redis://h"),
+            ("redis://h:6379/0", "redis://h"),
+            ("redis://u:geheim@h:7/3", "redis://u:***@h:7/3"),
+            ("redis://:geheim@h", "redis://:***@h"),
+            ("redis://u@h", "redis://u@h"),
+            ("rediss://a%40b:x@[::1]:1", "rediss://a%40b:***@[::1]:1"),
+            ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+            ("redis+unix:///r.sock?db=2&pass=geheim", "redis+unix:///r.sock?db=2"),
+        ] {
+            assert_eq!(Url::parse(url).unwrap().shown(), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_redis_is_refused_without_repeating_it() {
+        for url in [
+            "redis://",
+            "redis://h/notanumber",
+            "redis://h:notaport",
+            "rediss://geheim@h#insecure",
+            "redis://geheim@h?protocol=resp3",
+            "redis:geheim",
+        ] {
+            let error = Url::parse(url).expect_err(url);
+            assert!(!error.contains("geheim") && error.contains("redis://["), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_printed_for_debugging_has_a_secret() {
+        let url = Url::parse("redis://u@h").unwrap().with_password("geheim");
+        let tls = Tls { authority: None, client: Some((vec![], Secret(b"geheim".to_vec()))) };
+        let text = format!("{url:?} {tls:?} {}", url.shown());
+        assert!(!text.contains("geheim") && !text.contains("103, 101"), "{text}");
+    }
+}

@@ -1,0 +1,388 @@
+//! The script alone, against a real server: what must hold when answers are lost, clocks jump,
+//! data vanishes and strangers write. Time is moved by moving what the script remembers of it.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::script::{Call, Keys, Operation, Reply, Status};
+use super::testing::RedisServer;
+use super::{Place, SOURCE};
+use crate::backends::{Holder, Name, Snapshot};
+
+const TTL: Duration = Duration::from_secs(30);
+const DAY: i64 = 24 * 60 * 60 * 1000;
+const WHO: &str = r#"{"label":"job","host":"here","pid":1,"user":"me"}"#;
+
+/// A semaphore in a server of its own.
+struct World {
+    server: RedisServer,
+    name: Name,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { server: RedisServer::start(), name: "a".parse().unwrap(), runtime }
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::new(&"p".parse().unwrap(), &self.name)
+    }
+
+    fn connection(&self) -> Connection {
+        let place = Place {
+            url: super::place::Url::parse(&self.server.url()).unwrap(),
+            tls: super::place::Tls::default(),
+            prefix: "p".parse().unwrap(),
+            quarantine: None,
+            allow_eviction: false,
+        };
+        Connection::new(place.client().unwrap(), SOURCE)
+    }
+
+    fn call(&self, call: &Call<'_>) -> Reply {
+        let keys = self.keys();
+        self.runtime.block_on(async { self.connection().call(&keys, call).await.unwrap() })
+    }
+
+    fn ask(&self, who: u128) -> Reply {
+        self.call(&call(Operation::Ask, who))
+    }
+
+    fn renew(&self, who: u128) -> Reply {
+        self.call(&call(Operation::Renew, who))
+    }
+
+    fn release(&self, who: u128) -> Reply {
+        self.call(&call(Operation::Release, who))
+    }
+
+    fn look(&self) -> Snapshot {
+        let keys = self.keys();
+        let look = async { self.connection().look(&keys, &self.name, TTL).await.unwrap() };
+        self.runtime.block_on(look)
+    }
+
+    fn now(&self) -> i64 {
+        let (seconds, micros): (i64, i64) = self.server.ask(&["TIME"]);
+        seconds * 1000 + micros / 1000
+    }
+
+    fn expiry(&self, who: u128) -> Option<i64> {
+        self.server.ask(&["ZSCORE", "p-a", &id(who).to_string()])
+    }
+
+    fn write(&self, words: &[&str]) {
+        let _: redis::Value = self.server.ask(words);
+    }
+
+    fn remembers(&self, field: &str, value: i64) {
+        self.write(&["HSET", "{p-a}:state", field, &value.to_string()]);
+    }
+}
+
+fn id(who: u128) -> Uuid {
+    Uuid::from_u128(who)
+}
+
+fn call(operation: Operation, who: u128) -> Call<'static> {
+    Call {
+        operation,
+        id: id(who),
+        limit: 1,
+        ttl: TTL,
+        who: WHO,
+        ticket: 0,
+        token: 0,
+        quarantine: Duration::ZERO,
+        window: Duration::from_secs(15),
+        nonblock: false,
+        strict: false,
+    }
+}
+
+#[test]
+fn every_operation_may_be_repeated() {
+    let world = World::new();
+    let first = world.ask(1);
+    assert_eq!((first.status, first.limit, first.ttl), (Status::Held, 1, TTL));
+    assert_eq!(world.ask(1).token, first.token);
+    let queued = world.ask(2);
+    assert_eq!((queued.status, queued.ahead), (Status::Queued, 0));
+    assert_eq!(world.ask(2).ticket, queued.ticket);
+    assert_eq!(world.release(1).status, Status::Gone);
+    assert_eq!(world.release(1).status, Status::Gone);
+    let second = world.ask(2);
+    assert_eq!(second.status, Status::Held);
+    assert!(second.token > first.token);
+    assert_eq!(world.renew(2).status, Status::Held);
+}
+
+#[test]
+fn what_arrives_after_a_release_revives_nothing() {
+    let world = World::new();
+    world.ask(1);
+    world.release(1);
+    assert_eq!(world.ask(1).status, Status::Gone);
+    assert_eq!(world.renew(1).status, Status::Gone);
+    assert_eq!(world.ask(2).status, Status::Held);
+}
+
+#[test]
+fn an_expired_lease_is_gone_and_the_next_in_line_has_its_permit() {
+    let world = World::new();
+    let held = world.ask(1).token;
+    let queued = world.ask(2);
+    assert!(queued.next.is_some_and(|next| next <= TTL && next > TTL / 2));
+    assert_eq!(queued.oldest.map(|record| record.permit), Some(id(1)));
+    world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
+    let granted = world.ask(2);
+    assert_eq!(granted.status, Status::Held);
+    assert!(granted.token > held);
+    assert_eq!(world.renew(1).status, Status::Gone);
+}
+
+#[test]
+fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
+    let world = World::new();
+    world.ask(1);
+    let mut second = call(Operation::Ask, 2);
+    second.ticket = world.ask(2).ticket;
+    world.ask(3);
+    world.release(1);
+    let unclaimed = world.expiry(2).unwrap() - world.now();
+    assert!((4_000..=5_000).contains(&unclaimed), "{unclaimed}");
+    let woken: i64 = world.server.ask(&["LLEN", &world.keys().wake(id(2))]);
+    assert_eq!(woken, 1);
+    world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(2).to_string()]);
+    assert_eq!(world.ask(3).status, Status::Held);
+    // It comes back, to the place it had: before the fourth.
+    world.ask(4);
+    let back = world.call(&second);
+    assert_eq!((back.status, back.ahead), (Status::Queued, 0));
+}
+
+#[test]
+fn a_waiter_that_is_not_heard_of_any_more_loses_its_place_and_gets_it_back() {
+    let world = World::new();
+    world.ask(1);
+    let ticket = world.ask(2).ticket;
+    world.ask(3);
+    let late = (world.now() - 1).to_string();
+    world.write(&["ZADD", "{p-a}:alive", &late, &id(2).to_string()]);
+    assert_eq!(world.ask(3).ahead, 0);
+    assert_eq!(world.call(&Call { ticket, ..call(Operation::Ask, 2) }).ahead, 0);
+    assert_eq!(world.ask(3).ahead, 1);
+}
+
+#[test]
+fn a_clock_that_went_back_takes_nothing_and_prolongs_nothing() {
+    let world = World::new();
+    world.ask(1);
+    let (now, hour) = (world.now(), 3_600_000);
+    world.remembers("last", now + hour);
+    world.write(&["ZADD", "p-a", &(now + hour + 30_000).to_string(), &id(1).to_string()]);
+    assert_eq!(world.ask(2).status, Status::Queued);
+    let left = world.expiry(1).unwrap() - world.now();
+    assert!((29_000..=30_000).contains(&left), "{left}");
+}
+
+#[test]
+fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
+    let world = World::new();
+    world.ask(1);
+    world.ask(2);
+    let now = world.now();
+    // Somebody looked a minute ago, and 30 seconds ago the lease has ended.
+    world.remembers("last", now - 60_000);
+    world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
+    let waiting = world.ask(2);
+    assert_eq!(waiting.status, Status::Queued);
+    let paused = waiting.paused.unwrap();
+    assert!(paused <= TTL / 2 && paused > TTL / 4, "{paused:?}");
+    assert_eq!(waiting.next, Some(paused));
+    assert_eq!(world.renew(1).status, Status::Held);
+    // Had it not, its time would be over with the pause.
+    world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
+    world.remembers("pause", world.now() - 1);
+    assert_eq!(world.ask(2).status, Status::Held);
+}
+
+#[test]
+fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() {
+    let world = World::new();
+    let quarantine = Duration::from_secs(30);
+    let asks = Call { quarantine, ..call(Operation::Ask, 9) };
+    let waiting = world.call(&asks);
+    assert_eq!((waiting.status, waiting.limit), (Status::Queued, 1));
+    let paused = waiting.paused.unwrap();
+    assert!(paused <= quarantine && paused > quarantine / 2, "{paused:?}");
+    // Three holders of a semaphore of two: better to count one than to lose it.
+    let ttl = Duration::from_secs(10);
+    for (who, token) in [(1, 70), (2, 80), (3, 90)] {
+        let renews = Call { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
+        let renewed = world.call(&renews);
+        assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+        assert_eq!((renewed.limit, renewed.ttl), (2, ttl), "they bring back what was in force");
+    }
+    world.remembers("pause", world.now() - 1);
+    assert_eq!(
+        world.call(&Call { quarantine: Duration::ZERO, ..asks.clone() }).status,
+        Status::Queued
+    );
+    world.release(1);
+    assert_eq!(world.ask(9).status, Status::Queued, "two are held");
+    world.release(2);
+    let granted = world.ask(9);
+    assert_eq!(granted.status, Status::Held);
+    assert!(granted.token > 90);
+    // The time for reports is over.
+    let late = Call { token: 95, quarantine: Duration::ZERO, ..call(Operation::Renew, 4) };
+    assert_eq!(world.call(&late).status, Status::Gone);
+}
+
+#[test]
+fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
+    let world = World::new();
+    world.ask(1);
+    world.release(1);
+    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    let quarantine = Duration::from_mins(5);
+    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
+    let restored = Call { token: 7, quarantine, ..call(Operation::Renew, 3) };
+    assert_eq!(world.call(&restored).status, Status::Held);
+}
+
+#[test]
+fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
+    let world = World::new();
+    let token = world.ask(1).token;
+    world.write(&["FLUSHALL"]);
+    let quarantine = TTL;
+    let renewed = world.call(&Call { token, quarantine, ..call(Operation::Renew, 1) });
+    assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+    assert!(renewed.paused.is_some(), "others may have to report");
+    let waiting = world.ask(2);
+    assert_eq!(waiting.status, Status::Queued);
+    world.remembers("pause", 0);
+    world.release(1);
+    assert!(world.ask(2).token > token, "tokens grow even so");
+}
+
+#[test]
+fn foreign_members_count_until_one_ttl_after_their_expiry() {
+    let world = World::new();
+    let foreign = "33333333-3333-4333-8333-333333333333";
+    let member = |left: i64| {
+        world.write(&["ZADD", "p-a", &(world.now() + left).to_string(), foreign]);
+    };
+    member(1_000);
+    let waiting = world.ask(1);
+    assert_eq!((waiting.status, waiting.foreign, waiting.held), (Status::Queued, 1, 1));
+    let next = waiting.next.unwrap();
+    assert!(next > TTL && next <= TTL + Duration::from_secs(1), "{next:?}");
+    let Holder::Foreign { permit, left } = &world.look().holders[0] else { panic!("foreign") };
+    assert_eq!(permit, foreign);
+    assert!(*left <= Duration::from_secs(1));
+    member(-29_000);
+    assert_eq!(world.ask(1).status, Status::Queued);
+    member(-30_001);
+    assert_eq!(world.look().holders, []);
+    assert_eq!(world.ask(1).status, Status::Held);
+}
+
+#[test]
+fn only_those_who_use_it_through_semrun_keep_its_limit_in_force() {
+    let world = World::new();
+    let foreign = "33333333-3333-4333-8333-333333333333";
+    world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
+    assert_eq!(world.look().limit, None);
+    let granted = world.call(&Call { limit: 2, ..call(Operation::Ask, 1) });
+    assert_eq!((granted.status, granted.limit), (Status::Held, 2));
+    assert_eq!(world.ask(2).limit, 2, "it stands");
+    assert_eq!(world.look().limit, Some(2));
+}
+
+#[test]
+fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
+    let world = World::new();
+    world.ask(1);
+    world.write(&["ZREM", "p-a", &id(1).to_string()]);
+    assert_eq!(world.renew(1).status, Status::Gone);
+    let mut strict = call(Operation::Ask, 2);
+    (strict.limit, strict.strict) = (5, true);
+    assert_eq!(world.call(&strict).status, Status::Held, "nobody used it");
+    // Also where its holder never comes back.
+    world.write(&["ZREM", "p-a", &id(2).to_string()]);
+    let mut strict = call(Operation::Ask, 3);
+    (strict.limit, strict.strict) = (7, true);
+    assert_eq!(world.call(&strict).status, Status::Held);
+}
+
+#[test]
+fn everything_goes_a_day_after_it_was_last_used() {
+    let world = World::new();
+    world.ask(1);
+    world.ask(2);
+    world.ask(3);
+    world.release(1);
+    let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
+    assert!(keys.len() >= 7, "{keys:?}");
+    for key in keys {
+        let left: i64 = world.server.ask(&["PTTL", &key]);
+        assert!(left > 0 && left <= DAY, "{key}: {left}");
+    }
+}
+
+#[test]
+fn a_set_that_others_write_to_does_not_go_under_them() {
+    let world = World::new();
+    world.ask(1);
+    let foreign = "33333333-3333-4333-8333-333333333333";
+    world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
+    world.renew(1);
+    let left: i64 = world.server.ask(&["PTTL", "p-a"]);
+    assert_eq!(left, -1);
+    world.write(&["ZREM", "p-a", foreign]);
+    world.renew(1);
+    let left: i64 = world.server.ask(&["PTTL", "p-a"]);
+    assert_eq!(left, -1, "they may come back");
+}
+
+#[test]
+fn looking_writes_nothing() {
+    let world = World::new();
+    assert_eq!(world.look(), Snapshot::unused(&world.name));
+    let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
+    assert_eq!(keys, [""; 0]);
+    world.ask(1);
+    world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
+    assert_eq!(world.look().holders, [], "its time is over");
+    assert!(world.expiry(1).is_some());
+}
+
+#[test]
+fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
+    let world = World::new();
+    world.ask(1);
+    world.write(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(world.renew(1).status, Status::Held);
+    assert_eq!(world.ask(2).status, Status::Queued);
+    world.release(1);
+    assert_eq!(world.ask(2).status, Status::Held);
+}
+
+#[test]
+fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
+    let world = World::new();
+    world.write(&["ACL", "SETUSER", "default", "-info"]);
+    let blind = world.ask(1);
+    assert!(blind.blind && blind.status == Status::Held);
+    world.write(&["ACL", "SETUSER", "default", "+info"]);
+    let seeing = world.renew(1);
+    assert!(!seeing.blind && seeing.paused.is_none());
+}

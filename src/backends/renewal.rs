@@ -1,0 +1,128 @@
+//! When to renew, and when to try again: for all backends whose permits expire. It never gives
+//! up by itself; the deadline does, which knows nothing of the network.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::{Lost, Pending, Tenure};
+use crate::clock;
+
+/// What came of an attempt.
+pub(super) enum Renewed {
+    /// The lease runs for this long again, from the moment before it was asked for.
+    For(Duration),
+    Lost(Lost),
+}
+
+/// Renews at a third of the TTL, for ever. Returns once the permit is known to be lost. Each
+/// attempt is dropped when its time is over.
+pub(super) async fn keep<'a>(
+    id: Uuid,
+    tenure: watch::Sender<Tenure>,
+    mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, String>>,
+) -> Lost {
+    loop {
+        let Tenure { since, ttl, .. } = *tenure.borrow();
+        let next = since + jittered(ttl / 3, id);
+        sleep(next.saturating_sub(clock::now())).await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let since = clock::now();
+            let answer = tokio::time::timeout(patience(ttl), attempt()).await;
+            let trouble = match answer {
+                Ok(Ok(Renewed::For(ttl))) => {
+                    tenure.send_replace(Tenure { since, ttl, trouble: None });
+                    break;
+                }
+                Ok(Ok(Renewed::Lost(lost))) => return lost,
+                Ok(Err(trouble)) => trouble,
+                Err(_elapsed) => format!("it does not answer within {:?}", patience(ttl)),
+            };
+            tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one attempt may take: several fit into what is left of a lease.
+pub(super) fn patience(ttl: Duration) -> Duration {
+    (ttl / 10).min(Duration::from_secs(2))
+}
+
+/// Up to a tenth earlier, so that a fleet that was started at once does not renew at once.
+fn jittered(interval: Duration, id: Uuid) -> Duration {
+    interval.saturating_sub(interval / 10 * u32::from(id.as_bytes()[15]) / 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// tokio's clock is stopped here and jumps, ours does not: what is left of an interval is
+    /// the whole interval.
+    fn run(answers: Vec<Result<Renewed, String>>) -> (Lost, Vec<u128>, Tenure) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let ttl = Duration::from_secs(30);
+            let (sender, receiver) =
+                watch::channel(Tenure { since: clock::now(), ttl, trouble: None });
+            let answers = RefCell::new(answers.into_iter());
+            let started = tokio::time::Instant::now();
+            let asked = RefCell::new(Vec::new());
+            let lost = keep(Uuid::nil(), sender, || {
+                asked.borrow_mut().push(started.elapsed().as_millis());
+                let answer = answers.borrow_mut().next();
+                let hangs = matches!(&answer, Some(Err(text)) if text == "hang");
+                Box::pin(async move {
+                    if hangs {
+                        std::future::pending::<()>().await;
+                    }
+                    answer.unwrap()
+                })
+            })
+            .await;
+            let tenure = receiver.borrow().clone();
+            (lost, asked.into_inner(), tenure)
+        })
+    }
+
+    #[test]
+    fn it_renews_at_a_third_and_ends_when_the_permit_is_lost() {
+        let ttl = Duration::from_secs(30);
+        let (lost, asked, tenure) =
+            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost("gone".into())))]);
+        assert_eq!(lost, Lost("gone".into()));
+        assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
+        assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
+        assert_eq!(tenure.trouble, None);
+    }
+
+    #[test]
+    fn what_fails_or_hangs_is_tried_again_soon() {
+        let (_, asked, tenure) = run(vec![
+            Err("refused".into()),
+            Err("hang".into()),
+            Err("refused".into()),
+            Ok(Renewed::Lost(Lost("gone".into()))),
+        ]);
+        let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // 250 ms, then 2 s of patience and 500 ms, then 1 s; tokio rounds up to milliseconds.
+        for (pause, expected) in pauses.iter().zip([250, 2_500, 1_000]) {
+            assert!((expected..expected + 10).contains(pause), "{pauses:?}");
+        }
+        assert_eq!(tenure.trouble.as_deref(), Some("refused"));
+    }
+}

@@ -1,0 +1,257 @@
+//! The second process: where permits expire, semrun is two processes that watch each other, so
+//! that the death of either ends the command in time. The *guardian* has the pid that everybody
+//! sees. It mirrors how the other one stops and ends, kills the whole tree when the lease is about
+//! to end, and never waits for the network. The *worker*, in a process group of its own, does
+//! everything else; it stops the tree when the guardian vanishes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, read, write};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, waitpid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::child::{Tree, strangers};
+use super::signals::{self, Whom};
+use crate::clock::{Moment, Timer};
+use crate::exit::Exit;
+use crate::kernel::{split, watch};
+
+/// What the worker says, one byte each; what the guardian answers to the first two.
+const STOP_SEMRUN: u8 = b's';
+const STOP_GROUP: u8 = b'g';
+const DONE: u8 = b'd';
+const STOPPED: u8 = b'1';
+const NOT_STOPPED: u8 = b'0';
+
+/// Which of the two processes this is.
+pub(crate) enum Side {
+    Guardian(Guardian),
+    Worker(Visible),
+}
+
+pub(crate) struct Guardian {
+    worker: Pid,
+    strangers: Vec<Pid>,
+    link: OwnedFd,
+    /// Rings when the lease is about to end and nobody has killed the tree.
+    timer: Timer,
+}
+
+/// How the worker's part came to its end.
+pub(crate) enum Watched {
+    /// It did everything there was to do.
+    Done(Exit),
+    /// It died before that. Nothing is left of the command.
+    Died(WaitStatus),
+    /// It did not renew in time, nor kill the tree. Nothing is left of either.
+    Expired,
+}
+
+/// Makes two processes of this one. To be called while there is one thread.
+pub(crate) fn divide() -> io::Result<Side> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let timer = Timer::new()?;
+    // What the worker leaves behind becomes our child.
+    set_child_subreaper(Some(getpid()))?;
+    let strangers = strangers();
+    if let Some(worker) = split()? {
+        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer }));
+    }
+    signals::address_the_parent();
+    drop(ours);
+    Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None })))
+}
+
+impl Guardian {
+    /// Returns when the worker has ended, and nothing of the command can do any more harm.
+    /// `unkillable` is told of processes that we may not kill.
+    pub(crate) fn watch(self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
+        loop {
+            let mut ready = [
+                PollFd::new(&self.link, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.timer.fd(), PollFlags::IN),
+            ];
+            match poll(&mut ready, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let [link, timer] = ready.map(|one| !one.revents().is_empty());
+            // Read also where the worker was faster: it may have moved the moment since.
+            if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
+                self.end_tree(unkillable);
+                return Ok(Watched::Expired);
+            }
+            if !link {
+                continue;
+            }
+            let mut said = [0];
+            match read(&self.link, &mut said) {
+                Ok(1) if said[0] == DONE => return self.mirror(),
+                Ok(1) => {
+                    let whom = if said[0] == STOP_GROUP { Whom::Group } else { Whom::Semrun };
+                    let stopped = signals::stop(whom);
+                    let _ = write(&self.link, &[if stopped { STOPPED } else { NOT_STOPPED }]);
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Ok(_) | Err(_) => {
+                    let status = self.end_tree(unkillable);
+                    return Ok(Watched::Died(status));
+                }
+            }
+        }
+    }
+
+    /// The worker has done everything and ends by itself.
+    fn mirror(&self) -> io::Result<Watched> {
+        let status = loop {
+            match waitpid(Some(self.worker), WaitOptions::empty()) {
+                Ok(Some((_, status))) => break status,
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let signal = status.terminating_signal().and_then(Signal::from_named_raw);
+        let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+        Ok(match (signal, status.exit_status()) {
+            (Some(signal), _) if signals.contains(&signal) => Watched::Done(Exit::Reraise(signal)),
+            (None, Some(code)) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
+            _ => Watched::Died(status),
+        })
+    }
+
+    /// Kills the worker, and all that there is below it and us, until nothing is left.
+    fn end_tree(&self, mut unkillable: impl FnMut(&[Pid])) -> WaitStatus {
+        let mut tree = Tree::adopt(self.worker, self.strangers.clone());
+        let mut status = None;
+        let mut refused = Vec::new();
+        loop {
+            let refusing = tree.kill();
+            if !refusing.is_empty() && refusing != refused {
+                unkillable(&refusing);
+            }
+            refused = refusing;
+            let reaped = tree.reap();
+            status = status.or(reaped.ended);
+            if let (true, Some(status)) = (reaped.gone, status) {
+                return status;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+/// The process that everybody takes for semrun.
+pub(crate) enum Visible {
+    /// This very process.
+    Itself,
+    Guardian(Link),
+}
+
+/// The worker's end of the connection to its guardian.
+pub(crate) struct Link {
+    fd: OwnedFd,
+    timer: Timer,
+    /// The same, once a runtime watches it.
+    watched: Option<AsyncFd<OwnedFd>>,
+}
+
+/// What the guardian has to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It was asked to stop and did not, because no shell controls its process group.
+    NotStopped,
+    /// It was killed.
+    Vanished,
+}
+
+impl Visible {
+    /// To be called within a runtime, before anything else.
+    pub(crate) fn listen(&mut self) -> io::Result<()> {
+        if let Self::Guardian(link) = self {
+            link.watched = Some(watch(link.fd.try_clone()?, Interest::READABLE)?);
+        }
+        Ok(())
+    }
+
+    /// Stops it, and this process with it, and returns when it is continued.
+    pub(crate) fn stop_and_wait(&self, whom: Whom) {
+        match self {
+            Self::Itself => drop(signals::stop(whom)),
+            Self::Guardian(link) => {
+                link.say(of(whom));
+                let mut ready = [PollFd::new(&link.fd, PollFlags::IN)];
+                while poll(&mut ready, None) == Err(Errno::INTR) {}
+                // That it has vanished is for `told` to find.
+                let mut answer = [0];
+                let _ = read(&link.fd, &mut answer);
+            }
+        }
+    }
+
+    /// Stops it. False: it did not stop, because no shell controls our process group. A guardian
+    /// says so later, with [`Visible::told`].
+    pub(crate) fn stop(&self, whom: Whom) -> bool {
+        match self {
+            Self::Itself => signals::stop(whom),
+            Self::Guardian(link) => {
+                link.say(of(whom));
+                true
+            }
+        }
+    }
+
+    /// The next thing that the guardian has to tell. Cancel-safe.
+    pub(crate) async fn told(&self) -> Told {
+        let Self::Guardian(Link { watched: Some(fd), .. }) = self else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Ok(mut ready) = fd.readable().await else { return Told::Vanished };
+            let mut answer = [0];
+            match ready.try_io(|fd| Ok(read(fd, &mut answer)?)) {
+                Ok(Ok(1)) if answer[0] == NOT_STOPPED => return Told::NotStopped,
+                // It was stopped, and the signal that continued it is told as all signals are.
+                Ok(Ok(1)) | Err(_) => {}
+                Ok(_) => return Told::Vanished,
+            }
+        }
+    }
+
+    /// By when the guardian has to kill the tree; none: not at all.
+    pub(crate) fn kills_at(&self, moment: Option<Moment>) -> io::Result<()> {
+        match self {
+            Self::Itself => Ok(()),
+            Self::Guardian(link) => link.timer.set(moment),
+        }
+    }
+
+    /// There is nothing left that the guardian would have to do.
+    pub(crate) fn done(&self) {
+        if let Self::Guardian(link) = self {
+            link.say(DONE);
+        }
+    }
+}
+
+impl Link {
+    /// A guardian that has vanished is for `told` to find.
+    fn say(&self, what: u8) {
+        let _ = rustix::net::send(self.fd.as_fd(), &[what], rustix::net::SendFlags::NOSIGNAL);
+    }
+}
+
+fn of(whom: Whom) -> u8 {
+    match whom {
+        Whom::Semrun => STOP_SEMRUN,
+        Whom::Group => STOP_GROUP,
+    }
+}
