@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
@@ -76,8 +77,17 @@ impl Console {
     }
 }
 
-/// Nobody may be reading; that must not end a job.
+/// How long somebody who does not read may hold us up. Behind it a command waits to be stopped.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Nobody may be reading, or not just now; that must neither end a job nor hold it up.
 fn write(text: &str) {
+    let stderr = io::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    // What is ready takes a line without blocking.
+    if poll(&mut ready, Some(&PATIENCE)) == Ok(0) {
+        return;
+    }
     // `stty tostop` stops whoever writes from the background; semrun has a command to look after.
     let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
 }
@@ -86,9 +96,10 @@ fn in_foreground() -> bool {
     tcgetpgrp(io::stderr()).is_ok_and(|group| Some(group) == own_group())
 }
 
-/// As much of a line as one row shows; the last column stays free, where some terminals wrap.
+/// As much of a line as one row shows; the last columns stay free.
 fn fitting(line: &str, columns: u16) -> String {
-    let room = if columns == 0 { 79 } else { usize::from(columns).saturating_sub(1) };
+    // What somebody types is shown behind it, `^C` say, and must not begin a new row.
+    let room = usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3);
     if line.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>() <= room {
         return line.into();
     }
@@ -113,9 +124,9 @@ mod tests {
     #[test]
     fn a_line_is_cut_to_one_row() {
         assert_eq!(fitting("short", 80), "short");
-        assert_eq!(fitting("0123456789", 10), "01234567…");
-        assert_eq!(fitting("012345678", 10), "012345678");
-        assert_eq!(fitting("日本語日本語", 8), "日本語…");
-        assert_eq!(fitting("anything", 1), "");
+        assert_eq!(fitting("0123456789", 10), "012345…");
+        assert_eq!(fitting("0123456", 10), "0123456");
+        assert_eq!(fitting("日本語日本語", 10), "日本語…");
+        assert_eq!(fitting("anything", 3), "");
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn keep<'a>(
                 }
                 Ok(Ok(Renewed::Lost(lost))) => return lost,
                 Ok(Err(trouble)) => trouble,
-                Err(_elapsed) => format!("it does not answer within {:?}", patience(ttl)),
+                Err(_elapsed) => format!("the server does not answer within {:?}", patience(ttl)),
             };
             tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
             sleep(pause).await;
@@ -51,9 +51,10 @@ pub(super) async fn keep<'a>(
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one attempt may take: several fit into what is left of a lease.
+/// How long one attempt may take, with a new connection over a slow network: at the shortest TTL
+/// one such attempt fits before the command is told to end, otherwise several.
 pub(super) fn patience(ttl: Duration) -> Duration {
-    (ttl / 10).min(Duration::from_secs(2))
+    (ttl / 5).min(Duration::from_secs(2))
 }
 
 /// Up to a tenth earlier, so that a fleet that was started at once does not renew at once.

@@ -13,12 +13,13 @@ use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Permit,
     Snapshot, Standing, Turn, Who,
 };
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::report::{CannotRun, Detail, Died, Losing, Waited, Waiting, Warning};
-use crate::settings::{Run, Wait};
+use crate::settings::{Misuse, Run, Wait};
 use crate::supervise::child::{Launch, Tree};
+use crate::supervise::descendants;
 use crate::supervise::guardian::{self, Guardian, Side, Told, Visible, Watched};
-use crate::supervise::hold::Hold;
+use crate::supervise::hold::{self, Hold};
 use crate::supervise::policy::OnLost;
 use crate::supervise::signals::{Caught, Signals, Whom};
 use crate::supervise::{Ended, Remark, supervise};
@@ -40,6 +41,12 @@ pub(super) fn run(settings: &Run) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;
     let ask = ask(settings, &account);
     let mut visible = if settings.location.expires() {
+        if !descendants::are_visible() {
+            let text = "the processes of a command could not be stopped in time here: /proc is \
+                        missing, or that of another pid namespace (unshare --mount-proc mounts \
+                        the right one)";
+            return Err(Misuse::new(Failure::Unsupported, text).into());
+        }
         match guardian::divide().context("cannot start a second process")? {
             Side::Guardian(guardian) => return guard(settings, &account, &ask, guardian),
             Side::Worker(visible) => visible,
@@ -55,7 +62,10 @@ pub(super) fn run(settings: &Run) -> anyhow::Result<Exit> {
     let ran = told.and_then(|ran| ran);
     // Otherwise something may be left of the command, and the guardian has to see to it.
     if !ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
-        visible.done();
+        visible.done(match ran {
+            Ok(Exit::CommandSignalled(signal)) => Some(signal),
+            _ => None,
+        });
     }
     ran
 }
@@ -182,7 +192,7 @@ impl Story<'_> {
         ];
         if lease.is_some() {
             let held = permit.with_backend(&backend.url());
-            let held = match outer_permits() {
+            let held = match held_around() {
                 Some(outer) => format!("{outer} {held}"),
                 None => held,
             };
@@ -191,10 +201,18 @@ impl Story<'_> {
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
         let hold = match lease {
-            Some(lease) => Some(Hold::new(lease, supervision.kill_after, continues)?),
+            Some(lease) => {
+                let hold = Hold::new(lease, supervision.kill_after, continues);
+                Some(hold.context("cannot watch the lease")?)
+            }
             None => None,
         };
         visible.kills_at(hold.as_ref().and_then(Hold::last))?;
+        if hold.as_ref().is_some_and(Hold::is_too_late) {
+            let why = "semrun was held up before it could start";
+            console.say(Loudness::Quiet, Losing { name: &permit.name, why, continues: false });
+            return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
+        }
         let launch = Launch {
             program: &settings.program,
             arguments: &settings.arguments,
@@ -217,20 +235,79 @@ impl Story<'_> {
     }
 }
 
-/// What semruns around this one hold.
-fn outer_permits() -> Option<String> {
+/// `SEMRUN_HELD`: what semruns around this one hold.
+fn held_around() -> Option<String> {
     std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
 }
 
-/// The permit of this semaphore that is held around us, if there is one and it still is.
-async fn outer(backend: &dyn Backend, name: &Name) -> Result<Option<Permit>, Error> {
-    let held = Permit::read_held(&outer_permits().unwrap_or_default());
-    let ids: Vec<_> = held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect();
-    if ids.is_empty() {
+/// Those of them that are permits of this semaphore.
+fn outer_permits(name: &Name) -> Vec<Uuid> {
+    let held = Permit::read_held(&held_around().unwrap_or_default());
+    held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
+}
+
+/// The permit that is held around us, if there is one and it still is.
+async fn held_around_us(
+    backend: &dyn Backend,
+    name: &Name,
+    outer: &[Uuid],
+) -> Result<Option<Permit>, Error> {
+    if outer.is_empty() {
         return Ok(None);
     }
     let snapshot = backend.observe(name).await?;
-    Ok(ids.into_iter().find_map(|id| snapshot.held(id)))
+    Ok(outer.iter().find_map(|id| snapshot.held(*id)))
+}
+
+/// Looks for it now and then, until it is held again.
+async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Permit {
+    loop {
+        tokio::time::sleep(REDRAW).await;
+        // What cannot be looked at is said where it matters, by the acquiring.
+        if let Ok(Some(permit)) = held_around_us(backend, name, outer).await {
+            return permit;
+        }
+    }
+}
+
+/// What somebody who asks for a permit got.
+enum Got {
+    /// One that is held around us, and is enough.
+    Outer(Permit),
+    Acquired(Acquired),
+}
+
+/// Gets a permit of our own, unless we are under one already.
+async fn get(
+    backend: &dyn Backend,
+    ask: &Ask,
+    turn: &Turn,
+    mut cancel: Cancel,
+) -> Result<Got, Error> {
+    let outer = outer_permits(&ask.name);
+    match cancel.clone().or(held_around_us(backend, &ask.name, &outer)).await {
+        None => return Ok(Got::Acquired(Acquired::Cancelled)),
+        Some(Ok(Some(permit))) => return Ok(Got::Outer(permit)),
+        Some(Err(error)) => return Err(error),
+        Some(Ok(None)) if outer.is_empty() => {
+            return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
+        }
+        Some(Ok(None)) => {}
+    }
+    // A server that forgot the permit around us may learn of it again, and then we must not
+    // wait for our own parent.
+    let (leave, left) = Cancel::pair();
+    let mut acquiring = backend.acquire(ask, turn, left);
+    let permit = tokio::select! {
+        acquired = &mut acquiring => return acquired.map(Got::Acquired),
+        permit = comes_back(backend, &ask.name, &outer) => Some(permit),
+        () = cancel.cancelled() => None,
+    };
+    leave.cancel();
+    Ok(match (acquiring.await?, permit) {
+        (Acquired::Cancelled, Some(permit)) => Got::Outer(permit),
+        (acquired, _) => Got::Acquired(acquired),
+    })
 }
 
 /// How the waiting ended.
@@ -256,10 +333,6 @@ async fn wait_in_turn(
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<Turned> {
-    enum Got {
-        Outer(Permit),
-        Acquired(Acquired),
-    }
     let started = Instant::now();
     let (turn, mut notices) = Turn::channel();
     let (canceller, cancel) = Cancel::pair();
@@ -270,14 +343,7 @@ async fn wait_in_turn(
     let mut view = View::new(backend, ask, visible, console);
     view.knows_ttl = settings.ttl_given;
     let mut enough: Option<Enough> = None;
-    let mut acquiring: Pending<'_, Result<Got, Error>> = Box::pin(async {
-        match cancel.clone().or(outer(backend, &ask.name)).await {
-            None => Ok(Got::Acquired(Acquired::Cancelled)),
-            Some(Ok(Some(permit))) => Ok(Got::Outer(permit)),
-            Some(Ok(None)) => backend.acquire(ask, &turn, cancel).await.map(Got::Acquired),
-            Some(Err(error)) => Err(error),
-        }
-    });
+    let mut acquiring = Box::pin(get(backend, ask, &turn, cancel));
     let got = loop {
         let stop = tokio::select! {
             biased;
@@ -301,7 +367,13 @@ async fn wait_in_turn(
         view.on_notice(notice);
     }
     let acquired = match got {
-        Ok(Got::Acquired(acquired)) => acquired,
+        Ok(Got::Acquired(acquired)) => {
+            // Before anything else: whatever holds us up from now on, it ends before the lease.
+            if let Acquired::Granted(lease) = &acquired {
+                visible.kills_at(hold::last(&**lease, settings.supervision.kill_after))?;
+            }
+            acquired
+        }
         Ok(Got::Outer(permit)) => return Ok(Turned::Outer(permit)),
         Err(error) => {
             view.console.clear();

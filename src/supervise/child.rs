@@ -282,15 +282,15 @@ impl From<io::Error> for LaunchError {
     }
 }
 
-/// The children of semrun before it starts any.
+/// What descends from semrun before it starts anything.
 pub(super) fn strangers() -> Vec<Pid> {
     let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if waitid(WaitId::All, any).is_err() {
         // There are none, as nearly always.
         return Vec::new();
     }
-    let children = descendants::of(getpid(), &[]).into_iter();
-    children.filter(|child| child.parent == getpid()).map(|child| child.pid).collect()
+    // Their children too: those become ours when they are orphaned.
+    descendants::of(getpid(), &[]).into_iter().map(|child| child.pid).collect()
 }
 
 fn send(process: Descendant, signal: Signal) -> Result<(), Errno> {

@@ -20,10 +20,21 @@ impl Descendant {
     }
 }
 
+/// Whether /proc shows the processes that we can see: it may be missing, or belong to another pid
+/// namespace, where the same numbers stand for others.
+pub(crate) fn are_visible() -> bool {
+    let ours = fs::read_link("/proc/self").ok();
+    let ours = ours.and_then(|pid| pid.to_str()?.parse().ok());
+    ours == Some(std::process::id())
+}
+
 /// All descendants of `root`, parents before their children, without `except` and those below.
 /// A moment later there may be others; whoever needs the whole tree looks again.
 pub(super) fn of(root: Pid, except: &[Pid]) -> Vec<Descendant> {
     let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    if !are_visible() {
+        return Vec::new();
+    }
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(pid) = pid.and_then(Pid::from_raw) else {

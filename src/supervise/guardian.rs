@@ -15,15 +15,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::child::{Tree, strangers};
-use super::signals::{self, Whom};
+use super::descendants;
+use super::signals::{self, Whom, received};
 use crate::clock::{Moment, Timer};
 use crate::exit::Exit;
 use crate::kernel::{split, watch};
 
-/// What the worker says, one byte each; what the guardian answers to the first two.
+/// What the worker says, one byte each, and what the guardian answers to the first two. The last
+/// comes with the number of the signal that ended the command added, if one did.
 const STOP_SEMRUN: u8 = b's';
 const STOP_GROUP: u8 = b'g';
-const DONE: u8 = b'd';
+const DONE: u8 = 0x80;
 const STOPPED: u8 = b'1';
 const NOT_STOPPED: u8 = b'0';
 
@@ -74,7 +76,7 @@ pub(crate) fn divide() -> io::Result<Side> {
 impl Guardian {
     /// Returns when the worker has ended, and nothing of the command can do any more harm.
     /// `unkillable` is told of processes that we may not kill.
-    pub(crate) fn watch(self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
+    pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
         loop {
             let mut ready = [
                 PollFd::new(&self.link, PollFlags::IN),
@@ -85,6 +87,7 @@ impl Guardian {
                 Err(errno) => return Err(errno.into()),
             }
             let [link, timer] = ready.map(|one| !one.revents().is_empty());
+            self.reap_others();
             // Read also where the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable);
@@ -95,7 +98,7 @@ impl Guardian {
             }
             let mut said = [0];
             match read(&self.link, &mut said) {
-                Ok(1) if said[0] == DONE => return self.mirror(),
+                Ok(1) if said[0] >= DONE => return self.mirror(said[0] - DONE),
                 Ok(1) => {
                     let whom = if said[0] == STOP_GROUP { Whom::Group } else { Whom::Semrun };
                     let stopped = signals::stop(whom);
@@ -110,8 +113,20 @@ impl Guardian {
         }
     }
 
-    /// The worker has done everything and ends by itself.
-    fn mirror(&self) -> io::Result<Watched> {
+    /// Children of others may be left to us, as to the first process of a container.
+    fn reap_others(&mut self) {
+        for child in descendants::of(getpid(), &[self.worker]) {
+            if child.parent == getpid()
+                && let Ok(Some(_)) = waitpid(Some(child.pid), WaitOptions::NOHANG)
+            {
+                self.strangers.retain(|stranger| *stranger != child.pid);
+            }
+        }
+    }
+
+    /// The worker has done everything and ends by itself. `command` is the signal that ended the
+    /// command, or 0.
+    fn mirror(&self, command: u8) -> io::Result<Watched> {
         let status = loop {
             match waitpid(Some(self.worker), WaitOptions::empty()) {
                 Ok(Some((_, status))) => break status,
@@ -123,6 +138,16 @@ impl Guardian {
         let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
         Ok(match (signal, status.exit_status()) {
             (Some(signal), _) if signals.contains(&signal) => Watched::Done(Exit::Reraise(signal)),
+            // A signal to the whole group may have ended the command before it reached the worker.
+            (None, Some(code)) if code == 128 + i32::from(command) => {
+                let signal = Signal::from_named_raw(command.into());
+                let ours = signal.filter(|one| signals.contains(one) && received(*one));
+                Watched::Done(match (ours, signal) {
+                    (Some(signal), _) => Exit::Reraise(signal),
+                    (None, Some(signal)) => Exit::CommandSignalled(signal),
+                    (None, None) => Exit::Command(u8::try_from(code).unwrap_or(255)),
+                })
+            }
             (None, Some(code)) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
             _ => Watched::Died(status),
         })
@@ -234,10 +259,12 @@ impl Visible {
         }
     }
 
-    /// There is nothing left that the guardian would have to do.
-    pub(crate) fn done(&self) {
+    /// There is nothing left that the guardian would have to do. `command` is the signal that
+    /// ended the command, if one did that was not meant for us.
+    pub(crate) fn done(&self, command: Option<Signal>) {
         if let Self::Guardian(link) = self {
-            link.say(DONE);
+            let signal = command.and_then(|signal| u8::try_from(signal.as_raw()).ok());
+            link.say(DONE + signal.unwrap_or(0));
         }
     }
 }

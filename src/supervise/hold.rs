@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::deadline::Deadline;
 use crate::backends::{Lease, Lost, Tenure};
-use crate::clock::{self, Alarm};
+use crate::clock::{self, Alarm, Moment};
 
 /// How long a command has to end whose permit somebody else may have already.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -30,6 +30,12 @@ struct Expiring {
     told: bool,
     /// Whether the backend has said that the permit is not ours any more.
     lost: bool,
+}
+
+/// By when a process that holds nothing but this permit has to be gone. None: never.
+pub(crate) fn last(lease: &dyn Lease, kill_after: Option<Duration>) -> Option<Moment> {
+    let Tenure { since, ttl, .. } = *lease.tenure()?.borrow();
+    Some(Deadline::of(since, ttl, kill_after).last)
 }
 
 /// What happened to the permit.
@@ -72,9 +78,15 @@ impl<'a> Hold<'a> {
     }
 
     /// By when the whole tree has to be dead, whoever kills it. None: never.
-    pub(crate) fn last(&self) -> Option<clock::Moment> {
+    pub(crate) fn last(&self) -> Option<Moment> {
         let expiring = self.expiring.as_ref().filter(|expiring| !expiring.continues)?;
         Some(expiring.deadline().last)
+    }
+
+    /// Whether it is too late to start anything under the permit: we were held up for so long
+    /// that it may be somebody else's.
+    pub(crate) fn is_too_late(&self) -> bool {
+        self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft)
     }
 
     /// Renews the permit until something happens to it. Cancel-safe.
@@ -138,5 +150,123 @@ impl Expiring {
         let trouble = self.tenure.borrow().trouble.clone();
         let why = trouble.unwrap_or_else(|| "it was not renewed in time".into());
         Ok(Some(Change::Lost { why, left: None }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::backends::{Error, Pending, Permit};
+
+    const TTL: Duration = Duration::from_millis(600);
+
+    /// A lease whose renewals and loss a test decides. With a TTL below half a second of margin
+    /// everything is due at once, so moments are moved by moving `since`.
+    struct Lent {
+        tenure: watch::Receiver<Tenure>,
+        lost: oneshot::Receiver<()>,
+    }
+
+    impl Lease for Lent {
+        fn permit(&self) -> &Permit {
+            unreachable!("nobody asks for it")
+        }
+
+        fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+            Some(self.tenure.clone())
+        }
+
+        fn lost(&mut self) -> Pending<'_, Lost> {
+            Box::pin(async {
+                let _ = (&mut self.lost).await;
+                Lost("gone".into())
+            })
+        }
+
+        fn inherit(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    /// Runs a test with a hold whose lease was renewed that long after now.
+    fn hold<F: AsyncFnOnce(Hold<'_>, watch::Sender<Tenure>, oneshot::Sender<()>)>(
+        ahead: Duration,
+        continues: bool,
+        test: F,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (sender, tenure) = watch::channel(renewed(ahead));
+            let (loses, lost) = oneshot::channel();
+            let mut lease = Lent { tenure, lost };
+            let hold = Hold::new(&mut lease, None, continues).unwrap();
+            test(hold, sender, loses).await;
+        });
+    }
+
+    fn renewed(ahead: Duration) -> Tenure {
+        Tenure { since: clock::now() + ahead, ttl: TTL, trouble: None }
+    }
+
+    /// What happens within a moment.
+    async fn soon(hold: &mut Hold<'_>) -> Option<Change> {
+        let next = tokio::time::timeout(Duration::from_millis(100), hold.next());
+        next.await.ok().map(Result::unwrap)
+    }
+
+    const LATER: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_lease_that_is_not_renewed_is_given_up_and_then_the_tree_has_to_be_dead() {
+        hold(Duration::ZERO, false, async |mut hold, sender, _loses| {
+            sender.send_modify(|tenure| tenure.trouble = Some("away".into()));
+            let lost = Change::Lost { why: "away".into(), left: None };
+            // Both are due by now, and the later one counts.
+            let first = soon(&mut hold).await;
+            assert!(first == Some(lost) || first == Some(Change::Over), "{first:?}");
+            assert!(hold.is_too_late());
+        });
+    }
+
+    #[test]
+    fn a_renewal_moves_everything() {
+        hold(LATER, false, async |mut hold, sender, _loses| {
+            assert!(!hold.is_too_late());
+            assert_eq!(soon(&mut hold).await, None);
+            let before = hold.last();
+            sender.send_replace(renewed(LATER * 2));
+            assert_eq!(soon(&mut hold).await, Some(Change::Renewed));
+            assert!(hold.last() > before);
+            sender.send_modify(|tenure| tenure.trouble = Some("away".into()));
+            assert_eq!(soon(&mut hold).await, None, "an attempt that failed is no renewal");
+        });
+    }
+
+    #[test]
+    fn a_permit_that_is_gone_is_said_once() {
+        hold(LATER, false, async |mut hold, _sender, loses| {
+            loses.send(()).unwrap();
+            let lost = Change::Lost { why: "gone".into(), left: Some(AT_ONCE) };
+            assert_eq!(soon(&mut hold).await, Some(lost));
+            assert_eq!(soon(&mut hold).await, None);
+        });
+    }
+
+    #[test]
+    fn a_command_that_goes_on_is_told_once_and_nobody_kills_it_or_spins() {
+        hold(Duration::ZERO, true, async |mut hold, _sender, _loses| {
+            assert_eq!(hold.last(), None);
+            let lost = soon(&mut hold).await;
+            assert!(matches!(lost, Some(Change::Lost { left: None, .. })), "{lost:?}");
+            assert_eq!(soon(&mut hold).await, None);
+        });
     }
 }

@@ -3,7 +3,7 @@
 
 pub(crate) mod child;
 pub(crate) mod deadline;
-mod descendants;
+pub(crate) mod descendants;
 pub(crate) mod guardian;
 pub(crate) mod hold;
 pub(crate) mod policy;
@@ -89,8 +89,9 @@ pub(crate) async fn supervise(
                         continue;
                     }
                     Change::Lost { why, left } => {
-                        lost = true;
-                        remark(Remark::Lost(&why));
+                        if !std::mem::replace(&mut lost, true) {
+                            remark(Remark::Lost(&why));
+                        }
                         if supervision.rules.on_lost == OnLost::Kill {
                             latest = left.map(|left| Instant::now() + left);
                         }

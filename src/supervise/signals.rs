@@ -179,7 +179,7 @@ impl Caught {
                 match signal {
                     Signal::CHILD => CHILD_CHANGED.store(true, Ordering::Release),
                     Signal::CONT => CONTINUED.store(true, Ordering::Release),
-                    _ => {}
+                    _ => drop(RECEIVED.fetch_or(1 << number, Ordering::Relaxed)),
                 }
                 let origin = u8::from(info.si_code == libc::SI_KERNEL);
                 // Full with thousands unread: one more of them tells nothing new.
@@ -237,6 +237,14 @@ fn arrival([number, origin]: [u8; 2]) -> Arrival {
 
 /// Set with each SIGCHLD: a lost one would leave us waiting for ever.
 static CHILD_CHANGED: AtomicBool = AtomicBool::new(false);
+/// Bit N: signal N was sent to this process.
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a signal has ever been sent to this process.
+pub(super) fn received(signal: Signal) -> bool {
+    RECEIVED.load(Ordering::Relaxed) & 1 << signal.as_raw() != 0
+}
+
 /// Set with each SIGCONT.
 static CONTINUED: AtomicBool = AtomicBool::new(false);
 

@@ -683,6 +683,56 @@ fn a_nested_run_acquires_as_usual_where_the_permit_around_it_is_gone() {
 }
 
 #[test]
+fn a_nested_run_does_not_wait_for_its_own_parent_when_the_server_forgot_that() {
+    let mut world = World::in_redis();
+    let options = ["--ttl", TTL, "--quarantine", "3s"];
+    let semrun = super::support::SEMRUN;
+    let script = format!(
+        "echo > ready; while [ ! -e go ]; do sleep 0.02; done
+         {semrun} --name x -q --ttl {TTL} --quarantine 3s -- echo inner"
+    );
+    let outer = Running::start(&mut world.script(&options, &script));
+    content(&world.path("ready"));
+    let server = world.redis.as_mut().unwrap();
+    server.kill();
+    server.start_again();
+    fs::write(world.path("go"), "").unwrap();
+    let output = outer.finish();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"inner\n"[..]));
+}
+
+#[test]
+fn a_server_that_never_answers_is_unreachable_however_short_the_wait() {
+    let world = World::in_redis();
+    let proxy = Proxy::to(world.server().port());
+    proxy.swallow();
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    for wait in [&["-w", "1"][..], &["--max-attempts", "2"], &["-n"]] {
+        let output = world.run(["--backend", &url]).args(wait).arg("true").output().unwrap();
+        fails(&output, 69, &["127.0.0.1", "does not answer"]);
+    }
+}
+
+#[test]
+fn who_does_not_read_what_semrun_says_keeps_it_from_nothing() {
+    let world = World::in_redis();
+    // The shell itself would say that its child was terminated, and wait for the reader.
+    let script = "exec 2> /dev/null; trap 'echo > told; exit' TERM; echo > ready; while :; do sleep 0.05; done";
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while (&writer).write(&[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let mut holder = Running::start(world.script(&["--ttl", TTL, "-v"], script).stderr(writer));
+    content(&world.path("ready"));
+    world.server().signal(Signal::STOP);
+    // Told to end and not just killed, and semrun ends as well.
+    content(&world.path("told"));
+    assert_eq!(holder.wait().unwrap().code(), Some(76));
+    world.server().signal(Signal::CONT);
+    drop(reader);
+}
+
+#[test]
 fn a_waiter_keeps_its_place_over_a_lost_connection_and_a_silent_server() {
     let world = World::in_redis();
     let holder = world.holder(&[]);
@@ -692,9 +742,13 @@ fn a_waiter_keeps_its_place_over_a_lost_connection_and_a_silent_server() {
         let _: i64 = world.server().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
         std::thread::sleep(Duration::from_millis(200));
     }
+    // Not even a heartbeat notices: what was closed while idle is opened again at once.
+    std::thread::sleep(Duration::from_secs(6));
     holder.signal(Signal::TERM);
     for waiter in [first, second] {
-        assert_eq!(waiter.finish().status.code(), Some(0));
+        let output = waiter.finish();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !stderr.contains("warning"), "{stderr}");
     }
     assert_eq!(world.lines("order"), ["first", "second"]);
 }

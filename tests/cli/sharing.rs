@@ -55,7 +55,7 @@ fn a_mixed_fleet_never_exceeds_the_limit() {
     let count = |who: &str| ran.iter().filter(|line| *line == who).count();
     let counts = (count("semrun"), count("passbuddy"), killed, started);
     eprintln!("{counts:?} semruns and passbuddies worked, semruns killed, passbuddies started");
-    assert!(counts.0 > 10 && counts.1 > 5 && killed > 1 && started > 3, "{counts:?}");
+    assert!(counts.0 > 10 && counts.1 > 5 && killed > 0 && started > 2, "{counts:?}");
 }
 
 fn passbuddy(world: &World, seed: u64) -> Running {

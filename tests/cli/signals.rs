@@ -250,6 +250,40 @@ fn children_that_semrun_was_started_with_are_not_the_commands() {
 }
 
 #[test]
+fn children_that_semrun_was_started_with_are_collected_when_they_end() {
+    let world = World::new();
+    let script = format!(
+        "sleep 0.1 & exec {} --name x -c 'echo > ready; exec sleep 1000'",
+        super::support::SEMRUN
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path(".")).envs(world.environment());
+    let run = Running::start(&mut shell);
+    content(&world.path("ready"));
+    wait_until("no zombie is left", || {
+        children(run.pid()).iter().all(|(pid, _)| state(*pid) != Some('Z'))
+            && children(run.pid()).len() == 1
+    });
+    run.signal(Signal::TERM);
+    run.finish();
+}
+
+#[test]
+fn in_the_foreground_a_signal_to_the_whole_group_ends_semrun_as_it_ended_the_command() {
+    use std::os::unix::process::CommandExt;
+    for signal in [Signal::INT, Signal::TERM] {
+        for _ in 0..5 {
+            let world = World::new();
+            let mut run = world.script(&["--foreground"], "echo > ready; exec sleep 1000");
+            let run = Running::start(run.process_group(0));
+            content(&world.path("ready"));
+            rustix::process::kill_process_group(run.pid(), signal).unwrap();
+            died_of(&run.finish(), signal);
+        }
+    }
+}
+
+#[test]
 fn in_the_foreground_the_command_shares_semruns_process_group() {
     let world = World::new();
     for (options, same) in [(&["--foreground"][..], true), (&[], false)] {

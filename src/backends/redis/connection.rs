@@ -13,11 +13,21 @@ use redis::{
     ServerErrorKind, cmd,
 };
 
-/// What went wrong, and whether it will not pass by itself.
+/// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) what: String,
-    pub(super) lasting: bool,
+    pub(super) kind: TroubleKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TroubleKind {
+    /// Nobody answers, now.
+    Away,
+    /// It answers with an error that may pass.
+    Refusing,
+    /// It will not pass by itself.
+    Lasting,
 }
 
 pub(super) struct Connection {
@@ -68,11 +78,22 @@ impl Connection {
 
     /// Dropping this drops the connection.
     async fn query<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, RedisError> {
-        let idle = self.idle.take();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+        // One that was not used for a while may have been closed for that.
+        if let Some(connection) = self.idle.take() {
+            match self.query_on(connection, question).await {
+                Err(error) if error.is_io_error() => {}
+                answer => return answer,
+            }
+        }
+        let connection = self.connect().await?;
+        self.query_on(connection, question).await
+    }
+
+    async fn query_on<T: FromRedisValue>(
+        &self,
+        mut connection: MultiplexedConnection,
+        question: &Cmd,
+    ) -> Result<T, RedisError> {
         let answer = question.query_async(&mut connection).await;
         let keep = match &answer {
             Ok(_) => true,
@@ -98,12 +119,20 @@ pub(super) const CONNECTING: Duration = Duration::from_secs(2);
 pub(super) const SOURCE: &str = include_str!("semaphore.lua");
 
 impl Trouble {
-    pub(super) fn passing(what: impl Into<String>) -> Self {
-        Self { what: what.into(), lasting: false }
+    pub(super) fn silence() -> Self {
+        Self::away("the server does not answer")
     }
 
     pub(super) fn lasting(what: impl Into<String>) -> Self {
-        Self { what: what.into(), lasting: true }
+        Self { what: what.into(), kind: TroubleKind::Lasting }
+    }
+
+    pub(super) fn lasts(&self) -> bool {
+        self.kind == TroubleKind::Lasting
+    }
+
+    fn away(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: TroubleKind::Away }
     }
 }
 
@@ -117,32 +146,37 @@ impl From<RedisError> for Trouble {
             let hint = "name the authority that signed its certificate with --ca-file, and the \
                         server as its certificate does; --client-cert and --client-key if it asks \
                         for ours";
-            return Self::lasting(format!("no TLS connection to it: {tls}; {hint}"));
+            return Self::lasting(format!("no TLS connection to the server: {tls}; {hint}"));
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => {
-                Self::lasting(format!("it refused the user or password; {WHO}"))
+                Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
-            _ if says(&["NOAUTH"]) => Self::lasting(format!("it wants a password; {WHO}")),
+            _ if says(&["NOAUTH"]) => Self::lasting(format!("the server wants a password; {WHO}")),
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
-                Self::lasting(format!("it refused the user or password; {WHO}"))
+                Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
             // Scripts name the error in their own before Redis 7.
             _ if says(&["WRONGTYPE"]) => Self::lasting(
                 "a key of that name holds something that is not a semaphore; choose another \
                  --name or --prefix",
             ),
-            _ if says(&["NOPERM", "no permissions"]) => Self::lasting(format!(
-                "this user may not do what is needed ({text}); docs/redis.md has the rules for \
+            _ if says(&["NOPERM", "no permissions", "can't run this command"]) => {
+                Self::lasting(format!(
+                    "this user may not do what is needed ({text}); docs/redis.md has the rules for \
                  an ACL"
-            )),
+                ))
+            }
             _ if says(&["refused to switch database", "DB index is out of range"]) => {
-                Self::lasting("it has no database of that number; check the URL")
+                Self::lasting("the server has no database of that number; check the URL")
             }
             ErrorKind::InvalidClientConfig => Self::lasting(text),
-            ErrorKind::Io if error.is_timeout() => Self::passing("it does not answer"),
-            ErrorKind::Io => Self::passing(format!("no connection to it: {text}")),
-            _ => Self::passing(format!("it answers with an error: {text}")),
+            ErrorKind::Io if error.is_timeout() => Self::silence(),
+            ErrorKind::Io => Self::away(format!("no connection to the server: {text}")),
+            _ => Self {
+                what: format!("the server answers with an error: {text}"),
+                kind: TroubleKind::Refusing,
+            },
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use self::connection::{CONNECTING, Connection, SOURCE, Trouble};
+use self::connection::{CONNECTING, Connection, SOURCE, Trouble, TroubleKind};
 use self::place::Place;
 use self::script::{Call, Keys, Operation, Reply, Status};
 use super::renewal::{self, Renewed};
@@ -86,11 +86,12 @@ impl Redis {
         let give_up = Instant::now() + patience;
         let mut pause = Pause::new();
         loop {
-            let trouble = match within(CONNECTING, attempt()).await {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let trouble = match within(CONNECTING.min(left), attempt()).await {
                 Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
             };
-            if trouble.lasting || Instant::now() + pause.next >= give_up {
+            if trouble.lasts() || Instant::now() + pause.next >= give_up {
                 return Err(self.shared.error(doing, trouble));
             }
             pause.sleep().await;
@@ -100,8 +101,11 @@ impl Redis {
 
 impl Shared {
     fn error(&self, doing: &str, trouble: Trouble) -> Error {
-        let Trouble { what, lasting } = trouble;
-        let hint = if lasting { "" } else { "; is it running, and can it be reached from here?" };
+        let Trouble { what, kind } = trouble;
+        let hint = match kind {
+            TroubleKind::Away => "; is it running, and can it be reached from here?",
+            TroubleKind::Refusing | TroubleKind::Lasting => "",
+        };
         Error {
             kind: ErrorKind::Unavailable,
             backend: self.shown.clone(),
@@ -118,7 +122,7 @@ impl Shared {
         let info: String = match self.connection.ask(cmd("INFO").arg("memory")).await {
             Ok(info) => info,
             // An ACL may forbid it; the script finds the same, and the user is told once.
-            Err(Trouble { lasting: true, what }) if what.contains("NOPERM") => return Ok(()),
+            Err(trouble) if trouble.what.contains("NOPERM") => return Ok(()),
             Err(trouble) => return Err(trouble),
         };
         let field = |name: &str| {
@@ -130,7 +134,7 @@ impl Shared {
             return Ok(());
         }
         Err(Trouble::lasting(format!(
-            "it may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
+            "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
              them; set maxmemory-policy to noeviction, or take that risk with --allow-eviction"
         )))
     }
@@ -150,7 +154,7 @@ impl Shared {
             let Err(trouble) = within(left.min(CONNECTING), attempt).await else {
                 return Ok(());
             };
-            if trouble.lasting || Instant::now() + pause.next >= give_up {
+            if trouble.lasts() || Instant::now() + pause.next >= give_up {
                 return Err(trouble);
             }
             pause.sleep().await;
@@ -179,8 +183,11 @@ impl Backend for Redis {
                     Err(error)
                 }
                 None => {
-                    if let Err(trouble) = queueing.leave().await {
-                        queueing.tell_trouble(&trouble, false);
+                    let left = queueing.leave().await;
+                    let silent = || Err(Trouble::silence());
+                    let left = left.and_then(|()| if queueing.outcome { Ok(()) } else { silent() });
+                    if let Err(trouble) = left {
+                        queueing.tell_trouble(trouble, false);
                     }
                     Ok(Acquired::Cancelled)
                 }
@@ -256,7 +263,7 @@ impl Backend for Redis {
                 who: "",
                 ticket: 0,
                 token: 0,
-                quarantine: self.shared.place.quarantine(HEARTBEAT),
+                quarantine: self.shared.place.quarantine,
                 window: HEARTBEAT,
                 nonblock: false,
                 strict: false,
@@ -293,7 +300,7 @@ async fn within<T>(
 ) -> Result<T, Trouble> {
     match timeout(time, attempt).await {
         Ok(done) => done,
-        Err(_elapsed) => Err(Trouble::passing("it does not answer")),
+        Err(_elapsed) => Err(Trouble::silence()),
     }
 }
 
@@ -322,9 +329,11 @@ struct Queueing<'a> {
     who: Rc<str>,
     /// Whether the server may know of us.
     asked: bool,
+    /// Whether anything ever came of asking.
+    outcome: bool,
     ticket: u64,
     told: Told,
-    wake: Option<Pending<'static, ()>>,
+    wake: Option<Pending<'static, Result<(), Trouble>>>,
 }
 
 /// What the user has heard already.
@@ -346,6 +355,7 @@ impl<'a> Queueing<'a> {
             turn,
             who: describe(&ask.who),
             asked: false,
+            outcome: false,
             ticket: 0,
             told: Told::default(),
             wake: None,
@@ -359,6 +369,8 @@ impl<'a> Queueing<'a> {
         loop {
             let since = clock::now();
             let shared = Rc::clone(&self.shared);
+            let left = give_up.saturating_duration_since(Instant::now());
+            let time = if self.ticket > 0 { CONNECTING } else { CONNECTING.min(left) };
             let attempt = async {
                 if !checked {
                     shared.check_eviction().await?;
@@ -367,16 +379,18 @@ impl<'a> Queueing<'a> {
                 self.asked = true;
                 shared.connection.call(&self.keys, &self.call(Operation::Ask)).await
             };
-            let reply = match within(CONNECTING, attempt).await {
+            let answer = within(time, attempt).await;
+            self.outcome = true;
+            let reply = match answer {
                 Ok(reply) => reply,
                 Err(trouble) => {
                     let queued = self.ticket > 0;
                     let enough = !queued && Instant::now() + pause.next >= give_up;
-                    if trouble.lasting || self.ask.nonblock || enough {
+                    if trouble.lasts() || self.ask.nonblock || enough {
                         let doing = format!("take a permit of '{}'", self.ask.name);
                         return Err(self.shared.error(&doing, trouble));
                     }
-                    self.tell_trouble(&trouble, queued);
+                    self.tell_trouble(trouble, queued);
                     pause.sleep().await;
                     continue;
                 }
@@ -402,7 +416,9 @@ impl<'a> Queueing<'a> {
                         holder: reply.oldest.clone(),
                         paused: reply.paused,
                     }));
-                    self.wait(&reply).await;
+                    if let Err(trouble) = self.wait(&reply).await {
+                        return Err(self.shared.error("be told of a permit", trouble));
+                    }
                 }
             }
         }
@@ -418,15 +434,14 @@ impl<'a> Queueing<'a> {
             who: &self.who,
             ticket: self.ticket,
             token: 0,
-            quarantine: self.shared.place.quarantine(self.ask.ttl),
+            quarantine: self.shared.place.quarantine,
             window: heartbeat(ttl) * MISSED,
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
         }
     }
 
-    fn tell_trouble(&self, trouble: &Trouble, may_last: bool) {
-        let what = format!("{}: {}", self.shared.shown, trouble.what);
+    fn tell_trouble(&self, Trouble { what, .. }: Trouble, may_last: bool) {
         self.turn.tell(Notice::Trouble { what, may_last });
     }
 
@@ -467,7 +482,7 @@ impl<'a> Queueing<'a> {
 
     /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
     /// others have to see that we are still there.
-    async fn wait(&mut self, reply: &Reply) {
+    async fn wait(&mut self, reply: &Reply) -> Result<(), Trouble> {
         let mut until = heartbeat(reply.ttl);
         if let Some(next) = reply.next
             && reply.ahead < NEAR
@@ -482,8 +497,11 @@ impl<'a> Queueing<'a> {
         let list = self.keys.wake(self.ask.id);
         let wake = self.wake.get_or_insert_with(|| Box::pin(listen(Rc::clone(shared), list)));
         tokio::select! {
-            () = wake => self.wake = None,
-            () = sleep(until) => {}
+            woken = wake => {
+                self.wake = None;
+                woken
+            }
+            () = sleep(until) => Ok(()),
         }
     }
 
@@ -521,14 +539,15 @@ impl<'a> Queueing<'a> {
 }
 
 /// Returns once something was put on our list. It stays there until it is taken, so none is
-/// missed while there is no connection.
-async fn listen(shared: Rc<Shared>, list: String) {
+/// missed while there is no connection. Only what will not pass is an error.
+async fn listen(shared: Rc<Shared>, list: String) -> Result<(), Trouble> {
     let mut pause = Pause::new();
     loop {
-        let taken: Result<redis::Value, _> =
+        let taken: Result<redis::Value, Trouble> =
             shared.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
         match taken {
-            Ok(_) => return,
+            Ok(_) => return Ok(()),
+            Err(trouble) if trouble.lasts() => return Err(trouble),
             Err(_) => pause.sleep().await,
         }
     }
@@ -568,7 +587,7 @@ impl Grip {
             who: &self.who,
             ticket: 0,
             token: self.token,
-            quarantine: self.shared.place.quarantine(ttl),
+            quarantine: self.shared.place.quarantine,
             window: HEARTBEAT,
             nonblock: false,
             strict: false,

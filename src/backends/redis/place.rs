@@ -27,7 +27,7 @@ pub(crate) struct Place {
     /// The namespace of the keys.
     pub(crate) prefix: Name,
     /// How long a server that remembers nothing has to be up before it grants anything; none:
-    /// the larger of [`QUARANTINE`] and the TTL.
+    /// the larger of 30 s and the TTL.
     pub(crate) quarantine: Option<Duration>,
     pub(crate) allow_eviction: bool,
 }
@@ -50,8 +50,6 @@ impl std::fmt::Debug for Secret {
         f.write_str("…")
     }
 }
-
-const QUARANTINE: Duration = Duration::from_secs(30);
 
 impl Url {
     /// The error says what is wrong, without the URL, which may hold a password.
@@ -111,11 +109,6 @@ fn shown_host(scheme: &str, host: &str, port: u16) -> String {
 }
 
 impl Place {
-    /// How long a fresh server grants nothing, for a lease of this length.
-    pub(super) fn quarantine(&self, ttl: Duration) -> Duration {
-        self.quarantine.unwrap_or(QUARANTINE.max(ttl))
-    }
-
     /// What connects there. Only what is wrong with certificates can fail.
     pub(super) fn client(&self) -> Result<Client, RedisError> {
         let keepalive = TcpKeepalive::new()

@@ -41,7 +41,8 @@ pub(super) struct Call<'a> {
     pub(super) ticket: u64,
     /// The fencing token that it has, or 0.
     pub(super) token: u64,
-    pub(super) quarantine: Duration,
+    /// None: the larger of 30 s and the TTL.
+    pub(super) quarantine: Option<Duration>,
     /// How long it counts as waiting unless it asks again.
     pub(super) window: Duration,
     pub(super) nonblock: bool,
@@ -104,7 +105,7 @@ impl Connection {
             call.who.to_owned(),
             call.ticket.to_string(),
             call.token.to_string(),
-            call.quarantine.as_millis().to_string(),
+            call.quarantine.map_or("-1".into(), |time| time.as_millis().to_string()),
             call.window.as_millis().to_string(),
             flag(call.nonblock, "nonblock"),
             flag(call.strict, "strict"),

@@ -6,7 +6,8 @@
 --       5 grants (UUID -> what a holder got; who has none here is foreign)
 --       6 state                                                    7 done (UUID -> until when, ms)
 -- ARGV  1 operation: ask, renew, release, look   2 UUID   3 limit   4 TTL, ms   5 who, JSON
---       6 ticket that a waiter has, or 0   7 token that a holder has, or 0   8 quarantine, ms
+--       6 ticket that a waiter has, or 0   7 token that a holder has, or 0
+--       8 quarantine, ms, or -1: the larger of 30 s and the TTL
 --       9 for how long a waiter counts, ms   10 nonblock, or empty   11 strict, or empty
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
@@ -16,7 +17,7 @@ local call = redis.call
 
 local UNCLAIMED = 5000 -- ms for which a waiter's permit is kept until it says that it has it
 local WAKE = 30000 -- ms for which a wake-up is kept
-local DAY = 86400000
+local HOUR, DAY = 3600000, 86400000
 
 local function text(number) return string.format('%.0f', number) end
 local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
@@ -28,7 +29,7 @@ local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 
-local names = { 'run', 'born', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared' }
+local names = { 'run', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared' }
 local kept = {}
 for at, value in ipairs(call('HMGET', state, unpack(names))) do kept[names[at]] = value end
 local known = kept.last and true or false
@@ -67,20 +68,27 @@ end
 local info = redis.pcall('INFO', 'server')
 if type(info) ~= 'string' then info = '' end -- an ACL may forbid it; the client says so
 local run = string.match(info, 'run_id:(%x+)') or ''
-local up = tonumber(string.match(info, 'uptime_in_seconds:(%d+)') or 0) * 1000
-local quarantine = tonumber(ARGV[8])
+local blind = run == '' and 1 or 0
+-- By the wall clock: one that went back makes it negative, and then nobody knows.
+local up = math.max(0, tonumber(string.match(info, 'uptime_in_seconds:(-?%d+)') or 0) * 1000)
 local longest = math.max(ttl, asked_ttl)
-local before, born = kept.run or '', kept.born or ''
+local quarantine = tonumber(ARGV[8])
+local auto = quarantine < 0
+if auto then quarantine = math.max(30000, longest) end
+local before = kept.run or ''
 if run == '' then
     run = before
 elseif not known then
-    born = run -- nothing is remembered: of a new name, or any more
+    -- Nothing is remembered: of a new name, or any more.
+    if up < quarantine then pause = now + quarantine - up end
 elseif before ~= '' and before ~= run then
-    born = ''
-    pause = math.max(pause, now + math.min(quarantine, longest))
-end
-if run ~= '' and born == run and up < quarantine then
-    pause = math.max(pause, now + quarantine - up)
+    -- After a restart long ago all holders have spoken or are dead. A replica that was promoted has
+    -- been up for as long as it likes.
+    local replication = redis.pcall('INFO', 'replication')
+    local never = type(replication) == 'string' and string.find(replication, 'second_repl_offset:-1', 1, true)
+    if up < longest or not never then
+        pause = math.max(pause, now + math.min(quarantine, longest))
+    end
 end
 if not known and (has_ticket > 0 or has_token > 0) then
     -- Somebody is known to have been here: the keys were deleted while in use.
@@ -98,6 +106,9 @@ if last > 0 and now < last - 1000 then
     end
     pause = math.min(pause, now + math.max(quarantine, longest))
 end
+
+-- A pause is a time to wait, not a moment: it does not end because the clock leapt.
+if last > 0 and last < pause and now - last > 10000 then pause = math.max(pause, now + pause - last) end
 
 -- The clock leapt forward, or nobody has called for long: holders that were still valid when
 -- somebody last looked get the time of a renewal before they are given up.
@@ -174,6 +185,7 @@ elseif operation == 'renew' then
         -- A holder that this server does not remember: it has the permit, even if that makes one
         -- too many, and brings back what was in force.
         limit, ttl = asked_limit, asked_ttl
+        if auto then pause = math.max(pause, now + ttl - up) end
         token = math.max(token, has_token)
         call('ZADD', permits, text(now + ttl), id)
         call('HSET', grants, id, text(has_token) .. ' ' .. text(now) .. ' ' .. who)
@@ -183,7 +195,7 @@ elseif operation == 'release' then
     if held then call('ZREM', permits, id) end
     call('HDEL', grants, id)
     leave_queue(id)
-    call('ZADD', done, text(now + 4 * ttl), id)
+    call('ZADD', done, text(now + math.min(4 * ttl, HOUR)), id)
     call('DEL', wake_list(id))
     held = false
 end
@@ -198,7 +210,7 @@ while now >= pause and count < limit do
     if ask then
         token = math.max(token + 1, micros)
         count = count + 1
-        local grant = text(token) .. ' ' .. text(now) .. string.match(ask, '^%d+( .*)$')
+        local grant = text(token) .. ' ' .. text(now) .. (string.match(ask, '^%d+( .*)$') or '')
         call('HSET', grants, head, grant)
         if head == id then
             held = true
@@ -238,8 +250,11 @@ if status == 'queued' then
     if now < pause then next_end = pause - now end
 end
 
-call('HSET', state, 'run', run, 'born', born, 'last', text(now), 'pause', text(pause), 'token', text(token),
-    'ticket', text(ticket), 'limit', text(limit), 'ttl', text(ttl), 'shared', shared and '1' or '0')
+-- To withdraw something from a server that remembers nothing must not look as if it did.
+if known or operation ~= 'release' or has_token > 0 or has_ticket > 0 then
+    call('HSET', state, 'run', run, 'last', text(now), 'pause', text(pause), 'token', text(token), 'ticket',
+        text(ticket), 'limit', text(limit), 'ttl', text(ttl), 'shared', shared and '1' or '0')
+end
 local keep = math.max(DAY, 4 * ttl)
 for _, key in ipairs({ queue, alive, asks, grants, state, done }) do call('PEXPIRE', key, keep) end
 -- The set itself may only go by itself where nobody else writes to it, who would not know.
@@ -247,7 +262,7 @@ if shared then call('PERSIST', permits) else call('PEXPIRE', permits, keep) end
 
 local mine = call('HGET', grants, id)
 return {
-    status, mine and string.match(mine, '^%d+') or '0', call('ZSCORE', queue, id) or '0',
+    status, mine and string.match(mine, '^%d+') or '0', text(tonumber(call('ZSCORE', queue, id) or 0)),
     call('ZRANK', queue, id) or 0, count, foreign, text(next_end),
-    text(limit), text(ttl), text(math.max(0, pause - now)), oldest, info == '' and 1 or 0,
+    text(limit), text(ttl), text(math.max(0, pause - now)), oldest, blind,
 }

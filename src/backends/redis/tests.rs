@@ -97,7 +97,7 @@ fn call(operation: Operation, who: u128) -> Call<'static> {
         who: WHO,
         ticket: 0,
         token: 0,
-        quarantine: Duration::ZERO,
+        quarantine: Some(Duration::ZERO),
         window: Duration::from_secs(15),
         nonblock: false,
         strict: false,
@@ -214,12 +214,13 @@ fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
 #[test]
 fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() {
     let world = World::new();
-    let quarantine = Duration::from_secs(30);
+    let quarantine = None;
     let asks = Call { quarantine, ..call(Operation::Ask, 9) };
     let waiting = world.call(&asks);
     assert_eq!((waiting.status, waiting.limit), (Status::Queued, 1));
     let paused = waiting.paused.unwrap();
-    assert!(paused <= quarantine && paused > quarantine / 2, "{paused:?}");
+    let half_a_minute = Duration::from_secs(30);
+    assert!(paused <= half_a_minute && paused > half_a_minute / 2, "{paused:?}");
     // Three holders of a semaphore of two: better to count one than to lose it.
     let ttl = Duration::from_secs(10);
     for (who, token) in [(1, 70), (2, 80), (3, 90)] {
@@ -230,7 +231,7 @@ fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() 
     }
     world.remembers("pause", world.now() - 1);
     assert_eq!(
-        world.call(&Call { quarantine: Duration::ZERO, ..asks.clone() }).status,
+        world.call(&Call { quarantine: Some(Duration::ZERO), ..asks.clone() }).status,
         Status::Queued
     );
     world.release(1);
@@ -240,7 +241,7 @@ fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() 
     assert_eq!(granted.status, Status::Held);
     assert!(granted.token > 90);
     // The time for reports is over.
-    let late = Call { token: 95, quarantine: Duration::ZERO, ..call(Operation::Renew, 4) };
+    let late = Call { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
     assert_eq!(world.call(&late).status, Status::Gone);
 }
 
@@ -250,7 +251,7 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     world.ask(1);
     world.release(1);
     world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
-    let quarantine = Duration::from_mins(5);
+    let quarantine = Some(Duration::from_mins(5));
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
     let restored = Call { token: 7, quarantine, ..call(Operation::Renew, 3) };
@@ -258,11 +259,66 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
 }
 
 #[test]
+fn after_a_restart_long_ago_nobody_has_to_wait() {
+    let world = World::new();
+    let ttl = Duration::from_secs(1);
+    world.call(&Call { ttl, ..call(Operation::Ask, 1) });
+    world.release(1);
+    // The server has to be up for one lease.
+    std::thread::sleep(Duration::from_millis(2_100));
+    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    let quarantine = None;
+    let granted = world.call(&Call { ttl, quarantine, ..call(Operation::Ask, 2) });
+    assert_eq!(granted.status, Status::Held, "{granted:?}");
+}
+
+#[test]
+fn holders_with_a_longer_lease_than_those_who_ask_are_waited_for() {
+    let world = World::new();
+    let minutes = Duration::from_mins(10);
+    world.call(&Call { ttl: minutes, ..call(Operation::Ask, 1) });
+    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    let quarantine = None;
+    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
+    // And where nothing is remembered, from the first of them on.
+    let world = World::new();
+    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    assert!(waiting.paused.is_some_and(|paused| paused <= Duration::from_secs(30)));
+    let renews = Call { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
+    assert_eq!(world.call(&renews).status, Status::Held);
+    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
+}
+
+#[test]
+fn a_pause_does_not_end_because_the_clock_leaps() {
+    let world = World::new();
+    let asks = Call { quarantine: None, ..call(Operation::Ask, 1) };
+    world.call(&asks);
+    // The same as if it were a minute later now.
+    let now = world.now();
+    world.remembers("last", now - 60_000);
+    world.remembers("pause", now - 60_000 + 25_000);
+    world.write(&["ZADD", "{p-a}:alive", &(now + 15_000).to_string(), &id(1).to_string()]);
+    let waiting = world.call(&asks);
+    assert!(waiting.paused.is_some_and(|paused| paused > Duration::from_secs(20)), "{waiting:?}");
+}
+
+#[test]
+fn withdrawing_from_a_server_that_forgot_everything_keeps_nobody_from_coming_back() {
+    let world = World::new();
+    assert_eq!(world.release(7).status, Status::Gone);
+    let renewed = world.call(&Call { token: 5, ..call(Operation::Renew, 1) });
+    assert_eq!(renewed.status, Status::Held);
+}
+
+#[test]
 fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
     let world = World::new();
     let token = world.ask(1).token;
     world.write(&["FLUSHALL"]);
-    let quarantine = TTL;
+    let quarantine = Some(TTL);
     let renewed = world.call(&Call { token, quarantine, ..call(Operation::Renew, 1) });
     assert_eq!((renewed.status, renewed.token), (Status::Held, token));
     assert!(renewed.paused.is_some(), "others may have to report");
