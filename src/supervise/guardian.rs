@@ -15,8 +15,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::child::{Tree, strangers};
-use super::descendants;
 use super::signals::{self, Whom, received};
+use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
 use crate::exit::Exit;
 use crate::kernel::{split, watch};
@@ -135,13 +135,12 @@ impl Guardian {
             }
         };
         let signal = status.terminating_signal().and_then(Signal::from_named_raw);
-        let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
         Ok(match (signal, status.exit_status()) {
-            (Some(signal), _) if signals.contains(&signal) => Watched::Done(Exit::Reraise(signal)),
+            (Some(signal), _) if ENDING.contains(&signal) => Watched::Done(Exit::Reraise(signal)),
             // A signal to the whole group may have ended the command before it reached the worker.
             (None, Some(code)) if code == 128 + i32::from(command) => {
                 let signal = Signal::from_named_raw(command.into());
-                let ours = signal.filter(|one| signals.contains(one) && received(*one));
+                let ours = signal.filter(|one| ENDING.contains(one) && received(*one));
                 Watched::Done(match (ours, signal) {
                     (Some(signal), _) => Exit::Reraise(signal),
                     (None, Some(signal)) => Exit::CommandSignalled(signal),

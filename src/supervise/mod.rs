@@ -175,7 +175,7 @@ async fn change(hold: &mut Option<Hold<'_>>) -> io::Result<Change> {
 #[derive(Debug, Default)]
 struct End {
     status: Option<WaitStatus>,
-    /// The signals that end a process by default and that semrun received itself.
+    /// Those of [`ENDING`] that semrun received itself.
     received: Vec<Signal>,
 }
 
@@ -210,17 +210,22 @@ impl End {
     }
 
     fn received(&mut self, signal: Signal) {
-        let ends_us = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal);
-        if ends_us && !self.received.contains(&signal) {
+        if ENDING.contains(&signal) && !self.received.contains(&signal) {
             self.received.push(signal);
         }
     }
 
     fn exit(&self) -> Exit {
         let status = self.status.expect("a tree is gone only when its command has ended");
-        Exit::of(status, &self.received)
+        // One to the whole group may have ended the command before we have read of it.
+        let meant = |one: &Signal| self.received.contains(one) || signals::received(*one);
+        let ours: Vec<_> = ENDING.into_iter().filter(meant).collect();
+        Exit::of(status, &ours)
     }
 }
+
+/// The signals that end a process by default and that are passed on.
+const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 async fn reached(deadline: Option<Instant>) {
     match deadline {
