@@ -615,6 +615,32 @@ mod tests {
     }
 
     #[test]
+    fn attempts_bound_the_waiting_and_conflict_with_other_bounds() {
+        let wait = |line: &str, set| run_with(line, set).wait;
+        let at_most = |millis| Wait::AtMost(Duration::from_millis(millis));
+        assert_eq!(wait("semrun --name x --max-attempts 5 true", &[]), at_most(2_500));
+        let set = [("SEMRUN_MAX_ATTEMPTS", "5"), ("SEMRUN_RETRY_INTERVAL", "100ms")];
+        assert_eq!(wait("semrun --name x true", &set), at_most(500));
+        assert_eq!(wait("semrun --name x --max-attempts 3 true", &set), at_most(300));
+        assert_eq!(wait("semrun --name x --retry-interval 1 true", &set), at_most(5_000));
+        assert_eq!(wait("semrun --name x -w 7 true", &set), at_most(7_000));
+        assert_eq!(wait("semrun --name x -n true", &set), Wait::Not);
+        assert_eq!(wait("semrun --name x --max-attempts 0 true", &[]), Wait::Not);
+    }
+
+    #[test]
+    fn a_short_lease_shortens_the_time_between_signal_and_kill() {
+        let after = |line: &str| run_with(line, &[]).supervision.kill_after;
+        let redis = "semrun --name x --backend redis://h";
+        assert_eq!(after("semrun --name x true"), Some(Duration::from_secs(5)));
+        assert_eq!(after(&format!("{redis} true")), Some(Duration::from_secs(5)));
+        assert_eq!(after(&format!("{redis} --ttl 6s true")), Some(Duration::from_millis(1_500)));
+        assert_eq!(after(&format!("{redis} -k 0 true")), None);
+        // Where permits do not expire nothing has to fit.
+        assert_eq!(after("semrun --name x -k 1h true"), Some(Duration::from_hours(1)));
+    }
+
+    #[test]
     fn a_variable_can_be_false_or_empty() {
         let set = [("SEMRUN_NONBLOCK", "0"), ("SEMRUN_LIMIT", ""), ("SEMRUN_FOREGROUND", "false")];
         let run = run_with("semrun --name x true", &set);
