@@ -108,7 +108,8 @@ if last > 0 and now < last - 1000 then
 end
 
 -- A pause is a time to wait, not a moment: it does not end because the clock leapt.
-if last > 0 and last < pause and now - last > 10000 then pause = math.max(pause, now + pause - last) end
+local paused = tonumber(kept.pause or 0) - last
+if last > 0 and paused > 0 and now - last > 10000 then pause = math.max(pause, now + paused) end
 
 -- The clock leapt forward, or nobody has called for long: holders that were still valid when
 -- somebody last looked get the time of a renewal before they are given up.

@@ -252,6 +252,8 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     world.release(1);
     world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
     let quarantine = Some(Duration::from_mins(5));
+    // However long nobody has called.
+    world.remembers("last", world.now() - 3_600_000);
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
     let restored = Call { token: 7, quarantine, ..call(Operation::Renew, 3) };
