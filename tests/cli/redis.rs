@@ -89,8 +89,6 @@ fn a_lost_host_is_replaced_when_its_lease_ends() {
     let world = World::in_redis();
     let holder = Running::start(&mut world.script(&OPTIONS, &stubborn_family()));
     let members = family(&world);
-    let waiter = world.waiter(&OPTIONS, "redis-cli -p $PORT TIME");
-    drop(waiter);
     let script = format!("redis-cli -p {} TIME > time; echo ran", world.server().port());
     let waiter = world.waiter(&OPTIONS, &script);
     // All at once: semrun, its other half, the command and what it started.
