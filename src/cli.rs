@@ -42,8 +42,8 @@ Every option has a variable, named in its brackets; a flag counts more. Booleans
 
 Exit codes: the command's own, or 128+N if signal N ended it; 75 (or -E) no permit was free in
 time; 76 (or --lost-exit-code) the permit was lost; 69 the backend cannot be reached or refused us;
-64 usage; 78 bad configuration or not supported by this backend; 125 semrun itself failed; 126 the command is not executable; 127 not
-found; 128+N semrun got signal N while it waited.";
+64 usage; 78 bad configuration or not supported by this backend; 125 semrun itself failed; 126 the
+command is not executable; 127 not found; 128+N semrun got signal N while it waited.";
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
 #[derive(Debug, Args)]

@@ -10,9 +10,11 @@ mod cli {
     mod chaos;
     /// Completions and man pages.
     mod generated;
+    /// Deaths and outages: a command is dead before its permit passes on.
+    mod outages;
     /// Order, limits and hand-over between many runs.
     mod queue;
-    /// Permits in Redis: outages, deaths, sharing.
+    /// Permits in Redis.
     mod redis;
     /// A server of one's own.
     mod redis_server;

@@ -29,6 +29,8 @@ use crate::terminal::{Console, Loudness};
 const REDRAW: Duration = Duration::from_secs(5);
 /// How often a log hears that we still wait.
 const ALIVE: Duration = Duration::from_mins(1);
+/// How often one that waits within a command looks whether the permit around it is back.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long giving a permit back is tried.
 const GIVING_BACK: Duration = Duration::from_secs(5);
 /// The same for one that is lost anyway.
@@ -262,7 +264,7 @@ async fn held_around_us(
 /// Looks for it now and then, until it is held again.
 async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Permit {
     loop {
-        tokio::time::sleep(REDRAW).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
         // What cannot be looked at is said where it matters, by the acquiring.
         if let Ok(Some(permit)) = held_around_us(backend, name, outer).await {
             return permit;
@@ -387,6 +389,8 @@ async fn wait_in_turn(
     let after = started.elapsed();
     Ok(match (acquired, enough) {
         (acquired, Some(Enough::Signal(signal))) => {
+            // Nothing runs under it.
+            visible.kills_at(None)?;
             if let Acquired::Granted(lease) = acquired
                 && let Err(error) = lease.release(GIVING_BACK).await
             {

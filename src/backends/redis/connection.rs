@@ -38,8 +38,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, script: &str) -> Self {
-        Self { client, idle: RefCell::new(None), script: Script::new(script) }
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, idle: RefCell::new(None), script: Script::new(SOURCE) }
     }
 
     /// Calls the script.
@@ -116,7 +116,7 @@ impl Connection {
 /// How long connecting may take.
 pub(super) const CONNECTING: Duration = Duration::from_secs(2);
 
-pub(super) const SOURCE: &str = include_str!("semaphore.lua");
+const SOURCE: &str = include_str!("semaphore.lua");
 
 impl Trouble {
     pub(super) fn silence() -> Self {

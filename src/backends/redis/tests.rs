@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::Place;
 use super::connection::Connection;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::testing::RedisServer;
-use super::{Place, SOURCE};
 use crate::backends::{Holder, Name, Snapshot};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ impl World {
             quarantine: None,
             allow_eviction: false,
         };
-        Connection::new(place.client().unwrap(), SOURCE)
+        Connection::new(place.client().unwrap())
     }
 
     fn call(&self, call: &Call<'_>) -> Reply {
