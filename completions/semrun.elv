@@ -19,9 +19,10 @@ set edit:completion:arg-completer[semrun] = {|@words|
     var completions = [
         &'semrun'= {
             cand --name 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]'
-            cand --backend 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
+            cand --backend 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
             cand --prefix 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]'
             cand --password-file 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]'
+            cand --api-key-file 'A file with the API key for a cloud-semaphore server in its first line; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]'
             cand --ca-file 'The authorities to trust for TLS instead of the system''s (PEM) [env: SEMRUN_CA_FILE]'
             cand --client-cert 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]'
             cand --client-key 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]'
@@ -63,19 +64,32 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand -V 'Print version'
             cand --version 'Print version'
             cand status 'Show holders and waiters, of all semaphores without NAME'
+            cand serve 'Serve semaphores to cloud-semaphore clients, those for Node and our own'
             cand completions 'Print a completion script for a shell'
             cand man 'Print a man page in roff: semrun''s own, or that of a subcommand'
         }
         &'semrun;status'= {
-            cand --backend 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
+            cand --backend 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]'
             cand --prefix 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]'
             cand --password-file 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]'
+            cand --api-key-file 'A file with the API key for a cloud-semaphore server in its first line; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]'
             cand --ca-file 'The authorities to trust for TLS instead of the system''s (PEM) [env: SEMRUN_CA_FILE]'
             cand --client-cert 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]'
             cand --client-key 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]'
             cand -l 'The limit to compare with where only foreign clients hold permits [default: 1] [env: SEMRUN_LIMIT]'
             cand --limit 'The limit to compare with where only foreign clients hold permits [default: 1] [env: SEMRUN_LIMIT]'
             cand --json 'Print a JSON document (docs/status.md has its fields)'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'semrun;serve'= {
+            cand --api-key-file 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]'
+            cand --listen 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]'
+            cand --tls-cert 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]'
+            cand --tls-key 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]'
+            cand --state-dir 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]'
+            cand --log 'What to log beside info and alert, on standard error [env: SEMRUN_LOG]'
+            cand --log-format 'How the log looks [default: text] [env: SEMRUN_LOG_FORMAT]'
             cand -h 'Print help'
             cand --help 'Print help'
         }

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_semrun_global_optspecs
-    string join \n name= backend= prefix= password-file= ca-file= client-cert= client-key= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= lost-exit-code= s/signal= k/kill-after= on-lost= orphans= foreground label= quarantine= allow-eviction v/verbose q/quiet c/command= h/help V/version
+    string join \n name= backend= prefix= password-file= api-key-file= ca-file= client-cert= client-key= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= lost-exit-code= s/signal= k/kill-after= on-lost= orphans= foreground label= quarantine= allow-eviction v/verbose q/quiet c/command= h/help V/version
 end
 
 function __fish_semrun_needs_command
@@ -25,9 +25,10 @@ function __fish_semrun_using_subcommand
 end
 
 complete -c semrun -n "__fish_semrun_needs_command" -l name -d 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]' -r
-complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
 complete -c semrun -n "__fish_semrun_needs_command" -l prefix -d 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -l password-file -d 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_needs_command" -l api-key-file -d 'A file with the API key for a cloud-semaphore server in its first line; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_needs_command" -l ca-file -d 'The authorities to trust for TLS instead of the system\'s (PEM) [env: SEMRUN_CA_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_needs_command" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_needs_command" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
@@ -57,16 +58,31 @@ complete -c semrun -n "__fish_semrun_needs_command" -s q -l quiet -d 'Say nothin
 complete -c semrun -n "__fish_semrun_needs_command" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_needs_command" -s V -l version -d 'Print version'
 complete -c semrun -n "__fish_semrun_needs_command" -a "status" -d 'Show holders and waiters, of all semaphores without NAME'
+complete -c semrun -n "__fish_semrun_needs_command" -a "serve" -d 'Serve semaphores to cloud-semaphore clients, those for Node and our own'
 complete -c semrun -n "__fish_semrun_needs_command" -a "completions" -d 'Print a completion script for a shell'
 complete -c semrun -n "__fish_semrun_needs_command" -a "man" -d 'Print a man page in roff: semrun\'s own, or that of a subcommand'
-complete -c semrun -n "__fish_semrun_using_subcommand status" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l prefix -d 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l password-file -d 'A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD [env: SEMRUN_PASSWORD_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand status" -l api-key-file -d 'A file with the API key for a cloud-semaphore server in its first line; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l ca-file -d 'The authorities to trust for TLS instead of the system\'s (PEM) [env: SEMRUN_CA_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand status" -s l -l limit -d 'The limit to compare with where only foreign clients hold permits [default: 1] [env: SEMRUN_LIMIT]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l json -d 'Print a JSON document (docs/status.md has its fields)'
 complete -c semrun -n "__fish_semrun_using_subcommand status" -s h -l help -d 'Print help'
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l listen -d 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-cert -d 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-key -d 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l state-dir -d 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l log -d 'What to log beside info and alert, on standard error [env: SEMRUN_LOG]' -r -f -a "info\t''
+alert\t''
+sem_events\t''
+sem_transition\t''
+debug\t''"
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l log-format -d 'How the log looks [default: text] [env: SEMRUN_LOG_FORMAT]' -r -f -a "text\t''
+json\t''"
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand man" -s h -l help -d 'Print help'

@@ -12,6 +12,7 @@ use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
 use crate::backends::Name;
+use crate::serve::log::{Event, Format};
 use crate::supervise::deadline::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};
 use crate::supervise::signals;
@@ -22,7 +23,7 @@ use crate::supervise::signals;
     name = "semrun",
     version,
     about = "Run a command while holding a permit of a named counting semaphore",
-    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...",
+    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun serve --api-key-file FILE",
     disable_help_subcommand = true,
     args_override_self = true,
     subcommand_negates_reqs = true,
@@ -157,7 +158,7 @@ pub(crate) enum Quarantine {
 #[derive(Debug, Default, Clone, PartialEq, Args)]
 pub(crate) struct BackendOptions {
     /// Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss://
-    /// with TLS, redis+unix:///PATH [default: /run/semrun for root, ~/.local/state/semrun for others]
+    /// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others]
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) backend: Option<String>,
 
@@ -168,6 +169,11 @@ pub(crate) struct BackendOptions {
     /// A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) password_file: Option<PathBuf>,
+
+    /// A file with the API key for a cloud-semaphore server in its first line; also in the variable
+    /// SEMRUN_API_KEY
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) api_key_file: Option<PathBuf>,
 
     /// The authorities to trust for TLS instead of the system's (PEM)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -197,6 +203,8 @@ pub(crate) struct LoudnessOptions {
 pub(crate) enum Sub {
     /// Show holders and waiters, of all semaphores without NAME
     Status(Status),
+    /// Serve semaphores to cloud-semaphore clients, those for Node and our own
+    Serve(Serve),
     /// Print a completion script for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -227,6 +235,61 @@ pub(crate) struct Status {
     /// The semaphores to show
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<Name>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Stops in good order on SIGTERM. Without --state-dir a restart forgets all permits; docs/serve.md\nsays what that costs."
+)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) options: ServeOptions,
+}
+
+/// What may also come from a variable.
+#[derive(Debug, Default, Clone, PartialEq, Args)]
+pub(crate) struct ServeOptions {
+    /// The API keys that are accepted, one a line, each with a label for the log behind a space;
+    /// also in the variable SEMRUN_API_KEY
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) api_key_file: Option<PathBuf>,
+
+    /// Where to listen; port 0 is any that is free [default: 127.0.0.1:3202]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Where to record permits, so that they outlive a restart
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// What to log beside info and alert, on standard error
+    #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_parser = event())]
+    pub(crate) log: Vec<Event>,
+
+    /// How the log looks [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = format())]
+    pub(crate) log_format: Option<Format>,
+}
+
+/// The options of `serve` alone, for a layer below the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "semrun",
+    no_binary_name = true,
+    args_override_self = true,
+    disable_help_flag = true
+)]
+pub(crate) struct ServeLayer {
+    #[command(flatten)]
+    pub(crate) options: ServeOptions,
 }
 
 /// The options of a run alone, for a layer below the command line.
@@ -315,6 +378,19 @@ fn on_lost() -> impl TypedValueParser<Value = OnLost> {
     })
 }
 
+fn event() -> impl TypedValueParser<Value = Event> {
+    let named = |text: String| Event::ALL.into_iter().find(|(name, _)| *name == text);
+    PossibleValuesParser::new(Event::ALL.map(|(name, _)| name))
+        .map(move |text| named(text).map_or(Event::Info, |(_, event)| event))
+}
+
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["text", "json"]).map(|text| match text.as_str() {
+        "json" => Format::Json,
+        _ => Format::Text,
+    })
+}
+
 fn code(text: &str) -> Result<u8, String> {
     text.parse().map_err(|_| "not a whole number from 0 to 255".into())
 }
@@ -364,6 +440,7 @@ mod tests {
         RunOnly::command().debug_assert();
         SubOnly::command().debug_assert();
         Layer::command().debug_assert();
+        ServeLayer::command().debug_assert();
     }
 
     #[test]

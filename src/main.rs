@@ -9,6 +9,7 @@ mod commands;
 mod exit;
 mod kernel;
 mod report;
+mod serve;
 mod settings;
 mod supervise;
 mod terminal;

@@ -186,7 +186,11 @@ impl fmt::Display for Detail<'_> {
         match self {
             Self::Backend(url) => write!(f, "permits live in {url}"),
             Self::Holding(permit) => {
-                write!(f, "holding {permit}, fencing token {}", permit.token)
+                write!(f, "holding {permit}")?;
+                match permit.token {
+                    Some(token) => write!(f, ", fencing token {token}"),
+                    None => write!(f, "; its server has no fencing tokens"),
+                }
             }
             Self::Released(permit) => write!(f, "released {permit}"),
             Self::Outer(permit) => {

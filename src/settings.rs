@@ -6,18 +6,24 @@ mod location;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, Parser};
 use rustix::process::Signal;
 
-use self::location::{fits_redis, location};
+use self::location::{api_keys, fits_redis, location};
 use crate::backends::Name;
 use crate::backends::connect::Location;
-use crate::cli::{self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, Sub, SubOnly};
+use crate::backends::tls::Secret;
+use crate::cli::{
+    self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, ServeLayer, ServeOptions, Sub,
+    SubOnly,
+};
 use crate::exit::{Failure, LOST, NOT_ACQUIRED};
+use crate::serve::keys::Keys;
+use crate::serve::log::{Event, Format};
 use crate::supervise::Supervision;
 use crate::supervise::deadline::{default_kill_after, shortest_ttl};
 use crate::supervise::policy::{OnLost, Orphans, Rules};
@@ -28,6 +34,7 @@ use crate::terminal::Loudness;
 pub(crate) enum Task {
     Run(Box<Run>),
     Status(Status),
+    Serve(Serve),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
@@ -69,6 +76,17 @@ pub(crate) struct Status {
     /// What to compare with where no limit is in force.
     pub(crate) limit: u32,
     pub(crate) json: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Serve {
+    pub(crate) listen: String,
+    pub(crate) keys: Keys,
+    /// The certificates and the key.
+    pub(crate) tls: Option<(Vec<u8>, Secret)>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) log: Vec<Event>,
+    pub(crate) log_format: Format,
 }
 
 /// Something about the options is wrong; the text says what to change.
@@ -135,11 +153,11 @@ fn subcommand(
                 limit: status.limit,
                 ..Options::default()
             };
-            let lower = from_variables(&flags, variables, |long| {
-                long == "limit" || BackendOptions::has(long)
+            let lower: Layer = from_variables(variables, |long| {
+                !flags.silence(long) && (long == "limit" || BackendOptions::has(long))
             })?;
             let backend = flags.backend.clone();
-            let options = flags.over(lower);
+            let options = flags.over(lower.options);
             let location = location(&backend, &options, variables)?;
             if matches!(location, Location::Redis(_)) {
                 status.names.iter().try_for_each(|name| fits_redis("the name", name))?;
@@ -151,11 +169,45 @@ fn subcommand(
                 json: status.json,
             })
         }
+        Sub::Serve(typed) => Task::Serve(serve(typed, &before.backend, variables)?),
         Sub::Completions { shell } => Task::Completions(shell),
         Sub::Man { subcommand } => Task::Man(subcommand),
     })
 }
 
+fn serve(
+    typed: cli::Serve,
+    before: &BackendOptions,
+    variables: Variables<'_>,
+) -> Result<Serve, Misuse> {
+    let only_key =
+        BackendOptions { api_key_file: before.api_key_file.clone(), ..Default::default() };
+    if *before != only_key {
+        return Err(misuse("a server has no backend; of those options it takes --api-key-file"));
+    }
+    let mut flags = typed.options;
+    flags.api_key_file = flags.api_key_file.or(only_key.api_key_file);
+    let lower: ServeLayer = from_variables(variables, |long| !flags.silence(long))?;
+    let typed_key_file = flags.api_key_file.clone();
+    let options = flags.over(lower.options);
+    let keys = api_keys(typed_key_file.as_deref(), options.api_key_file.as_deref(), variables)?;
+    let tls = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Some((location::file(cert)?, Secret(location::secret(key)?))),
+        (None, None) => None,
+        _ => return Err(misuse("--tls-cert and --tls-key go together")),
+    };
+    Ok(Serve {
+        listen: options.listen.unwrap_or_else(|| LISTEN.into()),
+        keys,
+        tls,
+        state_dir: options.state_dir,
+        log: options.log,
+        log_format: options.log_format.unwrap_or_default(),
+    })
+}
+
+/// The default of `--listen`: the port of the original's own example.
+const LISTEN: &str = "127.0.0.1:3202";
 /// The default of `--ttl`.
 const TTL: Duration = Duration::from_secs(30);
 /// The default of `--retry-interval`.
@@ -166,8 +218,8 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 
 fn run(typed: cli::Run, variables: Variables<'_>) -> Result<Run, Misuse> {
     let flags = typed.options.backend.clone();
-    let lower = from_variables(&typed.options, variables, |_| true)?;
-    let options = typed.options.over(lower);
+    let lower: Layer = from_variables(variables, |long| !typed.options.silence(long))?;
+    let options = typed.options.over(lower.options);
     let location = location(&flags, &options, variables)?;
     let (program, arguments) = match (typed.command, typed.operands) {
         (Some(text), _) => {
@@ -264,6 +316,7 @@ impl Options {
             "backend" => true,
             "prefix" => self.backend.prefix.is_some(),
             "password-file" => self.backend.password_file.is_some(),
+            "api-key-file" => self.backend.api_key_file.is_some(),
             "ca-file" => self.backend.ca_file.is_some(),
             "client-cert" => self.backend.client_cert.is_some(),
             "client-key" => self.backend.client_key.is_some(),
@@ -330,7 +383,8 @@ impl Options {
 impl BackendOptions {
     /// Whether an option is one of these. The URL is looked up by [`location()`].
     fn has(long: &str) -> bool {
-        ["prefix", "password-file", "ca-file", "client-cert", "client-key"].contains(&long)
+        ["prefix", "password-file", "api-key-file", "ca-file", "client-cert", "client-key"]
+            .contains(&long)
     }
 
     fn over(self, lower: Self) -> Self {
@@ -338,6 +392,7 @@ impl BackendOptions {
             backend: self.backend.or(lower.backend),
             prefix: self.prefix.or(lower.prefix),
             password_file: self.password_file.or(lower.password_file),
+            api_key_file: self.api_key_file.or(lower.api_key_file),
             ca_file: self.ca_file.or(lower.ca_file),
             client_cert: self.client_cert.or(lower.client_cert),
             client_key: self.client_key.or(lower.client_key),
@@ -345,19 +400,46 @@ impl BackendOptions {
     }
 }
 
-/// The layer of variables: each is parsed as the option whose name it bears. Those that a flag
-/// silences, or that are not wanted, are not even looked at.
-fn from_variables(
-    flags: &Options,
+impl ServeOptions {
+    /// As that of [`Options`].
+    fn silence(&self, long: &str) -> bool {
+        match long {
+            "api-key-file" => self.api_key_file.is_some(),
+            "listen" => self.listen.is_some(),
+            "tls-cert" => self.tls_cert.is_some(),
+            "tls-key" => self.tls_key.is_some(),
+            "state-dir" => self.state_dir.is_some(),
+            "log" => !self.log.is_empty(),
+            "log-format" => self.log_format.is_some(),
+            _ => false,
+        }
+    }
+
+    fn over(self, lower: Self) -> Self {
+        Self {
+            api_key_file: self.api_key_file.or(lower.api_key_file),
+            listen: self.listen.or(lower.listen),
+            tls_cert: self.tls_cert.or(lower.tls_cert),
+            tls_key: self.tls_key.or(lower.tls_key),
+            state_dir: self.state_dir.or(lower.state_dir),
+            log: if self.log.is_empty() { lower.log } else { self.log },
+            log_format: self.log_format.or(lower.log_format),
+        }
+    }
+}
+
+/// The layer of variables: each is parsed as the option whose name it bears. Those that are not
+/// wanted, because a flag silences them say, are not even looked at.
+fn from_variables<L: Parser>(
     variables: Variables<'_>,
     wanted: impl Fn(&str) -> bool,
-) -> Result<Options, Misuse> {
+) -> Result<L, Misuse> {
     let mut words = Vec::new();
-    for argument in Layer::command().get_arguments() {
+    for argument in L::command().get_arguments() {
         let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument)) else {
             continue;
         };
-        if flags.silence(long) || !wanted(long) {
+        if !wanted(long) {
             continue;
         }
         // An empty variable is the usual way to unset one for a single call.
@@ -377,15 +459,13 @@ fn from_variables(
             word.push(value);
             word
         };
-        if let Err(error) = Layer::try_parse_from([&word]) {
+        if let Err(error) = L::try_parse_from([&word]) {
             return Err(misuse(format!("{variable}: {}", one_line(&error))));
         }
         words.push(word);
     }
-    match Layer::try_parse_from(words) {
-        Ok(layer) => Ok(layer.options),
-        Err(error) => Err(misuse(format!("the variables SEMRUN_… conflict: {}", one_line(&error)))),
-    }
+    L::try_parse_from(words)
+        .map_err(|error| misuse(format!("the variables SEMRUN_… conflict: {}", one_line(&error))))
 }
 
 /// Help and the version are asked for by an "error" of clap's.

@@ -53,7 +53,7 @@ impl Console {
     pub(crate) fn say(&mut self, loudness: Loudness, line: impl Display) {
         if self.says(loudness) {
             self.clear();
-            write(&format!("semrun: {line}\n"));
+            write(&format!("semrun: {line}\n"), &PATIENCE);
         }
     }
 
@@ -63,7 +63,7 @@ impl Console {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
             let line = fitting(&format!("semrun: {line}"), columns);
-            write(&format!("\r{line}\x1b[K"));
+            write(&format!("\r{line}\x1b[K"), &PATIENCE);
             self.drawn = true;
         }
     }
@@ -71,7 +71,7 @@ impl Console {
     /// Takes the waiting line away.
     pub(crate) fn clear(&mut self) {
         if self.drawn && in_foreground() {
-            write("\r\x1b[K");
+            write("\r\x1b[K", &PATIENCE);
         }
         self.drawn = false;
     }
@@ -80,12 +80,17 @@ impl Console {
 /// How long somebody who does not read may hold us up. Behind it a command waits to be stopped.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
+/// Writes lines at once or not at all, for one who has others to serve.
+pub(crate) fn log(lines: &str) {
+    write(lines, &Timespec { tv_sec: 0, tv_nsec: 0 });
+}
+
 /// Nobody may be reading, or not just now; that must neither end a job nor hold it up.
-fn write(text: &str) {
+fn write(text: &str, patience: &Timespec) {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     // What is ready takes a line without blocking.
-    if poll(&mut ready, Some(&PATIENCE)) == Ok(0) {
+    if poll(&mut ready, Some(patience)) == Ok(0) {
         return;
     }
     // `stty tostop` stops whoever writes from the background; semrun has a command to look after.

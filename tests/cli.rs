@@ -8,10 +8,16 @@ mod cli {
     mod bad_input;
     /// Faults at random, with the kernel as the judge.
     mod chaos;
+    /// A cloud-semaphore server of one's own, ours or like the original.
+    mod cloud_server;
     /// Completions and man pages.
     mod generated;
+    /// A client of HTTP that knows nothing of ours.
+    mod http;
     /// Deaths and outages: a command is dead before its permit passes on.
     mod outages;
+    /// `semrun serve` as a client of the original sees it.
+    mod protocol;
     /// Order, limits and hand-over between many runs.
     mod queue;
     /// Permits in Redis.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
+use super::cloud::{self, Cloud};
 use super::local::Local;
 use super::local::place::Place;
 use super::redis::{self, Redis};
@@ -21,6 +22,8 @@ pub(crate) enum Location {
     Directory(PathBuf),
     /// `redis://…`, `rediss://…`, `redis+unix://…`
     Redis(Box<redis::place::Place>),
+    /// `http://…`, `https://…`
+    Cloud(Box<cloud::place::Place>),
 }
 
 /// A URL by its kind.
@@ -28,6 +31,7 @@ pub(crate) enum Location {
 pub(crate) enum Url {
     Directory(PathBuf),
     Redis(Box<redis::place::Url>),
+    Cloud(cloud::place::Url),
 }
 
 /// Why a text names no backend.
@@ -40,10 +44,10 @@ pub(crate) enum BadLocation {
 }
 
 impl Url {
-    /// Understands a `--backend`. The schemes `redis+sentinel`, `redis+cluster`, `http` and `https`
-    /// are reserved.
+    /// Understands a `--backend`. The schemes `redis+sentinel` and `redis+cluster` are reserved.
     pub(crate) fn parse(url: &str) -> Result<Self, BadLocation> {
-        const KNOWN: &str = "write file:///PATH for a directory on this machine, or redis://HOST";
+        const KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
+                             http://HOST for a cloud-semaphore server";
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(BadLocation::Malformed(format!("is not a URL; {KNOWN}")));
         };
@@ -63,7 +67,10 @@ impl Url {
                 let url = redis::place::Url::parse(&format!("{scheme}:{rest}"));
                 url.map(Box::new).map(Self::Redis).map_err(BadLocation::Malformed)
             }
-            "redis+sentinel" | "redis+cluster" | "http" | "https" => {
+            "http" | "https" => {
+                cloud::place::Url::parse(url).map(Self::Cloud).map_err(BadLocation::Malformed)
+            }
+            "redis+sentinel" | "redis+cluster" => {
                 let what =
                     format!("the scheme '{scheme}' is not supported by this version; {KNOWN}");
                 Err(BadLocation::Unsupported(what))
@@ -74,11 +81,11 @@ impl Url {
 }
 
 impl Location {
-    /// Whether permits there expire unless they are renewed.
+    /// Whether permits there may expire unless they are renewed.
     pub(crate) fn expires(&self) -> bool {
         match self {
             Self::Default | Self::Directory(_) => false,
-            Self::Redis(_) => true,
+            Self::Redis(_) | Self::Cloud(_) => true,
         }
     }
 
@@ -87,6 +94,7 @@ impl Location {
             Self::Default => Box::new(Local::new(Place::default_for(account)?)),
             Self::Directory(path) => Box::new(Local::new(Place::named(Path::new(path)))),
             Self::Redis(place) => Box::new(Redis::new((**place).clone())?),
+            Self::Cloud(place) => Box::new(Cloud::new((**place).clone())?),
         })
     }
 }
@@ -117,7 +125,10 @@ mod tests {
         for bad in ["", "/srv/semrun", "ftp://host/", "redi://host", "redis://"] {
             assert!(matches!(Url::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
         }
-        for reserved in ["redis+sentinel://h", "redis+cluster://h", "http://h", "HTTPS://h"] {
+        for good in ["http://h", "HTTPS://h:1"] {
+            assert!(matches!(Url::parse(good), Ok(Url::Cloud(_))), "{good}");
+        }
+        for reserved in ["redis+sentinel://h", "redis+cluster://h"] {
             let parsed = Url::parse(reserved);
             assert!(matches!(parsed, Err(BadLocation::Unsupported(_))), "{reserved}");
         }

@@ -2,7 +2,7 @@
 //! in which a backend is compared with the ledger step by step.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
@@ -14,17 +14,26 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
-use super::ledger::{Claim, Ledger};
+use super::cloud::Cloud;
+use super::cloud::place::{Place as CloudPlace, Url as CloudUrl};
+use super::ledger::{Claim, Ledger, Terms};
 use super::local::Local;
 use super::local::place::Place;
 use super::memory::Memory;
 use super::redis::Redis;
-use super::redis::place::{Place as RedisPlace, Tls, Url};
+use super::redis::place::{Place as RedisPlace, Url};
 use super::redis::testing::RedisServer;
+use super::tls::{Secret, Tls};
 use super::{
     Acquired, Ask, Backend, Cancel, Canceller, Error, ErrorKind, Holder, Lease, Name, Notice,
     Snapshot, Turn, Who,
 };
+use crate::serve;
+use crate::serve::journal::{Found, Journal};
+use crate::serve::keys::Keys;
+use crate::serve::log::{Format, Log};
+use crate::serve::routes::Routes;
+use crate::serve::semaphores::Semaphores;
 
 /// A store, and clients of it.
 pub(crate) struct Store {
@@ -73,6 +82,33 @@ fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
     }
 }
 
+/// In a server of our own, within the test's own process.
+fn served(lifetime: Lifetime) -> Store {
+    const KEY: &str = "a-key-for-tests";
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let log = Log::new(&[], Format::Text);
+    let routes = Rc::new(Routes {
+        semaphores: Semaphores::new(Journal::none(), Found::default(), log),
+        keys: Keys::of_words(KEY).unwrap(),
+    });
+    // Until a test has its tasks there is nowhere to start another.
+    let start = OnceCell::new();
+    let client = Box::new(move || {
+        start.get_or_init(|| {
+            let listener = listener.try_clone().unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            spawn_local(serve::run(listener, None, Rc::clone(&routes), std::future::pending()))
+        });
+        let url = CloudUrl::parse(&url).unwrap();
+        let key = Some(Secret(KEY.into()));
+        let place = CloudPlace { url, key, tls: Tls::default() };
+        Box::new(Cloud::new(place).unwrap()) as Box<dyn Backend>
+    });
+    Store { client, ttl: lifetime.ttl(), _keep: None }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Short,
@@ -100,7 +136,7 @@ macro_rules! contract {
     };
 }
 
-contract! { memory, local, redis: {
+contract! { memory, local, redis, served: {
     a_free_permit_is_granted_at_once(Lifetime::Long);
     never_more_than_the_limit_are_held(Lifetime::Long);
     a_busy_semaphore_says_so_to_those_who_do_not_wait(Lifetime::Long);
@@ -123,7 +159,7 @@ contract! { memory, local, redis: {
 
 async fn a_free_permit_is_granted_at_once(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
-    assert!(lease.permit().token > 0);
+    assert!(lease.permit().token > Some(0));
     assert_eq!(lease.permit().name, name("a"));
 }
 
@@ -189,7 +225,7 @@ async fn a_holder_that_vanishes_is_replaced(store: Store) {
 }
 
 async fn tokens_grow_with_every_grant(store: Store) {
-    let mut last = 0;
+    let mut last = Some(0);
     for round in 0..20 {
         let lease = store.granted(&ask("a", 2)).await;
         assert!(lease.permit().token > last);
@@ -376,7 +412,8 @@ async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
                 }
                 // Each asks under an identity that was never used before.
                 let id = Uuid::from_u128(position << 8 | who);
-                ledger.ask(now, Claim { id, limit, ttl: None, record: () });
+                let terms = Some(Terms { limit, ttl: None });
+                ledger.ask(now, Claim { id, terms, record: () }, None);
                 let asking = store.ask(Ask { id, ..ask("a", limit) });
                 clients.insert(who, (id, Client::Asking(asking)));
             }
@@ -399,9 +436,10 @@ async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
                 ledger.release(now, id);
             }
         }
-        let held: Vec<_> = ledger.holders().iter().map(|one| one.claim.id).collect();
+        let held: Vec<_> = ledger.holders().map(|one| one.claim.id).collect();
         let waiting: Vec<_> = ledger.waiters().map(|one| one.id).collect();
-        store.becomes("a", ledger.limit(), &held, &waiting).await;
+        let limit = ledger.terms().map(|terms| terms.limit);
+        store.becomes("a", limit, &held, &waiting).await;
         for id in held {
             let who = id.as_u128() & 0xff;
             let holding = match clients.remove(&who).expect("it asked") {
@@ -430,6 +468,12 @@ proptest! {
         }
         steps.retain(|step| !matches!(step, Step::Vanish { .. }));
         settle(same_as_the_ledger(redis_at(SERVER.with(Rc::clone), Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn a_server_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(served(Lifetime::Long), steps));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::ledger::{Claim, Grant, Ledger};
+use super::ledger::{Change, Claim, Ledger, Terms};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Lost, Name, Notice, Pending,
     Permit, Record, Snapshot, Standing, Tenure, Turn, Waiter,
@@ -43,14 +43,17 @@ impl Memory {
     }
 
     /// Changes one semaphore and tells everybody who was granted a permit by it.
-    fn update(&self, name: &Name, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<Grant>) {
+    fn update(&self, name: &Name, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<Change>) {
         let mut semaphores = self.0.semaphores.borrow_mut();
         let semaphore = semaphores.entry(name.clone()).or_default();
-        let grants = change(&mut semaphore.ledger, self.now());
-        for grant in grants {
-            if let Some(waiting) = semaphore.waiting.remove(&grant.id) {
+        let now = self.now();
+        for change in change(&mut semaphore.ledger, now) {
+            if let Change::Granted { id, token } = change
+                && let Some(waiting) = semaphore.waiting.remove(&id)
+            {
                 // One who has gone leaves by its own drop.
-                let _ = waiting.send(grant.token);
+                let _ = waiting.send(token);
+                semaphore.ledger.renew(now, id);
             }
         }
     }
@@ -58,15 +61,15 @@ impl Memory {
     fn snapshot(&self, name: &Name) -> Snapshot {
         let semaphores = self.0.semaphores.borrow();
         let ledger = &semaphores[name].ledger;
-        let holders = ledger.holders().iter().map(|holding| Holder::Known {
-            token: holding.token,
+        let holders = ledger.holders().map(|holding| Holder::Known {
+            token: Some(holding.token),
             record: Some(holding.claim.record.clone()),
             left: None,
         });
-        let waiters = ledger.waiters().map(|claim| Waiter { record: Some(claim.record.clone()) });
+        let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
         Snapshot {
             name: name.clone(),
-            limit: ledger.limit(),
+            limit: ledger.terms().map(|terms| terms.limit),
             holders: holders.collect(),
             waiters: waiters.collect(),
             ..Snapshot::unused(name)
@@ -77,14 +80,11 @@ impl Memory {
         let (sender, mut granted) = oneshot::channel();
         // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
         let mut place = Place { memory: self.clone(), name: ask.name.clone(), id: Some(ask.id) };
-        let mut busy = false;
         let mut stands = ask.limit;
         self.update(&ask.name, |ledger, now| {
-            let grants = ledger.expire(now);
-            assert!(grants.is_empty(), "nobody waits beside a free permit");
-            busy = ask.nonblock && !ledger.free();
-            stands = ledger.limit().unwrap_or(ask.limit);
-            Vec::new()
+            let changes = ledger.expire(now);
+            stands = ledger.terms().map_or(ask.limit, |terms| terms.limit);
+            changes
         });
         if stands != ask.limit && ask.strict {
             place.id = None;
@@ -98,10 +98,6 @@ impl Memory {
         if stands != ask.limit {
             turn.tell(Notice::Limit { asked: ask.limit, stands });
         }
-        if busy {
-            place.id = None;
-            return Ok(Acquired::Busy);
-        }
         self.0
             .semaphores
             .borrow_mut()
@@ -109,12 +105,15 @@ impl Memory {
             .or_default()
             .waiting
             .insert(ask.id, sender);
-        let claim =
-            Claim { id: ask.id, limit: ask.limit, ttl: self.0.ttl, record: Record::new(ask) };
-        self.update(&ask.name, |ledger, now| ledger.ask(now, claim));
+        let terms = Some(Terms { limit: ask.limit, ttl: self.0.ttl });
+        let claim = Claim { id: ask.id, terms, record: Record::new(ask) };
+        self.update(&ask.name, |ledger, now| ledger.ask(now, claim, None));
         let token = loop {
             if let Ok(token) = granted.try_recv() {
                 break token;
+            }
+            if ask.nonblock {
+                return Ok(Acquired::Busy);
             }
             let snapshot = self.snapshot(&ask.name);
             turn.tell(Notice::Queued(Standing::of(&snapshot, ask.id).expect("we are queued")));
@@ -131,7 +130,7 @@ impl Memory {
             }
         };
         place.id = None;
-        let permit = Permit { id: ask.id, name: ask.name.clone(), token };
+        let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
         Ok(Acquired::Granted(Box::new(Held { memory: self.clone(), permit })))
     }
 }
@@ -162,7 +161,7 @@ impl Backend for Memory {
     fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
         Box::pin(async move {
             let semaphores = self.0.semaphores.borrow();
-            let in_use = semaphores.iter().filter(|(_, one)| one.ledger.limit().is_some());
+            let in_use = semaphores.iter().filter(|(_, one)| one.ledger.in_use());
             Ok(in_use.map(|(name, _)| name.clone()).collect())
         })
     }

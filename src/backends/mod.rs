@@ -2,16 +2,18 @@
 //! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
 //! of processes, exit codes or the words that people read.
 
+pub(crate) mod cloud;
 pub(crate) mod connect;
+pub(crate) mod ledger;
 pub(crate) mod local;
 pub(crate) mod redis;
 mod renewal;
+pub(crate) mod tls;
+mod trouble;
 
-// The model and the backend made of it: what every other backend is compared with.
+// What every other backend is compared with.
 #[cfg(test)]
 mod contract;
-#[cfg(test)]
-mod ledger;
 #[cfg(test)]
 mod memory;
 
@@ -26,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -101,9 +103,30 @@ pub(crate) struct Tenure {
     pub(crate) trouble: Option<String>,
 }
 
-/// A permit is not ours any more: why.
+impl Tenure {
+    /// What cannot be done when a permit cannot be given back.
+    fn giving_back(&self, permit: &Permit) -> String {
+        let left = (self.since + self.ttl).saturating_sub(clock::now()).as_secs();
+        let when = if left == 0 { "by now".into() } else { format!("in {left}s") };
+        format!("give back {permit}, whose lease ends by itself {when}")
+    }
+}
+
+/// A permit is not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost(pub(crate) String);
+pub(crate) struct Lost {
+    pub(crate) why: String,
+    /// Whether it went at this moment, and somebody else may begin just now.
+    pub(crate) just_now: bool,
+}
+
+impl Lost {
+    /// The backend does not know the permit any more.
+    fn some_time_ago() -> Self {
+        let why = "it ran out, or was taken away, and may be somebody else's by now".into();
+        Self { why, just_now: false }
+    }
+}
 
 /// The name of a semaphore: 1 to 200 bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,7 +193,8 @@ pub(crate) struct Permit {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
     /// Grows with every grant of this semaphore, so that storage can reject an older holder.
-    pub(crate) token: u64,
+    /// None where the backend has no such number.
+    pub(crate) token: Option<u64>,
 }
 
 impl Permit {
@@ -246,7 +270,7 @@ impl Snapshot {
     /// The permit with this identity, if it is held.
     pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
         let holder = self.holders.iter().find(|holder| holder.id() == Some(id))?;
-        Some(Permit { id, name: self.name.clone(), token: holder.token()? })
+        Some(Permit { id, name: self.name.clone(), token: holder.token() })
     }
 }
 
@@ -254,20 +278,20 @@ impl Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holder {
     Known {
-        token: u64,
+        token: Option<u64>,
         /// None when the record cannot be read; the permit is taken all the same.
         record: Option<Record>,
         /// What is left of its lease, where there is one.
         left: Option<Duration>,
     },
     /// A client of another kind, which leaves nothing but its permit's identity.
-    Foreign { permit: String, left: Duration },
+    Foreign { permit: String, left: Option<Duration> },
 }
 
 impl Holder {
     pub(crate) fn token(&self) -> Option<u64> {
         match self {
-            Self::Known { token, .. } => Some(*token),
+            Self::Known { token, .. } => *token,
             Self::Foreign { .. } => None,
         }
     }
@@ -281,19 +305,33 @@ impl Holder {
 
     pub(crate) fn left(&self) -> Option<Duration> {
         match self {
-            Self::Known { left, .. } => *left,
-            Self::Foreign { left, .. } => Some(*left),
+            Self::Known { left, .. } | Self::Foreign { left, .. } => *left,
         }
     }
 
     fn id(&self) -> Option<Uuid> {
-        self.record().map(|record| record.permit)
+        match self {
+            Self::Known { record, .. } => record.as_ref().map(|record| record.permit),
+            Self::Foreign { permit, .. } => permit.parse().ok(),
+        }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiter {
+    /// What a client of another kind leaves: its permit's identity.
+    pub(crate) foreign: Option<String>,
     pub(crate) record: Option<Record>,
+}
+
+impl Waiter {
+    pub(crate) fn known(record: Option<Record>) -> Self {
+        Self { foreign: None, record }
+    }
+
+    pub(crate) fn foreign(permit: String) -> Self {
+        Self { foreign: Some(permit), record: None }
+    }
 }
 
 /// What a holder or waiter leaves for others to read.
@@ -309,9 +347,12 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(ask: &Ask) -> Self {
+        Self::at(ask.id, ask.who.clone(), SystemTime::now())
+    }
+
+    pub(crate) fn at(permit: Uuid, who: Who, since: SystemTime) -> Self {
         // Records are kept in milliseconds, and one that was just made equals itself read back.
-        let since = millis::truncate(SystemTime::now());
-        Self { permit: ask.id, who: ask.who.clone(), since }
+        Self { permit, who, since: millis::truncate(since) }
     }
 }
 
@@ -334,7 +375,7 @@ pub(crate) enum Notice {
 }
 
 /// How things stand for one who waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     /// How many are served before us.
     pub(crate) ahead: usize,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -17,17 +17,21 @@ pub(super) enum Renewed {
     Lost(Lost),
 }
 
-/// Renews at a third of the TTL, for ever. Returns once the permit is known to be lost. Each
-/// attempt is dropped when its time is over.
+/// Renews at a third of the TTL, for ever, or at once when there is reason to `hurry`. Returns once
+/// the permit is known to be lost. Each attempt is dropped when its time is over.
 pub(super) async fn keep<'a>(
     id: Uuid,
     tenure: watch::Sender<Tenure>,
+    hurry: &Notify,
     mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, String>>,
 ) -> Lost {
     loop {
         let Tenure { since, ttl, .. } = *tenure.borrow();
         let next = since + jittered(ttl / 3, id);
-        sleep(next.saturating_sub(clock::now())).await;
+        tokio::select! {
+            () = sleep(next.saturating_sub(clock::now())) => {}
+            () = hurry.notified() => {}
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             let since = clock::now();
@@ -83,7 +87,7 @@ mod tests {
             let answers = RefCell::new(answers.into_iter());
             let started = tokio::time::Instant::now();
             let asked = RefCell::new(Vec::new());
-            let lost = keep(Uuid::nil(), sender, || {
+            let lost = keep(Uuid::nil(), sender, &Notify::new(), || {
                 asked.borrow_mut().push(started.elapsed().as_millis());
                 let answer = answers.borrow_mut().next();
                 let hangs = matches!(&answer, Some(Err(text)) if text == "hang");
@@ -104,8 +108,8 @@ mod tests {
     fn it_renews_at_a_third_and_ends_when_the_permit_is_lost() {
         let ttl = Duration::from_secs(30);
         let (lost, asked, tenure) =
-            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost("gone".into())))]);
-        assert_eq!(lost, Lost("gone".into()));
+            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost::some_time_ago()))]);
+        assert_eq!(lost, Lost::some_time_ago());
         assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
         assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
         assert_eq!(tenure.trouble, None);
@@ -117,7 +121,7 @@ mod tests {
             Err("refused".into()),
             Err("hang".into()),
             Err("refused".into()),
-            Ok(Renewed::Lost(Lost("gone".into()))),
+            Ok(Renewed::Lost(Lost::some_time_ago())),
         ]);
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         // 250 ms, then 2 s of patience and 500 ms, then 1 s; tokio rounds up to milliseconds.

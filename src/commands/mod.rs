@@ -2,6 +2,7 @@
 
 mod generate;
 mod run;
+mod serve;
 mod status;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     match settings::read(line, &settings::environment)? {
         Task::Run(settings) => run::run(&settings),
         Task::Status(settings) => status::run(&settings),
+        Task::Serve(settings) => serve::run(settings),
         Task::Completions(shell) => print(&generate::completions(shell)),
         Task::Man(subcommand) => print(&generate::man(subcommand.as_deref())?),
         Task::Print(page) => match page.print() {

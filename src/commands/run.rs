@@ -189,8 +189,9 @@ impl Story<'_> {
     ) -> anyhow::Result<Ended> {
         let Self { settings, visible, .. } = self;
         let mut environment = vec![
-            ("SEMRUN_PERMIT", permit.to_string()),
-            ("SEMRUN_FENCING_TOKEN", permit.token.to_string()),
+            ("SEMRUN_PERMIT", Some(permit.to_string())),
+            // One of a permit around us says nothing about this one.
+            ("SEMRUN_FENCING_TOKEN", permit.token.map(|token| token.to_string())),
         ];
         if lease.is_some() {
             let held = permit.with_backend(&backend.url());
@@ -198,11 +199,11 @@ impl Story<'_> {
                 Some(outer) => format!("{outer} {held}"),
                 None => held,
             };
-            environment.push(("SEMRUN_HELD", held));
+            environment.push(("SEMRUN_HELD", Some(held)));
         }
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
-        let hold = match lease {
+        let mut hold = match lease {
             Some(lease) => {
                 let hold = Hold::new(lease, supervision.kill_after, continues);
                 Some(hold.context("cannot watch the lease")?)
@@ -210,9 +211,11 @@ impl Story<'_> {
             None => None,
         };
         visible.kills_at(hold.as_ref().and_then(Hold::last))?;
-        if hold.as_ref().is_some_and(Hold::is_too_late) {
-            let why = "semrun was held up before it could start";
-            console.say(Loudness::Quiet, Losing { name: &permit.name, why, continues: false });
+        if let Some(hold) = &mut hold
+            && let Some(why) = hold.is_too_late().await
+        {
+            let (name, why) = (&permit.name, why.as_str());
+            console.say(Loudness::Quiet, Losing { name, why, continues: false });
             return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
         let launch = Launch {

@@ -58,7 +58,7 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         let mut rows = vec![Row::heading()];
         for holder in &snapshot.holders {
             rows.push(match holder {
-                backends::Holder::Foreign { permit, .. } => Row::foreign(permit),
+                backends::Holder::Foreign { permit, .. } => Row::foreign("holds".into(), permit),
                 backends::Holder::Known { record, .. } => {
                     Row::of("holds".into(), record.as_ref(), now)
                 }
@@ -68,7 +68,11 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
             row.left = holder.left().map(|left| Span(left).to_string()).unwrap_or_default();
         }
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
-            rows.push(Row::of(format!("waits, {}", place + 1), waiter.record.as_ref(), now));
+            let state = format!("waits, {}", place + 1);
+            rows.push(match &waiter.foreign {
+                Some(permit) => Row::foreign(state, permit),
+                None => Row::of(state, waiter.record.as_ref(), now),
+            });
         }
         let cells: Vec<_> = rows.into_iter().map(|row| row.cells(leases)).collect();
         write_rows(&mut text, &cells);
@@ -108,8 +112,8 @@ impl Row {
     }
 
     /// One whose only trace is its permit.
-    fn foreign(permit: &str) -> Self {
-        let mut row = Self::of("holds".into(), None, SystemTime::UNIX_EPOCH);
+    fn foreign(state: String, permit: &str) -> Self {
+        let mut row = Self::of(state, None, SystemTime::UNIX_EPOCH);
         row.who[0] = format!("foreign {}", harmless(permit));
         row
     }
@@ -170,8 +174,12 @@ struct Holder<'a> {
 #[derive(Serialize)]
 struct Waiter<'a> {
     place: usize,
+    foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
+    /// Of a foreign one, which has no more than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -217,7 +225,9 @@ impl<'a> Semaphore<'a> {
         });
         let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
             place: index + 1,
+            foreign: waiter.foreign.is_some(),
             record: person(waiter.record.as_ref()),
+            permit: waiter.foreign.as_ref().map(|permit| format!("{permit}@{name}")),
         });
         Self {
             name: name.as_str(),
@@ -248,11 +258,11 @@ mod tests {
         Snapshot {
             limit: Some(1),
             holders: vec![Holder::Known {
-                token: 7,
+                token: Some(7),
                 record: Some(record("migrate.sh", 4242)),
                 left: None,
             }],
-            waiters: vec![Waiter { record: Some(record("日本", 1)) }, Waiter { record: None }],
+            waiters: vec![Waiter::known(Some(record("日本", 1))), Waiter::known(None)],
             ..Snapshot::unused(&"deploy".parse().unwrap())
         }
     }
@@ -264,8 +274,8 @@ mod tests {
             ttl: Some(Duration::from_secs(5)),
             paused: Some(Duration::from_millis(1_500)),
             holders: vec![
-                Holder::Known { token: 8, record: Some(record("job", 1)), left: Some(left) },
-                Holder::Foreign { permit: "f0".into(), left: Duration::ZERO },
+                Holder::Known { token: Some(8), record: Some(record("job", 1)), left: Some(left) },
+                Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO) },
             ],
             ..Snapshot::unused(&"shared".parse().unwrap())
         }
@@ -275,7 +285,7 @@ mod tests {
     fn the_table_is_aligned_and_says_what_it_does_not_know() {
         let idle = Snapshot::unused(&"idle".parse().unwrap());
         let foreign = Snapshot {
-            holders: vec![Holder::Foreign { permit: "f0".into(), left: Duration::ZERO }],
+            holders: vec![Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO) }],
             ..Snapshot::unused(&"theirs".parse().unwrap())
         };
         let now = UNIX_EPOCH + Duration::from_secs(125);
@@ -306,9 +316,9 @@ theirs: 1 of 10 held, 0 waiting
             r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
             r#""label":"migrate.sh","host":"web1","pid":4242,"user":"ci","#,
             r#""since":"1970-01-01T00:01:00.000Z"}],"#,
-            r#""waiters":[{"place":1,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
+            r#""waiters":[{"place":1,"foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
             r#""label":"日本","host":"web1","pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,
-            r#"{"place":2}]},{"name":"shared","limit":2,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
+            r#"{"place":2,"foreign":false}]},{"name":"shared","limit":2,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
             r#"{"fencing_token":8,"lease_left_ms":4200,"foreign":false,"#,
             r#""permit":"00000000-0000-0000-0000-000000000000@shared","label":"job","host":"web1","#,
             r#""pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Misuse, Variables, misuse};
 use crate::backends::Name;
+use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
-use crate::backends::redis::place::{Place, Secret, Tls};
+use crate::backends::redis::place::Place;
+use crate::backends::tls::{Secret, Tls};
 use crate::cli::{BackendOptions, Options, Quarantine};
 use crate::exit::Failure;
+use crate::serve::keys::Keys;
 
 /// Where permits live. `flags` are the options of the command line alone: a password in a URL
 /// there counts more than a variable.
@@ -39,10 +42,14 @@ pub(super) fn location(
     })?;
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
+        Url::Cloud(url) => {
+            let key = api_key(flags, &options.backend, variables)?;
+            let place = cloud::place::Place { url, key, tls: tls(&options.backend)? };
+            return Ok(Location::Cloud(Box::new(place)));
+        }
         Url::Redis(url) => *url,
     };
-    let BackendOptions { prefix, password_file, ca_file, client_cert, client_key, .. } =
-        &options.backend;
+    let BackendOptions { prefix, password_file, .. } = &options.backend;
     let prefix = match prefix {
         Some(prefix) => prefix.clone(),
         None => "semrun".parse().expect("a good name"),
@@ -51,27 +58,21 @@ pub(super) fn location(
     let typed_password = flags.backend.is_some() && url.has_password();
     let variable = variables("SEMRUN_PASSWORD").filter(|password| !password.is_empty());
     let password = match (&flags.password_file, variable, password_file) {
-        (Some(file), ..) => Some(first_line(file)?),
+        (Some(file), ..) => Some(first_line(file, "password")?),
         _ if typed_password => None,
         (None, Some(password), _) => {
             Some(password.into_string().map_err(|_| misuse("SEMRUN_PASSWORD is not UTF-8"))?)
         }
-        (None, None, Some(file)) => Some(first_line(file)?),
+        (None, None, Some(file)) => Some(first_line(file, "password")?),
         (None, None, None) => None,
     };
     let url = match password {
         Some(password) => url.with_password(&password),
         None => url,
     };
-    let client = match (client_cert, client_key) {
-        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
-        (None, None) => None,
-        _ => return Err(misuse("--client-cert and --client-key go together")),
-    };
-    let authority = ca_file.as_ref().map(file).transpose()?;
     Ok(Location::Redis(Box::new(Place {
         url,
-        tls: Tls { authority, client },
+        tls: tls(&options.backend)?,
         prefix,
         quarantine: match options.quarantine {
             Some(Quarantine::For(time)) => Some(time),
@@ -81,12 +82,71 @@ pub(super) fn location(
     })))
 }
 
-fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
+fn tls(options: &BackendOptions) -> Result<Tls, Misuse> {
+    let BackendOptions { ca_file, client_cert, client_key, .. } = options;
+    let client = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
+        (None, None) => None,
+        _ => return Err(misuse("--client-cert and --client-key go together")),
+    };
+    Ok(Tls { authority: ca_file.as_ref().map(file).transpose()?, client })
+}
+
+/// A client's key: the first word of a file, in which a label may follow, or of the variable.
+fn api_key(
+    flags: &BackendOptions,
+    options: &BackendOptions,
+    variables: Variables<'_>,
+) -> Result<Option<Secret>, Misuse> {
+    let key = match (&flags.api_key_file, variables(API_KEY).filter(|key| !key.is_empty())) {
+        (None, Some(key)) => {
+            key.into_string().map_err(|_| misuse("SEMRUN_API_KEY is not UTF-8"))?
+        }
+        _ => match &options.api_key_file {
+            Some(file) => first_line(file, "API key")?,
+            None => return Ok(None),
+        },
+    };
+    let key = key.split_whitespace().next().unwrap_or_default();
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "the API key has characters that no header can carry";
+        return Err(Misuse::new(Failure::Unsupported, text));
+    }
+    Ok(Some(Secret(key.into())))
+}
+
+/// Those that a server accepts.
+pub(super) fn api_keys(
+    flag: Option<&Path>,
+    file: Option<&Path>,
+    variables: Variables<'_>,
+) -> Result<Keys, Misuse> {
+    let bad = |source: String, problem: String| {
+        Misuse::new(Failure::Unsupported, format!("{source}: {problem}"))
+    };
+    if flag.is_none()
+        && let Some(keys) = variables(API_KEY).filter(|keys| !keys.is_empty())
+    {
+        let keys = keys.into_string().map_err(|_| misuse("SEMRUN_API_KEY is not UTF-8"))?;
+        return Keys::of_words(&keys).map_err(|problem| bad(API_KEY.into(), problem));
+    }
+    let Some(path) = flag.or(file) else {
+        return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));
+    };
+    let shown = path.display().to_string();
+    let text = String::from_utf8(secret(path)?);
+    let text = text.map_err(|_| bad(shown.clone(), "is not UTF-8".into()))?;
+    Keys::of_lines(&text).map_err(|problem| bad(shown, problem))
+}
+
+const API_KEY: &str = "SEMRUN_API_KEY";
+
+pub(super) fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
     fs::read(path).map_err(|error| unreadable(path, &error))
 }
 
 /// A file that only those may read whom its secret concerns.
-fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
+pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
     const OTHERS: u32 = 0o007;
     let read = || {
         let mut file = File::open(path)?;
@@ -105,10 +165,10 @@ fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
     Ok(bytes)
 }
 
-fn first_line(path: &Path) -> Result<String, Misuse> {
+fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
     let text = String::from_utf8(secret(path)?).ok();
     let line = text.as_deref().and_then(|text| text.lines().next()).filter(|line| !line.is_empty());
-    let bad = || format!("the first line of {} is no password", path.display());
+    let bad = || format!("the first line of {} is no {what}", path.display());
     line.map(String::from).ok_or_else(|| Misuse::new(Failure::Unsupported, bad()))
 }
 

@@ -26,8 +26,8 @@ use crate::kernel::{Preparation, own_group};
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a OsString,
     pub(crate) arguments: &'a [OsString],
-    /// Added to what semrun has.
-    pub(crate) environment: Vec<(&'static str, String)>,
+    /// Added to what semrun has, or left out of it.
+    pub(crate) environment: Vec<(&'static str, Option<String>)>,
     /// In our process group instead of one of its own.
     pub(crate) foreground: bool,
     /// The limit of open files that semrun was started with.
@@ -86,7 +86,13 @@ impl Tree {
         let wants_terminal = isatty(io::stdin()) && isatty(io::stdout());
         let give = terminal.as_ref().filter(|terminal| wants_terminal && owner(terminal) == ours);
         let mut command = Command::new(launch.program);
-        command.args(launch.arguments).envs(launch.environment.iter().map(|(k, v)| (k, v)));
+        command.args(launch.arguments);
+        for (name, value) in &launch.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         if !launch.foreground {
             command.process_group(0);
         } else if let Some(group) = own_group() {

@@ -17,6 +17,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 pub(crate) struct Hold<'a> {
     lease: &'a mut dyn Lease,
     expiring: Option<Expiring>,
+    /// Whether the backend has said that the permit is not ours any more.
+    lost: bool,
 }
 
 /// A lease that ends unless it is renewed.
@@ -28,8 +30,6 @@ struct Expiring {
     continues: bool,
     /// Whether the command was told to end.
     told: bool,
-    /// Whether the backend has said that the permit is not ours any more.
-    lost: bool,
 }
 
 /// By when a process that holds nothing but this permit has to be gone. None: never.
@@ -57,16 +57,11 @@ impl<'a> Hold<'a> {
     ) -> io::Result<Self> {
         let expiring = match lease.tenure() {
             None => None,
-            Some(tenure) => Some(Expiring {
-                tenure,
-                alarm: Alarm::new()?,
-                kill_after,
-                continues,
-                told: false,
-                lost: false,
-            }),
+            Some(tenure) => {
+                Some(Expiring { tenure, alarm: Alarm::new()?, kill_after, continues, told: false })
+            }
         };
-        let hold = Self { lease, expiring };
+        let hold = Self { lease, expiring, lost: false };
         if let Some(expiring) = &hold.expiring {
             expiring.arm()?;
         }
@@ -83,43 +78,64 @@ impl<'a> Hold<'a> {
         Some(expiring.deadline().last)
     }
 
-    /// Whether it is too late to start anything under the permit: we were held up for so long
-    /// that it may be somebody else's.
-    pub(crate) fn is_too_late(&self) -> bool {
-        self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft)
+    /// Why it is too late to start anything under the permit, if it is: it may be somebody
+    /// else's.
+    pub(crate) async fn is_too_late(&mut self) -> Option<String> {
+        if self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft) {
+            return Some("semrun was held up before it could start".into());
+        }
+        tokio::select! {
+            biased;
+            lost = self.lease.lost() => Some(lost.why),
+            () = std::future::ready(()) => None,
+        }
     }
 
     /// Renews the permit until something happens to it. Cancel-safe.
     pub(crate) async fn next(&mut self) -> io::Result<Change> {
-        let Some(expiring) = &mut self.expiring else {
-            return std::future::pending().await;
-        };
+        tokio::select! {
+            biased;
+            Lost { why, just_now } = self.lease.lost(), if !self.lost => {
+                self.lost = true;
+                if let Some(expiring) = &mut self.expiring {
+                    expiring.told = true;
+                }
+                let left = Some(if just_now { Duration::ZERO } else { AT_ONCE });
+                Ok(Change::Lost { why, left })
+            }
+            change = next(self.expiring.as_mut(), self.lost) => change,
+        }
+    }
+}
+
+async fn next(expiring: Option<&mut Expiring>, lost: bool) -> io::Result<Change> {
+    match expiring {
+        Some(expiring) => expiring.next(lost).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Expiring {
+    async fn next(&mut self, lost: bool) -> io::Result<Change> {
         loop {
             tokio::select! {
                 biased;
-                Lost(why) = self.lease.lost(), if !expiring.lost => {
-                    expiring.lost = true;
-                    expiring.told = true;
-                    return Ok(Change::Lost { why, left: Some(AT_ONCE) });
-                }
-                rung = expiring.alarm.ring() => {
+                rung = self.alarm.ring() => {
                     rung?;
-                    if let Some(change) = expiring.rung()? {
+                    if let Some(change) = self.rung()? {
                         return Ok(change);
                     }
                 }
-                Ok(()) = expiring.tenure.changed(), if !expiring.lost => {
-                    expiring.arm()?;
-                    if expiring.tenure.borrow().trouble.is_none() {
+                Ok(()) = self.tenure.changed(), if !lost => {
+                    self.arm()?;
+                    if self.tenure.borrow().trouble.is_none() {
                         return Ok(Change::Renewed);
                     }
                 }
             }
         }
     }
-}
 
-impl Expiring {
     fn deadline(&self) -> Deadline {
         let Tenure { since, ttl, .. } = *self.tenure.borrow();
         Deadline::of(since, ttl, self.kill_after)
@@ -183,7 +199,7 @@ mod tests {
         fn lost(&mut self) -> Pending<'_, Lost> {
             Box::pin(async {
                 let _ = (&mut self.lost).await;
-                Lost("gone".into())
+                Lost { why: "gone".into(), just_now: false }
             })
         }
 
@@ -231,7 +247,7 @@ mod tests {
             // Both are due at once, as after the machine was suspended.
             let lost = Change::Lost { why: "away".into(), left: None };
             assert_eq!(soon(&mut hold).await, Some(lost));
-            assert!(hold.is_too_late());
+            assert!(hold.is_too_late().await.is_some());
             assert_eq!(soon(&mut hold).await, Some(Change::Over));
         });
     }
@@ -239,7 +255,7 @@ mod tests {
     #[test]
     fn a_renewal_moves_everything() {
         hold(LATER, false, async |mut hold, sender, _loses| {
-            assert!(!hold.is_too_late());
+            assert_eq!(hold.is_too_late().await, None);
             assert_eq!(soon(&mut hold).await, None);
             let before = hold.last();
             sender.send_replace(renewed(LATER * 2));

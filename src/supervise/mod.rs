@@ -92,10 +92,14 @@ pub(crate) async fn supervise(
                         if !std::mem::replace(&mut lost, true) {
                             remark(Remark::Lost(&why));
                         }
-                        if supervision.rules.on_lost == OnLost::Kill {
-                            latest = left.map(|left| Instant::now() + left);
+                        if left == Some(Duration::ZERO) {
+                            Event::Taken
+                        } else {
+                            if supervision.rules.on_lost == OnLost::Kill {
+                                latest = left.map(|left| Instant::now() + left);
+                            }
+                            Event::Lost
                         }
-                        Event::Lost
                     }
                     Change::Over => Event::GraceOver,
                 },

@@ -53,6 +53,8 @@ pub(crate) enum Event {
     GraceOver,
     /// The permit is lost, or about to end without having been renewed.
     Lost,
+    /// The permit is lost, and somebody else may begin at this moment.
+    Taken,
     /// The process that everybody takes for semrun was killed.
     Abandoned,
     /// We wanted to stop and did not, because no shell controls our process group.
@@ -157,8 +159,9 @@ impl Policy {
                     Action::Stop(Some(self.rules.stop_signal))
                 }
             },
-            // SIGKILL was meant for the command as well.
-            Event::Abandoned => {
+            Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
+            // For the latter: SIGKILL was meant for the command as well.
+            Event::Taken | Event::Abandoned => {
                 self.phase = Phase::Stopping(Signal::KILL);
                 Action::Kill
             }
@@ -360,6 +363,15 @@ mod tests {
         let mut policy = Policy::new(rules);
         assert_eq!(policy.on(Event::Lost), Action::Nothing);
         assert_eq!(policy.on(Event::Ended), Action::Finish);
+    }
+
+    #[test]
+    fn a_permit_that_was_just_taken_leaves_no_time_to_end() {
+        let mut policy = policy();
+        assert_eq!(policy.on(Event::Taken), Action::Kill);
+        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::KILL));
+        let rules = Rules { on_lost: OnLost::Continue, ..rules(Orphans::Leave) };
+        assert_eq!(Policy::new(rules).on(Event::Taken), Action::Nothing);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::support::{World, fails, shows};
 
 /// The committed files, and what prints them.
-const GENERATED: [(&str, &[&str]); 9] = [
+const GENERATED: [(&str, &[&str]); 10] = [
     ("completions/semrun.bash", &["completions", "bash"]),
     ("completions/_semrun", &["completions", "zsh"]),
     ("completions/semrun.fish", &["completions", "fish"]),
@@ -13,6 +13,7 @@ const GENERATED: [(&str, &[&str]); 9] = [
     ("completions/semrun.elv", &["completions", "elvish"]),
     ("man/semrun.1", &["man"]),
     ("man/semrun-status.1", &["man", "status"]),
+    ("man/semrun-serve.1", &["man", "serve"]),
     ("man/semrun-completions.1", &["man", "completions"]),
     ("man/semrun-man.1", &["man", "man"]),
 ];

@@ -98,7 +98,7 @@ fn busy_is_75_and_silent_for_those_who_do_not_wait() {
 
 #[test]
 fn a_wait_that_runs_out_is_75_and_leaves_the_queue() {
-    let world = World::new();
+    let world = World::with_details();
     let _holder = world.holder(&[]);
     let started = std::time::Instant::now();
     let output = world.script(&["-w", "0.2"], "echo no").output().unwrap();
@@ -116,7 +116,7 @@ fn a_wait_that_runs_out_is_75_and_leaves_the_queue() {
 
 #[test]
 fn a_log_gets_one_line_when_the_waiting_starts_and_one_when_it_ends() {
-    let world = World::new();
+    let world = World::with_details();
     let holder = world.holder(&["--label", "first"]);
     let waiter = world.waiter(&[], "echo ran");
     let quiet = world.waiter(&["-q"], "echo ran");
@@ -152,7 +152,7 @@ fn standard_streams_are_the_commands_own() {
 
 #[test]
 fn the_command_learns_its_permit_its_token_and_what_is_held_around_it() {
-    let world = World::new();
+    let world = World::with_details();
     let script = "echo $SEMRUN_PERMIT; echo $SEMRUN_FENCING_TOKEN; echo $SEMRUN_HELD";
     let inner = format!(
         "echo $SEMRUN_HELD; exec {} --name 'in/ner #2' -- sh -c '{script}'",
@@ -196,7 +196,7 @@ fn the_permits_descriptor_is_inherited_above_those_that_scripts_use() {
 
 #[test]
 fn the_command_has_the_original_limit_of_open_files() {
-    let world = World::new();
+    let world = World::with_details();
     // Enough holders that semrun needs more descriptors than this to watch them.
     let holders: Vec<_> =
         (0..90).map(|_| Running::start(&mut world.run(["-l", "90", "sleep", "1000"]))).collect();
@@ -231,7 +231,7 @@ fn what_was_ignored_at_the_start_stays_ignored_for_the_command() {
 
 #[test]
 fn verbose_says_where_permits_live_and_which_one_it_holds() {
-    let world = World::new();
+    let world = World::with_details();
     let output =
         world.script(&["-v"], "echo $SEMRUN_PERMIT $SEMRUN_FENCING_TOKEN").output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -245,7 +245,7 @@ fn verbose_says_where_permits_live_and_which_one_it_holds() {
 
 #[test]
 fn another_limit_than_the_one_in_force_gets_a_warning_and_the_one_in_force() {
-    let world = World::new();
+    let world = World::with_details();
     let _holder = world.holder(&["-l", "2"]);
     let output = world.script(&["-l", "5", "-n"], "echo ran").output().unwrap();
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]));

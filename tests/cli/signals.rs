@@ -151,7 +151,7 @@ fn children_of(semrun: Pid) -> Vec<String> {
 
 #[test]
 fn nohup_keeps_its_meaning() {
-    let world = World::new();
+    let world = World::with_details();
     let script = format!(
         "trap '' HUP; exec {} --name x -- sh -c 'echo > ready; while [ ! -e go ]; do sleep 0.02; done; echo survived'",
         super::support::SEMRUN
@@ -302,7 +302,7 @@ fn in_the_foreground_the_command_shares_semruns_process_group() {
 
 #[test]
 fn signals_that_were_blocked_at_the_start_are_heard_and_blocked_for_the_command() {
-    let world = World::new();
+    let world = World::with_details();
     let start = |command: &[&str]| {
         let script = "import signal, os, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1])

@@ -2,7 +2,7 @@ use super::support::{Running, World, shows, wait_until};
 
 #[test]
 fn a_name_that_nobody_uses_is_free_and_asking_makes_nothing() {
-    let world = World::new();
+    let world = World::with_details();
     shows(&world.semrun(["status", "x"]).output().unwrap(), 0, "x: free\n", "");
     shows(&world.semrun(["status"]).output().unwrap(), 0, "", "");
     let document = "{\n  \"version\": 1,\n  \"semaphores\": []\n}\n";
@@ -12,7 +12,7 @@ fn a_name_that_nobody_uses_is_free_and_asking_makes_nothing() {
 
 #[test]
 fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free() {
-    let world = World::new();
+    let world = World::with_details();
     let first = world.holder(&["-l", "2", "--label", "first job"]);
     let status = world.semrun(["status", "x"]).output().unwrap();
     assert_eq!(status.status.code(), Some(0), "one of two is free");
@@ -25,7 +25,7 @@ fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free(
     let table = String::from_utf8(status.stdout).unwrap();
     let lines: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["x:", "2", "of", "2", "held,", "2", "waiting"]);
-    let lease = if world.redis.is_some() { &["LEASE", "LEFT"][..] } else { &[] };
+    let lease = if world.permits_expire() { &["LEASE", "LEFT"][..] } else { &[] };
     assert_eq!(lines[1], [&["TOKEN"], lease, &["LABEL", "HOST", "PID", "USER", "SINCE"]].concat());
     let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
     let (first_id, second_id) = (first.id().to_string(), second.id().to_string());
@@ -53,7 +53,7 @@ fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free(
 
 #[test]
 fn several_names_are_taken_if_one_is_and_no_name_means_all() {
-    let world = World::new();
+    let world = World::with_details();
     let _holder = world.holder(&[]);
     let _other =
         Running::start(&mut world.semrun(["--name", "a/../b", "-l", "2", "sleep", "1000"]));
@@ -76,7 +76,7 @@ fn several_names_are_taken_if_one_is_and_no_name_means_all() {
 
 #[test]
 fn no_argument_of_a_command_is_published() {
-    let world = World::new();
+    let world = World::with_details();
     let run = Running::start(&mut world.run(["--", "sleep", "1000.4711"]));
     super::support::wait_until("it holds", || world.holders() == [run.id()]);
     let published = std::process::Command::new("grep")
@@ -90,13 +90,13 @@ fn no_argument_of_a_command_is_published() {
 
 #[test]
 fn a_reader_who_has_seen_enough_is_no_failure() {
-    let world = World::new();
+    let world = World::with_details();
     let script = format!("set -o pipefail; {} status | true", super::support::SEMRUN);
     let mut shell = std::process::Command::new("bash");
-    shell.args(["-c", &script]).env("SEMRUN_BACKEND", world.backend());
+    shell.args(["-c", &script]).envs(world.environment());
     shows(&shell.output().unwrap(), 0, "", "");
     let script = format!("{} status y > /dev/full", super::support::SEMRUN);
     let mut shell = std::process::Command::new("bash");
-    shell.args(["-c", &script]).env("SEMRUN_BACKEND", world.backend());
+    shell.args(["-c", &script]).envs(world.environment());
     super::support::fails(&shell.output().unwrap(), 125, &["cannot write", "No space left"]);
 }

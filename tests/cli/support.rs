@@ -1,3 +1,5 @@
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::cloud_server::{CloudServer, KEY};
+use super::http::Client;
 use super::redis_server::RedisServer;
 
 /// The program under test.
@@ -23,20 +27,39 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     directory: TempDir,
     pub(crate) redis: Option<RedisServer>,
+    pub(crate) cloud: Option<CloudServer>,
+    /// Whose permits those are that say nothing but their identity.
+    foreign: RefCell<HashMap<String, u32>>,
 }
 
 impl World {
-    /// On this machine; in Redis if the variable says so, for tests to which it makes no
+    /// On this machine, or in a server if the variable says so, for tests to which it makes no
     /// difference.
     pub(crate) fn new() -> Self {
-        match std::env::var("SEMRUN_TEST_BACKEND") {
-            Ok(backend) if backend == "redis" => Self::in_redis(),
+        match std::env::var("SEMRUN_TEST_BACKEND").as_deref() {
+            Ok("redis") => Self::in_redis(),
+            Ok("serve") => Self::in_cloud(CloudServer::ours()),
+            Ok("node") => Self::in_cloud(CloudServer::like_node()),
             _ => Self::on_this_machine(),
         }
     }
 
+    /// The same, but for the server that tells nothing of its clients, has one permit a name, and
+    /// passes over nobody.
+    pub(crate) fn with_details() -> Self {
+        match Self::new() {
+            Self { cloud: Some(server), .. } if server.is_like_node() => Self::on_this_machine(),
+            world => world,
+        }
+    }
+
     pub(crate) fn on_this_machine() -> Self {
-        Self { directory: TempDir::new().unwrap(), redis: None }
+        let directory = TempDir::new().unwrap();
+        Self { directory, redis: None, cloud: None, foreign: RefCell::default() }
+    }
+
+    pub(crate) fn in_cloud(server: CloudServer) -> Self {
+        Self { cloud: Some(server), ..Self::on_this_machine() }
     }
 
     pub(crate) fn in_redis() -> Self {
@@ -45,6 +68,10 @@ impl World {
 
     pub(crate) fn in_server(server: RedisServer) -> Self {
         Self { redis: Some(server), ..Self::on_this_machine() }
+    }
+
+    pub(crate) fn permits_expire(&self) -> bool {
+        self.redis.is_some() || self.cloud.as_ref().is_some_and(|server| !server.is_like_node())
     }
 
     pub(crate) fn server(&self) -> &RedisServer {
@@ -56,16 +83,21 @@ impl World {
     }
 
     pub(crate) fn backend(&self) -> String {
-        match &self.redis {
-            Some(server) => server.url(),
-            None => format!("file://{}", self.path("permits").display()),
+        match (&self.redis, &self.cloud) {
+            (Some(server), _) => server.url(),
+            (_, Some(server)) => server.url(),
+            (None, None) => format!("file://{}", self.path("permits").display()),
         }
     }
 
     /// What makes semrun work in this world.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
-        // Servers here are fresh, and nobody has forgotten anything.
-        [("SEMRUN_BACKEND", self.backend()), ("SEMRUN_QUARANTINE", "0".into())]
+    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("SEMRUN_BACKEND", self.backend()),
+            ("SEMRUN_API_KEY", KEY.into()),
+            // Servers here are fresh, and nobody has forgotten anything.
+            ("SEMRUN_QUARANTINE", "0".into()),
+        ]
     }
 
     /// `semrun` with these arguments and an environment that a test can rely on.
@@ -104,7 +136,7 @@ impl World {
     /// A run that holds a permit of `x` until it is dropped.
     pub(crate) fn holder(&self, options: &[&str]) -> Running {
         let holder = Running::start(&mut self.script(options, "exec sleep 1000"));
-        wait_until("the permit is held", || self.holders().iter().any(|pid| *pid == holder.id()));
+        wait_until("the permit is held", || self.is_among("holders", &holder));
         holder
     }
 
@@ -116,7 +148,22 @@ impl World {
     }
 
     pub(crate) fn is_queued(&self, waiter: &Running) {
-        wait_until("it is in the queue", || self.waiters().contains(&waiter.id()));
+        wait_until("it is in the queue", || self.is_among("waiters", waiter));
+    }
+
+    fn is_among(&self, which: &str, process: &Running) -> bool {
+        // Of the permits that do not say whose they are a new one is the newest process's.
+        let news = self.nameless(which);
+        self.foreign.borrow_mut().extend(news.into_iter().map(|permit| (permit, process.id())));
+        self.pids(which).contains(&process.id())
+    }
+
+    fn nameless(&self, which: &str) -> Vec<String> {
+        let status = self.status();
+        let all = status["semaphores"][0][which].as_array().unwrap().clone();
+        let nameless = all.into_iter().filter(|one| one["foreign"] == true);
+        let permits = nameless.map(|one| one["permit"].as_str().unwrap().to_owned());
+        permits.filter(|permit| !self.foreign.borrow().contains_key(permit)).collect()
     }
 
     pub(crate) fn holders(&self) -> Vec<u32> {
@@ -131,10 +178,11 @@ impl World {
     fn pids(&self, which: &str) -> Vec<u32> {
         let status = self.status();
         let all = status["semaphores"][0][which].as_array().unwrap();
-        all.iter()
-            .filter_map(|one| one["pid"].as_u64())
-            .map(|pid| u32::try_from(pid).unwrap())
-            .collect()
+        let pid = |one: &serde_json::Value| match one["pid"].as_u64() {
+            Some(pid) => u32::try_from(pid).unwrap(),
+            None => *self.foreign.borrow().get(one["permit"].as_str().unwrap()).unwrap_or(&0),
+        };
+        all.iter().map(pid).collect()
     }
 
     /// The JSON document about `x`.
@@ -169,6 +217,11 @@ impl World {
             let keys: Vec<String> = server.ask(&["KEYS", "*"]);
             let stays = |key: &String| key.ends_with("}:state") || key.ends_with("}:done");
             return keys.into_iter().filter(|key| !stays(key)).collect();
+        }
+        if let Some(server) = &self.cloud {
+            let observed = Client::new(server.port(), KEY).observe("x");
+            let nodes = observed["nodes"].as_object().unwrap();
+            return nodes.keys().cloned().collect();
         }
         let Ok(files) = fs::read_dir(self.path("permits/x")) else {
             return Vec::new();

@@ -154,7 +154,7 @@ fn a_command_that_sets_up_the_terminal_like_an_editor_gets_it() {
 
 #[test]
 fn a_job_that_was_put_in_the_background_before_its_turn_came_asks_for_the_terminal() {
-    let world = World::new();
+    let world = World::with_details();
     let holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- bash -c 'read line; echo \"got=$line\"'");
@@ -205,7 +205,7 @@ fn a_pipelines_other_commands_keep_the_terminal() {
 
 #[test]
 fn the_waiting_line_is_redrawn_in_place_and_cleared_before_the_commands_output() {
-    let world = World::new();
+    let world = World::with_details();
     let holder = world.holder(&[
         "--label",
         "a-job-with-a-name-that-makes-the-line-much-longer-than-eighty-columns-are",
@@ -238,7 +238,7 @@ fn ctrl_c_while_it_waits_gives_up_the_place() {
 
 #[test]
 fn a_waiter_stopped_with_ctrl_z_is_passed_over_and_fg_brings_it_back() {
-    let world = World::new();
+    let world = World::with_details();
     let mut holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo my\"\"turn");
@@ -308,7 +308,7 @@ fn a_command_in_a_pipeline_can_borrow_the_terminal() {
 
 #[test]
 fn a_background_job_that_no_shell_controls_does_not_spin() {
-    let world = World::new();
+    let world = World::with_details();
     let mut terminal = Terminal::open(&world);
     terminal.enters("($semrun --name x -- cat /dev/tty &)");
     terminal.holds();

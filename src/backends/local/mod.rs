@@ -209,7 +209,7 @@ fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Resu
     for entry in listing.permits {
         if let files::Permit::Held(_) = locked.probe_permit(entry)? {
             let record = semaphore.record(entry);
-            holders.push(Holder::Known { token: entry.number, record, left: None });
+            holders.push(Holder::Known { token: Some(entry.number), record, left: None });
         }
     }
     // One who was passed over has kept its number, and its place once it comes back.
@@ -218,7 +218,7 @@ fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Resu
     let mut waiters = Vec::new();
     for entry in queue {
         if locked.probe(entry)?.is_some() {
-            waiters.push(Waiter { record: semaphore.record(entry) });
+            waiters.push(Waiter::known(semaphore.record(entry)));
         }
     }
     let in_use = !holders.is_empty() || !waiters.is_empty();

@@ -169,7 +169,7 @@ fn grant(
     locked.set_state(*state)?;
     let entry = Entry::new(Kind::Permit, token);
     let fifo = locked.create(entry, &Record::new(ask))?;
-    let permit = Permit { id: ask.id, name: ask.name.clone(), token };
+    let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
     Ok(Held { permit, semaphore: Rc::clone(semaphore), entry, fifo })
 }
 

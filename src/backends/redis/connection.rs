@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -13,22 +12,7 @@ use redis::{
     ServerErrorKind, cmd,
 };
 
-/// What went wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) what: String,
-    pub(super) kind: TroubleKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TroubleKind {
-    /// Nobody answers, now.
-    Away,
-    /// It answers with an error that may pass.
-    Refusing,
-    /// It will not pass by itself.
-    Lasting,
-}
+use crate::backends::trouble::{CONNECTING, Trouble};
 
 pub(super) struct Connection {
     client: Client,
@@ -113,28 +97,7 @@ impl Connection {
     }
 }
 
-/// How long connecting may take.
-pub(super) const CONNECTING: Duration = Duration::from_secs(2);
-
 const SOURCE: &str = include_str!("semaphore.lua");
-
-impl Trouble {
-    pub(super) fn silence() -> Self {
-        Self::away("the server does not answer")
-    }
-
-    pub(super) fn lasting(what: impl Into<String>) -> Self {
-        Self { what: what.into(), kind: TroubleKind::Lasting }
-    }
-
-    pub(super) fn lasts(&self) -> bool {
-        self.kind == TroubleKind::Lasting
-    }
-
-    fn away(what: impl Into<String>) -> Self {
-        Self { what: what.into(), kind: TroubleKind::Away }
-    }
-}
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
@@ -173,10 +136,7 @@ impl From<RedisError> for Trouble {
             ErrorKind::InvalidClientConfig => Self::lasting(text),
             ErrorKind::Io if error.is_timeout() => Self::silence(),
             ErrorKind::Io => Self::away(format!("no connection to the server: {text}")),
-            _ => Self {
-                what: format!("the server answers with an error: {text}"),
-                kind: TroubleKind::Refusing,
-            },
+            _ => Self::refusing(format!("the server answers with an error: {text}")),
         }
     }
 }

@@ -5,14 +5,13 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::script::{Call, Keys, Operation, Status};
 use super::{HEARTBEAT, Shared};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::{Error, Lease, Lost, Pending, Permit, Tenure};
-use crate::clock;
 
 /// What is needed to keep a permit and to let it go.
 pub(super) struct Grip {
@@ -47,8 +46,7 @@ impl Grip {
         let answer = self.shared.connection.call(&self.keys, &self.request(Operation::Renew)).await;
         let reply = answer.map_err(|trouble| trouble.what)?;
         if reply.status != Status::Held {
-            let what = "it ran out, or was taken away, and may be somebody else's by now";
-            return Ok(Renewed::Lost(Lost(what.into())));
+            return Ok(Renewed::Lost(Lost::some_time_ago()));
         }
         self.in_force.set((reply.limit, reply.ttl));
         Ok(Renewed::For(reply.ttl))
@@ -69,10 +67,10 @@ impl Held {
         let grip = Rc::new(grip);
         let renewing = {
             let grip = Rc::clone(&grip);
-            Box::pin(renewal::keep(permit.id, sender, move || {
-                let grip = Rc::clone(&grip);
-                Box::pin(async move { grip.renew().await })
-            }))
+            Box::pin(async move {
+                let attempt = || -> Pending<'_, _> { Box::pin(grip.renew()) };
+                renewal::keep(grip.id, sender, &Notify::new(), attempt).await
+            })
         };
         Self { permit, tenure, grip, renewing }
     }
@@ -102,10 +100,7 @@ impl Lease for Held {
             let released =
                 grip.shared.withdraw(&grip.keys, &grip.request(Operation::Release), patience).await;
             released.map_err(|trouble| {
-                let Tenure { since, ttl, .. } = *tenure.borrow();
-                let left = (since + ttl).saturating_sub(clock::now()).as_secs();
-                let when = if left == 0 { "by now".into() } else { format!("in {left}s") };
-                let doing = format!("give back {permit}, whose lease ends by itself {when}");
+                let doing = tenure.borrow().giving_back(&permit);
                 grip.shared.error(&doing, trouble)
             })
         })

@@ -17,17 +17,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use redis::cmd;
-use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use self::connection::{CONNECTING, Connection, Trouble, TroubleKind};
+use self::connection::Connection;
 use self::place::Place;
 use self::queueing::Queueing;
 use self::script::{Call, Keys, Operation};
+use super::trouble::{TRY_ON, Trouble, patiently};
 use super::{Acquired, Ask, Backend, Cancel, Error, ErrorKind, Name, Pending, Snapshot, Turn};
-
-/// How long the start of something is tried while the server cannot be reached.
-const TRY_ON: Duration = Duration::from_secs(5);
 
 /// A waiter asks again at least as often, so that others see that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -59,17 +56,7 @@ impl Redis {
 
 impl Shared {
     fn error(&self, doing: &str, trouble: Trouble) -> Error {
-        let Trouble { what, kind } = trouble;
-        let hint = match kind {
-            TroubleKind::Away => "; is it running, and can it be reached from here?",
-            TroubleKind::Refusing | TroubleKind::Lasting => "",
-        };
-        Error {
-            kind: ErrorKind::Unavailable,
-            backend: self.shown.clone(),
-            what: format!("cannot {doing}: {what}{hint}"),
-            source: None,
-        }
+        trouble.while_doing(&self.shown, doing)
     }
 
     /// A server that evicts keys loses permits.
@@ -97,27 +84,6 @@ impl Shared {
         )))
     }
 
-    /// Tries something until it succeeds, fails for good, or has been tried for long enough.
-    async fn patiently<T>(
-        &self,
-        patience: Duration,
-        mut attempt: impl AsyncFnMut(&Connection) -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
-        let give_up = Instant::now() + patience;
-        let mut pause = Pause::new();
-        loop {
-            let left = give_up.saturating_duration_since(Instant::now());
-            let trouble = match within(CONNECTING.min(left), attempt(&self.connection)).await {
-                Ok(done) => return Ok(done),
-                Err(trouble) => trouble,
-            };
-            if trouble.lasts() || Instant::now() + pause.next >= give_up {
-                return Err(trouble);
-            }
-            pause.sleep().await;
-        }
-    }
-
     /// Releases until it is known to be done, or `patience` is over.
     async fn withdraw(
         &self,
@@ -125,7 +91,7 @@ impl Shared {
         call: &Call<'_>,
         patience: Duration,
     ) -> Result<(), Trouble> {
-        self.patiently(patience, async |connection| connection.call(keys, call).await).await?;
+        patiently(patience, async || self.connection.call(keys, call).await).await?;
         Ok(())
     }
 }
@@ -162,9 +128,8 @@ impl Backend for Redis {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
             let shared = &self.shared;
-            let look =
-                async |connection: &Connection| connection.look(&keys, name, HEARTBEAT).await;
-            let looked = shared.patiently(TRY_ON, look).await;
+            let look = async || shared.connection.look(&keys, name, HEARTBEAT).await;
+            let looked = patiently(TRY_ON, look).await;
             looked.map_err(|trouble| shared.error(&format!("look at '{name}'"), trouble))
         })
     }
@@ -180,7 +145,8 @@ impl Backend for Redis {
                 loop {
                     let mut scan = cmd("SCAN");
                     scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-                    let step = async |connection: &Connection| {
+                    let step = async || {
+                        let connection = &self.shared.connection;
                         let (next, keys): (u64, Vec<Vec<u8>>) = connection.ask(&scan).await?;
                         let mut found = Vec::new();
                         for key in keys {
@@ -191,7 +157,7 @@ impl Backend for Redis {
                         }
                         Ok((next, found))
                     };
-                    let listed = self.shared.patiently(TRY_ON, step).await;
+                    let listed = patiently(TRY_ON, step).await;
                     let (next, keys) = listed
                         .map_err(|trouble| self.shared.error("list the semaphores", trouble))?;
                     names.extend(keys.into_iter().filter_map(|key| {
@@ -257,30 +223,4 @@ pub(crate) fn can_name(text: &str) -> bool {
 fn glob_escaped(text: &str) -> String {
     let special = |c: char| "*?[]^\\".contains(c);
     text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
-async fn within<T>(
-    time: Duration,
-    attempt: impl Future<Output = Result<T, Trouble>>,
-) -> Result<T, Trouble> {
-    match timeout(time, attempt).await {
-        Ok(done) => done,
-        Err(_elapsed) => Err(Trouble::silence()),
-    }
-}
-
-/// What lies between two attempts.
-struct Pause {
-    next: Duration,
-}
-
-impl Pause {
-    fn new() -> Self {
-        Self { next: Duration::from_millis(100) }
-    }
-
-    async fn sleep(&mut self) {
-        sleep(self.next).await;
-        self.next = (self.next * 2).min(Duration::from_secs(2));
-    }
 }

@@ -8,11 +8,10 @@ use redis::io::tcp::TcpSettings;
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, TlsCertificates,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use socket2::TcpKeepalive;
 
 use crate::backends::Name;
+use crate::backends::tls::{Secret, Tls};
 
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
 /// `rediss` for TLS, or `redis+unix:///path[?db=N&user=U&pass=P]`.
@@ -30,25 +29,6 @@ pub(crate) struct Place {
     /// the larger of 30 s and the TTL.
     pub(crate) quarantine: Option<Duration>,
     pub(crate) allow_eviction: bool,
-}
-
-/// What TLS needs beyond the authorities that the system trusts; all in PEM.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tls {
-    /// Trusted instead of the system's.
-    pub(crate) authority: Option<Vec<u8>>,
-    /// Our own certificate and its key.
-    pub(crate) client: Option<(Vec<u8>, Secret)>,
-}
-
-/// Bytes that are never shown.
-#[derive(Clone)]
-pub(crate) struct Secret(pub(crate) Vec<u8>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
 }
 
 impl Url {
@@ -129,16 +109,8 @@ impl Place {
         if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             return Client::open(info);
         }
-        let has_certificates =
-            |pem: &[u8]| CertificateDer::pem_slice_iter(pem).any(|one| one.is_ok());
-        let given = [
-            (self.tls.authority.as_ref(), "there is none in --ca-file"),
-            (self.tls.client.as_ref().map(|(cert, _)| cert), "there is none in --client-cert"),
-        ];
-        for (pem, problem) in given {
-            if pem.is_some_and(|pem| !has_certificates(pem)) {
-                return Err((ErrorKind::InvalidClientConfig, problem).into());
-            }
+        if let Err(problem) = self.tls.check() {
+            return Err((ErrorKind::InvalidClientConfig, problem).into());
         }
         let client_tls = self
             .tls

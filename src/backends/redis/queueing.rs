@@ -8,13 +8,11 @@ use std::time::Duration;
 use redis::cmd;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{CONNECTING, Trouble};
 use super::held::{Grip, Held};
 use super::script::{Call, Keys, Operation, Reply, Status};
-use super::{HEARTBEAT, Pause, Shared, TRY_ON, within};
-use crate::backends::{
-    Acquired, Ask, Error, ErrorKind, Notice, Pending, Permit, Standing, Tenure, Turn, Who,
-};
+use super::{HEARTBEAT, Shared};
+use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
+use crate::backends::{Acquired, Ask, Error, Notice, Pending, Permit, Standing, Tenure, Turn, Who};
 use crate::clock;
 
 /// How long leaving the queue may take.
@@ -115,7 +113,10 @@ impl<'a> Queueing<'a> {
             match reply.status {
                 Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(since, &reply)))),
                 Status::Busy => return Ok(Acquired::Busy),
-                Status::Differs => return Err(self.differs(&reply)),
+                Status::Differs => {
+                    let trouble = Trouble::differs(self.ask, reply.limit, reply.ttl);
+                    return Err(self.shared.error("", trouble));
+                }
                 // Somebody has given back what we have not got yet.
                 Status::Gone => {
                     let trouble = Trouble::lasting("it was withdrawn from outside");
@@ -179,20 +180,6 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    fn differs(&self, reply: &Reply) -> Error {
-        let Ask { name, limit, ttl, .. } = self.ask;
-        Error {
-            kind: ErrorKind::Differs,
-            backend: self.shared.shown.clone(),
-            what: format!(
-                "'{name}' is in use with a limit of {} and a TTL of {:?}, not {limit} and {ttl:?}, \
-                 and --strict-limit allows no other",
-                reply.limit, reply.ttl
-            ),
-            source: None,
-        }
-    }
-
     /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
     /// others have to see that we are still there.
     async fn wait(&mut self, reply: &Reply) -> Result<(), Trouble> {
@@ -219,14 +206,15 @@ impl<'a> Queueing<'a> {
     }
 
     fn claim(&self, since: clock::Moment, reply: &Reply) -> Held {
-        let permit = Permit { id: self.ask.id, name: self.ask.name.clone(), token: reply.token };
+        let token = Some(reply.token);
+        let permit = Permit { id: self.ask.id, name: self.ask.name.clone(), token };
         let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
         let grip = Grip {
             shared: Rc::clone(&self.shared),
             keys: self.keys.clone(),
             who: Rc::clone(&self.who),
             id: permit.id,
-            token: permit.token,
+            token: reply.token,
             in_force: Cell::new((reply.limit, reply.ttl)),
         };
         Held::new(permit, tenure, grip)

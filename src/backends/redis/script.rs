@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::connection::{Connection, Trouble};
+use super::connection::Connection;
+use crate::backends::trouble::Trouble;
 use crate::backends::{Holder, Name, Record, Snapshot, Waiter, Who, millis};
 
 /// The keys of one semaphore, all in one slot of a cluster.
@@ -154,11 +155,11 @@ impl Connection {
             .map(|(id, left, grant)| {
                 let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
                 if grant.is_empty() {
-                    return Holder::Foreign { permit: id, left };
+                    return Holder::Foreign { permit: id, left: Some(left) };
                 }
                 let (token, record) = match granted(&id, &grant) {
-                    Some((token, record)) => (token, Some(record)),
-                    None => (0, None),
+                    Some((token, record)) => (Some(token), Some(record)),
+                    None => (None, None),
                 };
                 Holder::Known { token, record, left: Some(left) }
             })
@@ -166,8 +167,9 @@ impl Connection {
         // The order of the grants; who has no token comes last.
         holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
         let waiters: Vec<_> =
-            waiters.iter().map(|(id, ask)| Waiter { record: record(id, ask) }).collect();
-        let in_use = holders.iter().any(|one| one.token().is_some()) || !waiters.is_empty();
+            waiters.iter().map(|(id, ask)| Waiter::known(record(id, ask))).collect();
+        let ours = |one: &Holder| matches!(one, Holder::Known { .. });
+        let in_use = holders.iter().any(ours) || !waiters.is_empty();
         Ok(Snapshot {
             name: name.clone(),
             limit: in_use.then_some(limit),

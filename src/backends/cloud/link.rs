@@ -1,0 +1,244 @@
+//! Connections to a cloud-semaphore server. A request goes over one that is there, once: nothing
+//! is dialled or sent again behind our back, because a server of the original kind ends when it
+//! is told of somebody whom it does not know.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::HOST;
+use hyper::http::request;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+use super::place::Place;
+use super::wire::{KEY_HEADER, VERSION, VERSION_HEADER};
+use crate::backends::tls::Secret;
+use crate::backends::trouble::Trouble;
+
+/// What is known before anything is connected.
+pub(super) struct Dialler {
+    place: Place,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// One connection, with one request on it at a time.
+pub(super) struct Link {
+    requests: SendRequest<Empty<Bytes>>,
+    /// Moves the bytes while it is polled; none once the connection has ended.
+    traffic: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    /// The same connection.
+    socket: OwnedFd,
+    server: SocketAddr,
+}
+
+/// The head of an answer, and what comes behind it.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// Whether the server is one of ours.
+    pub(super) ours: bool,
+    body: Incoming,
+}
+
+impl Dialler {
+    /// The error says what is wrong with certificates and keys.
+    pub(super) fn new(place: Place) -> Result<Self, String> {
+        let tls = if place.url.tls {
+            let name = ServerName::try_from(place.url.host.clone());
+            let name =
+                name.map_err(|_| "the host in the URL is not one that a certificate can name")?;
+            Some((place.tls.config()?, name))
+        } else {
+            None
+        };
+        Ok(Self { place, tls })
+    }
+
+    pub(super) async fn dial(&self) -> Result<Link, Trouble> {
+        let url = &self.place.url;
+        let found = lookup_host((url.host.as_str(), url.port)).await;
+        let mut last = None;
+        for server in found.map_err(|error| unreachable(&error))? {
+            match self.dial_to(server).await {
+                Ok(link) => return Ok(link),
+                Err(trouble) if trouble.lasts() => return Err(trouble),
+                Err(trouble) => last = Some(trouble),
+            }
+        }
+        Err(last.unwrap_or_else(|| Trouble::away("its host has no address")))
+    }
+
+    /// One more connection to the same server.
+    pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, Trouble> {
+        self.dial_to(link.server).await
+    }
+
+    async fn dial_to(&self, server: SocketAddr) -> Result<Link, Trouble> {
+        let stream = TcpStream::connect(server).await.map_err(|error| unreachable(&error))?;
+        let socket = prepare(&stream).map_err(|error| unreachable(&error))?;
+        match &self.tls {
+            None => Link::over(stream, socket, server).await,
+            Some((config, name)) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await;
+                Link::over(stream.map_err(|error| tls_trouble(&error))?, socket, server).await
+            }
+        }
+    }
+
+    /// A request about a semaphore, with our key.
+    pub(super) fn request(&self, path: &str, name: &str) -> request::Builder {
+        const PLAIN: &AsciiSet =
+            &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        let name = utf8_percent_encode(name, PLAIN);
+        let request = Request::get(format!("{path}?name={name}"))
+            .header(HOST, self.place.url.authority())
+            .header(VERSION_HEADER, VERSION);
+        match &self.place.key {
+            Some(Secret(key)) => request.header(KEY_HEADER, key.as_slice()),
+            None => request,
+        }
+    }
+}
+
+impl Link {
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        socket: OwnedFd,
+        server: SocketAddr,
+    ) -> Result<Self, Trouble> {
+        let (requests, traffic) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        Ok(Self { requests, traffic: Some(Box::pin(traffic)), socket, server })
+    }
+
+    /// A descriptor of the connection; the server sees its end when all of them are closed.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// Sends a request and waits for the head of its answer, however long that takes.
+    pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, Trouble> {
+        let request = request.body(Empty::new());
+        let request = request.map_err(|_| Trouble::lasting("the API key cannot be sent"))?;
+        let answer = self.requests.send_request(request);
+        let answer = with(&mut self.traffic, answer).await.map_err(|error| broken(&error))?;
+        let ours = answer.headers().get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        let status = answer.status();
+        match status {
+            StatusCode::UNAUTHORIZED => Err(Trouble::lasting(
+                "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
+            )),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                let text = self.read(Answer { status, ours, body: answer.into_body() }).await?;
+                let text = String::from_utf8_lossy(&text);
+                let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+                Err(Trouble::refusing(format!("the server refuses: {text}")))
+            }
+            _ => Ok(Answer { status, ours, body: answer.into_body() }),
+        }
+    }
+
+    /// Reads the rest of an answer.
+    pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, Trouble> {
+        let body = with(&mut self.traffic, answer.body.collect()).await;
+        Ok(body.map_err(|error| broken(&error))?.to_bytes())
+    }
+
+    /// Reads the next line of an answer, or what is left of it.
+    pub(super) async fn line(&mut self, answer: &mut Answer) -> Result<Vec<u8>, Trouble> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            match with(&mut self.traffic, answer.body.frame()).await {
+                Some(Ok(frame)) => line.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(broken(&error)),
+                None => break,
+            }
+        }
+        Ok(line)
+    }
+
+    /// The connection, if another request can go over it, as far as we know.
+    pub(super) async fn if_idle(mut self) -> Option<Self> {
+        let ready = with(&mut self.traffic, self.requests.ready());
+        let ready = tokio::time::timeout(Duration::ZERO, ready).await;
+        ready.is_ok_and(|ready| ready.is_ok()).then_some(self)
+    }
+}
+
+/// Waits for something that comes over the connection, while its bytes move.
+async fn with<T>(
+    traffic: &mut Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    what: impl Future<Output = T>,
+) -> T {
+    let mut what = std::pin::pin!(what);
+    if let Some(moving) = traffic {
+        tokio::select! {
+            biased;
+            done = &mut what => return done,
+            _ = moving => *traffic = None,
+        }
+    }
+    // The connection has ended, and with it whatever was under way.
+    what.await
+}
+
+/// A peer that vanished is noticed within eleven seconds, and small requests are sent at once.
+fn prepare(stream: &TcpStream) -> io::Result<OwnedFd> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_tcp_nodelay(true)?;
+    stream.as_fd().try_clone_to_owned()
+}
+
+fn unreachable(error: &io::Error) -> Trouble {
+    Trouble::away(format!("no connection to the server: {error}"))
+}
+
+fn tls_trouble(error: &io::Error) -> Trouble {
+    match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+        Some(tls) => Trouble::lasting(format!(
+            "no TLS connection to the server: {tls}; name the authority that signed its certificate \
+             with --ca-file, and the server as its certificate does; --client-cert and --client-key \
+             if it asks for ours"
+        )),
+        None => unreachable(error),
+    }
+}
+
+fn broken(error: &hyper::Error) -> Trouble {
+    if error.is_parse() {
+        return Trouble::lasting("what answers there does not speak HTTP; check the URL");
+    }
+    let cause =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Trouble::away(format!("the connection to the server broke: {cause}"))
+}
+
+/// An answer that means nothing to us.
+pub(super) fn unexpected(status: StatusCode, path: &str) -> Trouble {
+    match status {
+        StatusCode::NOT_FOUND => Trouble::lasting(format!(
+            "what answers there is no cloud-semaphore server: it does not know {path}; check the URL"
+        )),
+        status => Trouble::refusing(format!("the server answers {status} to {path}")),
+    }
+}

@@ -1,0 +1,164 @@
+//! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
+//! answer to the first request; `docs/backends.md` says what that means.
+
+mod link;
+mod node;
+mod ours;
+pub(crate) mod place;
+mod queueing;
+pub(crate) mod wire;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::http::request;
+use uuid::Uuid;
+
+use self::link::{Dialler, Link, unexpected};
+use self::node::Observed;
+use self::place::Place;
+use self::queueing::Queueing;
+use self::wire::{LIST, Look};
+use super::trouble::{TRY_ON, Trouble, TroubleKind, patiently};
+use super::{Acquired, Ask, Backend, Cancel, Error, ErrorKind, Name, Pending, Snapshot, Turn};
+
+const OBSERVE: &str = "/semaphore/observe";
+const SIGNAL: &str = "/semaphore/signal";
+
+/// How long leaving the queue may take.
+const LEAVING: Duration = Duration::from_millis(900);
+
+/// The cloud-semaphore backend.
+pub(crate) struct Cloud {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    dialler: Dialler,
+    shown: String,
+    /// A connection that nobody uses, for requests that are answered at once.
+    idle: RefCell<Option<Link>>,
+}
+
+impl Cloud {
+    pub(crate) fn new(place: Place) -> Result<Self, Error> {
+        let shown = place.url.shown();
+        let dialler = Dialler::new(place).map_err(|problem| Error {
+            kind: ErrorKind::Unsupported,
+            backend: shown.clone(),
+            what: format!("cannot use the certificates: {problem}"),
+            source: None,
+        })?;
+        Ok(Self { shared: Rc::new(Shared { dialler, shown, idle: RefCell::default() }) })
+    }
+}
+
+impl Shared {
+    /// Asks something that may be asked twice, and reads the whole answer.
+    async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), Trouble> {
+        let (status, _, body) = self.exchange_with(request).await?;
+        Ok((status, body))
+    }
+
+    /// The same, and whether the server is one of ours.
+    async fn exchange_with(
+        &self,
+        request: request::Builder,
+    ) -> Result<(StatusCode, bool, Bytes), Trouble> {
+        // One that was not used for a while may have been closed for that.
+        let idle = match self.idle.take() {
+            Some(link) => link.if_idle().await,
+            None => None,
+        };
+        let mut link = match idle {
+            Some(link) => link,
+            None => self.dialler.dial().await?,
+        };
+        let answer = link.ask(request).await?;
+        let (status, ours) = (answer.status, answer.ours);
+        let body = link.read(answer).await?;
+        self.idle.replace(Some(link));
+        Ok((status, ours, body))
+    }
+
+    async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
+        let (status, ours, body) =
+            self.exchange_with(self.dialler.request(OBSERVE, name.as_str())).await?;
+        if status != StatusCode::OK {
+            return Err(unexpected(status, OBSERVE));
+        }
+        if !ours {
+            return Ok(Observed::parse(&body)?.snapshot(name));
+        }
+        let look: Result<Look, _> = serde_json::from_slice(&body);
+        let look = look.map_err(|error| Trouble::lasting(error.to_string()))?;
+        Ok(look.snapshot(name))
+    }
+
+    async fn names(&self) -> Result<Vec<Name>, Trouble> {
+        let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, "")).await?;
+        if !ours {
+            let what = "a cloud-semaphore server of the original kind does not tell its names; \
+                        give the NAME";
+            return Err(Trouble { what: what.into(), kind: TroubleKind::Unsupported });
+        }
+        if status != StatusCode::OK {
+            return Err(unexpected(status, LIST));
+        }
+        let names: Result<Vec<String>, _> = serde_json::from_slice(&body);
+        let names = names.map_err(|error| Trouble::lasting(error.to_string()))?;
+        // Others may use names there that we cannot.
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+impl Backend for Cloud {
+    fn acquire<'a>(
+        &'a self,
+        ask: &'a Ask,
+        turn: &'a Turn,
+        cancel: Cancel,
+    ) -> Pending<'a, Result<Acquired, Error>> {
+        Box::pin(Queueing::new(Rc::clone(&self.shared), ask, turn).run(cancel))
+    }
+
+    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
+            let doing = || format!("look at '{name}'");
+            looked.map_err(|trouble| trouble.while_doing(&self.shared.shown, &doing()))
+        })
+    }
+
+    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
+        Box::pin(async move {
+            let listed = patiently(TRY_ON, async || self.shared.names().await).await;
+            listed.map_err(|trouble| trouble.while_doing(&self.shared.shown, "list the semaphores"))
+        })
+    }
+
+    /// In a server of the original kind the end of the connection has done it already.
+    fn withdraw<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        patience: Duration,
+    ) -> Pending<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let withdrawn = node::signal(&self.shared, name, id, patience).await;
+            let doing = || format!("give back the permit of '{name}'");
+            withdrawn.map_err(|trouble| trouble.while_doing(&self.shared.shown, &doing()))
+        })
+    }
+
+    fn reports(&self) -> bool {
+        false
+    }
+
+    fn url(&self) -> String {
+        self.shared.shown.clone()
+    }
+}

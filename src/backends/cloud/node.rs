@@ -1,0 +1,237 @@
+//! A permit in a server of the original kind: held by a connection, which the command's whole
+//! tree inherits. It was open before the server gave us an identity, so no other server can ever
+//! hear of that identity: it would end at once.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::link::{Answer, Link};
+use super::wire::ID_HEADER;
+use super::{OBSERVE, SIGNAL, Shared};
+use crate::backends::trouble::{CONNECTING, Trouble, patiently, within};
+use crate::backends::{
+    Error, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
+};
+
+const MONITOR: &str = "/semaphore/monitor";
+const WAIT: &str = "/semaphore/wait";
+
+/// What `observe` answers.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Observed {
+    nodes: HashMap<String, Node>,
+    waiting: Vec<String>,
+    running: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    /// Whether its `wait` has come.
+    waiter: bool,
+}
+
+impl Observed {
+    /// A name that nobody has registered at is an empty body.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Trouble> {
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        let parsed = serde_json::from_slice(body);
+        parsed.map_err(|error| {
+            Trouble::lasting(format!("what the server observes is no JSON: {error}"))
+        })
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
+    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+        let in_use = !self.is_free();
+        let holder = |permit| Holder::Foreign { permit, left: None };
+        Snapshot {
+            limit: in_use.then_some(1),
+            holders: self.running.into_iter().map(holder).collect(),
+            waiters: self.waiting.into_iter().map(Waiter::foreign).collect(),
+            ..Snapshot::unused(name)
+        }
+    }
+
+    fn standing(&self, id: Uuid) -> Standing {
+        let id = id.to_string();
+        let ahead = self.waiting.iter().position(|one| *one == id).unwrap_or(self.waiting.len());
+        let held = usize::from(self.running.is_some());
+        Standing { ahead, held, holder: None, paused: None }
+    }
+}
+
+/// Both requests of one who waits. Dropping it leaves the queue.
+pub(super) struct Place {
+    pub(super) id: Uuid,
+    monitor: Monitor,
+    wait: Pending<'static, (Link, Result<Answer, Trouble>)>,
+}
+
+/// The request whose end is the permit's end.
+struct Monitor {
+    ending: Pending<'static, String>,
+    socket: OwnedFd,
+}
+
+impl Place {
+    /// Takes a place in the queue with an identity that the server gave us over `first`. Is not
+    /// to be dropped halfway: the server would never forget us.
+    pub(super) async fn take(
+        shared: &Shared,
+        name: &Name,
+        id: Uuid,
+        first: Link,
+        second: Link,
+    ) -> Result<(Self, Standing), Trouble> {
+        let request =
+            |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
+        let mut wait = waiting(second, request(WAIT));
+        // If we died now, the end of `monitor` could overtake `wait`, which then would be about
+        // somebody who is not known any more. So the one has to have arrived before the other goes.
+        let mut first = first;
+        let mut standing = None;
+        let arrival = async {
+            loop {
+                let answer = first.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
+                let observed = Observed::parse(&first.read(answer).await?)?;
+                standing = Some(observed.standing(id));
+                if observed.nodes.get(&id.to_string()).is_some_and(|node| node.waiter) {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            arrived = within(CONNECTING, arrival) => arrived?,
+            (_, answer) = &mut wait => {
+                return Err(answer.map_or_else(|trouble| trouble, |answer| removed(answer.status)));
+            }
+        }
+        let socket = first.socket().map_err(|error| Trouble::lasting(error.to_string()))?;
+        let request = request(MONITOR);
+        let ending = Box::pin(async move {
+            match first.ask(request).await {
+                Ok(answer) if answer.status == StatusCode::OK => {
+                    "somebody else gave the permit back".into()
+                }
+                Ok(answer) => format!("the server took the permit back ({})", answer.status),
+                Err(trouble) => trouble.what,
+            }
+        });
+        let standing = standing.unwrap_or_else(|| Observed::default().standing(id));
+        Ok((Self { id, monitor: Monitor { ending, socket }, wait }, standing))
+    }
+
+    /// Waits for the permit.
+    pub(super) async fn granted(&mut self) -> Result<Link, Trouble> {
+        tokio::select! {
+            biased;
+            (link, answer) = &mut self.wait => match answer? {
+                answer if answer.status == StatusCode::OK => Ok(link),
+                answer => Err(removed(answer.status)),
+            },
+            why = &mut self.monitor.ending => Err(Trouble::away(why)),
+        }
+    }
+
+    /// Leaves the queue, and returns when the server knows.
+    pub(super) async fn leave(self, patience: Duration) {
+        let Self { monitor, wait, .. } = self;
+        drop(monitor);
+        let _ = tokio::time::timeout(patience, wait).await;
+    }
+
+    pub(super) fn lease(self, shared: Rc<Shared>, name: Name) -> Held {
+        let permit = Permit { id: self.id, name, token: None };
+        Held { permit, monitor: self.monitor, shared }
+    }
+}
+
+/// The server does not know us any more, or not as one who waits.
+fn removed(status: StatusCode) -> Trouble {
+    Trouble::refusing(format!("the server took our place in the queue back ({status})"))
+}
+
+fn waiting(
+    mut link: Link,
+    request: hyper::http::request::Builder,
+) -> Pending<'static, (Link, Result<Answer, Trouble>)> {
+    Box::pin(async move {
+        let answer = link.ask(request).await;
+        (link, answer)
+    })
+}
+
+/// A permit in a server of the original kind.
+pub(super) struct Held {
+    permit: Permit,
+    monitor: Monitor,
+    shared: Rc<Shared>,
+}
+
+impl Lease for Held {
+    fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+        None
+    }
+
+    fn lost(&mut self) -> Pending<'_, Lost> {
+        Box::pin(async {
+            let why = self.monitor.ending.as_mut().await;
+            Lost { why, just_now: true }
+        })
+    }
+
+    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.monitor.socket.as_fd())
+    }
+
+    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
+        Box::pin(async move {
+            let Self { permit, monitor, shared } = *self;
+            // Whatever is left of the command may keep the connection open; so it is said.
+            let signalled = signal(&shared, &permit.name, permit.id, patience).await;
+            drop(monitor);
+            signalled.map_err(|trouble| {
+                let doing = format!(
+                    "give back {permit}, which stays taken as long as processes of the command are left"
+                );
+                trouble.while_doing(&shared.shown, &doing)
+            })
+        })
+    }
+}
+
+/// Gives back what somebody has. Whoever has nothing has given it back already.
+pub(super) async fn signal(
+    shared: &Shared,
+    name: &Name,
+    id: Uuid,
+    patience: Duration,
+) -> Result<(), Trouble> {
+    patiently(patience, async || {
+        let request =
+            shared.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
+        let (answer, _) = shared.exchange(request).await?;
+        match answer {
+            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
+            status => Err(Trouble::refusing(format!("the server answers {status} to {SIGNAL}"))),
+        }
+    })
+    .await
+}

@@ -1,0 +1,106 @@
+//! Which cloud-semaphore server: its URL, key and certificates.
+
+use crate::backends::tls::{Secret, Tls};
+
+/// `http://host[:port]` or `https://host[:port]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Url {
+    pub(super) tls: bool,
+    /// Without the brackets of an IPv6 address.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// How permits live in a cloud-semaphore server.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) url: Url,
+    pub(crate) key: Option<Secret>,
+    pub(crate) tls: Tls,
+}
+
+impl Url {
+    /// The error says what is wrong, without the URL, which may hold a secret.
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        const FORM: &str = "write http://HOST[:PORT] or https://HOST[:PORT]";
+        let uri: hyper::Uri = url.parse().map_err(|_| format!("is malformed; {FORM}"))?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(format!("names no server; {FORM}"));
+        };
+        if authority.as_str().contains('@') {
+            return Err(format!(
+                "has a user or password; such a server wants an API key, from --api-key-file or \
+                 SEMRUN_API_KEY. {FORM}"
+            ));
+        }
+        if uri.path() != "/" || uri.query().is_some() || url.contains('#') {
+            return Err(format!("has a path, which means nothing here; {FORM}"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+        let tls = scheme.eq_ignore_ascii_case("https");
+        let port = match port {
+            None => Ok(if tls { 443 } else { 80 }),
+            Some((_, port)) => {
+                port.parse().ok().filter(|port| *port > 0).ok_or("has no port there")
+            }
+        };
+        let port = port.map_err(|what| format!("{what}; {FORM}"))?;
+        if host.is_empty() {
+            return Err(format!("names no server; {FORM}"));
+        }
+        Ok(Self { tls, host: host.into(), port })
+    }
+
+    /// The URL without what goes without saying.
+    pub(crate) fn shown(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority())
+    }
+
+    /// What goes into the `Host` header.
+    pub(super) fn authority(&self) -> String {
+        let Self { tls, host, port } = self;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        if *port == if *tls { 443 } else { 80 } { host } else { format!("{host}:{port}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_host_and_a_port() {
+        for (url, shown) in [
+            ("http://h", "http://h"),
+            ("http://h:80/", "http://h"),
+            ("https://h:3202", "https://h:3202"),
+            ("HTTPS://h:443", "https://h"),
+            ("http://[::1]:3202", "http://[::1]:3202"),
+            ("http://[::1]", "http://[::1]"),
+            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ] {
+            assert_eq!(Url::parse(url).unwrap().shown(), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_server_is_refused_without_repeating_it() {
+        for url in [
+            "http://",
+            "http://user:geheim@h",
+            "http://h/geheim",
+            "http://h?geheim",
+            "http://h#geheim",
+            "http://h:geheim",
+            "http://h:0",
+            "http://h:99999",
+            "http://:80",
+            "http:geheim",
+        ] {
+            let error = Url::parse(url).expect_err(url);
+            assert!(!error.contains("geheim") && error.contains("http://HOST"), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What our client and `semrun serve` say to each other beyond the cloud-semaphore protocol. Both
+//! ends use these types; `docs/serve.md` describes them. Fields are only ever added.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::backends::{Holder, Name, Record, Snapshot, Standing, Waiter, Who};
+
+/// On every request of our client and every answer that understood it: the version of this.
+pub(crate) const VERSION_HEADER: &str = "x-semrun";
+pub(crate) const VERSION: &str = "1";
+
+/// Whose API key it is.
+pub(crate) const KEY_HEADER: &str = "x-api-key";
+
+/// Whom a request is about.
+pub(crate) const ID_HEADER: &str = "x-client-uuid";
+
+/// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
+/// says [`Outcome::Queued`] the body stays open, and ends with one more line when it is worth to
+/// ask again. The request that is open is what shows that one who waits is there.
+pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
+
+/// The paths that only `semrun serve` has: a permit is renewed for a [`Told`], and the names of all
+/// semaphores are listed as JSON.
+pub(crate) const RENEW: &str = "/semrun/renew";
+pub(crate) const LIST: &str = "/semrun/semaphores";
+
+/// What is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Asking {
+    pub(crate) id: Uuid,
+    pub(crate) limit: u32,
+    pub(crate) ttl_ms: u64,
+    /// The place in the queue that we had, or 0.
+    #[serde(default)]
+    pub(crate) ticket: u64,
+    #[serde(default)]
+    pub(crate) nonblock: bool,
+    #[serde(default)]
+    pub(crate) strict: bool,
+    pub(crate) who: Who,
+}
+
+/// How things stand for one who asked or renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) outcome: Outcome,
+    /// What is in force.
+    pub(crate) limit: u32,
+    pub(crate) ttl_ms: u64,
+    /// The fencing token of one who holds.
+    #[serde(default)]
+    pub(crate) token: u64,
+    /// The place of one who waits.
+    #[serde(default)]
+    pub(crate) ticket: u64,
+    #[serde(default)]
+    pub(crate) ahead: usize,
+    #[serde(default)]
+    pub(crate) held: usize,
+    #[serde(default)]
+    pub(crate) holder: Option<Record>,
+    #[serde(default)]
+    pub(crate) paused_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// The permit is ours, for the TTL from the moment of the answer.
+    Held,
+    Queued,
+    /// No permit was free, and nobody waits for one.
+    Busy,
+    /// What is in force is not what was asked for.
+    Differs,
+    /// The permit that was to be renewed is not ours.
+    Lost,
+}
+
+impl Told {
+    /// The permit is not known.
+    pub(crate) fn lost() -> Self {
+        Self {
+            outcome: Outcome::Lost,
+            limit: 0,
+            ttl_ms: 0,
+            token: 0,
+            ticket: 0,
+            ahead: 0,
+            held: 0,
+            holder: None,
+            paused_ms: None,
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            ahead: self.ahead,
+            held: self.held,
+            holder: self.holder.clone(),
+            paused: self.paused_ms.map(Duration::from_millis),
+        }
+    }
+}
+
+/// A semaphore at one moment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Look {
+    pub(crate) limit: Option<u32>,
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) paused_ms: Option<u64>,
+    /// In the order of their grants.
+    pub(crate) holders: Vec<Party>,
+    /// In the order of the queue.
+    pub(crate) waiters: Vec<Party>,
+}
+
+/// One who holds or waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Party {
+    pub(crate) id: Uuid,
+    /// The fencing token of one who holds.
+    #[serde(default)]
+    pub(crate) token: u64,
+    #[serde(default)]
+    pub(crate) left_ms: Option<u64>,
+    /// None for a client of another kind.
+    #[serde(default)]
+    pub(crate) record: Option<Record>,
+}
+
+impl Look {
+    pub(crate) fn snapshot(self, name: &Name) -> Snapshot {
+        let holder = |party: Party| {
+            let left = party.left_ms.map(Duration::from_millis);
+            match party.record {
+                record @ Some(_) => Holder::Known { token: Some(party.token), record, left },
+                None => Holder::Foreign { permit: party.id.to_string(), left },
+            }
+        };
+        let waiter = |party: Party| match party.record {
+            record @ Some(_) => Waiter::known(record),
+            None => Waiter::foreign(party.id.to_string()),
+        };
+        Snapshot {
+            name: name.clone(),
+            limit: self.limit,
+            ttl: self.ttl_ms.map(Duration::from_millis),
+            paused: self.paused_ms.map(Duration::from_millis),
+            holders: self.holders.into_iter().map(holder).collect(),
+            waiters: self.waiters.into_iter().map(waiter).collect(),
+        }
+    }
+}
+
+/// A time as it is told.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// JSON for a header: in ASCII, whatever is in it.
+pub(crate) fn ascii_json<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_string(value).expect("plain data");
+    let mut text = String::with_capacity(json.len());
+    for unit in json.chars() {
+        if unit.is_ascii() {
+            text.push(unit);
+        } else {
+            for half in unit.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{half:04x}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_survives_a_header_whatever_is_in_it() {
+        let who =
+            Who {
+                label: "日本 \"x\" 🚀\\".into(), host: "ü".into(), pid: 7, user: String::new()
+            };
+        let asking = Asking {
+            id: Uuid::nil(),
+            limit: 3,
+            ttl_ms: 1,
+            ticket: 9,
+            nonblock: true,
+            strict: false,
+            who,
+        };
+        let text = ascii_json(&asking);
+        assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
+        let read: Asking = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.who, read.ticket), (asking.who, 9));
+    }
+}

@@ -1,0 +1,131 @@
+//! What goes wrong with a server, and trying again: the same for every backend that has one.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Ask, Error, ErrorKind};
+
+/// How long the start of something is tried while the server cannot be reached.
+pub(super) const TRY_ON: Duration = Duration::from_secs(5);
+
+/// How long connecting, or one attempt, may take.
+pub(super) const CONNECTING: Duration = Duration::from_secs(2);
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) what: String,
+    pub(super) kind: TroubleKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TroubleKind {
+    /// Nobody answers, now.
+    Away,
+    /// It answers with an error that may pass.
+    Refusing,
+    /// It will not pass by itself.
+    Lasting,
+    /// A server of this kind cannot do it.
+    Unsupported,
+    /// What stands there is not what was asked for.
+    Differs,
+}
+
+impl Trouble {
+    pub(super) fn silence() -> Self {
+        Self::away("the server does not answer")
+    }
+
+    pub(super) fn away(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: TroubleKind::Away }
+    }
+
+    pub(super) fn refusing(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: TroubleKind::Refusing }
+    }
+
+    pub(super) fn lasting(what: impl Into<String>) -> Self {
+        Self { what: what.into(), kind: TroubleKind::Lasting }
+    }
+
+    /// Another limit or TTL stands than was asked for, and nothing else would do.
+    pub(super) fn differs(ask: &Ask, limit: u32, ttl: Duration) -> Self {
+        let what = format!(
+            "'{}' is in use with a limit of {limit} and a TTL of {ttl:?}, not {} and {:?}, and \
+             --strict-limit allows no other",
+            ask.name, ask.limit, ask.ttl
+        );
+        Self { what, kind: TroubleKind::Differs }
+    }
+
+    pub(super) fn lasts(&self) -> bool {
+        !matches!(self.kind, TroubleKind::Away | TroubleKind::Refusing)
+    }
+
+    /// `backend` is a URL without secrets, `doing` fits "cannot …".
+    pub(super) fn while_doing(self, backend: &str, doing: &str) -> Error {
+        let what = match self.kind {
+            TroubleKind::Away => {
+                let hint = "is it running, and can it be reached from here?";
+                format!("cannot {doing}: {}; {hint}", self.what)
+            }
+            TroubleKind::Differs => self.what,
+            _ => format!("cannot {doing}: {}", self.what),
+        };
+        let kind = match self.kind {
+            TroubleKind::Unsupported => ErrorKind::Unsupported,
+            TroubleKind::Differs => ErrorKind::Differs,
+            _ => ErrorKind::Unavailable,
+        };
+        Error { kind, backend: backend.into(), what, source: None }
+    }
+}
+
+/// One attempt, which is dropped when its time is over.
+pub(super) async fn within<T>(
+    time: Duration,
+    attempt: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    match timeout(time, attempt).await {
+        Ok(done) => done,
+        Err(_elapsed) => Err(Trouble::silence()),
+    }
+}
+
+/// Tries something until it succeeds, fails for good, or has been tried for long enough.
+pub(super) async fn patiently<T>(
+    patience: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    let give_up = Instant::now() + patience;
+    let mut pause = Pause::new();
+    loop {
+        let left = give_up.saturating_duration_since(Instant::now());
+        let trouble = match within(CONNECTING.min(left), attempt()).await {
+            Ok(done) => return Ok(done),
+            Err(trouble) => trouble,
+        };
+        if trouble.lasts() || Instant::now() + pause.next >= give_up {
+            return Err(trouble);
+        }
+        pause.sleep().await;
+    }
+}
+
+/// What lies between two attempts.
+pub(super) struct Pause {
+    pub(super) next: Duration,
+}
+
+impl Pause {
+    pub(super) fn new() -> Self {
+        Self { next: Duration::from_millis(100) }
+    }
+
+    pub(super) async fn sleep(&mut self) {
+        sleep(self.next).await;
+        self.next = (self.next * 2).min(Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,102 @@
+//! Running a cloud-semaphore server until a signal comes.
+
+use std::io::Write;
+use std::rc::Rc;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+
+use super::block_on;
+use crate::backends::tls;
+use crate::exit::{Exit, Failure};
+use crate::report::Span;
+use crate::serve::journal::{Found, Journal};
+use crate::serve::log::{Event, Log};
+use crate::serve::routes::Routes;
+use crate::serve::semaphores::Semaphores;
+use crate::settings::{Misuse, Serve};
+use crate::supervise::signals::{Caught, Signals};
+
+pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
+    let caught = Caught::install().context("cannot listen to signals")?;
+    raise_descriptors();
+    let Serve { listen, keys, tls, state_dir, log, log_format } = settings;
+    let tls = match tls {
+        Some((cert, key)) => Some(
+            tls::server(&cert, &key.0).map_err(|text| Misuse::new(Failure::Unsupported, text))?,
+        ),
+        None => None,
+    };
+    let (journal, found) = match &state_dir {
+        Some(directory) => Journal::open(directory).map_err(|error| {
+            let text = format!("cannot use the state directory {}: {error}", directory.display());
+            Misuse::new(Failure::Unavailable, text)
+        })?,
+        None => (Journal::none(), Found::default()),
+    };
+    let log = Log::new(&log, log_format);
+    let restored = found.grants.len();
+    let semaphores = Semaphores::new(journal, found, log);
+    block_on(LocalSet::new().run_until(async {
+        let signals = caught.listen().context("cannot listen to signals")?;
+        let listener = TcpListener::bind(&listen).await.map_err(|error| {
+            Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
+        })?;
+        let port = listener.local_addr().context("cannot listen")?.port();
+        announce(&semaphores, port, restored);
+        let routes = Rc::new(Routes { semaphores: Rc::clone(&semaphores), keys });
+        crate::serve::run(listener, tls, routes, told_to_end(signals)).await.context("cannot serve")
+    }))??;
+    semaphores.log.say(Event::Info, "The server has ended");
+    Ok(Exit::Success)
+}
+
+/// The start line of the protocol, on standard output, and what a restart costs.
+fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
+    let log = &semaphores.log;
+    if !semaphores.journal.remembers() {
+        log.say(
+            Event::Alert,
+            "without --state-dir a restart forgets all permits: commands that hold one are stopped \
+             when they learn of it, and until then others may run beside them",
+        );
+    } else if restored > 0 {
+        log.say(Event::Info, &format!("{restored} permits on record are kept"));
+    }
+    if let Some(pause) = semaphores.paused() {
+        let text = format!(
+            "the machine was started since the last permit was recorded; granting nothing for {}, \
+             the longest lease on record",
+            Span(pause)
+        );
+        log.say(Event::Alert, &text);
+    }
+    // Whoever started us may not read, or have closed it.
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "server: The server is listening on port {port}");
+    let _ = stdout.flush();
+}
+
+/// Every signal that ends a program ends this one, in good order.
+async fn told_to_end(mut signals: Signals) {
+    loop {
+        match signals.next().await {
+            Ok(arrival) => {
+                let ending = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+                if ending.contains(&arrival.signal) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Each client needs two.
+fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What cannot be raised is said when there are none left.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

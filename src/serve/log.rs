@@ -1,0 +1,238 @@
+//! What the server says of what happens in it: the events of the cloud-semaphore protocol, which
+//! may be switched on and off while it runs, as lines of text or of JSON on standard error.
+
+use std::cell::RefCell;
+use std::time::SystemTime;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::report::harmless;
+use crate::terminal;
+
+/// What can be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The start and the end.
+    Info,
+    /// Trouble that somebody should look at.
+    Alert,
+    /// Who waits, holds and releases; and every request that comes or goes.
+    SemEvents,
+    /// Who waits, holds and releases.
+    SemTransition,
+    /// Every request.
+    Debug,
+}
+
+impl Event {
+    /// Every one, in the order of the configuration.
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
+        ("info", Self::Info),
+        ("alert", Self::Alert),
+        ("sem_events", Self::SemEvents),
+        ("sem_transition", Self::SemTransition),
+        ("debug", Self::Debug),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, event)| *event == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Where something happened, and whose API key caused it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) id: Uuid,
+    pub(crate) actor: &'a str,
+}
+
+/// What is logged, and how.
+#[derive(Debug)]
+pub(crate) struct Log {
+    switches: RefCell<Switches>,
+    format: Format,
+}
+
+impl Log {
+    /// `more` is logged beside what is by default.
+    pub(crate) fn new(more: &[Event], format: Format) -> Self {
+        let mut switches = Switches::default();
+        for event in more {
+            switches.0[SERVER].1.iter_mut().for_each(|(name, on)| *on |= *name == event.name());
+        }
+        Self { switches: RefCell::new(switches), format }
+    }
+
+    /// Logs what happened to one client.
+    pub(crate) fn happened(&self, event: Event, subject: Subject<'_>, action: &str) {
+        if !self.logs(event) {
+            return;
+        }
+        let Subject { name, id, actor } = subject;
+        let line = match self.format {
+            Format::Text => {
+                format!("server: [{}:{id}:{}] {action}", harmless(name), harmless(actor))
+            }
+            Format::Json => {
+                let what = json!({ "name": name, "id": id, "key": actor, "action": action });
+                line_of(event, what)
+            }
+        };
+        terminal::log(&format!("{line}\n"));
+    }
+
+    /// Logs what concerns the whole server.
+    pub(crate) fn say(&self, event: Event, text: &str) {
+        if !self.logs(event) {
+            return;
+        }
+        let line = match self.format {
+            Format::Text => format!("server: {}", harmless(text)),
+            Format::Json => line_of(event, json!({ "message": text })),
+        };
+        terminal::log(&format!("{line}\n"));
+    }
+
+    pub(crate) fn logs(&self, event: Event) -> bool {
+        let switches = self.switches.borrow();
+        let on = |event: Event| {
+            switches.0[SERVER].1.iter().any(|(name, on)| *on && *name == event.name())
+        };
+        on(event) || (event == Event::SemTransition && on(Event::SemEvents))
+    }
+
+    /// The whole configuration, as the protocol wants it.
+    pub(crate) fn configuration(&self) -> String {
+        serde_json::to_string_pretty(&*self.switches.borrow()).expect("plain data")
+    }
+
+    /// Changes all that `change` names, or nothing.
+    pub(crate) fn change(&self, change: &Value) -> Result<(), Refused> {
+        let mut switches = self.switches.borrow().clone();
+        let Value::Object(components) = change else {
+            // An array without members names nothing.
+            let empty = matches!(change, Value::Array(members) if members.is_empty());
+            return if empty { Ok(()) } else { Err(Refused::Unknown) };
+        };
+        for (component, events) in components {
+            let known = switches.0.iter_mut().find(|(name, _)| name == component);
+            let (_, known) = known.ok_or(Refused::Unknown)?;
+            let Value::Object(events) = events else {
+                return Err(if events.is_null() { Refused::Null } else { Refused::Unknown });
+            };
+            for (event, on) in events {
+                let switch = known.iter_mut().find(|(name, _)| name == event);
+                let (Some((_, switch)), Value::Bool(on)) = (switch, on) else {
+                    return Err(Refused::Unknown);
+                };
+                *switch = *on;
+            }
+        }
+        self.switches.replace(switches);
+        Ok(())
+    }
+}
+
+/// Why a change of the configuration was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is no such component or event, or what it should be is neither on nor off.
+    Unknown,
+    /// What ends the original server.
+    Null,
+}
+
+fn line_of(event: Event, what: Value) -> String {
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let mut line = json!({ "time": time, "component": "server", "event": event.name() });
+    if let (Value::Object(line), Value::Object(what)) = (&mut line, what) {
+        line.extend(what);
+    }
+    line.to_string()
+}
+
+/// The events of one component, and which are on.
+type Component = Vec<(&'static str, bool)>;
+
+/// Components and their events, in the order of the protocol. Those of the original's client and
+/// of its tests are there to be switched, and nothing more.
+#[derive(Debug, Clone)]
+struct Switches(Vec<(&'static str, Component)>);
+
+const SERVER: usize = 0;
+
+impl Default for Switches {
+    fn default() -> Self {
+        let server =
+            Event::ALL.map(|(name, event)| (name, matches!(event, Event::Info | Event::Alert)));
+        let client = [("network_status", false), ("network_errors", true), ("usage_errors", false)];
+        let test = [
+            ("harness_info", false),
+            ("info", false),
+            ("flaw", true),
+            ("results", true),
+            ("summary", true),
+        ];
+        Self(vec![("server", server.into()), ("client", client.into()), ("test", test.into())])
+    }
+}
+
+impl Serialize for Switches {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        struct Events<'a>(&'a Component);
+        impl Serialize for Events<'_> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_map(self.0.iter().copied())
+            }
+        }
+        let mut map = to.serialize_map(Some(self.0.len()))?;
+        for (component, events) in &self.0 {
+            map.serialize_entry(component, &Events(events))?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_made_as_a_whole_or_not_at_all() {
+        let log = Log::new(&[], Format::Text);
+        assert!(log.logs(Event::Info) && !log.logs(Event::Debug));
+        log.change(&json!({ "server": { "info": false, "debug": true }, "test": {} })).unwrap();
+        assert!(!log.logs(Event::Info) && log.logs(Event::Debug));
+        let before = log.configuration();
+        for (bad, why) in [
+            (json!({ "server": { "info": true, "x": true } }), Refused::Unknown),
+            (json!({ "server": { "info": true }, "x": {} }), Refused::Unknown),
+            (json!({ "server": { "info": "true" } }), Refused::Unknown),
+            (json!({ "server": { "info": true }, "client": 5 }), Refused::Unknown),
+            (json!({ "__proto__": { "info": true } }), Refused::Unknown),
+            (json!([1]), Refused::Unknown),
+            (json!({ "server": null }), Refused::Null),
+        ] {
+            assert_eq!(log.change(&bad), Err(why), "{bad}");
+        }
+        assert_eq!(log.configuration(), before);
+    }
+
+    #[test]
+    fn every_reference_change_is_more_than_every_transition() {
+        let log = Log::new(&[Event::SemEvents], Format::Json);
+        assert!(log.logs(Event::SemTransition) && log.logs(Event::Alert));
+        assert!(!Log::new(&[Event::SemTransition], Format::Text).logs(Event::SemEvents));
+    }
+}

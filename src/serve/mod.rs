@@ -1,0 +1,142 @@
+//! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
+//! and what ends it come from outside.
+
+pub(crate) mod journal;
+pub(crate) mod keys;
+pub(crate) mod log;
+pub(crate) mod routes;
+pub(crate) mod semaphores;
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
+use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use self::log::{Event, Log};
+use self::routes::Routes;
+
+/// How long a connection may take to send the head of a request, the first one or the next.
+const SLOWEST_HEAD: Duration = Duration::from_secs(6);
+
+/// The longest head. A name of 4,096 bytes fits in, however it is encoded.
+const LARGEST_HEAD: usize = 32 * 1024;
+
+/// How long to wait for descriptors when there are none.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
+pub(crate) async fn run(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    routes: Rc<Routes>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let tls = tls.map(TlsAcceptor::from);
+    let mut connections = JoinSet::new();
+    let semaphores = Rc::clone(&routes.semaphores);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut time = std::pin::pin!(semaphores.keep_time());
+    let mut disk = std::pin::pin!(tell_of_trouble(&routes));
+    let exhausted = Cell::new(false);
+    let mut watching = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            ended = &mut time => return ended,
+            () = &mut disk, if watching => watching = false,
+            Some(_) = connections.join_next() => {}
+            stream = next_connection(&listener, &exhausted, &semaphores.log) => {
+                connections.spawn_local(converse(stream, tls.clone(), Rc::clone(&routes)));
+            }
+        }
+    }
+}
+
+/// The next one that comes. Where there are no descriptors for it, it waits, and those that are
+/// here go on.
+async fn next_connection(listener: &TcpListener, exhausted: &Cell<bool>, log: &Log) -> TcpStream {
+    loop {
+        let error = match listener.accept().await {
+            Ok((stream, _)) => {
+                exhausted.set(false);
+                return stream;
+            }
+            Err(error) => error,
+        };
+        let none_left = matches!(
+            Errno::from_io_error(&error),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        );
+        // Otherwise it was gone before we saw it.
+        if none_left {
+            if !exhausted.replace(true) {
+                log.say(Event::Alert, &format!("cannot take more connections for now: {error}"));
+            }
+            tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+        }
+    }
+}
+
+/// Says when the disk does not take what has to be recorded, and when it does again.
+async fn tell_of_trouble(routes: &Routes) {
+    let Some(mut progress) = routes.semaphores.journal.progress() else { return };
+    let mut known = None;
+    while progress.changed().await.is_ok() {
+        let trouble = progress.borrow_and_update().trouble.clone();
+        if trouble != known {
+            let text = match &trouble {
+                Some(why) => {
+                    format!("cannot write to the state directory, granting nothing: {why}")
+                }
+                None => "the state directory can be written again".into(),
+            };
+            routes.semaphores.log.say(Event::Alert, &text);
+            known = trouble;
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
+    // A peer that vanished without a word is noticed after half a minute.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    let socket = SockRef::from(&stream);
+    if socket.set_tcp_keepalive(&keepalive).and_then(|()| socket.set_tcp_nodelay(true)).is_err() {
+        return;
+    }
+    match tls {
+        None => serve(stream, routes).await,
+        Some(tls) => {
+            let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(stream)).await;
+            if let Ok(Ok(stream)) = handshake {
+                serve(stream, routes).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Rc<Routes>) {
+    let service = service_fn(|request| Rc::clone(&routes).answer(request));
+    // What goes wrong with a connection ends it, and with it what was open on it.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SLOWEST_HEAD)
+        .max_buf_size(LARGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

@@ -1,0 +1,368 @@
+//! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
+//! beside it. Whatever is asked gets an answer.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::keys::Keys;
+use super::log::{self, Event};
+use super::semaphores::{Attached, Refused, Semaphores, Verdict, Which};
+use crate::backends::cloud::wire::{
+    ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, VERSION, VERSION_HEADER,
+};
+
+/// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
+const LONGEST_NAME: usize = 4096;
+
+/// The largest body that is read, and how long it may take to come.
+const LARGEST_BODY: usize = 100 * 1024;
+const SLOWEST_BODY: Duration = Duration::from_secs(5);
+
+/// What answers requests.
+pub(crate) struct Routes {
+    pub(crate) semaphores: Rc<Semaphores>,
+    pub(crate) keys: Keys,
+}
+
+/// What is asked for, by path and method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Register,
+    Attach(Which),
+    Signal,
+    Observe,
+    LogConfig,
+    Renew,
+    List,
+}
+
+impl Route {
+    fn of(method: &Method, path: &str) -> Option<Self> {
+        // As Express does: in any case, with or without a slash at the end.
+        let path = path.to_ascii_lowercase();
+        let path = path.strip_suffix('/').unwrap_or(&path);
+        let (method_of_it, route) = match path {
+            "/semaphore/register" => (Method::GET, Self::Register),
+            "/semaphore/monitor" => (Method::GET, Self::Attach(Which::Monitor)),
+            "/semaphore/wait" => (Method::GET, Self::Attach(Which::Wait)),
+            "/semaphore/signal" => (Method::GET, Self::Signal),
+            "/semaphore/observe" => (Method::GET, Self::Observe),
+            "/logconfig" => (Method::PATCH, Self::LogConfig),
+            RENEW => (Method::GET, Self::Renew),
+            LIST => (Method::GET, Self::List),
+            _ => return None,
+        };
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        (*method == method_of_it).then_some(route)
+    }
+}
+
+type Answer = Response<Content>;
+
+impl Routes {
+    pub(crate) async fn answer<B>(self: Rc<Self>, request: Request<B>) -> Result<Answer, Infallible>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        let route = Route::of(&head.method, head.uri.path());
+        let mut answer = self.route(&head, body, route, ours).await;
+        if ours && route.is_some() {
+            answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+        }
+        let log = &self.semaphores.log;
+        if log.logs(Event::Debug) {
+            let (path, status) = (head.uri.path(), answer.status().as_u16());
+            log.say(Event::Debug, &format!("{} {path}: {status}", head.method));
+        }
+        Ok(answer)
+    }
+
+    async fn route<B>(
+        &self,
+        head: &hyper::http::request::Parts,
+        body: B,
+        route: Option<Route>,
+        ours: bool,
+    ) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // In the order of the original: the body, the path, the key.
+        let Ok(json) = json_body(&head.headers, body).await else {
+            return empty(StatusCode::BAD_REQUEST);
+        };
+        let Some(route) = route else { return empty(StatusCode::NOT_FOUND) };
+        let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
+        let Some(actor) = self.keys.label(key) else { return empty(StatusCode::UNAUTHORIZED) };
+        let name = name_in(head.uri.query().unwrap_or_default());
+        if name.len() > LONGEST_NAME {
+            return empty(StatusCode::BAD_REQUEST);
+        }
+        let name: Rc<str> = name.into();
+        let id = id_in(&head.headers);
+        let semaphores = &self.semaphores;
+        match (route, id) {
+            (Route::Register, _) if ours => self.ask(&head.headers, &name, &actor).await,
+            (Route::Register, _) => match semaphores.register(&name, actor) {
+                Ok(id) => html(id.to_string()),
+                Err(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
+            },
+            (Route::Attach(Which::Monitor), Some(id)) if ours => {
+                match semaphores.watch(&name, id) {
+                    Ok(attached) => ending(attached).await,
+                    Err(_) => empty(StatusCode::NOT_FOUND),
+                }
+            }
+            (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which) {
+                Ok(attached) => self.verdict(attached, which).await,
+                Err(_) => empty(StatusCode::NOT_FOUND),
+            },
+            (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
+            (Route::Signal, id) => match semaphores.signal(&name, id.unwrap_or_default()) {
+                Ok(()) => empty(StatusCode::OK),
+                Err(Refused::Unknown) => empty(StatusCode::NOT_FOUND),
+                Err(_) => empty(StatusCode::UNPROCESSABLE_ENTITY),
+            },
+            (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
+            (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),
+            (Route::LogConfig, _) => self.configure(json),
+            (Route::Renew, Some(id)) => plain_json(&semaphores.renew(&name, id)),
+            (Route::Renew, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::List, _) => plain_json(&semaphores.names()),
+        }
+    }
+
+    /// Waits for a permit, or until there is none to be had or kept any more.
+    async fn verdict(&self, mut attached: Attached, which: Which) -> Answer {
+        match (which, attached.verdict().await) {
+            (Which::Wait, Verdict::Granted) => {
+                // Nobody is told of what would be forgotten.
+                self.semaphores.journal.certainly_written().await;
+                empty(StatusCode::OK)
+            }
+            (Which::Monitor, Verdict::Released) => empty(StatusCode::OK),
+            _ => removed(),
+        }
+    }
+
+    async fn ask(&self, headers: &HeaderMap, name: &Rc<str>, actor: &Rc<str>) -> Answer {
+        let asking = headers.get(ASK_HEADER).and_then(|text| asking_in(text.as_bytes()));
+        let Some(asking) = asking else { return empty(StatusCode::BAD_REQUEST) };
+        let Ok((told, attached)) = self.semaphores.ask(name, &asking, actor) else {
+            return empty(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        if told.outcome == Outcome::Held
+            && let Err(trouble) = self.semaphores.journal.written().await
+        {
+            let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
+            *answer.body_mut() = Content::text(format!("it cannot record a grant: {trouble}"));
+            return answer;
+        }
+        let mut line = serde_json::to_string(&told).expect("plain data");
+        line.push('\n');
+        let mut answer = typed("application/json", String::new());
+        // A proxy must not keep the first line until there is a second one.
+        answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+        *answer.body_mut() = Content { first: Some(line.into()), then: attached };
+        answer
+    }
+
+    fn configure(&self, json: Option<Value>) -> Answer {
+        let log = &self.semaphores.log;
+        match json.map_or(Ok(()), |json| log.change(&json)) {
+            Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
+            Err(log::Refused::Unknown) => empty(StatusCode::OK),
+            Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+/// Answers when a permit of one of our clients is not its own any more.
+async fn ending(mut attached: Attached) -> Answer {
+    attached.verdict().await;
+    empty(StatusCode::OK)
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Content::text(String::new()));
+    *answer.status_mut() = status;
+    // Node's clients close what they do not use a little earlier, and so never race with us.
+    answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
+    answer
+}
+
+/// One that waited, or held, and does not any more, for another reason than its release.
+fn removed() -> Answer {
+    let mut answer = empty(StatusCode::INTERNAL_SERVER_ERROR);
+    let reason = ReasonPhrase::from_static(b"Requesting client closed connection.");
+    answer.extensions_mut().insert(reason);
+    answer
+}
+
+fn typed(kind: &'static str, text: String) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    *answer.body_mut() = Content::text(text);
+    answer
+}
+
+fn html(text: String) -> Answer {
+    typed("text/html; charset=utf-8", text)
+}
+
+fn plain_json(value: &impl serde::Serialize) -> Answer {
+    typed("application/json", serde_json::to_string(value).expect("plain data"))
+}
+
+/// The body, if it is said to be JSON and has some.
+async fn json_body<B>(headers: &HeaderMap, body: B) -> Result<Option<Value>, ()>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if !kind.eq_ignore_ascii_case(b"application/json") {
+        return Ok(None);
+    }
+    let read = tokio::time::timeout(SLOWEST_BODY, Limited::new(body, LARGEST_BODY).collect());
+    let bytes = read.await.map_err(drop)?.map_err(drop)?.to_bytes();
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    // As Express does: nothing but objects and arrays.
+    let json: Value = serde_json::from_slice(&bytes).map_err(drop)?;
+    if json.is_object() || json.is_array() { Ok(Some(json)) } else { Err(()) }
+}
+
+/// The semaphore that a query names. One without a name is `undefined`, as in the original.
+fn name_in(query: &str) -> String {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_decode(spaced.as_bytes()).decode_utf8_lossy().into_owned()
+    };
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let names = pairs.filter(|(key, _)| decoded(key) == "name").map(|(_, value)| decoded(value));
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { "undefined".into() } else { names.join(",") }
+}
+
+/// Whom a request is about. What is no identity of ours is nobody's.
+fn id_in(headers: &HeaderMap) -> Option<Uuid> {
+    let text = headers.get(ID_HEADER)?.to_str().ok()?;
+    let id = Uuid::parse_str(text).ok()?;
+    (id.to_string() == text).then_some(id)
+}
+
+/// What one of our clients asks for, if there is any sense in it.
+fn asking_in(text: &[u8]) -> Option<Asking> {
+    const LONGEST_TTL: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
+    let asking: Asking = serde_json::from_slice(text).ok()?;
+    let limits = 1..=10_000;
+    let sensible = limits.contains(&asking.limit) && (1..=LONGEST_TTL).contains(&asking.ttl_ms);
+    sensible.then_some(asking)
+}
+
+/// The body of an answer: some text, and for one who has to wait an empty line once it is worth
+/// to ask again.
+pub(crate) struct Content {
+    first: Option<Bytes>,
+    then: Option<Attached>,
+}
+
+impl Content {
+    fn text(text: String) -> Self {
+        Self { first: (!text.is_empty()).then(|| text.into()), then: None }
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let Some(attached) = &mut self.then else { return Poll::Ready(None) };
+        match attached.poll(context) {
+            Poll::Ready(_) => {
+                self.then = None;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.then.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.then {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.first.as_ref().map_or(0, |first| first.len() as u64)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_the_original_makes_of_it() {
+        for (query, name) in [
+            ("name=deploy", "deploy"),
+            ("name=a%20b+c", "a b c"),
+            ("name=%41&x=1", "A"),
+            ("x=1", "undefined"),
+            ("", "undefined"),
+            ("name=", ""),
+            ("name", ""),
+            ("name=a&name=b", "a,b"),
+            ("n%61me=a", "a"),
+            ("name=%E6%97%A5", "日"),
+            ("name=%zz%", "%zz%"),
+            ("name=a=b", "a=b"),
+        ] {
+            assert_eq!(name_in(query), name, "{query}");
+        }
+    }
+
+    #[test]
+    fn paths_are_found_in_any_case() {
+        let route = |method, path| Route::of(&method, path);
+        assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
+        assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
+        assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
+        for (method, path) in [
+            (Method::GET, "/logconfig"),
+            (Method::POST, "/semaphore/register"),
+            (Method::GET, "/semaphore/register//"),
+            (Method::GET, "/"),
+            (Method::HEAD, "/logconfig"),
+        ] {
+            assert_eq!(route(method, path), None, "{path}");
+        }
+    }
+}
