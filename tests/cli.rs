@@ -10,10 +10,16 @@ mod cli {
     mod chaos;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
+    /// What goes wrong, and commands that make it hard.
+    mod faults;
     /// Completions and man pages.
     mod generated;
     /// A client of HTTP that knows nothing of ours.
     mod http;
+    /// Permits in `semrun serve`: leases that survive connections and restarts.
+    mod leases;
+    /// Permits in a server like the original, which live as long as a connection.
+    mod original;
     /// Deaths and outages: a command is dead before its permit passes on.
     mod outages;
     /// `semrun serve` as a client of the original sees it.

@@ -1,7 +1,7 @@
 """A double of the original cloud-semaphore server, with its weak points: what the Node program
 does in a case that its wire protocol describes, this does. One thread, all state in memory.
 
-Usage: cloud_server.py PORT KEY... [--tls CERT KEY]
+Usage: cloud_server.py [HOST:]PORT KEY... [--tls CERT KEY]
 """
 
 import asyncio
@@ -312,7 +312,8 @@ async def accept(reader, writer):
         writer.close()
 
 
-async def main(port, *words):
+async def main(address, *words):
+    host, _, port = address.rpartition(":")
     tls = None
     if "--tls" in words:
         *words, _, certificate, key = words
@@ -321,7 +322,8 @@ async def main(port, *words):
     if any(len(key) < 10 for key in words):
         sys.exit("a key is too short")
     keys.update(words)
-    server = await asyncio.start_server(accept, "127.0.0.1", int(port), ssl=tls, backlog=511)
+    server = await asyncio.start_server(
+        accept, host or "127.0.0.1", int(port), ssl=tls, backlog=511)
     log("info", f"The server is listening on port {server.sockets[0].getsockname()[1]}")
     await server.serve_forever()
 

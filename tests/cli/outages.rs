@@ -1,47 +1,14 @@
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
+use super::cloud_server::CloudServer;
+use super::faults::{OPTIONS, Proxy, TTL, family, stubborn_family, worker};
 use super::redis_server::RedisServer;
-use super::support::{
-    Running, World, children, content, fails, is_alive, pid_in, shows, wait_until,
-};
-
-/// The shortest lease, which makes tests short.
-pub(crate) const TTL: &str = "5s";
-pub(crate) const OPTIONS: [&str; 2] = ["--ttl", TTL];
-
-/// A command whose tree is hard to get rid of: a child, one in another session, and a daemon that
-/// forked twice. All note their pids and ignore SIGTERM.
-fn stubborn_family() -> String {
-    let member = |name: &str| {
-        format!("sh -c \"trap '' TERM HUP; echo \\$\\$ > {name}; while :; do sleep 0.05; done\"")
-    };
-    format!(
-        "trap '' TERM HUP; {} & setsid {} & (setsid {} &) ; echo $$ > command; while :; do sleep 0.05; done",
-        member("child"),
-        member("session"),
-        member("daemon"),
-    )
-}
-
-fn family(world: &World) -> Vec<Pid> {
-    ["command", "child", "session", "daemon"].map(|file| pid_in(&world.path(file))).into()
-}
-
-/// The second of the two processes of a semrun.
-pub(crate) fn worker(semrun: &Running) -> Pid {
-    let found = children(semrun.pid());
-    let [(worker, name)] = &found[..] else { panic!("{found:?}") };
-    assert_eq!(name, "semrun");
-    *worker
-}
+use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 
 /// What is left of the lease of the only holder, by the server's clock; 0 once it has ended.
 pub(crate) fn lease_left(world: &World) -> i64 {
@@ -84,10 +51,17 @@ fn shows_last(stdout: &[u8], line: &str) {
     assert_eq!(String::from_utf8_lossy(stdout).lines().last(), Some(line));
 }
 
+/// One for each kind of server.
+fn worlds() -> [World; 3] {
+    let cloud = [CloudServer::ours(), CloudServer::like_node()].map(World::in_cloud);
+    let [ours, original] = cloud;
+    [World::in_redis(), ours, original]
+}
+
 #[test]
 fn sigkill_of_either_process_ends_the_whole_tree_and_passes_the_permit_on() {
-    for victim in ["visible", "other", "group"] {
-        let world = World::in_redis();
+    let cases = ["visible", "other", "group"].map(|victim| worlds().map(|world| (victim, world)));
+    for (victim, world) in cases.into_iter().flatten() {
         let script = stubborn_family();
         let mut holder = match victim {
             // timeout(1) signals its whole process group.
@@ -118,9 +92,12 @@ fn sigkill_of_either_process_ends_the_whole_tree_and_passes_the_permit_on() {
 
 #[test]
 fn the_permit_passes_on_only_when_the_whole_tree_is_dead() {
-    let world = World::in_redis();
+    worlds().iter().for_each(passes_on_only_when_the_whole_tree_is_dead);
+}
+
+fn passes_on_only_when_the_whole_tree_is_dead(world: &World) {
     let holder = Running::start(&mut world.script(&[], &stubborn_family()));
-    let members = family(&world);
+    let members = family(world);
     let pids = members.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect::<Vec<_>>();
     let alive = format!("kill -0 {} 2> /dev/null && echo alive; echo ran", pids.join(" "));
     // `kill` succeeds if one of them can be signalled; zombies can, so they must be collected too.
@@ -257,48 +234,6 @@ fn a_network_that_swallows_everything_is_noticed_in_time() {
     let proxy = Proxy::to(world.server().port());
     let url = format!("redis://127.0.0.1:{}", proxy.port);
     dies_in_time(world, &["--backend", &url], "does not answer", |_| proxy.swallow());
-}
-
-/// Passes everything on to a server and back, until it is told to swallow it.
-struct Proxy {
-    port: u16,
-    swallows: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    fn to(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let swallows = Arc::new(AtomicBool::new(false));
-        let swallowing = Arc::clone(&swallows);
-        // These threads end with the process that the test runs in.
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.unwrap();
-                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
-                for (mut from, mut to) in
-                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-                {
-                    let swallowing = Arc::clone(&swallowing);
-                    std::thread::spawn(move || {
-                        let mut bytes = [0; 4096];
-                        while let Ok(count @ 1..) = from.read(&mut bytes) {
-                            if !swallowing.load(Ordering::Relaxed)
-                                && to.write_all(&bytes[..count]).is_err()
-                            {
-                                break;
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        Self { port, swallows }
-    }
-
-    fn swallow(&self) {
-        self.swallows.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
-use super::outages::{OPTIONS, TTL, lease_left, worker};
+use super::faults::{OPTIONS, TTL, worker};
+use super::outages::lease_left;
 use super::redis_server::RedisServer;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,

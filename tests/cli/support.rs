@@ -204,6 +204,35 @@ impl World {
         output
     }
 
+    /// Runs a script as root on 10.9.8.1, a host of its own, from which `there COMMAND` runs a
+    /// command on another one.
+    pub(crate) fn with_network(&self, script: &str) -> Output {
+        let hosts = r#"
+            mount -t tmpfs tmpfs /run
+            ip netns add there
+            ip link add cable type veth peer name cable netns there
+            ip addr add 10.9.8.1/24 dev cable
+            ip link set lo up
+            ip link set cable up
+            ip -n there addr add 10.9.8.2/24 dev cable
+            ip -n there link set lo up
+            ip -n there link set cable up
+            there() { exec nsenter --net=/run/netns/there "$@"; }
+            "#;
+        let script = format!("{hosts}{script}");
+        let nested = ["--net", "sh", "-e", "-c", &script];
+        let output = as_root("unshare")
+            .args(["--mount", "env", &format!("semrun={SEMRUN}"), "unshare"])
+            .args(nested)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("sudo:"), "this test needs root, or sudo without a password");
+        output
+    }
+
     /// The lines of a file that commands append to.
     pub(crate) fn lines(&self, file: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(file)).unwrap_or_default();

@@ -6,7 +6,7 @@ use super::support::{World, fails, shows};
 
 /// Makes an authority, and certificates that it signed: of a server called localhost, and of a
 /// client.
-fn certificates(directory: &Path) {
+pub(crate) fn certificates(directory: &Path) {
     let script = r#"
         set -e
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
