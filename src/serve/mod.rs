@@ -122,9 +122,11 @@ async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes
     match tls {
         None => serve(stream, routes).await,
         Some(tls) => {
-            let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(stream)).await;
+            let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(stream));
+            let handshake = Box::pin(handshake).await;
             if let Ok(Ok(stream)) = handshake {
-                serve(stream, routes).await;
+                // Boxed: connections without TLS need not have the room for it.
+                Box::pin(serve(stream, routes)).await;
             }
         }
     }

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode;
 use serde_json::Value;
@@ -20,7 +21,7 @@ use super::keys::Keys;
 use super::log::{self, Event};
 use super::semaphores::{Attached, Refused, Semaphores, Verdict, Which};
 use crate::backends::cloud::wire::{
-    ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, VERSION, VERSION_HEADER,
+    ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION, VERSION_HEADER,
 };
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
@@ -71,6 +72,29 @@ impl Route {
 
 type Answer = Response<Content>;
 
+/// A request that is understood, and may be made.
+struct Wanted {
+    route: Route,
+    /// Whether one of our own clients asks.
+    ours: bool,
+    name: Rc<str>,
+    id: Option<Uuid>,
+    /// The label of the key that it came with.
+    actor: Rc<str>,
+    asking: Option<Asking>,
+    json: Option<Value>,
+}
+
+/// What came of it.
+enum Done {
+    Answered(Answer),
+    /// It stays open until there is something to answer.
+    Open(Attached, Which),
+    /// The same for one of ours, which holds.
+    Watching(Attached),
+    Asked(Told, Option<Attached>),
+}
+
 impl Routes {
     pub(crate) async fn answer<B>(self: Rc<Self>, request: Request<B>) -> Result<Answer, Infallible>
     where
@@ -78,66 +102,89 @@ impl Routes {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
+        let json = json_body(&head.headers, body).await;
+        let log = &self.semaphores.log;
+        let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
-        let route = Route::of(&head.method, head.uri.path());
-        let mut answer = self.route(&head, body, route, ours).await;
-        if ours && route.is_some() {
+        let understood = self.understand(&head, json, ours);
+        // Thousands of requests stay open, and then nothing of them is kept that is not needed.
+        drop(head);
+        let known = !matches!(understood, Err(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST));
+        let done = match understood {
+            Ok(wanted) => self.act(wanted),
+            Err(status) => Done::Answered(empty(status)),
+        };
+        let mut answer = match done {
+            Done::Answered(answer) => answer,
+            Done::Open(attached, which) => self.verdict(attached, which).await,
+            Done::Watching(mut attached) => {
+                attached.verdict().await;
+                empty(StatusCode::OK)
+            }
+            Done::Asked(told, attached) => self.tell(told, attached).await,
+        };
+        if ours && known {
             answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
         }
-        let log = &self.semaphores.log;
-        if log.logs(Event::Debug) {
-            let (path, status) = (head.uri.path(), answer.status().as_u16());
-            log.say(Event::Debug, &format!("{} {path}: {status}", head.method));
+        if let Some(line) = line {
+            let status = answer.status().as_u16();
+            self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
         }
         Ok(answer)
     }
 
-    async fn route<B>(
+    fn understand(
         &self,
-        head: &hyper::http::request::Parts,
-        body: B,
-        route: Option<Route>,
+        head: &Parts,
+        json: Result<Option<Value>, ()>,
         ours: bool,
-    ) -> Answer
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    ) -> Result<Wanted, StatusCode> {
         // In the order of the original: the body, the path, the key.
-        let Ok(json) = json_body(&head.headers, body).await else {
-            return empty(StatusCode::BAD_REQUEST);
-        };
-        let Some(route) = route else { return empty(StatusCode::NOT_FOUND) };
+        let json = json.map_err(|()| StatusCode::BAD_REQUEST)?;
+        let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-        let Some(actor) = self.keys.label(key) else { return empty(StatusCode::UNAUTHORIZED) };
+        let actor = self.keys.label(key).ok_or(StatusCode::UNAUTHORIZED)?;
         let name = name_in(head.uri.query().unwrap_or_default());
         if name.len() > LONGEST_NAME {
-            return empty(StatusCode::BAD_REQUEST);
+            return Err(StatusCode::BAD_REQUEST);
         }
-        let name: Rc<str> = name.into();
-        let id = id_in(&head.headers);
+        let asking = match head.headers.get(ASK_HEADER).filter(|_| ours) {
+            Some(text) => Some(asking_in(text.as_bytes()).ok_or(StatusCode::BAD_REQUEST)?),
+            None => None,
+        };
+        let name = self.semaphores.known(name);
+        Ok(Wanted { route, ours, name, id: id_in(&head.headers), actor, asking, json })
+    }
+
+    /// Does what is wanted, as far as that can be done at once.
+    fn act(&self, wanted: Wanted) -> Done {
+        let Wanted { route, ours, name, id, actor, asking, json } = wanted;
         let semaphores = &self.semaphores;
-        match (route, id) {
-            (Route::Register, _) if ours => self.ask(&head.headers, &name, &actor).await,
-            (Route::Register, _) => match semaphores.register(&name, actor) {
-                Ok(id) => html(id.to_string()),
-                Err(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
+        Done::Answered(match (route, id) {
+            (Route::Register, _) => match asking {
+                Some(asking) => match semaphores.ask(&name, asking, &actor) {
+                    Ok((told, attached)) => return Done::Asked(told, attached),
+                    Err(refused) => empty(status(refused)),
+                },
+                None => match semaphores.register(&name, actor) {
+                    Ok(id) => html(id.to_string()),
+                    Err(refused) => empty(status(refused)),
+                },
             },
             (Route::Attach(Which::Monitor), Some(id)) if ours => {
                 match semaphores.watch(&name, id) {
-                    Ok(attached) => ending(attached).await,
-                    Err(_) => empty(StatusCode::NOT_FOUND),
+                    Ok(attached) => return Done::Watching(attached),
+                    Err(refused) => empty(status(refused)),
                 }
             }
             (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which) {
-                Ok(attached) => self.verdict(attached, which).await,
-                Err(_) => empty(StatusCode::NOT_FOUND),
+                Ok(attached) => return Done::Open(attached, which),
+                Err(refused) => empty(status(refused)),
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
             (Route::Signal, id) => match semaphores.signal(&name, id.unwrap_or_default()) {
                 Ok(()) => empty(StatusCode::OK),
-                Err(Refused::Unknown) => empty(StatusCode::NOT_FOUND),
-                Err(_) => empty(StatusCode::UNPROCESSABLE_ENTITY),
+                Err(refused) => empty(status(refused)),
             },
             (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
             (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),
@@ -145,7 +192,7 @@ impl Routes {
             (Route::Renew, Some(id)) => plain_json(&semaphores.renew(&name, id)),
             (Route::Renew, None) => empty(StatusCode::BAD_REQUEST),
             (Route::List, _) => plain_json(&semaphores.names()),
-        }
+        })
     }
 
     /// Waits for a permit, or until there is none to be had or kept any more.
@@ -161,12 +208,7 @@ impl Routes {
         }
     }
 
-    async fn ask(&self, headers: &HeaderMap, name: &Rc<str>, actor: &Rc<str>) -> Answer {
-        let asking = headers.get(ASK_HEADER).and_then(|text| asking_in(text.as_bytes()));
-        let Some(asking) = asking else { return empty(StatusCode::BAD_REQUEST) };
-        let Ok((told, attached)) = self.semaphores.ask(name, &asking, actor) else {
-            return empty(StatusCode::SERVICE_UNAVAILABLE);
-        };
+    async fn tell(&self, told: Told, attached: Option<Attached>) -> Answer {
         if told.outcome == Outcome::Held
             && let Err(trouble) = self.semaphores.journal.written().await
         {
@@ -193,10 +235,12 @@ impl Routes {
     }
 }
 
-/// Answers when a permit of one of our clients is not its own any more.
-async fn ending(mut attached: Attached) -> Answer {
-    attached.verdict().await;
-    empty(StatusCode::OK)
+fn status(refused: Refused) -> StatusCode {
+    match refused {
+        Refused::Unknown => StatusCode::NOT_FOUND,
+        Refused::NotHolder => StatusCode::UNPROCESSABLE_ENTITY,
+        Refused::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 fn empty(status: StatusCode) -> Answer {
@@ -326,43 +370,4 @@ impl Body for Content {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_what_the_original_makes_of_it() {
-        for (query, name) in [
-            ("name=deploy", "deploy"),
-            ("name=a%20b+c", "a b c"),
-            ("name=%41&x=1", "A"),
-            ("x=1", "undefined"),
-            ("", "undefined"),
-            ("name=", ""),
-            ("name", ""),
-            ("name=a&name=b", "a,b"),
-            ("n%61me=a", "a"),
-            ("name=%E6%97%A5", "日"),
-            ("name=%zz%", "%zz%"),
-            ("name=a=b", "a=b"),
-        ] {
-            assert_eq!(name_in(query), name, "{query}");
-        }
-    }
-
-    #[test]
-    fn paths_are_found_in_any_case() {
-        let route = |method, path| Route::of(&method, path);
-        assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
-        assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
-        assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
-        for (method, path) in [
-            (Method::GET, "/logconfig"),
-            (Method::POST, "/semaphore/register"),
-            (Method::GET, "/semaphore/register//"),
-            (Method::GET, "/"),
-            (Method::HEAD, "/logconfig"),
-        ] {
-            assert_eq!(route(method, path), None, "{path}");
-        }
-    }
-}
+mod tests;

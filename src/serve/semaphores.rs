@@ -169,6 +169,15 @@ impl Semaphores {
         self.not_before.checked_sub(clock::now()).filter(|left| !left.is_zero())
     }
 
+    /// A name, kept once however many use it.
+    pub(crate) fn known(&self, name: String) -> Rc<str> {
+        let all = self.all.borrow();
+        match all.get_key_value(name.as_str()) {
+            Some((known, _)) => Rc::clone(known),
+            None => name.into(),
+        }
+    }
+
     /// A new client, which is known from now on and not in the queue yet.
     pub(crate) fn register(&self, name: &Rc<str>, actor: Rc<str>) -> Result<Uuid, Refused> {
         let id = Uuid::new_v4();
@@ -266,7 +275,7 @@ impl Semaphores {
     pub(crate) fn ask(
         self: &Rc<Self>,
         name: &Rc<str>,
-        asking: &Asking,
+        asking: Asking,
         actor: &Rc<str>,
     ) -> Result<(Told, Option<Attached>), Refused> {
         let now = clock::now();
@@ -288,7 +297,7 @@ impl Semaphores {
                 told = Ok(semaphore.told(Outcome::Differs, id, now, stands));
                 return changes;
             }
-            let record = Some(Record::at(id, asking.who.clone(), SystemTime::now()));
+            let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let claim = Claim { id, terms: Some(asked), record };
             let ticket = Some(asking.ticket).filter(|ticket| *ticket > 0);
             changes.extend(semaphore.ledger.ask(now, claim, ticket));

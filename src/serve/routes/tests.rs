@@ -1,0 +1,220 @@
+//! Names and paths as the original reads them, and any requests in any order.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn a_name_is_what_the_original_makes_of_it() {
+    for (query, name) in [
+        ("name=deploy", "deploy"),
+        ("name=a%20b+c", "a b c"),
+        ("name=%41&x=1", "A"),
+        ("x=1", "undefined"),
+        ("", "undefined"),
+        ("name=", ""),
+        ("name", ""),
+        ("name=a&name=b", "a,b"),
+        ("n%61me=a", "a"),
+        ("name=%E6%97%A5", "日"),
+        ("name=%zz%", "%zz%"),
+        ("name=a=b", "a=b"),
+    ] {
+        assert_eq!(name_in(query), name, "{query}");
+    }
+}
+
+#[test]
+fn paths_are_found_in_any_case() {
+    let route = |method, path| Route::of(&method, path);
+    assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
+    assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
+    assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
+    for (method, path) in [
+        (Method::GET, "/logconfig"),
+        (Method::POST, "/semaphore/register"),
+        (Method::GET, "/semaphore/register//"),
+        (Method::GET, "/"),
+        (Method::HEAD, "/logconfig"),
+    ] {
+        assert_eq!(route(method, path), None, "{path}");
+    }
+}
+
+const KEY: &str = "a-key-for-tests";
+
+fn routes() -> Rc<Routes> {
+    let log = log::Log::new(&[], log::Format::Text);
+    let journal = crate::serve::journal::Journal::none();
+    let semaphores = Semaphores::new(journal, crate::serve::journal::Found::default(), log);
+    Rc::new(Routes { semaphores, keys: Keys::of_words(KEY).unwrap() })
+}
+
+/// A request of anybody's, about one of a few semaphores and clients.
+#[derive(Debug, Clone)]
+struct Sent {
+    method: &'static str,
+    path: String,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// Which of the identities that were given out goes with it.
+    client: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Send(Sent),
+    /// The connection of one of the requests that are open ends.
+    Close(usize),
+}
+
+fn sensible() -> impl Strategy<Value = Sent> {
+    let path = prop::sample::select(vec![
+        "/semaphore/register",
+        "/semaphore/monitor",
+        "/semaphore/wait",
+        "/semaphore/signal",
+        "/semaphore/observe",
+        RENEW,
+    ]);
+    let name = prop::sample::select(vec!["?name=a", "?name=b", ""]);
+    let ours = prop::option::of((0..4_u8, 0..3_u32, any::<bool>(), 0..9_u64));
+    (path, name, ours, prop::option::of(0..6_usize)).prop_map(|(path, name, ours, client)| {
+        let mut headers = vec![(KEY_HEADER, KEY.to_owned())];
+        if let Some((who, limit, nonblock, ticket)) = ours {
+            let id = Uuid::from_u128(who.into());
+            let who = r#"{"label":"l","host":"h","pid":1,"user":"u"}"#;
+            headers.push((VERSION_HEADER, VERSION.to_owned()));
+            headers.push((
+                ASK_HEADER,
+                format!(
+                    r#"{{"id":"{id}","limit":{limit},"ttl_ms":60000,"nonblock":{nonblock},"ticket":{ticket},"who":{who}}}"#
+                ),
+            ));
+            if client.is_none() {
+                headers.push((ID_HEADER, id.to_string()));
+            }
+        }
+        Sent { method: "GET", path: format!("{path}{name}"), headers, body: vec![], client }
+    })
+}
+
+fn junk() -> impl Strategy<Value = Sent> {
+    let method = prop::sample::select(vec!["GET", "HEAD", "PATCH", "POST", "DELETE"]);
+    let path = prop_oneof![
+        Just("/logconfig".to_owned()),
+        Just("/semaphore/register".to_owned()),
+        "/[a-z/]{0,12}"
+    ];
+    let query = "[?][ -~&&[^#<>\"`{}| ]]{0,40}|";
+    let name = prop::sample::select(vec![KEY_HEADER, ID_HEADER, VERSION_HEADER, ASK_HEADER]);
+    let header = (name, "[ -~]{0,40}");
+    let body = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        Just(br#"{"server":{"debug":false}}"#.to_vec()),
+        Just(br#"{"server":null}"#.to_vec()),
+    ];
+    (method, path, query, prop::collection::vec(header, 0..4), body, any::<bool>()).prop_map(
+        |(method, path, query, mut headers, body, json)| {
+            if json {
+                headers.push(("content-type", "application/json".into()));
+            }
+            Sent { method, path: format!("{path}{query}"), headers, body, client: None }
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => sensible().prop_map(Step::Send),
+        1 => junk().prop_map(Step::Send),
+        2 => (0..20_usize).prop_map(Step::Close),
+    ]
+}
+
+/// Lets everything happen that can.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn any_history(steps: Vec<Step>) {
+    let routes = routes();
+    let mut open = Vec::new();
+    let mut clients: Vec<Uuid> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Send(Sent { method, path, mut headers, body, client }) => {
+                if let Some(id) = client.and_then(|client| clients.get(client)) {
+                    headers.push((ID_HEADER, id.to_string()));
+                }
+                let mut request = Request::builder().method(method).uri(path.as_str());
+                for (name, value) in headers {
+                    request = request.header(name, value);
+                }
+                let Ok(request) = request.body(http_body_util::Full::from(body)) else {
+                    continue;
+                };
+                open.push(tokio::task::spawn_local(Rc::clone(&routes).answer(request)));
+            }
+            Step::Close(which) if which < open.len() => open.swap_remove(which).abort(),
+            Step::Close(_) => {}
+        }
+        settle().await;
+        let mut waiting = Vec::new();
+        for request in open {
+            if !request.is_finished() {
+                waiting.push(request);
+                continue;
+            }
+            let Ok(Ok(answer)) = request.await else { continue };
+            let status = answer.status().as_u16();
+            assert!([200, 400, 401, 404, 422, 500, 503].contains(&status), "{status}");
+            // What one of ours waits with stays open.
+            if answer.body().then.is_some() {
+                waiting.push(tokio::task::spawn_local(async move {
+                    let _ = answer.into_body().collect().await;
+                    Ok(empty(StatusCode::OK))
+                }));
+                continue;
+            }
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            clients.extend(std::str::from_utf8(&body).ok().and_then(|id| Uuid::parse_str(id).ok()));
+        }
+        open = waiting;
+        for name in ["a", "b", "undefined"] {
+            let look = routes.semaphores.look(&name.into());
+            let limit = look.limit.unwrap_or(1) as usize;
+            let alone = look.holders.iter().any(|party| party.record.is_none());
+            assert!(look.holders.len() <= if alone { 1 } else { limit }, "{look:?}");
+            assert!(
+                !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
+            );
+            let observed = routes.semaphores.observe(&name.into());
+            if let Some(observed) = observed {
+                serde_json::from_str::<Value>(&observed).unwrap();
+            }
+        }
+    }
+    // Once all connections have ended, and ours have given back what they had, nobody is left.
+    open.iter().for_each(tokio::task::JoinHandle::abort);
+    settle().await;
+    for name in ["a", "b", "undefined"] {
+        for who in 0..4_u8 {
+            let _ = routes.semaphores.signal(&name.into(), Uuid::from_u128(who.into()));
+        }
+        let look = routes.semaphores.look(&name.into());
+        assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_requests_in_any_order_are_answered_and_leave_nothing(
+        steps in prop::collection::vec(step(), 0..80)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, any_history(steps));
+    }
+}

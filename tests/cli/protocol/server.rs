@@ -1,0 +1,129 @@
+//! The start, the end and the log of a server.
+
+use super::*;
+
+#[test]
+fn the_start_line_tells_the_port() {
+    on_a_server(|server, _| {
+        let line = format!("server: The server is listening on port {}\n", server.port());
+        assert_eq!(std::fs::read_to_string(server.path("stdout")).unwrap(), line);
+    });
+}
+
+#[test]
+fn it_ends_on_sigterm_while_requests_are_open() {
+    on_ours(&[], |server, client| {
+        let mut holder = client.wait_on_semaphore("x");
+        let mut next = waiter(client, "x");
+        let _idle = client.connect();
+        let output = server.stop();
+        assert_eq!(output.status.code(), Some(0), "{}", server.log());
+        for pending in [&mut holder.monitor, &mut next.monitor, &mut next.wait] {
+            let granted = pending.try_answer().is_ok_and(|answer| answer.status == 200);
+            assert!(!granted, "nothing is granted or released by an end");
+        }
+        assert!(TcpStream::connect(("127.0.0.1", client.port)).is_err());
+    });
+}
+
+#[test]
+fn a_key_that_is_too_short_is_refused() {
+    if is_double_asked() {
+        return;
+    }
+    for keys in ["123456789\n", "123456789 with a label\n", "a-key-for-tests\n123456789 second\n"] {
+        let directory = TempDir::new().unwrap();
+        write_keys(&directory, keys);
+        let mut command = serve(&directory, 0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = Running::start(&mut command).finish();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(64 | 78)), "{}: {stderr}", output.status);
+        assert!(stderr.starts_with("semrun: ") && stderr.lines().count() == 1, "{stderr}");
+        assert!(stderr.contains("key"), "{stderr}");
+        assert!(!stderr.contains("123456789") && output.stdout.is_empty(), "{stderr}");
+    }
+}
+
+/// What the server has logged of a client, from its name on.
+fn logged(server: &CloudServer, id: &str) -> Vec<String> {
+    let log = server.log();
+    log.lines().filter(|line| line.contains(id)).map(String::from).collect()
+}
+
+#[test]
+fn events_are_logged_with_the_label_of_the_key_and_never_with_the_key() {
+    on_ours(&["--log", "sem_transition"], |server, client| {
+        let other = Client::new(server.port(), OTHER_KEY);
+        let holder = client.wait_on_semaphore("x");
+        let Attached { id, mut monitor, mut wait } = waiter(&other, "x");
+        let first = holder.id.clone();
+        holder.signal();
+        succeeds(&mut wait);
+        assert_eq!(other.signal("x", &id).status, 200);
+        assert_eq!(monitor.answer().status, 200);
+        let stranger = Client::new(server.port(), "a-key-of-a-stranger");
+        assert_eq!(stranger.get(&path("observe", "x"), &[]).status, 401);
+        let line = |action| format!("server: [x:{id}:second] {action}");
+        let expected = ["waiting", "holding", "releasing"].map(line);
+        wait_until("all is logged", || logged(server, &id).len() >= 3);
+        assert_eq!(logged(server, &id), expected);
+        for action in ["holding", "releasing"] {
+            let line = format!("server: [x:{first}:first] {action}");
+            assert!(logged(server, &first).contains(&line), "no {line:?} in {}", server.log());
+        }
+        let said = server.log() + &std::fs::read_to_string(server.path("stdout")).unwrap();
+        for key in [KEY, OTHER_KEY, "a-key-of-a-stranger"] {
+            assert!(!said.contains(key), "{said}");
+        }
+        assert_eq!(said.matches("listening").count(), 1, "{said}");
+    });
+}
+
+#[test]
+fn nothing_is_logged_of_a_permit_unless_asked_for() {
+    on_ours(&[], |server, client| {
+        let quiet = client.wait_on_semaphore("x");
+        let quiet_id = quiet.id.clone();
+        quiet.signal();
+        assert_eq!(client.patch(r#"{"server":{"sem_transition":true}}"#).status, 200);
+        let loud = client.wait_on_semaphore("x");
+        let line = format!("server: [x:{}:first] holding", loud.id);
+        wait_until("it is logged", || logged(server, &loud.id).contains(&line));
+        assert_eq!(logged(server, &quiet_id), [""; 0]);
+        loud.signal();
+    });
+}
+
+#[test]
+fn a_name_does_not_forge_lines_of_the_log() {
+    on_ours(&["--log", "sem_transition"], |server, client| {
+        let holder = client.wait_on_semaphore("x\nserver: [forged\r\u{1b}[2J");
+        let id = holder.id.clone();
+        wait_until("it is logged", || !logged(server, &id).is_empty());
+        holder.signal();
+        let log = server.log();
+        assert!(!log.contains("\nserver: [forged") && !log.contains(['\r', '\u{1b}']), "{log:?}");
+    });
+}
+
+#[test]
+fn events_are_logged_as_json_if_asked_for() {
+    on_ours(&["--log", "sem_transition", "--log-format", "json"], |server, client| {
+        let name = "x \"y\"";
+        let holder = client.wait_on_semaphore(name);
+        let mut next = waiter(client, name);
+        holder.signal();
+        succeeds(&mut next.wait);
+        assert_eq!(client.signal(name, &next.id).status, 200);
+        wait_until("all is logged", || logged(server, &next.id).len() >= 3);
+        let lines = logged(server, &next.id);
+        for (line, action) in lines.iter().zip(["waiting", "holding", "releasing"]) {
+            let event: Value = serde_json::from_str(line).unwrap();
+            assert!(event.is_object() && line.contains(action), "{line}");
+        }
+        let log = server.log();
+        assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{log}");
+        assert!(!log.contains(KEY), "{log}");
+    });
+}
