@@ -5,6 +5,8 @@
 //! cargo bench --bench serve
 //! ```
 
+#![expect(clippy::print_stdout, reason = "that is what it is for")]
+
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;

@@ -80,6 +80,16 @@ impl Console {
 /// How long somebody who does not read may hold us up. Behind it a command waits to be stopped.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
+/// Writes a line to standard output at once or not at all: nobody may be reading.
+pub(crate) fn announce(line: &str) {
+    let stdout = io::stdout();
+    let mut ready = [PollFd::new(&stdout, PollFlags::OUT)];
+    if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
+        let mut stdout = stdout.lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}
+
 /// Writes lines at once or not at all, for one who has others to serve.
 pub(crate) fn log(lines: &str) {
     write(lines, &Timespec { tv_sec: 0, tv_nsec: 0 });

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock::Moment;
 
 /// How long one who was granted a permit while it waited has to say that it is there.
-pub(crate) const CONFIRM: Duration = Duration::from_secs(5);
+pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
 
 /// How long the place of a waiter that is away is kept.
 pub(crate) const AWAY: Duration = Duration::from_secs(15);
@@ -121,10 +121,8 @@ impl<R> Ledger<R> {
             Some(Place::Holding(_)) => self.extend(now, id),
             Some(Place::Waiting(ticket)) => self.present(*ticket),
             None => {
-                let was_given = |ticket: &u64| {
-                    (1..=self.last).contains(ticket) && !self.queue.contains_key(ticket)
-                };
-                let ticket = ticket.filter(was_given).unwrap_or_else(|| self.next_number());
+                let ticket = ticket.filter(|ticket| self.was_given_up(*ticket));
+                let ticket = ticket.unwrap_or_else(|| self.next_number());
                 self.agree(&claim);
                 self.places.insert(id, Place::Waiting(ticket));
                 self.queue.insert(ticket, Waiting { claim, away: None });
@@ -242,6 +240,14 @@ impl<R> Ledger<R> {
 
     pub(crate) fn last_number(&self) -> u64 {
         self.last
+    }
+
+    /// Whether a ticket is one that was given out, and nobody else has or may get back.
+    fn was_given_up(&self, ticket: u64) -> bool {
+        let lapses = |holding: &Holding<R>| !holding.confirmed && holding.ticket == ticket;
+        (1..=self.last).contains(&ticket)
+            && !self.queue.contains_key(&ticket)
+            && !self.holders.values().any(lapses)
     }
 
     fn next_number(&mut self) -> u64 {
@@ -480,7 +486,7 @@ mod tests {
         // Who never comes back keeps nothing.
         ledger.leave(at(5), id(4));
         assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
-        assert!(ledger.renew(at(6), id(2)));
+        assert!(ledger.renew(at(5), id(2)));
         assert_eq!(ledger.expire(at(5) + AWAY), [Change::Gone(id(4))]);
     }
 
@@ -493,7 +499,7 @@ mod tests {
         assert_eq!(granted(&ledger.release(at(1), id(1))), [2]);
         let changes = ledger.expire(at(1) + CONFIRM);
         assert_eq!((changes[0], granted(&changes)), (Change::Lapsed(id(2)), vec![3]));
-        assert!(ledger.renew(at(7), id(3)));
+        assert!(ledger.renew(at(4), id(3)));
         assert_eq!(ledger.asks(8, claim(4, 1, Some(60))), []);
         assert_eq!(ledger.asks(9, claim(2, 1, Some(60))), []);
         assert_eq!(granted(&ledger.release(at(10), id(3))), [2], "before the one that came later");
@@ -506,6 +512,10 @@ mod tests {
         ledger.asks(0, claim(2, 1, None));
         let (ticket, ahead) = ledger.waiting(id(2)).unwrap();
         assert_eq!(ahead, 0);
+        // Nobody else gets that place, not even while it is granted.
+        assert_eq!(granted(&ledger.release(at(0), id(1))), [2]);
+        ledger.ask(at(0), claim(4, 1, None), Some(ticket));
+        assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
         let mut restarted = Ledger::after(100, at(0));
         restarted.restore(claim(1, 1, None), 1, None);
         restarted.asks(0, claim(3, 1, None));

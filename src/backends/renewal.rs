@@ -32,10 +32,12 @@ pub(super) async fn keep<'a>(
             () = sleep(next.saturating_sub(clock::now())) => {}
             () = hurry.notified() => {}
         }
-        let mut pause = FIRST_PAUSE;
+        let mut pause = first_pause(ttl);
+        // The first one may go over a connection that was cut without a word.
+        let mut time = patience(ttl).min(ttl / 8);
         loop {
             let since = clock::now();
-            let answer = tokio::time::timeout(patience(ttl), attempt()).await;
+            let answer = tokio::time::timeout(time, attempt()).await;
             let trouble = match answer {
                 Ok(Ok(Renewed::For(ttl))) => {
                     tenure.send_replace(Tenure { since, ttl, trouble: None });
@@ -43,20 +45,24 @@ pub(super) async fn keep<'a>(
                 }
                 Ok(Ok(Renewed::Lost(lost))) => return lost,
                 Ok(Err(trouble)) => trouble,
-                Err(_elapsed) => format!("the server does not answer within {:?}", patience(ttl)),
+                Err(_elapsed) => format!("the server does not answer within {time:?}"),
             };
             tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            time = patience(ttl);
         }
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one attempt may take, with a new connection over a slow network: at the shortest TTL
-/// one such attempt fits before the command is told to end, otherwise several.
+fn first_pause(ttl: Duration) -> Duration {
+    (ttl / 100).min(Duration::from_millis(250))
+}
+
+/// How long one attempt may take, with a new connection over a slow network: several fit before
+/// the command is told to end; at the shortest TTL, one and a short one.
 pub(super) fn patience(ttl: Duration) -> Duration {
     (ttl / 5).min(Duration::from_secs(2))
 }
@@ -113,6 +119,14 @@ mod tests {
         assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
         assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
         assert_eq!(tenure.trouble, None);
+    }
+
+    #[test]
+    fn at_the_shortest_ttl_a_renewal_that_is_swallowed_leaves_time_for_another() {
+        let ttl = crate::supervise::deadline::SHORTEST_TTL;
+        let second = ttl / 3 + ttl / 8 + first_pause(ttl);
+        let soft = crate::supervise::deadline::Deadline::of(Duration::ZERO, ttl, None).soft;
+        assert!(soft > second + Duration::from_millis(350), "{second:?}, {soft:?}");
     }
 
     #[test]

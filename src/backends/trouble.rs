@@ -27,6 +27,8 @@ pub(super) enum TroubleKind {
     Refusing,
     /// It will not pass by itself.
     Lasting,
+    /// There is no sense in asking again.
+    Final,
     /// A server of this kind cannot do it.
     Unsupported,
     /// What stands there is not what was asked for.
@@ -60,8 +62,18 @@ impl Trouble {
         Self { what, kind: TroubleKind::Differs }
     }
 
+    /// The permit, or the place in the queue, was given back by somebody else.
+    pub(super) fn withdrawn() -> Self {
+        Self { what: "it was withdrawn from outside".into(), kind: TroubleKind::Final }
+    }
+
     pub(super) fn lasts(&self) -> bool {
-        !matches!(self.kind, TroubleKind::Away | TroubleKind::Refusing)
+        self.is_final() || self.kind == TroubleKind::Lasting
+    }
+
+    /// Whether it ends also the waiting of one who is in the queue.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self.kind, TroubleKind::Final | TroubleKind::Unsupported | TroubleKind::Differs)
     }
 
     /// `backend` is a URL without secrets, `doing` fits "cannot …".
@@ -107,16 +119,15 @@ pub(super) async fn patiently<T>(
             Ok(done) => return Ok(done),
             Err(trouble) => trouble,
         };
-        if trouble.lasts() || Instant::now() + pause.next >= give_up {
+        if trouble.lasts() || !pause.sleep_before(give_up).await {
             return Err(trouble);
         }
-        pause.sleep().await;
     }
 }
 
 /// What lies between two attempts.
 pub(super) struct Pause {
-    pub(super) next: Duration,
+    next: Duration,
 }
 
 impl Pause {
@@ -126,6 +137,53 @@ impl Pause {
 
     pub(super) async fn sleep(&mut self) {
         sleep(self.next).await;
-        self.next = (self.next * 2).min(Duration::from_secs(2));
+        self.next = (self.next * 2).min(Duration::from_millis(800));
+    }
+
+    /// The same for one who is queued and so tries for ever, or is not yet and gives up then.
+    pub(super) async fn sleep_while(&mut self, queued: bool, give_up: Instant) -> bool {
+        if queued {
+            self.sleep().await;
+            return true;
+        }
+        self.sleep_before(give_up).await
+    }
+
+    /// The same where there is an end to it. False: it is not worth another attempt.
+    pub(super) async fn sleep_before(&mut self, give_up: Instant) -> bool {
+        const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
+        let left = give_up.saturating_duration_since(Instant::now());
+        if left < SHORTEST_ATTEMPT {
+            return false;
+        }
+        // Half of what is left, so that an attempt is made also near the end.
+        self.next = self.next.min(left / 2);
+        self.sleep().await;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_is_tried_for_as_long_as_it_was_said() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let started = Instant::now();
+            let mut last = Duration::ZERO;
+            let failed: Result<(), _> = patiently(TRY_ON, async || {
+                last = started.elapsed();
+                Err(Trouble::silence())
+            })
+            .await;
+            assert_eq!(failed, Err(Trouble::silence()));
+            assert!(last > TRY_ON * 9 / 10 && started.elapsed() <= TRY_ON, "{last:?}");
+        });
     }
 }

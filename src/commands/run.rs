@@ -505,8 +505,8 @@ impl<'a> View<'a> {
             }
             Notice::Blind => self.warn(&Warning::Blind),
             Notice::Trouble { what, may_last } => {
-                // Once, however often it is tried.
-                if may_last && self.trouble.as_deref() != Some(&what) {
+                // Once, however often it is tried and whatever comes of that.
+                if may_last && self.trouble.is_none() {
                     self.warn(&Warning::Trouble { name, what: &what });
                 }
                 self.trouble = Some(what);

@@ -1,6 +1,5 @@
 //! Running a cloud-semaphore server until a signal comes.
 
-use std::io::Write;
 use std::rc::Rc;
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::{Misuse, Serve};
 use crate::supervise::signals::{Caught, Signals};
+use crate::terminal;
 
 pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;
@@ -73,10 +73,7 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
         );
         log.say(Event::Alert, &text);
     }
-    // Whoever started us may not read, or have closed it.
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "server: The server is listening on port {port}");
-    let _ = stdout.flush();
+    terminal::announce(&format!("server: The server is listening on port {port}"));
 }
 
 /// Every signal that ends a program ends this one, in good order.

@@ -80,9 +80,10 @@ impl Log {
             return;
         }
         let Subject { name, id, actor } = subject;
+        let (name, actor) = (shortened(name), shortened(actor));
         let line = match self.format {
             Format::Text => {
-                format!("server: [{}:{id}:{}] {action}", harmless(name), harmless(actor))
+                format!("server: [{}:{id}:{}] {action}", harmless(&name), harmless(&actor))
             }
             Format::Json => {
                 let what = json!({ "name": name, "id": id, "key": actor, "action": action });
@@ -97,8 +98,9 @@ impl Log {
         if !self.logs(event) {
             return;
         }
+        let text = shortened(text);
         let line = match self.format {
-            Format::Text => format!("server: {}", harmless(text)),
+            Format::Text => format!("server: {}", harmless(&text)),
             Format::Json => line_of(event, json!({ "message": text })),
         };
         terminal::log(&format!("{line}\n"));
@@ -151,6 +153,16 @@ pub(crate) enum Refused {
     Unknown,
     /// What ends the original server.
     Null,
+}
+
+/// Whoever reads a pipe slowly must not hold the server up, and a pipe that has room takes a line
+/// at once only if that has less than 4,096 bytes. Escaped, a character may have six.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 250;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
 }
 
 fn line_of(event: Event, what: Value) -> String {
@@ -227,6 +239,16 @@ mod tests {
             assert_eq!(log.change(&bad), Err(why), "{bad}");
         }
         assert_eq!(log.configuration(), before);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_what_a_pipe_takes_at_once() {
+        for nasty in ["\u{1}", "\u{10FFFF}", "\"", "a"] {
+            let text = shortened(&nasty.repeat(5_000));
+            let what = json!({ "name": text, "key": text, "action": "waiting" });
+            assert!(line_of(Event::SemTransition, what).len() < 4_000);
+            assert!(harmless(&text).len() < 1_100);
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
 //! and what ends it come from outside.
 
+mod finished;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod peer;
 pub(crate) mod routes;
 pub(crate) mod semaphores;
 
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use self::log::{Event, Log};
+use self::peer::Peer;
 use self::routes::Routes;
 
 /// How long a connection may take to send the head of a request, the first one or the next.
@@ -32,6 +35,10 @@ const SLOWEST_HEAD: Duration = Duration::from_secs(6);
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
+
+/// How long a connection whose other end is closed may go on: hyper notices that only when it has
+/// nothing left to read.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// How long to wait for descriptors when there are none.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -54,7 +61,10 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             biased;
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => {
+                semaphores.close();
+                return Ok(());
+            }
             ended = &mut time => return ended,
             () = &mut disk, if watching => watching = false,
             Some(_) = connections.join_next() => {}
@@ -119,21 +129,35 @@ async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes
     if socket.set_tcp_keepalive(&keepalive).and_then(|()| socket.set_tcp_nodelay(true)).is_err() {
         return;
     }
-    match tls {
-        None => serve(stream, routes).await,
-        Some(tls) => {
-            let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(stream));
-            let handshake = Box::pin(handshake).await;
-            if let Ok(Ok(stream)) = handshake {
-                // Boxed: connections without TLS need not have the room for it.
-                Box::pin(serve(stream, routes)).await;
+    let peer = Peer::new(stream);
+    let bytes = peer.bytes();
+    let conversation = async {
+        match tls {
+            None => serve(bytes, peer.clone(), routes).await,
+            Some(tls) => {
+                let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
+                let handshake = Box::pin(handshake).await;
+                if let Ok(Ok(stream)) = handshake {
+                    // Boxed: connections without TLS need not have the room for it.
+                    Box::pin(serve(stream, peer.clone(), routes)).await;
+                }
             }
         }
+    };
+    let gone = async {
+        peer.gone().await;
+        // What is said already may be answered.
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        biased;
+        () = conversation => {}
+        () = gone => {}
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Rc<Routes>) {
-    let service = service_fn(|request| Rc::clone(&routes).answer(request));
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: Rc<Routes>) {
+    let service = service_fn(|request| Rc::clone(&routes).answer(request, peer.clone()));
     // What goes wrong with a connection ends it, and with it what was open on it.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())

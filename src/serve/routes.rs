@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use super::keys::Keys;
 use super::log::{self, Event};
-use super::semaphores::{Attached, Refused, Semaphores, Verdict, Which};
+use super::peer::Peer;
+use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
 use crate::backends::cloud::wire::{
     ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION, VERSION_HEADER,
 };
@@ -28,7 +29,7 @@ use crate::backends::cloud::wire::{
 const LONGEST_NAME: usize = 4096;
 
 /// The largest body that is read, and how long it may take to come.
-const LARGEST_BODY: usize = 100 * 1024;
+const LARGEST_BODY: usize = 16 * 1024;
 const SLOWEST_BODY: Duration = Duration::from_secs(5);
 
 /// What answers requests.
@@ -93,44 +94,74 @@ enum Done {
     /// The same for one of ours, which holds.
     Watching(Attached),
     Asked(Told, Option<Attached>),
+    /// Not yet: it is to be done when those who were here before have come back.
+    Later(Wanted),
 }
 
 impl Routes {
-    pub(crate) async fn answer<B>(self: Rc<Self>, request: Request<B>) -> Result<Answer, Infallible>
+    /// Does what a request wants. What can be done at once is done by this call, and not when
+    /// somebody waits for the answer: a connection may end before that.
+    pub(crate) fn answer<B>(
+        self: Rc<Self>,
+        request: Request<B>,
+        peer: Peer,
+    ) -> impl Future<Output = Result<Answer, Infallible>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let json = json_body(&head.headers, body).await;
+        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
         let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
-        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
-        let understood = self.understand(&head, json, ours);
-        // Thousands of requests stay open, and then nothing of them is kept that is not needed.
-        drop(head);
-        let known = !matches!(understood, Err(StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST));
-        let done = match understood {
-            Ok(wanted) => self.act(wanted),
-            Err(status) => Done::Answered(empty(status)),
+        let ready = if is_json(&head.headers) {
+            Err((head, body))
+        } else {
+            Ok(self.begin(&head, Ok(None), &peer))
         };
-        let mut answer = match done {
-            Done::Answered(answer) => answer,
-            Done::Open(attached, which) => self.verdict(attached, which).await,
-            Done::Watching(mut attached) => {
-                attached.verdict().await;
-                empty(StatusCode::OK)
+        async move {
+            // Thousands of requests stay open, and nothing of them is kept that is not needed.
+            let done = match ready {
+                Ok(done) => done,
+                Err((head, body)) => {
+                    let json = read_json(body).await;
+                    self.begin(&head, json, &peer)
+                }
+            };
+            let mut answer = match done {
+                Done::Answered(answer) => answer,
+                Done::Open(attached, which) => self.verdict(attached, which).await,
+                Done::Watching(mut attached) => match attached.verdict().await {
+                    Verdict::Replaced => removed(),
+                    _ => empty(StatusCode::OK),
+                },
+                Done::Asked(told, attached) => self.tell(told, attached).await,
+                Done::Later(wanted) => {
+                    let pause = self.semaphores.paused().unwrap_or_default();
+                    tokio::time::sleep(pause).await;
+                    match self.act(wanted, &peer) {
+                        Done::Asked(told, attached) => self.tell(told, attached).await,
+                        _ => empty(StatusCode::SERVICE_UNAVAILABLE),
+                    }
+                }
+            };
+            if ours {
+                answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
             }
-            Done::Asked(told, attached) => self.tell(told, attached).await,
-        };
-        if ours && known {
-            answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+            if let Some(line) = line {
+                let status = answer.status().as_u16();
+                self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
+            }
+            Ok(answer)
         }
-        if let Some(line) = line {
-            let status = answer.status().as_u16();
-            self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
+    }
+
+    fn begin(&self, head: &Parts, json: Result<Option<Value>, ()>, peer: &Peer) -> Done {
+        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        match self.understand(head, json, ours) {
+            Ok(wanted) => self.act(wanted, peer),
+            Err(status) => Done::Answered(empty(status)),
         }
-        Ok(answer)
     }
 
     fn understand(
@@ -157,11 +188,19 @@ impl Routes {
     }
 
     /// Does what is wanted, as far as that can be done at once.
-    fn act(&self, wanted: Wanted) -> Done {
+    fn act(&self, wanted: Wanted, peer: &Peer) -> Done {
+        let soon = |pause: Duration| pause <= COMING_BACK;
+        if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
+            && self.semaphores.paused().is_some_and(soon)
+        {
+            return Done::Later(wanted);
+        }
         let Wanted { route, ours, name, id, actor, asking, json } = wanted;
         let semaphores = &self.semaphores;
         Done::Answered(match (route, id) {
             (Route::Register, _) => match asking {
+                // Who died while we were held up must not be given anything.
+                Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.ask(&name, asking, &actor) {
                     Ok((told, attached)) => return Done::Asked(told, attached),
                     Err(refused) => empty(status(refused)),
@@ -182,10 +221,16 @@ impl Routes {
                 Err(refused) => empty(status(refused)),
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
-            (Route::Signal, id) => match semaphores.signal(&name, id.unwrap_or_default()) {
-                Ok(()) => empty(StatusCode::OK),
-                Err(refused) => empty(status(refused)),
-            },
+            (Route::Signal, id) => {
+                let id = id.unwrap_or_default();
+                if ours {
+                    semaphores.finish(id);
+                }
+                match semaphores.signal(&name, id) {
+                    Ok(()) => empty(StatusCode::OK),
+                    Err(refused) => empty(status(refused)),
+                }
+            }
             (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
             (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),
             (Route::LogConfig, _) => self.configure(json),
@@ -274,17 +319,18 @@ fn plain_json(value: &impl serde::Serialize) -> Answer {
     typed("application/json", serde_json::to_string(value).expect("plain data"))
 }
 
-/// The body, if it is said to be JSON and has some.
-async fn json_body<B>(headers: &HeaderMap, body: B) -> Result<Option<Value>, ()>
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    kind.eq_ignore_ascii_case(b"application/json")
+}
+
+/// A body that is said to be JSON, if it has anything.
+async fn read_json<B>(body: B) -> Result<Option<Value>, ()>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    if !kind.eq_ignore_ascii_case(b"application/json") {
-        return Ok(None);
-    }
     let read = tokio::time::timeout(SLOWEST_BODY, Limited::new(body, LARGEST_BODY).collect());
     let bytes = read.await.map_err(drop)?.map_err(drop)?.to_bytes();
     if bytes.is_empty() {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::{Event, Log, Subject};
 use crate::backends::Record;
@@ -23,6 +24,10 @@ const UNATTACHED: Duration = Duration::from_mins(1);
 /// How long the permit of a client of the original is kept after a restart. Its connection is
 /// gone, and it cannot come back; but its command may be running, and ends with a `signal`.
 const AFTER_RESTART: Duration = Duration::from_secs(30);
+
+/// For how long nothing is granted after a restart, so that those who were waiting come back
+/// before others take their place.
+pub(crate) const COMING_BACK: Duration = Duration::from_secs(1);
 
 /// How many names that nobody uses are remembered, and how many clients are served.
 const MOST_NAMES: usize = 10_000;
@@ -38,7 +43,12 @@ pub(crate) struct Semaphores {
     last: Cell<u64>,
     clients: Cell<usize>,
     registered: Cell<u64>,
+    /// How many names there may be before those that nobody uses are forgotten.
+    enough_names: Cell<usize>,
+    finished: RefCell<Finished>,
     not_before: Moment,
+    /// Whether connections end because the server does, which changes nothing on record.
+    closing: Cell<bool>,
     pub(crate) journal: Journal,
     pub(crate) log: Log,
 }
@@ -92,6 +102,8 @@ pub(crate) enum Verdict {
     Granted,
     Released,
     Removed,
+    /// The same client has opened another one instead.
+    Replaced,
 }
 
 /// Why something cannot be done.
@@ -115,7 +127,7 @@ pub(crate) struct Attached {
 
 impl Attached {
     pub(crate) async fn verdict(&mut self) -> Verdict {
-        (&mut self.verdict).await.unwrap_or(Verdict::Removed)
+        (&mut self.verdict).await.unwrap_or(Verdict::Replaced)
     }
 
     pub(crate) fn poll(
@@ -123,7 +135,7 @@ impl Attached {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Verdict> {
         let verdict = std::pin::Pin::new(&mut self.verdict).poll(context);
-        verdict.map(|verdict| verdict.unwrap_or(Verdict::Removed))
+        verdict.map(|verdict| verdict.unwrap_or(Verdict::Replaced))
     }
 }
 
@@ -136,7 +148,8 @@ impl Drop for Attached {
 impl Semaphores {
     pub(crate) fn new(journal: Journal, found: Found, log: Log) -> Rc<Self> {
         let now = clock::now();
-        let pause = found.rebooted.unwrap_or_default();
+        let back = if found.restarted { COMING_BACK } else { Duration::ZERO };
+        let pause = found.rebooted.unwrap_or_default().max(back);
         let this = Self {
             all: RefCell::default(),
             due: RefCell::default(),
@@ -144,6 +157,9 @@ impl Semaphores {
             last: Cell::new(found.last),
             clients: Cell::new(0),
             registered: Cell::new(0),
+            enough_names: Cell::new(MOST_NAMES),
+            finished: RefCell::default(),
+            closing: Cell::new(false),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
             journal,
             log,
@@ -237,6 +253,9 @@ impl Semaphores {
     }
 
     fn detach(&self, name: &Rc<str>, id: Uuid, which: Which, number: u64) {
+        if self.closing.get() {
+            return;
+        }
         self.change_known(name, |semaphore| {
             let Semaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
@@ -257,6 +276,16 @@ impl Semaphores {
                 (false, Which::Wait) | (true, Which::Monitor) => Vec::new(),
             }
         });
+    }
+
+    /// The server ends, and those whose connections end with it are not to be taken for gone.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+    }
+
+    /// One of ours has given back, or left, and asks no more.
+    pub(crate) fn finish(&self, id: Uuid) {
+        self.finished.borrow_mut().add(clock::now(), id);
     }
 
     /// Takes a permit from whoever holds it with this identity.
@@ -283,10 +312,15 @@ impl Semaphores {
         let id = asking.id;
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
+        if self.finished.borrow().contains(id) {
+            return Ok((Told::lost(), None));
+        }
         let mut told = Err(Refused::TooMany);
         let mut waits = false;
+        // What is over has to be over for everybody before anything new begins.
+        self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
-            let mut changes = semaphore.ledger.expire(now);
+            let mut changes = Vec::new();
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
             let stands = semaphore.ledger.terms().unwrap_or(asked);
@@ -316,6 +350,7 @@ impl Semaphores {
             told = Ok(semaphore.told(outcome, id, now, asked));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
             client.actor = Rc::clone(actor);
+            client.ours = true;
             if held {
                 client.wait = Request::Over;
             } else {
@@ -359,6 +394,7 @@ impl Semaphores {
         self.change_known(name, |semaphore| {
             if semaphore.ledger.holding(id).is_some()
                 && let Some(client) = semaphore.clients.get_mut(&id)
+                && client.ours
             {
                 client.monitor = Request::Open(number, sender);
                 outcome = Ok(());
@@ -403,9 +439,18 @@ impl Semaphores {
         loop {
             let now = clock::now();
             while let Some(name) = self.first_due(now) {
-                self.change_known(&name, |semaphore| semaphore.what_is_due(now));
+                self.change_known(&name, |semaphore| {
+                    semaphore.due = None;
+                    semaphore.what_is_due(now)
+                });
             }
-            alarm.set(self.due.borrow().first().map(|(moment, _)| *moment))?;
+            if self.not_before <= now && self.journal.is_of_another_boot() {
+                self.journal.is_of_this_boot();
+                self.rewrite();
+            }
+            let pause = self.journal.is_of_another_boot().then_some(self.not_before);
+            let next = self.due.borrow().first().map(|(moment, _)| *moment);
+            alarm.set(next.into_iter().chain(pause).min())?;
             tokio::select! {
                 rung = alarm.ring() => rung?,
                 () = self.sooner.notified() => {}
@@ -413,9 +458,11 @@ impl Semaphores {
         }
     }
 
+    /// Takes the first one that is due off the list.
     fn first_due(&self, now: Moment) -> Option<Rc<str>> {
-        let due = self.due.borrow();
-        due.first().filter(|(moment, _)| *moment <= now).map(|(_, name)| Rc::clone(name))
+        let mut due = self.due.borrow_mut();
+        due.first().filter(|(moment, _)| *moment <= now)?;
+        due.pop_first().map(|(_, name)| name)
     }
 
     fn next_registration(&self) -> u64 {
@@ -436,16 +483,28 @@ impl Semaphores {
     fn change(&self, name: &Rc<str>, change: impl FnOnce(&mut Semaphore) -> Vec<Change>) {
         let mut all = self.all.borrow_mut();
         if !all.contains_key(name) {
-            if all.len() >= MOST_NAMES {
-                all.retain(|_, semaphore| {
-                    self.last.set(self.last.get().max(semaphore.ledger.last_number()));
-                    !semaphore.clients.is_empty()
-                });
+            if all.len() >= self.enough_names.get() {
+                self.forget_idle(&mut all);
+                self.enough_names.set(MOST_NAMES.max(all.len() * 2));
             }
             all.insert(Rc::clone(name), Semaphore::new(self.first_number(), self.not_before));
         }
         drop(all);
         self.change_known(name, change);
+    }
+
+    fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
+        let mut due = self.due.borrow_mut();
+        all.retain(|name, semaphore| {
+            let used = semaphore.ledger.in_use() || !semaphore.clients.is_empty();
+            if !used {
+                self.last.set(self.last.get().max(semaphore.ledger.last_number()));
+                if let Some(moment) = semaphore.due {
+                    due.remove(&(moment, Rc::clone(name)));
+                }
+            }
+            used
+        });
     }
 
     /// Changes a semaphore that somebody has registered at, and lets everybody know whom it
@@ -480,10 +539,9 @@ impl Semaphores {
 
     fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Semaphore { ledger, clients, .. } = semaphore;
-        let (Some(holding), Some(client)) = (ledger.holding(id), clients.get_mut(&id)) else {
-            return;
-        };
+        let Some(holding) = ledger.holding(id) else { return };
         self.journal.granted(&on_record(name, holding, ledger.terms()));
+        let Some(client) = clients.get_mut(&id) else { return };
         client.phase = Phase::Holding;
         self.log_transition(name, id, client, "holding");
         if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
@@ -513,6 +571,10 @@ impl Semaphores {
     }
 
     fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
+        let Semaphore { unattached, clients, .. } = semaphore;
+        while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
+            unattached.pop_front();
+        }
         let unattached = semaphore.unattached.front().map(|(moment, _)| *moment);
         let next = semaphore.ledger.next_expiry().into_iter().chain(unattached).min();
         if next == semaphore.due {
@@ -709,5 +771,71 @@ impl Client {
     /// Whether both of its requests have come, and it is still there.
     fn is_attached(&self) -> bool {
         matches!(self.monitor, Request::Open(..)) && !matches!(self.wait, Request::Expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Format;
+    use super::*;
+    use crate::backends::Who;
+
+    fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
+        Semaphores::new(journal, found, Log::new(&[], Format::Text))
+    }
+
+    fn asking(id: Uuid, ttl_ms: u64) -> Asking {
+        let who = Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into() };
+        Asking { id, limit: 1, ttl_ms, ticket: 0, nonblock: false, strict: false, who }
+    }
+
+    #[test]
+    fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
+        let semaphores = semaphores(Journal::none(), Found::default());
+        let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
+        let client = register("victim");
+        let mut both = [Which::Monitor, Which::Wait]
+            .map(|which| semaphores.attach(&"victim".into(), client, which).ok().unwrap());
+        semaphores.signal(&"victim".into(), client).unwrap();
+        for request in &mut both {
+            let _ = request.verdict.try_recv();
+        }
+        for number in 0..=MOST_NAMES {
+            let name: Rc<str> = number.to_string().into();
+            let (_, waits) =
+                semaphores.ask(&name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
+            assert!(waits.is_none());
+        }
+        assert!(!semaphores.all.borrow().contains_key("victim"), "nobody used it");
+        assert_eq!(semaphores.all.borrow().len(), MOST_NAMES + 1, "all others are held");
+        // Otherwise the server would look after it for ever.
+        assert!(semaphores.due.borrow().iter().all(|(_, name)| &**name != "victim"));
+    }
+
+    #[test]
+    fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (journal, found) = Journal::open(directory.path()).unwrap();
+        let semaphores = semaphores(journal, found);
+        let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
+        for ttl in [1, 60_000] {
+            let (told, _) = semaphores.ask(&name, asking(id, ttl), &"".into()).ok().unwrap();
+            assert_eq!(told.outcome, Outcome::Held);
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        assert!(semaphores.observe(&name).unwrap().contains(&format!("\"{id}\": {{")));
+        drop(semaphores);
+        let (_, found) = Journal::open(directory.path()).unwrap();
+        assert_eq!(found.grants.iter().map(|grant| grant.id).collect::<Vec<_>>(), [id]);
+    }
+
+    #[test]
+    fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
+        let semaphores = semaphores(Journal::none(), Found::default());
+        let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
+        semaphores.finish(id);
+        let (told, _) = semaphores.ask(&name, asking(id, 60_000), &"".into()).ok().unwrap();
+        assert_eq!(told.outcome, Outcome::Lost);
+        assert!(semaphores.look(&name).holders.is_empty());
     }
 }

@@ -359,6 +359,45 @@ fn clients_of_the_original_are_alone_among_ours() {
 }
 
 #[test]
+fn a_client_of_the_original_keeps_its_permit_for_a_while_after_a_restart() {
+    for orderly in [true, false] {
+        let mut world = remembering();
+        let first = client(&world);
+        let mut holder = first.attach("x");
+        assert_eq!(holder.wait.answer().status, 200);
+        if orderly {
+            server(&mut world).stop();
+        } else {
+            server(&mut world).kill();
+        }
+        server(&mut world).start_again();
+        // It is still at its work, and will say when that is done.
+        let waiter = world.waiter(&["-q"], "echo ran");
+        assert_eq!(client(&world).signal("x", &holder.id).status, 200);
+        shows(&waiter.finish(), 0, "ran\n", "");
+    }
+}
+
+#[test]
+fn who_waits_comes_before_others_after_a_restart_even_if_the_permit_is_free_then() {
+    let mut world = remembering();
+    let holder = world.holder(&[]);
+    let waiters: Vec<_> =
+        (0..4).map(|number| world.waiter(&["-q"], &format!("echo {number} >> order"))).collect();
+    server(&mut world).kill();
+    holder.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    server(&mut world).start_again();
+    let other = world.run(["-n", "--", "sh", "-c", "echo other >> order"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(75), "not free for one who comes later");
+    holder.finish();
+    for waiter in waiters {
+        shows(&waiter.finish(), 0, "", "");
+    }
+    assert_eq!(world.lines("order"), ["0", "1", "2", "3"]);
+}
+
+#[test]
 fn a_waiter_that_is_stopped_is_passed_over_and_keeps_its_place() {
     let world = world();
     let holder = world.holder(&[]);

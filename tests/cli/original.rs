@@ -50,8 +50,8 @@ fn there_is_no_fencing_token_not_even_that_of_a_permit_around_it() {
 fn losing_the_connection_is_losing_the_permit_and_leaves_no_time() {
     type Loss = fn(&mut World);
     let losses: [(&str, Loss); 3] = [
-        ("broke", |world| server(world).kill()),
-        ("broke", |world| {
+        ("the server closed the connection", |world| server(world).kill()),
+        ("the server closed the connection", |world| {
             server(world).kill();
             server(world).start_again();
         }),
@@ -241,4 +241,39 @@ fn a_host_that_is_cut_off_kills_its_command() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(stdout, "second 76\nnext\nfirst 76\n", "{stderr}");
+}
+
+#[test]
+fn a_server_that_takes_the_place_of_the_original_for_a_while_ends_nobodys_waiting() {
+    let mut world = world();
+    let _holder = world.holder(&[]);
+    let waiter = world.waiter(&[], "echo ran");
+    let port = world.cloud.as_ref().unwrap().port();
+    server(&mut world).kill();
+    // Something that knows nothing of semaphores.
+    let mut other = std::process::Command::new("python3");
+    other.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]);
+    other.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let other = Running::start(&mut other);
+    wait_until("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    std::thread::sleep(Duration::from_millis(500));
+    drop(other);
+    server(&mut world).start_again();
+    let output = waiter.finish();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]));
+}
+
+#[test]
+fn a_signal_at_any_moment_leaves_nobody_behind() {
+    let world = world();
+    for millis in 0..20 {
+        let run = Running::start(&mut world.run(["-q", "--", "true"]));
+        std::thread::sleep(Duration::from_micros(millis * 300));
+        run.signal(Signal::TERM);
+        run.finish();
+    }
+    wait_until("nobody is known", || {
+        let observed = client(&world).get("/semaphore/observe?name=x", &[]).body;
+        observed.is_empty() || observed.contains("\"nodes\": {}")
+    });
 }

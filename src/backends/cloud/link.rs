@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
@@ -27,7 +27,14 @@ use tokio_rustls::TlsConnector;
 use super::place::Place;
 use super::wire::{KEY_HEADER, VERSION, VERSION_HEADER};
 use crate::backends::tls::Secret;
-use crate::backends::trouble::Trouble;
+use crate::backends::trouble::{CONNECTING, Trouble, within};
+
+/// How long one of several addresses may take to answer.
+const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
+
+/// The largest answer, which is what thousands of clients make of `observe`, and the largest line.
+const LARGEST_ANSWER: usize = 64 << 20;
+const LONGEST_LINE: usize = 64 << 10;
 
 /// What is known before anything is connected.
 pub(super) struct Dialler {
@@ -71,8 +78,12 @@ impl Dialler {
         let url = &self.place.url;
         let found = lookup_host((url.host.as_str(), url.port)).await;
         let mut last = None;
-        for server in found.map_err(|error| unreachable(&error))? {
-            match self.dial_to(server).await {
+        let mut servers = found.map_err(|error| unreachable(&error))?.peekable();
+        while let Some(server) = servers.next() {
+            // One that swallows everything must not keep us from another that works.
+            let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
+            // Boxed: what TLS needs is large.
+            match within(time, Box::pin(self.dial_to(server))).await {
                 Ok(link) => return Ok(link),
                 Err(trouble) if trouble.lasts() => return Err(trouble),
                 Err(trouble) => last = Some(trouble),
@@ -83,7 +94,7 @@ impl Dialler {
 
     /// One more connection to the same server.
     pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, Trouble> {
-        self.dial_to(link.server).await
+        Box::pin(self.dial_to(link.server)).await
     }
 
     async fn dial_to(&self, server: SocketAddr) -> Result<Link, Trouble> {
@@ -154,14 +165,19 @@ impl Link {
 
     /// Reads the rest of an answer.
     pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, Trouble> {
-        let body = with(&mut self.traffic, answer.body.collect()).await;
-        Ok(body.map_err(|error| broken(&error))?.to_bytes())
+        let body = Limited::new(answer.body, LARGEST_ANSWER).collect();
+        let body = with(&mut self.traffic, body).await;
+        let body = body.map_err(|error| match error.downcast_ref() {
+            Some(error) => broken(error),
+            None => Trouble::lasting("what answers there sends without an end; check the URL"),
+        });
+        Ok(body?.to_bytes())
     }
 
     /// Reads the next line of an answer, or what is left of it.
     pub(super) async fn line(&mut self, answer: &mut Answer) -> Result<Vec<u8>, Trouble> {
         let mut line = Vec::new();
-        while !line.ends_with(b"\n") {
+        while !line.ends_with(b"\n") && line.len() < LONGEST_LINE {
             match with(&mut self.traffic, answer.body.frame()).await {
                 Some(Ok(frame)) => line.extend_from_slice(&frame.into_data().unwrap_or_default()),
                 Some(Err(error)) => return Err(broken(&error)),
@@ -215,6 +231,9 @@ fn unreachable(error: &io::Error) -> Trouble {
 
 fn tls_trouble(error: &io::Error) -> Trouble {
     match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => Trouble::lasting(
+            "no TLS connection to the server: what answers there does not speak TLS; is it http:// ?",
+        ),
         Some(tls) => Trouble::lasting(format!(
             "no TLS connection to the server: {tls}; name the authority that signed its certificate \
              with --ca-file, and the server as its certificate does; --client-cert and --client-key \
@@ -228,9 +247,19 @@ fn broken(error: &hyper::Error) -> Trouble {
     if error.is_parse() {
         return Trouble::lasting("what answers there does not speak HTTP; check the URL");
     }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() || ended(error) {
+        return Trouble::away("the server closed the connection");
+    }
     let cause =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     Trouble::away(format!("the connection to the server broke: {cause}"))
+}
+
+/// Whether the connection ended in the middle of something.
+fn ended(error: &hyper::Error) -> bool {
+    let cause =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// An answer that means nothing to us.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::link::{Answer, Link};
 use super::wire::ID_HEADER;
 use super::{OBSERVE, SIGNAL, Shared};
-use crate::backends::trouble::{CONNECTING, Trouble, patiently, within};
+use crate::backends::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
 use crate::backends::{
     Error, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
 };
@@ -47,6 +47,16 @@ impl Observed {
         parsed.map_err(|error| {
             Trouble::lasting(format!("what the server observes is no JSON: {error}"))
         })
+    }
+
+    fn node(&self, id: Uuid) -> Option<&Node> {
+        self.nodes.get(&id.to_string())
+    }
+
+    /// Which of these holds the permit, if one does.
+    pub(super) fn held_by(&self, ids: &[Uuid]) -> Option<Uuid> {
+        let running = self.running.as_ref()?;
+        ids.iter().copied().find(|id| id.to_string() == *running)
     }
 
     pub(super) fn is_free(&self) -> bool {
@@ -97,24 +107,29 @@ impl Place {
     ) -> Result<(Self, Standing), Trouble> {
         let request =
             |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
+        let (mut first, mut second) = (first, second);
+        // Something between us may connect only now, to a server that has never heard of us.
+        let observed = within(CONNECTING, observe(shared, name, &mut second)).await?;
+        if observed.node(id).is_none() {
+            return Err(Trouble::away("our two connections lead to different servers"));
+        }
         let mut wait = waiting(second, request(WAIT));
         // If we died now, the end of `monitor` could overtake `wait`, which then would be about
         // somebody who is not known any more. So the one has to have arrived before the other goes.
-        let mut first = first;
         let mut standing = None;
         let arrival = async {
             loop {
-                let answer = first.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
-                let observed = Observed::parse(&first.read(answer).await?)?;
+                let observed = within(CONNECTING, observe(shared, name, &mut first)).await?;
                 standing = Some(observed.standing(id));
-                if observed.nodes.get(&id.to_string()).is_some_and(|node| node.waiter) {
-                    return Ok(());
+                match observed.node(id) {
+                    Some(node) if node.waiter => return Ok(()),
+                    Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    None => return Err(Trouble::refusing("the server has forgotten us")),
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::select! {
-            arrived = within(CONNECTING, arrival) => arrived?,
+            arrived = within(TRY_ON, arrival) => arrived?,
             (_, answer) = &mut wait => {
                 return Err(answer.map_or_else(|trouble| trouble, |answer| removed(answer.status)));
             }
@@ -157,6 +172,11 @@ impl Place {
         let permit = Permit { id: self.id, name, token: None };
         Held { permit, monitor: self.monitor, shared }
     }
+}
+
+async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observed, Trouble> {
+    let answer = link.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
+    Observed::parse(&link.read(answer).await?)
 }
 
 /// The server does not know us any more, or not as one who waits.

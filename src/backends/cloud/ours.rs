@@ -61,10 +61,12 @@ async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String
         return Err(format!("the server answers {status} to {RENEW}"));
     }
     let told: Told = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    Ok(match told.outcome {
-        Outcome::Held => Renewed::For(Duration::from_millis(told.ttl_ms)),
-        _ => Renewed::Lost(Lost::some_time_ago()),
-    })
+    if told.outcome == Outcome::Held {
+        return Ok(Renewed::For(Duration::from_millis(told.ttl_ms)));
+    }
+    let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
+               forgot it; it may be somebody else's by now";
+    Ok(Renewed::Lost(Lost { why: why.into(), just_now: false }))
 }
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the

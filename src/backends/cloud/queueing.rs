@@ -1,6 +1,7 @@
 //! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::wire::{ASK_HEADER, Asking, Outcome, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared};
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
 use crate::backends::{
-    Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
+    Acquired, Ask, Cancel, Error, Lease, Name, Notice, Permit, Standing, Tenure, Turn,
 };
 use crate::clock::{self, Moment};
 
@@ -23,6 +24,9 @@ const REGISTER: &str = "/semaphore/register";
 
 /// How long we look whether a permit that seemed to be free is ours, when we do not wait.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How often one who had to begin anew looks whether an earlier place of its was granted.
+const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 
 /// One who asks, until it has a permit.
 pub(super) struct Queueing<'a> {
@@ -41,7 +45,11 @@ pub(super) struct Queueing<'a> {
     place: Option<Place>,
     /// Whether we are about to take one, which is to be finished.
     taking: Rc<Cell<bool>>,
+    /// Our identities in places of that kind that we lost sight of.
+    ghosts: Vec<Uuid>,
     told: (u32, Duration),
+    /// How long a question may take now.
+    time: Duration,
 }
 
 /// Where one attempt has led.
@@ -65,7 +73,9 @@ impl<'a> Queueing<'a> {
             ticket: 0,
             place: None,
             taking: Rc::default(),
+            ghosts: Vec::new(),
             told: (ask.limit, ask.ttl),
+            time: CONNECTING,
         }
     }
 
@@ -116,10 +126,11 @@ impl<'a> Queueing<'a> {
         let give_up = Instant::now() + TRY_ON;
         let mut link = None;
         loop {
-            let left = give_up.saturating_duration_since(Instant::now());
-            let time = if self.queued { CONNECTING } else { CONNECTING.min(left) };
             let since = clock::now();
-            let step = within(time, self.step(since, link.take())).await;
+            let left = give_up.saturating_duration_since(Instant::now());
+            self.time = if self.queued { CONNECTING } else { CONNECTING.min(left) };
+            let step = self.step(since, link.take()).await;
+            self.taking.set(false);
             self.outcome = true;
             let waited = match step {
                 Ok(Step::Done(acquired)) => return Ok(acquired),
@@ -129,13 +140,19 @@ impl<'a> Queueing<'a> {
                 }
                 Ok(Step::Placed(place)) => {
                     pause = Pause::new();
-                    match self.place.insert(place).granted().await {
+                    let place = self.place.insert(place);
+                    let granted = tokio::select! {
+                        biased;
+                        granted = place.granted() => granted,
+                        never = lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
+                    };
+                    match granted {
                         Ok(link) => {
                             self.shared.idle.replace(Some(link));
                             return Ok(Acquired::Granted(self.lease()));
                         }
                         Err(trouble) => {
-                            self.place = None;
+                            self.ghosts.extend(self.place.take().map(|place| place.id));
                             Err(trouble)
                         }
                     }
@@ -145,19 +162,23 @@ impl<'a> Queueing<'a> {
             match waited {
                 Ok(again) => link = again,
                 Err(trouble) => {
-                    let enough = !self.queued && Instant::now() + pause.next >= give_up;
-                    if trouble.lasts() || self.ask.nonblock || enough {
+                    let queued = self.queued;
+                    let over =
+                        trouble.is_final() || (trouble.lasts() && !queued) || self.ask.nonblock;
+                    if !over {
+                        let what = trouble.what.clone();
+                        self.turn.tell(Notice::Trouble { what, may_last: queued });
+                    }
+                    if over || !pause.sleep_while(queued, give_up).await {
                         return Err(self.error(trouble));
                     }
-                    let may_last = self.queued;
-                    self.turn.tell(Notice::Trouble { what: trouble.what, may_last });
-                    pause.sleep().await;
                 }
             }
         }
     }
 
-    /// Asks once. Over a connection that is there already the server is one of ours.
+    /// Asks once; each question has to be answered soon. Over a connection that is there already the
+    /// server is one of ours.
     async fn step(&mut self, since: Moment, link: Option<Link>) -> Result<Step, Trouble> {
         let shared = Rc::clone(&self.shared);
         if let Some(link) = link
@@ -166,17 +187,25 @@ impl<'a> Queueing<'a> {
             let answer = self.register(&mut link).await?;
             return self.understand(since, link, None, answer).await;
         }
-        let mut first = shared.dialler.dial().await?;
-        // Before the server gives us an identity: see `node.rs`.
-        let second = shared.dialler.dial_beside(&first).await?;
+        let (mut first, second) = within(self.time, async {
+            let first = shared.dialler.dial().await?;
+            // Before the server gives us an identity: see `node.rs`.
+            let second = shared.dialler.dial_beside(&first).await?;
+            Ok((first, second))
+        })
+        .await?;
         if self.ask.limit > 1 || self.ask.nonblock {
             // One of the other kind remembers everybody who registers, so that is looked at first.
-            let answer = first.ask(shared.dialler.request(OBSERVE, self.ask.name.as_str())).await?;
-            if answer.status != StatusCode::OK {
-                return Err(unexpected(answer.status, OBSERVE));
-            }
-            let ours = answer.ours;
-            let body = first.read(answer).await?;
+            let request = shared.dialler.request(OBSERVE, self.ask.name.as_str());
+            let (ours, body) = within(self.time, async {
+                let answer = first.ask(request).await?;
+                if answer.status != StatusCode::OK {
+                    return Err(unexpected(answer.status, OBSERVE));
+                }
+                let ours = answer.ours;
+                Ok((ours, first.read(answer).await?))
+            })
+            .await?;
             if !ours && self.ask.limit > 1 {
                 let what = format!(
                     "a cloud-semaphore server of the original kind has one permit a name, and {} \
@@ -205,7 +234,11 @@ impl<'a> Queueing<'a> {
         };
         let request = self.shared.dialler.request(REGISTER, self.ask.name.as_str());
         self.asked = true;
-        let answer = link.ask(request.header(ASK_HEADER, ascii_json(&asking))).await?;
+        // One of the other kind remembers everybody to whom it gave an identity, until the place
+        // that comes with it has been taken and left.
+        self.taking.set(true);
+        let request = request.header(ASK_HEADER, ascii_json(&asking));
+        let answer = within(self.time, link.ask(request)).await?;
         if answer.status != StatusCode::OK {
             return Err(unexpected(answer.status, REGISTER));
         }
@@ -221,14 +254,15 @@ impl<'a> Queueing<'a> {
     ) -> Result<Step, Trouble> {
         if !answer.ours {
             self.asked = false;
-            let id = link.read(answer).await?;
+            let id = within(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or_else(|| Trouble::lasting("the server gives no identities"))?;
             // A server of the other kind has taken the place of one of ours.
             let second = second.ok_or_else(|| Trouble::away("the server has changed"))?;
             return self.take_place(id, link, second).await;
         }
-        let text = link.line(&mut answer).await?;
+        self.taking.set(false);
+        let text = within(self.time, link.line(&mut answer)).await?;
         let told: Told = serde_json::from_slice(&text).map_err(|error| {
             Trouble::lasting(format!("the server's answer is not known: {error}"))
         })?;
@@ -238,13 +272,15 @@ impl<'a> Queueing<'a> {
                 let tenure = Tenure { since, ttl: self.told.1, trouble: None };
                 let (id, name) = (self.ask.id, self.ask.name.clone());
                 let permit = Permit { id, name, token: Some(told.token) };
-                let _ = link.read(answer).await?;
-                self.shared.idle.replace(Some(link));
+                if within(self.time, link.read(answer)).await.is_ok() {
+                    self.shared.idle.replace(Some(link));
+                }
                 let held = Held::new(permit, tenure, Rc::clone(&self.shared), second);
                 Step::Done(Acquired::Granted(Box::new(held)))
             }
             Outcome::Busy => Step::Done(Acquired::Busy),
-            Outcome::Differs | Outcome::Lost => {
+            Outcome::Lost => return Err(Trouble::withdrawn()),
+            Outcome::Differs => {
                 return Err(Trouble::differs(self.ask, told.limit, self.told.1));
             }
             Outcome::Queued => {
@@ -258,20 +294,12 @@ impl<'a> Queueing<'a> {
 
     /// Takes a place in the queue of a server of the other kind.
     async fn take_place(&mut self, id: Uuid, first: Link, second: Link) -> Result<Step, Trouble> {
-        struct Finished(Rc<Cell<bool>>);
-        impl Drop for Finished {
-            fn drop(&mut self) {
-                self.0.set(false);
-            }
-        }
-        self.taking.set(true);
-        let finished = Finished(Rc::clone(&self.taking));
         let taken = Place::take(&self.shared, &self.ask.name, id, first, second).await;
+        self.taking.set(false);
         let (mut place, standing) = taken?;
         if self.ask.nonblock {
             // Somebody may have been faster, and then we leave again.
             let granted = timeout(AT_ONCE, self.granted_or_behind(&mut place)).await;
-            drop(finished);
             let granted = granted.unwrap_or(Ok(None))?;
             if granted.is_none() {
                 place.leave(LEAVING).await;
@@ -280,7 +308,6 @@ impl<'a> Queueing<'a> {
             self.place = Some(place);
             return Ok(Step::Done(Acquired::Granted(self.lease())));
         }
-        drop(finished);
         self.queued = true;
         if standing != Standing::default() {
             self.turn.tell(Notice::Queued(standing));
@@ -341,6 +368,23 @@ impl<'a> Queueing<'a> {
 
     fn error(&self, trouble: Trouble) -> Error {
         trouble.while_doing(&self.shared.shown, &format!("take a permit of '{}'", self.ask.name))
+    }
+}
+
+/// A server of the original kind does not notice that a connection is dead, and grants permits to
+/// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
+/// has to be given back for anybody to get on.
+async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infallible {
+    if ghosts.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
+        let looked = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await;
+        let observed = looked.and_then(|(_, body)| Observed::parse(&body));
+        if let Some(ghost) = observed.ok().and_then(|observed| observed.held_by(ghosts)) {
+            let _ = node::signal(shared, name, ghost, LEAVING).await;
+        }
     }
 }
 

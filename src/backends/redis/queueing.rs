@@ -96,13 +96,14 @@ impl<'a> Queueing<'a> {
                 Ok(reply) => reply,
                 Err(trouble) => {
                     let queued = self.ticket > 0;
-                    let enough = !queued && Instant::now() + pause.next >= give_up;
-                    if trouble.lasts() || self.ask.nonblock || enough {
+                    let over = trouble.lasts() || self.ask.nonblock;
+                    if !over {
+                        self.tell_trouble(trouble.clone(), queued);
+                    }
+                    if over || !pause.sleep_while(queued, give_up).await {
                         let doing = format!("take a permit of '{}'", self.ask.name);
                         return Err(self.shared.error(&doing, trouble));
                     }
-                    self.tell_trouble(trouble, queued);
-                    pause.sleep().await;
                     continue;
                 }
             };
@@ -119,8 +120,7 @@ impl<'a> Queueing<'a> {
                 }
                 // Somebody has given back what we have not got yet.
                 Status::Gone => {
-                    let trouble = Trouble::lasting("it was withdrawn from outside");
-                    return Err(self.shared.error("wait any longer", trouble));
+                    return Err(self.shared.error("wait any longer", Trouble::withdrawn()));
                 }
                 Status::Queued => {
                     self.ticket = reply.ticket;

@@ -141,6 +141,11 @@ async fn settle() {
 
 async fn any_history(steps: Vec<Step>) {
     let routes = routes();
+    // Somebody who stays.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
     let mut open = Vec::new();
     let mut clients: Vec<Uuid> = Vec::new();
     for step in steps {
@@ -156,7 +161,9 @@ async fn any_history(steps: Vec<Step>) {
                 let Ok(request) = request.body(http_body_util::Full::from(body)) else {
                     continue;
                 };
-                open.push(tokio::task::spawn_local(Rc::clone(&routes).answer(request)));
+                open.push(tokio::task::spawn_local(
+                    Rc::clone(&routes).answer(request, peer.clone()),
+                ));
             }
             Step::Close(which) if which < open.len() => open.swap_remove(which).abort(),
             Step::Close(_) => {}

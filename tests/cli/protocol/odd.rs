@@ -201,3 +201,32 @@ fn an_end_without_a_request_is_just_an_end() {
         client.wait_on_semaphore("x").signal();
     });
 }
+
+#[test]
+fn a_holder_that_goes_is_noticed_whatever_it_sent_before() {
+    on_ours(&[], |_, client| {
+        let more: [&[u8]; 3] = [b"\r\n", b"GET /semaphore/observe?name=x HTTP/1.1\r\n\r\n", b"x"];
+        for more in more {
+            for half in [true, false] {
+                let id = client.register("x");
+                let mut stream = client.connect();
+                let head = format!(
+                    "GET /semaphore/monitor?name=x HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\n\
+                     x-client-uuid: {id}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).unwrap();
+                let mut wait = client.wait("x", &id);
+                succeeds(&mut wait);
+                stream.write_all(more).unwrap();
+                let mut next = waiter(client, "x");
+                if half {
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                } else {
+                    drop(stream);
+                }
+                succeeds(&mut next.wait);
+                assert_eq!(client.signal("x", &next.id).status, 200);
+            }
+        }
+    });
+}

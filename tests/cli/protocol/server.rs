@@ -127,3 +127,31 @@ fn events_are_logged_as_json_if_asked_for() {
         assert!(!log.contains(KEY), "{log}");
     });
 }
+
+#[test]
+fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
+    let directory = TempDir::new().unwrap();
+    write_keys(&directory, KEY);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let full = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        while (&writer).write(&[0; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        (reader, writer)
+    };
+    let (stdout, stderr) = (full(), std::io::pipe().unwrap());
+    let mut server = serve(&directory, port);
+    let server = server.args(["--log", "debug"]).stdout(stdout.1).stderr(stderr.1);
+    let mut server = Running::start(server);
+    wait_until("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let client = Client::new(port, KEY);
+    // More than a pipe holds, in lines as long as they get.
+    for _ in 0..200 {
+        let path = format!("/{}?name=x", "a".repeat(20_000));
+        assert_eq!(client.get(&path, &[]).status, 404);
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+    drop((stdout.0, stderr.0));
+}
