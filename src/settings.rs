@@ -2,28 +2,24 @@
 //! plain values. Everything that can be wrong with them is found here, before anything starts.
 
 mod location;
+mod server;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 use rustix::process::Signal;
 
-use self::location::{api_keys, fits_redis, location};
+use self::location::{fits_redis, location};
+pub(crate) use self::server::Serve;
 use crate::backends::Name;
 use crate::backends::connect::Location;
-use crate::backends::tls::Secret;
-use crate::cli::{
-    self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, ServeLayer, ServeOptions, Sub,
-    SubOnly,
-};
+use crate::cli::{self, BackendOptions, Layer, LoudnessOptions, Options, RunOnly, Sub, SubOnly};
 use crate::exit::{Failure, LOST, NOT_ACQUIRED};
-use crate::serve::keys::Keys;
-use crate::serve::log::{Event, Format};
 use crate::supervise::Supervision;
 use crate::supervise::deadline::{default_kill_after, shortest_ttl};
 use crate::supervise::policy::{OnLost, Orphans, Rules};
@@ -76,17 +72,6 @@ pub(crate) struct Status {
     /// What to compare with where no limit is in force.
     pub(crate) limit: u32,
     pub(crate) json: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Serve {
-    pub(crate) listen: String,
-    pub(crate) keys: Keys,
-    /// The certificates and the key.
-    pub(crate) tls: Option<(Vec<u8>, Secret)>,
-    pub(crate) state_dir: Option<PathBuf>,
-    pub(crate) log: Vec<Event>,
-    pub(crate) log_format: Format,
 }
 
 /// Something about the options is wrong; the text says what to change.
@@ -169,45 +154,12 @@ fn subcommand(
                 json: status.json,
             })
         }
-        Sub::Serve(typed) => Task::Serve(serve(typed, &before.backend, variables)?),
+        Sub::Serve(typed) => Task::Serve(server::settings(typed, &before.backend, variables)?),
         Sub::Completions { shell } => Task::Completions(shell),
         Sub::Man { subcommand } => Task::Man(subcommand),
     })
 }
 
-fn serve(
-    typed: cli::Serve,
-    before: &BackendOptions,
-    variables: Variables<'_>,
-) -> Result<Serve, Misuse> {
-    let only_key =
-        BackendOptions { api_key_file: before.api_key_file.clone(), ..Default::default() };
-    if *before != only_key {
-        return Err(misuse("a server has no backend; of those options it takes --api-key-file"));
-    }
-    let mut flags = typed.options;
-    flags.api_key_file = flags.api_key_file.or(only_key.api_key_file);
-    let lower: ServeLayer = from_variables(variables, |long| !flags.silence(long))?;
-    let typed_key_file = flags.api_key_file.clone();
-    let options = flags.over(lower.options);
-    let keys = api_keys(typed_key_file.as_deref(), options.api_key_file.as_deref(), variables)?;
-    let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => Some((location::file(cert)?, Secret(location::secret(key)?))),
-        (None, None) => None,
-        _ => return Err(misuse("--tls-cert and --tls-key go together")),
-    };
-    Ok(Serve {
-        listen: options.listen.unwrap_or_else(|| LISTEN.into()),
-        keys,
-        tls,
-        state_dir: options.state_dir,
-        log: options.log,
-        log_format: options.log_format.unwrap_or_default(),
-    })
-}
-
-/// The default of `--listen`: the port of the original's own example.
-const LISTEN: &str = "127.0.0.1:3202";
 /// The default of `--ttl`.
 const TTL: Duration = Duration::from_secs(30);
 /// The default of `--retry-interval`.
@@ -396,34 +348,6 @@ impl BackendOptions {
             ca_file: self.ca_file.or(lower.ca_file),
             client_cert: self.client_cert.or(lower.client_cert),
             client_key: self.client_key.or(lower.client_key),
-        }
-    }
-}
-
-impl ServeOptions {
-    /// As that of [`Options`].
-    fn silence(&self, long: &str) -> bool {
-        match long {
-            "api-key-file" => self.api_key_file.is_some(),
-            "listen" => self.listen.is_some(),
-            "tls-cert" => self.tls_cert.is_some(),
-            "tls-key" => self.tls_key.is_some(),
-            "state-dir" => self.state_dir.is_some(),
-            "log" => !self.log.is_empty(),
-            "log-format" => self.log_format.is_some(),
-            _ => false,
-        }
-    }
-
-    fn over(self, lower: Self) -> Self {
-        Self {
-            api_key_file: self.api_key_file.or(lower.api_key_file),
-            listen: self.listen.or(lower.listen),
-            tls_cert: self.tls_cert.or(lower.tls_cert),
-            tls_key: self.tls_key.or(lower.tls_key),
-            state_dir: self.state_dir.or(lower.state_dir),
-            log: if self.log.is_empty() { lower.log } else { self.log },
-            log_format: self.log_format.or(lower.log_format),
         }
     }
 }

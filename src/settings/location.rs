@@ -14,7 +14,6 @@ use crate::backends::redis::place::Place;
 use crate::backends::tls::{Secret, Tls};
 use crate::cli::{BackendOptions, Options, Quarantine};
 use crate::exit::Failure;
-use crate::serve::keys::Keys;
 
 /// Where permits live. `flags` are the options of the command line alone: a password in a URL
 /// there counts more than a variable.
@@ -115,31 +114,7 @@ fn api_key(
     Ok(Some(Secret(key.into())))
 }
 
-/// Those that a server accepts.
-pub(super) fn api_keys(
-    flag: Option<&Path>,
-    file: Option<&Path>,
-    variables: Variables<'_>,
-) -> Result<Keys, Misuse> {
-    let bad = |source: String, problem: String| {
-        Misuse::new(Failure::Unsupported, format!("{source}: {problem}"))
-    };
-    if flag.is_none()
-        && let Some(keys) = variables(API_KEY).filter(|keys| !keys.is_empty())
-    {
-        let keys = keys.into_string().map_err(|_| misuse("SEMRUN_API_KEY is not UTF-8"))?;
-        return Keys::of_words(&keys).map_err(|problem| bad(API_KEY.into(), problem));
-    }
-    let Some(path) = flag.or(file) else {
-        return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));
-    };
-    let shown = path.display().to_string();
-    let text = String::from_utf8(secret(path)?);
-    let text = text.map_err(|_| bad(shown.clone(), "is not UTF-8".into()))?;
-    Keys::of_lines(&text).map_err(|problem| bad(shown, problem))
-}
-
-const API_KEY: &str = "SEMRUN_API_KEY";
+pub(super) const API_KEY: &str = "SEMRUN_API_KEY";
 
 pub(super) fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
     fs::read(path).map_err(|error| unreadable(path, &error))

@@ -1,0 +1,109 @@
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::format::read_line;
+use super::*;
+
+fn grant(number: u64) -> Grant {
+    Grant {
+        name: format!("n{}", number % 3),
+        id: Uuid::from_u128(number.into()),
+        token: number,
+        terms: Some((2, 30_000)),
+        record: None,
+    }
+}
+
+fn found(directory: &TempDir) -> Vec<Grant> {
+    Journal::open_at(directory.path(), "b".into()).unwrap().1.grants
+}
+
+#[test]
+fn what_was_granted_and_not_ended_is_found_again() {
+    let directory = TempDir::new().unwrap();
+    let (journal, nothing) = Journal::open_at(directory.path(), "b".into()).unwrap();
+    assert_eq!((nothing.grants, nothing.last), (vec![], 0));
+    (1..=3).for_each(|number| journal.granted(&grant(number)));
+    journal.ended("n2", Uuid::from_u128(2));
+    drop(journal);
+    let (journal, again) = Journal::open_at(directory.path(), "b".into()).unwrap();
+    assert_eq!((again.grants, again.last, again.rebooted), (vec![grant(1), grant(3)], 3, None));
+    journal.rewrite(7, &[grant(3)]);
+    journal.granted(&grant(5));
+    drop(journal);
+    let (_, again) = Journal::open_at(directory.path(), "other".into()).unwrap();
+    let longest = Some(Duration::from_secs(30));
+    assert_eq!((again.grants, again.last, again.rebooted), (vec![grant(3), grant(5)], 7, longest));
+}
+
+#[test]
+fn a_journal_whose_first_line_is_not_whole_is_not_taken_for_a_new_one() {
+    let whole = snapshot("b", None, 0, &[]);
+    for bytes in [&b""[..], &[0; 4096], b"\n", &whole[..whole.len() - 1], b"00000000 []\n"] {
+        assert!(replay(bytes, "b").is_err_and(|error| error.contains("line 1 is damaged")));
+    }
+    assert!(replay(&whole, "b").is_ok());
+}
+
+#[test]
+fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
+    let directory = TempDir::new().unwrap();
+    let open = || Journal::open_at(directory.path(), "now".into()).unwrap();
+    let (journal, _) = Journal::open_at(directory.path(), "before".into()).unwrap();
+    journal.granted(&grant(1));
+    journal.ended("n1", Uuid::from_u128(1));
+    drop(journal);
+    let longest = Some(Duration::from_secs(30));
+    for _ in 0..2 {
+        let (journal, found) = open();
+        assert_eq!((found.rebooted, journal.is_of_another_boot()), (longest, true));
+    }
+    let (journal, _) = open();
+    journal.is_of_this_boot();
+    journal.rewrite(1, &[]);
+    drop(journal);
+    assert_eq!(open().1.rebooted, None);
+}
+
+#[test]
+fn one_directory_serves_one_server() {
+    let directory = TempDir::new().unwrap();
+    let first = Journal::open_at(directory.path(), "b".into()).unwrap();
+    let error = Journal::open_at(directory.path(), "b".into()).err().unwrap();
+    assert!(error.to_string().contains("another server"));
+    drop(first);
+    found(&directory);
+}
+
+#[test]
+fn damage_before_the_end_is_not_taken_for_nothing() {
+    let mut bytes = snapshot("b", None, 0, &[grant(1), grant(2)]);
+    let end = Entry::End { name: "n1".into(), id: Uuid::from_u128(1) };
+    bytes.extend(line(&[&serde_json::to_string(&end).unwrap()]));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    assert!(replay(&bytes, "b").is_err_and(|error| error.contains("line 2 is damaged")));
+}
+
+proptest! {
+    // A machine may stop at any moment: what is found is what was recorded until some entry.
+    #[test]
+    fn a_torn_end_loses_only_what_nobody_was_told(cut in 0..2000_usize) {
+        let mut bytes = snapshot("b", None, 0, &[]);
+        let begin = bytes.len();
+        for number in 1..=9 {
+            let entry = Entry::Grant(Cow::Owned(grant(number)));
+            bytes.extend(line(&[&serde_json::to_string(&entry).unwrap()]));
+        }
+        let cut = begin + cut % (bytes.len() - begin + 1);
+        let whole = bytes[..cut].split(|byte| *byte == b'\n').count() - 2;
+        let found = replay(&bytes[..cut], "b").unwrap();
+        prop_assert_eq!(found.grants.len(), whole);
+    }
+
+    #[test]
+    fn no_content_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = replay(&bytes, "b");
+        let _ = read_line(&bytes);
+    }
+}

@@ -1,0 +1,204 @@
+//! One semaphore of a server, and the clients that it knows.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::backends::Record;
+use crate::backends::cloud::wire::{Look, Outcome, Party, Told, millis};
+use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
+use crate::clock::Moment;
+
+/// How long one who registers has to attach its requests.
+pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
+
+pub(super) struct Semaphore {
+    pub(super) ledger: Ledger<Option<Record>>,
+    pub(super) clients: HashMap<Uuid, Client>,
+    /// Those that registered, in that order, and when it is looked whether they came back.
+    pub(super) unattached: VecDeque<(Moment, Uuid)>,
+    pub(super) due: Option<Moment>,
+}
+
+/// One that registered, waits or holds.
+pub(super) struct Client {
+    pub(super) number: u64,
+    /// The label of the API key that it came with.
+    pub(super) actor: Rc<str>,
+    pub(super) ours: bool,
+    pub(super) phase: Phase,
+    pub(super) monitor: Request,
+    pub(super) wait: Request,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Registered,
+    Waiting,
+    Holding,
+}
+
+/// A request that stays open.
+pub(super) enum Request {
+    /// Not yet.
+    Expected,
+    /// Who opened it, by a number, is told how it ends.
+    Open(u64, oneshot::Sender<Verdict>),
+    /// It was there.
+    Over,
+}
+
+/// Which of them. Ours wait with the request that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    Monitor,
+    Wait,
+}
+
+/// How a request that stays open ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Granted,
+    Released,
+    Removed,
+    /// The same client has opened another one instead.
+    Replaced,
+}
+
+impl Semaphore {
+    pub(super) fn new(last: u64, not_before: Moment) -> Self {
+        Self {
+            ledger: Ledger::after(last, not_before),
+            clients: HashMap::new(),
+            unattached: VecDeque::new(),
+            due: None,
+        }
+    }
+
+    pub(super) fn what_is_due(&mut self, now: Moment) -> Vec<Change> {
+        let mut changes = self.ledger.expire(now);
+        while let Some((moment, id)) = self.unattached.front().copied()
+            && moment <= now
+        {
+            self.unattached.pop_front();
+            let Some(client) = self.clients.get(&id) else { continue };
+            let open = |request: &Request| matches!(request, Request::Open(..));
+            if client.phase != Phase::Registered {
+                continue;
+            }
+            if open(&client.monitor) || open(&client.wait) {
+                self.unattached.push_back((now + UNATTACHED, id));
+            } else {
+                changes.push(Change::Gone(id));
+            }
+        }
+        changes
+    }
+
+    pub(super) fn told(&self, outcome: Outcome, id: Uuid, now: Moment, otherwise: Terms) -> Told {
+        let terms = self.ledger.terms().unwrap_or(otherwise);
+        let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
+        let oldest = self.ledger.holders().next();
+        Told {
+            outcome,
+            limit: terms.limit,
+            ttl_ms: millis(terms.ttl.unwrap_or_default()),
+            token: self.ledger.holding(id).map_or(0, |holding| holding.token),
+            ticket,
+            ahead,
+            held: self.ledger.holders().len(),
+            holder: oldest.and_then(|holding| holding.claim.record.clone()),
+            paused_ms: self.ledger.paused(now).map(millis),
+        }
+    }
+
+    pub(super) fn look(&self, now: Moment) -> Look {
+        let terms = self.ledger.terms();
+        let holder = |holding: &Holding<Option<Record>>| Party {
+            id: holding.claim.id,
+            token: holding.token,
+            left_ms: holding.expires.map(|moment| millis(moment.saturating_sub(now))),
+            record: holding.claim.record.clone(),
+        };
+        let waiter = |claim: &Claim<Option<Record>>| Party {
+            id: claim.id,
+            token: 0,
+            left_ms: None,
+            record: claim.record.clone(),
+        };
+        Look {
+            limit: terms.map(|terms| terms.limit),
+            ttl_ms: terms.and_then(|terms| terms.ttl).map(millis),
+            paused_ms: self.ledger.paused(now).filter(|_| self.ledger.in_use()).map(millis),
+            holders: self.ledger.holders().map(holder).collect(),
+            waiters: self.ledger.waiters().map(waiter).collect(),
+        }
+    }
+
+    pub(super) fn observed(&self, name: &str) -> String {
+        use serde::Serialize;
+
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Node {
+            id: Uuid,
+            monitor: bool,
+            waiter: bool,
+            error: Option<String>,
+            ref_count: usize,
+        }
+        #[derive(Serialize)]
+        struct Observed<'a> {
+            #[serde(serialize_with = "in_order")]
+            nodes: Vec<Node>,
+            waiting: Vec<Uuid>,
+            running: Option<Uuid>,
+            name: &'a str,
+        }
+        fn in_order<S: serde::Serializer>(nodes: &[Node], to: S) -> Result<S::Ok, S::Error> {
+            to.collect_map(nodes.iter().map(|node| (node.id, node)))
+        }
+
+        let mut clients: Vec<_> = self.clients.iter().collect();
+        clients.sort_unstable_by_key(|(_, client)| client.number);
+        let node = |(id, client): (&Uuid, &Client)| {
+            let arrived = |request: &Request| !matches!(request, Request::Expected);
+            let open = |request: &&&Request| matches!(request, Request::Open(..));
+            Node {
+                id: *id,
+                monitor: client.ours || arrived(&client.monitor),
+                waiter: client.ours || arrived(&client.wait),
+                error: None,
+                ref_count: [&client.monitor, &client.wait].iter().filter(open).count(),
+            }
+        };
+        let observed = Observed {
+            nodes: clients.into_iter().map(node).collect(),
+            waiting: self.ledger.waiters().map(|claim| claim.id).collect(),
+            running: self.ledger.holders().next().map(|holding| holding.claim.id),
+            name,
+        };
+        let mut text = Vec::new();
+        let indented = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut to = serde_json::Serializer::with_formatter(&mut text, indented);
+        observed.serialize(&mut to).expect("plain data");
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
+}
+
+impl Client {
+    pub(super) fn request(&mut self, which: Which) -> &mut Request {
+        match which {
+            Which::Monitor => &mut self.monitor,
+            Which::Wait => &mut self.wait,
+        }
+    }
+
+    /// Whether both of its requests have come, and it is still there.
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self.monitor, Request::Open(..)) && !matches!(self.wait, Request::Expected)
+    }
+}

@@ -1,0 +1,238 @@
+//! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::one::{Client, Phase, Request, Semaphore, Verdict, Which};
+use super::{MOST_NAMES, Semaphores};
+use crate::backends::Record;
+use crate::backends::cloud::wire::millis;
+use crate::backends::ledger::{Change, Claim, Holding, Terms};
+use crate::clock::{self, Alarm, Moment};
+use crate::serve::journal::Grant;
+use crate::serve::log::{Event, Subject};
+
+impl Semaphores {
+    /// Does what is due by itself, for ever.
+    pub(crate) async fn keep_time(&self) -> std::io::Result<()> {
+        let alarm = Alarm::new()?;
+        loop {
+            let now = clock::now();
+            while let Some(name) = self.first_due(now) {
+                self.change_known(&name, |semaphore| {
+                    semaphore.due = None;
+                    semaphore.what_is_due(now)
+                });
+            }
+            if self.not_before <= now && self.journal.is_of_another_boot() {
+                self.journal.is_of_this_boot();
+                self.rewrite();
+            }
+            let pause = self.journal.is_of_another_boot().then_some(self.not_before);
+            let next = self.due.borrow().first().map(|(moment, _)| *moment);
+            alarm.set(next.into_iter().chain(pause).min())?;
+            tokio::select! {
+                rung = alarm.ring() => rung?,
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    /// Takes the first one that is due off the list.
+    pub(super) fn first_due(&self, now: Moment) -> Option<Rc<str>> {
+        let mut due = self.due.borrow_mut();
+        due.first().filter(|(moment, _)| *moment <= now)?;
+        due.pop_first().map(|(_, name)| name)
+    }
+
+    pub(super) fn next_registration(&self) -> u64 {
+        self.registered.set(self.registered.get() + 1);
+        self.registered.get()
+    }
+
+    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Rc<str>, ours: bool) {
+        let number = self.next_registration();
+        let holds = semaphore.ledger.holding(id).is_some();
+        let phase = if holds { Phase::Holding } else { Phase::Registered };
+        let (monitor, wait) = (Request::Expected, Request::Expected);
+        semaphore.clients.insert(id, Client { number, actor, ours, phase, monitor, wait });
+        self.clients.set(self.clients.get() + 1);
+    }
+
+    /// Changes a semaphore, which springs into being if need be.
+    pub(super) fn change(
+        &self,
+        name: &Rc<str>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+    ) {
+        let mut all = self.all.borrow_mut();
+        if !all.contains_key(name) {
+            if all.len() >= self.enough_names.get() {
+                self.forget_idle(&mut all);
+                self.enough_names.set(MOST_NAMES.max(all.len() * 2));
+            }
+            all.insert(Rc::clone(name), Semaphore::new(self.first_number(), self.not_before));
+        }
+        drop(all);
+        self.change_known(name, change);
+    }
+
+    pub(super) fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
+        let mut due = self.due.borrow_mut();
+        all.retain(|name, semaphore| {
+            let used = semaphore.ledger.in_use() || !semaphore.clients.is_empty();
+            if !used {
+                self.last.set(self.last.get().max(semaphore.ledger.last_number()));
+                if let Some(moment) = semaphore.due {
+                    due.remove(&(moment, Rc::clone(name)));
+                }
+            }
+            used
+        });
+    }
+
+    /// Changes a semaphore that somebody has registered at, and lets everybody know whom it
+    /// concerns.
+    pub(super) fn change_known(
+        &self,
+        name: &Rc<str>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+    ) {
+        let mut all = self.all.borrow_mut();
+        let Some(semaphore) = all.get_mut(name) else { return };
+        let changes = change(semaphore);
+        self.settle(name, semaphore, &changes);
+        self.schedule(name, semaphore);
+        drop(all);
+        if self.journal.has_grown() {
+            self.rewrite();
+        }
+    }
+
+    pub(super) fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[Change]) {
+        for change in changes {
+            match *change {
+                Change::Granted { id, .. } => self.granted(name, semaphore, id),
+                Change::Lapsed(id) => {
+                    self.journal.ended(name, id);
+                    if let Some(client) = semaphore.clients.get_mut(&id) {
+                        client.phase = Phase::Waiting;
+                        self.log_transition(name, id, client, "waiting");
+                    }
+                }
+                Change::Gone(id) => self.gone(name, semaphore, id),
+            }
+        }
+    }
+
+    pub(super) fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+        let Semaphore { ledger, clients, .. } = semaphore;
+        let Some(holding) = ledger.holding(id) else { return };
+        self.journal.granted(&on_record(name, holding, ledger.terms()));
+        let Some(client) = clients.get_mut(&id) else { return };
+        client.phase = Phase::Holding;
+        self.log_transition(name, id, client, "holding");
+        if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
+            // One who has gone is noticed by the end of its connection.
+            let _ = sender.send(Verdict::Granted);
+        }
+    }
+
+    pub(super) fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+        let Some(client) = semaphore.clients.remove(&id) else { return };
+        self.clients.set(self.clients.get() - 1);
+        let held = client.phase == Phase::Holding;
+        if held {
+            self.journal.ended(name, id);
+        }
+        if client.phase != Phase::Registered {
+            self.log_transition(name, id, &client, "releasing");
+        }
+        for (request, verdict) in [
+            (client.wait, Verdict::Removed),
+            (client.monitor, if held { Verdict::Released } else { Verdict::Removed }),
+        ] {
+            if let Request::Open(_, sender) = request {
+                let _ = sender.send(verdict);
+            }
+        }
+    }
+
+    pub(super) fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
+        let Semaphore { unattached, clients, .. } = semaphore;
+        while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
+            unattached.pop_front();
+        }
+        let unattached = semaphore.unattached.front().map(|(moment, _)| *moment);
+        let next = semaphore.ledger.next_expiry().into_iter().chain(unattached).min();
+        if next == semaphore.due {
+            return;
+        }
+        let mut due = self.due.borrow_mut();
+        if let Some(moment) = semaphore.due {
+            due.remove(&(moment, Rc::clone(name)));
+        }
+        semaphore.due = next;
+        if let Some(moment) = next {
+            due.insert((moment, Rc::clone(name)));
+            if due.first().is_some_and(|(first, _)| *first == moment) {
+                self.sooner.notify_one();
+            }
+        }
+    }
+
+    /// Numbers start at the time of day, so that they grow even if everything was forgotten.
+    pub(super) fn first_number(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last.get().max(u64::try_from(now.as_micros()).unwrap_or(0))
+    }
+
+    pub(super) fn rewrite(&self) {
+        let all = self.all.borrow();
+        let mut last = self.last.get();
+        let mut grants = Vec::new();
+        for (name, semaphore) in all.iter() {
+            let terms = semaphore.ledger.terms();
+            last = last.max(semaphore.ledger.last_number());
+            grants
+                .extend(semaphore.ledger.holders().map(|holding| on_record(name, holding, terms)));
+        }
+        grants.sort_unstable_by_key(|grant| grant.token);
+        self.journal.rewrite(last, &grants);
+    }
+
+    pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &Client, action: &str) {
+        let subject = Subject { name, id, actor: &client.actor };
+        self.log.happened(Event::SemTransition, subject, action);
+    }
+
+    pub(super) fn log_request(
+        &self,
+        name: &str,
+        id: Uuid,
+        client: &Client,
+        which: Which,
+        what: &str,
+    ) {
+        if self.log.logs(Event::SemEvents) {
+            let which = if which == Which::Monitor { "monitor" } else { "wait" };
+            let subject = Subject { name, id, actor: &client.actor };
+            self.log.happened(Event::SemEvents, subject, &format!("{which} {what}"));
+        }
+    }
+}
+
+fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>) -> Grant {
+    let Claim { id, terms: brought, record } = holding.claim.clone();
+    let terms = brought.and(terms);
+    Grant {
+        name: name.into(),
+        id,
+        token: holding.token,
+        terms: terms.map(|terms| (terms.limit, millis(terms.ttl.unwrap_or_default()))),
+        record,
+    }
+}
