@@ -65,7 +65,9 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
     } else if restored > 0 {
         log.say(Event::Info, &format!("{restored} permits on record are kept"));
     }
-    if let Some(pause) = semaphores.paused() {
+    if semaphores.journal.is_of_another_boot()
+        && let Some(pause) = semaphores.paused()
+    {
         let text = format!(
             "the machine was started since the last permit was recorded; granting nothing for {}, \
              the longest lease on record",

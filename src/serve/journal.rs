@@ -3,14 +3,15 @@
 //! is still held when the server starts and when it has grown.
 
 mod format;
+mod work;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::format::{Entry, line, replay, snapshot};
+use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
+use self::work::{AGAIN, Job, Progress, Work, private, rename_from_aside, write_aside};
 
 /// Where grants are recorded.
 pub(crate) struct Journal {
@@ -42,28 +44,8 @@ struct Writer {
     _lock: File,
 }
 
-/// How far the writing is.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Progress {
-    written: u64,
-    /// Jobs that a later one has made needless, and that is not done.
-    superseded: u64,
-    /// Why it does not get on.
-    pub(crate) trouble: Option<String>,
-}
-
-enum Job {
-    /// An entry as JSON.
-    Append(String),
-    /// Everything that is to be in the file, instead of what is.
-    Rewrite(Vec<u8>),
-}
-
 /// A file that is smaller than this is not worth to be written anew.
 const SMALL: u64 = 1 << 20;
-
-/// How often a disk that is full is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 impl Journal {
     /// One that remembers nothing.
@@ -100,7 +82,7 @@ impl Journal {
         let (jobs, todo) = channel();
         let (tell, progress) = watch::channel(Progress::default());
         let size = content.len() as u64;
-        let work = Work { path, directory, file, size, renamed: false, tell };
+        let work = Work::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
         let thread = thread.spawn(move || work.run(&todo))?;
         let writer = Writer {
@@ -207,125 +189,6 @@ impl Drop for Writer {
         self.jobs = None;
         let _ = self.thread.take().map(JoinHandle::join);
     }
-}
-
-/// The thread that writes.
-struct Work {
-    path: PathBuf,
-    directory: File,
-    file: File,
-    /// How much of the file is good.
-    size: u64,
-    /// Whether the file has just got its name, and the disk does not know.
-    renamed: bool,
-    tell: watch::Sender<Progress>,
-}
-
-impl Work {
-    fn run(mut self, todo: &Receiver<Job>) {
-        let mut jobs = Vec::new();
-        loop {
-            if jobs.is_empty() {
-                let Ok(job) = todo.recv() else { return };
-                jobs.push(job);
-            }
-            // All that has come meanwhile goes to the disk together.
-            let closed = loop {
-                match todo.try_recv() {
-                    Ok(job) => jobs.push(job),
-                    Err(nothing) => break nothing == TryRecvError::Disconnected,
-                }
-            };
-            match self.write(&jobs) {
-                Ok(()) => {
-                    let done = jobs.drain(..).count() as u64;
-                    self.tell.send_modify(|progress| {
-                        progress.written += done + std::mem::take(&mut progress.superseded);
-                        progress.trouble = None;
-                    });
-                }
-                // Nobody was told of what is not there.
-                Err(_) if closed => return,
-                Err(error) => {
-                    // The last of them has everything that came before.
-                    if let Some(last) = jobs.iter().rposition(|job| matches!(job, Job::Rewrite(_)))
-                    {
-                        let superseded = jobs.drain(..last).count() as u64;
-                        self.tell.send_modify(|progress| progress.superseded += superseded);
-                    }
-                    self.tell.send_modify(|progress| progress.trouble = Some(error.to_string()));
-                    std::thread::sleep(AGAIN);
-                }
-            }
-        }
-    }
-
-    /// All of it, or nothing that counts.
-    fn write(&mut self, jobs: &[Job]) -> io::Result<()> {
-        let mut entries = Vec::new();
-        for job in jobs {
-            match job {
-                Job::Append(entry) => entries.push(entry.as_str()),
-                Job::Rewrite(content) => {
-                    // If that fails the old file is as good, and what comes before is written there.
-                    if let Ok(file) = self.replace(content) {
-                        entries.clear();
-                        self.file = file;
-                        self.size = content.len() as u64;
-                        self.renamed = true;
-                    }
-                }
-            }
-        }
-        if self.renamed {
-            self.directory.sync_all()?;
-            self.renamed = false;
-        }
-        self.append(&entries)
-    }
-
-    fn replace(&self, content: &[u8]) -> io::Result<File> {
-        let file = write_aside(&self.path, content)?;
-        rename_from_aside(&self.path)?;
-        Ok(file)
-    }
-
-    fn append(&mut self, entries: &[&str]) -> io::Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if self.file.metadata()?.nlink() == 0 {
-            return Err(io::Error::other("somebody has deleted the journal; restart the server"));
-        }
-        let line = line(entries);
-        let written = self.file.write_all_at(&line, self.size).and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            // Half a line must not stay where the next one begins.
-            self.file.set_len(self.size)?;
-        } else {
-            self.size += line.len() as u64;
-        }
-        written
-    }
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-
-/// Beside the journal, and on the disk.
-fn write_aside(path: &Path, content: &[u8]) -> io::Result<File> {
-    let aside = path.with_extension("new");
-    let mut file = private().create(true).write(true).truncate(true).open(aside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    Ok(file)
-}
-
-fn rename_from_aside(path: &Path) -> io::Result<()> {
-    fs::rename(path.with_extension("new"), path)
 }
 
 #[cfg(test)]

@@ -36,10 +36,6 @@ const SLOWEST_HEAD: Duration = Duration::from_secs(6);
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
 
-/// How long a connection whose other end is closed may go on: hyper notices that only when it has
-/// nothing left to read.
-const LAST_WORDS: Duration = Duration::from_millis(50);
-
 /// How long to wait for descriptors when there are none.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -131,28 +127,16 @@ async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes
     }
     let peer = Peer::new(stream);
     let bytes = peer.bytes();
-    let conversation = async {
-        match tls {
-            None => serve(bytes, peer.clone(), routes).await,
-            Some(tls) => {
-                let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
-                let handshake = Box::pin(handshake).await;
-                if let Ok(Ok(stream)) = handshake {
-                    // Boxed: connections without TLS need not have the room for it.
-                    Box::pin(serve(stream, peer.clone(), routes)).await;
-                }
+    match tls {
+        None => serve(bytes, peer, routes).await,
+        Some(tls) => {
+            let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
+            let handshake = Box::pin(handshake).await;
+            if let Ok(Ok(stream)) = handshake {
+                // Boxed: connections without TLS need not have the room for it.
+                Box::pin(serve(stream, peer, routes)).await;
             }
         }
-    };
-    let gone = async {
-        peer.gone().await;
-        // What is said already may be answered.
-        tokio::time::sleep(LAST_WORDS).await;
-    };
-    tokio::select! {
-        biased;
-        () = conversation => {}
-        () = gone => {}
     }
 }
 
@@ -163,6 +147,9 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: 
         .timer(TokioTimer::new())
         .header_read_timeout(SLOWEST_HEAD)
         .max_buf_size(LARGEST_HEAD)
+        // Who sends a request and closes its end gets the answer all the same; requests that stay
+        // open see to that themselves.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -21,6 +21,7 @@ use super::keys::Keys;
 use super::log::{self, Event};
 use super::peer::Peer;
 use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
+use crate::backends::Pending;
 use crate::backends::cloud::wire::{
     ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION, VERSION_HEADER,
 };
@@ -121,29 +122,27 @@ impl Routes {
         };
         async move {
             // Thousands of requests stay open, and nothing of them is kept that is not needed.
-            let done = match ready {
+            let mut done = match ready {
                 Ok(done) => done,
                 Err((head, body)) => {
                     let json = read_json(body).await;
                     self.begin(&head, json, &peer)
                 }
             };
+            while let Done::Later(wanted) = done {
+                tokio::time::sleep(self.semaphores.paused().unwrap_or_default()).await;
+                done = self.act(wanted, &peer);
+            }
             let mut answer = match done {
                 Done::Answered(answer) => answer,
-                Done::Open(attached, which) => self.verdict(attached, which).await,
-                Done::Watching(mut attached) => match attached.verdict().await {
+                Done::Open(attached, which) => self.verdict(attached, which, &peer).await,
+                Done::Watching(attached) => match ending(attached, &peer).await {
                     Verdict::Replaced => removed(),
                     _ => empty(StatusCode::OK),
                 },
-                Done::Asked(told, attached) => self.tell(told, attached).await,
-                Done::Later(wanted) => {
-                    let pause = self.semaphores.paused().unwrap_or_default();
-                    tokio::time::sleep(pause).await;
-                    match self.act(wanted, &peer) {
-                        Done::Asked(told, attached) => self.tell(told, attached).await,
-                        _ => empty(StatusCode::SERVICE_UNAVAILABLE),
-                    }
-                }
+                Done::Asked(told, attached) => self.tell(told, attached, peer).await,
+                // The loop has seen to it.
+                Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
             if ours {
                 answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
@@ -241,8 +240,8 @@ impl Routes {
     }
 
     /// Waits for a permit, or until there is none to be had or kept any more.
-    async fn verdict(&self, mut attached: Attached, which: Which) -> Answer {
-        match (which, attached.verdict().await) {
+    async fn verdict(&self, attached: Attached, which: Which, peer: &Peer) -> Answer {
+        match (which, ending(attached, peer).await) {
             (Which::Wait, Verdict::Granted) => {
                 // Nobody is told of what would be forgotten.
                 self.semaphores.journal.certainly_written().await;
@@ -253,7 +252,7 @@ impl Routes {
         }
     }
 
-    async fn tell(&self, told: Told, attached: Option<Attached>) -> Answer {
+    async fn tell(&self, told: Told, attached: Option<Attached>, peer: Peer) -> Answer {
         if told.outcome == Outcome::Held
             && let Err(trouble) = self.semaphores.journal.written().await
         {
@@ -266,7 +265,10 @@ impl Routes {
         let mut answer = typed("application/json", String::new());
         // A proxy must not keep the first line until there is a second one.
         answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-        *answer.body_mut() = Content { first: Some(line.into()), then: attached };
+        let then = attached.map(|attached| -> Pending<'static, Verdict> {
+            Box::pin(async move { ending(attached, &peer).await })
+        });
+        *answer.body_mut() = Content { first: Some(line.into()), then };
         answer
     }
 
@@ -277,6 +279,16 @@ impl Routes {
             Err(log::Refused::Unknown) => empty(StatusCode::OK),
             Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
         }
+    }
+}
+
+/// Waits for the end of a request that stays open. That its connection ends is one: whatever bytes
+/// nobody has read yet, its client has gone.
+async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
+    tokio::select! {
+        biased;
+        verdict = attached.verdict() => verdict,
+        () = peer.gone() => Verdict::Removed,
     }
 }
 
@@ -373,7 +385,7 @@ fn asking_in(text: &[u8]) -> Option<Asking> {
 /// to ask again.
 pub(crate) struct Content {
     first: Option<Bytes>,
-    then: Option<Attached>,
+    then: Option<Pending<'static, Verdict>>,
 }
 
 impl Content {
@@ -393,8 +405,8 @@ impl Body for Content {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        let Some(attached) = &mut self.then else { return Poll::Ready(None) };
-        match attached.poll(context) {
+        let Some(then) = &mut self.then else { return Poll::Ready(None) };
+        match then.as_mut().poll(context) {
             Poll::Ready(_) => {
                 self.then = None;
                 Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))))

@@ -78,14 +78,6 @@ impl Attached {
     pub(crate) async fn verdict(&mut self) -> Verdict {
         (&mut self.verdict).await.unwrap_or(Verdict::Replaced)
     }
-
-    pub(crate) fn poll(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Verdict> {
-        let verdict = std::pin::Pin::new(&mut self.verdict).poll(context);
-        verdict.map(|verdict| verdict.unwrap_or(Verdict::Replaced))
-    }
 }
 
 impl Drop for Attached {

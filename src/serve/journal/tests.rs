@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::format::read_line;
+use super::format::{line, read_line};
 use super::*;
 
 fn grant(number: u64) -> Grant {

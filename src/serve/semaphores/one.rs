@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::COMING_BACK;
 use crate::backends::Record;
 use crate::backends::cloud::wire::{Look, Outcome, Party, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
@@ -111,8 +112,13 @@ impl Semaphore {
             ahead,
             held: self.ledger.holders().len(),
             holder: oldest.and_then(|holding| holding.claim.record.clone()),
-            paused_ms: self.ledger.paused(now).map(millis),
+            paused_ms: self.paused(now),
         }
+    }
+
+    /// The moment after a restart in which others come back is too short to speak of.
+    fn paused(&self, now: Moment) -> Option<u64> {
+        self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
     }
 
     pub(super) fn look(&self, now: Moment) -> Look {
@@ -132,7 +138,7 @@ impl Semaphore {
         Look {
             limit: terms.map(|terms| terms.limit),
             ttl_ms: terms.and_then(|terms| terms.ttl).map(millis),
-            paused_ms: self.ledger.paused(now).filter(|_| self.ledger.in_use()).map(millis),
+            paused_ms: self.paused(now).filter(|_| self.ledger.in_use()),
             holders: self.ledger.holders().map(holder).collect(),
             waiters: self.ledger.waiters().map(waiter).collect(),
         }
