@@ -230,3 +230,19 @@ fn a_holder_that_goes_is_noticed_whatever_it_sent_before() {
         }
     });
 }
+
+#[test]
+fn who_asks_and_closes_its_end_is_answered() {
+    on_ours(&[], |_, client| {
+        client.register("x");
+        for _ in 0..100 {
+            let mut stream = client.connect();
+            let head = format!(
+                "GET /semaphore/observe?name=x HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(Pending::on(stream).answer().status, 200);
+        }
+    });
+}
