@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{Lost, Pending, Tenure};
-use crate::clock;
+use crate::clock::{self, Moment};
 
 /// What came of an attempt.
 pub(super) enum Renewed {
@@ -33,26 +33,53 @@ pub(super) async fn keep<'a>(
             () = hurry.notified() => {}
         }
         let mut pause = first_pause(ttl);
-        // The first one may go over a connection that was cut without a word.
-        let mut time = patience(ttl).min(ttl / 8);
         loop {
-            let since = clock::now();
-            let answer = tokio::time::timeout(time, attempt()).await;
+            let (since, answer) = hedged(ttl, &mut attempt).await;
             let trouble = match answer {
-                Ok(Ok(Renewed::For(ttl))) => {
+                Ok(Renewed::For(ttl)) => {
                     tenure.send_replace(Tenure { since, ttl, trouble: None });
                     break;
                 }
-                Ok(Ok(Renewed::Lost(lost))) => return lost,
-                Ok(Err(trouble)) => trouble,
-                Err(_elapsed) => format!("the server does not answer within {time:?}"),
+                Ok(Renewed::Lost(lost)) => return lost,
+                Err(trouble) => trouble,
             };
             tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            time = patience(ttl);
         }
     }
+}
+
+/// One attempt, and another beside it if that is not answered soon: the first may go over a
+/// connection that was cut without a word. With the moment before the one that counts.
+async fn hedged<'a>(
+    ttl: Duration,
+    attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, String>>,
+) -> (Moment, Result<Renewed, String>) {
+    let half = patience(ttl) / 2;
+    let since = clock::now();
+    let mut first = attempt();
+    if let Ok(answer) = timeout(half, &mut first).await {
+        return (since, answer);
+    }
+    let again = clock::now();
+    let mut second = attempt();
+    let either = async {
+        tokio::select! {
+            answer = &mut first => match answer {
+                Err(_) => (again, second.await),
+                answer => (since, answer),
+            },
+            answer = &mut second => match answer {
+                Err(_) => (since, first.await),
+                answer => (again, answer),
+            },
+        }
+    };
+    let answer = timeout(half, either).await;
+    answer.unwrap_or_else(|_| {
+        (since, Err(format!("the server does not answer within {:?}", half * 2)))
+    })
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,7 +89,7 @@ fn first_pause(ttl: Duration) -> Duration {
 }
 
 /// How long one attempt may take, with a new connection over a slow network: several fit before
-/// the command is told to end; at the shortest TTL, one and a short one.
+/// the command is told to end, at the shortest TTL one.
 pub(super) fn patience(ttl: Duration) -> Duration {
     (ttl / 5).min(Duration::from_secs(2))
 }
@@ -122,11 +149,20 @@ mod tests {
     }
 
     #[test]
-    fn at_the_shortest_ttl_a_renewal_that_is_swallowed_leaves_time_for_another() {
+    fn an_attempt_that_is_swallowed_costs_nothing_and_a_slow_one_counts() {
+        let ttl = Duration::from_secs(30);
+        let (lost, asked, _) = run(vec![
+            Err("hang".into()),
+            Ok(Renewed::For(ttl)),
+            Ok(Renewed::Lost(Lost::some_time_ago())),
+        ]);
+        assert_eq!(lost, Lost::some_time_ago());
+        let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!((1_000..1_010).contains(&pauses[0]) && pauses[1] > 9_000, "{pauses:?}");
+        // The shortest one, at the last moment: the command has not been told to end.
         let ttl = crate::supervise::deadline::SHORTEST_TTL;
-        let second = ttl / 3 + ttl / 8 + first_pause(ttl);
         let soft = crate::supervise::deadline::Deadline::of(Duration::ZERO, ttl, None).soft;
-        assert!(soft > second + Duration::from_millis(350), "{second:?}, {soft:?}");
+        assert!(ttl / 3 + patience(ttl) < soft);
     }
 
     #[test]
@@ -138,10 +174,11 @@ mod tests {
             Ok(Renewed::Lost(Lost::some_time_ago())),
         ]);
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        // 250 ms, then 2 s of patience and 500 ms, then 1 s; tokio rounds up to milliseconds.
-        for (pause, expected) in pauses.iter().zip([250, 2_500, 1_000]) {
+        // 250 ms; 1 s until the second beside it; 1 s for the first, and then 500 ms. tokio rounds up
+        // to milliseconds.
+        for (pause, expected) in pauses.iter().zip([250, 1_000, 1_500]) {
             assert!((expected..expected + 10).contains(pause), "{pauses:?}");
         }
-        assert_eq!(tenure.trouble.as_deref(), Some("refused"));
+        assert_eq!(tenure.trouble.as_deref(), Some("the server does not answer within 2s"));
     }
 }

@@ -62,6 +62,14 @@ impl Trouble {
         Self { what, kind: TroubleKind::Differs }
     }
 
+    pub(super) fn closed() -> Self {
+        Self::away("the server closed the connection")
+    }
+
+    pub(super) fn other_server() -> Self {
+        Self::away("another server has taken its place")
+    }
+
     /// The permit, or the place in the queue, was given back by somebody else.
     pub(super) fn withdrawn() -> Self {
         Self { what: "it was withdrawn from outside".into(), kind: TroubleKind::Final }

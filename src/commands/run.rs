@@ -165,9 +165,11 @@ impl Story<'_> {
         // From here on nobody needs to be killed.
         visible.kills_at(None)?;
         let lost = ran.as_ref().is_ok_and(|ran| ran.lost);
-        match lease.release(if lost { GIVING_UP } else { GIVING_BACK }).await {
+        // One that cannot expire may stay taken for ever if that is not tried.
+        let expires = lease.tenure().is_some();
+        match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
             Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
-            Err(_) if lost => {}
+            Err(_) if lost && expires => {}
             Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
         }
         let ran = ran?;

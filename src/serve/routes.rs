@@ -95,6 +95,7 @@ enum Done {
     /// The same for one of ours, which holds.
     Watching(Attached),
     Asked(Told, Option<Attached>),
+    Signalled(Result<(), Refused>),
     /// Not yet: it is to be done when those who were here before have come back.
     Later(Wanted),
 }
@@ -141,6 +142,12 @@ impl Routes {
                     _ => empty(StatusCode::OK),
                 },
                 Done::Asked(told, attached) => self.tell(told, attached, peer).await,
+                Done::Signalled(done) => {
+                    // Otherwise a server that ends now takes it for held when it starts again. What
+                    // cannot be written is given back all the same.
+                    let _ = self.semaphores.journal.written().await;
+                    empty(done.map_or_else(status, |()| StatusCode::OK))
+                }
                 // The loop has seen to it.
                 Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
@@ -225,10 +232,7 @@ impl Routes {
                 if ours {
                     semaphores.finish(id);
                 }
-                match semaphores.signal(&name, id) {
-                    Ok(()) => empty(StatusCode::OK),
-                    Err(refused) => empty(status(refused)),
-                }
+                return Done::Signalled(semaphores.signal(&name, id));
             }
             (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
             (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),

@@ -109,6 +109,12 @@ impl CloudServer {
         }
     }
 
+    /// Starts the double of the original in its place.
+    pub(crate) fn start_again_like_node(&mut self) {
+        self.program = Program::LikeNode;
+        self.start_again();
+    }
+
     /// Asks it to end, and returns how it did and what it wrote.
     pub(crate) fn stop(&mut self) -> Output {
         self.signal(Signal::TERM);

@@ -497,3 +497,18 @@ fn an_answer_of_the_original_is_no_concern_of_one_who_does_not_ask_for_more() {
     let answer = client.get(&path("observe", "x"), &[("x-semrun", "1")]);
     assert_eq!(answer.header("x-semrun"), Some("1"));
 }
+
+/// The original ends when it hears of somebody whom it does not know.
+#[test]
+fn a_server_of_the_other_kind_in_its_place_survives_our_holders() {
+    let mut world = world();
+    let holder = Running::start(&mut world.script(&OPTIONS, "echo > held; sleep 100"));
+    content(&world.path("held"));
+    server(&mut world).kill();
+    server(&mut world).start_again_like_node();
+    client(&world).register("x");
+    let output = holder.finish();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(76), "{stderr}");
+    assert!(server(&mut world).is_running(), "{}", server(&mut world).log());
+}

@@ -247,19 +247,18 @@ fn broken(error: &hyper::Error) -> Trouble {
     if error.is_parse() {
         return Trouble::lasting("what answers there does not speak HTTP; check the URL");
     }
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() || ended(error) {
-        return Trouble::away("the server closed the connection");
+    let cause = std::error::Error::source(error);
+    match cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        // What the kernel finds out about one that is gone without a word.
+        Some(io::ErrorKind::TimedOut) => return Trouble::silence(),
+        Some(io::ErrorKind::UnexpectedEof) => return Trouble::closed(),
+        _ => {}
     }
-    let cause =
-        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return Trouble::closed();
+    }
+    let cause = cause.map_or_else(|| error.to_string(), ToString::to_string);
     Trouble::away(format!("the connection to the server broke: {cause}"))
-}
-
-/// Whether the connection ended in the middle of something.
-fn ended(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// An answer that means nothing to us.

@@ -148,7 +148,8 @@ impl Backend for Cloud {
         patience: Duration,
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
-            let withdrawn = node::signal(&self.shared, name, id, patience).await;
+            let withdrawn =
+                node::signal(&self.shared, name, id, patience, node::Whose::Anybodys).await;
             let doing = || format!("give back the permit of '{name}'");
             withdrawn.map_err(|trouble| trouble.while_doing(&self.shared.shown, &doing()))
         })

@@ -10,18 +10,22 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::Deserialize;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::link::{Answer, Link};
+use super::link::{Answer, Link, unexpected};
 use super::wire::ID_HEADER;
 use super::{OBSERVE, SIGNAL, Shared};
-use crate::backends::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
+use crate::backends::trouble::{TRY_ON, Trouble, patiently, within};
 use crate::backends::{
     Error, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
 };
 
 const MONITOR: &str = "/semaphore/monitor";
 const WAIT: &str = "/semaphore/wait";
+
+/// How long a request may take on its way.
+const FORGETTING: Duration = Duration::from_millis(100);
 
 /// What `observe` answers.
 #[derive(Debug, Default, Deserialize)]
@@ -91,8 +95,15 @@ pub(super) struct Place {
 
 /// The request whose end is the permit's end.
 struct Monitor {
-    ending: Pending<'static, String>,
+    ending: Pending<'static, Ending>,
     socket: OwnedFd,
+}
+
+/// How it ended.
+struct Ending {
+    why: String,
+    /// Whether the server knows, because it ended it.
+    known: bool,
 }
 
 impl Place {
@@ -104,14 +115,21 @@ impl Place {
         id: Uuid,
         first: Link,
         second: Link,
+        time: Duration,
     ) -> Result<(Self, Standing), Trouble> {
         let request =
             |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
         let (mut first, mut second) = (first, second);
         // Something between us may connect only now, to a server that has never heard of us.
-        let observed = within(CONNECTING, observe(shared, name, &mut second)).await?;
-        if observed.node(id).is_none() {
-            return Err(Trouble::away("our two connections lead to different servers"));
+        let observed = within(time, observe(shared, name, &mut second)).await;
+        let known = observed.and_then(|observed| match observed.node(id) {
+            Some(_) => Ok(()),
+            None => Err(Trouble::away("our two connections lead to different servers")),
+        });
+        if let Err(trouble) = known {
+            // The one that does know us forgets us when this one request has come and gone.
+            let _ = timeout(FORGETTING, first.ask(request(MONITOR))).await;
+            return Err(trouble);
         }
         let mut wait = waiting(second, request(WAIT));
         // If we died now, the end of `monitor` could overtake `wait`, which then would be about
@@ -119,7 +137,7 @@ impl Place {
         let mut standing = None;
         let arrival = async {
             loop {
-                let observed = within(CONNECTING, observe(shared, name, &mut first)).await?;
+                let observed = within(time, observe(shared, name, &mut first)).await?;
                 standing = Some(observed.standing(id));
                 match observed.node(id) {
                     Some(node) if node.waiter => return Ok(()),
@@ -139,10 +157,16 @@ impl Place {
         let ending = Box::pin(async move {
             match first.ask(request).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
-                    "somebody else gave the permit back".into()
+                    Ending { why: "somebody else gave the permit back".into(), known: true }
                 }
-                Ok(answer) => format!("the server took the permit back ({})", answer.status),
-                Err(trouble) => trouble.what,
+                Ok(answer) => {
+                    let why = format!("the server took the permit back ({})", answer.status);
+                    Ending { why, known: true }
+                }
+                Err(trouble) => {
+                    let known = trouble != Trouble::silence();
+                    Ending { why: trouble.what, known }
+                }
             }
         });
         let standing = standing.unwrap_or_else(|| Observed::default().standing(id));
@@ -157,7 +181,7 @@ impl Place {
                 answer if answer.status == StatusCode::OK => Ok(link),
                 answer => Err(removed(answer.status)),
             },
-            why = &mut self.monitor.ending => Err(Trouble::away(why)),
+            ending = &mut self.monitor.ending => Err(Trouble::away(ending.why)),
         }
     }
 
@@ -165,17 +189,20 @@ impl Place {
     pub(super) async fn leave(self, patience: Duration) {
         let Self { monitor, wait, .. } = self;
         drop(monitor);
-        let _ = tokio::time::timeout(patience, wait).await;
+        let _ = timeout(patience, wait).await;
     }
 
     pub(super) fn lease(self, shared: Rc<Shared>, name: Name) -> Held {
         let permit = Permit { id: self.id, name, token: None };
-        Held { permit, monitor: self.monitor, shared }
+        Held { permit, monitor: self.monitor, known: false, shared }
     }
 }
 
 async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observed, Trouble> {
     let answer = link.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
+    if answer.status != StatusCode::OK {
+        return Err(unexpected(answer.status, OBSERVE));
+    }
     Observed::parse(&link.read(answer).await?)
 }
 
@@ -198,6 +225,8 @@ fn waiting(
 pub(super) struct Held {
     permit: Permit,
     monitor: Monitor,
+    /// Whether the permit is lost and the server knows.
+    known: bool,
     shared: Rc<Shared>,
 }
 
@@ -212,7 +241,8 @@ impl Lease for Held {
 
     fn lost(&mut self) -> Pending<'_, Lost> {
         Box::pin(async {
-            let why = self.monitor.ending.as_mut().await;
+            let Ending { why, known } = self.monitor.ending.as_mut().await;
+            self.known = known;
             Lost { why, just_now: true }
         })
     }
@@ -223,18 +253,30 @@ impl Lease for Held {
 
     fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
         Box::pin(async move {
-            let Self { permit, monitor, shared } = *self;
+            let Self { permit, monitor, known, shared } = *self;
+            if known {
+                return Ok(());
+            }
             // Whatever is left of the command may keep the connection open; so it is said.
-            let signalled = signal(&shared, &permit.name, permit.id, patience).await;
+            let signalled =
+                signal(&shared, &permit.name, permit.id, patience, Whose::Anybodys).await;
             drop(monitor);
             signalled.map_err(|trouble| {
                 let doing = format!(
-                    "give back {permit}, which stays taken as long as processes of the command are left"
+                    "give back {permit}; it stays taken if processes of the command are left, or if the \
+                     server does not notice that its connection has ended"
                 );
                 trouble.while_doing(&shared.shown, &doing)
             })
         })
     }
+}
+
+/// What kind of server has to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    Ours,
+    Anybodys,
 }
 
 /// Gives back what somebody has. Whoever has nothing has given it back already.
@@ -243,11 +285,15 @@ pub(super) async fn signal(
     name: &Name,
     id: Uuid,
     patience: Duration,
+    whose: Whose,
 ) -> Result<(), Trouble> {
     patiently(patience, async || {
         let request =
             shared.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
-        let (answer, _) = shared.exchange(request).await?;
+        let (answer, ours, _) = shared.exchange_with(request).await?;
+        if whose == Whose::Ours && !ours {
+            return Err(Trouble::other_server());
+        }
         match answer {
             StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
             status => Err(Trouble::refusing(format!("the server answers {status} to {SIGNAL}"))),

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::link::Link;
-use super::node::signal;
+use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::trouble::{Pause, Trouble};
+use crate::backends::trouble::{CONNECTING, Pause, Trouble, within};
 use crate::backends::{Error, Lease, Lost, Name, Pending, Permit, Tenure};
 
 const MONITOR: &str = "/semaphore/monitor";
@@ -80,22 +80,13 @@ async fn watch_over(
 ) -> Lost {
     let mut pause = Pause::new();
     loop {
-        let request =
-            shared.dialler.request(MONITOR, name.as_str()).header(ID_HEADER, id.to_string());
         let fresh = link.is_none();
-        let watched = async {
-            let mut link = match link.take() {
-                Some(link) => link,
-                None => shared.dialler.dial().await?,
-            };
-            Ok::<_, Trouble>(link.ask(request).await?.status)
-        };
         let since = Instant::now();
-        match watched.await {
-            Ok(StatusCode::OK) => {
+        match watched(shared, name, id, link.take()).await {
+            Ok(()) => {
                 return Lost { why: "somebody else gave the permit back".into(), just_now: true };
             }
-            Ok(_) | Err(_) => hurry.notify_one(),
+            Err(_) => hurry.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
             pause = Pause::new();
@@ -104,6 +95,35 @@ async fn watch_over(
             pause.sleep().await;
         }
     }
+}
+
+/// Returns when the server says that the permit is not ours any more.
+async fn watched(
+    shared: &Shared,
+    name: &Name,
+    id: Uuid,
+    link: Option<Link>,
+) -> Result<(), Trouble> {
+    let request =
+        |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
+    let mut link = if let Some(link) = link {
+        link
+    } else {
+        let mut link = shared.dialler.dial().await?;
+        // One of the original kind may have taken its place, and would end at once if it were
+        // asked to watch over somebody whom it does not know.
+        let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
+        if !answer.ours {
+            return Err(Trouble::other_server());
+        }
+        within(CONNECTING, link.read(answer)).await?;
+        link
+    };
+    let answer = link.ask(request(MONITOR)).await?;
+    if answer.ours && answer.status == StatusCode::OK {
+        return Ok(());
+    }
+    Err(Trouble::other_server())
 }
 
 impl Lease for Held {
@@ -127,7 +147,7 @@ impl Lease for Held {
         Box::pin(async move {
             let Self { permit, tenure, shared, keeping } = *self;
             drop(keeping);
-            let released = signal(&shared, &permit.name, permit.id, patience).await;
+            let released = signal(&shared, &permit.name, permit.id, patience, Whose::Ours).await;
             released.map_err(|trouble| {
                 let doing = tenure.borrow().giving_back(&permit);
                 trouble.while_doing(&shared.shown, &doing)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::link::{Answer, Link, unexpected};
-use super::node::{self, Observed, Place};
+use super::node::{self, Observed, Place, Whose};
 use super::ours::Held;
 use super::wire::{ASK_HEADER, Asking, Outcome, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared};
@@ -22,8 +22,8 @@ use crate::clock::{self, Moment};
 
 const REGISTER: &str = "/semaphore/register";
 
-/// How long we look whether a permit that seemed to be free is ours, when we do not wait.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What is shorter than this is not worth to be spoken of.
+const QUICK: Duration = Duration::from_millis(100);
 
 /// How often one who had to begin anew looks whether an earlier place of its was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
@@ -57,8 +57,8 @@ enum Step {
     Done(Acquired),
     /// In the queue of one of our servers, as long as this answer is not at its end.
     Waiting(Link, Answer),
-    /// In the queue of the other kind.
-    Placed(Place),
+    /// In the queue of the other kind, as it stood a moment ago.
+    Placed(Place, Standing),
 }
 
 impl<'a> Queueing<'a> {
@@ -82,6 +82,7 @@ impl<'a> Queueing<'a> {
     /// Waits in turn, unless it is called off.
     pub(super) async fn run(mut self, mut cancel: Cancel) -> Result<Acquired, Error> {
         let taking = Rc::clone(&self.taking);
+        let mut leaving = LEAVING;
         let done = {
             let mut advancing = Box::pin(self.advance());
             tokio::select! {
@@ -94,24 +95,28 @@ impl<'a> Queueing<'a> {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
                     };
-                    timeout(LEAVING, async {
+                    let since = Instant::now();
+                    let done = timeout(LEAVING, async {
                         tokio::select! {
                             biased;
                             done = &mut advancing => Some(done),
                             () = taken => None,
                         }
-                    }).await.unwrap_or(None)
+                    });
+                    let done = done.await.unwrap_or(None);
+                    leaving = leaving.saturating_sub(since.elapsed()).max(LEAVING / 8);
+                    done
                 }
             }
         };
         match done {
             Some(Ok(acquired)) => Ok(acquired),
             Some(Err(error)) => {
-                let _ = self.leave().await;
+                let _ = self.leave(leaving).await;
                 Err(error)
             }
             None => {
-                let left = self.leave().await;
+                let left = self.leave(leaving).await;
                 let trouble = left.err().or((!self.outcome).then(Trouble::silence));
                 if let Some(trouble) = trouble {
                     self.turn.tell(Notice::Trouble { what: trouble.what, may_last: false });
@@ -125,6 +130,7 @@ impl<'a> Queueing<'a> {
         let mut pause = Pause::new();
         let give_up = Instant::now() + TRY_ON;
         let mut link = None;
+        let mut quick = 0;
         loop {
             let since = clock::now();
             let left = give_up.saturating_duration_since(Instant::now());
@@ -135,17 +141,24 @@ impl<'a> Queueing<'a> {
             let waited = match step {
                 Ok(Step::Done(acquired)) => return Ok(acquired),
                 Ok(Step::Waiting(link, answer)) => {
-                    pause = Pause::new();
-                    wait(link, answer).await.map(Some)
+                    let since = Instant::now();
+                    let waited = wait(link, answer).await;
+                    // A server that ends every wait at once is not to be asked without a pause.
+                    quick = if since.elapsed() < QUICK { quick + 1 } else { 0 };
+                    if quick > 3 {
+                        pause.sleep().await;
+                    } else {
+                        pause = Pause::new();
+                    }
+                    waited.map(Some)
                 }
-                Ok(Step::Placed(place)) => {
-                    pause = Pause::new();
-                    let place = self.place.insert(place);
-                    let granted = tokio::select! {
-                        biased;
-                        granted = place.granted() => granted,
-                        never = lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
-                    };
+                Ok(Step::Placed(place, standing)) => {
+                    let since = Instant::now();
+                    self.place = Some(place);
+                    let granted = self.granted(standing).await;
+                    if since.elapsed() > Duration::from_secs(2) {
+                        pause = Pause::new();
+                    }
                     match granted {
                         Ok(link) => {
                             self.shared.idle.replace(Some(link));
@@ -294,14 +307,13 @@ impl<'a> Queueing<'a> {
 
     /// Takes a place in the queue of a server of the other kind.
     async fn take_place(&mut self, id: Uuid, first: Link, second: Link) -> Result<Step, Trouble> {
-        let taken = Place::take(&self.shared, &self.ask.name, id, first, second).await;
+        let taken = Place::take(&self.shared, &self.ask.name, id, first, second, self.time).await;
         self.taking.set(false);
         let (mut place, standing) = taken?;
         if self.ask.nonblock {
             // Somebody may have been faster, and then we leave again.
-            let granted = timeout(AT_ONCE, self.granted_or_behind(&mut place)).await;
-            let granted = granted.unwrap_or(Ok(None))?;
-            if granted.is_none() {
+            let granted = within(TRY_ON, self.granted_or_behind(&mut place)).await;
+            if granted?.is_none() {
                 place.leave(LEAVING).await;
                 return Ok(Step::Done(Acquired::Busy));
             }
@@ -309,10 +321,26 @@ impl<'a> Queueing<'a> {
             return Ok(Step::Done(Acquired::Granted(self.lease())));
         }
         self.queued = true;
-        if standing != Standing::default() {
-            self.turn.tell(Notice::Queued(standing));
+        Ok(Step::Placed(place, standing))
+    }
+
+    /// Waits for the permit in the place that we have taken. Says so, unless it is there at once.
+    async fn granted(&mut self, standing: Standing) -> Result<Link, Trouble> {
+        let place = self.place.as_mut().expect("just taken");
+        let mut standing = standing;
+        if standing == Standing::default() {
+            // It was free; somebody may have been faster.
+            if let Ok(granted) = timeout(QUICK, place.granted()).await {
+                return granted;
+            }
+            standing.held = 1;
         }
-        Ok(Step::Placed(place))
+        self.turn.tell(Notice::Queued(standing));
+        tokio::select! {
+            biased;
+            granted = place.granted() => granted,
+            never = lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
+        }
     }
 
     /// None: somebody else has the permit.
@@ -356,14 +384,17 @@ impl<'a> Queueing<'a> {
     }
 
     /// Leaves the queue, or gives back a permit that we were given at the same moment.
-    async fn leave(&mut self) -> Result<(), Trouble> {
+    async fn leave(&mut self, patience: Duration) -> Result<(), Trouble> {
         if let Some(place) = self.place.take() {
-            place.leave(LEAVING).await;
+            place.leave(patience).await;
+        }
+        if !self.ghosts.is_empty() {
+            let _ = within(patience, lay_one(&self.shared, &self.ask.name, &self.ghosts)).await;
         }
         if !self.asked {
             return Ok(());
         }
-        node::signal(&self.shared, &self.ask.name, self.ask.id, LEAVING).await
+        node::signal(&self.shared, &self.ask.name, self.ask.id, patience, Whose::Anybodys).await
     }
 
     fn error(&self, trouble: Trouble) -> Error {
@@ -380,11 +411,16 @@ async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infallible {
     }
     loop {
         tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
-        let looked = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await;
-        let observed = looked.and_then(|(_, body)| Observed::parse(&body));
-        if let Some(ghost) = observed.ok().and_then(|observed| observed.held_by(ghosts)) {
-            let _ = node::signal(shared, name, ghost, LEAVING).await;
-        }
+        // What cannot be looked at now is looked at again.
+        let _ = within(CONNECTING, lay_one(shared, name, ghosts)).await;
+    }
+}
+
+async fn lay_one(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Result<(), Trouble> {
+    let (_, body) = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await?;
+    match Observed::parse(&body)?.held_by(ghosts) {
+        Some(ghost) => node::signal(shared, name, ghost, LEAVING, Whose::Anybodys).await,
+        None => Ok(()),
     }
 }
 
