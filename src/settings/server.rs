@@ -81,7 +81,7 @@ fn api_keys(
 }
 
 impl ServeOptions {
-    /// As that of [`Options`].
+    /// As that of the options of a run.
     fn silence(&self, long: &str) -> bool {
         match long {
             "api-key-file" => self.api_key_file.is_some(),

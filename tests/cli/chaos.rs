@@ -42,8 +42,8 @@ fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
     let mut dice = Dice(u64::try_from(seed).unwrap());
     let world = World::new();
     let mut runs: Vec<Running> = Vec::new();
-    // Who was seen waiting before whom.
-    let mut before: Vec<(u32, u32)> = Vec::new();
+    // Who was seen waiting before whom: permits, as numbers of processes come back within a minute.
+    let mut before: Vec<(String, String)> = Vec::new();
     let mut killed = [0_u32; 3];
     let end = Instant::now() + TIME;
     while Instant::now() < end {
@@ -53,7 +53,7 @@ fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
                 "{before}
                  for i in $(seq {LIMIT}); do exec 9>judge.$i; flock -n 9 && break; exec 9>&-; done
                  [ -e /proc/$$/fd/9 ] || echo $SEMRUN_FENCING_TOKEN >> violations
-                 echo $PPID $SEMRUN_FENCING_TOKEN $$ >> entered
+                 echo $SEMRUN_PERMIT $SEMRUN_FENCING_TOKEN $$ >> entered
                  {work}"
             );
             let limit = LIMIT.to_string();
@@ -62,7 +62,7 @@ fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
         }
         let (holders, waiters) = (world.holders(), world.waiters());
         assert!(holders.len() <= LIMIT);
-        before.extend(waiters.windows(2).map(|pair| (pair[0], pair[1])));
+        before.extend(world.queue().windows(2).map(|pair| (pair[0].clone(), pair[1].clone())));
         // Mostly holders and their commands: there is always a waiter to kill.
         let kind = [0, 0, 1, 2, 2][dice.throw(5)];
         let victims: Vec<u32> = match kind {
@@ -95,11 +95,11 @@ fn kills_at_random_break_neither_limit_nor_order_and_leave_nothing_behind() {
 
     assert_eq!(world.lines("violations"), [""; 0], "more than {LIMIT} at once");
     let entered = world.lines("entered");
-    let tokens: HashMap<u32, u64> = entered
+    let tokens: HashMap<String, u64> = entered
         .iter()
         .map(|line| {
             let words: Vec<_> = line.split(' ').collect();
-            (words[0].parse().unwrap(), words[1].parse().unwrap())
+            (words[0].to_owned(), words[1].parse().unwrap())
         })
         .collect();
     for (first, second) in before {

@@ -99,15 +99,15 @@ fn a_lost_client_is_replaced_when_its_lease_ends() {
     let members = family(&world);
     let waiter = world.waiter(&["-q"], "echo ran");
     let both = [super::faults::worker(&holder), holder.pid()];
-    for pid in both.into_iter().chain(members) {
-        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let all: Vec<_> = both.into_iter().chain(members).map(Leftover).collect();
+    for Leftover(pid) in &all {
+        rustix::process::kill_process(*pid, Signal::STOP).unwrap();
     }
     let left = lease_left(&world);
     let started = Instant::now();
     shows(&waiter.finish(), 0, "ran\n", "");
     let late = started.elapsed().saturating_sub(Duration::from_millis(left));
     assert!(late < Duration::from_secs(2), "{late:?} after the end of the lease");
-    let _left_behind = Leftover(super::faults::worker(&holder));
 }
 
 #[test]
@@ -205,9 +205,9 @@ fn restarts_under_load_grant_nothing_twice_and_stop_nothing() {
     );
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &ten]).current_dir(world.path(".")).envs(world.environment());
-    let children: Vec<_> = (0..12).map(|_| Running::start(&mut shell)).collect();
+    let children: Vec<_> = (0..6).map(|_| Running::start(&mut shell)).collect();
     for round in 1..=3 {
-        wait_until("some have run", || world.lines("ends").len() >= round * 20);
+        wait_until("some have run", || world.lines("ends").len() >= round * 10);
         server(&mut world).kill();
         server(&mut world).start_again();
     }
@@ -215,12 +215,12 @@ fn restarts_under_load_grant_nothing_twice_and_stop_nothing() {
         assert!(child.finish().status.success());
     }
     let errors = fs::read_to_string(world.path("errors")).unwrap();
-    assert_eq!((world.lines("failures"), world.lines("ends").len()), (vec![], 120), "{errors}");
+    assert_eq!((world.lines("failures"), world.lines("ends").len()), (vec![], 60), "{errors}");
     assert_eq!(world.lines("violations"), [""; 0]);
     let mut all = tokens(&world);
     all.sort_unstable();
     all.dedup();
-    assert_eq!(all.len(), 120, "no token twice");
+    assert_eq!(all.len(), 60, "no token twice");
     assert_eq!(world.leftovers(), [""; 0]);
 }
 
