@@ -185,11 +185,13 @@ impl World {
     fn pids(&self, which: &str) -> Vec<u32> {
         let status = self.status();
         let all = status["semaphores"][0][which].as_array().unwrap();
-        let pid = |one: &serde_json::Value| match one["pid"].as_u64() {
-            Some(pid) => u32::try_from(pid).unwrap(),
-            None => *self.foreign.borrow().get(one["permit"].as_str().unwrap()).unwrap_or(&0),
+        let pid = |one: &serde_json::Value| match (one["pid"].as_u64(), one["permit"].as_str()) {
+            (Some(pid), _) => Some(u32::try_from(pid).unwrap()),
+            (None, Some(permit)) => Some(*self.foreign.borrow().get(permit).unwrap_or(&0)),
+            // Its record could not be read, for a moment.
+            (None, None) => None,
         };
-        all.iter().map(pid).collect()
+        all.iter().filter_map(pid).collect()
     }
 
     /// The JSON document about `x`.
