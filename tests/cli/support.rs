@@ -202,8 +202,14 @@ impl World {
 
     /// Runs a script as root in a mount namespace of its own, which ends with it.
     pub(crate) fn with_mounts(&self, script: &str) -> Output {
+        self.apart("--mount", script)
+    }
+
+    /// Runs a script as root in namespaces of its own.
+    fn apart(&self, namespaces: &str, script: &str) -> Output {
         let output = as_root("unshare")
-            .args(["--mount", "env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
+            .args(namespaces.split(' '))
+            .args(["env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .output()
@@ -228,18 +234,7 @@ impl World {
             ip -n there link set cable up
             there() { exec nsenter --net=/run/netns/there "$@"; }
             "#;
-        let script = format!("{hosts}{script}");
-        let nested = ["--net", "sh", "-e", "-c", &script];
-        let output = as_root("unshare")
-            .args(["--mount", "env", &format!("semrun={SEMRUN}"), "unshare"])
-            .args(nested)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(!stderr.contains("sudo:"), "this test needs root, or sudo without a password");
-        output
+        self.apart("--mount --net", &format!("{hosts}{script}"))
     }
 
     /// The lines of a file that commands append to.

@@ -1,6 +1,7 @@
 //! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
 //! answer to the first request; `docs/backends.md` says what that means.
 
+mod ghosts;
 mod link;
 mod node;
 mod ours;

@@ -1,7 +1,6 @@
 //! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::ghosts;
 use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Held;
@@ -16,7 +16,7 @@ use super::wire::{ASK_HEADER, Asking, Outcome, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared};
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
 use crate::backends::{
-    Acquired, Ask, Cancel, Error, Lease, Name, Notice, Permit, Standing, Tenure, Turn,
+    Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
 };
 use crate::clock::{self, Moment};
 
@@ -24,9 +24,6 @@ const REGISTER: &str = "/semaphore/register";
 
 /// What is shorter than this is not worth to be spoken of.
 const QUICK: Duration = Duration::from_millis(100);
-
-/// How often one who had to begin anew looks whether an earlier place of its was granted.
-const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 
 /// One who asks, until it has a permit.
 pub(super) struct Queueing<'a> {
@@ -339,7 +336,7 @@ impl<'a> Queueing<'a> {
         tokio::select! {
             biased;
             granted = place.granted() => granted,
-            never = lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
+            never = ghosts::lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
         }
     }
 
@@ -389,7 +386,8 @@ impl<'a> Queueing<'a> {
             place.leave(patience).await;
         }
         if !self.ghosts.is_empty() {
-            let _ = within(patience, lay_one(&self.shared, &self.ask.name, &self.ghosts)).await;
+            let _ =
+                within(patience, ghosts::lay_one(&self.shared, &self.ask.name, &self.ghosts)).await;
         }
         if !self.asked {
             return Ok(());
@@ -399,28 +397,6 @@ impl<'a> Queueing<'a> {
 
     fn error(&self, trouble: Trouble) -> Error {
         trouble.while_doing(&self.shared.shown, &format!("take a permit of '{}'", self.ask.name))
-    }
-}
-
-/// A server of the original kind does not notice that a connection is dead, and grants permits to
-/// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
-/// has to be given back for anybody to get on.
-async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infallible {
-    if ghosts.is_empty() {
-        return std::future::pending().await;
-    }
-    loop {
-        tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
-        // What cannot be looked at now is looked at again.
-        let _ = within(CONNECTING, lay_one(shared, name, ghosts)).await;
-    }
-}
-
-async fn lay_one(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Result<(), Trouble> {
-    let (_, body) = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await?;
-    match Observed::parse(&body)?.held_by(ghosts) {
-        Some(ghost) => node::signal(shared, name, ghost, LEAVING, Whose::Anybodys).await,
-        None => Ok(()),
     }
 }
 

@@ -197,23 +197,23 @@ mod tests {
         found.grants.iter().map(|grant| grant.token).collect()
     }
 
-    #[test]
-    fn what_a_rewrite_would_have_had_is_appended_when_there_is_no_room_for_it() {
-        let directory = tempfile::TempDir::new().unwrap();
+    /// A journal in which nothing is held yet.
+    fn begun(directory: &tempfile::TempDir) -> (PathBuf, Work) {
         let path = directory.path().join("journal");
         let begin = snapshot("b", None, 0, &[]);
         let file = write_aside(&path, &begin).unwrap();
         rename_from_aside(&path).unwrap();
+        let parent = File::open(directory.path()).unwrap();
+        let tell = watch::channel(Progress::default()).0;
+        (path.clone(), Work::new(path, parent, file, begin.len() as u64, tell))
+    }
+
+    #[test]
+    fn what_a_rewrite_would_have_had_is_appended_when_there_is_no_room_for_it() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (path, mut work) = begun(&directory);
         // What a rewrite needs is not to be had.
         fs::create_dir(path.with_extension("new")).unwrap();
-        let parent = File::open(directory.path()).unwrap();
-        let mut work = Work::new(
-            path.clone(),
-            parent,
-            file,
-            begin.len() as u64,
-            watch::channel(Progress::default()).0,
-        );
         let jobs = [
             Job::Append(entry(1)),
             Job::Rewrite(snapshot("b", None, 9, &[])),
@@ -229,18 +229,7 @@ mod tests {
     #[test]
     fn a_journal_that_was_moved_away_is_not_written_to() {
         let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("journal");
-        let begin = snapshot("b", None, 0, &[]);
-        let file = write_aside(&path, &begin).unwrap();
-        rename_from_aside(&path).unwrap();
-        let parent = File::open(directory.path()).unwrap();
-        let mut work = Work::new(
-            path.clone(),
-            parent,
-            file,
-            begin.len() as u64,
-            watch::channel(Progress::default()).0,
-        );
+        let (path, mut work) = begun(&directory);
         fs::rename(&path, directory.path().join("journal.1")).unwrap();
         let error = work.write(&[Job::Append(entry(1))]).unwrap_err();
         assert!(error.to_string().contains("moved or deleted"));

@@ -60,3 +60,17 @@ fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
     assert_eq!(told.outcome, Outcome::Lost);
     assert!(semaphores.look(&name).holders.is_empty());
 }
+
+#[test]
+fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
+    let semaphores = semaphores(Journal::none(), Found::default());
+    let name: Rc<str> = "x".into();
+    let [gone, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
+    let _wait = semaphores.attach(&name, stays, Which::Wait).ok().unwrap();
+    let known = |id: Uuid| semaphores.observe(&name).unwrap().contains(&id.to_string());
+    for (seconds, is_known) in [(59, true), (60, false)] {
+        let then = clock::now() + Duration::from_secs(seconds);
+        semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
+        assert_eq!((known(gone), known(stays)), (is_known, true), "{seconds}");
+    }
+}

@@ -155,3 +155,30 @@ fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
     assert_eq!(server.wait().unwrap().code(), Some(0));
     drop((stdout.0, stderr.0));
 }
+
+#[test]
+fn without_descriptors_those_who_come_wait_and_nobody_spins() {
+    on_ours(&[], |server, client| {
+        let mut kept = client.open(&path("observe", "x"), &[]);
+        assert_eq!(kept.answer().status, 200);
+        let pid = server.pid().as_raw_nonzero().to_string();
+        let mut limit = std::process::Command::new("prlimit");
+        assert!(limit.args(["--pid", &pid, "--nofile=32:32"]).status().unwrap().success());
+        let idle: Vec<_> = (0..60).map(|_| client.connect()).collect();
+        wait_until("it says so", || server.log().contains("cannot take more connections"));
+        let used = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        };
+        let before = used();
+        sleep(Duration::from_secs(1));
+        assert!(used() - before < 20, "hundredths of a second, in one second");
+        // One that is here goes on, and there is room again when the others have gone.
+        kept.send("GET", &path("observe", "x"), &[("x-api-key", KEY)], "");
+        assert_eq!(kept.answer().status, 200);
+        drop(idle);
+        assert_eq!(client.get(&path("observe", "x"), &[]).status, 200);
+        assert_eq!(server.log().matches("cannot take more connections").count(), 1);
+    });
+}
