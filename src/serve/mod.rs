@@ -24,6 +24,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use self::log::{Event, Log};
@@ -39,6 +40,9 @@ const LARGEST_HEAD: usize = 32 * 1024;
 /// How long to wait for descriptors when there are none.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// How long that is not said again.
+const NOT_AGAIN: Duration = Duration::from_mins(1);
+
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -52,7 +56,7 @@ pub(crate) async fn run(
     let mut shutdown = std::pin::pin!(shutdown);
     let mut time = std::pin::pin!(semaphores.keep_time());
     let mut disk = std::pin::pin!(tell_of_trouble(&routes));
-    let exhausted = Cell::new(false);
+    let said = Cell::new(None);
     let mut watching = true;
     loop {
         tokio::select! {
@@ -64,7 +68,7 @@ pub(crate) async fn run(
             ended = &mut time => return ended,
             () = &mut disk, if watching => watching = false,
             Some(_) = connections.join_next() => {}
-            stream = next_connection(&listener, &exhausted, &semaphores.log) => {
+            stream = next_connection(&listener, &said, &semaphores.log) => {
                 connections.spawn_local(converse(stream, tls.clone(), Rc::clone(&routes)));
             }
         }
@@ -73,13 +77,14 @@ pub(crate) async fn run(
 
 /// The next one that comes. Where there are no descriptors for it, it waits, and those that are
 /// here go on.
-async fn next_connection(listener: &TcpListener, exhausted: &Cell<bool>, log: &Log) -> TcpStream {
+async fn next_connection(
+    listener: &TcpListener,
+    said: &Cell<Option<Instant>>,
+    log: &Log,
+) -> TcpStream {
     loop {
         let error = match listener.accept().await {
-            Ok((stream, _)) => {
-                exhausted.set(false);
-                return stream;
-            }
+            Ok((stream, _)) => return stream,
             Err(error) => error,
         };
         let none_left = matches!(
@@ -88,7 +93,8 @@ async fn next_connection(listener: &TcpListener, exhausted: &Cell<bool>, log: &L
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            if !exhausted.replace(true) {
+            if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
+                said.set(Some(Instant::now()));
                 log.say(Event::Alert, &format!("cannot take more connections for now: {error}"));
             }
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
