@@ -159,10 +159,9 @@ mod tests {
         assert_eq!(lost, Lost::some_time_ago());
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!((1_000..1_010).contains(&pauses[0]) && pauses[1] > 9_000, "{pauses:?}");
-        // The shortest one, at the last moment: the command has not been told to end.
-        let ttl = crate::supervise::deadline::SHORTEST_TTL;
-        let soft = crate::supervise::deadline::Deadline::of(Duration::ZERO, ttl, None).soft;
-        assert!(ttl / 3 + patience(ttl) < soft);
+        // Of the shortest lease a command is told to end after 2.75 s.
+        let ttl = Duration::from_secs(5);
+        assert!(ttl / 3 + patience(ttl) < Duration::from_millis(2_750));
     }
 
     #[test]
