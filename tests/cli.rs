@@ -30,6 +30,8 @@ mod cli {
     mod redis;
     /// A server of one's own.
     mod redis_server;
+    /// Restarts of `semrun serve`, and what it keeps on the disk.
+    mod restarts;
     /// A command's surroundings and exit codes.
     mod run;
     /// Directories that several users share.

@@ -4,6 +4,7 @@
 
 pub(crate) mod cloud;
 pub(crate) mod connect;
+mod leased;
 pub(crate) mod ledger;
 pub(crate) mod local;
 pub(crate) mod redis;

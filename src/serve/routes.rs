@@ -119,7 +119,7 @@ impl Routes {
         let ready = if is_json(&head.headers) {
             Err((head, body))
         } else {
-            Ok(self.begin(&head, Ok(None), &peer))
+            Ok(self.begin(&head, Ok(None), ours, &peer))
         };
         async move {
             // Thousands of requests stay open, and nothing of them is kept that is not needed.
@@ -127,7 +127,7 @@ impl Routes {
                 Ok(done) => done,
                 Err((head, body)) => {
                     let json = read_json(body).await;
-                    self.begin(&head, json, &peer)
+                    self.begin(&head, json, ours, &peer)
                 }
             };
             while let Done::Later(wanted) = done {
@@ -162,8 +162,13 @@ impl Routes {
         }
     }
 
-    fn begin(&self, head: &Parts, json: Result<Option<Value>, ()>, peer: &Peer) -> Done {
-        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+    fn begin(
+        &self,
+        head: &Parts,
+        json: Result<Option<Value>, ()>,
+        ours: bool,
+        peer: &Peer,
+    ) -> Done {
         match self.understand(head, json, ours) {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => Done::Answered(empty(status)),
@@ -232,7 +237,7 @@ impl Routes {
                 if ours {
                     semaphores.finish(id);
                 }
-                return Done::Signalled(semaphores.signal(&name, id));
+                return Done::Signalled(semaphores.signal(&name, id, actor));
             }
             (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
             (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),

@@ -230,11 +230,15 @@ impl Semaphores {
     }
 
     /// Takes a permit from whoever holds it with this identity.
-    pub(crate) fn signal(&self, name: &Rc<str>, id: Uuid) -> Result<(), Refused> {
+    pub(crate) fn signal(&self, name: &Rc<str>, id: Uuid, actor: Rc<str>) -> Result<(), Refused> {
         let mut outcome = Err(Refused::Unknown);
         self.change_known(name, |semaphore| {
             let holds = semaphore.ledger.holding(id).is_some();
             outcome = if holds { Ok(()) } else { Err(Refused::NotHolder) };
+            if let Some(client) = semaphore.clients.get_mut(&id) {
+                // The log says who gave it back, which need not be who had it.
+                client.actor = actor;
+            }
             semaphore.ledger.release(clock::now(), id)
         });
         outcome
@@ -261,21 +265,20 @@ impl Semaphores {
         // What is over has to be over for everybody before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
-            let mut changes = Vec::new();
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
             let stands = semaphore.ledger.terms().unwrap_or(asked);
             if !known && self.clients.get() >= MOST_CLIENTS {
-                return changes;
+                return Vec::new();
             }
             if !known && asking.strict && stands != asked {
                 told = Ok(semaphore.told(Outcome::Differs, id, now, stands));
-                return changes;
+                return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let claim = Claim { id, terms: Some(asked), record };
             let ticket = Some(asking.ticket).filter(|ticket| *ticket > 0);
-            changes.extend(semaphore.ledger.ask(now, claim, ticket));
+            let mut changes = semaphore.ledger.ask(now, claim, ticket);
             let held = semaphore.ledger.holding(id).is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));

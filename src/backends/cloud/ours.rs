@@ -1,6 +1,6 @@
 //! A permit in a `semrun serve`: a lease, which survives the connection and the server's restart.
 
-use std::os::fd::BorrowedFd;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,42 +15,40 @@ use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::{CONNECTING, Pause, Trouble, within};
-use crate::backends::{Error, Lease, Lost, Name, Pending, Permit, Tenure};
+use crate::backends::{Lost, Name, Pending, Tenure, leased};
 
 const MONITOR: &str = "/semaphore/monitor";
 
-/// A permit in one of our servers.
-pub(super) struct Held {
-    permit: Permit,
-    tenure: watch::Receiver<Tenure>,
-    shared: Rc<Shared>,
-    keeping: Pending<'static, Lost>,
+/// What keeps a permit in one of our servers.
+pub(super) struct Grip {
+    pub(super) shared: Rc<Shared>,
+    pub(super) name: Name,
+    pub(super) id: Uuid,
+    /// A connection that nobody uses, to be told when the permit is taken away.
+    pub(super) link: RefCell<Option<Link>>,
 }
 
-impl Held {
-    /// `link` is a connection that nobody uses, to be told when the permit is taken away.
-    pub(super) fn new(
-        permit: Permit,
-        tenure: Tenure,
-        shared: Rc<Shared>,
-        link: Option<Link>,
-    ) -> Self {
-        let (sender, tenure) = watch::channel(tenure);
-        let (id, name) = (permit.id, permit.name.clone());
-        let keeping = {
-            let shared = Rc::clone(&shared);
-            let hurry = Rc::new(Notify::new());
-            Box::pin(async move {
-                let attempt = || -> Pending<'_, Result<Renewed, String>> {
-                    Box::pin(renew(&shared, &name, id))
-                };
-                tokio::select! {
-                    lost = renewal::keep(id, sender, &hurry, attempt) => lost,
-                    lost = watch_over(&shared, &name, id, link, &hurry) => lost,
-                }
-            })
-        };
-        Self { permit, tenure, shared, keeping }
+impl leased::Grip for Grip {
+    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
+        Box::pin(async move {
+            let Self { shared, name, id, link } = &*self;
+            let hurry = Notify::new();
+            let attempt = || -> Pending<'_, _> { Box::pin(renew(shared, name, *id)) };
+            tokio::select! {
+                lost = renewal::keep(*id, tenure, &hurry, attempt) => lost,
+                lost = watch_over(shared, name, *id, link.take(), &hurry) => lost,
+            }
+        })
+    }
+
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+        Box::pin(
+            async move { signal(&self.shared, &self.name, self.id, patience, Whose::Ours).await },
+        )
+    }
+
+    fn shown(&self) -> &str {
+        &self.shared.shown
     }
 }
 
@@ -124,34 +122,4 @@ async fn watched(
         return Ok(());
     }
     Err(Trouble::other_server())
-}
-
-impl Lease for Held {
-    fn permit(&self) -> &Permit {
-        &self.permit
-    }
-
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
-        Some(self.tenure.clone())
-    }
-
-    fn lost(&mut self) -> Pending<'_, Lost> {
-        Box::pin(self.keeping.as_mut())
-    }
-
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
-        Box::pin(async move {
-            let Self { permit, tenure, shared, keeping } = *self;
-            drop(keeping);
-            let released = signal(&shared, &permit.name, permit.id, patience, Whose::Ours).await;
-            released.map_err(|trouble| {
-                let doing = tenure.borrow().giving_back(&permit);
-                trouble.while_doing(&shared.shown, &doing)
-            })
-        })
-    }
 }

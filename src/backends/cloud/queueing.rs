@@ -1,6 +1,6 @@
 //! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::ghosts;
 use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
-use super::ours::Held;
+use super::ours::Grip;
 use super::wire::{ASK_HEADER, Asking, Outcome, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared};
+use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
 use crate::backends::{
     Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
@@ -285,8 +286,13 @@ impl<'a> Queueing<'a> {
                 if within(self.time, link.read(answer)).await.is_ok() {
                     self.shared.idle.replace(Some(link));
                 }
-                let held = Held::new(permit, tenure, Rc::clone(&self.shared), second);
-                Step::Done(Acquired::Granted(Box::new(held)))
+                let grip = Grip {
+                    shared: Rc::clone(&self.shared),
+                    name: permit.name.clone(),
+                    id: permit.id,
+                    link: RefCell::new(second),
+                };
+                Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
             Outcome::Busy => Step::Done(Acquired::Busy),
             Outcome::Lost => return Err(Trouble::withdrawn()),

@@ -1,7 +1,6 @@
 //! A permit in Redis while it is ours: renewed, lost or given back.
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use uuid::Uuid;
 use super::script::{Call, Keys, Operation, Status};
 use super::{HEARTBEAT, Shared};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::{Error, Lease, Lost, Pending, Permit, Tenure};
+use crate::backends::trouble::Trouble;
+use crate::backends::{Lost, Pending, Tenure, leased};
 
 /// What is needed to keep a permit and to let it go.
 pub(super) struct Grip {
@@ -53,56 +53,21 @@ impl Grip {
     }
 }
 
-/// A permit of this backend.
-pub(super) struct Held {
-    permit: Permit,
-    tenure: watch::Receiver<Tenure>,
-    grip: Rc<Grip>,
-    renewing: Pending<'static, Lost>,
-}
-
-impl Held {
-    pub(super) fn new(permit: Permit, tenure: Tenure, grip: Grip) -> Self {
-        let (sender, tenure) = watch::channel(tenure);
-        let grip = Rc::new(grip);
-        let renewing = {
-            let grip = Rc::clone(&grip);
-            Box::pin(async move {
-                let attempt = || -> Pending<'_, _> { Box::pin(grip.renew()) };
-                renewal::keep(grip.id, sender, &Notify::new(), attempt).await
-            })
-        };
-        Self { permit, tenure, grip, renewing }
-    }
-}
-
-impl Lease for Held {
-    fn permit(&self) -> &Permit {
-        &self.permit
-    }
-
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
-        Some(self.tenure.clone())
-    }
-
-    fn lost(&mut self) -> Pending<'_, Lost> {
-        Box::pin(self.renewing.as_mut())
-    }
-
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
+impl leased::Grip for Grip {
+    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
-            let Self { grip, renewing, tenure, permit } = *self;
-            drop(renewing);
-            let released =
-                grip.shared.withdraw(&grip.keys, &grip.request(Operation::Release), patience).await;
-            released.map_err(|trouble| {
-                let doing = tenure.borrow().giving_back(&permit);
-                grip.shared.error(&doing, trouble)
-            })
+            let attempt = || -> Pending<'_, _> { Box::pin(self.renew()) };
+            renewal::keep(self.id, tenure, &Notify::new(), attempt).await
         })
+    }
+
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+        Box::pin(async move {
+            self.shared.withdraw(&self.keys, &self.request(Operation::Release), patience).await
+        })
+    }
+
+    fn shown(&self) -> &str {
+        &self.shared.shown
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use redis::cmd;
 use tokio::time::{Instant, sleep};
 
-use super::held::{Grip, Held};
+use super::held::Grip;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::{HEARTBEAT, Shared};
+use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{Acquired, Ask, Error, Notice, Pending, Permit, Standing, Tenure, Turn, Who};
 use crate::clock;
@@ -205,7 +206,7 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    fn claim(&self, since: clock::Moment, reply: &Reply) -> Held {
+    fn claim(&self, since: clock::Moment, reply: &Reply) -> Leased<Grip> {
         let token = Some(reply.token);
         let permit = Permit { id: self.ask.id, name: self.ask.name.clone(), token };
         let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
@@ -217,7 +218,7 @@ impl<'a> Queueing<'a> {
             token: reply.token,
             in_force: Cell::new((reply.limit, reply.ttl)),
         };
-        Held::new(permit, tenure, grip)
+        Leased::new(permit, tenure, grip)
     }
 
     /// Leaves the queue because somebody has waited for long enough; says so if it is not known

@@ -209,7 +209,7 @@ async fn any_history(steps: Vec<Step>) {
     settle().await;
     for name in ["a", "b", "undefined"] {
         for who in 0..4_u8 {
-            let _ = routes.semaphores.signal(&name.into(), Uuid::from_u128(who.into()));
+            let _ = routes.semaphores.signal(&name.into(), Uuid::from_u128(who.into()), "".into());
         }
         let look = routes.semaphores.look(&name.into());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");

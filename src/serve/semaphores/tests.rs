@@ -18,7 +18,7 @@ fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
     let client = register("victim");
     let mut both = [Which::Monitor, Which::Wait]
         .map(|which| semaphores.attach(&"victim".into(), client, which).ok().unwrap());
-    semaphores.signal(&"victim".into(), client).unwrap();
+    semaphores.signal(&"victim".into(), client, "".into()).unwrap();
     for request in &mut both {
         let _ = request.verdict.try_recv();
     }

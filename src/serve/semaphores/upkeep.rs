@@ -42,7 +42,7 @@ impl Semaphores {
     }
 
     /// Takes the first one that is due off the list.
-    pub(super) fn first_due(&self, now: Moment) -> Option<Rc<str>> {
+    fn first_due(&self, now: Moment) -> Option<Rc<str>> {
         let mut due = self.due.borrow_mut();
         due.first().filter(|(moment, _)| *moment <= now)?;
         due.pop_first().map(|(_, name)| name)
@@ -80,7 +80,7 @@ impl Semaphores {
         self.change_known(name, change);
     }
 
-    pub(super) fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
+    fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
         let mut due = self.due.borrow_mut();
         all.retain(|name, semaphore| {
             let used = semaphore.ledger.in_use() || !semaphore.clients.is_empty();
@@ -112,7 +112,7 @@ impl Semaphores {
         }
     }
 
-    pub(super) fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[Change]) {
+    fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[Change]) {
         for change in changes {
             match *change {
                 Change::Granted { id, .. } => self.granted(name, semaphore, id),
@@ -128,7 +128,7 @@ impl Semaphores {
         }
     }
 
-    pub(super) fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+    fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Semaphore { ledger, clients, .. } = semaphore;
         let Some(holding) = ledger.holding(id) else { return };
         self.journal.granted(&on_record(name, holding, ledger.terms()));
@@ -141,7 +141,7 @@ impl Semaphores {
         }
     }
 
-    pub(super) fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+    fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Some(client) = semaphore.clients.remove(&id) else { return };
         self.clients.set(self.clients.get() - 1);
         let held = client.phase == Phase::Holding;
@@ -161,7 +161,7 @@ impl Semaphores {
         }
     }
 
-    pub(super) fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
+    fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
         let Semaphore { unattached, clients, .. } = semaphore;
         while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
             unattached.pop_front();
@@ -185,12 +185,12 @@ impl Semaphores {
     }
 
     /// Numbers start at the time of day, so that they grow even if everything was forgotten.
-    pub(super) fn first_number(&self) -> u64 {
+    fn first_number(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last.get().max(u64::try_from(now.as_micros()).unwrap_or(0))
     }
 
-    pub(super) fn rewrite(&self) {
+    fn rewrite(&self) {
         let all = self.all.borrow();
         let mut last = self.last.get();
         let mut grants = Vec::new();

@@ -1,0 +1,238 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn claim(number: u128, limit: u32, ttl: Option<u64>) -> Claim<()> {
+    let ttl = ttl.map(Duration::from_secs);
+    Claim { id: Uuid::from_u128(number), terms: Some(Terms { limit, ttl }), record: () }
+}
+
+fn alone(number: u128) -> Claim<()> {
+    Claim { id: Uuid::from_u128(number), terms: None, record: () }
+}
+
+fn at(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// Who was granted a permit.
+fn granted(changes: &[Change]) -> Vec<u128> {
+    let granted = |change: &Change| match change {
+        Change::Granted { id, .. } => Some(id.as_u128()),
+        Change::Lapsed(_) | Change::Gone(_) => None,
+    };
+    changes.iter().filter_map(granted).collect()
+}
+
+impl Ledger<()> {
+    fn asks(&mut self, now: u64, claim: Claim<()>) -> Vec<u128> {
+        granted(&self.ask(at(now), claim, None))
+    }
+}
+
+#[test]
+fn permits_go_to_those_who_came_first() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.asks(0, claim(1, 1, None)), [1]);
+    assert_eq!(ledger.asks(0, claim(2, 1, None)), []);
+    assert_eq!(ledger.asks(0, claim(3, 1, None)), []);
+    assert_eq!(granted(&ledger.release(at(1), id(1))), [2]);
+    assert_eq!(granted(&ledger.release(at(2), id(2))), [3]);
+}
+
+#[test]
+fn asking_again_changes_nothing() {
+    let mut ledger = Ledger::default();
+    ledger.asks(0, claim(1, 1, None));
+    ledger.asks(0, claim(2, 1, None));
+    assert_eq!(ledger.asks(0, claim(1, 1, None)), []);
+    assert_eq!(ledger.asks(0, claim(2, 1, None)), []);
+    assert_eq!((ledger.holders().len(), ledger.waiters().len()), (1, 1));
+}
+
+#[test]
+fn a_permit_expires_at_its_moment_unless_it_is_renewed() {
+    let mut ledger = Ledger::default();
+    ledger.asks(0, claim(1, 1, Some(10)));
+    ledger.asks(0, claim(2, 1, Some(10)));
+    assert!(ledger.renew(at(9), id(1)));
+    assert_eq!(ledger.next_expiry(), Some(at(19)));
+    assert!(!ledger.renew(at(19), id(1)), "an expired permit is not revived");
+    assert_eq!(granted(&ledger.expire(at(18))), []);
+    assert_eq!(granted(&ledger.expire(at(19))), [2]);
+}
+
+#[test]
+fn the_terms_stand_while_in_use_and_an_idle_semaphore_takes_the_next_ones() {
+    let mut ledger = Ledger::default();
+    let limit = |ledger: &Ledger<()>| ledger.terms().map(|terms| terms.limit);
+    ledger.asks(0, claim(1, 1, None));
+    assert_eq!(ledger.asks(0, claim(2, 5, None)), []);
+    assert_eq!(limit(&ledger), Some(1));
+    ledger.release(at(1), id(1));
+    ledger.release(at(1), id(2));
+    assert_eq!(limit(&ledger), None);
+    ledger.asks(2, claim(3, 5, None));
+    assert_eq!(limit(&ledger), Some(5));
+}
+
+#[test]
+fn one_who_wants_to_be_alone_waits_until_it_is_and_nobody_joins_it() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.asks(0, claim(1, 3, None)), [1]);
+    assert_eq!(ledger.asks(0, claim(2, 3, None)), [2]);
+    assert_eq!(ledger.asks(0, alone(3)), []);
+    assert_eq!(ledger.asks(0, claim(4, 3, None)), [], "nobody overtakes it");
+    assert_eq!(granted(&ledger.release(at(1), id(1))), []);
+    assert_eq!(granted(&ledger.release(at(1), id(2))), [3]);
+    assert_eq!(ledger.terms().map(|terms| terms.limit), Some(3));
+    assert_eq!(granted(&ledger.release(at(2), id(3))), [4]);
+    assert_eq!(ledger.asks(3, alone(5)), []);
+    ledger.release(at(3), id(4));
+    assert_eq!((ledger.terms(), ledger.next_expiry()), (None, None), "it brings no terms");
+}
+
+#[test]
+fn who_is_away_is_passed_over_and_has_its_place_back() {
+    let mut ledger = Ledger::default();
+    for number in 1..=4 {
+        ledger.asks(0, claim(number, 1, Some(60)));
+    }
+    ledger.leave(at(1), id(2));
+    assert_eq!(granted(&ledger.release(at(2), id(1))), [3]);
+    assert_eq!(ledger.asks(3, claim(2, 1, Some(60))), []);
+    assert_eq!(granted(&ledger.release(at(4), id(3))), [2]);
+    // Who never comes back keeps nothing.
+    ledger.leave(at(5), id(4));
+    assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
+    assert!(ledger.renew(at(5), id(2)));
+    assert_eq!(ledger.expire(at(5) + AWAY), [Change::Gone(id(4))]);
+}
+
+#[test]
+fn a_grant_that_nobody_takes_passes_on_and_the_place_is_kept() {
+    let mut ledger = Ledger::default();
+    for number in 1..=3 {
+        ledger.asks(0, claim(number, 1, Some(60)));
+    }
+    assert_eq!(granted(&ledger.release(at(1), id(1))), [2]);
+    let changes = ledger.expire(at(1) + CONFIRM);
+    assert_eq!((changes[0], granted(&changes)), (Change::Lapsed(id(2)), vec![3]));
+    assert!(ledger.renew(at(4), id(3)));
+    assert_eq!(ledger.asks(8, claim(4, 1, Some(60))), []);
+    assert_eq!(ledger.asks(9, claim(2, 1, Some(60))), []);
+    assert_eq!(granted(&ledger.release(at(10), id(3))), [2], "before the one that came later");
+}
+
+#[test]
+fn a_ticket_brings_back_a_place_that_was_forgotten() {
+    let mut ledger = Ledger::default();
+    ledger.asks(0, claim(1, 1, None));
+    ledger.asks(0, claim(2, 1, None));
+    let (ticket, ahead) = ledger.waiting(id(2)).unwrap();
+    assert_eq!(ahead, 0);
+    // Nobody else gets that place, not even while it is granted.
+    assert_eq!(granted(&ledger.release(at(0), id(1))), [2]);
+    ledger.ask(at(0), claim(4, 1, None), Some(ticket));
+    assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
+    let mut restarted = Ledger::after(100, at(0));
+    restarted.restore(claim(1, 1, None), 1, None);
+    restarted.asks(0, claim(3, 1, None));
+    restarted.ask(at(0), claim(2, 1, None), Some(ticket));
+    assert_eq!(granted(&restarted.release(at(1), id(1))), [2]);
+    assert!(restarted.holding(id(2)).is_some_and(|holding| holding.token > 100));
+}
+
+#[test]
+fn nothing_is_granted_during_a_pause() {
+    let mut ledger = Ledger::after(0, at(10));
+    assert_eq!(ledger.asks(1, claim(1, 1, None)), []);
+    assert_eq!((ledger.paused(at(4)), ledger.next_expiry()), (Some(at(6)), Some(at(10))));
+    assert_eq!(granted(&ledger.expire(at(10))), [1]);
+    assert_eq!(ledger.paused(at(10)), None);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ask { who: u8, limit: u32, ttl: Option<u64> },
+    Alone { who: u8 },
+    Release { who: u8 },
+    Renew { who: u8 },
+    Leave { who: u8 },
+    Pass { seconds: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ttl = prop_oneof![Just(None), (1..20_u64).prop_map(Some)];
+    let who = 0..8_u8;
+    prop_oneof![
+        4 => (who.clone(), 1..4_u32, ttl)
+            .prop_map(|(who, limit, ttl)| Step::Ask { who, limit, ttl }),
+        1 => who.clone().prop_map(|who| Step::Alone { who }),
+        3 => who.clone().prop_map(|who| Step::Release { who }),
+        1 => who.clone().prop_map(|who| Step::Renew { who }),
+        1 => who.prop_map(|who| Step::Leave { who }),
+        2 => (0..9_u64).prop_map(|seconds| Step::Pass { seconds }),
+    ]
+}
+
+proptest! {
+    // What must hold after every step of every history.
+    #[test]
+    fn any_history_keeps_the_rules(steps in prop::collection::vec(step(), 0..60)) {
+        let mut ledger = Ledger::default();
+        let mut now = at(0);
+        let mut last_token = 0;
+        let mut asked: HashMap<u128, usize> = HashMap::new();
+        for (position, step) in steps.into_iter().enumerate() {
+            let changes = match step {
+                Step::Ask { who, .. } | Step::Alone { who } => {
+                    ledger.expire(now);
+                    if !ledger.places.contains_key(&id(who.into())) {
+                        asked.insert(who.into(), position);
+                    }
+                    let claim = match step {
+                        Step::Ask { limit, ttl, .. } => claim(who.into(), limit, ttl),
+                        _ => alone(who.into()),
+                    };
+                    ledger.ask(now, claim, None)
+                }
+                Step::Release { who } => ledger.release(now, id(who.into())),
+                Step::Renew { who } => { ledger.renew(now, id(who.into())); vec![] }
+                Step::Leave { who } => ledger.leave(now, id(who.into())),
+                Step::Pass { seconds } => { now += at(seconds); ledger.expire(now) }
+            };
+            // Tokens grow with every grant.
+            for change in &changes {
+                if let Change::Granted { token, .. } = change {
+                    prop_assert!(*token > last_token);
+                    last_token = *token;
+                }
+            }
+            last_token = last_token.max(ledger.last);
+            ledger.expire(now);
+            // Never more than the limit, and who wants to be alone is.
+            let limit = ledger.terms().map_or(1, |terms| terms.limit as usize);
+            prop_assert!(ledger.holders().len() <= limit);
+            let lonely = ledger.holders().filter(|one| one.claim.terms.is_none()).count();
+            prop_assert!(lonely == 0 || ledger.holders().len() == 1);
+            // Nobody who is there waits for what is free.
+            let first = ledger.queue.values().find(|waiting| waiting.away.is_none());
+            prop_assert!(first.is_none_or(|waiting| !ledger.fits(&waiting.claim)));
+            // First come, first served: the queue is in the order of asking.
+            let order: Vec<_> = ledger.waiters().map(|claim| asked[&claim.id.as_u128()]).collect();
+            prop_assert!(order.is_sorted(), "{order:?}");
+            // Nobody holds beyond the expiry, and nothing is left of those who have gone.
+            prop_assert!(ledger.holders().all(|holding| holding.expires.is_none_or(|at| now < at)));
+            prop_assert_eq!(ledger.places.len(), ledger.holders().len() + ledger.waiters().len());
+            prop_assert!(ledger.due.len() <= ledger.places.len());
+            prop_assert!(ledger.due.first().is_none_or(|(moment, _)| *moment > now));
+        }
+    }
+}
