@@ -182,3 +182,15 @@ fn without_descriptors_those_who_come_wait_and_nobody_spins() {
         assert_eq!(server.log().matches("cannot take more connections").count(), 1);
     });
 }
+
+#[test]
+fn the_log_says_who_gave_back_what_another_held() {
+    on_ours(&["--log", "sem_transition"], |server, client| {
+        let holder = client.wait_on_semaphore("x");
+        let other = Client::new(server.port(), OTHER_KEY);
+        assert_eq!(other.signal("x", &holder.id).status, 200);
+        let lines = logged(server, &holder.id);
+        assert!(lines.iter().any(|line| line.ends_with(":first] holding")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.ends_with(":second] releasing")), "{lines:?}");
+    });
+}
