@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod exit;
 mod kernel;
+mod mutants;
 mod report;
 mod serve;
 mod settings;

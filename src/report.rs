@@ -131,21 +131,34 @@ impl fmt::Display for Warning<'_> {
 pub(crate) struct Losing<'a> {
     pub(crate) name: &'a Name,
     pub(crate) why: &'a str,
-    /// Whether the command goes on.
-    pub(crate) continues: bool,
+    pub(crate) command: Doomed,
+}
+
+/// What becomes of a command without a permit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Doomed {
+    Stops,
+    GoesOn,
+    HasEnded,
 }
 
 impl fmt::Display for Losing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, why, continues } = self;
-        if *continues {
-            write!(
+        let Self { name, why, command } = self;
+        match command {
+            Doomed::Stops => {
+                write!(f, "the permit of '{name}' cannot be kept, stopping the command: {why}")
+            }
+            Doomed::GoesOn => write!(
                 f,
                 "the permit of '{name}' is lost and somebody else may have it, while the command \
                  goes on: {why}"
-            )
-        } else {
-            write!(f, "the permit of '{name}' cannot be kept, stopping the command: {why}")
+            ),
+            Doomed::HasEnded => write!(
+                f,
+                "the permit of '{name}' may have been somebody else's before the command ended: \
+                 {why}"
+            ),
         }
     }
 }

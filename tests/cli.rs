@@ -6,8 +6,6 @@
 mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
-    /// Faults at random, with the kernel as the judge.
-    mod chaos;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
     /// What goes wrong, and commands that make it hard.
@@ -24,6 +22,10 @@ mod cli {
     mod outages;
     /// `semrun serve` as a client of the original sees it.
     mod protocol;
+    /// A network that misbehaves.
+    #[path = "../torture/proxy.rs"]
+    #[expect(dead_code, reason = "the torture needs more of it")]
+    mod proxy;
     /// Order, limits and hand-over between many runs.
     mod queue;
     /// Permits in Redis.

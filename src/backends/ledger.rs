@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::clock::Moment;
+use crate::mutants::{self, Guard};
 
 /// How long one who was granted a permit while it waited has to say that it is there.
 pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
@@ -341,7 +342,9 @@ impl<R> Ledger<R> {
         }
         self.not_before = Moment::ZERO;
         loop {
-            let next = self.queue.iter().find(|(_, waiting)| waiting.away.is_none());
+            let mut present = self.queue.iter().filter(|(_, waiting)| waiting.away.is_none());
+            let last = mutants::is_off(Guard::Order);
+            let next = if last { present.next_back() } else { present.next() };
             let Some((ticket, waiting)) = next else { break };
             if !self.fits(&waiting.claim) {
                 break;

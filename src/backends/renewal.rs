@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Lost, Pending, Tenure};
 use crate::clock::{self, Moment};
+use crate::mutants::{self, Guard};
 
 /// What came of an attempt.
 pub(super) enum Renewed {
@@ -37,6 +38,8 @@ pub(super) async fn keep<'a>(
             let (since, answer) = hedged(ttl, &mut attempt).await;
             let trouble = match answer {
                 Ok(Renewed::For(ttl)) => {
+                    let off = mutants::is_off(Guard::DeadlineFromRequest);
+                    let since = if off { clock::now() } else { since };
                     tenure.send_replace(Tenure { since, ttl, trouble: None });
                     break;
                 }

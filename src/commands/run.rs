@@ -14,7 +14,7 @@ use crate::backends::{
     Snapshot, Standing, Turn, Who,
 };
 use crate::exit::{Exit, Failure};
-use crate::report::{CannotRun, Detail, Died, Losing, Waited, Waiting, Warning};
+use crate::report::{CannotRun, Detail, Died, Doomed, Losing, Waited, Waiting, Warning};
 use crate::settings::{Misuse, Run, Wait};
 use crate::supervise::child::{Launch, Tree};
 use crate::supervise::descendants;
@@ -90,7 +90,7 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
         Watched::Done(exit) => Ok(exit),
         Watched::Expired => {
             let why = "semrun was stopped for too long";
-            console.say(Loudness::Quiet, Losing { name, why, continues: false });
+            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             Ok(Exit::Lost(settings.lost_exit_code))
         }
         Watched::Died(status) => bail!(Died { name: name.clone(), status }),
@@ -164,7 +164,13 @@ impl Story<'_> {
         }
         // From here on nobody needs to be killed.
         visible.kills_at(None)?;
-        let lost = ran.as_ref().is_ok_and(|ran| ran.lost);
+        let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
+        if ran.is_ok() && !lost && hold::is_over(&*lease) {
+            let why = "semrun was stopped until its lease was over";
+            let (name, command) = (&permit.name, Doomed::HasEnded);
+            console.say(Loudness::Quiet, Losing { name, why, command });
+            lost = true;
+        }
         // One that cannot expire may stay taken for ever if that is not tried.
         let expires = lease.tenure().is_some();
         match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
@@ -175,7 +181,7 @@ impl Story<'_> {
         let ran = ran?;
         let continues = settings.supervision.rules.on_lost == OnLost::Continue;
         Ok(match ran.exit {
-            exit if !ran.lost || (continues && exit != Exit::Command(0)) => exit,
+            exit if !lost || (continues && exit != Exit::Command(0)) => exit,
             _ => Exit::Lost(settings.lost_exit_code),
         })
     }
@@ -217,7 +223,7 @@ impl Story<'_> {
             && let Some(why) = hold.is_too_late().await
         {
             let (name, why) = (&permit.name, why.as_str());
-            console.say(Loudness::Quiet, Losing { name, why, continues: false });
+            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
         let launch = Launch {
@@ -232,7 +238,10 @@ impl Story<'_> {
         let mut tree = launched.map_err(|reason| CannotRun::new(&settings.program, reason))?;
         let name = &permit.name;
         let remark = |remark: Remark<'_>| match remark {
-            Remark::Lost(why) => console.say(Loudness::Quiet, Losing { name, why, continues }),
+            Remark::Lost(why) => {
+                let command = if continues { Doomed::GoesOn } else { Doomed::Stops };
+                console.say(Loudness::Quiet, Losing { name, why, command });
+            }
             Remark::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }

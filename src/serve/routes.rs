@@ -15,6 +15,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode;
 use serde_json::Value;
+use tokio::time::{Instant, Interval, interval_at};
 use uuid::Uuid;
 
 use super::keys::Keys;
@@ -23,7 +24,8 @@ use super::peer::Peer;
 use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
 use crate::backends::Pending;
 use crate::backends::cloud::wire::{
-    ASK_HEADER, Asking, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION, VERSION_HEADER,
+    ASK_HEADER, Asking, BEAT, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION,
+    VERSION_HEADER,
 };
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
@@ -277,7 +279,8 @@ impl Routes {
         let then = attached.map(|attached| -> Pending<'static, Verdict> {
             Box::pin(async move { ending(attached, &peer).await })
         });
-        *answer.body_mut() = Content { first: Some(line.into()), then };
+        let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
+        *answer.body_mut() = Content { first: Some(line.into()), then, beats };
         answer
     }
 
@@ -390,16 +393,17 @@ fn asking_in(text: &[u8]) -> Option<Asking> {
     sensible.then_some(asking)
 }
 
-/// The body of an answer: some text, and for one who has to wait an empty line once it is worth
-/// to ask again.
+/// The body of an answer: some text, and for one who has to wait its end once it is worth to ask
+/// again, with an empty line now and then.
 pub(crate) struct Content {
     first: Option<Bytes>,
     then: Option<Pending<'static, Verdict>>,
+    beats: Option<Interval>,
 }
 
 impl Content {
     fn text(text: String) -> Self {
-        Self { first: (!text.is_empty()).then(|| text.into()), then: None }
+        Self { first: (!text.is_empty()).then(|| text.into()), then: None, beats: None }
     }
 }
 
@@ -415,13 +419,15 @@ impl Body for Content {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let Some(then) = &mut self.then else { return Poll::Ready(None) };
-        match then.as_mut().poll(context) {
-            Poll::Ready(_) => {
-                self.then = None;
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))))
-            }
-            Poll::Pending => Poll::Pending,
+        let over = then.as_mut().poll(context).is_ready();
+        if over {
+            self.then = None;
         }
+        let beat = self.beats.as_mut().is_some_and(|beats| beats.poll_tick(context).is_ready());
+        if over || beat {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
+        }
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::mutants::{self, Guard};
 
 /// The shortest lease: below that the margins leave no time to renew.
 pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(5);
@@ -29,6 +30,8 @@ impl Deadline {
     /// The deadlines of a lease that was asked for at `since`. A command has `kill_after` to end
     /// by itself, or as much of it as fits.
     pub(crate) fn of(since: Moment, ttl: Duration, kill_after: Option<Duration>) -> Self {
+        // Of a lease that lasts for hours nobody sees the end.
+        let ttl = if mutants::is_off(Guard::Deadline) { ttl * 1000 } else { ttl };
         let grace = kill_after.unwrap_or(default_kill_after(ttl)).min(longest_kill_after(ttl));
         let hard = since + ttl.saturating_sub(margin(ttl));
         Self { soft: hard.saturating_sub(grace), hard, last: hard + margin(ttl) / 2 }

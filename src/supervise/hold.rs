@@ -38,6 +38,15 @@ pub(crate) fn last(lease: &dyn Lease, kill_after: Option<Duration>) -> Option<Mo
     Some(Deadline::of(since, ttl, kill_after).last)
 }
 
+/// Whether the lease was over before it could be renewed. Whoever was stopped for so long may hear of
+/// the end of its command before it hears of that.
+pub(crate) fn is_over(lease: &dyn Lease) -> bool {
+    lease.tenure().is_some_and(|tenure| {
+        let Tenure { since, ttl, .. } = *tenure.borrow();
+        clock::now() >= since + ttl
+    })
+}
+
 /// What happened to the permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -249,6 +258,9 @@ mod tests {
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert!(hold.is_too_late().await.is_some());
             assert_eq!(soon(&mut hold).await, Some(Change::Over));
+            assert!(!is_over(hold.lease));
+            tokio::time::sleep(TTL).await;
+            assert!(is_over(hold.lease), "somebody else may have had it");
         });
     }
 

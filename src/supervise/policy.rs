@@ -4,6 +4,7 @@
 use rustix::process::Signal;
 
 use super::signals::{Arrival, Origin};
+use crate::mutants::{self, Guard};
 
 /// What the user chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +134,7 @@ impl Policy {
         match event {
             Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
             Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
+            Event::Ended if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
             Event::Ended => match (self.phase, self.rules.orphans) {
                 // A command that is stopped takes everything it started with it, always.
                 (Phase::Stopping(signal), _) => Action::StopOrphans(signal),
@@ -159,6 +161,7 @@ impl Policy {
                     Action::Stop(Some(self.rules.stop_signal))
                 }
             },
+            Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
             Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
             // For the latter: SIGKILL was meant for the command as well.
             Event::Taken | Event::Abandoned => {

@@ -24,8 +24,8 @@ const DOUBLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/cloud_serve
 const START_LINE: &str = "server: The server is listening on port ";
 
 enum Program {
-    /// `semrun serve` with further options.
-    Ours(Vec<OsString>),
+    /// `semrun serve` with further options and variables.
+    Ours(Vec<OsString>, Vec<(&'static str, PathBuf)>),
     /// What behaves as the original, weak points included.
     LikeNode,
 }
@@ -43,7 +43,12 @@ impl CloudServer {
     }
 
     pub(crate) fn ours_with(options: &[&str]) -> Self {
-        Self::start(Program::Ours(options.iter().map(OsString::from).collect()))
+        Self::ours_within(options, &[])
+    }
+
+    pub(crate) fn ours_within(options: &[&str], environment: &[(&'static str, PathBuf)]) -> Self {
+        let options = options.iter().map(OsString::from).collect();
+        Self::start(Program::Ours(options, environment.to_vec()))
     }
 
     pub(crate) fn like_node() -> Self {
@@ -159,11 +164,13 @@ pub(crate) fn write_keys(directory: &TempDir, lines: &str) {
 /// The process and its port, or how it ended instead of listening.
 fn launch(directory: &TempDir, program: &Program, port: u16) -> Result<(Child, u16), ExitStatus> {
     let mut command = match program {
-        Program::Ours(_) => serve(directory, port),
+        Program::Ours(..) => serve(directory, port),
         Program::LikeNode => mortal("python3"),
     };
     match program {
-        Program::Ours(options) => command.args(options),
+        Program::Ours(options, environment) => {
+            command.args(options).envs(environment.iter().map(|(name, value)| (name, value)))
+        }
         Program::LikeNode => command.args([DOUBLE, &port.to_string(), KEY, OTHER_KEY]),
     };
     let stderr = OpenOptions::new().append(true).create(true).open(directory.path().join("stderr"));

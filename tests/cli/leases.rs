@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::cloud_server::{CloudServer, KEY};
-use super::faults::{OPTIONS, Proxy, TTL, family, stubborn_family};
+use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::http::{Client, path};
+use super::proxy::{Proxy, Weather};
 use super::support::{Leftover, Running, World, content, fails, is_alive, shows, wait_until};
 
 pub(crate) fn world() -> World {
@@ -43,7 +44,7 @@ fn a_command_is_dead_before_its_lease_ends_when_the_server_is_gone_or_silent() {
     let world = world();
     let proxy = Proxy::to(world.cloud.as_ref().unwrap().port());
     let url = format!("http://127.0.0.1:{}", proxy.port);
-    dies_in_time(world, &["--backend", &url], "does not answer", |_| proxy.swallow());
+    dies_in_time(world, &["--backend", &url], "does not answer", |_| proxy.weather(Weather::Lost));
     for run in runs {
         run.join().unwrap();
     }

@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 
 use super::cloud_server::{CloudServer, KEY};
-use super::faults::{Proxy, family, stubborn_family, worker};
+use super::faults::{family, stubborn_family, worker};
 use super::http::Client;
+use super::proxy::Proxy;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,
 };

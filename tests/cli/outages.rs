@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 
 use super::cloud_server::CloudServer;
-use super::faults::{OPTIONS, Proxy, TTL, family, stubborn_family, worker};
+use super::faults::{OPTIONS, TTL, family, stubborn_family, worker};
+use super::proxy::{Proxy, Weather};
 use super::redis_server::RedisServer;
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 
@@ -126,6 +127,34 @@ fn a_semrun_that_is_stopped_for_too_long_loses_its_command_before_its_permit() {
     shows_last(&waiter.finish().stdout, "ran");
 }
 
+/// The command ends by itself meanwhile, which must not look as if all had been well.
+#[test]
+fn who_is_stopped_as_a_whole_until_the_lease_is_over_says_so() {
+    let world = World::in_redis();
+    let options = [OPTIONS.as_slice(), &["-l", "6"]].concat();
+    let holders: Vec<_> = (0..6)
+        .map(|_| Running::start(&mut world.script(&options, "sleep 7; echo $$ >> ended")))
+        .collect();
+    wait_until("all hold", || world.holders().len() == 6);
+    let workers: Vec<_> = holders.iter().map(worker).collect();
+    for (holder, worker) in holders.iter().zip(&workers) {
+        kill_process(*worker, Signal::STOP).unwrap();
+        holder.freeze();
+    }
+    wait_until("the commands have ended", || world.lines("ended").len() == 6);
+    let both = holders.iter().map(Running::pid).zip(workers);
+    for (holder, worker) in both {
+        kill_process(worker, Signal::CONT).unwrap();
+        kill_process(holder, Signal::CONT).unwrap();
+    }
+    for holder in holders {
+        let output = holder.finish();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(76), "{stderr}");
+        assert!(stderr.contains("semrun: the permit of 'x'"), "{stderr}");
+    }
+}
+
 #[test]
 fn a_visible_process_that_is_stopped_changes_nothing() {
     let world = World::in_redis();
@@ -233,7 +262,7 @@ fn a_network_that_swallows_everything_is_noticed_in_time() {
     let world = World::in_redis();
     let proxy = Proxy::to(world.server().port());
     let url = format!("redis://127.0.0.1:{}", proxy.port);
-    dies_in_time(world, &["--backend", &url], "does not answer", |_| proxy.swallow());
+    dies_in_time(world, &["--backend", &url], "does not answer", |_| proxy.weather(Weather::Lost));
 }
 
 #[test]
@@ -335,7 +364,7 @@ fn a_server_that_forgets_everything_gets_its_permits_back_and_grants_none_before
 fn a_server_that_never_answers_is_unreachable_however_short_the_wait() {
     let world = World::in_redis();
     let proxy = Proxy::to(world.server().port());
-    proxy.swallow();
+    proxy.weather(Weather::Lost);
     let url = format!("redis://127.0.0.1:{}", proxy.port);
     for wait in [&["-w", "1"][..], &["--max-attempts", "2"], &["-n"]] {
         let output = world.run(["--backend", &url]).args(wait).arg("true").output().unwrap();

@@ -16,6 +16,7 @@ pub(crate) struct RedisServer {
     directory: TempDir,
     port: u16,
     options: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl RedisServer {
@@ -25,13 +26,21 @@ impl RedisServer {
     }
 
     pub(crate) fn with(options: &[&str]) -> Self {
+        Self::with_environment(options, &[])
+    }
+
+    pub(crate) fn with_environment(
+        options: &[&str],
+        environment: &[(&'static str, PathBuf)],
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let environment = environment.to_vec();
         for _ in 0..20 {
             // Free now; if somebody takes it meanwhile, another will do.
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(process) = launch(&directory, port, &options) {
-                return Self { process, directory, port, options };
+            if let Some(process) = launch(&directory, port, &options, &environment) {
+                return Self { process, directory, port, options, environment };
             }
         }
         panic!("no free port for redis-server");
@@ -65,7 +74,9 @@ impl RedisServer {
 
     /// Starts it again after a kill, at the same place.
     pub(crate) fn start_again(&mut self) {
-        self.process = launch(&self.directory, self.port, &self.options).expect("its port is free");
+        let (options, environment) = (&self.options, &self.environment);
+        let process = launch(&self.directory, self.port, options, environment);
+        self.process = process.expect("its port is free");
     }
 
     pub(crate) fn connection(&self) -> Connection {
@@ -81,7 +92,12 @@ impl RedisServer {
 }
 
 /// None: it did not start.
-fn launch(directory: &TempDir, port: u16, options: &[String]) -> Option<Child> {
+fn launch(
+    directory: &TempDir,
+    port: u16,
+    options: &[String],
+    environment: &[(&'static str, PathBuf)],
+) -> Option<Child> {
     // It dies with the thread that started it, whatever becomes of that.
     let mut process = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "redis-server", "--bind", "127.0.0.1", "--save", ""])
@@ -89,6 +105,7 @@ fn launch(directory: &TempDir, port: u16, options: &[String]) -> Option<Child> {
         .arg("--dir")
         .arg(directory.path())
         .args(options)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

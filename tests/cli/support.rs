@@ -175,13 +175,6 @@ impl World {
         self.pids("waiters")
     }
 
-    /// The permits that are waited for, in order.
-    pub(crate) fn queue(&self) -> Vec<String> {
-        let status = self.status();
-        let waiters = status["semaphores"][0]["waiters"].as_array().unwrap();
-        waiters.iter().filter_map(|one| one["permit"].as_str().map(String::from)).collect()
-    }
-
     fn pids(&self, which: &str) -> Vec<u32> {
         let status = self.status();
         let all = status["semaphores"][0][which].as_array().unwrap();

@@ -12,7 +12,7 @@ use super::ghosts;
 use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Grip;
-use super::wire::{ASK_HEADER, Asking, Outcome, Told, ascii_json, millis};
+use super::wire::{ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared};
 use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
@@ -20,6 +20,7 @@ use crate::backends::{
     Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
 };
 use crate::clock::{self, Moment};
+use crate::mutants::{self, Guard};
 
 const REGISTER: &str = "/semaphore/register";
 
@@ -280,6 +281,8 @@ impl<'a> Queueing<'a> {
         self.tell(&told);
         Ok(match told.outcome {
             Outcome::Held => {
+                let off = mutants::is_off(Guard::DeadlineFromRequest);
+                let since = if off { clock::now() } else { since };
                 let tenure = Tenure { since, ttl: self.told.1, trouble: None };
                 let (id, name) = (self.ask.id, self.ask.name.clone());
                 let permit = Permit { id, name, token: Some(told.token) };
@@ -408,6 +411,6 @@ impl<'a> Queueing<'a> {
 
 /// Waits until it is worth to ask again, over the same connection if it is still there.
 async fn wait(mut link: Link, mut answer: Answer) -> Result<Link, Trouble> {
-    while !link.line(&mut answer).await?.is_empty() {}
+    while !within(SILENCE, link.line(&mut answer)).await?.is_empty() {}
     Ok(link)
 }

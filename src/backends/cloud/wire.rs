@@ -20,9 +20,15 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Queued`] the body stays open, and ends with one more line when it is worth to
-/// ask again. The request that is open is what shows that one who waits is there.
+/// says [`Outcome::Queued`] the body stays open, and ends when it is worth to ask again. The request
+/// that is open is what shows that one who waits is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
+
+/// How often an empty line in an open answer says that the server is there, and that nothing between
+/// us has forgotten the connection.
+pub(crate) const BEAT: Duration = Duration::from_secs(10);
+/// A server that is silent for so long cannot be heard: two are missing.
+pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
 /// The paths that only `semrun serve` has: a permit is renewed for a [`Told`], and the names of all
 /// semaphores are listed as JSON.

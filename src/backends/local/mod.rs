@@ -28,6 +28,7 @@ use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Lost, Name, Pending, Permit,
     Snapshot, Tenure, Turn, Waiter,
 };
+use crate::mutants::{self, Guard};
 
 /// The local backend in one directory.
 #[derive(Debug)]
@@ -188,7 +189,7 @@ impl Lease for Held {
     }
 
     fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fifo.as_fd())
+        (!mutants::is_off(Guard::InheritedLock)).then(|| self.fifo.as_fd())
     }
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full

@@ -23,6 +23,7 @@ use super::exits;
 use super::files::{self, ForMutex, Locked, Semaphore};
 use crate::backends::{Acquired, Ask, Notice, Permit, Record, Standing, Turn};
 use crate::kernel::watch;
+use crate::mutants::{self, Guard};
 
 /// How many of those before it a waiter watches. One with fewer before it watches the permits
 /// too: so many waiters learn of a free permit, and all but one of them may be stopped.
@@ -316,7 +317,8 @@ impl Survey {
             match locked.probe_permit(entry)? {
                 files::Permit::Held(fifo) => {
                     survey.held += 1;
-                    if survey.before.len() < WATCHED && !ask.nonblock {
+                    let watches = !ask.nonblock && !mutants::is_off(Guard::WakeUp);
+                    if survey.before.len() < WATCHED && watches {
                         survey.permits.push(fifo);
                     }
                     survey.oldest_permit.get_or_insert(entry);

@@ -23,7 +23,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, idle: RefCell::new(None), script: Script::new(SOURCE) }
+        Self { client, idle: RefCell::new(None), script: Script::new(source()) }
     }
 
     /// Calls the script.
@@ -41,7 +41,7 @@ impl Connection {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(self.query(&call("EVAL", SOURCE)).await?)
+                Ok(self.query(&call("EVAL", source())).await?)
             }
             answer => Ok(answer?),
         }
@@ -98,6 +98,16 @@ impl Connection {
 }
 
 const SOURCE: &str = include_str!("semaphore.lua");
+
+#[cfg(not(feature = "mutants"))]
+const fn source() -> &'static str {
+    SOURCE
+}
+
+#[cfg(feature = "mutants")]
+fn source() -> &'static str {
+    super::mutants::script(SOURCE)
+}
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {

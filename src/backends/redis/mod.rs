@@ -4,6 +4,8 @@
 
 mod connection;
 mod held;
+#[cfg(feature = "mutants")]
+mod mutants;
 pub(crate) mod place;
 mod queueing;
 mod script;

@@ -15,6 +15,7 @@ use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{Acquired, Ask, Error, Notice, Pending, Permit, Standing, Tenure, Turn, Who};
 use crate::clock;
+use crate::mutants::{self, Guard};
 
 /// How long leaving the queue may take.
 const LEAVING: Duration = Duration::from_millis(900);
@@ -209,6 +210,8 @@ impl<'a> Queueing<'a> {
     fn claim(&self, since: clock::Moment, reply: &Reply) -> Leased<Grip> {
         let token = Some(reply.token);
         let permit = Permit { id: self.ask.id, name: self.ask.name.clone(), token };
+        let off = mutants::is_off(Guard::DeadlineFromRequest);
+        let since = if off { clock::now() } else { since };
         let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
         let grip = Grip {
             shared: Rc::clone(&self.shared),

@@ -12,6 +12,7 @@ use crate::backends::Record;
 use crate::backends::cloud::wire::millis;
 use crate::backends::ledger::{Change, Claim, Holding, Terms};
 use crate::clock::{self, Alarm, Moment};
+use crate::mutants::{self, Guard};
 use crate::serve::journal::Grant;
 use crate::serve::log::{Event, Subject};
 
@@ -135,6 +136,9 @@ impl Semaphores {
         let Some(client) = clients.get_mut(&id) else { return };
         client.phase = Phase::Holding;
         self.log_transition(name, id, client, "holding");
+        if mutants::is_off(Guard::WakeUp) {
+            return;
+        }
         if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
             // One who has gone is noticed by the end of its connection.
             let _ = sender.send(Verdict::Granted);

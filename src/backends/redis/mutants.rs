@@ -1,0 +1,53 @@
+//! The script with a guard turned off: see [`crate::mutants`].
+
+use std::sync::OnceLock;
+
+use crate::mutants::{Guard, is_off};
+
+/// What is in the script, and what takes its place.
+type Change = (&'static str, &'static str);
+
+const CHANGES: [(Guard, &[Change]); 5] = [
+    (
+        Guard::Quarantine,
+        &[
+            ("if up < quarantine then pause = now + quarantine - up end", ""),
+            ("if up < longest or not never then", "if false then"),
+            ("if not known and (has_ticket > 0 or has_token > 0) then", "if false then"),
+            ("if auto then pause = math.max(pause, now + ttl - up) end", ""),
+        ],
+    ),
+    (Guard::ForeignRule, &[("text(now - ttl)", "text(now)")]),
+    (Guard::WakeUp, &[("call('RPUSH', wake_list(head), text(token))", "")]),
+    (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
+    (Guard::Order, &[("call('ZRANGE', queue, 0, 0)[1]", "call('ZRANGE', queue, -1, -1)[1]")]),
+];
+
+/// The script as it is to be called.
+pub(super) fn script(source: &'static str) -> &'static str {
+    static CHANGED: OnceLock<String> = OnceLock::new();
+    CHANGED.get_or_init(|| {
+        let changes = CHANGES.iter().filter(|(guard, _)| is_off(*guard));
+        changes.fold(source.to_owned(), |script, (_, changes)| apply(script, changes))
+    })
+}
+
+fn apply(script: String, changes: &[Change]) -> String {
+    changes.iter().fold(script, |script, (from, to)| {
+        assert_eq!(script.matches(from).count(), 1, "once in the script: {from}");
+        script.replace(from, to)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_fits_the_script() {
+        for (guard, changes) in CHANGES {
+            let script = include_str!("semaphore.lua");
+            assert_ne!(apply(script.to_owned(), changes), script, "{guard:?}");
+        }
+    }
+}

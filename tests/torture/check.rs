@@ -1,0 +1,419 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::arena::TTL;
+use super::figures::{hand_overs, median, take_overs};
+use super::history::{History, Moment, Run, Semaphore, What};
+
+/// Something that must not be.
+#[derive(Debug, Clone)]
+pub(crate) struct Breach {
+    pub(crate) invariant: Invariant,
+    pub(crate) at: Moment,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) text: String,
+}
+
+/// What has to hold, as `docs/guarantees.md` numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Invariant {
+    Limit,
+    DeadBefore,
+    Tokens,
+    Order,
+    Served,
+    Prompt,
+    Idle,
+    Mirrored,
+    Codes,
+    Once,
+}
+
+impl Invariant {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Limit => "I1: never more commands at once than the limit",
+            Self::DeadBefore => "I2: the whole tree is dead before its permit can pass on",
+            Self::Tokens => "I3: tokens are unique and grow",
+            Self::Order => "I4: who came first is served first",
+            Self::Served => "I5: all are served, and nothing is left behind",
+            Self::Prompt => "I6: a permit passes on when it is free, not at the next look",
+            Self::Idle => "I7: waiting costs nothing",
+            Self::Mirrored => "I8: semrun ends as its command did",
+            Self::Codes => "I9: each failure has its code and says why",
+            Self::Once => "I10: a command is started once at most",
+        }
+    }
+}
+
+/// For how long a fault can be the reason for what happens: until who tries again for five seconds
+/// has given up, on a slow machine.
+const AFTERMATH: Duration = Duration::from_secs(15);
+
+pub(crate) fn all(history: &History) -> Vec<Breach> {
+    let lives = Lives::of(history);
+    let mut breaches = Vec::new();
+    limit(history, &lives, &mut breaches);
+    dead_before(history, &lives, &mut breaches);
+    tokens(history, &lives, &mut breaches);
+    order(history, &lives, &mut breaches);
+    served(history, &mut breaches);
+    prompt(history, &mut breaches);
+    endings(history, &lives, &mut breaches);
+    breaches.sort_by_key(|breach| breach.at);
+    breaches
+}
+
+/// What happened to one run.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Life {
+    pub(crate) started: Option<Moment>,
+    pub(crate) entered: Vec<Moment>,
+    pub(crate) token: Option<u64>,
+    pub(crate) permit: String,
+    pub(crate) left: Option<(Moment, i32)>,
+    pub(crate) dead: Option<Moment>,
+    pub(crate) ended: Option<(Moment, i32, String)>,
+    pub(crate) struck: BTreeMap<&'static str, Moment>,
+}
+
+pub(crate) struct Lives {
+    pub(crate) of: BTreeMap<Run, Life>,
+    /// When something was wrong with the place, or somebody of a semaphore stopped.
+    troubles: Vec<Trouble>,
+}
+
+struct Trouble {
+    began: Moment,
+    end: Moment,
+    /// None: all are concerned.
+    semaphore: Option<Semaphore>,
+}
+
+impl Lives {
+    pub(crate) fn of(history: &History) -> Self {
+        let mut of: BTreeMap<Run, Life> = BTreeMap::new();
+        let mut troubles: Vec<Trouble> = Vec::new();
+        let mut open: Vec<(&str, Trouble)> = Vec::new();
+        let last = history.events.last().map_or(Moment(0), |event| event.at);
+        for event in &history.events {
+            let at = event.at;
+            match &event.what {
+                What::Started(run) => of.entry(*run).or_default().started = Some(at),
+                What::Entered { run, token, permit } => {
+                    let life = of.entry(*run).or_default();
+                    life.entered.push(at);
+                    life.token = *token;
+                    life.permit.clone_from(permit);
+                }
+                What::Left { run, code } => of.entry(*run).or_default().left = Some((at, *code)),
+                What::Dead(run) => of.entry(*run).or_default().dead = Some(at),
+                What::Ended { run, code, stderr } => {
+                    of.entry(*run).or_default().ended = Some((at, *code, stderr.clone()));
+                }
+                What::Struck { kind, runs, .. } => {
+                    for run in runs {
+                        of.entry(*run).or_default().struck.insert(kind, at);
+                    }
+                    if runs.is_empty() || kind.starts_with("stop") || kind.starts_with("freeze") {
+                        let semaphore = runs.first().map(|run| history.ask(*run).semaphore);
+                        open.push((kind, Trouble { began: at, end: last, semaphore }));
+                    }
+                }
+                What::Mended { kind } => {
+                    if let Some(place) = open.iter().position(|(one, _)| one == kind) {
+                        troubles.push(Trouble { end: at, ..open.swap_remove(place).1 });
+                    }
+                }
+                What::Crowded(_) | What::Wrote { .. } | What::Queue { .. } => (),
+            }
+        }
+        troubles.extend(open.into_iter().map(|(_, trouble)| trouble));
+        Self { of, troubles }
+    }
+
+    fn trouble_between(&self, from: Moment, to: Moment) -> bool {
+        self.troubles.iter().any(|one| one.began <= to && one.end.plus(AFTERMATH) >= from)
+    }
+
+    /// Whether nobody before this one was struck while it waited: it may be granted the permit, and
+    /// does not take it for some seconds.
+    pub(crate) fn is_behind_a_dead_one(&self, history: &History, run: Run) -> bool {
+        const REMEMBERED: Duration = Duration::from_secs(20);
+        let (own, semaphore) = (&self.of[&run], history.ask(run).semaphore);
+        let (Some(started), Some(entered)) = (own.started, own.entered.first()) else {
+            return false;
+        };
+        self.semaphore(history, semaphore).any(|(_, other)| {
+            let lately = |at: &Moment| at.plus(REMEMBERED) > *entered && *at < *entered;
+            let before = other.started.is_some_and(|other| other < started);
+            before && other.entered.is_empty() && other.struck.values().any(lately)
+        })
+    }
+
+    /// Whether nothing was wrong for those of a semaphore.
+    pub(crate) fn fair(&self, semaphore: Semaphore, from: Moment, to: Moment) -> bool {
+        let concerns = |one: &Trouble| one.semaphore.is_none_or(|other| other == semaphore);
+        !self.troubles.iter().any(|one| concerns(one) && one.began <= to && one.end >= from)
+    }
+
+    fn semaphore<'a>(
+        &'a self,
+        history: &'a History,
+        semaphore: Semaphore,
+    ) -> impl Iterator<Item = (Run, &'a Life)> {
+        let there = move |run: &Run| history.ask(*run).semaphore == semaphore;
+        self.of.iter().filter(move |(run, _)| there(run)).map(|(run, life)| (*run, life))
+    }
+}
+
+fn semaphores(history: &History) -> BTreeSet<Semaphore> {
+    history.asks.iter().map(|ask| ask.semaphore).collect()
+}
+
+fn limit(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
+    let invariant = Invariant::Limit;
+    for event in &history.events {
+        if let What::Crowded(run) = event.what {
+            let Semaphore { name, limit, .. } = history.ask(run).semaphore;
+            let text = format!("{run} of '{name}' found all {limit} lock files taken");
+            breaches.push(Breach { invariant, at: event.at, runs: vec![run], text });
+        }
+    }
+    for stranger in &history.strangers_crowded {
+        let text = format!("{stranger} found all lock files taken");
+        let at = history.events.last().map_or(Moment(0), |event| event.at);
+        breaches.push(Breach { invariant, at, runs: Vec::new(), text });
+    }
+    // The same by what the commands themselves noted.
+    for semaphore in semaphores(history).into_iter().filter(|one| one.judged) {
+        let mut steps: Vec<(Moment, i32, Run)> = Vec::new();
+        for (run, life) in lives.semaphore(history, semaphore) {
+            if let (Some(entered), Some((left, _))) = (life.entered.first(), life.left) {
+                steps.extend([(*entered, 1, run), (left, -1, run)]);
+            }
+        }
+        steps.sort();
+        let mut inside: BTreeSet<Run> = BTreeSet::new();
+        for (at, step, run) in steps {
+            if step < 0 {
+                inside.remove(&run);
+            } else if inside.insert(run) && inside.len() > semaphore.limit {
+                let text = format!("{} commands of '{}' at once", inside.len(), semaphore.name);
+                let runs = inside.iter().copied().collect();
+                breaches.push(Breach { invariant, at, runs, text });
+            }
+        }
+    }
+}
+
+fn dead_before(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
+    let invariant = Invariant::DeadBefore;
+    for (run, life) in &lives.of {
+        let judged = history.ask(*run).semaphore.judged;
+        let (Some(dead), Some(end)) = (life.dead, history.kept_until.get(&life.permit)) else {
+            continue;
+        };
+        // One that lapsed and was granted again was last seen before that.
+        let seen = life.entered.first().is_some_and(|entered| entered < end);
+        if judged && seen && dead > *end {
+            let late = dead.since(*end);
+            let text = format!("{run} still had processes {late:?} after the end of its lease");
+            breaches.push(Breach { invariant, at: *end, runs: vec![*run], text });
+        }
+    }
+    for (run, life) in lives.of.iter().filter(|_| history.guarded) {
+        let (Some(dead), Some((ended, -9, _))) = (life.dead, &life.ended) else { continue };
+        if dead > ended.plus(TTL) {
+            let text = format!("{run} had a command for {:?} after its semrun", dead.since(*ended));
+            breaches.push(Breach { invariant, at: dead, runs: vec![*run], text });
+        }
+    }
+    for event in &history.events {
+        let What::Wrote { run, token, newest, accepted: false } = event.what else { continue };
+        if !lives.of[&run].struck.contains_key("freeze-client") {
+            let text = format!("{run} wrote with the token {token} after one with {newest} had");
+            breaches.push(Breach { invariant, at: event.at, runs: vec![run], text });
+        }
+    }
+}
+
+fn tokens(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
+    let invariant = Invariant::Tokens;
+    for semaphore in semaphores(history) {
+        let mut seen: BTreeMap<u64, Run> = BTreeMap::new();
+        let mut entries: Vec<(Moment, u64, Run)> = Vec::new();
+        let mut starts: Vec<(Moment, u64, Run, Moment)> = Vec::new();
+        for (run, life) in lives.semaphore(history, semaphore) {
+            let (Some(token), Some(entered)) = (life.token, life.entered.first()) else { continue };
+            entries.push((*entered, token, run));
+            starts.extend(life.started.map(|started| (started, token, run, *entered)));
+            if let Some(other) = seen.insert(token, run) {
+                let text = format!("{other} and {run} of '{}' have token {token}", semaphore.name);
+                breaches.push(Breach { invariant, at: *entered, runs: vec![other, run], text });
+            }
+        }
+        // Whoever began to ask when another one worked already has to have a newer token.
+        entries.sort();
+        starts.sort();
+        let (mut newest, mut next) = (None, 0);
+        for (started, token, run, entered) in starts {
+            while next < entries.len() && entries[next].0 < started {
+                newest = newest.max(Some((entries[next].1, entries[next].2)));
+                next += 1;
+            }
+            if let Some((older, other)) = newest.filter(|(older, _)| *older >= token) {
+                let text = format!(
+                    "{run} has token {token}, and {other}, which worked before it asked, {older}"
+                );
+                breaches.push(Breach { invariant, at: entered, runs: vec![other, run], text });
+            }
+        }
+    }
+    for event in &history.events {
+        let What::Wrote { run, token, newest, accepted: true } = event.what else { continue };
+        if token < newest {
+            let text = format!("the store took a write of {token} after one of {newest}");
+            breaches.push(Breach { invariant, at: event.at, runs: vec![run], text });
+        }
+    }
+}
+
+fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
+    let invariant = Invariant::Order;
+    let by_permit: BTreeMap<&str, Run> = lives
+        .of
+        .iter()
+        .filter(|(_, life)| !life.entered.is_empty())
+        .map(|(run, life)| (life.permit.as_str(), *run))
+        .collect();
+    let mut told = BTreeSet::new();
+    for event in &history.events {
+        let What::Queue { permits, .. } = &event.what else { continue };
+        // Of one that was struck, or could not be reached, nobody promises a place; nor where
+        // everything was removed.
+        let queue: Vec<Run> = permits
+            .iter()
+            .filter_map(|permit| by_permit.get(permit.as_str()).copied())
+            .filter(|run| lives.of[run].struck.is_empty() && !history.ask(*run).by_proxy)
+            .filter(|run| history.ask(*run).semaphore.judged)
+            .collect();
+        for pair in queue.windows(2) {
+            let [first, second] = [&lives.of[&pair[0]], &lives.of[&pair[1]]];
+            let (one, other) = (first.entered[0], second.entered[0]);
+            let wrong = match (first.token, second.token) {
+                (Some(first), Some(second)) => first > second,
+                // A server that hands out no tokens remembers nobody either when it starts again.
+                _ => one > other && !lives.trouble_between(event.at, one),
+            };
+            if wrong && told.insert((pair[0], pair[1])) {
+                let text = format!(
+                    "{} was in the queue before {}, which was served first",
+                    pair[0], pair[1]
+                );
+                breaches.push(Breach { invariant, at: other, runs: pair.to_vec(), text });
+            }
+        }
+    }
+}
+
+fn served(history: &History, breaches: &mut Vec<Breach>) {
+    let invariant = Invariant::Served;
+    let at = history.events.last().map_or(Moment(0), |event| event.at);
+    if !history.unserved.is_empty() {
+        let runs = history.unserved.clone();
+        let text = format!("{} had not ended long after the last fault", runs.len());
+        breaches.push(Breach { invariant, at, runs, text });
+    }
+    for text in history.leftovers.iter().map(|left| format!("left behind: {left}")) {
+        breaches.push(Breach { invariant, at, runs: Vec::new(), text });
+    }
+    for text in history.costly.iter().cloned() {
+        breaches.push(Breach { invariant: Invariant::Idle, at, runs: Vec::new(), text });
+    }
+}
+
+/// Who is not told that it is its turn finds out when it looks again, after seconds. The median is
+/// told apart from that on any machine.
+fn prompt(history: &History, breaches: &mut Vec<Breach>) {
+    const PROMPT: Duration = Duration::from_secs(1);
+    let at = history.events.last().map_or(Moment(0), |event| event.at);
+    for (what, times) in [("hand-over", hand_overs(history)), ("take-over", take_overs(history))] {
+        if let Some(median) = median(&times).filter(|median| times.len() > 4 && *median > PROMPT) {
+            let text = format!("of {} {what}s one half took longer than {median:?}", times.len());
+            breaches.push(Breach { invariant: Invariant::Prompt, at, runs: Vec::new(), text });
+        }
+    }
+}
+
+fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
+    let refused: BTreeSet<Run> = history
+        .events
+        .iter()
+        .filter_map(|event| match event.what {
+            What::Wrote { run, accepted: false, .. } => Some(run),
+            _ => None,
+        })
+        .filter(|run| lives.of[run].struck.contains_key("freeze-client"))
+        .collect();
+    for (run, life) in &lives.of {
+        let mut tell = |invariant, text: String| {
+            let at = life.ended.as_ref().map_or(Moment(0), |(at, ..)| *at);
+            breaches.push(Breach { invariant, at, runs: vec![*run], text });
+        };
+        if life.entered.len() > 1 {
+            tell(
+                Invariant::Once,
+                format!("{run} started its command {} times", life.entered.len()),
+            );
+        }
+        let Some((ended, code, stderr)) = &life.ended else { continue };
+        let ask = history.ask(*run);
+        if stderr.contains("panicked") && !ask.deprived {
+            tell(Invariant::Codes, format!("{run} panicked: {stderr}"));
+        }
+        let trouble = lives.trouble_between(life.started.unwrap_or(*ended), *ended);
+        let struck = |kind: &str| life.struck.contains_key(kind);
+        let mut expected: BTreeSet<i32> = BTreeSet::new();
+        if let Some((_, own)) = life.left.filter(|_| !refused.contains(run)) {
+            expected.insert(if own < 0 { 128 - own } else { own });
+        } else if life.entered.is_empty() && ask.gives_up {
+            expected.insert(75);
+        }
+        if trouble {
+            // Lost while it ran; not to be had, or gone before it began.
+            expected.extend(if life.entered.is_empty() { vec![69, 76] } else { vec![76] });
+        }
+        if ask.deprived {
+            expected.extend([69, 101, 125, 126]);
+        }
+        if struck("kill-guardian") || struck("kill-both") || struck("kill-waiter") {
+            expected.insert(-9);
+        }
+        if struck("kill-worker")
+            || struck("kill-waiter")
+            || struck("stop-worker")
+            || struck("freeze-client")
+        {
+            expected.extend([76, 125, 137]);
+        }
+        if struck("kill-command") {
+            expected.insert(137);
+        }
+        if struck("terminate") {
+            expected.extend([-15, 143, 137]);
+        }
+        let invariant = if life.left.is_some() { Invariant::Mirrored } else { Invariant::Codes };
+        if !expected.contains(code) {
+            let did = match life.left {
+                Some((_, own)) => format!("whose command ended with {own}"),
+                None if life.entered.is_empty() => "whose command never started".into(),
+                None => "whose command was stopped".into(),
+            };
+            tell(invariant, format!("{run}, {did}, ended with {code}: {stderr}"));
+        }
+        if [64, 69, 76, 78, 125].contains(code) && !stderr.contains("semrun: ") {
+            tell(Invariant::Codes, format!("{run} ended with {code} and did not say why"));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::arena::Outcome;
+use super::check::Lives;
+use super::history::{History, Kind, Moment, What};
+
+/// What a run of an arena counted.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Figures {
+    name: String,
+    started: usize,
+    grants: usize,
+    faults: BTreeMap<&'static str, usize>,
+    codes: BTreeMap<i32, usize>,
+    hand_overs: Vec<Duration>,
+    take_overs: Vec<Duration>,
+    /// Ends of trees that were compared with the end of their lease.
+    ends_compared: usize,
+    /// Writes with an old token, all refused.
+    refused: usize,
+    queues: usize,
+}
+
+impl Figures {
+    pub(crate) fn of(name: &str, history: &History) -> Self {
+        let mut figures = Self { name: name.into(), ..Self::default() };
+        for event in &history.events {
+            match &event.what {
+                What::Started(_) => figures.started += 1,
+                What::Entered { .. } => figures.grants += 1,
+                What::Struck { kind, .. } => *figures.faults.entry(kind).or_default() += 1,
+                What::Ended { code, .. } => {
+                    let code = if (0..64).contains(code) { 0 } else { *code };
+                    *figures.codes.entry(code).or_default() += 1;
+                }
+                What::Wrote { accepted: false, .. } => figures.refused += 1,
+                What::Queue { .. } => figures.queues += 1,
+                _ => (),
+            }
+        }
+        let lives = Lives::of(history);
+        let compared = |life: &super::check::Life| {
+            life.dead.is_some() && history.kept_until.contains_key(&life.permit)
+        };
+        figures.ends_compared = lives.of.values().filter(|life| compared(life)).count();
+        figures.hand_overs = hand_overs(history);
+        figures.take_overs = take_overs(history);
+        figures
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.started += other.started;
+        self.grants += other.grants;
+        for (kind, count) in &other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        for (code, count) in &other.codes {
+            *self.codes.entry(*code).or_default() += count;
+        }
+        self.hand_overs.extend(&other.hand_overs);
+        self.take_overs.extend(&other.take_overs);
+        self.ends_compared += other.ends_compared;
+        self.refused += other.refused;
+        self.queues += other.queues;
+    }
+
+    pub(crate) fn lines(&self) -> String {
+        let mut out = String::new();
+        let faults: usize = self.faults.values().sum();
+        writeln!(
+            out,
+            "{}: {} semruns, {} commands ran, {faults} faults",
+            self.name, self.started, self.grants
+        )
+        .unwrap();
+        let list: Vec<_> =
+            self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        writeln!(out, "    faults: {}", list.join(", ")).unwrap();
+        let list: Vec<_> =
+            self.codes.iter().map(|(code, count)| format!("{code}: {count}")).collect();
+        writeln!(out, "    exit codes (0 to 63, the commands' own, as 0): {}", list.join(", "))
+            .unwrap();
+        for (what, times) in [("hand-over", &self.hand_overs), ("take-over", &self.take_overs)] {
+            let [middle, late] = [0.5, 0.99].map(|part| quantile(times, part).unwrap_or_default());
+            writeln!(
+                out,
+                "    {what}: {} timed, median {middle:.1?}, 99 % within {late:.1?}",
+                times.len()
+            )
+            .unwrap();
+        }
+        writeln!(
+            out,
+            "    {} trees dead before the end of their lease, {} old tokens refused, {} looks at the queue",
+            self.ends_compared, self.refused, self.queues
+        )
+        .unwrap();
+        out
+    }
+}
+
+static ALL: Mutex<Vec<Figures>> = Mutex::new(Vec::new());
+
+/// Prints what an arena came to, and returns what broke.
+pub(crate) fn tell(outcome: Outcome) -> Result<(), String> {
+    print!("{}", outcome.figures.lines());
+    ALL.lock().unwrap().push(outcome.figures);
+    if outcome.breaches.is_empty() { Ok(()) } else { Err(outcome.report) }
+}
+
+/// All arenas together.
+pub(crate) fn tell_all() {
+    let all = ALL.lock().unwrap();
+    if all.len() > 1 {
+        let mut sum = Figures { name: "together".into(), ..Figures::default() };
+        all.iter().for_each(|one| sum.add(one));
+        print!("{}", sum.lines());
+    }
+}
+
+pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
+    quantile(times, 0.5)
+}
+
+fn quantile(times: &[Duration], part: f64) -> Option<Duration> {
+    let mut times = times.to_vec();
+    times.sort();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a list"
+    )]
+    let place = ((times.len() as f64 - 1.0) * part).round() as usize;
+    times.get(place).copied()
+}
+
+/// From the end of a command, with nothing left behind, to the start of the next, which waited: where
+/// one is taken at a time, and while nothing was wrong.
+pub(crate) fn hand_overs(history: &History) -> Vec<Duration> {
+    const SETTLED: Duration = Duration::from_millis(300);
+    let lives = Lives::of(history);
+    let mut times = Vec::new();
+    let mut last: BTreeMap<&str, Moment> = BTreeMap::new();
+    for event in &history.events {
+        match &event.what {
+            What::Struck { runs, .. } => {
+                for run in runs {
+                    last.remove(history.ask(*run).semaphore.name);
+                }
+            }
+            What::Left { run, code: 0.. } if history.ask(*run).job.kind == Kind::Plain => {
+                last.insert(history.ask(*run).semaphore.name, event.at);
+            }
+            What::Entered { run, .. } => {
+                let ask = history.ask(*run);
+                let before = last.remove(ask.semaphore.name);
+                let Some(left) = before.filter(|_| ask.semaphore.limit == 1) else { continue };
+                let started = lives.of[run].started.unwrap_or(event.at);
+                let begin = left.before(SETTLED);
+                let fair = lives.fair(ask.semaphore, begin, event.at)
+                    && !lives.is_behind_a_dead_one(history, *run);
+                if fair && started.plus(SETTLED) < left && lives.of[run].struck.is_empty() {
+                    times.push(event.at.since(left));
+                }
+            }
+            _ => (),
+        }
+    }
+    times
+}
+
+/// From the end of the lease of one whose processes were all killed to the start of the next, which
+/// waited.
+pub(crate) fn take_overs(history: &History) -> Vec<Duration> {
+    let lives = Lives::of(history);
+    let next = |(semaphore, killed, end): &(super::history::Semaphore, Moment, Moment)| {
+        let entries = lives.of.iter().filter(|(run, _)| history.ask(**run).semaphore == *semaphore);
+        let after = entries.filter_map(|(run, life)| {
+            let entered = *life.entered.first()?;
+            (entered > *killed).then_some((entered, run, life))
+        });
+        let (entered, run, life) = after.min_by_key(|(entered, ..)| *entered)?;
+        let waited = life.started? < *killed && semaphore.limit == 1;
+        let behind = lives.is_behind_a_dead_one(history, *run);
+        (waited && !behind && lives.fair(*semaphore, *end, entered)).then(|| entered.since(*end))
+    };
+    history.take_overs.iter().filter_map(next).collect()
+}

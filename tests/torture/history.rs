@@ -1,0 +1,190 @@
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment since the boot, which is the same for all processes of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(pub(crate) u64);
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        let [seconds, nanos] = [now.tv_sec, now.tv_nsec].map(|part| u64::try_from(part).unwrap());
+        Self(seconds * 1_000_000_000 + nanos)
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(time.as_nanos()).unwrap()))
+    }
+
+    pub(crate) fn plus(self, time: Duration) -> Self {
+        Self(self.0 + u64::try_from(time.as_nanos()).unwrap())
+    }
+}
+
+/// One semrun, by the order of their starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Run(pub(crate) usize);
+
+impl Display for Run {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write!(out, "run {}", self.0)
+    }
+}
+
+/// What somebody did or suffered.
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Started(Run),
+    /// Its command began.
+    Entered {
+        run: Run,
+        token: Option<u64>,
+        permit: String,
+    },
+    /// Its command found no free lock file: there is one too many.
+    Crowded(Run),
+    /// It wrote to the store, which had seen this token as its newest.
+    Wrote {
+        run: Run,
+        token: u64,
+        newest: u64,
+        accepted: bool,
+    },
+    /// Its command came to its end by itself, with this code.
+    Left {
+        run: Run,
+        code: i32,
+    },
+    /// The last process of its command's tree is gone.
+    Dead(Run),
+    /// semrun has ended, with this code, or minus the signal.
+    Ended {
+        run: Run,
+        code: i32,
+        stderr: String,
+    },
+    /// A fault, and whom it struck; of nobody, all.
+    Struck {
+        kind: &'static str,
+        runs: Vec<Run>,
+        detail: String,
+    },
+    /// It is over.
+    Mended {
+        kind: &'static str,
+    },
+    /// The permits that were waited for, in their order.
+    Queue {
+        semaphore: &'static str,
+        permits: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) at: Moment,
+    pub(crate) what: What,
+}
+
+/// A command that leaves processes behind or does not, and for how long it works.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Job {
+    pub(crate) kind: Kind,
+    pub(crate) work: Duration,
+    /// What it ends with; minus a signal that it sends itself.
+    pub(crate) code: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One process.
+    Plain,
+    /// The same, but it ignores what asks it to end.
+    Stubborn,
+    /// A child, one in another session and a daemon, all stubborn; all are killed when it has ended.
+    Family,
+    /// The same, and semrun waits for them.
+    Awaited,
+    /// Leaves a daemon behind, as it may.
+    Daemon,
+    /// Writes to the store until its end, which must refuse it once a newer one has written.
+    Writer,
+}
+
+impl Kind {
+    pub(crate) fn orphans(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Stubborn | Self::Daemon | Self::Writer => "leave",
+            Self::Family => "kill",
+            Self::Awaited => "wait",
+        }
+    }
+
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, Self::Plain | Self::Stubborn | Self::Writer)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Semaphore {
+    pub(crate) name: &'static str,
+    pub(crate) limit: usize,
+    /// Whether the kernel judges here. Not where more is done than a guarantee covers: then the
+    /// tokens have to tell.
+    pub(crate) judged: bool,
+}
+
+/// What is known of a run besides what happened to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) semaphore: Semaphore,
+    pub(crate) job: Job,
+    /// Whether it may end without having had a permit, because it waits for so long only.
+    pub(crate) gives_up: bool,
+    /// Whether its network may fail by itself.
+    pub(crate) by_proxy: bool,
+    /// Whether something that it needs was taken from it at its start.
+    pub(crate) deprived: bool,
+}
+
+/// All that happened in an arena.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) asks: Vec<Ask>,
+    pub(crate) events: Vec<Event>,
+    /// Until when a server would have kept a permit at least, as it was last seen.
+    pub(crate) kept_until: BTreeMap<String, Moment>,
+    /// Whether a semrun is two processes there, of which either ends the command when the other dies.
+    pub(crate) guarded: bool,
+    /// When a holder whose processes were all killed would lose its permit: the kill, the end.
+    pub(crate) take_overs: Vec<(Semaphore, Moment, Moment)>,
+    /// Who found it too full, of those who have no run.
+    pub(crate) strangers_crowded: Vec<String>,
+    /// What was left when all was over.
+    pub(crate) leftovers: Vec<String>,
+    /// Who had not ended when all should have.
+    pub(crate) unserved: Vec<Run>,
+    /// What waiting cost where it should have cost less.
+    pub(crate) costly: Vec<String>,
+}
+
+impl History {
+    pub(crate) fn add(&mut self, what: What) {
+        self.add_at(Moment::now(), what);
+    }
+
+    pub(crate) fn add_at(&mut self, at: Moment, what: What) {
+        self.events.push(Event { at, what });
+    }
+
+    pub(crate) fn ask(&self, run: Run) -> &Ask {
+        &self.asks[run.0]
+    }
+}

@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use super::arena::{self, Plan};
+use super::check::Invariant::{self, DeadBefore, Limit, Order, Prompt, Served, Tokens};
+use super::places;
+
+/// A guard that is off, where, under which faults, and how it must be noticed.
+struct Mutant {
+    guard: &'static str,
+    place: &'static str,
+    only: &'static [&'static str],
+    /// Of a hundred commands.
+    long_jobs: usize,
+    caught_by: &'static [Invariant],
+}
+
+const MUTANTS: [Mutant; 19] = [
+    mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
+    mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
+    mutant("deadline-from-request", "redis", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
+    mutant("deadline-from-request", "serve", &["slow-then-lost"], 90, &[Limit]),
+    mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
+    mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit]),
+    mutant("release-after-death", "redis", &["terminate"], 20, &[Limit]),
+    mutant("release-after-death", "serve", &["terminate"], 20, &[Limit]),
+    mutant("guardian", "redis", &["kill-worker"], 20, &[Limit]),
+    mutant("guardian", "serve", &["kill-guardian"], 90, &[DeadBefore]),
+    mutant("inherited-lock", "local", &["kill-guardian"], 0, &[Limit]),
+    mutant("wake-up", "redis", &[], 0, &[Prompt]),
+    mutant("wake-up", "local", &[], 0, &[Served, Prompt]),
+    mutant("tokens-grow", "redis", &["kill-server"], 0, &[Tokens]),
+    mutant("order", "redis", &[], 0, &[Order]),
+    mutant("order", "serve", &[], 0, &[Order]),
+    mutant("wake-up", "serve", &[], 0, &[Served, Prompt]),
+    mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]),
+    mutant("journal", "serve", &["kill-server"], 40, &[Limit, Tokens]),
+];
+
+const fn mutant(
+    guard: &'static str,
+    place: &'static str,
+    only: &'static [&'static str],
+    long_jobs: usize,
+    caught_by: &'static [Invariant],
+) -> Mutant {
+    Mutant { guard, place, only, long_jobs, caught_by }
+}
+
+/// How long one is looked for, and how often: chance decides when it shows itself.
+const TIME: Duration = Duration::from_secs(25);
+const ATTEMPTS: u64 = 4;
+
+pub(crate) fn trials(seed: u64) -> Vec<Trial> {
+    let trial = |mutant: &'static Mutant| {
+        let name = format!("mutant::{} in {}", mutant.guard, mutant.place);
+        Trial::test(name, move || Ok(catch(mutant, seed)?))
+    };
+    MUTANTS.iter().map(trial).collect()
+}
+
+fn catch(mutant: &Mutant, seed: u64) -> Result<(), String> {
+    let (name, make) = places::all().into_iter().find(|(name, _)| *name == mutant.place).unwrap();
+    let mut figures = String::new();
+    for attempt in 0..ATTEMPTS {
+        let mut plan = Plan::all(name, seed + attempt, TIME, make);
+        plan.mutant = Some(mutant.guard);
+        plan.only = Some(mutant.only);
+        plan.long_jobs = Some(mutant.long_jobs);
+        let outcome = arena::run(&plan);
+        let caught = |one: &&super::check::Breach| mutant.caught_by.contains(&one.invariant);
+        if let Some(breach) = outcome.breaches.iter().find(caught) {
+            println!("{} in {}: {}", mutant.guard, name, breach.text);
+            return Ok(());
+        }
+        figures += &outcome.figures.lines();
+    }
+    Err(format!("without the guard {} nothing broke:\n{figures}", mutant.guard))
+}

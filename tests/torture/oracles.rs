@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+
+use super::check::{self, Invariant};
+use super::history::{Ask, Event, History, Job, Kind, Moment, Run, Semaphore, What};
+use super::report;
+
+/// Each invariant with a history that breaks it, and a quiet one, that breaks none.
+pub(crate) fn trials() -> Vec<Trial> {
+    type Break = fn(&mut History);
+    let broken: [(&str, Invariant, Break); 16] = [
+        ("two_at_once", Invariant::Limit, |history| move_entry(history, 1, 150)),
+        ("no_free_lock_file", Invariant::Limit, |history| add(history, 210, What::Crowded(Run(1)))),
+        ("a_stranger_too_many", Invariant::Limit, |history| {
+            history.strangers_crowded.push("passbuddy 7".into());
+        }),
+        ("alive_behind_its_lease", Invariant::DeadBefore, |history| {
+            history.kept_until.insert("0@one".into(), at(204));
+        }),
+        ("a_command_without_its_semrun", Invariant::DeadBefore, |history| {
+            history.guarded = true;
+            add(
+                history,
+                212,
+                What::Struck { kind: "kill-guardian", runs: vec![Run(1)], detail: String::new() },
+            );
+            end_with(history, 1, -9, "");
+            add(history, 7000, What::Dead(Run(1)));
+        }),
+        ("a_write_behind_the_next", Invariant::DeadBefore, |history| {
+            let (run, token, newest, accepted) = (Run(0), 10, 11, false);
+            add(history, 250, What::Wrote { run, token, newest, accepted });
+        }),
+        ("a_token_twice", Invariant::Tokens, |history| set_token(history, 1, 10)),
+        ("a_token_that_is_older", Invariant::Tokens, |history| {
+            set_token(history, 1, 9);
+            start_later(history, 1, 150);
+        }),
+        ("an_old_write_taken", Invariant::Tokens, |history| {
+            let (run, token, newest, accepted) = (Run(0), 10, 11, true);
+            add(history, 250, What::Wrote { run, token, newest, accepted });
+        }),
+        ("served_before_another", Invariant::Order, |history| {
+            let permits = vec!["1@one".into(), "0@one".into()];
+            add(history, 20, What::Queue { semaphore: "one", permits });
+        }),
+        ("never_served", Invariant::Served, |history| history.unserved.push(Run(1))),
+        ("something_left", Invariant::Served, |history| history.leftovers.push("a file".into())),
+        ("costly_waiting", Invariant::Idle, |history| history.costly.push("1000 times".into())),
+        ("another_code", Invariant::Mirrored, |history| end_with(history, 1, 4, "")),
+        ("a_failure_without_words", Invariant::Codes, |history| {
+            history.events.retain(|event| !matches!(event.what, What::Left { run: Run(1), .. }));
+            add(
+                history,
+                1,
+                What::Struck { kind: "stop-server", runs: vec![], detail: String::new() },
+            );
+            end_with(history, 1, 76, "");
+        }),
+        ("started_twice", Invariant::Once, |history| {
+            let permit = "1@one".into();
+            add(history, 230, What::Entered { run: Run(1), token: Some(11), permit });
+        }),
+    ];
+    let mut trials = vec![
+        Trial::test("oracle::a_quiet_history_breaks_nothing", || {
+            let breaches = check::all(&quiet());
+            if breaches.is_empty() { Ok(()) } else { Err(format!("{breaches:?}").into()) }
+        }),
+        Trial::test("oracle::late_hand_overs", late_hand_overs),
+    ];
+    for (name, invariant, break_it) in broken {
+        trials.push(Trial::test(format!("oracle::{name}"), move || {
+            let mut history = quiet();
+            break_it(&mut history);
+            expect_only(&history, invariant)
+        }));
+    }
+    trials
+}
+
+fn expect_only(history: &History, invariant: Invariant) -> Result<(), Failed> {
+    let breaches = check::all(history);
+    let found = breaches.iter().any(|breach| breach.invariant == invariant);
+    let others = breaches.iter().filter(|breach| breach.invariant != invariant).count();
+    let report = report::tell("oracle", 0, history, &breaches);
+    let told = report.contains(invariant.words()) && report.contains("seed 0");
+    if found && told && others == 0 {
+        Ok(())
+    } else {
+        Err(format!("{breaches:?}\n{report}").into())
+    }
+}
+
+fn late_hand_overs() -> Result<(), Failed> {
+    let mut history = History::default();
+    for run in 0..12 {
+        one(
+            &mut history,
+            run,
+            10 * u64::try_from(run).unwrap(),
+            3000 * u64::try_from(run).unwrap(),
+        );
+    }
+    history.events.sort_by_key(|event| event.at);
+    expect_only(&history, Invariant::Prompt)
+}
+
+fn at(millis: u64) -> Moment {
+    Moment(0).plus(Duration::from_millis(100_000 + millis))
+}
+
+fn add(history: &mut History, millis: u64, what: What) {
+    history.events.push(Event { at: at(millis), what });
+    history.events.sort_by_key(|event| event.at);
+}
+
+/// Two runs that both come early, and take turns.
+fn quiet() -> History {
+    let mut history = History::default();
+    one(&mut history, 0, 10, 100);
+    one(&mut history, 1, 12, 210);
+    history
+}
+
+/// One that comes then, enters then, and works for a tenth of a second.
+fn one(history: &mut History, run: usize, started: u64, entered: u64) {
+    let job = Job { kind: Kind::Plain, work: Duration::from_millis(100), code: 3 };
+    let semaphore = Semaphore { name: "one", limit: 1, judged: true };
+    let (gives_up, by_proxy, deprived) = (false, false, false);
+    history.asks.push(Ask { semaphore, job, gives_up, by_proxy, deprived });
+    let permit = format!("{run}@one");
+    history.kept_until.insert(permit.clone(), at(entered + 5000));
+    let (token, stderr) = (Some(10 + u64::try_from(run).unwrap()), String::new());
+    let run = Run(run);
+    add(history, started, What::Started(run));
+    add(history, entered, What::Entered { run, token, permit });
+    add(history, entered + 100, What::Left { run, code: 3 });
+    add(history, entered + 105, What::Dead(run));
+    add(history, entered + 106, What::Ended { run, code: 3, stderr });
+}
+
+fn change(history: &mut History, run: usize, mut with: impl FnMut(&mut Event)) {
+    for event in &mut history.events {
+        let of = match &event.what {
+            What::Started(of) | What::Entered { run: of, .. } | What::Ended { run: of, .. } => of.0,
+            _ => continue,
+        };
+        if of == run {
+            with(event);
+        }
+    }
+    history.events.sort_by_key(|event| event.at);
+}
+
+fn move_entry(history: &mut History, run: usize, to: u64) {
+    change(history, run, |event| {
+        if matches!(event.what, What::Entered { .. }) {
+            event.at = at(to);
+        }
+    });
+}
+
+fn start_later(history: &mut History, run: usize, to: u64) {
+    change(history, run, |event| {
+        if matches!(event.what, What::Started(_)) {
+            event.at = at(to);
+        }
+    });
+}
+
+fn set_token(history: &mut History, run: usize, to: u64) {
+    change(history, run, |event| {
+        if let What::Entered { token, .. } = &mut event.what {
+            *token = Some(to);
+        }
+    });
+}
+
+fn end_with(history: &mut History, run: usize, to: i32, words: &str) {
+    change(history, run, |event| {
+        if let What::Ended { code, stderr, .. } = &mut event.what {
+            *code = to;
+            words.clone_into(stderr);
+        }
+    });
+}

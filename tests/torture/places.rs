@@ -1,0 +1,137 @@
+//! A place has faults of its own. At most one of them is at work at a time; those of the semruns
+//! come on top.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::arena::Setting;
+use super::dice::Dice;
+use super::history::{History, Job, Kind, Semaphore};
+
+/// A disk that can be full.
+mod disk;
+mod local;
+mod node;
+pub(crate) mod redis;
+mod serve;
+/// Servers behind a network that misbehaves.
+mod weather;
+
+/// What a fault of a place may depend on.
+pub(crate) struct Situation {
+    /// How many processes of semruns are stopped.
+    pub(crate) stopped: usize,
+}
+
+/// A fault that has begun.
+pub(crate) struct Strike {
+    pub(crate) detail: String,
+    pub(crate) lasts: Duration,
+}
+
+impl Strike {
+    fn lasting(lasts: Duration) -> Self {
+        Self { detail: format!("for {lasts:?}"), lasts }
+    }
+}
+
+pub(crate) trait Place {
+    fn semaphores(&self) -> &[Semaphore];
+    fn backend(&self, by_proxy: bool) -> String;
+    fn has_proxy(&self) -> bool;
+    /// Whether a semrun is a guardian and a worker here.
+    fn has_two_processes(&self) -> bool;
+    fn faults(&self) -> &[&'static str];
+    /// None: not now.
+    fn strike(
+        &mut self,
+        kind: &'static str,
+        dice: &mut Dice,
+        situation: &Situation,
+    ) -> Option<Strike>;
+    fn mend(&mut self, kind: &'static str);
+
+    /// How much time there is between faults of semruns and commands, in milliseconds.
+    fn pace(&self) -> Range<u64> {
+        20..500
+    }
+
+    /// Whether a worker may be killed or stopped now.
+    fn may_stop_workers(&self, _kind: &str) -> bool {
+        true
+    }
+
+    /// The faults begin.
+    fn begin(&mut self) {}
+
+    /// Nobody comes any more.
+    fn calm(&mut self) {}
+
+    /// A program that starts semrun, and whether it takes something away from it.
+    fn prefix(&self, _dice: &mut Dice) -> (Vec<String>, bool) {
+        (Vec::new(), false)
+    }
+
+    /// How many of a hundred commands need their lease renewed and do not want to end.
+    fn long_jobs(&self) -> usize {
+        8
+    }
+
+    /// Called all the time.
+    fn tick(&mut self) {}
+
+    /// How many requests two waiters may cost in six seconds, the renewals of those who hold
+    /// included; and as many wake-ups of each of their processes.
+    fn idle_cost(&self) -> u64 {
+        0
+    }
+
+    /// How many requests it has had.
+    fn requests(&self) -> Option<u64> {
+        None
+    }
+
+    /// What is there although nobody holds or waits.
+    fn leftovers(&mut self) -> Vec<String>;
+
+    /// Adds what it has seen, and ends.
+    fn finish(self: Box<Self>, history: &mut History);
+}
+
+/// Many short ones, some that leave a family behind, and of a hundred so many long ones.
+pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, long: usize) -> Job {
+    if !semaphore.judged && semaphore.limit == 1 {
+        return Job { kind: Kind::Writer, work: dice.millis(100..3000), code: 0 };
+    }
+    let code = if dice.one_in(30) { -9 } else { i32::try_from(dice.below(40)).unwrap() };
+    let (kind, work) = match dice.below(100) {
+        at if at < long => (dice.pick(&[Kind::Stubborn, Kind::Family]), dice.millis(5500..9000)),
+        at if at < long + 12 => (Kind::Plain, dice.millis(300..2000)),
+        at if at < long + 24 => (Kind::Family, dice.millis(20..300)),
+        at if at < long + 30 => (Kind::Awaited, dice.millis(20..200)),
+        at if at < long + 36 => (Kind::Daemon, dice.millis(20..100)),
+        _ => (Kind::Plain, dice.millis(5..150)),
+    };
+    Job { kind, work, code }
+}
+
+/// One that is taken at a time, some more, and one where more is done than is promised.
+const SEMAPHORES: [Semaphore; 3] = [
+    Semaphore { name: "one", limit: 1, judged: true },
+    Semaphore { name: "three", limit: 3, judged: true },
+    Semaphore { name: "store", limit: 1, judged: false },
+];
+
+/// Makes what an arena happens in.
+pub(crate) type Make = fn(&Setting) -> Box<dyn Place>;
+
+/// All there are.
+pub(crate) fn all() -> Vec<(&'static str, Make)> {
+    vec![
+        ("local", |setting| Box::new(local::Local::new(setting))),
+        ("redis", |setting| Box::new(redis::Redis::that_forgets(setting))),
+        ("redis-shared", |setting| Box::new(redis::Redis::that_is_shared(setting))),
+        ("serve", |setting| Box::new(serve::Serve::new(setting))),
+        ("node", |setting| Box::new(node::Node::new(setting))),
+    ]
+}

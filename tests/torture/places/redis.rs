@@ -1,0 +1,382 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::disk::Disk;
+use super::weather::{self, Network};
+use super::{Place, SEMAPHORES, Situation, Strike};
+use crate::torture::arena::{Setting, TTL};
+use crate::torture::clock::WallClock;
+use crate::torture::command::semaphore_directory;
+use crate::torture::dice::Dice;
+use crate::torture::history::{History, Moment, Semaphore};
+use crate::torture::redis_server::RedisServer;
+
+/// A Redis, and a network before it.
+pub(crate) struct Redis {
+    server: RedisServer,
+    network: Network,
+    /// That of one which keeps its data.
+    disk: Option<Disk>,
+    /// That of one which forgets.
+    clock: Option<WallClock>,
+    passbuddies: PassBuddies,
+    faults: Vec<&'static str>,
+    watch: Watch,
+    /// Since when, and whether, a leap of the clock keeps holders from being given up late.
+    leaping: bool,
+    down: bool,
+    shared: bool,
+    next_kill: Instant,
+}
+
+impl Redis {
+    /// It is killed and forgets, and its clock leaps.
+    pub(crate) fn that_forgets(setting: &Setting) -> Self {
+        let clock = WallClock::new(&setting.here);
+        let environment = clock.environment();
+        let server = RedisServer::with_environment(&[], &environment);
+        let mut faults = vec!["leap", "fill-memory"];
+        faults.extend(COMMON);
+        Self::new(setting, server, None, Some(clock), faults)
+    }
+
+    /// It keeps its data through a kill, its disk can be full, and PassBuddy's programs use it too.
+    pub(crate) fn that_is_shared(setting: &Setting) -> Self {
+        let disk = Disk::mount(&setting.here.join("redis"), "16m");
+        let directory = disk.path().to_str().unwrap();
+        let options = ["--dir", directory, "--appendonly", "yes", "--appendfsync", "everysec"];
+        let server = RedisServer::with(&options);
+        let mut faults = vec!["fill-disk"];
+        faults.extend(COMMON);
+        let mut place = Self::new(setting, server, Some(disk), None, faults);
+        place.shared = true;
+        place
+    }
+
+    fn new(
+        setting: &Setting,
+        server: RedisServer,
+        disk: Option<Disk>,
+        clock: Option<WallClock>,
+        mut faults: Vec<&'static str>,
+    ) -> Self {
+        faults.extend(weather::FAULTS);
+        let network = Network::before(server.port());
+        let watch = Watch::over(&server);
+        let passbuddies = PassBuddies::new(&setting.here, setting.seed, server.port());
+        Self {
+            server,
+            network,
+            disk,
+            clock,
+            passbuddies,
+            faults,
+            watch,
+            leaping: false,
+            down: false,
+            shared: false,
+            next_kill: Instant::now() + TTL / 2,
+        }
+    }
+
+    /// Says something to it, if it can hear.
+    fn say(&self, words: &[&str]) -> bool {
+        let client = redis::Client::open(self.server.url()).unwrap();
+        let Ok(mut connection) = client.get_connection_with_timeout(Duration::from_secs(1)) else {
+            return false;
+        };
+        let _ = connection.set_read_timeout(Some(Duration::from_secs(2)));
+        redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut connection).is_ok()
+    }
+}
+
+const COMMON: [&str; 4] = ["kill-server", "stop-server", "flush-scripts", "kill-connections"];
+
+impl Place for Redis {
+    fn semaphores(&self) -> &[Semaphore] {
+        &SEMAPHORES
+    }
+
+    fn backend(&self, by_proxy: bool) -> String {
+        let port = if by_proxy { self.network.port() } else { self.server.port() };
+        format!("redis://127.0.0.1:{port}")
+    }
+
+    fn has_proxy(&self) -> bool {
+        true
+    }
+
+    fn has_two_processes(&self) -> bool {
+        true
+    }
+
+    fn may_stop_workers(&self, _kind: &str) -> bool {
+        // Whoever cannot renew while the clock leaps can lose its permit too early: documented.
+        !self.leaping
+    }
+
+    fn faults(&self) -> &[&'static str] {
+        &self.faults
+    }
+
+    fn strike(
+        &mut self,
+        kind: &'static str,
+        dice: &mut Dice,
+        situation: &Situation,
+    ) -> Option<Strike> {
+        match kind {
+            "kill-server" => {
+                // What forgets grants nothing for a while, and is to grant something in between.
+                if self.clock.is_some() && Instant::now() < self.next_kill {
+                    return None;
+                }
+                self.next_kill = Instant::now() + 3 * TTL;
+                self.server.kill();
+                self.down = true;
+                Some(Strike::lasting(dice.millis(0..3000)))
+            }
+            "stop-server" => {
+                self.server.signal(Signal::STOP);
+                Some(Strike::lasting(dice.millis(100..7000)))
+            }
+            "flush-scripts" => {
+                self.say(&["SCRIPT", "FLUSH"]).then(|| Strike::lasting(Duration::ZERO))
+            }
+            "kill-connections" => {
+                let killed = self.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                killed.then(|| Strike::lasting(Duration::ZERO))
+            }
+            "fill-memory" => {
+                let full = self.say(&["CONFIG", "SET", "maxmemory", "1"]);
+                full.then(|| Strike::lasting(dice.millis(200..3000)))
+            }
+            "fill-disk" => {
+                self.disk.as_ref()?.fill();
+                Some(Strike::lasting(dice.millis(500..4000)))
+            }
+            "leap" => {
+                if situation.stopped > 0 {
+                    return None;
+                }
+                let far = if dice.one_in(2) { 3_600_000 } else { 8_000 };
+                let millis =
+                    i64::try_from(dice.below(2 * far)).unwrap() - i64::try_from(far).unwrap();
+                self.clock.as_ref()?.leap(millis);
+                self.watch.leapt.store(true, Ordering::Relaxed);
+                self.leaping = true;
+                let lasts = Duration::from_secs(5);
+                Some(Strike { detail: format!("by {millis} ms"), lasts })
+            }
+            _ => self.network.strike(kind, dice),
+        }
+    }
+
+    fn mend(&mut self, kind: &'static str) {
+        match kind {
+            "kill-server" => {
+                self.server.start_again();
+                self.down = false;
+            }
+            "stop-server" => self.server.signal(Signal::CONT),
+            "fill-memory" => {
+                // A server that is full still takes this.
+                assert!(self.say(&["CONFIG", "SET", "maxmemory", "0"]));
+            }
+            "fill-disk" => self.disk.as_ref().unwrap().free(),
+            "leap" => self.leaping = false,
+            _ => self.network.mend(),
+        }
+    }
+
+    fn begin(&mut self) {
+        self.passbuddies.wanted = if self.shared { 2 } else { 0 };
+    }
+
+    fn calm(&mut self) {
+        self.passbuddies.wanted = 0;
+    }
+
+    fn tick(&mut self) {
+        self.network.tick();
+        if !self.down {
+            self.passbuddies.fill_up();
+        }
+    }
+
+    fn idle_cost(&self) -> u64 {
+        // Each asks once in half a lease, and the holder renews once in a third of it.
+        14
+    }
+
+    fn requests(&self) -> Option<u64> {
+        let info: String = self.server.ask(&["INFO", "commandstats"]);
+        let calls = |line: &str| -> Option<u64> {
+            let (name, rest) = line.split_once(":calls=")?;
+            ["cmdstat_evalsha", "cmdstat_eval", "cmdstat_blpop"].contains(&name).then_some(())?;
+            rest.split_once(',')?.0.parse().ok()
+        };
+        Some(info.lines().filter_map(calls).sum())
+    }
+
+    fn leftovers(&mut self) -> Vec<String> {
+        let keys: Vec<String> = self.server.ask(&["KEYS", "*"]);
+        // What nobody collected goes by itself.
+        let goes =
+            |key: &String| self.server.ask::<i64>(&["PTTL", key]) > 0 && key.contains("}:wake:");
+        let stays = |key: &String| key.ends_with("}:state") || key.ends_with("}:done") || goes(key);
+        // Members of PassBuddy's that died count for two TTLs; then the set is empty and gone.
+        keys.into_iter().filter(|key| !stays(key)).collect()
+    }
+
+    fn finish(self: Box<Self>, history: &mut History) {
+        let Self { mut passbuddies, watch, .. } = *self;
+        passbuddies.end();
+        history.strangers_crowded = passbuddies.violations();
+        history.kept_until = watch.end();
+    }
+}
+
+/// PassBuddy's programs, which judge for themselves.
+struct PassBuddies {
+    here: PathBuf,
+    seed: u64,
+    port: u16,
+    wanted: usize,
+    running: Vec<Child>,
+}
+
+impl PassBuddies {
+    fn new(here: &Path, seed: u64, port: u16) -> Self {
+        Self { here: here.into(), seed, port, wanted: 0, running: Vec::new() }
+    }
+
+    /// Where they and the semruns meet.
+    const SHARED: Semaphore = SEMAPHORES[1];
+
+    fn fill_up(&mut self) {
+        self.running.retain_mut(|one| matches!(one.try_wait(), Ok(None)));
+        while self.running.len() < self.wanted {
+            self.seed += 1;
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torture/passbuddy.py");
+            let limit = Self::SHARED.limit.to_string();
+            let ttl = TTL.as_millis().to_string();
+            let (port, seed) = (self.port.to_string(), self.seed.to_string());
+            let mut python = Command::new("python3");
+            python.args([script, &port, "semrun", Self::SHARED.name, &limit, &ttl, &seed, "40"]);
+            python.current_dir(semaphore_directory(&self.here, Self::SHARED.name));
+            // It ends with an error when its server does, as PassBuddy's does.
+            let python = python.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            self.running.push(python.spawn().expect("this test needs python3"));
+        }
+    }
+
+    fn end(&mut self) {
+        for mut one in self.running.drain(..) {
+            let _ = one.kill();
+            let _ = one.wait();
+        }
+    }
+
+    fn violations(&self) -> Vec<String> {
+        let file = semaphore_directory(&self.here, Self::SHARED.name).join("violations");
+        std::fs::read_to_string(file).unwrap().lines().map(String::from).collect()
+    }
+}
+
+impl Drop for PassBuddies {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Sees until when the server would keep each permit.
+struct Watch {
+    ends: Arc<AtomicBool>,
+    leapt: Arc<AtomicBool>,
+    looks: Arc<AtomicU64>,
+    seen: Arc<Mutex<BTreeMap<String, Moment>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Watch {
+    const EACH: Duration = Duration::from_millis(30);
+
+    fn over(server: &RedisServer) -> Self {
+        let url = server.url();
+        let (ends, leapt, looks) = (Arc::default(), Arc::default(), Arc::default());
+        let seen: Arc<Mutex<BTreeMap<String, Moment>>> = Arc::default();
+        let (end, leap, look, kept) =
+            (Arc::clone(&ends), Arc::clone(&leapt), Arc::clone(&looks), Arc::clone(&seen));
+        let thread = std::thread::spawn(move || {
+            let mut connection = None;
+            while !AtomicBool::load(&end, Ordering::Relaxed) {
+                let began = Instant::now();
+                if connection.is_none() {
+                    let client = redis::Client::open(url.as_str()).unwrap();
+                    connection =
+                        client.get_connection_with_timeout(Duration::from_millis(300)).ok();
+                }
+                let found = connection.as_mut().and_then(|connection| look_at(connection).ok());
+                match found {
+                    None => connection = None,
+                    Some(found) => {
+                        AtomicU64::fetch_add(&look, 1, Ordering::Relaxed);
+                        let mut kept = kept.lock().unwrap();
+                        // A clock that leaps says nothing about time: whoever was there is left out.
+                        if AtomicBool::swap(&leap, false, Ordering::Relaxed) {
+                            let far = Duration::from_hours(24);
+                            kept.values_mut().for_each(|until| *until = until.plus(far));
+                            for (permit, _) in &found {
+                                kept.insert(permit.clone(), Moment::now().plus(far));
+                            }
+                        } else {
+                            for (permit, until) in found {
+                                let known = kept.entry(permit).or_insert(until);
+                                *known = (*known).max(until);
+                            }
+                        }
+                    }
+                }
+                std::thread::sleep(Self::EACH.saturating_sub(began.elapsed()));
+            }
+        });
+        Self { ends, leapt, looks, seen, thread }
+    }
+
+    fn end(self) -> BTreeMap<String, Moment> {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        assert!(self.looks.load(Ordering::Relaxed) > 0, "the server was never seen");
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+/// The permits, and until when the server keeps them at least.
+fn look_at(connection: &mut redis::Connection) -> redis::RedisResult<Vec<(String, Moment)>> {
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut found = Vec::new();
+    for semaphore in SEMAPHORES {
+        let before = Moment::now();
+        let mut both = redis::pipe();
+        let key = format!("semrun-{}", semaphore.name);
+        both.atomic().cmd("TIME").cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES");
+        let ((seconds, micros), members): ((i64, i64), Vec<(String, f64)>) =
+            both.query(connection)?;
+        let now = seconds * 1000 + micros / 1000;
+        for (id, end) in members {
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
+            let left = u64::try_from(end as i64 - now).unwrap_or(0);
+            let permit = format!("{id}@{}", semaphore.name);
+            found.push((permit, before.plus(Duration::from_millis(left))));
+        }
+    }
+    Ok(found)
+}
