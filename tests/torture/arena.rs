@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use super::check::{self, Breach};
+use super::check::{self, Breach, Invariant};
 use super::command::{self, alive_file};
 use super::dice::Dice;
 use super::figures::Figures;
@@ -40,13 +40,16 @@ pub(crate) struct Plan {
     /// The only faults, if not all that there are.
     pub(crate) only: Option<&'static [&'static str]>,
     pub(crate) long_jobs: Option<usize>,
+    /// What it is looked for, until it is found; if nothing, all are served first.
+    pub(crate) until: &'static [Invariant],
     pub(crate) place: Make,
 }
 
 impl Plan {
     /// Everything that there is.
     pub(crate) fn all(name: &'static str, seed: u64, time: Duration, place: Make) -> Self {
-        Self { name, seed, time, mutant: None, only: None, long_jobs: None, place }
+        let (mutant, only, long_jobs, until) = (None, None, None, &[][..]);
+        Self { name, seed, time, mutant, only, long_jobs, until, place }
     }
 }
 
@@ -144,17 +147,17 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     if plan.only.is_none() {
         arena.wait_idly();
     }
-    arena.torture();
-    arena.calm_down();
+    if !arena.torture() {
+        arena.calm_down();
+    }
     arena.look_for_leftovers();
-    let Arena { mut history, place, directory, .. } = arena;
-    place.finish(&mut history);
-    history.events.sort_by_key(|event| event.at);
+    let breaches = arena.check();
+    let Arena { history, place, directory, .. } = arena;
+    drop(place);
     if std::env::var_os("TORTURE_KEEP").is_some() {
         fs::write(directory.path().join("events"), report::events(&history)).unwrap();
         eprintln!("{}: kept in {}", plan.name, directory.keep().display());
     }
-    let breaches = check::all(&history);
     let report = report::tell(plan.name, plan.seed, &history, &breaches);
     Outcome { figures: Figures::of(plan.name, &history), breaches, report }
 }
@@ -172,7 +175,7 @@ impl Arena<'_> {
     fn wait_idly(&mut self) {
         const TIME: Duration = Duration::from_secs(6);
         let semaphore = self.place.semaphores()[0];
-        let job = Job { kind: Kind::Plain, work: TIME + Duration::from_secs(3), code: 0 };
+        let job = Job { kind: Kind::Plain, work: TIME + Duration::from_secs(9), code: 0 };
         for _ in 0..=semaphore.limit + 1 {
             self.start(
                 semaphore,
@@ -210,7 +213,7 @@ impl Arena<'_> {
         let after = cost(&mut self.place);
         // Two waiters and a holder's renewals; a place that has no requests has nothing to wake for.
         let requests = after.0.zip(before.0).map(|(after, before)| after - before);
-        let woken = after.1 - before.1;
+        let woken = after.1.saturating_sub(before.1);
         let allowed = self.place.idle_cost();
         if requests.unwrap_or(0) > allowed || woken > 2 * allowed {
             let text =
@@ -226,8 +229,11 @@ impl Arena<'_> {
         }
     }
 
-    fn torture(&mut self) {
+    /// Whether what was looked for has been found.
+    fn torture(&mut self) -> bool {
+        const LOOK: Duration = Duration::from_secs(4);
         let end = Instant::now() + self.plan.time;
+        let mut next_check = Instant::now() + LOOK;
         let (mut next_fault, mut next_look) = (Instant::now(), Instant::now());
         self.place.begin();
         while Instant::now() < end {
@@ -243,7 +249,21 @@ impl Arena<'_> {
                 self.look();
                 next_look = Instant::now() + self.dice.millis(300..700);
             }
+            if !self.plan.until.is_empty() && Instant::now() > next_check {
+                if self.check().iter().any(|found| self.plan.until.contains(&found.invariant)) {
+                    return true;
+                }
+                next_check = Instant::now() + LOOK;
+            }
         }
+        false
+    }
+
+    fn check(&mut self) -> Vec<Breach> {
+        self.history.kept_until = self.place.kept_until();
+        self.history.strangers_crowded = self.place.strangers_crowded();
+        self.history.events.sort_by_key(|event| event.at);
+        check::all(&self.history)
     }
 
     /// Nothing goes wrong any more, nobody comes, and so all have to be served.
@@ -363,6 +383,10 @@ impl Arena<'_> {
         semrun.stderr(File::create(&stderr).unwrap());
         self.history.asks.push(Ask { semaphore, job, gives_up, by_proxy, deprived });
         self.history.add(What::Started(run));
+        if deprived {
+            let (kind, runs, detail) = ("few-descriptors", vec![run], prefix.join(" "));
+            self.history.add(What::Struck { kind, runs, detail });
+        }
         let semrun = Some(semrun.spawn().unwrap());
         let tree = Some(tree.unwrap());
         let (command, permit, struck) = (None, None, false);

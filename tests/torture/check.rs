@@ -137,18 +137,19 @@ impl Lives {
     }
 
     /// Whether nobody before this one was struck while it waited: it may be granted the permit, and
-    /// does not take it for some seconds.
+    /// does not take it for some seconds. Not on one machine, where a death is seen at once.
     pub(crate) fn is_behind_a_dead_one(&self, history: &History, run: Run) -> bool {
         const REMEMBERED: Duration = Duration::from_secs(20);
         let (own, semaphore) = (&self.of[&run], history.ask(run).semaphore);
         let (Some(started), Some(entered)) = (own.started, own.entered.first()) else {
             return false;
         };
-        self.semaphore(history, semaphore).any(|(_, other)| {
-            let lately = |at: &Moment| at.plus(REMEMBERED) > *entered && *at < *entered;
-            let before = other.started.is_some_and(|other| other < started);
-            before && other.entered.is_empty() && other.struck.values().any(lately)
-        })
+        history.guarded
+            && self.semaphore(history, semaphore).any(|(_, other)| {
+                let lately = |at: &Moment| at.plus(REMEMBERED) > *entered && *at < *entered;
+                let before = other.started.is_some_and(|other| other < started);
+                before && other.entered.is_empty() && other.struck.values().any(lately)
+            })
     }
 
     /// Whether nothing was wrong for those of a semaphore.
@@ -186,7 +187,7 @@ fn limit(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         breaches.push(Breach { invariant, at, runs: Vec::new(), text });
     }
     // The same by what the commands themselves noted.
-    for semaphore in semaphores(history).into_iter().filter(|one| one.judged) {
+    for semaphore in semaphores(history).into_iter().filter(|one| one.judge.locks()) {
         let mut steps: Vec<(Moment, i32, Run)> = Vec::new();
         for (run, life) in lives.semaphore(history, semaphore) {
             if let (Some(entered), Some((left, _))) = (life.entered.first(), life.left) {
@@ -210,7 +211,7 @@ fn limit(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
 fn dead_before(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let invariant = Invariant::DeadBefore;
     for (run, life) in &lives.of {
-        let judged = history.ask(*run).semaphore.judged;
+        let judged = history.ask(*run).semaphore.judge.locks();
         let (Some(dead), Some(end)) = (life.dead, history.kept_until.get(&life.permit)) else {
             continue;
         };
@@ -296,7 +297,7 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             .iter()
             .filter_map(|permit| by_permit.get(permit.as_str()).copied())
             .filter(|run| lives.of[run].struck.is_empty() && !history.ask(*run).by_proxy)
-            .filter(|run| history.ask(*run).semaphore.judged)
+            .filter(|run| history.ask(*run).semaphore.judge.locks())
             .collect();
         for pair in queue.windows(2) {
             let [first, second] = [&lives.of[&pair[0]], &lives.of[&pair[1]]];

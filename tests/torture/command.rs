@@ -10,10 +10,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Signal, getpid, kill_process, setsid};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
-use super::history::{Job, Kind, Moment, Run, Semaphore};
+use super::history::{Job, Judge, Kind, Moment, Run, Semaphore};
 
 /// The argument by which this program is told to be a command.
 pub(crate) const ROLE: &str = "command";
@@ -37,7 +38,11 @@ pub(crate) fn arguments(here: &Path, run: Run, semaphore: Semaphore, job: Job) -
     let [run, limit] = numbers;
     let (work, code) = (job.work.as_millis().to_string(), job.code.to_string());
     let name = semaphore.name.to_owned();
-    let judged = if semaphore.judged { "judged" } else { "unjudged" };
+    let judged = match semaphore.judge {
+        Judge::Locks => "locks",
+        Judge::EarlyLocks => "early-locks",
+        Judge::Tokens => "tokens",
+    };
     vec![ROLE.into(), directory, run, name, limit, judged.into(), kind.into(), work, code]
 }
 
@@ -80,7 +85,8 @@ pub(crate) fn play(arguments: &[String]) -> ! {
             let variable = |name| std::env::var(name).unwrap_or_default();
             let token = variable("SEMRUN_FENCING_TOKEN");
             notes.write(&format!("entered {} {token} {}", getpid(), variable("SEMRUN_PERMIT")));
-            let judge = (judged == "judged").then(|| judge(&files, limit.parse().unwrap()));
+            let judge = (judged != "tokens")
+                .then(|| judge(&files, limit.parse().unwrap(), judged == "early-locks"));
             if judge.as_ref().is_some_and(Option::is_none) {
                 notes.write("crowded");
             }
@@ -161,9 +167,14 @@ fn open_for_the_family(path: &Path, flags: OFlags) -> OwnedFd {
 }
 
 /// One of the lock files, if there is a free one: the kernel knows, whatever the clocks say.
-fn judge(files: &Path, limit: usize) -> Option<OwnedFd> {
+fn judge(files: &Path, limit: usize, early: bool) -> Option<OwnedFd> {
     (1..=limit).find_map(|number| {
-        let file = open_for_the_family(&files.join(format!("judge.{number}")), OFlags::RDWR);
+        let mut file = open_for_the_family(&files.join(format!("judge.{number}")), OFlags::RDWR);
+        if early {
+            // Above any that a permit may have.
+            file = fcntl_dupfd_cloexec(&file, 500).unwrap();
+            fcntl_setfd(&file, FdFlags::empty()).unwrap();
+        }
         flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
     })
 }

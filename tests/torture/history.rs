@@ -136,9 +136,26 @@ impl Kind {
 pub(crate) struct Semaphore {
     pub(crate) name: &'static str,
     pub(crate) limit: usize,
-    /// Whether the kernel judges here. Not where more is done than a guarantee covers: then the
-    /// tokens have to tell.
-    pub(crate) judged: bool,
+    pub(crate) judge: Judge,
+}
+
+/// What tells whether there are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Judge {
+    /// Lock files, which a command has for as long as there is anything left of it.
+    Locks,
+    /// The same, but for as long as it can do anything. The kernel closes the files of one that was
+    /// killed one after the other, the highest descriptor first; where a permit is a connection,
+    /// the next one may have it before the last of them is closed.
+    EarlyLocks,
+    /// The tokens: here more is done than any other guarantee covers.
+    Tokens,
+}
+
+impl Judge {
+    pub(crate) fn locks(self) -> bool {
+        self != Self::Tokens
+    }
 }
 
 /// What is known of a run besides what happened to it.

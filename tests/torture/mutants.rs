@@ -20,9 +20,9 @@ const MUTANTS: [Mutant; 19] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
-    mutant("deadline-from-request", "serve", &["slow-then-lost"], 90, &[Limit]),
+    mutant("deadline-from-request", "serve", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
-    mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit]),
+    mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("release-after-death", "redis", &["terminate"], 20, &[Limit]),
     mutant("release-after-death", "serve", &["terminate"], 20, &[Limit]),
     mutant("guardian", "redis", &["kill-worker"], 20, &[Limit]),
@@ -49,8 +49,10 @@ const fn mutant(
 }
 
 /// How long one is looked for, and how often: chance decides when it shows itself.
-const TIME: Duration = Duration::from_secs(25);
-const ATTEMPTS: u64 = 4;
+const TIME: Duration = Duration::from_mins(1);
+/// The same for what shows itself only when nobody comes any more.
+const SHORT: Duration = Duration::from_secs(10);
+const ATTEMPTS: u64 = 3;
 
 pub(crate) fn trials(seed: u64) -> Vec<Trial> {
     let trial = |mutant: &'static Mutant| {
@@ -64,10 +66,12 @@ fn catch(mutant: &Mutant, seed: u64) -> Result<(), String> {
     let (name, make) = places::all().into_iter().find(|(name, _)| *name == mutant.place).unwrap();
     let mut figures = String::new();
     for attempt in 0..ATTEMPTS {
-        let mut plan = Plan::all(name, seed + attempt, TIME, make);
+        let time = if mutant.caught_by.contains(&Served) { SHORT } else { TIME };
+        let mut plan = Plan::all(name, seed + attempt, time, make);
         plan.mutant = Some(mutant.guard);
         plan.only = Some(mutant.only);
         plan.long_jobs = Some(mutant.long_jobs);
+        plan.until = mutant.caught_by;
         let outcome = arena::run(&plan);
         let caught = |one: &&super::check::Breach| mutant.caught_by.contains(&one.invariant);
         if let Some(breach) = outcome.breaches.iter().find(caught) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 
 use super::check::{self, Invariant};
-use super::history::{Ask, Event, History, Job, Kind, Moment, Run, Semaphore, What};
+use super::history::{Ask, Event, History, Job, Judge, Kind, Moment, Run, Semaphore, What};
 use super::report;
 
 /// Each invariant with a history that breaks it, and a quiet one, that breaks none.
@@ -127,7 +127,7 @@ fn quiet() -> History {
 /// One that comes then, enters then, and works for a tenth of a second.
 fn one(history: &mut History, run: usize, started: u64, entered: u64) {
     let job = Job { kind: Kind::Plain, work: Duration::from_millis(100), code: 3 };
-    let semaphore = Semaphore { name: "one", limit: 1, judged: true };
+    let semaphore = Semaphore { name: "one", limit: 1, judge: Judge::Locks };
     let (gives_up, by_proxy, deprived) = (false, false, false);
     history.asks.push(Ask { semaphore, job, gives_up, by_proxy, deprived });
     let permit = format!("{run}@one");

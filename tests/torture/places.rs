@@ -1,12 +1,13 @@
 //! A place has faults of its own. At most one of them is at work at a time; those of the semruns
 //! come on top.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::arena::Setting;
 use super::dice::Dice;
-use super::history::{History, Job, Kind, Semaphore};
+use super::history::{Job, Judge, Kind, Moment, Semaphore};
 
 /// A disk that can be full.
 mod disk;
@@ -14,6 +15,8 @@ mod local;
 mod node;
 pub(crate) mod redis;
 mod serve;
+/// Until when a server keeps what it has granted.
+mod watch;
 /// Servers behind a network that misbehaves.
 mod weather;
 
@@ -94,13 +97,20 @@ pub(crate) trait Place {
     /// What is there although nobody holds or waits.
     fn leftovers(&mut self) -> Vec<String>;
 
-    /// Adds what it has seen, and ends.
-    fn finish(self: Box<Self>, history: &mut History);
+    /// Until when it would have kept each permit at least, as it was last seen.
+    fn kept_until(&self) -> BTreeMap<String, Moment> {
+        BTreeMap::new()
+    }
+
+    /// Who of those that are no semruns found that there are too many.
+    fn strangers_crowded(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Many short ones, some that leave a family behind, and of a hundred so many long ones.
 pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, long: usize) -> Job {
-    if !semaphore.judged && semaphore.limit == 1 {
+    if !semaphore.judge.locks() && semaphore.limit == 1 {
         return Job { kind: Kind::Writer, work: dice.millis(100..3000), code: 0 };
     }
     let code = if dice.one_in(30) { -9 } else { i32::try_from(dice.below(40)).unwrap() };
@@ -117,9 +127,9 @@ pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, long: usize) -> Job {
 
 /// One that is taken at a time, some more, and one where more is done than is promised.
 const SEMAPHORES: [Semaphore; 3] = [
-    Semaphore { name: "one", limit: 1, judged: true },
-    Semaphore { name: "three", limit: 3, judged: true },
-    Semaphore { name: "store", limit: 1, judged: false },
+    Semaphore { name: "one", limit: 1, judge: Judge::Locks },
+    Semaphore { name: "three", limit: 3, judge: Judge::Locks },
+    Semaphore { name: "store", limit: 1, judge: Judge::Tokens },
 ];
 
 /// Makes what an arena happens in.

@@ -6,7 +6,7 @@ use super::disk::Disk;
 use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
-use crate::torture::history::{History, Semaphore};
+use crate::torture::history::{Judge, Semaphore};
 
 /// Whose the shared directory is, and who may use it besides.
 const GROUP: u32 = 61_000;
@@ -19,9 +19,9 @@ pub(super) struct Local {
 
 /// One that is taken at a time, some more, and one whose directory is removed while it is used.
 const SEMAPHORES: [Semaphore; 3] = [
-    Semaphore { name: "one", limit: 1, judged: true },
-    Semaphore { name: "three", limit: 3, judged: true },
-    Semaphore { name: "removed", limit: 2, judged: false },
+    Semaphore { name: "one", limit: 1, judge: Judge::Locks },
+    Semaphore { name: "three", limit: 3, judge: Judge::Locks },
+    Semaphore { name: "removed", limit: 2, judge: Judge::Tokens },
 ];
 
 impl Local {
@@ -98,6 +98,4 @@ impl Place for Local {
         };
         SEMAPHORES.iter().flat_map(files).collect()
     }
-
-    fn finish(self: Box<Self>, _history: &mut History) {}
 }

@@ -4,7 +4,7 @@ use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::cloud_server::CloudServer;
 use crate::torture::dice::Dice;
-use crate::torture::history::{History, Semaphore};
+use crate::torture::history::{Judge, Semaphore};
 use crate::torture::proxy::{Proxy, Weather};
 
 /// A server like the original: a permit lives as long as a connection.
@@ -14,8 +14,8 @@ pub(super) struct Node {
 }
 
 const SEMAPHORES: [Semaphore; 2] = [
-    Semaphore { name: "one", limit: 1, judged: true },
-    Semaphore { name: "another", limit: 1, judged: true },
+    Semaphore { name: "one", limit: 1, judge: Judge::EarlyLocks },
+    Semaphore { name: "another", limit: 1, judge: Judge::EarlyLocks },
 ];
 
 impl Node {
@@ -86,6 +86,4 @@ impl Place for Node {
         // Whom it was told of and never heard from again it knows for ever: a weak point of its own.
         Vec::new()
     }
-
-    fn finish(self: Box<Self>, _history: &mut History) {}
 }

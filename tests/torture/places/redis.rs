@@ -1,21 +1,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::disk::Disk;
+use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::{Setting, TTL};
 use crate::torture::clock::WallClock;
 use crate::torture::command::semaphore_directory;
 use crate::torture::dice::Dice;
-use crate::torture::history::{History, Moment, Semaphore};
+use crate::torture::history::{Moment, Semaphore};
 use crate::torture::redis_server::RedisServer;
 
 /// A Redis, and a network before it.
@@ -51,7 +49,8 @@ impl Redis {
     pub(crate) fn that_is_shared(setting: &Setting) -> Self {
         let disk = Disk::mount(&setting.here.join("redis"), "16m");
         let directory = disk.path().to_str().unwrap();
-        let options = ["--dir", directory, "--appendonly", "yes", "--appendfsync", "everysec"];
+        let options = "--appendonly yes --appendfsync everysec --auto-aof-rewrite-min-size 1mb";
+        let options: Vec<_> = ["--dir", directory].into_iter().chain(options.split(' ')).collect();
         let server = RedisServer::with(&options);
         let mut faults = vec!["fill-disk"];
         faults.extend(COMMON);
@@ -69,7 +68,7 @@ impl Redis {
     ) -> Self {
         faults.extend(weather::FAULTS);
         let network = Network::before(server.port());
-        let watch = Watch::over(&server);
+        let watch = watch(&server);
         let passbuddies = PassBuddies::new(&setting.here, setting.seed, server.port());
         Self {
             server,
@@ -170,7 +169,7 @@ impl Place for Redis {
                 let millis =
                     i64::try_from(dice.below(2 * far)).unwrap() - i64::try_from(far).unwrap();
                 self.clock.as_ref()?.leap(millis);
-                self.watch.leapt.store(true, Ordering::Relaxed);
+                self.watch.leapt();
                 self.leaping = true;
                 let lasts = Duration::from_secs(5);
                 Some(Strike { detail: format!("by {millis} ms"), lasts })
@@ -236,11 +235,12 @@ impl Place for Redis {
         keys.into_iter().filter(|key| !stays(key)).collect()
     }
 
-    fn finish(self: Box<Self>, history: &mut History) {
-        let Self { mut passbuddies, watch, .. } = *self;
-        passbuddies.end();
-        history.strangers_crowded = passbuddies.violations();
-        history.kept_until = watch.end();
+    fn kept_until(&self) -> BTreeMap<String, Moment> {
+        self.watch.kept_until()
+    }
+
+    fn strangers_crowded(&self) -> Vec<String> {
+        self.passbuddies.violations()
     }
 }
 
@@ -297,66 +297,20 @@ impl Drop for PassBuddies {
     }
 }
 
-/// Sees until when the server would keep each permit.
-struct Watch {
-    ends: Arc<AtomicBool>,
-    leapt: Arc<AtomicBool>,
-    looks: Arc<AtomicU64>,
-    seen: Arc<Mutex<BTreeMap<String, Moment>>>,
-    thread: JoinHandle<()>,
-}
-
-impl Watch {
-    const EACH: Duration = Duration::from_millis(30);
-
-    fn over(server: &RedisServer) -> Self {
-        let url = server.url();
-        let (ends, leapt, looks) = (Arc::default(), Arc::default(), Arc::default());
-        let seen: Arc<Mutex<BTreeMap<String, Moment>>> = Arc::default();
-        let (end, leap, look, kept) =
-            (Arc::clone(&ends), Arc::clone(&leapt), Arc::clone(&looks), Arc::clone(&seen));
-        let thread = std::thread::spawn(move || {
-            let mut connection = None;
-            while !AtomicBool::load(&end, Ordering::Relaxed) {
-                let began = Instant::now();
-                if connection.is_none() {
-                    let client = redis::Client::open(url.as_str()).unwrap();
-                    connection =
-                        client.get_connection_with_timeout(Duration::from_millis(300)).ok();
-                }
-                let found = connection.as_mut().and_then(|connection| look_at(connection).ok());
-                match found {
-                    None => connection = None,
-                    Some(found) => {
-                        AtomicU64::fetch_add(&look, 1, Ordering::Relaxed);
-                        let mut kept = kept.lock().unwrap();
-                        // A clock that leaps says nothing about time: whoever was there is left out.
-                        if AtomicBool::swap(&leap, false, Ordering::Relaxed) {
-                            let far = Duration::from_hours(24);
-                            kept.values_mut().for_each(|until| *until = until.plus(far));
-                            for (permit, _) in &found {
-                                kept.insert(permit.clone(), Moment::now().plus(far));
-                            }
-                        } else {
-                            for (permit, until) in found {
-                                let known = kept.entry(permit).or_insert(until);
-                                *known = (*known).max(until);
-                            }
-                        }
-                    }
-                }
-                std::thread::sleep(Self::EACH.saturating_sub(began.elapsed()));
-            }
-        });
-        Self { ends, leapt, looks, seen, thread }
-    }
-
-    fn end(self) -> BTreeMap<String, Moment> {
-        self.ends.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        assert!(self.looks.load(Ordering::Relaxed) > 0, "the server was never seen");
-        std::mem::take(&mut self.seen.lock().unwrap())
-    }
+fn watch(server: &RedisServer) -> Watch {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = None;
+    Watch::new(move || {
+        if connection.is_none() {
+            let time = Duration::from_millis(300);
+            connection = client.get_connection_with_timeout(time).ok();
+        }
+        let seen = look_at(connection.as_mut()?).ok();
+        if seen.is_none() {
+            connection = None;
+        }
+        seen
+    })
 }
 
 /// The permits, and until when the server keeps them at least.

@@ -1,15 +1,20 @@
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::disk::Disk;
+use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::clock::WallClock;
 use crate::torture::cloud_server::{CloudServer, KEY};
 use crate::torture::dice::Dice;
-use crate::torture::history::{History, Semaphore};
+use crate::torture::history::{Moment, Semaphore};
 
 /// `semrun serve` with a state directory on a small disk, and a network before it.
 pub(super) struct Serve {
@@ -18,6 +23,7 @@ pub(super) struct Serve {
     disk: Disk,
     clock: WallClock,
     faults: Vec<&'static str>,
+    watch: Watch,
 }
 
 impl Serve {
@@ -31,7 +37,8 @@ impl Serve {
         let network = Network::before(server.port());
         let mut faults = vec!["kill-server", "restart-server", "stop-server", "fill-disk", "leap"];
         faults.extend(weather::FAULTS);
-        Self { server, network, disk, clock, faults }
+        let watch = watch(server.port());
+        Self { server, network, disk, clock, faults, watch }
     }
 }
 
@@ -94,6 +101,10 @@ impl Place for Serve {
         }
     }
 
+    fn kept_until(&self) -> BTreeMap<String, Moment> {
+        self.watch.kept_until()
+    }
+
     fn idle_cost(&self) -> u64 {
         // Each hears something every ten seconds.
         2
@@ -106,31 +117,47 @@ impl Place for Serve {
     fn leftovers(&mut self) -> Vec<String> {
         SEMAPHORES.iter().flat_map(|one| nodes(self.server.port(), one.name)).collect()
     }
+}
 
-    fn finish(self: Box<Self>, _history: &mut History) {}
+/// What our own client is told.
+fn watch(port: u16) -> Watch {
+    Watch::new(move || {
+        let mut all = Vec::new();
+        for Semaphore { name, .. } in SEMAPHORES {
+            let before = Moment::now();
+            let seen = ask(port, name, "X-Semrun: 1\r\n").ok()?;
+            for holder in seen["holders"].as_array().into_iter().flatten() {
+                let (id, left) = (holder["id"].as_str()?, holder["left_ms"].as_u64());
+                let until = before.plus(Duration::from_millis(left.unwrap_or(0)));
+                all.push((format!("{id}@{name}"), until));
+            }
+        }
+        Some(all)
+    })
 }
 
 /// Whom the server knows; a name that nobody uses it does not.
 fn nodes(port: u16, semaphore: &str) -> Vec<String> {
-    let seen = observe(port, semaphore);
+    let seen = ask(port, semaphore, "").unwrap();
     let nodes = seen["nodes"].as_object().cloned().unwrap_or_default();
     nodes.keys().map(|id| format!("{semaphore}: {id}")).collect()
 }
 
-/// As the original's clients do, over a connection of its own.
-fn observe(port: u16, semaphore: &str) -> serde_json::Value {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+/// Asks about a semaphore, over a connection of its own.
+fn ask(port: u16, name: &str, header: &str) -> io::Result<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let request = format!(
-        "GET /semaphore/observe?semaphore={semaphore} HTTP/1.1\r\nHost: x\r\n\
-         Connection: close\r\nAuthorization: {KEY}\r\nX-API-Key: {KEY}\r\n\r\n"
+        "GET /semaphore/observe?name={name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         X-API-Key: {KEY}\r\n{header}\r\n"
     );
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1.trim();
-    if body.is_empty() {
-        return serde_json::Value::Null;
+    stream.read_to_string(&mut text)?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body.trim());
+    // There is none about a name that nobody uses.
+    if text.starts_with("HTTP/1.1 200") && body.is_empty() {
+        return Ok(Value::Null);
     }
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"))
+    Ok(serde_json::from_str(body)?)
 }

@@ -57,7 +57,7 @@ impl Network {
             "slow-then-lost" => {
                 let slow = dice.millis(1500..3500);
                 self.then = Some((Instant::now() + slow, Weather::Lost));
-                let lost = TTL + Duration::from_secs(1) + dice.part_of(TTL);
+                let lost = TTL + Duration::from_secs(1) + dice.part_of(TTL / 2);
                 (Weather::SlowReplies(dice.millis(1300..1900)), slow + lost)
             }
             "lost-network" => (Weather::Lost, long),
