@@ -10,6 +10,8 @@ mod cli {
     mod cloud_server;
     /// What goes wrong, and commands that make it hard.
     mod faults;
+    /// The examples of a store that refuses older tokens.
+    mod fencing;
     /// Completions and man pages.
     mod generated;
     /// A client of HTTP that knows nothing of ours.

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 /// Of one arena, when nobody says how long; as long again may be needed until all have been served.
-const BOUNDED: Duration = Duration::from_secs(45);
+const BOUNDED: Duration = Duration::from_mins(1);
 
 fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

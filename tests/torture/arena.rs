@@ -246,7 +246,8 @@ impl Arena<'_> {
                 next_fault = Instant::now() + self.dice.millis(pause);
             }
             if Instant::now() > next_look && self.strike.is_none() {
-                self.look();
+                let semaphore = self.dice.pick(self.place.semaphores());
+                self.look(semaphore);
                 next_look = Instant::now() + self.dice.millis(300..700);
             }
             if !self.plan.until.is_empty() && Instant::now() > next_check {
@@ -492,9 +493,7 @@ impl Arena<'_> {
     }
 
     /// Who waits, in which order.
-    fn look(&mut self) {
-        let semaphores = self.place.semaphores().to_vec();
-        let semaphore = self.dice.pick(&semaphores);
+    fn look(&mut self, semaphore: Semaphore) {
         let mut status = Command::new(self.here().join("semrun"));
         self.dress(&mut status, false);
         let status = status.args(["status", "--json", semaphore.name]);
@@ -521,6 +520,10 @@ impl Arena<'_> {
         if CLIENT_FAULTS.contains(&kind) {
             self.strike_client(kind);
         } else if self.strike.is_none() && Instant::now() > self.spared {
+            // The order that is to hold behind it as well.
+            for semaphore in self.place.semaphores().to_vec() {
+                self.look(semaphore);
+            }
             let situation = Situation { stopped: self.stopped.len() };
             if let Some(strike) = self.place.strike(kind, &mut self.dice, &situation) {
                 let (runs, detail) = (Vec::new(), strike.detail);

@@ -16,11 +16,10 @@ struct Mutant {
     caught_by: &'static [Invariant],
 }
 
-const MUTANTS: [Mutant; 19] = [
+const MUTANTS: [Mutant; 18] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
-    mutant("deadline-from-request", "serve", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("release-after-death", "redis", &["terminate"], 20, &[Limit]),
