@@ -66,6 +66,10 @@ impl RedisServer {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
     /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();

@@ -212,15 +212,14 @@ fn dead_before(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let invariant = Invariant::DeadBefore;
     for (run, life) in &lives.of {
         let judged = history.ask(*run).semaphore.judge.locks();
-        let (Some(dead), Some(end)) = (life.dead, history.kept_until.get(&life.permit)) else {
-            continue;
-        };
+        let Some(dead) = life.dead else { continue };
+        let Some(end) = history.kept.over(&life.permit, dead) else { continue };
         // One that lapsed and was granted again was last seen before that.
-        let seen = life.entered.first().is_some_and(|entered| entered < end);
-        if judged && seen && dead > *end {
-            let late = dead.since(*end);
+        let seen = life.entered.first().is_some_and(|entered| *entered < end);
+        if judged && seen && dead > end {
+            let late = dead.since(end);
             let text = format!("{run} still had processes {late:?} after the end of its lease");
-            breaches.push(Breach { invariant, at: *end, runs: vec![*run], text });
+            breaches.push(Breach { invariant, at: end, runs: vec![*run], text });
         }
     }
     for (run, life) in lives.of.iter().filter(|_| history.guarded) {

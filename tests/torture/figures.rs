@@ -43,7 +43,7 @@ impl Figures {
         }
         let lives = Lives::of(history);
         let compared = |life: &super::check::Life| {
-            life.dead.is_some() && history.kept_until.contains_key(&life.permit)
+            life.dead.is_some() && history.kept.until.contains_key(&life.permit)
         };
         figures.ends_compared = lives.of.values().filter(|life| compared(life)).count();
         figures.hand_overs = hand_overs(history);

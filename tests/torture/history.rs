@@ -171,13 +171,31 @@ pub(crate) struct Ask {
     pub(crate) deprived: bool,
 }
 
+/// What was seen of a server, from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Until when it would have kept a permit, as it was last seen.
+    pub(crate) until: BTreeMap<String, Moment>,
+    /// When it was looked at.
+    pub(crate) looks: Vec<Moment>,
+}
+
+impl Kept {
+    /// When the lease was over of a permit that was seen; none if it may have been renewed once more
+    /// before that, as nobody could look.
+    pub(crate) fn over(&self, permit: &str, by: Moment) -> Option<Moment> {
+        let end = *self.until.get(permit)?;
+        let next = self.looks.partition_point(|look| *look < end);
+        self.looks.get(next).is_some_and(|look| *look <= by).then_some(end)
+    }
+}
+
 /// All that happened in an arena.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) asks: Vec<Ask>,
     pub(crate) events: Vec<Event>,
-    /// Until when a server would have kept a permit at least, as it was last seen.
-    pub(crate) kept_until: BTreeMap<String, Moment>,
+    pub(crate) kept: Kept,
     /// Whether a semrun is two processes there, of which either ends the command when the other dies.
     pub(crate) guarded: bool,
     /// When a holder whose processes were all killed would lose its permit: the kill, the end.

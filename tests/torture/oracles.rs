@@ -16,7 +16,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             history.strangers_crowded.push("passbuddy 7".into());
         }),
         ("alive_behind_its_lease", Invariant::DeadBefore, |history| {
-            history.kept_until.insert("0@one".into(), at(204));
+            history.kept.until.insert("0@one".into(), at(192));
+            history.kept.looks.push(at(193));
         }),
         ("a_command_without_its_semrun", Invariant::DeadBefore, |history| {
             history.guarded = true;
@@ -131,7 +132,7 @@ fn one(history: &mut History, run: usize, started: u64, entered: u64) {
     let (gives_up, by_proxy, deprived) = (false, false, false);
     history.asks.push(Ask { semaphore, job, gives_up, by_proxy, deprived });
     let permit = format!("{run}@one");
-    history.kept_until.insert(permit.clone(), at(entered + 5000));
+    history.kept.until.insert(permit.clone(), at(entered + 5000));
     let (token, stderr) = (Some(10 + u64::try_from(run).unwrap()), String::new());
     let run = Run(run);
     add(history, started, What::Started(run));

@@ -1,13 +1,12 @@
 //! A place has faults of its own. At most one of them is at work at a time; those of the semruns
 //! come on top.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::arena::Setting;
 use super::dice::Dice;
-use super::history::{Job, Judge, Kind, Moment, Semaphore};
+use super::history::{Job, Judge, Kept, Kind, Semaphore};
 
 /// A disk that can be full.
 mod disk;
@@ -98,8 +97,8 @@ pub(crate) trait Place {
     fn leftovers(&mut self) -> Vec<String>;
 
     /// Until when it would have kept each permit at least, as it was last seen.
-    fn kept_until(&self) -> BTreeMap<String, Moment> {
-        BTreeMap::new()
+    fn kept(&self) -> Kept {
+        Kept::default()
     }
 
     /// Who of those that are no semruns found that there are too many.

@@ -115,7 +115,7 @@ fn describe(history: &History, lives: &Lives, begin: Moment, run: Run) -> String
     note("left", life.left.map(|(at, _)| at));
     note("dead", life.dead);
     note("ended", life.ended.as_ref().map(|(at, ..)| *at));
-    note("lease until", history.kept_until.get(&life.permit).copied());
+    note("lease until", history.kept.until.get(&life.permit).copied());
     if let Some(token) = life.token {
         let _ = write!(out, ", token {token}");
     }

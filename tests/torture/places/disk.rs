@@ -23,7 +23,7 @@ impl Disk {
     pub(super) fn fill(&self) {
         let path = self.0.join(".filler");
         let mut filler = OpenOptions::new().append(true).create(true).open(path).unwrap();
-        for size in [4096, 1] {
+        for size in [1 << 20, 4096, 1] {
             while filler.write_all(&vec![b'x'; size]).is_ok() {}
         }
     }

@@ -11,6 +11,7 @@ use crate::torture::proxy::{Proxy, Weather};
 pub(super) struct Node {
     server: CloudServer,
     proxy: Proxy,
+    down: bool,
 }
 
 const SEMAPHORES: [Semaphore; 2] = [
@@ -22,7 +23,7 @@ impl Node {
     pub(super) fn new(_setting: &Setting) -> Self {
         let server = CloudServer::like_node();
         let proxy = Proxy::to(server.port());
-        Self { server, proxy }
+        Self { server, proxy, down: false }
     }
 }
 
@@ -59,6 +60,7 @@ impl Place for Node {
         let weather = match kind {
             "kill-server" => {
                 self.server.kill();
+                self.down = true;
                 // Whoever held learns of it at once; another server needs some time to start.
                 return Some(Strike::lasting(dice.millis(300..1500)));
             }
@@ -76,10 +78,18 @@ impl Place for Node {
 
     fn mend(&mut self, kind: &'static str) {
         match kind {
-            "kill-server" => self.server.start_again(),
+            "kill-server" => {
+                self.server.start_again();
+                self.down = false;
+            }
             "stop-server" => self.server.signal(Signal::CONT),
             _ => self.proxy.weather(Weather::Fair),
         }
+    }
+
+    fn tick(&mut self) {
+        // It does when it hears something that it does not expect.
+        assert!(self.down || self.server.is_running(), "the server has ended by itself");
     }
 
     fn leftovers(&mut self) -> Vec<String> {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use crate::torture::arena::{Setting, TTL};
 use crate::torture::clock::WallClock;
 use crate::torture::command::semaphore_directory;
 use crate::torture::dice::Dice;
-use crate::torture::history::{Moment, Semaphore};
+use crate::torture::history::{Kept, Moment, Semaphore};
 use crate::torture::redis_server::RedisServer;
 
 /// A Redis, and a network before it.
@@ -47,9 +46,11 @@ impl Redis {
 
     /// It keeps its data through a kill, its disk can be full, and PassBuddy's programs use it too.
     pub(crate) fn that_is_shared(setting: &Setting) -> Self {
-        let disk = Disk::mount(&setting.here.join("redis"), "16m");
+        // It has room for all that is written in a day: a log that is written anew while the disk is
+        // full may be one that Redis cannot read again.
+        let disk = Disk::mount(&setting.here.join("redis"), "500m");
         let directory = disk.path().to_str().unwrap();
-        let options = "--appendonly yes --appendfsync everysec --auto-aof-rewrite-min-size 1mb";
+        let options = "--appendonly yes --appendfsync everysec --auto-aof-rewrite-percentage 0";
         let options: Vec<_> = ["--dir", directory].into_iter().chain(options.split(' ')).collect();
         let server = RedisServer::with(&options);
         let mut faults = vec!["fill-disk"];
@@ -206,6 +207,7 @@ impl Place for Redis {
     fn tick(&mut self) {
         self.network.tick();
         if !self.down {
+            assert!(self.server.is_running(), "redis-server has ended by itself");
             self.passbuddies.fill_up();
         }
     }
@@ -235,8 +237,8 @@ impl Place for Redis {
         keys.into_iter().filter(|key| !stays(key)).collect()
     }
 
-    fn kept_until(&self) -> BTreeMap<String, Moment> {
-        self.watch.kept_until()
+    fn kept(&self) -> Kept {
+        self.watch.kept()
     }
 
     fn strangers_crowded(&self) -> Vec<String> {

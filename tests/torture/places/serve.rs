@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::torture::arena::Setting;
 use crate::torture::clock::WallClock;
 use crate::torture::cloud_server::{CloudServer, KEY};
 use crate::torture::dice::Dice;
-use crate::torture::history::{Moment, Semaphore};
+use crate::torture::history::{Kept, Moment, Semaphore};
 
 /// `semrun serve` with a state directory on a small disk, and a network before it.
 pub(super) struct Serve {
@@ -24,6 +23,7 @@ pub(super) struct Serve {
     clock: WallClock,
     faults: Vec<&'static str>,
     watch: Watch,
+    down: bool,
 }
 
 impl Serve {
@@ -38,7 +38,7 @@ impl Serve {
         let mut faults = vec!["kill-server", "restart-server", "stop-server", "fill-disk", "leap"];
         faults.extend(weather::FAULTS);
         let watch = watch(server.port());
-        Self { server, network, disk, clock, faults, watch }
+        Self { server, network, disk, clock, faults, watch, down: false }
     }
 }
 
@@ -68,10 +68,12 @@ impl Place for Serve {
         match kind {
             "kill-server" => {
                 self.server.kill();
+                self.down = true;
                 Some(Strike::lasting(dice.millis(0..3000)))
             }
             "restart-server" => {
                 let _ = self.server.stop();
+                self.down = true;
                 Some(Strike::lasting(dice.millis(0..500)))
             }
             "stop-server" => {
@@ -93,7 +95,10 @@ impl Place for Serve {
 
     fn mend(&mut self, kind: &'static str) {
         match kind {
-            "kill-server" | "restart-server" => self.server.start_again(),
+            "kill-server" | "restart-server" => {
+                self.server.start_again();
+                self.down = false;
+            }
             "stop-server" => self.server.signal(Signal::CONT),
             "fill-disk" => self.disk.free(),
             "leap" => (),
@@ -101,8 +106,8 @@ impl Place for Serve {
         }
     }
 
-    fn kept_until(&self) -> BTreeMap<String, Moment> {
-        self.watch.kept_until()
+    fn kept(&self) -> Kept {
+        self.watch.kept()
     }
 
     fn idle_cost(&self) -> u64 {
@@ -111,6 +116,7 @@ impl Place for Serve {
     }
 
     fn tick(&mut self) {
+        assert!(self.down || self.server.is_running(), "the server has ended by itself");
         self.network.tick();
     }
 

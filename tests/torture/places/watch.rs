@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use crate::torture::history::Moment;
+use crate::torture::history::{Kept, Moment};
 
 /// What a server would keep, and until when at least, if it can be asked.
 pub(super) type Seen = Option<Vec<(String, Moment)>>;
@@ -19,7 +19,8 @@ pub(super) struct Watch {
 struct Shared {
     ends: AtomicBool,
     leapt: AtomicBool,
-    looks: AtomicU64,
+    /// When those looks began that were answered.
+    looks: Mutex<Vec<Moment>>,
     kept: Mutex<BTreeMap<String, Moment>>,
 }
 
@@ -31,9 +32,9 @@ impl Watch {
         let ours = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             while !ours.ends.load(Ordering::Relaxed) {
-                let began = Instant::now();
+                let (began, moment) = (Instant::now(), Moment::now());
                 if let Some(seen) = look() {
-                    ours.see(seen);
+                    ours.see(moment, seen);
                 }
                 sleep(Self::EACH.saturating_sub(began.elapsed()));
             }
@@ -47,16 +48,17 @@ impl Watch {
         self.shared.leapt.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn kept_until(&self) -> BTreeMap<String, Moment> {
-        assert!(self.shared.looks.load(Ordering::Relaxed) > 0, "the server was never seen");
-        self.shared.kept.lock().unwrap().clone()
+    pub(super) fn kept(&self) -> Kept {
+        let looks = self.shared.looks.lock().unwrap().clone();
+        assert!(!looks.is_empty(), "the server was never seen");
+        Kept { until: self.shared.kept.lock().unwrap().clone(), looks }
     }
 }
 
 impl Shared {
-    fn see(&self, seen: Vec<(String, Moment)>) {
+    fn see(&self, at: Moment, seen: Vec<(String, Moment)>) {
         const FAR: Duration = Duration::from_hours(24);
-        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.looks.lock().unwrap().push(at);
         let mut kept = self.kept.lock().unwrap();
         let leapt = self.leapt.swap(false, Ordering::Relaxed);
         if leapt {

@@ -1,0 +1,146 @@
+//! What goes wrong: with one client, or with the place where the permits live.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::{Arena, Client, TTL};
+use crate::torture::history::{Kind, Moment, Run, What};
+use crate::torture::places::Situation;
+use crate::torture::processes::{Process, worker};
+
+/// What can happen to semruns and their commands, wherever permits live.
+const CLIENT_FAULTS: [&str; 11] = [
+    "kill-guardian",
+    "kill-worker",
+    "kill-both",
+    "kill-command",
+    "kill-waiter",
+    "stop-guardian",
+    "stop-worker",
+    "stop-command",
+    "stop-waiter",
+    "freeze-client",
+    "terminate",
+];
+
+impl Arena<'_> {
+    /// Something goes wrong.
+    pub(super) fn fault(&mut self) {
+        // A lost host is rare among so many, and says most.
+        let more = ["kill-both"; 3];
+        let client_faults = CLIENT_FAULTS.iter().chain(&CLIENT_FAULTS).chain(&more).copied();
+        let kinds: Vec<&'static str> = client_faults
+            .chain(self.place.faults().iter().copied())
+            .filter(|kind| self.plan.only.is_none_or(|only| only.contains(kind)))
+            .collect();
+        if kinds.is_empty() {
+            return;
+        }
+        let kind = self.dice.pick(&kinds);
+        if CLIENT_FAULTS.contains(&kind) {
+            self.strike_client(kind);
+        } else if self.strike.is_none() && Instant::now() > self.spared {
+            // The order that is to hold behind it as well.
+            for semaphore in self.place.semaphores().to_vec() {
+                self.look(semaphore);
+            }
+            let situation = Situation { stopped: self.stopped.len() };
+            if let Some(strike) = self.place.strike(kind, &mut self.dice, &situation) {
+                let (runs, detail) = (Vec::new(), strike.detail);
+                self.history.add(What::Struck { kind, runs, detail });
+                self.strike = Some((Instant::now() + strike.lasts, kind));
+            }
+        }
+    }
+
+    fn strike_client(&mut self, kind: &'static str) {
+        let two_processes = self.place.has_two_processes();
+        let waits = matches!(kind, "kill-waiter" | "stop-waiter");
+        let candidates: Vec<usize> = (0..self.clients.len())
+            .filter(|at| {
+                let client = &self.clients[*at];
+                let ask = self.history.ask(client.run);
+                let fits = match kind {
+                    // The command dies with them; what it started, if there is any, does not.
+                    "kill-both" => two_processes && ask.job.kind.is_alone(),
+                    "freeze-client" => ask.job.kind == Kind::Writer,
+                    "kill-worker" | "stop-worker" => {
+                        two_processes && self.place.may_stop_workers(kind)
+                    }
+                    "kill-command" | "stop-command" => client.command.is_some(),
+                    _ => true,
+                };
+                let spared = self.plan.only.is_none() && self.history.asks.len() < 8;
+                let phase = client.command.is_some() != waits || kind == "terminate";
+                fits && phase && !client.struck && client.semrun.is_some() && !spared
+            })
+            .collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let at = self.dice.pick(&candidates);
+        let victims = self.victims(kind, &self.clients[at]);
+        let signal = match kind.split('-').next() {
+            Some("kill") => Signal::KILL,
+            Some("terminate") => Signal::TERM,
+            _ => Signal::STOP,
+        };
+        let both_killed = kind == "kill-both" || (kind == "kill-waiter" && victims.len() == 2);
+        let Client { run, ref permit, .. } = self.clients[at];
+        let end = permit.as_ref().filter(|_| both_killed);
+        let end = end.and_then(|permit| self.end_of(run, permit));
+        let before = Moment::now();
+        // Who would act for the others first.
+        let struck = victims.iter().rev().filter(|process| process.signal(signal)).count();
+        if struck == 0 {
+            return;
+        }
+        self.clients[at].struck = true;
+        if let Some(end) = end {
+            self.history.take_overs.push((self.history.ask(run).semaphore, before, end));
+        }
+        let detail = String::new();
+        self.history.add(What::Struck { kind, runs: vec![run], detail });
+        if signal == Signal::STOP {
+            let time = match kind {
+                "freeze-client" => TTL.mul_f64(1.3) + self.dice.millis(0..3000),
+                _ if self.dice.one_in(4) => self.dice.millis(1500..8000),
+                _ => self.dice.millis(20..1500),
+            };
+            self.stopped.push((Instant::now() + time, victims, kind));
+        }
+    }
+
+    /// The processes that a fault is about; the first of them goes on first when they were stopped.
+    fn victims(&self, kind: &str, client: &Client) -> Vec<Process> {
+        let mark = self.mark();
+        let find = |pid: Option<Pid>| pid.and_then(|pid| Process::find(pid, &mark));
+        let semrun = Pid::from_child(client.semrun.as_ref().unwrap());
+        let (guardian, worker) = (find(Some(semrun)), find(worker(semrun)));
+        let command = find(client.command);
+        let victims = match kind {
+            "kill-guardian" | "stop-guardian" | "terminate" => vec![guardian],
+            "kill-worker" | "stop-worker" => vec![worker],
+            "kill-command" | "stop-command" => vec![command],
+            // One of the two alone, by chance.
+            "kill-waiter" if client.run.0.is_multiple_of(2) && worker.is_some() => vec![worker],
+            "kill-both" | "kill-waiter" | "stop-waiter" => vec![worker, guardian],
+            _ => vec![command, worker, guardian],
+        };
+        victims.into_iter().flatten().collect()
+    }
+
+    /// When its server will give a permit up, if it says so.
+    fn end_of(&self, run: Run, permit: &str) -> Option<Moment> {
+        if self.strike.is_some() {
+            return None;
+        }
+        let before = Moment::now();
+        let seen = self.status(self.history.ask(run).semaphore)?;
+        let holders = seen["holders"].as_array()?;
+        let ours = holders.iter().find(|one| one["permit"] == permit)?;
+        let left = ours["lease_left_ms"].as_u64()?;
+        Some(before.plus(Duration::from_millis(left)))
+    }
+}
