@@ -6,7 +6,9 @@ set -eu
 dir=$(mktemp -d)
 redis-server --port 0 --unixsocket "$dir/redis" --save '' > "$dir/redis.log" &
 redis=$!
-trap 'kill "$redis"; wait; rm -r "$dir"' EXIT
+touch "$dir/frozen"
+# What is frozen cannot end by itself.
+trap 'xargs -r kill -KILL < "$dir/frozen" 2> "$dir/gone" || true; kill "$redis"; wait; rm -r "$dir"' EXIT
 
 run() {
     semrun --backend "redis+unix://$dir/redis" --quarantine 0 --name report --ttl 5s -- "$@" 2>&1
@@ -16,9 +18,9 @@ tree() { # a process and everything below it, parents first; stopped on the way 
     echo "$2"
     for child in $(pgrep -P "$2"); do tree "$1" "$child"; done
 }
-until_it_says() { until grep -q "$1" "$dir/first"; do sleep 0.1; done; }
+until_it_says() { until grep -q "$1" "$dir/first"; do kill -0 "$shell"; sleep 0.1; done; }
 
-until [ -S "$dir/redis" ]; do sleep 0.1; done
+until [ -S "$dir/redis" ]; do kill -0 "$redis"; sleep 0.1; done
 run "$@" first > "$dir/first" &
 shell=$!
 until_it_says begins
@@ -38,5 +40,6 @@ until_it_says 'first: [rw]'
 kill -CONT "$worker" "$guardian" # in this order: the guardian ends the worker
 code=0
 wait "$shell" || code=$?
+: > "$dir/frozen"
 tail -n +2 "$dir/first"
 echo "-- semrun ended with $code"

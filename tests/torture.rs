@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     // They mostly wait; and what they disturb each other by is one more fault.
-    arguments.test_threads = arguments.test_threads.or(Some(8));
+    arguments.test_threads = arguments.test_threads.or(Some(20));
     if std::env::var_os(APART).is_none() && !arguments.list {
         in_a_mount_namespace();
     }
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let mut trials = oracles::trials();
     trials.extend(places::all().into_iter().map(|(name, place)| {
         Trial::test(format!("arena::{name}"), move || {
-            Ok(figures::tell(arena::run(&arena::Plan::all(name, seed, time, place)))?)
+            Ok(figures::tell(arena::run(&arena::Plan::all(name, seed, time, place)), time)?)
         })
     }));
     #[cfg(feature = "mutants")]

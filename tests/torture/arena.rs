@@ -11,7 +11,7 @@ use super::check::{self, Breach, Invariant};
 use super::command;
 use super::dice::Dice;
 use super::figures::Figures;
-use super::history::{History, Job, Kind, Semaphore, What};
+use super::history::{History, Job, Kind, Run, Semaphore, What};
 use super::places::{Make, Place};
 use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
@@ -77,12 +77,19 @@ struct Arena<'a> {
     clients: Vec<Client>,
     notes: File,
     unfinished: String,
-    /// What is stopped, and until when.
-    stopped: Vec<(Instant, Vec<Process>, &'static str)>,
+    stopped: Vec<Stopped>,
     /// What happens to the place, and until when.
     strike: Option<(Instant, &'static str)>,
     /// Until when nothing happens to it again, so that clients can come back from the last time.
     spared: Instant,
+}
+
+/// Processes that do nothing until then.
+struct Stopped {
+    until: Instant,
+    processes: Vec<Process>,
+    kind: &'static str,
+    run: Run,
 }
 
 /// Ends whatever carries the mark, however the run ends.
@@ -90,10 +97,16 @@ struct Cleanup(String);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        for pid in marked(&self.0) {
-            if let Some(process) = Process::find(pid, &self.0) {
+        // One that is just starting others may be faster, but not for ever.
+        for _ in 0..50 {
+            let left = marked(&self.0);
+            if left.is_empty() {
+                break;
+            }
+            for process in left.into_iter().filter_map(|pid| Process::find(pid, &self.0)) {
                 process.signal(Signal::KILL);
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
@@ -173,6 +186,11 @@ impl Arena<'_> {
             }
         }
         // Those who have just come are not idle yet.
+        let end = Instant::now() + Duration::from_secs(10);
+        let queued = |seen: serde_json::Value| seen["waiters"].as_array().map_or(0, Vec::len);
+        while self.status(semaphore).map_or(0, queued) < 2 && Instant::now() < end {
+            self.tick();
+        }
         self.watch(Duration::from_millis(700));
         let waiting = self.clients.iter().filter(|client| client.command.is_none());
         let pids: Vec<Pid> = waiting
@@ -189,11 +207,24 @@ impl Arena<'_> {
         let requests = after.0.zip(before.0).map(|(after, before)| after - before);
         let woken = after.1.saturating_sub(before.1);
         let allowed = self.place.idle_cost();
-        if requests.unwrap_or(0) > allowed || woken > 2 * allowed {
+        // A page that is read from the disk is a wake-up, too.
+        if requests.unwrap_or(0) > allowed || woken > 2 * allowed + 2 {
             let text =
                 format!("two waiters woke {woken} times in {TIME:?}, with {requests:?} requests");
             self.history.costly.push(text);
         }
+    }
+
+    fn go_on(&mut self, stopped: &Stopped) {
+        let Stopped { processes, kind, run, .. } = stopped;
+        for (at, process) in processes.iter().enumerate() {
+            process.signal(Signal::CONT);
+            if at == 0 && *kind == "freeze-client" {
+                // A command that goes on before those who would end it: the worst that a thaw can do.
+                std::thread::sleep(Duration::from_millis(250));
+            }
+        }
+        self.history.add(What::Mended { kind, runs: vec![*run] });
     }
 
     fn watch(&mut self, time: Duration) {
@@ -236,6 +267,7 @@ impl Arena<'_> {
 
     fn check(&mut self) -> Vec<Breach> {
         self.history.kept = self.place.kept();
+        self.history.strangers = self.place.strangers();
         self.history.strangers_crowded = self.place.strangers_crowded();
         self.history.events.sort_by_key(|event| event.at);
         check::all(&self.history)
@@ -243,13 +275,12 @@ impl Arena<'_> {
 
     /// Nothing goes wrong any more, nobody comes, and so all have to be served.
     fn calm_down(&mut self) {
-        for (_, processes, kind) in std::mem::take(&mut self.stopped) {
-            go_on(&processes);
-            self.history.add(What::Mended { kind });
+        for stopped in std::mem::take(&mut self.stopped) {
+            self.go_on(&stopped);
         }
         if let Some((_, kind)) = self.strike.take() {
             self.place.mend(kind);
-            self.history.add(What::Mended { kind });
+            self.history.add(What::Mended { kind, runs: Vec::new() });
         }
         self.place.calm();
         let time = if self.plan.mutant.is_some() { SERVED_OR_NOT } else { SERVED };
@@ -300,15 +331,5 @@ impl Arena<'_> {
         let permits = waiters.iter().filter_map(|one| one["permit"].as_str().map(String::from));
         let what = What::Queue { semaphore: semaphore.name, permits: permits.collect() };
         self.history.add(what);
-    }
-}
-
-fn go_on(processes: &[Process]) {
-    for (at, process) in processes.iter().enumerate() {
-        process.signal(Signal::CONT);
-        if at == 0 && processes.len() == 3 {
-            // A command that goes on before those who would end it: the worst that a thaw can do.
-            std::thread::sleep(Duration::from_millis(250));
-        }
     }
 }

@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use super::arena::TTL;
 use super::figures::{hand_overs, median, take_overs};
-use super::history::{History, Moment, Run, Semaphore, What};
+use super::history::{Ask, History, Moment, Run, Semaphore, What};
+use super::places::concern_the_network;
 
 /// Something that must not be.
 #[derive(Debug, Clone)]
@@ -46,9 +47,16 @@ impl Invariant {
     }
 }
 
-/// For how long a fault can be the reason for what happens: until who tries again for five seconds
-/// has given up, on a slow machine.
-const AFTERMATH: Duration = Duration::from_secs(15);
+/// For how long a fault that is over can still be the reason for what happens: until who tries again
+/// for five seconds has given up.
+const AFTERMATH: Duration = Duration::from_secs(7);
+
+/// Those that may keep every client from its server, or a server from granting and renewing.
+const OUTAGES: [&str; 6] =
+    ["kill-server", "restart-server", "stop-server", "fill-disk", "fill-memory", "leap"];
+
+/// Those of the network that are too short to cost anybody a permit or its place.
+const BLIPS: [&str; 2] = ["cut", "replay"];
 
 pub(crate) fn all(history: &History) -> Vec<Breach> {
     let lives = Lives::of(history);
@@ -84,6 +92,7 @@ pub(crate) struct Lives {
 }
 
 struct Trouble {
+    kind: &'static str,
     began: Moment,
     end: Moment,
     /// None: all are concerned.
@@ -94,7 +103,7 @@ impl Lives {
     pub(crate) fn of(history: &History) -> Self {
         let mut of: BTreeMap<Run, Life> = BTreeMap::new();
         let mut troubles: Vec<Trouble> = Vec::new();
-        let mut open: Vec<(&str, Trouble)> = Vec::new();
+        let mut open: Vec<(Vec<Run>, Trouble)> = Vec::new();
         let last = history.events.last().map_or(Moment(0), |event| event.at);
         for event in &history.events {
             let at = event.at;
@@ -117,11 +126,14 @@ impl Lives {
                     }
                     if runs.is_empty() || kind.starts_with("stop") || kind.starts_with("freeze") {
                         let semaphore = runs.first().map(|run| history.ask(*run).semaphore);
-                        open.push((kind, Trouble { began: at, end: last, semaphore }));
+                        let trouble = Trouble { kind, began: at, end: last, semaphore };
+                        open.push((runs.clone(), trouble));
                     }
                 }
-                What::Mended { kind } => {
-                    if let Some(place) = open.iter().position(|(one, _)| one == kind) {
+                What::Mended { kind, runs } => {
+                    let same =
+                        |(whom, one): &(Vec<Run>, Trouble)| one.kind == *kind && whom == runs;
+                    if let Some(place) = open.iter().position(same) {
                         troubles.push(Trouble { end: at, ..open.swap_remove(place).1 });
                     }
                 }
@@ -132,8 +144,20 @@ impl Lives {
         Self { of, troubles }
     }
 
-    fn trouble_between(&self, from: Moment, to: Moment) -> bool {
-        self.troubles.iter().any(|one| one.began <= to && one.end.plus(AFTERMATH) >= from)
+    /// Whether something that happened to the place may be why a run did not get what it asked for,
+    /// or lost it.
+    fn is_excused(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
+        self.troubles.iter().any(|one| {
+            let network = concern_the_network(&[one.kind]) && !BLIPS.contains(&one.kind);
+            let reason = OUTAGES.contains(&one.kind) || (network && ask.by_proxy);
+            reason && one.began <= to && one.end.plus(AFTERMATH) >= from
+        })
+    }
+
+    /// Whether somebody is stopped, who may be in the way of all others on this machine.
+    fn somebody_is_stopped(&self, from: Moment, to: Moment) -> bool {
+        let mut stopped = self.troubles.iter().filter(|one| one.semaphore.is_some());
+        stopped.any(|one| one.began <= to && one.end >= from)
     }
 
     /// Whether nobody before this one was struck while it waited: it may be granted the permit, and
@@ -253,8 +277,15 @@ fn tokens(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 breaches.push(Breach { invariant, at: *entered, runs: vec![other, run], text });
             }
         }
-        // Whoever began to ask when another one worked already has to have a newer token.
         entries.sort();
+        if semaphore.limit == 1 && semaphore.judge.locks() {
+            for pair in entries.windows(2).filter(|pair| pair[0].1 > pair[1].1) {
+                let (runs, at) = (vec![pair[0].2, pair[1].2], pair[1].0);
+                let text = format!("{} has an older token than {} before it", runs[1], runs[0]);
+                breaches.push(Breach { invariant, at, runs, text });
+            }
+        }
+        // Whoever began to ask when another one worked already has to have a newer token.
         starts.sort();
         let (mut newest, mut next) = (None, 0);
         for (started, token, run, entered) in starts {
@@ -270,12 +301,15 @@ fn tokens(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             }
         }
     }
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     for event in &history.events {
-        let What::Wrote { run, token, newest, accepted: true } = event.what else { continue };
-        if token < newest {
+        let What::Wrote { run, token, accepted: true, .. } = event.what else { continue };
+        let newest = newest.entry(history.ask(run).semaphore.name).or_default();
+        if token < *newest {
             let text = format!("the store took a write of {token} after one of {newest}");
             breaches.push(Breach { invariant, at: event.at, runs: vec![run], text });
         }
+        *newest = token.max(*newest);
     }
 }
 
@@ -295,7 +329,12 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         let queue: Vec<Run> = permits
             .iter()
             .filter_map(|permit| by_permit.get(permit.as_str()).copied())
-            .filter(|run| lives.of[run].struck.is_empty() && !history.ask(*run).by_proxy)
+            .filter(|run| {
+                let (life, ask) = (&lives.of[run], history.ask(*run));
+                let waited = life.started.unwrap_or(event.at);
+                let reached = !ask.by_proxy || !lives.is_excused(ask, waited, life.entered[0]);
+                life.struck.is_empty() && reached
+            })
             .filter(|run| history.ask(*run).semaphore.judge.locks())
             .collect();
         for pair in queue.windows(2) {
@@ -304,7 +343,7 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             let wrong = match (first.token, second.token) {
                 (Some(first), Some(second)) => first > second,
                 // A server that hands out no tokens remembers nobody either when it starts again.
-                _ => one > other && !lives.trouble_between(event.at, one),
+                _ => one > other && !lives.is_excused(history.ask(pair[0]), event.at, one),
             };
             if wrong && told.insert((pair[0], pair[1])) {
                 let text = format!(
@@ -369,10 +408,12 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         }
         let Some((ended, code, stderr)) = &life.ended else { continue };
         let ask = history.ask(*run);
-        if stderr.contains("panicked") && !ask.deprived {
+        if stderr.contains("panicked at src") {
             tell(Invariant::Codes, format!("{run} panicked: {stderr}"));
         }
-        let trouble = lives.trouble_between(life.started.unwrap_or(*ended), *ended);
+        let started = life.started.unwrap_or(*ended);
+        let trouble = lives.is_excused(ask, started, *ended)
+            || (!history.guarded && lives.somebody_is_stopped(started, *ended));
         let struck = |kind: &str| life.struck.contains_key(kind);
         let mut expected: BTreeSet<i32> = BTreeSet::new();
         if let Some((_, own)) = life.left.filter(|_| !refused.contains(run)) {
@@ -382,9 +423,16 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         }
         if trouble {
             // Lost while it ran; not to be had, or gone before it began.
-            expected.extend(if life.entered.is_empty() { vec![69, 76] } else { vec![76] });
+            match (life.entered.is_empty(), history.guarded) {
+                (true, true) => expected.extend([69, 76]),
+                (true, false) => expected.extend([69]),
+                (false, true) => expected.extend([76]),
+                // What has begun on this machine needs nobody any more.
+                (false, false) => (),
+            }
         }
         if ask.deprived {
+            // The commands here panic where they cannot open their files.
             expected.extend([69, 101, 125, 126]);
         }
         if struck("kill-guardian") || struck("kill-both") || struck("kill-waiter") {

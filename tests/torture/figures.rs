@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::arena::Outcome;
-use super::check::Lives;
-use super::history::{History, Kind, Moment, What};
+use super::check::{Life, Lives};
+use super::history::{History, Kind, Moment, Run, What};
 
 /// What a run of an arena counted.
 #[derive(Debug, Default, Clone)]
@@ -22,6 +22,8 @@ pub(crate) struct Figures {
     /// Writes with an old token, all refused.
     refused: usize,
     queues: usize,
+    /// How often PassBuddy's programs worked.
+    strangers: usize,
 }
 
 impl Figures {
@@ -42,13 +44,35 @@ impl Figures {
             }
         }
         let lives = Lives::of(history);
-        let compared = |life: &super::check::Life| {
-            life.dead.is_some() && history.kept.until.contains_key(&life.permit)
+        let compared = |(run, life): &(&Run, &Life)| {
+            let both = life.dead.zip(life.entered.first().copied());
+            let Some((dead, entered)) = both else { return false };
+            let end = history.kept.until.get(&life.permit).filter(|end| entered < **end);
+            let over = history.kept.over(&life.permit, dead).is_some();
+            let judged = history.ask(**run).semaphore.judge.locks();
+            judged && end.is_some_and(|end| dead <= *end || over)
         };
-        figures.ends_compared = lives.of.values().filter(|life| compared(life)).count();
+        figures.ends_compared = lives.of.iter().filter(compared).count();
+        figures.strangers = history.strangers;
         figures.hand_overs = hand_overs(history);
         figures.take_overs = take_overs(history);
         figures
+    }
+
+    /// What there should be more of after so much time, or nothing has been shown.
+    fn too_little(&self, time: Duration) -> Option<String> {
+        let seconds = usize::try_from(time.as_secs()).unwrap();
+        let faults: usize = self.faults.values().sum();
+        let (name, leased) = (self.name.as_str(), !["local", "node"].contains(&&*self.name));
+        let least = [
+            ("commands", self.grants, seconds / 2),
+            ("faults", faults, seconds / 4),
+            ("looks at the queue", self.queues, seconds / 4),
+            ("ends of leases", self.ends_compared, if leased { seconds / 4 } else { 0 }),
+            ("rounds", self.strangers, if name == "redis-shared" { seconds / 20 } else { 0 }),
+        ];
+        let (what, count, least) = least.into_iter().find(|(_, count, least)| count < least)?;
+        Some(format!("{name}: only {count} {what}; fewer than {least} say nothing"))
     }
 
     fn add(&mut self, other: &Self) {
@@ -65,6 +89,7 @@ impl Figures {
         self.ends_compared += other.ends_compared;
         self.refused += other.refused;
         self.queues += other.queues;
+        self.strangers += other.strangers;
     }
 
     pub(crate) fn lines(&self) -> String {
@@ -94,8 +119,9 @@ impl Figures {
         }
         writeln!(
             out,
-            "    {} trees dead before the end of their lease, {} old tokens refused, {} looks at the queue",
-            self.ends_compared, self.refused, self.queues
+            "    {} trees seen dead before the end of their lease, {} old tokens refused, {} looks at \
+             the queue, {} rounds of PassBuddy",
+            self.ends_compared, self.refused, self.queues, self.strangers
         )
         .unwrap();
         out
@@ -105,10 +131,11 @@ impl Figures {
 static ALL: Mutex<Vec<Figures>> = Mutex::new(Vec::new());
 
 /// Prints what an arena came to, and returns what broke.
-pub(crate) fn tell(outcome: Outcome) -> Result<(), String> {
+pub(crate) fn tell(outcome: Outcome, time: Duration) -> Result<(), String> {
     print!("{}", outcome.figures.lines());
+    let too_little = outcome.figures.too_little(time);
     ALL.lock().unwrap().push(outcome.figures);
-    if outcome.breaches.is_empty() { Ok(()) } else { Err(outcome.report) }
+    if outcome.breaches.is_empty() { too_little.map_or(Ok(()), Err) } else { Err(outcome.report) }
 }
 
 /// All arenas together.

@@ -79,6 +79,7 @@ pub(crate) enum What {
     /// It is over.
     Mended {
         kind: &'static str,
+        runs: Vec<Run>,
     },
     /// The permits that were waited for, in their order.
     Queue {
@@ -200,6 +201,8 @@ pub(crate) struct History {
     pub(crate) guarded: bool,
     /// When a holder whose processes were all killed would lose its permit: the kill, the end.
     pub(crate) take_overs: Vec<(Semaphore, Moment, Moment)>,
+    /// How often others than semruns worked.
+    pub(crate) strangers: usize,
     /// Who found it too full, of those who have no run.
     pub(crate) strangers_crowded: Vec<String>,
     /// What was left when all was over.

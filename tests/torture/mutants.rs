@@ -19,7 +19,7 @@ struct Mutant {
 const MUTANTS: [Mutant; 18] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
-    mutant("deadline-from-request", "redis", &["slow-then-lost"], 90, &[Limit, DeadBefore]),
+    mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("release-after-death", "redis", &["terminate"], 20, &[Limit]),
@@ -51,7 +51,7 @@ const fn mutant(
 const TIME: Duration = Duration::from_mins(1);
 /// The same for what shows itself only when nobody comes any more.
 const SHORT: Duration = Duration::from_secs(10);
-const ATTEMPTS: u64 = 3;
+const ATTEMPTS: u64 = 6;
 
 pub(crate) fn trials(seed: u64) -> Vec<Trial> {
     let trial = |mutant: &'static Mutant| {

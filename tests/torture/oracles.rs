@@ -9,7 +9,7 @@ use super::report;
 /// Each invariant with a history that breaks it, and a quiet one, that breaks none.
 pub(crate) fn trials() -> Vec<Trial> {
     type Break = fn(&mut History);
-    let broken: [(&str, Invariant, Break); 16] = [
+    let broken: [(&str, Invariant, Break); 17] = [
         ("two_at_once", Invariant::Limit, |history| move_entry(history, 1, 150)),
         ("no_free_lock_file", Invariant::Limit, |history| add(history, 210, What::Crowded(Run(1)))),
         ("a_stranger_too_many", Invariant::Limit, |history| {
@@ -39,9 +39,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             start_later(history, 1, 150);
         }),
         ("an_old_write_taken", Invariant::Tokens, |history| {
-            let (run, token, newest, accepted) = (Run(0), 10, 11, true);
-            add(history, 250, What::Wrote { run, token, newest, accepted });
+            let (newest, accepted) = (0, true);
+            add(history, 240, What::Wrote { run: Run(1), token: 11, newest, accepted });
+            add(history, 250, What::Wrote { run: Run(0), token: 10, newest, accepted });
         }),
+        ("an_older_token_next", Invariant::Tokens, |history| set_token(history, 1, 9)),
         ("served_before_another", Invariant::Order, |history| {
             let permits = vec!["1@one".into(), "0@one".into()];
             add(history, 20, What::Queue { semaphore: "one", permits });

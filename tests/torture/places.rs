@@ -66,6 +66,9 @@ pub(crate) trait Place {
     /// The faults begin.
     fn begin(&mut self) {}
 
+    /// A command has begun that has to be renewed over the network that misbehaves.
+    fn begun_by_proxy(&mut self) {}
+
     /// Nobody comes any more.
     fn calm(&mut self) {}
 
@@ -101,6 +104,11 @@ pub(crate) trait Place {
         Kept::default()
     }
 
+    /// How often others than semruns worked.
+    fn strangers(&self) -> usize {
+        0
+    }
+
     /// Who of those that are no semruns found that there are too many.
     fn strangers_crowded(&self) -> Vec<String> {
         Vec::new()
@@ -130,6 +138,11 @@ const SEMAPHORES: [Semaphore; 3] = [
     Semaphore { name: "three", limit: 3, judge: Judge::Locks },
     Semaphore { name: "store", limit: 1, judge: Judge::Tokens },
 ];
+
+/// Whether any of these faults is one of the network.
+pub(crate) fn concern_the_network(faults: &[&str]) -> bool {
+    faults.iter().any(|fault| weather::FAULTS.contains(fault))
+}
 
 /// Makes what an arena happens in.
 pub(crate) type Make = fn(&Setting) -> Box<dyn Place>;

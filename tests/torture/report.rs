@@ -146,7 +146,10 @@ fn line(history: &History, event: &Event) -> String {
             let whom: Vec<String> = runs.iter().map(named).collect();
             format!("FAULT {kind} {} {detail}", whom.join(", "))
         }
-        What::Mended { kind } => format!("over: {kind}"),
+        What::Mended { kind, runs } => {
+            let whom: Vec<String> = runs.iter().map(named).collect();
+            format!("over: {kind} {}", whom.join(", "))
+        }
         What::Queue { semaphore, permits } => format!("{} wait for '{semaphore}'", permits.len()),
     }
 }

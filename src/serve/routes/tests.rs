@@ -225,3 +225,22 @@ proptest! {
         tokio::task::LocalSet::new().block_on(&runtime, any_history(steps));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_now_and_then_that_the_server_is_there() {
+    let beats = Some(interval_at(Instant::now() + BEAT, BEAT));
+    let then: Pending<'static, Verdict> = Box::pin(async {
+        tokio::time::sleep(BEAT * 5 / 2).await;
+        Verdict::Granted
+    });
+    let mut content = Content { first: Some("told\n".into()), then: Some(then), beats };
+    let began = Instant::now();
+    let mut heard = Vec::new();
+    while let Some(frame) = content.frame().await {
+        let text = frame.unwrap().into_data().unwrap();
+        heard.push((began.elapsed().as_secs(), String::from_utf8(text.into()).unwrap()));
+    }
+    let line = |at: u64, text: &str| (at, text.to_owned());
+    // The last one is the grant.
+    assert_eq!(heard, [line(0, "told\n"), line(10, "\n"), line(20, "\n"), line(25, "\n")]);
+}

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::process::Pid;
 
-use super::{Arena, QUARANTINE, TTL, go_on};
+use super::{Arena, QUARANTINE, TTL};
 use crate::torture::cloud_server::KEY;
 use crate::torture::command::{self, alive_file};
 use crate::torture::history::{Ask, Job, Moment, Run, Semaphore, What};
@@ -81,7 +81,8 @@ impl Arena<'_> {
     pub(super) fn start(&mut self, semaphore: Semaphore, job: Job) {
         let run = Run(self.history.asks.len());
         let calm = self.clients.is_empty() && self.history.events.is_empty();
-        let by_proxy = !calm && self.place.has_proxy() && self.dice.one_in(2);
+        let weather = self.plan.only.is_none_or(places::concern_the_network);
+        let by_proxy = !calm && weather && self.place.has_proxy() && self.dice.one_in(2);
         let alive = alive_file(self.here(), run);
         mknodat(CWD, &alive, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         fs::set_permissions(&alive, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -151,15 +152,13 @@ impl Arena<'_> {
             !over
         });
         self.place.tick();
-        let due = |end: &Instant| Instant::now() > *end;
-        while let Some(at) = self.stopped.iter().position(|(end, ..)| due(end)) {
-            let (_, processes, kind) = self.stopped.swap_remove(at);
-            go_on(&processes);
-            self.history.add(What::Mended { kind });
+        while let Some(at) = self.stopped.iter().position(|one| Instant::now() > one.until) {
+            let stopped = self.stopped.swap_remove(at);
+            self.go_on(&stopped);
         }
-        if let Some((_, kind)) = self.strike.filter(|(end, _)| due(end)) {
+        if let Some((_, kind)) = self.strike.filter(|(end, _)| Instant::now() > *end) {
             self.place.mend(kind);
-            self.history.add(What::Mended { kind });
+            self.history.add(What::Mended { kind, runs: Vec::new() });
             self.strike = None;
             self.spared = Instant::now() + self.dice.millis(500..5000);
         }
@@ -179,6 +178,10 @@ impl Arena<'_> {
                     if let Some(client) = client {
                         client.command = Pid::from_raw(pid.parse().unwrap());
                         client.permit = Some(permit.into());
+                    }
+                    let ask = self.history.ask(run);
+                    if ask.by_proxy && ask.job.work > TTL {
+                        self.place.begun_by_proxy();
                     }
                     let token = token.parse().ok();
                     What::Entered { run, token, permit: permit.into() }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::{Arena, Client, TTL};
+use super::{Arena, Client, Stopped, TTL};
 use crate::torture::history::{Kind, Moment, Run, What};
 use crate::torture::places::Situation;
 use crate::torture::processes::{Process, worker};
@@ -45,10 +45,11 @@ impl Arena<'_> {
             for semaphore in self.place.semaphores().to_vec() {
                 self.look(semaphore);
             }
+            let before = Moment::now();
             let situation = Situation { stopped: self.stopped.len() };
             if let Some(strike) = self.place.strike(kind, &mut self.dice, &situation) {
                 let (runs, detail) = (Vec::new(), strike.detail);
-                self.history.add(What::Struck { kind, runs, detail });
+                self.history.add_at(before, What::Struck { kind, runs, detail });
                 self.strike = Some((Instant::now() + strike.lasts, kind));
             }
         }
@@ -80,7 +81,8 @@ impl Arena<'_> {
             return;
         }
         let at = self.dice.pick(&candidates);
-        let victims = self.victims(kind, &self.clients[at]);
+        let alone = self.dice.below(4);
+        let victims = self.victims(kind, &self.clients[at], alone);
         let signal = match kind.split('-').next() {
             Some("kill") => Signal::KILL,
             Some("terminate") => Signal::TERM,
@@ -101,19 +103,21 @@ impl Arena<'_> {
             self.history.take_overs.push((self.history.ask(run).semaphore, before, end));
         }
         let detail = String::new();
-        self.history.add(What::Struck { kind, runs: vec![run], detail });
+        self.history.add_at(before, What::Struck { kind, runs: vec![run], detail });
         if signal == Signal::STOP {
             let time = match kind {
                 "freeze-client" => TTL.mul_f64(1.3) + self.dice.millis(0..3000),
                 _ if self.dice.one_in(4) => self.dice.millis(1500..8000),
                 _ => self.dice.millis(20..1500),
             };
-            self.stopped.push((Instant::now() + time, victims, kind));
+            let until = Instant::now() + time;
+            self.stopped.push(Stopped { until, processes: victims, kind, run });
         }
     }
 
     /// The processes that a fault is about; the first of them goes on first when they were stopped.
-    fn victims(&self, kind: &str, client: &Client) -> Vec<Process> {
+    /// Of a waiter that is killed it may be one of the two alone.
+    fn victims(&self, kind: &str, client: &Client, alone: usize) -> Vec<Process> {
         let mark = self.mark();
         let find = |pid: Option<Pid>| pid.and_then(|pid| Process::find(pid, &mark));
         let semrun = Pid::from_child(client.semrun.as_ref().unwrap());
@@ -123,8 +127,8 @@ impl Arena<'_> {
             "kill-guardian" | "stop-guardian" | "terminate" => vec![guardian],
             "kill-worker" | "stop-worker" => vec![worker],
             "kill-command" | "stop-command" => vec![command],
-            // One of the two alone, by chance.
-            "kill-waiter" if client.run.0.is_multiple_of(2) && worker.is_some() => vec![worker],
+            "kill-waiter" if alone == 0 && worker.is_some() => vec![worker],
+            "kill-waiter" if alone == 1 => vec![guardian],
             "kill-both" | "kill-waiter" | "stop-waiter" => vec![worker, guardian],
             _ => vec![command, worker, guardian],
         };

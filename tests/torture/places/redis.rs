@@ -46,9 +46,9 @@ impl Redis {
 
     /// It keeps its data through a kill, its disk can be full, and PassBuddy's programs use it too.
     pub(crate) fn that_is_shared(setting: &Setting) -> Self {
-        // It has room for all that is written in a day: a log that is written anew while the disk is
+        // It has room for all that is written in an hour: a log that is written anew while the disk is
         // full may be one that Redis cannot read again.
-        let disk = Disk::mount(&setting.here.join("redis"), "500m");
+        let disk = Disk::mount(&setting.here.join("redis"), "160m");
         let directory = disk.path().to_str().unwrap();
         let options = "--appendonly yes --appendfsync everysec --auto-aof-rewrite-percentage 0";
         let options: Vec<_> = ["--dir", directory].into_iter().chain(options.split(' ')).collect();
@@ -202,6 +202,11 @@ impl Place for Redis {
 
     fn calm(&mut self) {
         self.passbuddies.wanted = 0;
+        self.passbuddies.end();
+    }
+
+    fn begun_by_proxy(&mut self) {
+        self.network.begun();
     }
 
     fn tick(&mut self) {
@@ -241,8 +246,12 @@ impl Place for Redis {
         self.watch.kept()
     }
 
+    fn strangers(&self) -> usize {
+        self.passbuddies.lines("ran").len()
+    }
+
     fn strangers_crowded(&self) -> Vec<String> {
-        self.passbuddies.violations()
+        self.passbuddies.lines("violations")
     }
 }
 
@@ -287,8 +296,8 @@ impl PassBuddies {
         }
     }
 
-    fn violations(&self) -> Vec<String> {
-        let file = semaphore_directory(&self.here, Self::SHARED.name).join("violations");
+    fn lines(&self, file: &str) -> Vec<String> {
+        let file = semaphore_directory(&self.here, Self::SHARED.name).join(file);
         std::fs::read_to_string(file).unwrap().lines().map(String::from).collect()
     }
 }

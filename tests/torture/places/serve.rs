@@ -115,6 +115,10 @@ impl Place for Serve {
         2
     }
 
+    fn begun_by_proxy(&mut self) {
+        self.network.begun();
+    }
+
     fn tick(&mut self) {
         assert!(self.down || self.server.is_running(), "the server has ended by itself");
         self.network.tick();

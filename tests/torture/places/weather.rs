@@ -41,6 +41,13 @@ impl Network {
         }
     }
 
+    /// A permit was granted, and is to be renewed: what is to come next comes now.
+    pub(super) fn begun(&mut self) {
+        if let Some((at, _)) = &mut self.then {
+            *at = Instant::now();
+        }
+    }
+
     pub(super) fn mend(&mut self) {
         self.then = None;
         self.proxy.weather(Weather::Fair);
@@ -55,10 +62,10 @@ impl Network {
             // The worst for whoever counts from a late answer: a permit that was granted just
             // before cannot be renewed once.
             "slow-then-lost" => {
-                let slow = dice.millis(1500..3500);
+                let slow = dice.millis(2500..5000);
                 self.then = Some((Instant::now() + slow, Weather::Lost));
                 let lost = TTL + Duration::from_secs(1) + dice.part_of(TTL / 2);
-                (Weather::SlowReplies(dice.millis(1300..1900)), slow + lost)
+                (Weather::SlowReplies(dice.millis(1300..1700)), slow + lost)
             }
             "lost-network" => (Weather::Lost, long),
             "cut-after-request" => (Weather::CutAfterRequest, short),
