@@ -58,7 +58,21 @@ pub(crate) fn trials(seed: u64) -> Vec<Trial> {
         let name = format!("mutant::{} in {}", mutant.guard, mutant.place);
         Trial::test(name, move || Ok(catch(mutant, seed)?))
     };
-    MUTANTS.iter().map(trial).collect()
+    // Without faults, and beside all the others: what is late then is late because of the machine.
+    let control = |place: &'static str| {
+        Trial::test(format!("mutant::none in {place}"), move || Ok(control(place, seed)?))
+    };
+    MUTANTS.iter().map(trial).chain(["local", "redis", "serve"].map(control)).collect()
+}
+
+/// Nothing is off, and so nothing may break.
+fn control(place: &str, seed: u64) -> Result<(), String> {
+    let (name, make) = places::all().into_iter().find(|(name, _)| *name == place).unwrap();
+    let mut plan = Plan::all(name, seed, SHORT, make);
+    plan.only = Some(&[]);
+    plan.long_jobs = Some(0);
+    let outcome = arena::run(&plan);
+    if outcome.breaches.is_empty() { Ok(()) } else { Err(outcome.report) }
 }
 
 fn catch(mutant: &Mutant, seed: u64) -> Result<(), String> {
