@@ -26,6 +26,8 @@ mod torture {
     pub(crate) mod figures;
     /// What happened, and when.
     mod history;
+    /// What happened to each run, and what may be why.
+    mod lives;
     /// Guards that are switched off must be missed.
     #[cfg(feature = "mutants")]
     pub(crate) mod mutants;

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use super::arena::TTL;
 use super::figures::{hand_overs, median, take_overs};
-use super::history::{Ask, History, Moment, Run, Semaphore, What};
-use super::places::concern_the_network;
+use super::history::{History, Moment, Run, Semaphore, What};
+use super::lives::Lives;
 
 /// Something that must not be.
 #[derive(Debug, Clone)]
@@ -47,17 +47,6 @@ impl Invariant {
     }
 }
 
-/// For how long a fault that is over can still be the reason for what happens: until who tries again
-/// for five seconds has given up.
-const AFTERMATH: Duration = Duration::from_secs(7);
-
-/// Those that may keep every client from its server, or a server from granting and renewing.
-const OUTAGES: [&str; 6] =
-    ["kill-server", "restart-server", "stop-server", "fill-disk", "fill-memory", "leap"];
-
-/// Those of the network that are too short to cost anybody a permit or its place.
-const BLIPS: [&str; 2] = ["cut", "replay"];
-
 pub(crate) fn all(history: &History) -> Vec<Breach> {
     let lives = Lives::of(history);
     let mut breaches = Vec::new();
@@ -70,126 +59,6 @@ pub(crate) fn all(history: &History) -> Vec<Breach> {
     endings(history, &lives, &mut breaches);
     breaches.sort_by_key(|breach| breach.at);
     breaches
-}
-
-/// What happened to one run.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Life {
-    pub(crate) started: Option<Moment>,
-    pub(crate) entered: Vec<Moment>,
-    pub(crate) token: Option<u64>,
-    pub(crate) permit: String,
-    pub(crate) left: Option<(Moment, i32)>,
-    pub(crate) dead: Option<Moment>,
-    pub(crate) ended: Option<(Moment, i32, String)>,
-    pub(crate) struck: BTreeMap<&'static str, Moment>,
-}
-
-pub(crate) struct Lives {
-    pub(crate) of: BTreeMap<Run, Life>,
-    /// When something was wrong with the place, or somebody of a semaphore stopped.
-    troubles: Vec<Trouble>,
-}
-
-struct Trouble {
-    kind: &'static str,
-    began: Moment,
-    end: Moment,
-    /// None: all are concerned.
-    semaphore: Option<Semaphore>,
-}
-
-impl Lives {
-    pub(crate) fn of(history: &History) -> Self {
-        let mut of: BTreeMap<Run, Life> = BTreeMap::new();
-        let mut troubles: Vec<Trouble> = Vec::new();
-        let mut open: Vec<(Vec<Run>, Trouble)> = Vec::new();
-        let last = history.events.last().map_or(Moment(0), |event| event.at);
-        for event in &history.events {
-            let at = event.at;
-            match &event.what {
-                What::Started(run) => of.entry(*run).or_default().started = Some(at),
-                What::Entered { run, token, permit } => {
-                    let life = of.entry(*run).or_default();
-                    life.entered.push(at);
-                    life.token = *token;
-                    life.permit.clone_from(permit);
-                }
-                What::Left { run, code } => of.entry(*run).or_default().left = Some((at, *code)),
-                What::Dead(run) => of.entry(*run).or_default().dead = Some(at),
-                What::Ended { run, code, stderr } => {
-                    of.entry(*run).or_default().ended = Some((at, *code, stderr.clone()));
-                }
-                What::Struck { kind, runs, .. } => {
-                    for run in runs {
-                        of.entry(*run).or_default().struck.insert(kind, at);
-                    }
-                    if runs.is_empty() || kind.starts_with("stop") || kind.starts_with("freeze") {
-                        let semaphore = runs.first().map(|run| history.ask(*run).semaphore);
-                        let trouble = Trouble { kind, began: at, end: last, semaphore };
-                        open.push((runs.clone(), trouble));
-                    }
-                }
-                What::Mended { kind, runs } => {
-                    let same =
-                        |(whom, one): &(Vec<Run>, Trouble)| one.kind == *kind && whom == runs;
-                    if let Some(place) = open.iter().position(same) {
-                        troubles.push(Trouble { end: at, ..open.swap_remove(place).1 });
-                    }
-                }
-                What::Crowded(_) | What::Wrote { .. } | What::Queue { .. } => (),
-            }
-        }
-        troubles.extend(open.into_iter().map(|(_, trouble)| trouble));
-        Self { of, troubles }
-    }
-
-    /// Whether something that happened to the place may be why a run did not get what it asked for,
-    /// or lost it.
-    fn is_excused(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
-        self.troubles.iter().any(|one| {
-            let network = concern_the_network(&[one.kind]) && !BLIPS.contains(&one.kind);
-            let reason = OUTAGES.contains(&one.kind) || (network && ask.by_proxy);
-            reason && one.began <= to && one.end.plus(AFTERMATH) >= from
-        })
-    }
-
-    /// Whether somebody is stopped, who may be in the way of all others on this machine.
-    fn somebody_is_stopped(&self, from: Moment, to: Moment) -> bool {
-        let mut stopped = self.troubles.iter().filter(|one| one.semaphore.is_some());
-        stopped.any(|one| one.began <= to && one.end >= from)
-    }
-
-    /// Whether nobody before this one was struck while it waited: it may be granted the permit, and
-    /// does not take it for some seconds. Not on one machine, where a death is seen at once.
-    pub(crate) fn is_behind_a_dead_one(&self, history: &History, run: Run) -> bool {
-        const REMEMBERED: Duration = Duration::from_secs(20);
-        let (own, semaphore) = (&self.of[&run], history.ask(run).semaphore);
-        let (Some(started), Some(entered)) = (own.started, own.entered.first()) else {
-            return false;
-        };
-        history.guarded
-            && self.semaphore(history, semaphore).any(|(_, other)| {
-                let lately = |at: &Moment| at.plus(REMEMBERED) > *entered && *at < *entered;
-                let before = other.started.is_some_and(|other| other < started);
-                before && other.entered.is_empty() && other.struck.values().any(lately)
-            })
-    }
-
-    /// Whether nothing was wrong for those of a semaphore.
-    pub(crate) fn fair(&self, semaphore: Semaphore, from: Moment, to: Moment) -> bool {
-        let concerns = |one: &Trouble| one.semaphore.is_none_or(|other| other == semaphore);
-        !self.troubles.iter().any(|one| concerns(one) && one.began <= to && one.end >= from)
-    }
-
-    fn semaphore<'a>(
-        &'a self,
-        history: &'a History,
-        semaphore: Semaphore,
-    ) -> impl Iterator<Item = (Run, &'a Life)> {
-        let there = move |run: &Run| history.ask(*run).semaphore == semaphore;
-        self.of.iter().filter(move |(run, _)| there(run)).map(|(run, life)| (*run, life))
-    }
 }
 
 fn semaphores(history: &History) -> BTreeSet<Semaphore> {

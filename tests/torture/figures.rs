@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::arena::Outcome;
-use super::check::{Life, Lives};
 use super::history::{History, Kind, Moment, Run, What};
+use super::lives::{Life, Lives};
 
 /// What a run of an arena counted.
 #[derive(Debug, Default, Clone)]

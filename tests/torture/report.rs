@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::check::{Breach, Invariant, Lives};
+use super::check::{Breach, Invariant};
 use super::history::{Event, History, Moment, Run, What};
+use super::lives::{Life, Lives};
 
 /// How much of the history is shown before and behind a breach.
 const AROUND: Duration = Duration::from_secs(3);
@@ -90,7 +91,7 @@ fn concerns(event: &Event, runs: &[Run]) -> bool {
 }
 
 fn holders(lives: &Lives, at: Moment) -> Vec<Run> {
-    let holds = |life: &super::check::Life| {
+    let holds = |life: &Life| {
         let entered = life.entered.first().is_some_and(|entered| *entered <= at);
         entered && life.dead.is_none_or(|dead| dead >= at)
     };
