@@ -1,5 +1,5 @@
 //! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
-//! answer to the first request; `docs/backends.md` says what that means.
+//! answer to the first request; `docs/serve.md` says what that means.
 
 mod ghosts;
 mod link;
