@@ -66,8 +66,7 @@ pub(crate) async fn supervise(
     let mut end = End::default();
     // When a tree that was told to end is killed, and when it is whatever it was told.
     let (mut kill_at, mut latest): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut refused = Vec::new();
-    let (mut lost, mut abandoned) = (false, false);
+    let (mut lost, mut abandoned, mut refused) = (false, false, false);
     let mut follows: Option<Event> = None;
     loop {
         let event = if let Some(event) = follows.take() {
@@ -131,10 +130,11 @@ pub(crate) async fn supervise(
             Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
                 let refusing = tree.kill();
-                if !refusing.is_empty() && refusing != refused {
+                // Once: what such a tree starts and ends meanwhile would be news each time.
+                if !refusing.is_empty() && !refused {
                     remark(Remark::Unkillable(&refusing));
                 }
-                refused = refusing;
+                refused = !refusing.is_empty();
                 latest = None;
                 kill_at = Some(Instant::now() + KILL_AGAIN);
             }

@@ -140,9 +140,8 @@ fn clients_of_the_original_are_alone_among_ours() {
     let mut alone = client.attach("x");
     wait_until("it waits", || client.observe("x")["waiting"].as_array().unwrap().len() == 1);
     let third = world.waiter(&["-l", "3"], "echo ran");
-    let observed = client.observe("x");
-    assert_eq!(observed["running"], holder_of(&world), "the oldest holder");
-    assert_eq!(observed["nodes"].as_object().unwrap().len(), 4);
+    assert_eq!(client.observe("x")["running"], holder_of(&world), "the oldest holder");
+    wait_until("all are known", || client.observe("x")["nodes"].as_object().unwrap().len() == 4);
     first.signal(Signal::TERM);
     first.finish();
     assert!(alone.wait.is_open(), "not beside another");
