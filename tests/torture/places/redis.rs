@@ -38,7 +38,10 @@ impl Redis {
     pub(crate) fn that_forgets(setting: &Setting) -> Self {
         let clock = WallClock::new(&setting.here);
         let environment = clock.environment();
-        let server = RedisServer::with_environment(&[], &environment);
+        // A thread of its allocator waits until a moment of the wall clock, which for the kernel may
+        // be long ago: it would wait no more, and keep a processor busy.
+        let options = ["--jemalloc-bg-thread", "no"];
+        let server = RedisServer::with_environment(&options, &environment);
         let mut faults = vec!["leap", "fill-memory"];
         faults.extend(COMMON);
         Self::new(setting, server, None, Some(clock), faults)
