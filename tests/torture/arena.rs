@@ -11,7 +11,7 @@ use super::check::{self, Breach, Invariant};
 use super::command;
 use super::dice::Dice;
 use super::figures::Figures;
-use super::history::{History, Job, Kind, Run, Semaphore, What};
+use super::history::{History, Job, Kind, Moment, Run, Semaphore, What};
 use super::places::{Make, Place};
 use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
@@ -82,6 +82,8 @@ struct Arena<'a> {
     strike: Option<(Instant, &'static str)>,
     /// Until when nothing happens to it again, so that clients can come back from the last time.
     spared: Instant,
+    /// When it was last seen which trees are alive.
+    looked: Moment,
 }
 
 /// Processes that do nothing until then.
@@ -139,6 +141,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         stopped: Vec::new(),
         strike: None,
         spared: Instant::now(),
+        looked: Moment::now(),
     };
     if plan.only.is_none() {
         arena.wait_idly();

@@ -62,7 +62,7 @@ pub(crate) enum What {
         run: Run,
         code: i32,
     },
-    /// The last process of its command's tree is gone.
+    /// The last process of its command's tree is gone; it was last seen alive then.
     Dead(Run),
     /// semrun has ended, with this code, or minus the signal.
     Ended {

@@ -136,10 +136,11 @@ impl Arena<'_> {
             .filter(|(polled, _)| polled.revents().contains(PollFlags::HUP))
             .map(|(_, (at, _))| *at)
             .collect();
-        let now = Moment::now();
+        // Nobody may say that it lived for longer than it was seen to, however late we look.
+        let alive = std::mem::replace(&mut self.looked, Moment::now());
         for at in gone {
             self.clients[at].tree = None;
-            self.history.add_at(now, What::Dead(self.clients[at].run));
+            self.history.add_at(alive, What::Dead(self.clients[at].run));
         }
         self.read_notes();
         self.wait_for_ends();

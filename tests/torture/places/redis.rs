@@ -23,6 +23,9 @@ pub(crate) struct Redis {
     disk: Option<Disk>,
     /// That of one which forgets.
     clock: Option<WallClock>,
+    /// By how many milliseconds it is ahead, and was at most.
+    ahead: i64,
+    furthest: i64,
     passbuddies: PassBuddies,
     faults: Vec<&'static str>,
     watch: Watch,
@@ -85,6 +88,8 @@ impl Redis {
             leaping: false,
             down: false,
             shared: false,
+            ahead: 0,
+            furthest: 0,
             next_kill: Instant::now() + TTL / 2,
         }
     }
@@ -143,6 +148,12 @@ impl Place for Redis {
                 }
                 self.next_kill = Instant::now() + 3 * TTL;
                 self.server.kill();
+                if let Some(clock) = &self.clock {
+                    // Tokens that are forgotten grow by the clock, and so it must not be behind then:
+                    // documented.
+                    clock.leap(self.furthest - self.ahead);
+                    self.ahead = self.furthest;
+                }
                 self.down = true;
                 Some(Strike::lasting(dice.millis(0..3000)))
             }
@@ -173,6 +184,8 @@ impl Place for Redis {
                 let millis =
                     i64::try_from(dice.below(2 * far)).unwrap() - i64::try_from(far).unwrap();
                 self.clock.as_ref()?.leap(millis);
+                self.ahead += millis;
+                self.furthest = self.furthest.max(self.ahead);
                 self.watch.leapt();
                 self.leaping = true;
                 let lasts = Duration::from_secs(5);
