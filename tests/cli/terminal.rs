@@ -92,8 +92,7 @@ fn a_command_that_handles_ctrl_c_goes_on() {
     let world = World::new();
     for option in ["", "--foreground"] {
         let mut terminal = Terminal::open(&world);
-        let script =
-            "trap 'echo interrupted' INT; echo started; while [ ! -e go ]; do sleep 0.05; done";
+        let script = "trap 'echo interrupted' INT; echo started; while [ ! -e go ]; do sleep 0.05; done; true";
         terminal.script(script);
         terminal.enters(&format!("$semrun --name x {option} -- bash script; echo \"co\"\"de=$?\""));
         terminal.shows("started");
