@@ -36,6 +36,8 @@ mod cli {
     mod redis_server;
     /// Restarts of `semrun serve`, and what it keeps on the disk.
     mod restarts;
+    /// Programs that need root.
+    mod root;
     /// A command's surroundings and exit codes.
     mod run;
     /// Directories that several users share.

@@ -36,13 +36,16 @@ mod torture {
     /// Where permits live, and what can happen there.
     pub(crate) mod places;
     /// Processes that are found, signalled and waited for.
-    pub(crate) mod processes;
+    mod processes;
     /// A network that misbehaves.
     mod proxy;
     #[path = "../cli/redis_server.rs"]
     mod redis_server;
     /// A breach as a person reads it.
     mod report;
+    /// Programs that need root.
+    #[path = "../cli/root.rs"]
+    pub(crate) mod root;
     /// What the servers of other tests need, too.
     mod support;
 }
@@ -99,7 +102,7 @@ fn seed_of_now() -> u64 {
 
 /// Begins again with mounts of its own, in which disks can be filled; they go with the last process.
 fn in_a_mount_namespace() {
-    let mut unshare = torture::processes::as_root("unshare");
+    let mut unshare = torture::root::as_root("unshare");
     unshare.args(["--mount", "--propagation", "private", "env"]);
     let handed = ["PATH", "CARGO_MANIFEST_DIR", "TORTURE_SEED", "TORTURE_SECONDS", "TORTURE_KEEP"];
     unshare.args(

@@ -29,8 +29,9 @@ use crate::mutants::{self, Guard};
 const AFTER_RESTART: Duration = Duration::from_secs(30);
 
 /// For how long nothing is granted after a restart, so that those who were waiting come back
-/// before others take their place.
-pub(crate) const COMING_BACK: Duration = Duration::from_secs(1);
+/// before others take their place: they try again every 0.8 s, and may be slow. Who does not want to
+/// wait waits for this, and gives up after two seconds.
+pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
 /// How many names that nobody uses are remembered, and how many clients are served.
 const MOST_NAMES: usize = 10_000;

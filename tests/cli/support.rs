@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::cloud_server::{CloudServer, KEY};
 use super::http::Client;
 use super::redis_server::RedisServer;
+use super::root::as_root;
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
@@ -255,16 +256,6 @@ impl World {
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         files.filter(|file| file != "mutex").collect()
     }
-}
-
-/// A program that runs as root, by sudo where we are somebody else.
-pub(crate) fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["-n", program]);
-    sudo
 }
 
 /// A process that is killed when the test is over.

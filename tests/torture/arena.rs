@@ -125,7 +125,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     }
     let setting = Setting { here: here.clone(), mutant: plan.mutant, seed: plan.seed };
     let place = (plan.place)(&setting);
-    let guarded = place.has_two_processes();
+    let guarded = place.has_server();
     command::prepare(&here, place.semaphores());
     let notes = File::open(command::history_file(&here)).unwrap();
     let _cleanup = Cleanup(here.to_str().unwrap().into());

@@ -40,9 +40,10 @@ impl Strike {
 pub(crate) trait Place {
     fn semaphores(&self) -> &[Semaphore];
     fn backend(&self, by_proxy: bool) -> String;
-    fn has_proxy(&self) -> bool;
-    /// Whether a semrun is a guardian and a worker here.
-    fn has_two_processes(&self) -> bool;
+    /// Whether there is a server, with a network before it: then a semrun is a guardian and a worker.
+    fn has_server(&self) -> bool {
+        true
+    }
     fn faults(&self) -> &[&'static str];
     /// None: not now.
     fn strike(

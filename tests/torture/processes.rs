@@ -1,6 +1,5 @@
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -69,14 +68,4 @@ pub(crate) fn wakes(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
     line.trim().parse().ok()
-}
-
-/// A program that runs as root, by sudo where we are somebody else.
-pub(crate) fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut sudo = Command::new("sudo");
-    sudo.args(["-n", program]);
-    sudo
 }

@@ -82,7 +82,7 @@ impl Arena<'_> {
         let run = Run(self.history.asks.len());
         let calm = self.clients.is_empty() && self.history.events.is_empty();
         let weather = self.plan.only.is_none_or(places::concern_the_network);
-        let by_proxy = !calm && weather && self.place.has_proxy() && self.dice.one_in(2);
+        let by_proxy = !calm && weather && self.place.has_server() && self.dice.one_in(2);
         let alive = alive_file(self.here(), run);
         mknodat(CWD, &alive, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         fs::set_permissions(&alive, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();

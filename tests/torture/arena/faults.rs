@@ -56,7 +56,7 @@ impl Arena<'_> {
     }
 
     fn strike_client(&mut self, kind: &'static str) {
-        let two_processes = self.place.has_two_processes();
+        let two_processes = self.place.has_server();
         let waits = matches!(kind, "kill-waiter" | "stop-waiter");
         let candidates: Vec<usize> = (0..self.clients.len())
             .filter(|at| {

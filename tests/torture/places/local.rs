@@ -42,11 +42,7 @@ impl Place for Local {
         format!("file://{}", self.disk.path().display())
     }
 
-    fn has_proxy(&self) -> bool {
-        false
-    }
-
-    fn has_two_processes(&self) -> bool {
+    fn has_server(&self) -> bool {
         false
     }
 

@@ -37,14 +37,6 @@ impl Place for Node {
         format!("http://127.0.0.1:{port}")
     }
 
-    fn has_proxy(&self) -> bool {
-        true
-    }
-
-    fn has_two_processes(&self) -> bool {
-        true
-    }
-
     fn may_stop_workers(&self, kind: &str) -> bool {
         // A stopped one does not hear that the server has gone, with all permits: documented.
         kind != "stop-worker"

@@ -117,14 +117,6 @@ impl Place for Redis {
         format!("redis://127.0.0.1:{port}")
     }
 
-    fn has_proxy(&self) -> bool {
-        true
-    }
-
-    fn has_two_processes(&self) -> bool {
-        true
-    }
-
     fn may_stop_workers(&self, _kind: &str) -> bool {
         // Whoever cannot renew while the clock leaps can lose its permit too early: documented.
         !self.leaping

@@ -52,14 +52,6 @@ impl Place for Serve {
         format!("http://127.0.0.1:{port}")
     }
 
-    fn has_proxy(&self) -> bool {
-        true
-    }
-
-    fn has_two_processes(&self) -> bool {
-        true
-    }
-
     fn faults(&self) -> &[&'static str] {
         &self.faults
     }
