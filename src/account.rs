@@ -27,15 +27,15 @@ pub(crate) enum Home {
 impl Account {
     pub(crate) fn current() -> Self {
         let uid = geteuid().as_raw();
-        // Root is root everywhere, and needs no home of ours.
-        if uid == 0 {
-            return Self { uid, user: "root".into(), home: Home::None };
-        }
         // The file covers nearly everybody; getent also asks the directory services, which a
         // static build of this program cannot.
         let passwd = fs::read("/etc/passwd").unwrap_or_default();
         if let Some(account) = entry(&String::from_utf8_lossy(&passwd), uid) {
             return account;
+        }
+        // Root is root everywhere, and no directory service is asked for it.
+        if uid == 0 {
+            return Self { uid, user: "root".into(), home: Home::None };
         }
         let nobody = |home| Self { uid, user: uid.to_string(), home };
         match getent(uid) {

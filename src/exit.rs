@@ -22,8 +22,12 @@ pub(crate) enum Exit {
     NotAcquired(u8),
     /// The permit was lost. The number is 76 or `--lost-exit-code`.
     Lost(u8),
+    /// The command was stopped because of `--max-runtime`.
+    RanTooLong,
     /// All permits of a semaphore that `status` was asked about are taken.
     AllTaken,
+    /// `doctor` found something that has to be mended.
+    Unwell,
     /// A signal ended the waiting.
     Interrupted(Signal),
 }
@@ -43,6 +47,8 @@ pub(crate) enum Failure {
     Unavailable,
     /// `EX_CONFIG`: bad configuration, or not supported by this backend.
     Unsupported,
+    /// The permit is not ours, or not any more.
+    NotOurs,
     /// semrun itself failed, as in timeout(1) and env(1).
     Internal,
     /// The command exists but cannot be executed.
@@ -68,36 +74,40 @@ impl Exit {
 
     /// Becomes the process's exit code, or does not return: see [`Exit::Reraise`].
     pub(crate) fn finish(self) -> ExitCode {
+        if let Self::Reraise(signal) = self {
+            // The command has left its core file already, if it was to leave one.
+            let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+            signals::die_of(signal);
+        }
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code.
+    pub(crate) fn code(self) -> u8 {
         match self {
-            Self::Success => ExitCode::SUCCESS,
-            Self::Command(code) | Self::NotAcquired(code) | Self::Lost(code) => {
-                ExitCode::from(code)
-            }
-            Self::AllTaken => ExitCode::from(NOT_ACQUIRED),
-            Self::CommandSignalled(signal) | Self::Interrupted(signal) => signal_code(signal),
-            Self::Reraise(signal) => {
-                // The command has left its core file already, if it was to leave one.
-                let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-                signals::die_of(signal);
-                signal_code(signal)
+            Self::Success => 0,
+            Self::Command(code) | Self::NotAcquired(code) | Self::Lost(code) => code,
+            Self::AllTaken => NOT_ACQUIRED,
+            // As timeout(1).
+            Self::RanTooLong => 124,
+            Self::Unwell => 1,
+            Self::CommandSignalled(signal) | Self::Interrupted(signal) | Self::Reraise(signal) => {
+                u8::try_from(128 + signal.as_raw()).unwrap_or(255)
             }
         }
     }
 }
 
 impl Failure {
-    pub(crate) fn code(self) -> ExitCode {
-        ExitCode::from(match self {
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Self::Usage => 64,
             Self::Unavailable => 69,
             Self::Unsupported => 78,
+            Self::NotOurs => LOST,
             Self::Internal => 125,
             Self::NotExecutable => 126,
             Self::NotFound => 127,
-        })
+        }
     }
-}
-
-fn signal_code(signal: Signal) -> ExitCode {
-    ExitCode::from(u8::try_from(128 + signal.as_raw()).unwrap_or(255))
 }

@@ -24,13 +24,13 @@ fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     // A defect of ours is still one of the documented codes; what it was has been printed.
     let Ok(done) = std::panic::catch_unwind(|| commands::dispatch(&line)) else {
-        return exit::Failure::Internal.code();
+        return exit::Failure::Internal.code().into();
     };
     match done {
         Ok(exit) => exit.finish(),
         Err(error) => {
             Console::new(Loudness::Quiet).say(Loudness::Quiet, report::Failed(&error));
-            commands::class(&error).code()
+            commands::class(&error).code().into()
         }
     }
 }

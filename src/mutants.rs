@@ -36,6 +36,10 @@ pub(crate) enum Guard {
     Deadline,
     /// A server that was restarted grants nothing until those it knew could come back.
     QuietRestart,
+    /// A permit stays taken for as long as its holder asked for, also when it was given back.
+    Hold,
+    /// A permit that somebody took away passes on when its holder has stopped, not before.
+    Eviction,
 }
 
 /// Whether a test has turned this one off.

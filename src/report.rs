@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-use crate::backends::{Name, Permit, Record, Standing};
+use crate::backends::{self, Eviction, Name, Permit, Phase, Record, Standing};
 use crate::supervise::child::LaunchError;
 use crate::supervise::signals;
 
@@ -74,20 +74,25 @@ impl fmt::Display for Waited<'_> {
 
 /// What was not as asked, or does not move.
 pub(crate) enum Warning<'a> {
-    Limit { name: &'a Name, asked: u32, stands: u32 },
+    Limit { name: &'a Name, asked: u32, stands: u32, pinned: bool },
     Ttl { name: &'a Name, asked: Duration, stands: Duration },
     Foreign { name: &'a Name, ttl: Duration },
     Blind,
     Unkillable(&'a [Pid]),
     Trouble { name: &'a Name, what: &'a str },
     NotReleased(&'a crate::backends::Error),
+    HeldAround(&'a Name),
 }
 
 impl fmt::Display for Warning<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("warning: ")?;
         match self {
-            Self::Limit { name, asked, stands } => write!(
+            Self::Limit { name, asked, stands, pinned: true } => write!(
+                f,
+                "'{name}' is pinned to a limit of {stands} (semrun limit), not the {asked} asked for"
+            ),
+            Self::Limit { name, asked, stands, pinned: false } => write!(
                 f,
                 "'{name}' is in use with a limit of {stands}, which counts until nobody uses it; \
                  not the {asked} asked for"
@@ -122,6 +127,11 @@ impl fmt::Display for Warning<'_> {
                     pids.join(", ")
                 )
             }
+            Self::HeldAround(name) => write!(
+                f,
+                "a permit of '{name}' is held around this command already (SEMRUN_HELD), and this \
+                 takes another one"
+            ),
             Self::NotReleased(error) => write!(f, "the permit was not given back: {error}"),
         }
     }
@@ -163,6 +173,71 @@ impl fmt::Display for Losing<'_> {
     }
 }
 
+/// A command that has run for as long as it may.
+pub(crate) struct RanTooLong(pub(crate) Duration);
+
+impl fmt::Display for RanTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = humantime::format_duration(self.0);
+        write!(f, "the command has run for {time}, stopping it (--max-runtime)")
+    }
+}
+
+/// A permit that somebody wants to do something with, and may not.
+#[derive(Debug)]
+pub(crate) struct NotOurs {
+    pub(crate) permit: String,
+    pub(crate) why: String,
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the permit {} {}", self.permit, self.why)
+    }
+}
+
+impl std::error::Error for NotOurs {}
+
+/// A permit that is taken from somebody.
+pub(crate) struct Evicting<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) holder: &'a backends::Holder,
+    pub(crate) how: Eviction,
+    pub(crate) time: SystemTime,
+}
+
+impl fmt::Display for Evicting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, holder, how, time } = self;
+        write!(f, "taking the permit of '{name}' from ")?;
+        match (holder, holder.record()) {
+            (_, Some(record)) => {
+                let age = time.duration_since(record.since).unwrap_or_default();
+                write!(f, "{}, who has held it for {}", Holder(record), Span(age))?;
+            }
+            (backends::Holder::Foreign { permit, .. }, _) => {
+                write!(f, "another program ({})", harmless(permit))?;
+            }
+            (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
+        }
+        let detached = holder.record().is_some_and(|record| record.who.detached);
+        let when = if detached { "it is given back" } else { "that has stopped" };
+        match (how, holder.left(), holder.phase()) {
+            (_, _, Phase::Kept) => {
+                f.write_str("; nothing runs under it, and it passes on at once")
+            }
+            (Eviction::Now, ..) => f.write_str(
+                "; it passes on at once, and what runs under it may run beside the next until it is \
+                 stopped",
+            ),
+            (Eviction::Gently, Some(left), _) => {
+                write!(f, "; it passes on when {when}, in {} at the latest", Span(left))
+            }
+            (Eviction::Gently, None, _) => write!(f, "; it passes on when {when}"),
+        }
+    }
+}
+
 /// The process that held the permit was killed.
 #[derive(Debug)]
 pub(crate) struct Died {
@@ -192,6 +267,7 @@ pub(crate) enum Detail<'a> {
     Holding(&'a Permit),
     Released(&'a Permit),
     Outer(&'a Permit),
+    Jitter(Duration),
 }
 
 impl fmt::Display for Detail<'_> {
@@ -205,6 +281,7 @@ impl fmt::Display for Detail<'_> {
                     None => write!(f, "; its server has no fencing tokens"),
                 }
             }
+            Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
             Self::Released(permit) => write!(f, "released {permit}"),
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")
@@ -277,12 +354,25 @@ impl fmt::Display for Span {
     }
 }
 
-struct Holder<'a>(&'a Record);
+/// A length of time that is short.
+pub(crate) struct Fine(pub(crate) Duration);
+
+impl fmt::Display for Fine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms", self.0.as_secs_f64() * 1000.0)
+    }
+}
+
+pub(crate) struct Holder<'a>(pub(crate) &'a Record);
 
 impl fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = &self.0.who;
         let (label, user, host) = (harmless(&who.label), harmless(&who.user), harmless(&who.host));
+        // Who has acquired a permit to outlive itself has gone.
+        if who.detached {
+            return write!(f, "{label} ({user}@{host})");
+        }
         write!(f, "{label} (pid {}, {user}@{host})", who.pid)
     }
 }
@@ -317,7 +407,13 @@ mod tests {
 
     #[test]
     fn the_waiting_line_says_place_holder_and_age() {
-        let who = Who { label: "job".into(), host: "web1".into(), pid: 42, user: "ci\x1b".into() };
+        let who = Who {
+            label: "job".into(),
+            host: "web1".into(),
+            pid: 42,
+            user: "ci\x1b".into(),
+            detached: false,
+        };
         let holder = Record { permit: Uuid::nil(), who, since: UNIX_EPOCH };
         let now = UNIX_EPOCH + Duration::from_secs(192);
         let name = "deploy".parse().unwrap();
@@ -325,11 +421,23 @@ mod tests {
             let standing = Standing { ahead, held, holder, paused: None };
             Waiting { name: &name, standing: &standing, trouble: None, now }.to_string()
         };
+        let who = Who { detached: true, ..holder.who.clone() };
+        assert_eq!(
+            line(0, 1, Some(Record { who, ..holder.clone() })),
+            "waiting for 'deploy', 1st in line; held for 3m 12s by job (ci\u{FFFD}@web1)"
+        );
         assert_eq!(
             line(1, 3, Some(holder)),
             "waiting for 'deploy', 2nd in line; held for 3m 12s by job (pid 42, ci\u{FFFD}@web1) and by 2 others"
         );
         assert_eq!(line(0, 0, None), "waiting for 'deploy', 1st in line");
+        let paused = Some(Duration::from_secs(12));
+        let standing = Standing { ahead: 0, held: 0, holder: None, paused };
+        let mut waiting = Waiting { name: &name, standing: &standing, trouble: None, now };
+        let granted = "1st in line; nobody is granted a permit for 12s yet";
+        assert!(waiting.to_string().contains(granted), "{waiting}");
+        waiting.trouble = Some("the server does not answer");
+        assert!(waiting.to_string().ends_with("1st in line; the server does not answer"));
         assert_eq!(
             line(10, 1, None),
             "waiting for 'deploy', 11th in line; held by one who left no record"

@@ -33,10 +33,9 @@ pub(crate) struct Console {
 
 impl Console {
     pub(crate) fn new(loudness: Loudness) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         // On a terminal that is not ours to control, nobody says whether we are in front.
         let ours = io::stderr().is_terminal() && tcgetpgrp(io::stderr()).is_ok();
-        Self { loudness, redraws: ours && !dumb, drawn: false }
+        Self { loudness, redraws: ours && !is_dumb(), drawn: false }
     }
 
     /// Whether there is a waiting line to keep up to date.
@@ -107,12 +106,17 @@ fn write(text: &str, patience: &Timespec) {
     let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
 }
 
+/// Whether a terminal knows no more than lines.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
 fn in_foreground() -> bool {
     tcgetpgrp(io::stderr()).is_ok_and(|group| Some(group) == own_group())
 }
 
 /// As much of a line as one row shows; the last columns stay free.
-fn fitting(line: &str, columns: u16) -> String {
+pub(crate) fn fitting(line: &str, columns: u16) -> String {
     // What somebody types is shown behind it, `^C` say, and must not begin a new row.
     let room = usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3);
     if line.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>() <= room {

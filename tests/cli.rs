@@ -8,6 +8,12 @@ mod cli {
     mod bad_input;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
+    /// Configuration files.
+    mod config;
+    /// Jobs that run at set times on several hosts.
+    mod cron;
+    /// What `doctor` finds.
+    mod doctor;
     /// What goes wrong, and commands that make it hard.
     mod faults;
     /// The examples of a store that refuses older tokens.
@@ -18,6 +24,8 @@ mod cli {
     mod http;
     /// Permits in `semrun serve`: leases that survive connections and restarts.
     mod leases;
+    /// Limits that are pinned.
+    mod limits;
     /// Permits in a server like the original, which live as long as a connection.
     mod original;
     /// Deaths and outages: a command is dead before its permit passes on.
@@ -48,6 +56,8 @@ mod cli {
     mod signals;
     /// Holders and waiters as others see them.
     mod status;
+    /// Permits that outlive the process that acquired them, and permits that are taken away.
+    mod steps;
     /// What the tests are made of.
     mod support;
     /// Job control and the waiting line, on a pseudo-terminal.

@@ -20,6 +20,8 @@ mod torture {
     mod cloud_server;
     /// What runs under a permit.
     pub(crate) mod command;
+    /// How many permits are taken for certain, by what was asked for and by what is pinned.
+    pub(crate) mod crowds;
     /// Chance that can be repeated.
     mod dice;
     /// What is counted and timed.
@@ -46,6 +48,8 @@ mod torture {
     /// Programs that need root.
     #[path = "../cli/root.rs"]
     pub(crate) mod root;
+    /// A step under a permit that outlives who acquired it.
+    mod step;
     /// What the servers of other tests need, too.
     mod support;
 }

@@ -7,12 +7,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::trouble::Trouble;
-use super::{Error, Lease, Lost, Pending, Permit, Tenure};
+use super::{Error, Gone, Lease, Lost, Pending, Permit, Tenure};
 
 /// What a server's client does to keep such a permit, and to let it go.
 pub(super) trait Grip {
     /// Renews it, for ever. Returns once it is known to be lost.
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost>;
+
+    /// Returns once one that was evicted gently is taken away at once.
+    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost>;
 
     /// Gives it back; `patience` bounds how long that is tried.
     fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>>;
@@ -46,7 +49,14 @@ impl<G: Grip + 'static> Lease for Leased<G> {
     }
 
     fn lost(&mut self) -> Pending<'_, Lost> {
-        Box::pin(self.keeping.as_mut())
+        Box::pin(async {
+            let lost = self.keeping.as_mut().await;
+            self.keeping = match lost.gone {
+                Gone::NotYet => Rc::clone(&self.grip).watch_on(),
+                Gone::Now | Gone::Before => Box::pin(std::future::pending()),
+            };
+            lost
+        })
     }
 
     fn inherit(&self) -> Option<BorrowedFd<'_>> {

@@ -1,11 +1,15 @@
 //! The rules of a counting semaphore, as plain bookkeeping: holders, a queue, expiry and fencing
 //! tokens. No clock (`now` is passed in), no locks, no I/O. Every backend behaves like this.
 
+mod parties;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
 
+pub(crate) use self::parties::{Change, Claim, Holding, Renewal, Terms};
+use super::{Eviction, Phase};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
@@ -22,6 +26,8 @@ pub(crate) struct Ledger<R> {
     terms: Option<Terms>,
     /// How many of those there are.
     bound: usize,
+    /// The limit whatever those who use the semaphore want.
+    pinned: Option<u32>,
     /// By their tokens, which is the order of the grants.
     holders: BTreeMap<u64, Holding<R>>,
     /// By their tickets, which is the order of coming.
@@ -33,36 +39,6 @@ pub(crate) struct Ledger<R> {
     not_before: Moment,
     /// The last number that was given out, as a ticket or as a token.
     last: u64,
-}
-
-/// What is agreed about a semaphore while it is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) limit: u32,
-    /// How long a grant lasts unless it is renewed; none: for ever.
-    pub(crate) ttl: Option<Duration>,
-}
-
-/// Somebody's wish for a permit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claim<R> {
-    pub(crate) id: Uuid,
-    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: wants to
-    /// be alone, for as long as it likes.
-    pub(crate) terms: Option<Terms>,
-    pub(crate) record: R,
-}
-
-/// A permit that is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holding<R> {
-    pub(crate) claim: Claim<R>,
-    pub(crate) token: u64,
-    /// The permit is held until this moment, and not at it.
-    pub(crate) expires: Option<Moment>,
-    ticket: u64,
-    /// Whether the holder has said that it knows.
-    confirmed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -80,17 +56,6 @@ enum Place {
     Waiting(u64),
 }
 
-/// What became of somebody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It was waiting and has a permit now.
-    Granted { id: Uuid, token: u64 },
-    /// It did not take the permit that it was granted, and waits again.
-    Lapsed(Uuid),
-    /// It neither holds nor waits any more.
-    Gone(Uuid),
-}
-
 impl<R> Default for Ledger<R> {
     fn default() -> Self {
         Self::after(0, Moment::ZERO)
@@ -103,6 +68,7 @@ impl<R> Ledger<R> {
         Self {
             terms: None,
             bound: 0,
+            pinned: None,
             holders: BTreeMap::new(),
             queue: BTreeMap::new(),
             places: HashMap::new(),
@@ -119,7 +85,11 @@ impl<R> Ledger<R> {
         let mut changes = self.drop_due(now);
         let id = claim.id;
         match self.places.get(&id) {
-            Some(Place::Holding(_)) => self.extend(now, id),
+            Some(Place::Holding(_)) => {
+                // Of one that nobody had claimed before a restart it is not remembered.
+                self.change_holding(id, |holding| holding.claim.min_hold = claim.min_hold);
+                self.extend(now, id);
+            }
             Some(Place::Waiting(ticket)) => self.present(*ticket),
             None => {
                 let ticket = ticket.filter(|ticket| self.was_given_up(*ticket));
@@ -141,14 +111,57 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Gives a permit back or leaves the queue. Whoever is unknown has left already.
+    /// Gives a permit back or leaves the queue. Whoever is unknown has left already. A permit that
+    /// its holder knew of stays taken until it was held for long enough.
     pub(crate) fn release(&mut self, now: Moment, id: Uuid) -> Vec<Change> {
         let mut changes = self.drop_due(now);
-        if self.remove(id) {
-            changes.push(Change::Gone(id));
+        let keeps = |holding: &Holding<R>| now < holding.held_until();
+        match self.holding(id) {
+            Some(Holding { phase: Phase::Kept, .. }) => {}
+            Some(holding) if holding.phase == Phase::Held && keeps(holding) => {
+                self.change_phase(id, Phase::Kept);
+                changes.push(Change::Kept(id));
+            }
+            _ => {
+                if self.remove(id) {
+                    changes.push(Change::Gone(id));
+                }
+            }
         }
         changes.extend(self.grant(now));
         changes
+    }
+
+    /// Takes a permit from whoever holds it. Gently: nobody is left that could renew it, and one who
+    /// is alone as long as it likes is left alone.
+    pub(crate) fn evict(&mut self, now: Moment, id: Uuid, how: Eviction) -> Vec<Change> {
+        let mut changes = self.drop_due(now);
+        let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
+        let ends = |holding: &Holding<R>| {
+            how == Eviction::Now || holding.phase == Phase::Kept || !holding.confirmed
+        };
+        match self.holding(id) {
+            Some(holding) if how == Eviction::Gently && holding.claim.terms.is_none() => {}
+            Some(holding) if ends(holding) => {
+                self.remove(id);
+                changes.push(Change::Gone(id));
+            }
+            Some(holding) if holding.phase == Phase::Held => {
+                self.change_phase(id, Phase::Evicted);
+                changes.push(Change::Evicted(id));
+                // Its lease may have been over for long.
+                changes.extend(self.drop_due(now));
+            }
+            _ => {}
+        }
+        changes.extend(self.grant(now));
+        changes
+    }
+
+    /// Makes the limit what it says, or with None what those who use the semaphore agreed on.
+    pub(crate) fn pin(&mut self, now: Moment, limit: Option<u32>) -> Vec<Change> {
+        self.pinned = limit;
+        self.expire(now)
     }
 
     /// A waiter cannot be told of a permit for now: it is passed over, and has its place back
@@ -164,15 +177,17 @@ impl<R> Ledger<R> {
         self.expire(now)
     }
 
-    /// Extends a permit by its TTL from now. False: it has expired or was never ours, and
-    /// somebody else may hold it.
-    pub(crate) fn renew(&mut self, now: Moment, id: Uuid) -> bool {
-        let Some(Place::Holding(token)) = self.places.get(&id) else { return false };
-        let over = self.holders[token].expires.is_some_and(|expires| expires <= now);
-        if !over {
-            self.extend(now, id);
+    /// Extends a permit by its TTL from now.
+    pub(crate) fn renew(&mut self, now: Moment, id: Uuid) -> Renewal {
+        let over = |holding: &Holding<R>| holding.expires().is_some_and(|moment| moment <= now);
+        match self.holding(id).filter(|holding| !over(holding)).map(|holding| holding.phase) {
+            Some(Phase::Held) => {
+                self.extend(now, id);
+                Renewal::Held
+            }
+            Some(Phase::Evicted) => Renewal::Evicted,
+            Some(Phase::Kept) | None => Renewal::Lost,
         }
-        !over
     }
 
     /// Takes back what has expired and grants it to those who wait.
@@ -182,14 +197,22 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Somebody who held a permit before all of this was forgotten holds it until `expires`.
-    pub(crate) fn restore(&mut self, claim: Claim<R>, token: u64, expires: Option<Moment>) {
+    /// Somebody held a permit before all of this was forgotten, granted at `since`, and holds it
+    /// as it did; its lease ends at `lease`.
+    pub(crate) fn restore(
+        &mut self,
+        claim: Claim<R>,
+        token: u64,
+        since: Moment,
+        phase: Phase,
+        lease: Option<Moment>,
+    ) {
         self.last = self.last.max(token);
         self.agree(&claim);
         let id = claim.id;
         self.places.insert(id, Place::Holding(token));
-        self.due.extend(expires.map(|expires| (expires, id)));
-        let holding = Holding { claim, token, expires, ticket: token, confirmed: true };
+        let holding = Holding { claim, token, since, phase, lease, ticket: token, confirmed: true };
+        self.due.extend(holding.expires().map(|moment| (moment, id)));
         self.holders.insert(token, holding);
     }
 
@@ -205,9 +228,28 @@ impl<R> Ledger<R> {
         self.not_before.checked_sub(now).filter(|left| !left.is_zero())
     }
 
-    /// None while nobody uses the semaphore who brought any.
+    /// What is in force; none while nobody uses the semaphore who brought any.
     pub(crate) fn terms(&self) -> Option<Terms> {
+        self.terms.map(|terms| self.with_pin(terms))
+    }
+
+    /// What those who use the semaphore agreed on, whatever is pinned.
+    pub(crate) fn agreed(&self) -> Option<Terms> {
         self.terms
+    }
+
+    /// What would be in force for one who asked for this.
+    pub(crate) fn terms_or(&self, asked: Terms) -> Terms {
+        self.with_pin(self.terms.unwrap_or(asked))
+    }
+
+    /// The limit in force, which one that is pinned also is while nobody uses the semaphore.
+    pub(crate) fn limit(&self) -> Option<u32> {
+        self.pinned.or(self.terms.map(|terms| terms.limit))
+    }
+
+    pub(crate) fn pinned(&self) -> Option<u32> {
+        self.pinned
     }
 
     /// In the order of their grants.
@@ -251,6 +293,10 @@ impl<R> Ledger<R> {
             && !self.holders.values().any(lapses)
     }
 
+    fn with_pin(&self, terms: Terms) -> Terms {
+        Terms { limit: self.pinned.unwrap_or(terms.limit), ..terms }
+    }
+
     fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -284,15 +330,30 @@ impl<R> Ledger<R> {
 
     /// Makes a permit last for its whole TTL from now, for one who knows of it.
     fn extend(&mut self, now: Moment, id: Uuid) {
+        let terms = self.terms;
+        self.change_holding(id, |holding| {
+            let ttl = holding.claim.terms.and(terms).and_then(|terms| terms.ttl);
+            holding.confirmed = true;
+            if holding.phase == Phase::Held {
+                holding.lease = ttl.map(|ttl| now + ttl);
+            }
+        });
+    }
+
+    fn change_phase(&mut self, id: Uuid, phase: Phase) {
+        self.change_holding(id, |holding| holding.phase = phase);
+    }
+
+    fn change_holding(&mut self, id: Uuid, change: impl FnOnce(&mut Holding<R>)) {
         let Some(Place::Holding(token)) = self.places.get(&id) else { return };
         let Some(holding) = self.holders.get_mut(token) else { return };
-        holding.confirmed = true;
-        if let Some(moment) = holding.expires {
+        let before = holding.expires();
+        change(holding);
+        let after = holding.expires();
+        if let Some(moment) = before {
             self.due.remove(&(moment, id));
         }
-        let ttl = holding.claim.terms.and(self.terms).and_then(|terms| terms.ttl);
-        holding.expires = ttl.map(|ttl| now + ttl);
-        self.due.extend(holding.expires.map(|moment| (moment, id)));
+        self.due.extend(after.map(|moment| (moment, id)));
     }
 
     /// False: it was not there.
@@ -300,7 +361,8 @@ impl<R> Ledger<R> {
         let (claim, moment) = match self.places.remove(&id) {
             Some(Place::Holding(token)) => {
                 let holding = self.holders.remove(&token).expect("places are true");
-                (holding.claim, holding.expires)
+                let moment = holding.expires();
+                (holding.claim, moment)
             }
             Some(Place::Waiting(ticket)) => {
                 let waiting = self.queue.remove(&ticket).expect("places are true");
@@ -353,10 +415,12 @@ impl<R> Ledger<R> {
             let Waiting { claim, .. } = self.queue.remove(&ticket).expect("just seen");
             let (id, token) = (claim.id, self.next_number());
             let ttl = claim.terms.and(self.terms).and_then(|terms| terms.ttl);
-            let expires = ttl.map(|ttl| now + ttl.min(CONFIRM));
-            self.due.extend(expires.map(|moment| (moment, id)));
+            let lease = ttl.map(|ttl| now + ttl.min(CONFIRM));
+            self.due.extend(lease.map(|moment| (moment, id)));
             self.places.insert(id, Place::Holding(token));
-            self.holders.insert(token, Holding { claim, token, expires, ticket, confirmed: false });
+            let (since, phase, confirmed) = (now, Phase::Held, false);
+            let holding = Holding { claim, token, since, phase, lease, ticket, confirmed };
+            self.holders.insert(token, holding);
             changes.push(Change::Granted { id, token });
         }
         changes
@@ -366,7 +430,7 @@ impl<R> Ledger<R> {
     fn fits(&self, claim: &Claim<R>) -> bool {
         let alone =
             self.holders.first_key_value().is_some_and(|(_, one)| one.claim.terms.is_none());
-        let limit = self.terms.map_or(1, |terms| terms.limit as usize);
+        let limit = self.limit().unwrap_or(1) as usize;
         match claim.terms {
             Some(_) => !alone && self.holders.len() < limit,
             None => self.holders.is_empty(),

@@ -53,9 +53,10 @@ impl Trouble {
     }
 
     /// Another limit or TTL stands than was asked for, and nothing else would do.
-    pub(super) fn differs(ask: &Ask, limit: u32, ttl: Duration) -> Self {
+    pub(super) fn differs(ask: &Ask, limit: u32, pinned: bool, ttl: Duration) -> Self {
+        let how = if pinned { "is pinned to" } else { "is in use with" };
         let what = format!(
-            "'{}' is in use with a limit of {limit} and a TTL of {ttl:?}, not {} and {:?}, and \
+            "'{}' {how} a limit of {limit} and a TTL of {ttl:?}, not {} and {:?}, and \
              --strict-limit allows no other",
             ask.name, ask.limit, ask.ttl
         );

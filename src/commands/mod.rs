@@ -1,26 +1,68 @@
 //! One file per subcommand; here only which is which, and which exit code a failure has.
 
+mod acquire;
+mod doctor;
 mod generate;
+mod limit;
+mod release;
+mod renew;
 mod run;
 mod serve;
 mod status;
+mod waiting;
+mod watch;
 
+use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::Context;
 
+use crate::account::Account;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
-use crate::report::CannotRun;
-use crate::settings::{self, Misuse, Task};
+use crate::report::{CannotRun, NotOurs};
+use crate::settings::{self, Misuse, Printed, Surroundings, Task};
 use crate::supervise::child::LaunchError;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
-    match settings::read(line, &settings::environment)? {
-        Task::Run(settings) => run::run(&settings),
-        Task::Status(settings) => status::run(&settings),
+    // Not before it is needed: it may ask a directory service.
+    let account = LazyCell::new(Account::current);
+    let around = Surroundings {
+        variables: &settings::environment,
+        user_file: &|| settings::user_file(&account),
+        system_file: settings::system_file(),
+    };
+    let task = settings::read(line, &around);
+    let for_a_shell = match &task {
+        Ok(Task::Acquire(settings)) => settings.printed == Printed::Shell,
+        Ok(_) => false,
+        Err(_) => settings::wants_shell(line),
+    };
+    let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &account));
+    if for_a_shell {
+        let code = match &done {
+            Ok(exit) => exit.code(),
+            Err(error) => class(error).code(),
+        };
+        if code != 0 {
+            // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
+            let _ = print(format!("(exit {code})\n").as_bytes());
+        }
+    }
+    done
+}
+
+fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
+    match task {
+        Task::Run(settings) => run::run(&settings, account),
+        Task::Status(settings) => status::run(&settings, account),
+        Task::Acquire(settings) => acquire::run(&settings, account),
+        Task::Renew(settings) => renew::run(&settings, account),
+        Task::Release(settings) => release::run(&settings, account),
+        Task::Limit(settings) => limit::run(&settings, account),
+        Task::Doctor(settings) => doctor::run(*settings, account),
         Task::Serve(settings) => serve::run(settings),
         Task::Completions(shell) => print(&generate::completions(shell)),
         Task::Man(subcommand) => print(&generate::man(subcommand.as_deref())?),
@@ -41,6 +83,9 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
             ErrorKind::Unavailable => Failure::Unavailable,
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
+    }
+    if error.is::<NotOurs>() {
+        return Failure::NotOurs;
     }
     match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {
         Some(LaunchError::NotFound) => Failure::NotFound,

@@ -6,16 +6,23 @@ use std::time::SystemTime;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
+use super::watch::{self, Screen};
 use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{self, Backend, Error, Name, Record, Snapshot};
+use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot};
 use crate::exit::Exit;
 use crate::report::{Span, harmless};
 use crate::settings::Status;
+use crate::terminal::{Console, Loudness};
 
-pub(super) fn run(settings: &Status) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(&Account::current())?;
-    let snapshots = block_on(look(&*backend, &settings.names))??;
+pub(super) fn run(settings: &Status, account: &Account) -> anyhow::Result<Exit> {
+    let places = settings.places.iter();
+    let places = places.map(|(location, names)| Ok((location.connect(account)?, names.as_slice())));
+    let places: Vec<_> = places.collect::<Result<_, Error>>()?;
+    if settings.watch {
+        return block_on(watch(&places, settings))?;
+    }
+    let snapshots = block_on(look(&places))??;
     let text = if settings.json {
         let mut text = serde_json::to_string_pretty(&Document::of(&snapshots))?;
         text.push('\n');
@@ -28,13 +35,69 @@ pub(super) fn run(settings: &Status) -> anyhow::Result<Exit> {
     Ok(if taken { Exit::AllTaken } else { Exit::Success })
 }
 
-async fn look(backend: &dyn Backend, names: &[Name]) -> Result<Vec<Snapshot>, Error> {
-    let all = if names.is_empty() { backend.list().await? } else { Vec::new() };
+type Places<'a> = [(Box<dyn Backend>, &'a [Name])];
+
+async fn look(places: &Places<'_>) -> Result<Vec<Snapshot>, Error> {
     let mut snapshots = Vec::new();
-    for name in names.iter().chain(&all) {
-        snapshots.push(backend.observe(name).await?);
+    for (backend, names) in places {
+        let all = if names.is_empty() { backend.list().await? } else { Vec::new() };
+        for name in names.iter().chain(&all) {
+            snapshots.push(backend.observe(name).await?);
+        }
     }
     Ok(snapshots)
+}
+
+/// Shows it until nobody reads any more, or a signal ends us. A backend that is away for a while is
+/// waited for, once it has been there.
+async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
+    let mut console = Console::new(Loudness::Normal);
+    let mut screen = Screen::new();
+    let mut snapshots = look(places).await?;
+    let mut away = false;
+    loop {
+        let key = changing(&snapshots);
+        let page = if settings.json {
+            let mut line = serde_json::to_string(&Document::of(&snapshots))?;
+            line.push('\n');
+            line
+        } else {
+            let now = SystemTime::now();
+            let table = table(&snapshots, settings.limit, now);
+            format!("{}\n{table}", humantime::format_rfc3339_seconds(now))
+        };
+        if !screen.show(&page, key)? {
+            return Ok(Exit::Success);
+        }
+        loop {
+            tokio::time::sleep(watch::INTERVAL).await;
+            match look(places).await {
+                Ok(news) => {
+                    away = false;
+                    snapshots = news;
+                    break;
+                }
+                Err(error) if !std::mem::replace(&mut away, true) => {
+                    console.say(Loudness::Quiet, error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// What of it is news: not that time goes by.
+fn changing(snapshots: &[Snapshot]) -> String {
+    let mut text = String::new();
+    for snapshot in snapshots {
+        let Snapshot { name, limit, pinned, holders, waiters, .. } = snapshot;
+        let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.paused.is_some());
+        for holder in holders {
+            let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.phase(), holder.token());
+        }
+        let _ = write!(text, " {waiters:?}");
+    }
+    text
 }
 
 /// A heading for each semaphore, and a row for each holder and waiter. `asked` is the limit where
@@ -45,11 +108,24 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         let name = &snapshot.name;
         let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
         let foreign = held > 0;
-        let Some(limit) = snapshot.limit.or(foreign.then_some(asked)) else {
-            let _ = writeln!(text, "{name}: free");
-            continue;
-        };
-        let _ = write!(text, "{name}: {held} of {limit} held, {waiting} waiting");
+        let limit = snapshot.limit.or(foreign.then_some(asked));
+        let idle = held == 0 && waiting == 0 && snapshot.paused.is_none();
+        match limit {
+            Some(limit) if snapshot.pinned && idle => {
+                let _ = writeln!(text, "{name}: free, limit {limit} pinned");
+                continue;
+            }
+            Some(limit) => {
+                let _ = write!(text, "{name}: {held} of {limit} held, {waiting} waiting");
+            }
+            None => {
+                let _ = writeln!(text, "{name}: free");
+                continue;
+            }
+        }
+        if snapshot.pinned {
+            text.push_str(", limit pinned");
+        }
         if let Some(paused) = snapshot.paused {
             let _ = write!(text, ", none granted for {}", Span(paused));
         }
@@ -58,9 +134,16 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         let mut rows = vec![Row::heading()];
         for holder in &snapshot.holders {
             rows.push(match holder {
-                backends::Holder::Foreign { permit, .. } => Row::foreign("holds".into(), permit),
-                backends::Holder::Known { record, .. } => {
-                    Row::of("holds".into(), record.as_ref(), now)
+                backends::Holder::Foreign { permit, .. } => {
+                    Row::foreign("holds".into(), name, permit)
+                }
+                backends::Holder::Known { record, phase, .. } => {
+                    let state = match phase {
+                        Phase::Held => "holds",
+                        Phase::Evicted => "evicted",
+                        Phase::Kept => "kept",
+                    };
+                    Row::of(state.into(), name, record.as_ref(), now)
                 }
             });
             let row = rows.last_mut().expect("just pushed");
@@ -70,8 +153,8 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
             let state = format!("waits, {}", place + 1);
             rows.push(match &waiter.foreign {
-                Some(permit) => Row::foreign(state, permit),
-                None => Row::of(state, waiter.record.as_ref(), now),
+                Some(permit) => Row::foreign(state, name, permit),
+                None => Row::of(state, name, waiter.record.as_ref(), now),
             });
         }
         let cells: Vec<_> = rows.into_iter().map(|row| row.cells(leases)).collect();
@@ -86,6 +169,7 @@ struct Row {
     left: String,
     who: [String; 4],
     since: String,
+    permit: String,
 }
 
 impl Row {
@@ -96,32 +180,38 @@ impl Row {
             left: "LEASE LEFT".into(),
             who: ["LABEL", "HOST", "PID", "USER"].map(String::from),
             since: "SINCE".into(),
+            permit: "PERMIT".into(),
         }
     }
 
-    fn of(state: String, record: Option<&Record>, now: SystemTime) -> Self {
+    fn of(state: String, name: &Name, record: Option<&Record>, now: SystemTime) -> Self {
         let (token, left) = (String::new(), String::new());
-        let Some(Record { who, since, .. }) = record else {
+        let Some(Record { who, since, permit }) = record else {
             let who = ["?", "?", "?", "?"].map(String::from);
-            return Self { state, token, left, who, since: "?".into() };
+            let (since, permit) = ("?".into(), String::new());
+            return Self { state, token, left, who, since, permit };
         };
         let age = Span(now.duration_since(*since).unwrap_or_default());
         let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since));
         let (label, host, user) = (harmless(&who.label), harmless(&who.host), harmless(&who.user));
-        Self { state, token, left, who: [label, host, who.pid.to_string(), user], since }
+        // Who has acquired a permit to outlive itself has gone.
+        let pid = if who.detached { "-".into() } else { who.pid.to_string() };
+        let permit = format!("{permit}@{name}");
+        Self { state, token, left, who: [label, host, pid, user], since, permit }
     }
 
     /// One whose only trace is its permit.
-    fn foreign(state: String, permit: &str) -> Self {
-        let mut row = Self::of(state, None, SystemTime::UNIX_EPOCH);
-        row.who[0] = format!("foreign {}", harmless(permit));
+    fn foreign(state: String, name: &Name, permit: &str) -> Self {
+        let mut row = Self::of(state, name, None, SystemTime::UNIX_EPOCH);
+        row.who[0] = "foreign".into();
+        row.permit = format!("{}@{name}", harmless(permit));
         row
     }
 
     fn cells(self, leases: bool) -> Vec<String> {
         let left = leases.then_some(self.left);
         let head = [self.state, self.token].into_iter().chain(left);
-        head.chain(self.who).chain([self.since]).collect()
+        head.chain(self.who).chain([self.since, self.permit]).collect()
     }
 }
 
@@ -150,6 +240,7 @@ struct Document<'a> {
 struct Semaphore<'a> {
     name: &'a str,
     limit: Option<u32>,
+    pinned: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +254,7 @@ struct Holder<'a> {
     fencing_token: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u128>,
+    state: Phase,
     foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
@@ -189,6 +281,7 @@ struct Person<'a> {
     host: &'a str,
     pid: u32,
     user: &'a str,
+    detached: bool,
     since: String,
 }
 
@@ -210,12 +303,14 @@ impl<'a> Semaphore<'a> {
                 host: &who.host,
                 pid: who.pid,
                 user: &who.user,
+                detached: who.detached,
                 since: humantime::format_rfc3339_millis(record.since).to_string(),
             })
         };
         let holders = snapshot.holders.iter().map(|holder| Holder {
             fencing_token: holder.token(),
             lease_left_ms: holder.left().map(|left| left.as_millis()),
+            state: holder.phase(),
             foreign: matches!(holder, backends::Holder::Foreign { .. }),
             record: person(holder.record()),
             permit: match holder {
@@ -232,6 +327,7 @@ impl<'a> Semaphore<'a> {
         Self {
             name: name.as_str(),
             limit: snapshot.limit,
+            pinned: snapshot.pinned,
             ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
             paused_ms: snapshot.paused.map(|paused| paused.as_millis()),
             holders: holders.collect(),
@@ -247,10 +343,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::backends::{Holder, Waiter, Who};
+    use crate::backends::{Holder, Phase, Waiter, Who};
 
     fn record(label: &str, pid: u32) -> Record {
-        let who = Who { label: label.into(), host: "web1".into(), pid, user: "ci".into() };
+        let who = Who {
+            label: label.into(),
+            host: "web1".into(),
+            pid,
+            user: "ci".into(),
+            detached: false,
+        };
         Record { permit: Uuid::nil(), who, since: UNIX_EPOCH + Duration::from_mins(1) }
     }
 
@@ -260,6 +362,7 @@ mod tests {
             holders: vec![Holder::Known {
                 token: Some(7),
                 record: Some(record("migrate.sh", 4242)),
+                phase: Phase::Held,
                 left: None,
             }],
             waiters: vec![Waiter::known(Some(record("日本", 1))), Waiter::known(None)],
@@ -274,7 +377,12 @@ mod tests {
             ttl: Some(Duration::from_secs(5)),
             paused: Some(Duration::from_millis(1_500)),
             holders: vec![
-                Holder::Known { token: Some(8), record: Some(record("job", 1)), left: Some(left) },
+                Holder::Known {
+                    token: Some(8),
+                    record: Some(record("job", 1)),
+                    phase: Phase::Held,
+                    left: Some(left),
+                },
                 Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO) },
             ],
             ..Snapshot::unused(&"shared".parse().unwrap())
@@ -292,18 +400,18 @@ mod tests {
         let text = table(&[local(), idle, shared(), foreign], 10, now);
         let expected = "\
 deploy: 1 of 1 held, 2 waiting
-            TOKEN  LABEL       HOST  PID   USER  SINCE
-  holds     7      migrate.sh  web1  4242  ci    1970-01-01T00:01:00Z (1m 5s)
-  waits, 1         日本        web1  1     ci    1970-01-01T00:01:00Z (1m 5s)
+            TOKEN  LABEL       HOST  PID   USER  SINCE                         PERMIT
+  holds     7      migrate.sh  web1  4242  ci    1970-01-01T00:01:00Z (1m 5s)  00000000-0000-0000-0000-000000000000@deploy
+  waits, 1         日本        web1  1     ci    1970-01-01T00:01:00Z (1m 5s)  00000000-0000-0000-0000-000000000000@deploy
   waits, 2         ?           ?     ?     ?     ?
 idle: free
 shared: 2 of 2 held, 0 waiting, none granted for 1.5s
-         TOKEN  LEASE LEFT  LABEL       HOST  PID  USER  SINCE
-  holds  8      4.2s        job         web1  1    ci    1970-01-01T00:01:00Z (1m 5s)
-  holds         0.0s        foreign f0  ?     ?    ?     ?
+         TOKEN  LEASE LEFT  LABEL    HOST  PID  USER  SINCE                         PERMIT
+  holds  8      4.2s        job      web1  1    ci    1970-01-01T00:01:00Z (1m 5s)  00000000-0000-0000-0000-000000000000@shared
+  holds         0.0s        foreign  ?     ?    ?     ?                             f0@shared
 theirs: 1 of 10 held, 0 waiting
-         TOKEN  LEASE LEFT  LABEL       HOST  PID  USER  SINCE
-  holds         0.0s        foreign f0  ?     ?    ?     ?
+         TOKEN  LEASE LEFT  LABEL    HOST  PID  USER  SINCE  PERMIT
+  holds         0.0s        foreign  ?     ?    ?     ?      f0@theirs
 ";
         assert_eq!(text, expected);
     }
@@ -312,17 +420,17 @@ theirs: 1 of 10 held, 0 waiting
     fn the_document_has_the_fields_that_are_promised() {
         let text = serde_json::to_string(&Document::of(&[local(), shared()])).unwrap();
         let expected = concat!(
-            r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"holders":[{"fencing_token":7,"#,
+            r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"pinned":false,"holders":[{"fencing_token":7,"state":"held","#,
             r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
-            r#""label":"migrate.sh","host":"web1","pid":4242,"user":"ci","#,
+            r#""label":"migrate.sh","host":"web1","pid":4242,"user":"ci","detached":false,"#,
             r#""since":"1970-01-01T00:01:00.000Z"}],"#,
             r#""waiters":[{"place":1,"foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
-            r#""label":"日本","host":"web1","pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,
-            r#"{"place":2,"foreign":false}]},{"name":"shared","limit":2,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
-            r#"{"fencing_token":8,"lease_left_ms":4200,"foreign":false,"#,
+            r#""label":"日本","host":"web1","pid":1,"user":"ci","detached":false,"since":"1970-01-01T00:01:00.000Z"},"#,
+            r#"{"place":2,"foreign":false}]},{"name":"shared","limit":2,"pinned":false,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
+            r#"{"fencing_token":8,"lease_left_ms":4200,"state":"held","foreign":false,"#,
             r#""permit":"00000000-0000-0000-0000-000000000000@shared","label":"job","host":"web1","#,
-            r#""pid":1,"user":"ci","since":"1970-01-01T00:01:00.000Z"},"#,
-            r#"{"fencing_token":null,"lease_left_ms":0,"foreign":true,"permit":"f0@shared"}],"#,
+            r#""pid":1,"user":"ci","detached":false,"since":"1970-01-01T00:01:00.000Z"},"#,
+            r#"{"fencing_token":null,"lease_left_ms":0,"state":"held","foreign":true,"permit":"f0@shared"}],"#,
             r#""waiters":[]}]}"#,
         );
         assert_eq!(text, expected);

@@ -1,7 +1,7 @@
-//! Our own clients' identities that were given back: a request of theirs that comes late must not
-//! take another permit.
+//! Our own clients' identities that were given back or taken away: a request of theirs that comes
+//! late must not take another permit.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -15,24 +15,40 @@ const MOST: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Finished {
     order: VecDeque<(Moment, Uuid)>,
-    all: HashSet<Uuid>,
+    /// Whether it was a detached permit that was given back.
+    all: HashMap<Uuid, bool>,
 }
 
 impl Finished {
     pub(super) fn add(&mut self, now: Moment, id: Uuid) {
+        self.insert(now, id, false);
+    }
+
+    /// The same, for a detached permit: whoever gives it back again is told so.
+    pub(super) fn give_back(&mut self, now: Moment, id: Uuid) {
+        self.insert(now, id, true);
+    }
+
+    fn insert(&mut self, now: Moment, id: Uuid, given_back: bool) {
         while let Some((when, old)) = self.order.front().copied()
             && (when + REMEMBERED < now || self.order.len() >= MOST)
         {
             self.order.pop_front();
             self.all.remove(&old);
         }
-        if self.all.insert(id) {
-            self.order.push_back((now, id));
+        let before = self.all.insert(id, given_back);
+        match before {
+            Some(before) => drop(self.all.insert(id, before || given_back)),
+            None => self.order.push_back((now, id)),
         }
     }
 
     pub(super) fn contains(&self, id: Uuid) -> bool {
-        self.all.contains(&id)
+        self.all.contains_key(&id)
+    }
+
+    pub(super) fn was_given_back(&self, id: Uuid) -> bool {
+        self.all.get(&id).is_some_and(|given_back| *given_back)
     }
 }
 
@@ -52,5 +68,8 @@ mod tests {
         (3..MOST + 9).for_each(|number| finished.add(REMEMBERED, id(number)));
         assert_eq!((finished.order.len(), finished.all.len()), (MOST, MOST));
         assert!(!finished.contains(id(1)) && finished.contains(id(MOST + 8)));
+        finished.give_back(REMEMBERED, id(MOST + 8));
+        finished.add(REMEMBERED, id(MOST + 8));
+        assert!(finished.was_given_back(id(MOST + 8)) && !finished.was_given_back(id(MOST + 7)));
     }
 }

@@ -7,6 +7,7 @@ mod work;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -74,7 +75,7 @@ impl Journal {
             Err(error) => return Err(error),
         };
         let before = found.rebooted.map(|longest| (found.boot.clone(), longest));
-        let content = snapshot(&boot, before.as_ref(), found.last, &found.grants);
+        let content = snapshot(&boot, before.as_ref(), found.last, &found.pins, &found.grants);
         // Kept open: when it is needed there may be no descriptor left.
         let directory = File::open(directory)?;
         let file = write_aside(&path, &content)?;
@@ -124,6 +125,10 @@ impl Journal {
         }
     }
 
+    pub(crate) fn pinned(&self, name: &str, limit: Option<u32>) {
+        self.append(&Entry::Pin { name: name.into(), limit });
+    }
+
     pub(crate) fn ended(&self, name: &str, id: Uuid) {
         self.append(&Entry::End { name: name.into(), id });
     }
@@ -140,10 +145,10 @@ impl Journal {
         self.writer.as_ref().is_some_and(|writer| writer.grown.get() > writer.enough.get())
     }
 
-    /// Forgets what is over: only these are still held.
-    pub(crate) fn rewrite(&self, last: u64, grants: &[Grant]) {
+    /// Forgets what is over: only these limits are still pinned, and only these permits held.
+    pub(crate) fn rewrite(&self, last: u64, pins: &BTreeMap<String, u32>, grants: &[Grant]) {
         let Some(writer) = &self.writer else { return };
-        let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, grants);
+        let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
         writer.grown.set(0);
         writer.enough.set(SMALL.max(content.len() as u64 * 4));
         writer.send(Job::Rewrite(content));

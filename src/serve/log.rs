@@ -53,7 +53,8 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) name: &'a str,
-    pub(crate) id: Uuid,
+    /// None where it is about the semaphore.
+    pub(crate) id: Option<Uuid>,
     pub(crate) actor: &'a str,
 }
 
@@ -83,6 +84,7 @@ impl Log {
         let (name, actor) = (shortened(name), shortened(actor));
         let line = match self.format {
             Format::Text => {
+                let id = id.map_or_else(|| "-".into(), |id| id.to_string());
                 format!("server: [{}:{id}:{}] {action}", harmless(&name), harmless(&actor))
             }
             Format::Json => {

@@ -1,77 +1,43 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
+mod reading;
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
-use percent_encoding::percent_decode;
+use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, Interval, interval_at};
 use uuid::Uuid;
 
+use self::reading::{
+    Pinning, Route, asking_in, how_in, id_in, is_json, name_in, pinning_in, read_json,
+};
 use super::keys::Keys;
 use super::log::{self, Event};
 use super::peer::Peer;
 use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
-use crate::backends::Pending;
 use crate::backends::cloud::wire::{
-    ASK_HEADER, Asking, BEAT, ID_HEADER, KEY_HEADER, LIST, Outcome, RENEW, Told, VERSION,
-    VERSION_HEADER,
+    ASK_HEADER, About, Asking, BEAT, Evicted, KEY_HEADER, Outcome, Returned, Told, VERSION,
+    VERSION_HEADER, millis,
 };
+use crate::backends::{Eviction, Pending};
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
-
-/// The largest body that is read, and how long it may take to come.
-const LARGEST_BODY: usize = 16 * 1024;
-const SLOWEST_BODY: Duration = Duration::from_secs(5);
 
 /// What answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
     pub(crate) keys: Keys,
-}
-
-/// What is asked for, by path and method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Register,
-    Attach(Which),
-    Signal,
-    Observe,
-    LogConfig,
-    Renew,
-    List,
-}
-
-impl Route {
-    fn of(method: &Method, path: &str) -> Option<Self> {
-        // As Express does: in any case, with or without a slash at the end.
-        let path = path.to_ascii_lowercase();
-        let path = path.strip_suffix('/').unwrap_or(&path);
-        let (method_of_it, route) = match path {
-            "/semaphore/register" => (Method::GET, Self::Register),
-            "/semaphore/monitor" => (Method::GET, Self::Attach(Which::Monitor)),
-            "/semaphore/wait" => (Method::GET, Self::Attach(Which::Wait)),
-            "/semaphore/signal" => (Method::GET, Self::Signal),
-            "/semaphore/observe" => (Method::GET, Self::Observe),
-            "/logconfig" => (Method::PATCH, Self::LogConfig),
-            RENEW => (Method::GET, Self::Renew),
-            LIST => (Method::GET, Self::List),
-            _ => return None,
-        };
-        let method = if *method == Method::HEAD { &Method::GET } else { method };
-        (*method == method_of_it).then_some(route)
-    }
 }
 
 type Answer = Response<Content>;
@@ -86,6 +52,8 @@ struct Wanted {
     /// The label of the key that it came with.
     actor: Rc<str>,
     asking: Option<Asking>,
+    how: Option<Eviction>,
+    pinning: Option<Pinning>,
     json: Option<Value>,
 }
 
@@ -97,7 +65,10 @@ enum Done {
     /// The same for one of ours, which holds.
     Watching(Attached),
     Asked(Told, Option<Attached>),
-    Signalled(Result<(), Refused>),
+    /// It is answered when it is on record, if that can be.
+    Changed(Answer),
+    /// It is answered when it is on record, and not before.
+    Pinned,
     /// Not yet: it is to be done when those who were here before have come back.
     Later(Wanted),
 }
@@ -141,15 +112,24 @@ impl Routes {
                 Done::Open(attached, which) => self.verdict(attached, which, &peer).await,
                 Done::Watching(attached) => match ending(attached, &peer).await {
                     Verdict::Replaced => removed(),
+                    Verdict::Evicted => {
+                        // What is on record first: it cannot be renewed after a restart either.
+                        let _ = self.semaphores.journal.written().await;
+                        plain_json(&Told::evicted())
+                    }
                     _ => empty(StatusCode::OK),
                 },
                 Done::Asked(told, attached) => self.tell(told, attached, peer).await,
-                Done::Signalled(done) => {
+                Done::Changed(answer) => {
                     // Otherwise a server that ends now takes it for held when it starts again. What
                     // cannot be written is given back all the same.
                     let _ = self.semaphores.journal.written().await;
-                    empty(done.map_or_else(status, |()| StatusCode::OK))
+                    answer
                 }
+                Done::Pinned => match self.semaphores.journal.written().await {
+                    Ok(()) => empty(StatusCode::OK),
+                    Err(trouble) => refusal(format!("it cannot record a limit: {trouble}")),
+                },
                 // The loop has seen to it.
                 Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
@@ -197,7 +177,9 @@ impl Routes {
             None => None,
         };
         let name = self.semaphores.known(name);
-        Ok(Wanted { route, ours, name, id: id_in(&head.headers), actor, asking, json })
+        let id = id_in(&head.headers);
+        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.headers));
+        Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
     /// Does what is wanted, as far as that can be done at once.
@@ -208,7 +190,7 @@ impl Routes {
         {
             return Done::Later(wanted);
         }
-        let Wanted { route, ours, name, id, actor, asking, json } = wanted;
+        let Wanted { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
         let semaphores = &self.semaphores;
         Done::Answered(match (route, id) {
             (Route::Register, _) => match asking {
@@ -239,13 +221,33 @@ impl Routes {
                 if ours {
                     semaphores.finish(id);
                 }
-                return Done::Signalled(semaphores.signal(&name, id, actor));
+                let done = semaphores.signal(&name, id, actor);
+                return Done::Changed(empty(done.map_or_else(status, |()| StatusCode::OK)));
             }
             (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
             (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),
             (Route::LogConfig, _) => self.configure(json),
             (Route::Renew, Some(id)) => plain_json(&semaphores.renew(&name, id)),
-            (Route::Renew, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::Return, Some(id)) => {
+                let outcome = semaphores.give_back(&name, id, actor);
+                return Done::Changed(plain_json(&Returned { outcome }));
+            }
+            (Route::Evict, Some(id)) => match how {
+                Some(how) => {
+                    let held = semaphores.evict(&name, id, how, actor);
+                    return Done::Changed(plain_json(&Evicted { held }));
+                }
+                None => empty(StatusCode::BAD_REQUEST),
+            },
+            (Route::Renew | Route::Return | Route::Evict, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::Limit, _) => match pinning {
+                Some(pinning) => {
+                    semaphores.pin(&name, pinning.limit(), &actor);
+                    return Done::Pinned;
+                }
+                None => empty(StatusCode::BAD_REQUEST),
+            },
+            (Route::About, _) => plain_json(&self.about()),
             (Route::List, _) => plain_json(&semaphores.names()),
         })
     }
@@ -267,9 +269,7 @@ impl Routes {
         if told.outcome == Outcome::Held
             && let Err(trouble) = self.semaphores.journal.written().await
         {
-            let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
-            *answer.body_mut() = Content::text(format!("it cannot record a grant: {trouble}"));
-            return answer;
+            return refusal(format!("it cannot record a grant: {trouble}"));
         }
         let mut line = serde_json::to_string(&told).expect("plain data");
         line.push('\n');
@@ -282,6 +282,12 @@ impl Routes {
         let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
         *answer.body_mut() = Content { first: Some(line.into()), then, beats };
         answer
+    }
+
+    fn about(&self) -> About {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let remembers = self.semaphores.journal.remembers();
+        About { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
     }
 
     fn configure(&self, json: Option<Value>) -> Answer {
@@ -320,6 +326,13 @@ fn empty(status: StatusCode) -> Answer {
     answer
 }
 
+/// It cannot be done now.
+fn refusal(why: String) -> Answer {
+    let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
+    *answer.body_mut() = Content::text(why);
+    answer
+}
+
 /// One that waited, or held, and does not any more, for another reason than its release.
 fn removed() -> Answer {
     let mut answer = empty(StatusCode::INTERNAL_SERVER_ERROR);
@@ -341,56 +354,6 @@ fn html(text: String) -> Answer {
 
 fn plain_json(value: &impl serde::Serialize) -> Answer {
     typed("application/json", serde_json::to_string(value).expect("plain data"))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    kind.eq_ignore_ascii_case(b"application/json")
-}
-
-/// A body that is said to be JSON, if it has anything.
-async fn read_json<B>(body: B) -> Result<Option<Value>, ()>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let read = tokio::time::timeout(SLOWEST_BODY, Limited::new(body, LARGEST_BODY).collect());
-    let bytes = read.await.map_err(drop)?.map_err(drop)?.to_bytes();
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    // As Express does: nothing but objects and arrays.
-    let json: Value = serde_json::from_slice(&bytes).map_err(drop)?;
-    if json.is_object() || json.is_array() { Ok(Some(json)) } else { Err(()) }
-}
-
-/// The semaphore that a query names. One without a name is `undefined`, as in the original.
-fn name_in(query: &str) -> String {
-    let decoded = |text: &str| {
-        let spaced = text.replace('+', " ");
-        percent_decode(spaced.as_bytes()).decode_utf8_lossy().into_owned()
-    };
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let names = pairs.filter(|(key, _)| decoded(key) == "name").map(|(_, value)| decoded(value));
-    let names: Vec<_> = names.collect();
-    if names.is_empty() { "undefined".into() } else { names.join(",") }
-}
-
-/// Whom a request is about. What is no identity of ours is nobody's.
-fn id_in(headers: &HeaderMap) -> Option<Uuid> {
-    let text = headers.get(ID_HEADER)?.to_str().ok()?;
-    let id = Uuid::parse_str(text).ok()?;
-    (id.to_string() == text).then_some(id)
-}
-
-/// What one of our clients asks for, if there is any sense in it.
-fn asking_in(text: &[u8]) -> Option<Asking> {
-    const LONGEST_TTL: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
-    let asking: Asking = serde_json::from_slice(text).ok()?;
-    let limits = 1..=10_000;
-    let sensible = limits.contains(&asking.limit) && (1..=LONGEST_TTL).contains(&asking.ttl_ms);
-    sensible.then_some(asking)
 }
 
 /// The body of an answer: some text, and for one who has to wait its end once it is worth to ask

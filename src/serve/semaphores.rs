@@ -2,6 +2,7 @@
 //! use it. Two kinds of clients meet here. Those of the original hold as long as their connection
 //! lives, and want to be alone; ours hold by a lease.
 
+mod intervention;
 mod one;
 mod upkeep;
 
@@ -18,9 +19,9 @@ pub(crate) use self::one::{Verdict, Which};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
-use crate::backends::Record;
 use crate::backends::cloud::wire::{Asking, Look, Outcome, Told};
-use crate::backends::ledger::{Change, Claim, Terms};
+use crate::backends::ledger::{Change, Claim, Renewal, Terms};
+use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -108,20 +109,30 @@ impl Semaphores {
             journal,
             log,
         };
-        for Grant { name, id, token, terms, record } in found.grants {
-            let name: Rc<str> = name.into();
-            this.change(&name, |semaphore| {
-                let terms = terms
-                    .map(|(limit, ttl)| Terms { limit, ttl: Some(Duration::from_millis(ttl)) });
-                let ttl = terms.map_or(AFTER_RESTART, |terms| terms.ttl.unwrap_or_default());
-                let ours = terms.is_some();
-                let claim = Claim { id, terms, record };
-                semaphore.ledger.restore(claim, token, Some(now + ttl));
-                this.admit(semaphore, id, "".into(), ours);
-                Vec::new()
-            });
+        for (name, limit) in found.pins {
+            this.change(&name.into(), |semaphore| semaphore.ledger.pin(now, Some(limit)));
+        }
+        for grant in found.grants {
+            this.restore(now, found.rebooted.is_some(), grant);
         }
         Rc::new(this)
+    }
+
+    /// A permit that is on record is held, with its whole lease from now on. How long it was held
+    /// by then is not known after another start of the machine.
+    fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
+        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, record } = grant;
+        let time = Duration::from_millis;
+        let since = if rebooted { now } else { time(since_ms).min(now) };
+        self.change(&name.into(), |semaphore| {
+            let terms = terms.map(|(limit, ttl)| Terms { limit, ttl: Some(time(ttl)) });
+            let ttl = terms.map_or(AFTER_RESTART, |terms| terms.ttl.unwrap_or_default());
+            let ours = terms.is_some();
+            let claim = Claim { id, terms, min_hold: time(min_hold_ms), record };
+            semaphore.ledger.restore(claim, token, since, phase, Some(now + ttl));
+            self.admit(semaphore, id, "".into(), ours);
+            Vec::new()
+        });
     }
 
     /// For how long nothing is granted.
@@ -186,7 +197,8 @@ impl Semaphores {
             if client.is_attached() && phase == Phase::Registered {
                 client.phase = Phase::Waiting;
                 self.log_transition(name, id, client, "waiting");
-                let claim = Claim { id, terms: None, record: None };
+                let min_hold = Duration::ZERO;
+                let claim = Claim { id, terms: None, min_hold, record: None };
                 return ledger.ask(clock::now(), claim, None);
             }
             Vec::new()
@@ -203,6 +215,7 @@ impl Semaphores {
         self.change_known(name, |semaphore| {
             let Semaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
+            client.watchers.retain(|(whose, _)| *whose != number);
             let request = client.request(which);
             if !matches!(request, Request::Open(whose, _) if *whose == number) {
                 return Vec::new();
@@ -225,26 +238,6 @@ impl Semaphores {
     /// The server ends, and those whose connections end with it are not to be taken for gone.
     pub(crate) fn close(&self) {
         self.closing.set(true);
-    }
-
-    /// One of ours has given back, or left, and asks no more.
-    pub(crate) fn finish(&self, id: Uuid) {
-        self.finished.borrow_mut().add(clock::now(), id);
-    }
-
-    /// Takes a permit from whoever holds it with this identity.
-    pub(crate) fn signal(&self, name: &Rc<str>, id: Uuid, actor: Rc<str>) -> Result<(), Refused> {
-        let mut outcome = Err(Refused::Unknown);
-        self.change_known(name, |semaphore| {
-            let holds = semaphore.ledger.holding(id).is_some();
-            outcome = if holds { Ok(()) } else { Err(Refused::NotHolder) };
-            if let Some(client) = semaphore.clients.get_mut(&id) {
-                // The log says who gave it back, which need not be who had it.
-                client.actor = actor;
-            }
-            semaphore.ledger.release(clock::now(), id)
-        });
-        outcome
     }
 
     /// One of our clients asks for a permit, or again for what has become of that. Where it has
@@ -270,7 +263,7 @@ impl Semaphores {
         self.change(name, |semaphore| {
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
-            let stands = semaphore.ledger.terms().unwrap_or(asked);
+            let stands = semaphore.ledger.terms_or(asked);
             if !known && self.clients.get() >= MOST_CLIENTS {
                 return Vec::new();
             }
@@ -279,10 +272,12 @@ impl Semaphores {
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
-            let claim = Claim { id, terms: Some(asked), record };
+            let min_hold = Duration::from_millis(asking.min_hold_ms);
+            let claim = Claim { id, terms: Some(asked), min_hold, record };
             let ticket = Some(asking.ticket).filter(|ticket| *ticket > 0);
             let mut changes = semaphore.ledger.ask(now, claim, ticket);
-            let held = semaphore.ledger.holding(id).is_some();
+            let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
+            let held = phase.is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));
                 // Nobody has to hear of one that was never here.
@@ -293,7 +288,16 @@ impl Semaphores {
             if !semaphore.clients.contains_key(&id) {
                 self.admit(semaphore, id, Rc::clone(actor), true);
             }
-            let outcome = if held { Outcome::Held } else { Outcome::Queued };
+            if held && known && asking.min_hold_ms > 0 {
+                // It holds from now on whatever becomes of it: it knows that it was granted.
+                self.record(name, semaphore, id);
+            }
+            let outcome = match phase {
+                Some(backends::Phase::Held) => Outcome::Held,
+                Some(backends::Phase::Evicted) => Outcome::Evicted,
+                Some(backends::Phase::Kept) => Outcome::Lost,
+                None => Outcome::Queued,
+            };
             told = Ok(semaphore.told(outcome, id, now, asked));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
             client.actor = Rc::clone(actor);
@@ -323,10 +327,13 @@ impl Semaphores {
         let now = clock::now();
         let mut told = Told::lost();
         self.change_known(name, |semaphore| {
-            if semaphore.ledger.renew(now, id)
-                && let Some(terms) = semaphore.ledger.terms()
-            {
-                told = semaphore.told(Outcome::Held, id, now, terms);
+            let renewal = semaphore.ledger.renew(now, id);
+            match (renewal, semaphore.ledger.terms()) {
+                (Renewal::Held, Some(terms)) => {
+                    told = semaphore.told(Outcome::Held, id, now, terms);
+                }
+                (Renewal::Evicted, _) => told = Told::evicted(),
+                _ => {}
             }
             Vec::new()
         });
@@ -339,13 +346,14 @@ impl Semaphores {
         let (sender, verdict) = oneshot::channel();
         let mut outcome = Err(Refused::Unknown);
         self.change_known(name, |semaphore| {
-            if semaphore.ledger.holding(id).is_some()
-                && let Some(client) = semaphore.clients.get_mut(&id)
-                && client.ours
-            {
-                client.monitor = Request::Open(number, sender);
-                outcome = Ok(());
+            let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
+            let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
+            match phase.filter(|_| client.ours) {
+                Some(backends::Phase::Held) => client.watchers.push((number, sender)),
+                Some(backends::Phase::Evicted) => drop(sender.send(Verdict::Evicted)),
+                Some(backends::Phase::Kept) | None => return Vec::new(),
             }
+            outcome = Ok(());
             Vec::new()
         });
         outcome?;
@@ -353,11 +361,11 @@ impl Semaphores {
         Ok(Attached { semaphores, name, id, which: Which::Monitor, number, verdict })
     }
 
-    /// The names of those that are in use, in order.
+    /// The names of those that are in use or have a limit that is pinned, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         let all = self.all.borrow();
-        let in_use = all.iter().filter(|(_, semaphore)| semaphore.ledger.in_use());
-        let mut names: Vec<_> = in_use.map(|(name, _)| name.to_string()).collect();
+        let matter = all.iter().filter(|(_, semaphore)| semaphore.matters());
+        let mut names: Vec<_> = matter.map(|(name, _)| name.to_string()).collect();
         names.sort_unstable();
         names
     }

@@ -5,65 +5,75 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Misuse, Variables, misuse};
+use super::layers::{GivenValue, Layers, Source};
+use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
 use crate::backends::redis::place::Place;
 use crate::backends::tls::{Secret, Tls};
-use crate::cli::{BackendOptions, Options, Quarantine};
+use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 
-/// Where permits live. `flags` are the options of the command line alone: a password in a URL
-/// there counts more than a variable.
+/// Secrets that were given as they are, and not in files.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    password: Option<Secret>,
+    api_key: Option<Secret>,
+}
+
+impl Secrets {
+    pub(super) fn new(password: Option<String>, api_key: Option<String>) -> Self {
+        let secret = |text: String| Secret(text.into_bytes());
+        Self { password: password.map(secret), api_key: api_key.map(secret) }
+    }
+}
+
+/// Where permits live.
 pub(super) fn location(
-    flags: &BackendOptions,
-    options: &Options,
-    variables: Variables<'_>,
+    options: &BackendOptions,
+    secrets: Secrets,
+    layers: &Layers,
 ) -> Result<Location, Misuse> {
-    let (source, url) = match &flags.backend {
-        Some(url) => ("--backend", url.clone()),
-        None => match variables("SEMRUN_BACKEND").filter(|url| !url.is_empty()) {
-            Some(url) => {
-                let text = url.into_string().map_err(|_| misuse("SEMRUN_BACKEND is not UTF-8"))?;
-                ("SEMRUN_BACKEND", text)
-            }
-            None => return Ok(Location::Default),
-        },
+    let (Some(url), Some(given)) = (&options.backend, layers.find("backend")) else {
+        return Ok(Location::Default);
     };
     // The URL itself is not repeated: it may hold a password.
-    let url = Url::parse(&url).map_err(|bad| match bad {
-        BadLocation::Malformed(text) => misuse(format!("the URL in {source} {text}")),
-        BadLocation::Unsupported(text) => {
-            Misuse { failure: Failure::Unsupported, text: format!("the URL in {source}: {text}") }
-        }
+    let url = Url::parse(url).map_err(|bad| {
+        let (failure, text) = match bad {
+            BadLocation::Malformed(text) => (given.source.failure(), format!(" {text}")),
+            BadLocation::Unsupported(text) => (Failure::Unsupported, format!(": {text}")),
+        };
+        let place = match &given.source {
+            Source::Flag => "the URL in --backend".into(),
+            Source::Variable(name) => format!("the URL in {name}"),
+            source @ Source::File { .. } => format!("{source}: the URL"),
+        };
+        Misuse::new(failure, format!("{place}{text}"))
     })?;
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
         Url::Cloud(url) => {
-            let key = api_key(flags, &options.backend, variables)?;
-            let place = cloud::place::Place { url, key, tls: tls(&options.backend)? };
+            let key = api_key(options, secrets.api_key)?;
+            let place = cloud::place::Place { url, key, tls: tls(options, layers)? };
             return Ok(Location::Cloud(Box::new(place)));
         }
         Url::Redis(url) => *url,
     };
-    let BackendOptions { prefix, password_file, .. } = &options.backend;
-    let prefix = match prefix {
+    let prefix = match &options.prefix {
         Some(prefix) => prefix.clone(),
         None => "semrun".parse().expect("a good name"),
     };
-    fits_redis("the prefix", &prefix)?;
-    let typed_password = flags.backend.is_some() && url.has_password();
-    let variable = variables("SEMRUN_PASSWORD").filter(|password| !password.is_empty());
-    let password = match (&flags.password_file, variable, password_file) {
-        (Some(file), ..) => Some(first_line(file, "password")?),
-        _ if typed_password => None,
-        (None, Some(password), _) => {
-            Some(password.into_string().map_err(|_| misuse("SEMRUN_PASSWORD is not UTF-8"))?)
-        }
-        (None, None, Some(file)) => Some(first_line(file, "password")?),
-        (None, None, None) => None,
+    fits_redis("prefix", &prefix, layers)?;
+    // A password in the URL counts more than one from further below.
+    let in_url = |option| url.has_password() && layers.outranks("backend", option);
+    let password = match (secrets.password, &options.password_file) {
+        (Some(_), _) if in_url("password") => None,
+        (Some(Secret(password)), _) => String::from_utf8(password).ok(),
+        (None, Some(_)) if in_url("password-file") => None,
+        (None, Some(file)) => Some(first_line(file, "password")?),
+        (None, None) => None,
     };
     let url = match password {
         Some(password) => url.with_password(&password),
@@ -71,7 +81,7 @@ pub(super) fn location(
     };
     Ok(Location::Redis(Box::new(Place {
         url,
-        tls: tls(&options.backend)?,
+        tls: tls(options, layers)?,
         prefix,
         quarantine: match options.quarantine {
             Some(Quarantine::For(time)) => Some(time),
@@ -81,40 +91,43 @@ pub(super) fn location(
     })))
 }
 
-fn tls(options: &BackendOptions) -> Result<Tls, Misuse> {
-    let BackendOptions { ca_file, client_cert, client_key, .. } = options;
-    let client = match (client_cert, client_key) {
-        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
-        (None, None) => None,
-        _ => return Err(misuse("--client-cert and --client-key go together")),
-    };
-    Ok(Tls { authority: ca_file.as_ref().map(file).transpose()?, client })
+/// Whether there is a password in a `--backend` on the command line, where others see it.
+pub(super) fn types_a_password(layers: &Layers) -> bool {
+    layers.find("backend").is_some_and(|given| match (&given.source, &given.value) {
+        (Source::Flag, GivenValue::Text(url)) => {
+            let url = url.to_str().and_then(|url| Url::parse(url).ok());
+            matches!(url, Some(Url::Redis(url)) if url.has_password())
+        }
+        _ => false,
+    })
 }
 
-/// A client's key: the first word of a file, in which a label may follow, or of the variable.
-fn api_key(
-    flags: &BackendOptions,
-    options: &BackendOptions,
-    variables: Variables<'_>,
-) -> Result<Option<Secret>, Misuse> {
-    let key = match (&flags.api_key_file, variables(API_KEY).filter(|key| !key.is_empty())) {
-        (None, Some(key)) => {
-            key.into_string().map_err(|_| misuse("SEMRUN_API_KEY is not UTF-8"))?
-        }
-        _ => match &options.api_key_file {
-            Some(file) => first_line(file, "API key")?,
-            None => return Ok(None),
-        },
+/// A client's key: the first word of what was given, behind which a label may follow.
+fn api_key(options: &BackendOptions, given: Option<Secret>) -> Result<Option<Secret>, Misuse> {
+    let key = match (given, &options.api_key_file) {
+        (Some(Secret(key)), _) => String::from_utf8(key).unwrap_or_default(),
+        (None, Some(file)) => first_line(file, "API key")?,
+        (None, None) => return Ok(None),
     };
     let key = key.split_whitespace().next().unwrap_or_default();
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let text = "the API key has characters that no header can carry";
-        return Err(Misuse::new(Failure::Unsupported, text));
+        return Err(misconfigured("the API key has characters that no header can carry"));
     }
     Ok(Some(Secret(key.into())))
 }
 
-pub(super) const API_KEY: &str = "SEMRUN_API_KEY";
+fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, Misuse> {
+    let BackendOptions { ca_file, client_cert, client_key, .. } = options;
+    let client = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
+        (None, None) => None,
+        (one, _) => {
+            let given = if one.is_some() { "client-cert" } else { "client-key" };
+            return Err(layers.misuse(given, "--client-cert and --client-key go together"));
+        }
+    };
+    Ok(Tls { authority: ca_file.as_ref().map(file).transpose()?, client })
+}
 
 pub(super) fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
     fs::read(path).map_err(|error| unreadable(path, &error))
@@ -135,7 +148,7 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
             "{} holds a secret and can be read by everybody; chmod o= makes it private",
             path.display()
         );
-        return Err(Misuse::new(Failure::Unsupported, text));
+        return Err(misconfigured(text));
     }
     Ok(bytes)
 }
@@ -144,17 +157,19 @@ fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
     let text = String::from_utf8(secret(path)?).ok();
     let line = text.as_deref().and_then(|text| text.lines().next()).filter(|line| !line.is_empty());
     let bad = || format!("the first line of {} is no {what}", path.display());
-    line.map(String::from).ok_or_else(|| Misuse::new(Failure::Unsupported, bad()))
+    line.map(String::from).ok_or_else(|| misconfigured(bad()))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Misuse {
-    Misuse::new(Failure::Unsupported, format!("cannot read {}: {error}", path.display()))
+    misconfigured(format!("cannot read {}: {error}", path.display()))
 }
 
 /// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.
-pub(super) fn fits_redis(what: &str, name: &Name) -> Result<(), Misuse> {
+pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(), Misuse> {
     if redis::can_name(name.as_str()) {
         return Ok(());
     }
-    Err(misuse(format!("{what} '{}' has braces, which cannot be used in Redis", name.as_str())))
+    let name = name.as_str();
+    let text = format!("the {option} '{name}' has braces, which cannot be used in Redis");
+    Err(layers.misuse(option, text))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::deadline::Deadline;
-use crate::backends::{Lease, Lost, Tenure};
+use crate::backends::{Gone, Lease, Lost, Tenure};
 use crate::clock::{self, Alarm, Moment};
 
 /// How long a command has to end whose permit somebody else may have already.
@@ -17,8 +17,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 pub(crate) struct Hold<'a> {
     lease: &'a mut dyn Lease,
     expiring: Option<Expiring>,
-    /// Whether the backend has said that the permit is not ours any more.
-    lost: bool,
+    /// What the backend has said of a permit that is not ours any more, or not for long.
+    gone: Option<Gone>,
 }
 
 /// A lease that ends unless it is renewed.
@@ -70,7 +70,7 @@ impl<'a> Hold<'a> {
                 Some(Expiring { tenure, alarm: Alarm::new()?, kill_after, continues, told: false })
             }
         };
-        let hold = Self { lease, expiring, lost: false };
+        let hold = Self { lease, expiring, gone: None };
         if let Some(expiring) = &hold.expiring {
             expiring.arm()?;
         }
@@ -104,15 +104,19 @@ impl<'a> Hold<'a> {
     pub(crate) async fn next(&mut self) -> io::Result<Change> {
         tokio::select! {
             biased;
-            Lost { why, just_now } = self.lease.lost(), if !self.lost => {
-                self.lost = true;
+            Lost { why, gone } = self.lease.lost(), if matches!(self.gone, None | Some(Gone::NotYet)) => {
+                self.gone = Some(gone);
                 if let Some(expiring) = &mut self.expiring {
                     expiring.told = true;
                 }
-                let left = Some(if just_now { Duration::ZERO } else { AT_ONCE });
+                let left = match gone {
+                    Gone::Now => Some(Duration::ZERO),
+                    Gone::Before => Some(AT_ONCE),
+                    Gone::NotYet => None,
+                };
                 Ok(Change::Lost { why, left })
             }
-            change = next(self.expiring.as_mut(), self.lost) => change,
+            change = next(self.expiring.as_mut(), self.gone.is_some()) => change,
         }
     }
 }
@@ -208,7 +212,7 @@ mod tests {
         fn lost(&mut self) -> Pending<'_, Lost> {
             Box::pin(async {
                 let _ = (&mut self.lost).await;
-                Lost { why: "gone".into(), just_now: false }
+                Lost { why: "gone".into(), gone: Gone::Before }
             })
         }
 

@@ -32,6 +32,8 @@ pub(crate) struct Supervision {
     pub(crate) rules: Rules,
     /// How long a tree that is stopped has until it is killed; none: for ever.
     pub(crate) kill_after: Option<Duration>,
+    /// How long a command may run; none: as long as it likes.
+    pub(crate) max_runtime: Option<Duration>,
 }
 
 /// What somebody should hear of while a command runs.
@@ -41,6 +43,8 @@ pub(crate) enum Remark<'a> {
     Unkillable(&'a [Pid]),
     /// The permit is lost, or has to be taken for lost, because of this.
     Lost(&'a str),
+    /// The command is stopped because it has run for as long as it may.
+    RanTooLong,
 }
 
 /// How a command came to its end.
@@ -63,7 +67,7 @@ pub(crate) async fn supervise(
     mut remark: impl FnMut(Remark<'_>),
 ) -> io::Result<Ended> {
     let mut policy = Policy::new(supervision.rules);
-    let mut end = End::default();
+    let mut end = End::new(supervision.max_runtime);
     // When a tree that was told to end is killed, and when it is whatever it was told.
     let (mut kill_at, mut latest): (Option<Instant>, Option<Instant>) = (None, None);
     let (mut lost, mut abandoned, mut refused) = (false, false, false);
@@ -80,8 +84,12 @@ pub(crate) async fn supervise(
                         Event::Arrived { arrival, terminal: tree.terminal() }
                     }
                 },
-                () = reached(kill_at), if kill_at.is_some() => Event::GraceOver,
-                () = reached(latest), if latest.is_some() => Event::GraceOver,
+                () = reached(kill_at.into_iter().chain(latest).min()) => Event::GraceOver,
+                () = end.runtime.over() => {
+                    end.runtime = Runtime::Over;
+                    remark(Remark::RanTooLong);
+                    Event::RanTooLong
+                }
                 change = change(&mut hold) => match change? {
                     Change::Renewed => {
                         visible.kills_at(hold.as_ref().and_then(Hold::last))?;
@@ -181,9 +189,34 @@ struct End {
     status: Option<WaitStatus>,
     /// Those of [`ENDING`] that semrun received itself.
     received: Vec<Signal>,
+    runtime: Runtime,
+}
+
+/// How long the command may run.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Runtime {
+    #[default]
+    Endless,
+    Until(Instant),
+    /// It has run for as long as it may.
+    Over,
+}
+
+impl Runtime {
+    async fn over(&self) {
+        match self {
+            Self::Until(moment) => sleep_until(*moment).await,
+            Self::Endless | Self::Over => std::future::pending().await,
+        }
+    }
 }
 
 impl End {
+    fn new(longest: Option<Duration>) -> Self {
+        let until = longest.map(|longest| Runtime::Until(Instant::now() + longest));
+        Self { runtime: until.unwrap_or_default(), ..Self::default() }
+    }
+
     fn note(&mut self, tree: &mut Tree) -> Event {
         let Reaped { ended, stopped, gone } = tree.reap();
         if let Some(status) = ended {
@@ -220,6 +253,9 @@ impl End {
     }
 
     fn exit(&self) -> Exit {
+        if self.runtime == Runtime::Over {
+            return Exit::RanTooLong;
+        }
         let status = self.status.expect("a tree is gone only when its command has ended");
         // One to the whole group may have ended the command before we have read of it.
         let meant = |one: &Signal| self.received.contains(one) || signals::received(*one);

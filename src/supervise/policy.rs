@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Lost,
     /// The permit is lost, and somebody else may begin at this moment.
     Taken,
+    /// The command has run for as long as it may.
+    RanTooLong,
     /// The process that everybody takes for semrun was killed.
     Abandoned,
     /// We wanted to stop and did not, because no shell controls our process group.
@@ -154,15 +156,15 @@ impl Policy {
             },
             Event::Gone => Action::Finish,
             Event::GraceOver => Action::Kill,
-            Event::Lost => match (self.phase, self.rules.on_lost) {
-                (_, OnLost::Continue) | (Phase::Stopping(_), _) => Action::Nothing,
-                (Phase::Running | Phase::Lingering, OnLost::Kill) => {
+            Event::Lost | Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
+            Event::Lost | Event::RanTooLong => match self.phase {
+                Phase::Stopping(_) => Action::Nothing,
+                Phase::Running | Phase::Lingering => {
                     self.phase = Phase::Stopping(self.rules.stop_signal);
                     Action::Stop(Some(self.rules.stop_signal))
                 }
             },
             Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
-            Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
             // For the latter: SIGKILL was meant for the command as well.
             Event::Taken | Event::Abandoned => {
                 self.phase = Phase::Stopping(Signal::KILL);
@@ -366,6 +368,16 @@ mod tests {
         let mut policy = Policy::new(rules);
         assert_eq!(policy.on(Event::Lost), Action::Nothing);
         assert_eq!(policy.on(Event::Ended), Action::Finish);
+    }
+
+    #[test]
+    fn a_command_that_has_run_too_long_is_stopped_whatever_becomes_of_a_lost_one() {
+        for on_lost in [OnLost::Kill, OnLost::Continue] {
+            let mut policy = Policy::new(Rules { on_lost, ..rules(Orphans::Leave) });
+            assert_eq!(policy.on(Event::RanTooLong), Action::Stop(Some(Signal::USR1)));
+            assert_eq!(policy.on(Event::Lost), Action::Nothing);
+            assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::USR1));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::support::{SEMRUN, World, fails};
+use super::support::{Running, SEMRUN, World, fails};
 
 /// Runs a command that must never start, against a backend.
 fn never_starts(world: &World, backend: &str) -> Output {
@@ -49,11 +49,71 @@ fn usage_errors_are_64_and_say_what_to_change() {
 }
 
 #[test]
+fn usage_errors_of_subcommands_are_64_as_well() {
+    let world = World::on_this_machine();
+    let cases: [(&[&str], &str); 21] = [
+        (&["limit"], "<NAME>"),
+        (&["limit", "x", "0"], "1 to 10,000"),
+        (&["limit", "x", "10001"], "1 to 10,000"),
+        (&["limit", "x", "some"], "1 to 10,000"),
+        (&["limit", "x", "3", "--unpin"], "cannot be used with"),
+        (&["limit", ""], "cannot be empty"),
+        (&["acquire"], "--name"),
+        (&["acquire", "--name", "x", "true"], "unexpected"),
+        (&["acquire", "--name", "x", "--ttl", "4.9"], "shorter than 5s"),
+        (&["renew"], "--permit"),
+        (&["renew", "--permit", "x"], "UUID@NAME"),
+        (&["renew", "--while-pid", "0"], "number of a process"),
+        (&["release"], "--permit"),
+        (&["release", "--permit", "x@x"], "UUID@NAME"),
+        (&["release", "--now"], "--force"),
+        (&["status", "-l", "0"], "1 to 10,000"),
+        (&["-n", "status"], "before 'status'"),
+        (&["doctor", "x"], "unexpected"),
+        (&["--backend", "file:///x", "serve"], "a server has no backend"),
+        (&["completions", "csh"], "bash"),
+        (&["man", "nope"], "no subcommand 'nope'"),
+    ];
+    for (arguments, word) in cases {
+        fails(&world.semrun(arguments).output().unwrap(), 64, &[word]);
+    }
+    let mut serve = world.semrun(["serve"]);
+    let output = serve.env_remove("SEMRUN_API_KEY").output().unwrap();
+    fails(&output, 64, &["--api-key-file", "SEMRUN_API_KEY"]);
+    assert!(!world.path("permits").exists(), "nothing was made");
+}
+
+#[test]
 fn what_this_version_cannot_do_is_78() {
     let world = World::new();
     for url in ["redis+cluster://u:geheim@h", "redis+sentinel://geheim@h"] {
         let output = never_starts(&world, url);
         fails(&output, 78, &["--backend", "not supported"]);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("geheim"));
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_69_for_every_subcommand() {
+    let world = World::on_this_machine();
+    let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
+    let lines: [&[&str]; 7] = [
+        &["--name", "x", "true"],
+        &["status"],
+        &["status", "--watch", "x"],
+        &["acquire", "--name", "x"],
+        &["renew", "--permit", permit],
+        &["release", "--permit", permit],
+        &["limit", "x", "3"],
+    ];
+    let start = |line: &&[&str]| {
+        let mut semrun = world.semrun(["--backend", "redis://:geheim@127.0.0.1:1"]);
+        Running::start(semrun.args(*line))
+    };
+    let started: Vec<_> = lines.iter().map(start).collect();
+    for running in started {
+        let output = running.finish();
+        fails(&output, 69, &["redis://:***@127.0.0.1:1: ", "refused"]);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("geheim"));
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::support::{World, fails, shows};
 
 /// The committed files, and what prints them.
-const GENERATED: [(&str, &[&str]); 10] = [
+const GENERATED: [(&str, &[&str]); 15] = [
     ("completions/semrun.bash", &["completions", "bash"]),
     ("completions/_semrun", &["completions", "zsh"]),
     ("completions/semrun.fish", &["completions", "fish"]),
@@ -13,7 +13,12 @@ const GENERATED: [(&str, &[&str]); 10] = [
     ("completions/semrun.elv", &["completions", "elvish"]),
     ("man/semrun.1", &["man"]),
     ("man/semrun-status.1", &["man", "status"]),
+    ("man/semrun-acquire.1", &["man", "acquire"]),
+    ("man/semrun-renew.1", &["man", "renew"]),
+    ("man/semrun-release.1", &["man", "release"]),
+    ("man/semrun-limit.1", &["man", "limit"]),
     ("man/semrun-serve.1", &["man", "serve"]),
+    ("man/semrun-doctor.1", &["man", "doctor"]),
     ("man/semrun-completions.1", &["man", "completions"]),
     ("man/semrun-man.1", &["man", "man"]),
 ];

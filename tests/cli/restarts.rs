@@ -10,7 +10,7 @@ use super::leases::{client, server, world};
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 
 /// One whose server remembers.
-fn remembering() -> World {
+pub(crate) fn remembering() -> World {
     World::in_cloud(CloudServer::ours_with(&["--state-dir", "state"]))
 }
 

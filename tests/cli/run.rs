@@ -115,6 +115,18 @@ fn a_wait_that_runs_out_is_75_and_leaves_the_queue() {
 }
 
 #[test]
+fn no_time_is_too_long() {
+    let world = World::with_details();
+    let long = "99999999999h";
+    let options = ["--max-attempts", "4294967295", "--retry-interval", long, "--max-runtime", long];
+    shows(&world.run(options).arg("true").output().unwrap(), 0, "", "");
+    let options = ["--wait", long, "--ttl", long, "--kill-after", "5", "true"];
+    shows(&world.run(options).output().unwrap(), 0, "", "");
+    shows(&world.run(["--min-hold", long, "true"]).output().unwrap(), 0, "", "");
+    shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
+}
+
+#[test]
 fn a_log_gets_one_line_when_the_waiting_starts_and_one_when_it_ends() {
     let world = World::with_details();
     let holder = world.holder(&["--label", "first"]);

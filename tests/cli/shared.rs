@@ -146,7 +146,7 @@ fn a_process_limit_is_125_and_gives_the_permit_back() {
     let world = World::new();
     let script = "
         mkdir -m 700 permits; chown 61001 permits
-        export SEMRUN_BACKEND=file://$PWD/permits
+        export SEMRUN_BACKEND=file://$PWD/permits SEMRUN_CONFIG=/dev/null
         $alice prlimit --nproc=1:1 $semrun --name x -- echo no 2>one || echo $?
         grep -c 'semrun: cannot start echo' one
         ls permits/x";

@@ -26,7 +26,10 @@ fn holders_and_waiters_are_shown_in_order_and_the_code_says_whether_one_is_free(
     let lines: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["x:", "2", "of", "2", "held,", "2", "waiting"]);
     let lease = if world.permits_expire() { &["LEASE", "LEFT"][..] } else { &[] };
-    assert_eq!(lines[1], [&["TOKEN"], lease, &["LABEL", "HOST", "PID", "USER", "SINCE"]].concat());
+    assert_eq!(
+        lines[1],
+        [&["TOKEN"], lease, &["LABEL", "HOST", "PID", "USER", "SINCE", "PERMIT"]].concat()
+    );
     let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
     let (first_id, second_id) = (first.id().to_string(), second.id().to_string());
     let at = 2 + lease.len() / 2;
@@ -99,4 +102,42 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
     let mut shell = std::process::Command::new("bash");
     shell.args(["-c", &script]).envs(world.environment());
     super::support::fails(&shell.output().unwrap(), 125, &["cannot write", "No space left"]);
+}
+
+#[test]
+fn watching_ends_when_nobody_reads_any_more_even_if_nothing_changes() {
+    let world = World::with_details();
+    let script = format!("set -o pipefail; {} status --watch x | head -2", super::support::SEMRUN);
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", &script]).envs(world.environment()).stdout(std::process::Stdio::piped());
+    let output = Running::start(&mut shell).finish();
+    assert!(output.status.success() && output.stdout.ends_with(b"\nx: free\n"), "{output:?}");
+}
+
+#[test]
+fn watching_shows_every_change_once() {
+    use std::io::{BufRead, BufReader};
+
+    let world = World::with_details();
+    let mut watching = Running::start(&mut world.semrun(["status", "--watch", "--json", "x"]));
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut counts = lines.map(|line| {
+        let document: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let count = |of: &str| document["semaphores"][0][of].as_array().unwrap().len();
+        (count("holders"), count("waiters"))
+    });
+    assert_eq!(counts.next(), Some((0, 0)));
+    let holder = world.holder(&[]);
+    assert_eq!(counts.next(), Some((1, 0)));
+    let waiter = world.waiter(&[], "exec sleep 1000");
+    assert_eq!(counts.next(), Some((1, 1)));
+    // Leaving is in between only if somebody looks just then.
+    drop(waiter);
+    let mut seen = counts.next();
+    if seen == Some((1, 1)) {
+        seen = counts.next();
+    }
+    assert_eq!(seen, Some((1, 0)));
+    drop(holder);
+    assert_eq!(counts.next(), Some((0, 0)));
 }

@@ -1,4 +1,3 @@
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -7,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(crate) struct World {
     pub(crate) redis: Option<RedisServer>,
     pub(crate) cloud: Option<CloudServer>,
     /// Whose permits those are that say nothing but their identity.
-    foreign: RefCell<HashMap<String, u32>>,
+    foreign: Mutex<HashMap<String, u32>>,
 }
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
 
     pub(crate) fn on_this_machine() -> Self {
         let directory = TempDir::new().unwrap();
-        Self { directory, redis: None, cloud: None, foreign: RefCell::default() }
+        Self { directory, redis: None, cloud: None, foreign: Mutex::default() }
     }
 
     pub(crate) fn in_cloud(server: CloudServer) -> Self {
@@ -92,13 +92,27 @@ impl World {
     }
 
     /// What makes semrun work in this world.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
         [
+            // Whoever runs the tests may have some of their own.
+            ("SEMRUN_CONFIG", "/dev/null".into()),
             ("SEMRUN_BACKEND", self.backend()),
             ("SEMRUN_API_KEY", KEY.into()),
             // Servers here are fresh, and nobody has forgotten anything.
             ("SEMRUN_QUARANTINE", "0".into()),
         ]
+    }
+
+    /// The same with each backend that knows leases and names of its own.
+    pub(crate) fn everywhere(test: impl Fn(&Self) + Sync) {
+        let worlds: [fn() -> Self; 3] =
+            [Self::on_this_machine, Self::in_redis, || Self::in_cloud(CloudServer::ours())];
+        std::thread::scope(|scope| {
+            for world in worlds {
+                let test = &test;
+                scope.spawn(move || test(&world()));
+            }
+        });
     }
 
     /// `semrun` with these arguments and an environment that a test can rely on.
@@ -155,7 +169,7 @@ impl World {
     fn is_among(&self, which: &str, process: &Running) -> bool {
         // Of the permits that do not say whose they are a new one is the newest process's.
         let news = self.nameless(which);
-        self.foreign.borrow_mut().extend(news.into_iter().map(|permit| (permit, process.id())));
+        self.foreign.lock().unwrap().extend(news.into_iter().map(|permit| (permit, process.id())));
         self.pids(which).contains(&process.id())
     }
 
@@ -164,7 +178,7 @@ impl World {
         let all = status["semaphores"][0][which].as_array().unwrap().clone();
         let nameless = all.into_iter().filter(|one| one["foreign"] == true);
         let permits = nameless.map(|one| one["permit"].as_str().unwrap().to_owned());
-        permits.filter(|permit| !self.foreign.borrow().contains_key(permit)).collect()
+        permits.filter(|permit| !self.foreign.lock().unwrap().contains_key(permit)).collect()
     }
 
     pub(crate) fn holders(&self) -> Vec<u32> {
@@ -181,7 +195,7 @@ impl World {
         let all = status["semaphores"][0][which].as_array().unwrap();
         let pid = |one: &serde_json::Value| match (one["pid"].as_u64(), one["permit"].as_str()) {
             (Some(pid), _) => Some(u32::try_from(pid).unwrap()),
-            (None, Some(permit)) => Some(*self.foreign.borrow().get(permit).unwrap_or(&0)),
+            (None, Some(permit)) => Some(*self.foreign.lock().unwrap().get(permit).unwrap_or(&0)),
             // Its record could not be read, for a moment.
             (None, None) => None,
         };
@@ -254,7 +268,7 @@ impl World {
             return Vec::new();
         };
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        files.filter(|file| file != "mutex").collect()
+        files.filter(|file| file != "mutex" && file != "done").collect()
     }
 }
 

@@ -5,6 +5,9 @@ use rustix::process::Signal;
 
 use super::support::{SEMRUN, World, wait_until};
 
+/// What a person sees: pages, lines and colours.
+mod seen;
+
 /// An interactive shell on a terminal of its own.
 struct Terminal<'a> {
     world: &'a World,

@@ -38,7 +38,7 @@ const LONGEST_LINE: usize = 64 << 10;
 
 /// What is known before anything is connected.
 pub(super) struct Dialler {
-    place: Place,
+    pub(super) place: Place,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 

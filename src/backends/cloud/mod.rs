@@ -1,7 +1,9 @@
 //! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
 //! answer to the first request; `docs/serve.md` says what that means.
 
+mod examine;
 mod ghosts;
+mod intervention;
 mod link;
 mod node;
 mod ours;
@@ -24,7 +26,10 @@ use self::place::Place;
 use self::queueing::Queueing;
 use self::wire::{LIST, Look};
 use super::trouble::{TRY_ON, Trouble, TroubleKind, patiently};
-use super::{Acquired, Ask, Backend, Cancel, Error, ErrorKind, Name, Pending, Snapshot, Turn};
+use super::{
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Snapshot, Turn,
+};
 
 const OBSERVE: &str = "/semaphore/observe";
 const SIGNAL: &str = "/semaphore/signal";
@@ -85,35 +90,57 @@ impl Shared {
         Ok((status, ours, body))
     }
 
+    /// What came of something; `doing` fits "cannot …".
+    fn done<T>(
+        &self,
+        done: Result<T, Trouble>,
+        doing: impl FnOnce() -> String,
+    ) -> Result<T, Error> {
+        done.map_err(|trouble| trouble.while_doing(&self.shown, &doing()))
+    }
+
     async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
+        let (_, snapshot) = self.look_at(name).await?;
+        Ok(snapshot)
+    }
+
+    /// The same, and whether the server is one of ours.
+    async fn look_at(&self, name: &Name) -> Result<(bool, Snapshot), Trouble> {
         let (status, ours, body) =
             self.exchange_with(self.dialler.request(OBSERVE, name.as_str())).await?;
         if status != StatusCode::OK {
             return Err(unexpected(status, OBSERVE));
         }
         if !ours {
-            return Ok(Observed::parse(&body)?.snapshot(name));
+            return Ok((false, Observed::parse(&body)?.snapshot(name)));
         }
-        let look: Result<Look, _> = serde_json::from_slice(&body);
-        let look = look.map_err(|error| Trouble::lasting(error.to_string()))?;
-        Ok(look.snapshot(name))
+        Ok((true, understood::<Look>(&body)?.snapshot(name)))
     }
 
     async fn names(&self) -> Result<Vec<Name>, Trouble> {
         let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, "")).await?;
         if !ours {
-            let what = "a cloud-semaphore server of the original kind does not tell its names; \
-                        give the NAME";
-            return Err(Trouble { what: what.into(), kind: TroubleKind::Unsupported });
+            return Err(of_the_original("does not tell its names; give the NAME"));
         }
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
         }
-        let names: Result<Vec<String>, _> = serde_json::from_slice(&body);
-        let names = names.map_err(|error| Trouble::lasting(error.to_string()))?;
+        let names: Vec<String> = understood(&body)?;
         // Others may use names there that we cannot.
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
+}
+
+/// What one of our servers answers.
+fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
+    serde_json::from_slice(body)
+        .map_err(|error| Trouble::lasting(format!("the server's answer is not known: {error}")))
+}
+
+/// A server of the original kind cannot do what was asked, or what it does is not enough.
+fn of_the_original(what: &str) -> Trouble {
+    let what = format!("a cloud-semaphore server of the original kind {what}");
+    Trouble { what, kind: TroubleKind::Unsupported }
 }
 
 impl Backend for Cloud {
@@ -129,15 +156,14 @@ impl Backend for Cloud {
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            let doing = || format!("look at '{name}'");
-            looked.map_err(|trouble| trouble.while_doing(&self.shared.shown, &doing()))
+            self.shared.done(looked, || format!("look at '{name}'"))
         })
     }
 
     fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
         Box::pin(async move {
             let listed = patiently(TRY_ON, async || self.shared.names().await).await;
-            listed.map_err(|trouble| trouble.while_doing(&self.shared.shown, "list the semaphores"))
+            self.shared.done(listed, || "list the semaphores".into())
         })
     }
 
@@ -151,8 +177,62 @@ impl Backend for Cloud {
         Box::pin(async move {
             let withdrawn =
                 node::signal(&self.shared, name, id, patience, node::Whose::Anybodys).await;
-            let doing = || format!("give back the permit of '{name}'");
-            withdrawn.map_err(|trouble| trouble.while_doing(&self.shared.shown, &doing()))
+            self.shared.done(withdrawn, || format!("give back the permit of '{name}'"))
+        })
+    }
+
+    fn attach<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+        Box::pin(async move {
+            let attached = patiently(TRY_ON, async || self.shared.attach(name, id).await).await;
+            self.shared.done(attached, || format!("renew {id}@{name}"))
+        })
+    }
+
+    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+        Box::pin(async move {
+            let returned = patiently(TRY_ON, async || self.shared.give_back(name, id).await).await;
+            self.shared.done(returned, || format!("give back {id}@{name}"))
+        })
+    }
+
+    fn evict<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        how: Eviction,
+    ) -> Pending<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            let evicted = patiently(TRY_ON, async || self.shared.evict(name, id, how).await).await;
+            self.shared.done(evicted, || format!("take away {id}@{name}"))
+        })
+    }
+
+    fn limit<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            let looked = patiently(TRY_ON, async || self.shared.limit(name).await).await;
+            self.shared.done(looked, || format!("look at the limit of '{name}'"))
+        })
+    }
+
+    fn set_limit<'a>(
+        &'a self,
+        name: &'a Name,
+        limit: Option<u32>,
+    ) -> Pending<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let set = patiently(TRY_ON, async || self.shared.set_limit(name, limit).await).await;
+            self.shared.done(set, || format!("change the limit of '{name}'"))
+        })
+    }
+
+    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+        Box::pin(async move {
+            let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
+            self.shared.done(examined, || "examine the server".into())
         })
     }
 
@@ -164,3 +244,6 @@ impl Backend for Cloud {
         self.shared.shown.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

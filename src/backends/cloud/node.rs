@@ -18,7 +18,7 @@ use super::wire::ID_HEADER;
 use super::{OBSERVE, SIGNAL, Shared};
 use crate::backends::trouble::{TRY_ON, Trouble, patiently, within};
 use crate::backends::{
-    Error, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
+    Error, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
 };
 
 const MONITOR: &str = "/semaphore/monitor";
@@ -243,7 +243,7 @@ impl Lease for Held {
         Box::pin(async {
             let Ending { why, known } = self.monitor.ending.as_mut().await;
             self.known = known;
-            Lost { why, just_now: true }
+            Lost { why, gone: Gone::Now }
         })
     }
 

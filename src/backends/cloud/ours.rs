@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::Shared;
@@ -15,9 +15,12 @@ use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::{CONNECTING, Pause, Trouble, within};
-use crate::backends::{Lost, Name, Pending, Tenure, leased};
+use crate::backends::{Gone, Lost, Name, Pending, Tenure, leased};
 
 const MONITOR: &str = "/semaphore/monitor";
+
+/// How often one who was evicted looks whether its permit is taken away at once.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
 pub(super) struct Grip {
@@ -41,6 +44,21 @@ impl leased::Grip for Grip {
         })
     }
 
+    /// The server says of an evicted one at once that it is, so it is asked now and then: only while
+    /// a command is being stopped.
+    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+        Box::pin(async move {
+            loop {
+                sleep(LOOK_AGAIN).await;
+                if let Ok(Renewed::Lost(lost)) = renew(&self.shared, &self.name, self.id).await
+                    && lost.gone != Gone::NotYet
+                {
+                    return lost;
+                }
+            }
+        })
+    }
+
     fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
         Box::pin(
             async move { signal(&self.shared, &self.name, self.id, patience, Whose::Ours).await },
@@ -59,12 +77,14 @@ async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String
         return Err(format!("the server answers {status} to {RENEW}"));
     }
     let told: Told = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    if told.outcome == Outcome::Held {
-        return Ok(Renewed::For(Duration::from_millis(told.ttl_ms)));
+    match told.outcome {
+        Outcome::Held => return Ok(Renewed::For(Duration::from_millis(told.ttl_ms))),
+        Outcome::Evicted => return Ok(Renewed::Lost(Lost::evicted())),
+        _ => {}
     }
     let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
                forgot it; it may be somebody else's by now";
-    Ok(Renewed::Lost(Lost { why: why.into(), just_now: false }))
+    Ok(Renewed::Lost(Lost { why: why.into(), gone: Gone::Before }))
 }
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
@@ -81,9 +101,7 @@ async fn watch_over(
         let fresh = link.is_none();
         let since = Instant::now();
         match watched(shared, name, id, link.take()).await {
-            Ok(()) => {
-                return Lost { why: "somebody else gave the permit back".into(), just_now: true };
-            }
+            Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
@@ -95,13 +113,13 @@ async fn watch_over(
     }
 }
 
-/// Returns when the server says that the permit is not ours any more.
+/// Returns when the server says that the permit is not ours any more, or will not be for long.
 async fn watched(
     shared: &Shared,
     name: &Name,
     id: Uuid,
     link: Option<Link>,
-) -> Result<(), Trouble> {
+) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = if let Some(link) = link {
@@ -118,8 +136,14 @@ async fn watched(
         link
     };
     let answer = link.ask(request(MONITOR)).await?;
-    if answer.ours && answer.status == StatusCode::OK {
-        return Ok(());
+    if !answer.ours || answer.status != StatusCode::OK {
+        return Err(Trouble::other_server());
     }
-    Err(Trouble::other_server())
+    let body = within(CONNECTING, link.read(answer)).await?;
+    // Of one that has gone there is nothing to say.
+    let told: Option<Told> = serde_json::from_slice(&body).ok();
+    if told.is_some_and(|told| told.outcome == Outcome::Evicted) {
+        return Ok(Lost::evicted());
+    }
+    Ok(Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now })
 }

@@ -13,9 +13,9 @@ use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Grip;
 use super::wire::{ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
-use super::{LEAVING, OBSERVE, Shared};
+use super::{LEAVING, OBSERVE, Shared, of_the_original};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
+use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{
     Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
 };
@@ -206,7 +206,8 @@ impl<'a> Queueing<'a> {
             Ok((first, second))
         })
         .await?;
-        if self.ask.limit > 1 || self.ask.nonblock {
+        let beyond = beyond_the_original(self.ask);
+        if beyond.is_some() || self.ask.nonblock {
             // One of the other kind remembers everybody who registers, so that is looked at first.
             let request = shared.dialler.request(OBSERVE, self.ask.name.as_str());
             let (ours, body) = within(self.time, async {
@@ -218,13 +219,8 @@ impl<'a> Queueing<'a> {
                 Ok((ours, first.read(answer).await?))
             })
             .await?;
-            if !ours && self.ask.limit > 1 {
-                let what = format!(
-                    "a cloud-semaphore server of the original kind has one permit a name, and {} \
-                     were asked for",
-                    self.ask.limit
-                );
-                return Err(Trouble { what, kind: TroubleKind::Unsupported });
+            if !ours && let Some(what) = beyond {
+                return Err(of_the_original(&what));
             }
             if !ours && !Observed::parse(&body)?.is_free() {
                 return Ok(Step::Done(Acquired::Busy));
@@ -242,6 +238,7 @@ impl<'a> Queueing<'a> {
             ticket: self.ticket,
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
+            min_hold_ms: millis(self.ask.min_hold),
             who: self.ask.who.clone(),
         };
         let request = self.shared.dialler.request(REGISTER, self.ask.name.as_str());
@@ -298,9 +295,9 @@ impl<'a> Queueing<'a> {
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
             Outcome::Busy => Step::Done(Acquired::Busy),
-            Outcome::Lost => return Err(Trouble::withdrawn()),
+            Outcome::Evicted | Outcome::Lost => return Err(Trouble::withdrawn()),
             Outcome::Differs => {
-                return Err(Trouble::differs(self.ask, told.limit, self.told.1));
+                return Err(Trouble::differs(self.ask, told.limit, told.pinned, self.told.1));
             }
             Outcome::Queued => {
                 self.queued = true;
@@ -378,11 +375,17 @@ impl<'a> Queueing<'a> {
     fn tell(&mut self, told: &Told) {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
-        if self.ask.strict || matches!(told.outcome, Outcome::Differs | Outcome::Lost) {
+        if self.ask.strict
+            || matches!(told.outcome, Outcome::Differs | Outcome::Evicted | Outcome::Lost)
+        {
             return;
         }
         if stands.0 != before.0 && stands.0 != self.ask.limit {
-            self.turn.tell(Notice::Limit { asked: self.ask.limit, stands: stands.0 });
+            self.turn.tell(Notice::Limit {
+                asked: self.ask.limit,
+                stands: stands.0,
+                pinned: told.pinned,
+            });
         }
         if stands.1 != before.1 && stands.1 != self.ask.ttl {
             self.turn.tell(Notice::Ttl { asked: self.ask.ttl, stands: stands.1 });
@@ -407,6 +410,18 @@ impl<'a> Queueing<'a> {
     fn error(&self, trouble: Trouble) -> Error {
         trouble.while_doing(&self.shared.shown, &format!("take a permit of '{}'", self.ask.name))
     }
+}
+
+/// What is asked for that a server of the original kind cannot do.
+fn beyond_the_original(ask: &Ask) -> Option<String> {
+    if ask.limit > 1 {
+        return Some(format!("has one permit a name, and {} were asked for", ask.limit));
+    }
+    if ask.who.detached {
+        return Some("has no permits that outlive a connection".into());
+    }
+    let held = !ask.min_hold.is_zero();
+    held.then(|| "keeps no permit that was given back, and a minimum hold was asked for".into())
 }
 
 /// Waits until it is worth to ask again, over the same connection if it is still there.

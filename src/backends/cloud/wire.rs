@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::{Holder, Name, Record, Snapshot, Standing, Waiter, Who};
+use crate::backends::{
+    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who,
+};
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";
@@ -34,6 +36,21 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 /// semaphores are listed as JSON.
 pub(crate) const RENEW: &str = "/semrun/renew";
 pub(crate) const LIST: &str = "/semrun/semaphores";
+/// A detached permit is given back, for a [`Returned`].
+pub(crate) const RETURN: &str = "/semrun/return";
+/// A permit is taken from whoever has it, for an [`Evicted`]; how says [`HOW_HEADER`].
+pub(crate) const EVICT: &str = "/semrun/evict";
+/// A limit is pinned, or not any more; which says [`LIMIT_HEADER`].
+pub(crate) const LIMIT: &str = "/semrun/limit";
+/// What the server is, an [`About`].
+pub(crate) const ABOUT: &str = "/semrun/about";
+
+/// `gently` or `now`.
+pub(crate) const HOW_HEADER: &str = "x-semrun-how";
+
+/// A number, or `none`: without it nothing is changed, so that nothing that drops headers unpins.
+pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
+pub(crate) const NO_LIMIT: &str = "none";
 
 /// What is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +65,9 @@ pub(crate) struct Asking {
     pub(crate) nonblock: bool,
     #[serde(default)]
     pub(crate) strict: bool,
+    /// For how long from its grant the permit stays taken.
+    #[serde(default)]
+    pub(crate) min_hold_ms: u64,
     pub(crate) who: Who,
 }
 
@@ -57,6 +77,8 @@ pub(crate) struct Told {
     pub(crate) outcome: Outcome,
     /// What is in force.
     pub(crate) limit: u32,
+    #[serde(default)]
+    pub(crate) pinned: bool,
     pub(crate) ttl_ms: u64,
     /// The fencing token of one who holds.
     #[serde(default)]
@@ -84,6 +106,9 @@ pub(crate) enum Outcome {
     Busy,
     /// What is in force is not what was asked for.
     Differs,
+    /// The permit that was to be renewed was taken away gently: it is ours until it is given back
+    /// or its lease ends.
+    Evicted,
     /// The permit that was to be renewed is not ours.
     Lost,
 }
@@ -94,6 +119,7 @@ impl Told {
         Self {
             outcome: Outcome::Lost,
             limit: 0,
+            pinned: false,
             ttl_ms: 0,
             token: 0,
             ticket: 0,
@@ -102,6 +128,11 @@ impl Told {
             holder: None,
             paused_ms: None,
         }
+    }
+
+    /// The permit is its holder's for now.
+    pub(crate) fn evicted() -> Self {
+        Self { outcome: Outcome::Evicted, ..Self::lost() }
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -118,6 +149,8 @@ impl Told {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Look {
     pub(crate) limit: Option<u32>,
+    #[serde(default)]
+    pub(crate) pinned: bool,
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) paused_ms: Option<u64>,
     /// In the order of their grants.
@@ -134,6 +167,8 @@ pub(crate) struct Party {
     #[serde(default)]
     pub(crate) token: u64,
     #[serde(default)]
+    pub(crate) phase: Phase,
+    #[serde(default)]
     pub(crate) left_ms: Option<u64>,
     /// None for a client of another kind.
     #[serde(default)]
@@ -145,7 +180,10 @@ impl Look {
         let holder = |party: Party| {
             let left = party.left_ms.map(Duration::from_millis);
             match party.record {
-                record @ Some(_) => Holder::Known { token: Some(party.token), record, left },
+                record @ Some(_) => {
+                    let (token, phase) = (Some(party.token), party.phase);
+                    Holder::Known { token, record, phase, left }
+                }
                 None => Holder::Foreign { permit: party.id.to_string(), left },
             }
         };
@@ -156,6 +194,7 @@ impl Look {
         Snapshot {
             name: name.clone(),
             limit: self.limit,
+            pinned: self.pinned,
             ttl: self.ttl_ms.map(Duration::from_millis),
             paused: self.paused_ms.map(Duration::from_millis),
             holders: self.holders.into_iter().map(holder).collect(),
@@ -163,6 +202,34 @@ impl Look {
         }
     }
 }
+
+/// What became of giving back a detached permit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Returned {
+    pub(crate) outcome: GivenBack,
+}
+
+/// What became of taking a permit away.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Evicted {
+    /// Whether somebody had it.
+    pub(crate) held: bool,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// Of the program.
+    pub(crate) version: String,
+    /// Whether permits outlive it.
+    pub(crate) remembers: bool,
+    /// Its time of day, since the epoch.
+    pub(crate) time_ms: u64,
+}
+
+/// How an eviction is written.
+pub(crate) const HOW: [(&str, Eviction); 2] =
+    [("gently", Eviction::Gently), ("now", Eviction::Now)];
 
 /// A time as it is told.
 pub(crate) fn millis(time: Duration) -> u64 {
@@ -191,10 +258,13 @@ mod tests {
 
     #[test]
     fn what_is_asked_survives_a_header_whatever_is_in_it() {
-        let who =
-            Who {
-                label: "日本 \"x\" 🚀\\".into(), host: "ü".into(), pid: 7, user: String::new()
-            };
+        let who = Who {
+            label: "日本 \"x\" 🚀\\".into(),
+            host: "ü".into(),
+            pid: 7,
+            user: String::new(),
+            detached: false,
+        };
         let asking = Asking {
             id: Uuid::nil(),
             limit: 3,
@@ -202,6 +272,7 @@ mod tests {
             ticket: 9,
             nonblock: true,
             strict: false,
+            min_hold_ms: 0,
             who,
         };
         let text = ascii_json(&asking);

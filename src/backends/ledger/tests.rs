@@ -6,11 +6,12 @@ use super::*;
 
 fn claim(number: u128, limit: u32, ttl: Option<u64>) -> Claim<()> {
     let ttl = ttl.map(Duration::from_secs);
-    Claim { id: Uuid::from_u128(number), terms: Some(Terms { limit, ttl }), record: () }
+    let terms = Some(Terms { limit, ttl });
+    Claim { id: id(number), terms, min_hold: Duration::ZERO, record: () }
 }
 
 fn alone(number: u128) -> Claim<()> {
-    Claim { id: Uuid::from_u128(number), terms: None, record: () }
+    Claim { terms: None, ..claim(number, 1, None) }
 }
 
 fn at(seconds: u64) -> Moment {
@@ -25,7 +26,7 @@ fn id(number: u128) -> Uuid {
 fn granted(changes: &[Change]) -> Vec<u128> {
     let granted = |change: &Change| match change {
         Change::Granted { id, .. } => Some(id.as_u128()),
-        Change::Lapsed(_) | Change::Gone(_) => None,
+        _ => None,
     };
     changes.iter().filter_map(granted).collect()
 }
@@ -61,9 +62,9 @@ fn a_permit_expires_at_its_moment_unless_it_is_renewed() {
     let mut ledger = Ledger::default();
     ledger.asks(0, claim(1, 1, Some(10)));
     ledger.asks(0, claim(2, 1, Some(10)));
-    assert!(ledger.renew(at(9), id(1)));
+    assert_eq!(ledger.renew(at(9), id(1)), Renewal::Held);
     assert_eq!(ledger.next_expiry(), Some(at(19)));
-    assert!(!ledger.renew(at(19), id(1)), "an expired permit is not revived");
+    assert_eq!(ledger.renew(at(19), id(1)), Renewal::Lost, "an expired permit is not revived");
     assert_eq!(granted(&ledger.expire(at(18))), []);
     assert_eq!(granted(&ledger.expire(at(19))), [2]);
 }
@@ -111,7 +112,7 @@ fn who_is_away_is_passed_over_and_has_its_place_back() {
     // Who never comes back keeps nothing.
     ledger.leave(at(5), id(4));
     assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
-    assert!(ledger.renew(at(5), id(2)));
+    assert_eq!(ledger.renew(at(5), id(2)), Renewal::Held);
     assert_eq!(ledger.expire(at(5) + AWAY), [Change::Gone(id(4))]);
 }
 
@@ -124,7 +125,7 @@ fn a_grant_that_nobody_takes_passes_on_and_the_place_is_kept() {
     assert_eq!(granted(&ledger.release(at(1), id(1))), [2]);
     let changes = ledger.expire(at(1) + CONFIRM);
     assert_eq!((changes[0], granted(&changes)), (Change::Lapsed(id(2)), vec![3]));
-    assert!(ledger.renew(at(4), id(3)));
+    assert_eq!(ledger.renew(at(4), id(3)), Renewal::Held);
     assert_eq!(ledger.asks(8, claim(4, 1, Some(60))), []);
     assert_eq!(ledger.asks(9, claim(2, 1, Some(60))), []);
     assert_eq!(granted(&ledger.release(at(10), id(3))), [2], "before the one that came later");
@@ -142,7 +143,7 @@ fn a_ticket_brings_back_a_place_that_was_forgotten() {
     ledger.ask(at(0), claim(4, 1, None), Some(ticket));
     assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
     let mut restarted = Ledger::after(100, at(0));
-    restarted.restore(claim(1, 1, None), 1, None);
+    restarted.restore(claim(1, 1, None), 1, at(0), Phase::Held, None);
     restarted.asks(0, claim(3, 1, None));
     restarted.ask(at(0), claim(2, 1, None), Some(ticket));
     assert_eq!(granted(&restarted.release(at(1), id(1))), [2]);
@@ -158,10 +159,94 @@ fn nothing_is_granted_during_a_pause() {
     assert_eq!(ledger.paused(at(10)), None);
 }
 
+#[test]
+fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
+    let mut ledger = Ledger::default();
+    let holds = |number| Claim { min_hold: at(20), ..claim(number, 1, Some(10)) };
+    ledger.asks(0, holds(1));
+    ledger.asks(0, holds(2));
+    assert_eq!(ledger.release(at(5), id(1)), [Change::Kept(id(1))]);
+    assert_eq!(ledger.release(at(6), id(1)), [], "it cannot be given back twice");
+    assert_eq!((ledger.renew(at(6), id(1)), ledger.next_expiry()), (Renewal::Lost, Some(at(20))));
+    ledger.ask(at(7), holds(1), None);
+    assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(Phase::Kept));
+    assert_eq!(granted(&ledger.expire(at(20))), [2]);
+    // Who never claims its permit does not keep it, and who dies does.
+    assert_eq!(ledger.expire(at(20) + CONFIRM), [Change::Lapsed(id(2))]);
+    assert_eq!(ledger.asks(30, holds(2)), [2]);
+    assert_eq!((ledger.expire(at(49)), ledger.expire(at(50))), (vec![], vec![Change::Gone(id(2))]));
+    ledger.asks(60, holds(3));
+    assert_eq!(ledger.release(at(80), id(3)), [Change::Gone(id(3))], "that was long enough");
+}
+
+#[test]
+fn who_is_evicted_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
+    let mut ledger = Ledger::default();
+    let holds = |number| Claim { min_hold: at(60), ..claim(number, 2, Some(10)) };
+    let gently =
+        |ledger: &mut Ledger<()>, now, number| ledger.evict(at(now), id(number), Eviction::Gently);
+    ledger.asks(0, holds(1));
+    ledger.asks(0, holds(2));
+    ledger.asks(0, claim(3, 2, Some(10)));
+    assert_eq!(gently(&mut ledger, 1, 1), [Change::Evicted(id(1))]);
+    assert_eq!(gently(&mut ledger, 2, 1), []);
+    assert_eq!((ledger.renew(at(2), id(1)), ledger.holders().len()), (Renewal::Evicted, 2));
+    assert_eq!(granted(&ledger.release(at(3), id(1))), [3], "the hold counts no more");
+    assert_eq!(ledger.renew(at(3), id(3)), Renewal::Held);
+    gently(&mut ledger, 4, 2);
+    assert_eq!(ledger.expire(at(10)), [Change::Gone(id(2))]);
+    // One that is only kept ends at once, and so does one whose lease was over.
+    ledger.asks(11, holds(4));
+    ledger.release(at(12), id(4));
+    assert_eq!(gently(&mut ledger, 12, 4), [Change::Gone(id(4))]);
+    ledger.asks(12, holds(5));
+    assert_eq!(
+        gently(&mut ledger, 30, 5),
+        [Change::Gone(id(3)), Change::Evicted(id(5)), Change::Gone(id(5))]
+    );
+}
+
+#[test]
+fn whoever_is_evicted_now_has_nothing_any_more() {
+    let mut ledger = Ledger::default();
+    ledger.asks(0, alone(1));
+    ledger.asks(0, Claim { min_hold: at(60), ..claim(2, 1, Some(10)) });
+    assert_eq!(ledger.evict(at(1), id(1), Eviction::Gently), [], "nobody could tell it");
+    assert_eq!(ledger.evict(at(1), id(2), Eviction::Now), [], "it only waits");
+    assert_eq!(granted(&ledger.evict(at(1), id(1), Eviction::Now)), [2]);
+    assert_eq!(ledger.renew(at(1), id(2)), Renewal::Held);
+    assert_eq!(ledger.evict(at(2), id(2), Eviction::Now), [Change::Gone(id(2))]);
+    assert_eq!(ledger.renew(at(2), id(2)), Renewal::Lost);
+}
+
+#[test]
+fn a_pinned_limit_stands_whatever_is_asked_for() {
+    let mut ledger = Ledger::default();
+    ledger.pin(at(0), Some(2));
+    assert_eq!((ledger.limit(), ledger.terms()), (Some(2), None));
+    for (number, is_granted) in [(1, true), (2, true), (3, false), (4, false)] {
+        assert_eq!(!ledger.asks(0, claim(number, 1, None)).is_empty(), is_granted);
+    }
+    assert_eq!(ledger.terms().map(|terms| terms.limit), Some(2));
+    assert_eq!(granted(&ledger.pin(at(1), Some(3))), [3]);
+    assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops nobody");
+    assert_eq!(granted(&ledger.release(at(3), id(1))), []);
+    assert_eq!(granted(&ledger.release(at(3), id(2))), []);
+    assert_eq!(granted(&ledger.release(at(3), id(3))), [4]);
+    ledger.pin(at(4), None);
+    assert_eq!((ledger.limit(), ledger.pinned()), (Some(1), None), "as the first one asked");
+    ledger.pin(at(5), Some(9));
+    assert_eq!(ledger.asks(5, alone(5)), [], "nobody runs beside one who wants to be alone");
+    assert_eq!(granted(&ledger.release(at(6), id(4))), [5]);
+    assert_eq!(ledger.asks(7, claim(6, 9, None)), []);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Ask { who: u8, limit: u32, ttl: Option<u64> },
+    Ask { who: u8, limit: u32, ttl: Option<u64>, min_hold: u64 },
     Alone { who: u8 },
+    Evict { who: u8, now: bool },
+    Pin(Option<u32>),
     Release { who: u8 },
     Renew { who: u8 },
     Leave { who: u8 },
@@ -172,8 +257,10 @@ fn step() -> impl Strategy<Value = Step> {
     let ttl = prop_oneof![Just(None), (1..20_u64).prop_map(Some)];
     let who = 0..8_u8;
     prop_oneof![
-        4 => (who.clone(), 1..4_u32, ttl)
-            .prop_map(|(who, limit, ttl)| Step::Ask { who, limit, ttl }),
+        4 => (who.clone(), 1..4_u32, ttl, prop_oneof![Just(0), 0..20_u64])
+            .prop_map(|(who, limit, ttl, min_hold)| Step::Ask { who, limit, ttl, min_hold }),
+        1 => (who.clone(), any::<bool>()).prop_map(|(who, now)| Step::Evict { who, now }),
+        1 => prop::option::of(1..4_u32).prop_map(Step::Pin),
         1 => who.clone().prop_map(|who| Step::Alone { who }),
         3 => who.clone().prop_map(|who| Step::Release { who }),
         1 => who.clone().prop_map(|who| Step::Renew { who }),
@@ -191,6 +278,7 @@ proptest! {
         let mut last_token = 0;
         let mut asked: HashMap<u128, usize> = HashMap::new();
         for (position, step) in steps.into_iter().enumerate() {
+            let before = ledger.holders().len();
             let changes = match step {
                 Step::Ask { who, .. } | Step::Alone { who } => {
                     ledger.expire(now);
@@ -198,7 +286,9 @@ proptest! {
                         asked.insert(who.into(), position);
                     }
                     let claim = match step {
-                        Step::Ask { limit, ttl, .. } => claim(who.into(), limit, ttl),
+                        Step::Ask { limit, ttl, min_hold, .. } => {
+                            Claim { min_hold: at(min_hold), ..claim(who.into(), limit, ttl) }
+                        }
                         _ => alone(who.into()),
                     };
                     ledger.ask(now, claim, None)
@@ -206,6 +296,9 @@ proptest! {
                 Step::Release { who } => ledger.release(now, id(who.into())),
                 Step::Renew { who } => { ledger.renew(now, id(who.into())); vec![] }
                 Step::Leave { who } => ledger.leave(now, id(who.into())),
+                Step::Evict { who, now: true } => ledger.evict(now, id(who.into()), Eviction::Now),
+                Step::Evict { who, .. } => ledger.evict(now, id(who.into()), Eviction::Gently),
+                Step::Pin(limit) => ledger.pin(now, limit),
                 Step::Pass { seconds } => { now += at(seconds); ledger.expire(now) }
             };
             // Tokens grow with every grant.
@@ -217,9 +310,11 @@ proptest! {
             }
             last_token = last_token.max(ledger.last);
             ledger.expire(now);
-            // Never more than the limit, and who wants to be alone is.
-            let limit = ledger.terms().map_or(1, |terms| terms.limit as usize);
-            prop_assert!(ledger.holders().len() <= limit);
+            // Never more than the limit, unless that was lowered, and who wants to be alone is.
+            let limit = ledger.limit().unwrap_or(1) as usize;
+            let granted = changes.iter().any(|one| matches!(one, Change::Granted { .. }));
+            let most = if granted { limit } else { limit.max(before) };
+            prop_assert!(ledger.holders().len() <= most);
             let lonely = ledger.holders().filter(|one| one.claim.terms.is_none()).count();
             prop_assert!(lonely == 0 || ledger.holders().len() == 1);
             // Nobody who is there waits for what is free.
@@ -229,7 +324,7 @@ proptest! {
             let order: Vec<_> = ledger.waiters().map(|claim| asked[&claim.id.as_u128()]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");
             // Nobody holds beyond the expiry, and nothing is left of those who have gone.
-            prop_assert!(ledger.holders().all(|holding| holding.expires.is_none_or(|at| now < at)));
+            prop_assert!(ledger.holders().all(|one| one.expires().is_none_or(|at| now < at)));
             prop_assert_eq!(ledger.places.len(), ledger.holders().len() + ledger.waiters().len());
             prop_assert!(ledger.due.len() <= ledger.places.len());
             prop_assert!(ledger.due.first().is_none_or(|(moment, _)| *moment > now));

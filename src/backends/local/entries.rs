@@ -7,31 +7,35 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct State {
     /// The last queue number or fencing token given out; both come from here and only grow.
     pub(super) last: u64,
-    /// The limit that stands while the semaphore is in use; 0: nobody has set one.
+    /// The limit that its users agreed on, which stands while it is in use; 0: nobody has set one.
     pub(super) limit: u32,
+    /// The limit that counts whatever its users ask for; 0: none is pinned.
+    pub(super) pinned: u32,
 }
 
-/// The kinds of FIFO.
+/// The kinds of FIFO, and the one kind of file that counts without a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Waiter,
     PassedOver,
     Permit,
+    Kept,
 }
 
-/// One FIFO by its name.
+/// One of them by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) kind: Kind,
     pub(super) number: u64,
 }
 
-/// All FIFOs, each kind in the order of its numbers.
+/// All of them, each kind in the order of its numbers.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) waiters: Vec<Entry>,
     pub(super) passed_over: Vec<Entry>,
     pub(super) permits: Vec<Entry>,
+    pub(super) kept: Vec<Entry>,
 }
 
 impl Entry {
@@ -44,6 +48,7 @@ impl Entry {
             Kind::Waiter => 'q',
             Kind::PassedOver => 'p',
             Kind::Permit => 's',
+            Kind::Kept => 'k',
         };
         format!("{letter}.{:020}", self.number)
     }
@@ -60,6 +65,7 @@ impl Entry {
             "q" => Kind::Waiter,
             "p" => Kind::PassedOver,
             "s" => Kind::Permit,
+            "k" => Kind::Kept,
             _ => return None,
         };
         // Twenty digits and nothing else: a record's ".json" does not parse.
@@ -71,6 +77,10 @@ impl Entry {
 }
 
 impl State {
+    pub(super) fn pinned(self) -> Option<u32> {
+        (self.pinned > 0).then_some(self.pinned)
+    }
+
     /// The next number: grows in normal life by one or more, and across the loss of this file
     /// because it follows the wall clock in microseconds.
     pub(super) fn next(&mut self) -> u64 {
@@ -82,17 +92,19 @@ impl State {
 
     /// Of one width, so that writing it again can neither grow nor tear the file.
     pub(super) fn to_text(self) -> String {
-        format!("{:020} {:010}\n", self.last, self.limit)
+        format!("{:020} {:010} {:010}\n", self.last, self.limit, self.pinned)
     }
 
     /// What a crash of the machine may have garbled reads as nothing: the clock then sees to it
     /// that numbers grow.
     pub(super) fn from_text(text: &[u8]) -> Self {
         let fields = || {
-            let (last, limit) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
-            Some(Self { last: last.parse().ok()?, limit: limit.parse().ok()? })
+            let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+            let last = words.next()?.parse().ok()?;
+            let mut limit = || words.next()?.parse().ok();
+            Some(Self { last, limit: limit()?, pinned: limit()? })
         };
-        fields().unwrap_or(Self { last: 0, limit: 0 })
+        fields().unwrap_or(Self { last: 0, limit: 0, pinned: 0 })
     }
 }
 
@@ -107,14 +119,16 @@ mod tests {
         assert_eq!(Entry::parse(waiter.file().as_bytes()), Some(waiter));
         let passed_over = Entry::new(Kind::PassedOver, 42);
         assert_eq!(passed_over.record_file(), waiter.record_file());
-        for other in ["mutex", "name", "q.42", "x.00000000000000000042", &waiter.record_file()] {
+        for other in
+            ["mutex", "name", "done", "q.42", "x.00000000000000000042", &waiter.record_file()]
+        {
             assert_eq!(Entry::parse(other.as_bytes()), None, "{other}");
         }
     }
 
     #[test]
     fn numbers_grow_also_when_the_clock_does_not_or_the_file_is_lost() {
-        let mut ahead = State { last: u64::MAX - 5, limit: 1 };
+        let mut ahead = State { last: u64::MAX - 5, limit: 1, pinned: 0 };
         assert_eq!(ahead.next(), u64::MAX - 4);
         let mut lost = State::from_text(b"");
         let first = lost.next();
@@ -123,10 +137,10 @@ mod tests {
 
     #[test]
     fn the_state_comes_back_and_a_garbled_one_is_none() {
-        let state = State { last: 1_795_297_540_683_598, limit: 3 };
+        let state = State { last: 1_795_297_540_683_598, limit: 3, pinned: 2 };
         assert_eq!(State::from_text(state.to_text().as_bytes()), state);
-        for garbled in [&b"\0\0\0\0"[..], b"1", b"x y", b"\xff 1", b"1 -1"] {
-            assert_eq!(State::from_text(garbled), State { last: 0, limit: 0 });
+        for garbled in [&b"\0\0\0\0"[..], b"1 1", b"x y z", b"\xff 1 1", b"1 -1 0"] {
+            assert_eq!(State::from_text(garbled), State { last: 0, limit: 0, pinned: 0 });
         }
     }
 }

@@ -5,17 +5,19 @@
 //! | `mutex` | locked while anything is decided; holds the last number and the limit in force |
 //! | `q.<number>` | FIFO of a waiter, in the order of the queue |
 //! | `p.<number>` | the same, of one who was passed over because it did not answer |
-//! | `s.<token>` | FIFO of a permit that is held |
-//! | `q.<number>.json`, `s.<token>.json` | who that is; read by people only |
+//! | `s.<token>` | FIFO of a permit that is held by processes |
+//! | `k.<token>` | record of a permit that counts also without a process: see `kept.rs` |
+//! | `q.<number>.json`, `s.<token>.json`, `k.<token>.json` | who that is |
+//! | `done` | the detached permits that were given back last |
 //! | `name` | the true name, where the directory's is a shortened one |
 //!
 //! Whether somebody lives is never read from a record: a FIFO counts as long as its flock(2) is
 //! held, which the kernel gives up with the last process that has it open; that of a permit also
-//! stops counting when something is written to it. `docs/backends.md` has the reasons.
+//! stops counting when [`RELEASED`] is written to it. `docs/backends.md` has the reasons.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +28,7 @@ use tokio::sync::oneshot;
 
 use super::create::{create_file, with_exact_modes};
 use super::entries::{Entry, Kind, Listing, State};
-use super::locks::{self, Locks};
+use super::locks::Locks;
 use super::names;
 use super::place::{Base, Sharing};
 use crate::backends::{Name, Notice, Record, Turn};
@@ -39,6 +41,13 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a thread that got the mutex keeps it for us.
 const OFFER: Duration = Duration::from_millis(100);
+
+/// What is written to a permit's FIFO when it is given back, or taken away at once. Nobody reads
+/// what is there: how much it is says what has happened.
+pub(super) const RELEASED: &[u8] = b"xx";
+
+/// The same when it is taken away gently: less than that.
+pub(super) const EVICTED: &[u8] = b"x";
 
 /// The mutex, for one of two who may take it.
 struct Claim(Arc<AtomicBool>);
@@ -62,24 +71,35 @@ pub(super) enum ForMutex<'a> {
 /// One semaphore's open directory.
 #[derive(Debug)]
 pub(super) struct Semaphore {
-    directory: OwnedFd,
+    pub(super) directory: OwnedFd,
     mutex: OwnedFd,
     path: PathBuf,
-    sharing: Sharing,
+    pub(super) sharing: Sharing,
 }
 
 /// What has become of a permit.
 pub(super) enum Permit {
-    Held(OwnedFd),
-    /// Its holder gave it back.
+    Held {
+        fifo: OwnedFd,
+        evicted: bool,
+    },
+    /// Its holder gave it back, or it was taken away at once.
     Released,
     /// The last process that had it is dead, or about to be.
     Dead,
 }
 
+/// What has been written to a permit's FIFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Nothing,
+    Evicted,
+    Released,
+}
+
 /// The mutex is ours until this goes.
 #[derive(Debug)]
-pub(super) struct Locked<'a>(&'a Semaphore);
+pub(super) struct Locked<'a>(pub(super) &'a Semaphore);
 
 impl Semaphore {
     /// Opens a semaphore's directory. Makes it first if `create`; otherwise a missing one is None.
@@ -194,6 +214,15 @@ impl Semaphore {
         }
     }
 
+    /// The directory of all semaphores.
+    pub(super) fn base(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    pub(super) fn path_of(&self, entry: Entry) -> PathBuf {
+        self.path.join(entry.file())
+    }
+
     /// Removes a FIFO and its record. Another process may have been faster, and needs no mutex:
     /// only the owner removes what lives.
     pub(super) fn remove(&self, entry: Entry) {
@@ -212,48 +241,11 @@ impl Semaphore {
         serde_json::from_slice(&text[..length]).ok()
     }
 
-    /// Gives a permit back by writing a byte: see [`Locked::probe_permit`]. One byte tells all who
+    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
     /// watch, because nobody reads it, and there is no moment at which only half of it is done.
     pub(super) fn hand_over(&self, permit: Entry, fifo: &OwnedFd) {
-        let _ = rustix::io::write(fifo, b"x");
+        let _ = rustix::io::write(fifo, RELEASED);
         self.remove(permit);
-    }
-
-    /// What is left to do after a release: lets those who wait pass those at the front who are
-    /// stopped, who may be all who were told, and removes what the dead left where nobody alive
-    /// would come past it any more.
-    pub(super) async fn tidy(&self) -> io::Result<()> {
-        let listing = self.list()?;
-        let nobody_left = listing.permits.is_empty() && listing.passed_over.is_empty();
-        match listing.waiters.first() {
-            None if nobody_left => return Ok(()),
-            // Nearly always: the first one runs, needs the mutex now, and will come past here.
-            Some(first) if self.runs(*first, &Locks::read()) == Some(true) => return Ok(()),
-            _ => {}
-        }
-        let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
-        let Listing { mut waiters, passed_over, permits } = self.list()?;
-        locked.pass_over_stopped(&mut waiters)?;
-        // Those who wait remove what is dead before them, so look from the end.
-        for entry in waiters.iter().chain(&passed_over).rev() {
-            if locked.probe(*entry)?.is_some() {
-                return Ok(());
-            }
-        }
-        for entry in permits {
-            // The dead may still be dying: whoever takes their permits waits for that.
-            if matches!(locked.probe_permit(entry)?, Permit::Released) {
-                self.remove(entry);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a waiter's process runs or is stopped; None where we cannot see it.
-    fn runs(&self, waiter: Entry, locks: &Locks) -> Option<bool> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = rustix::fs::statat(&self.directory, waiter.file(), flags).ok()?;
-        locks.holder(&stat).map(|pid| !locks::is_stopped(pid))
     }
 
     pub(super) fn list(&self) -> io::Result<Listing> {
@@ -265,9 +257,11 @@ impl Semaphore {
                 Kind::Waiter => listing.waiters.push(entry),
                 Kind::PassedOver => listing.passed_over.push(entry),
                 Kind::Permit => listing.permits.push(entry),
+                Kind::Kept => listing.kept.push(entry),
             }
         }
-        for entries in [&mut listing.waiters, &mut listing.passed_over, &mut listing.permits] {
+        let Listing { waiters, passed_over, permits, kept } = &mut listing;
+        for entries in [waiters, passed_over, permits, kept] {
             entries.sort_unstable_by_key(|entry| entry.number);
         }
         Ok(listing)
@@ -301,13 +295,14 @@ impl Locked<'_> {
     /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
     /// granted a permit has to know which others ended by a death.
     pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
-        Ok(match self.open(entry)? {
-            // Its holder has removed it since it was listed, which is part of a release.
-            None => Permit::Released,
-            // Before the lock is looked at: the holder may have ended well since.
-            Some(fifo) if rustix::io::ioctl_fionread(&fifo)? > 0 => Permit::Released,
-            Some(fifo) if is_locked(&fifo)? => Permit::Held(fifo),
-            Some(_) => Permit::Dead,
+        // Its holder has removed it since it was listed, which is part of a release.
+        let Some(fifo) = self.open(entry)? else { return Ok(Permit::Released) };
+        // Before the lock is looked at: the holder may have ended well since.
+        let said = Said::to(&fifo)?;
+        Ok(match said {
+            Said::Released => Permit::Released,
+            _ if !is_locked(&fifo)? => Permit::Dead,
+            _ => Permit::Held { fifo, evicted: said == Said::Evicted },
         })
     }
 
@@ -334,7 +329,7 @@ impl Locked<'_> {
         open().inspect_err(|_| self.0.remove(entry))
     }
 
-    fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
+    pub(super) fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
         let Semaphore { directory, sharing, .. } = self.0;
         let file = create_file(directory, &entry.record_file(), sharing.file_mode())?;
         let text = serde_json::to_vec(record)?;
@@ -353,60 +348,31 @@ impl Locked<'_> {
         }
     }
 
-    /// Passes over those at the front of `waiters` who are stopped, forgets the dead among them,
-    /// and wakes the one who is first then. False: the first one was in order.
-    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<bool> {
-        let locks = Locks::read();
-        let mut count = 0;
-        for waiter in waiters.iter() {
-            if self.probe(*waiter)?.is_some() {
-                if self.0.runs(*waiter, &locks) != Some(false) {
-                    break;
-                }
-                self.set_aside(*waiter)?;
-            }
-            count += 1;
-        }
-        waiters.drain(..count);
-        Ok(self.wake_first(waiters, count))
-    }
-
-    /// Passes over the first `count` of `waiters`, whatever they do.
-    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<bool> {
-        for waiter in waiters.drain(..count) {
-            self.set_aside(waiter)?;
-        }
-        Ok(self.wake_first(waiters, count))
-    }
-
-    fn set_aside(&self, waiter: Entry) -> io::Result<()> {
-        self.rename(waiter, Kind::PassedOver)?;
-        // When it runs again it finds this in its FIFO and takes its place back.
-        self.poke(Entry { kind: Kind::PassedOver, ..waiter });
-        Ok(())
-    }
-
-    /// Tells whoever is first now that `gone` before it are not. False: nobody was.
-    fn wake_first(&self, waiters: &[Entry], gone: usize) -> bool {
-        if let (Some(first), 1..) = (waiters.first(), gone) {
-            self.poke(*first);
-        }
-        gone > 0
-    }
-
-    /// Wakes a waiter, so that it looks again.
-    fn poke(&self, waiter: Entry) {
+    /// Writes to a FIFO that somebody has open; otherwise there is nobody to tell.
+    pub(super) fn write_to(&self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if let Ok(fifo) = rustix::fs::openat(&self.0.directory, waiter.file(), flags, Mode::empty())
-        {
-            let _ = rustix::io::write(fifo, b"x");
+        match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NXIO) => {}
+            fifo => _ = rustix::io::write(fifo?, bytes)?,
         }
+        Ok(())
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0.mutex, FlockOperation::Unlock);
+    }
+}
+
+impl Said {
+    pub(super) fn to(fifo: &OwnedFd) -> io::Result<Self> {
+        let bytes = rustix::io::ioctl_fionread(fifo)?;
+        Ok(match usize::try_from(bytes).unwrap_or(usize::MAX) {
+            0 => Self::Nothing,
+            bytes if bytes < RELEASED.len() => Self::Evicted,
+            _ => Self::Released,
+        })
     }
 }
 

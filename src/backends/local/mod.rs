@@ -1,34 +1,42 @@
 //! Permits on one machine, without a server: FIFO special files with flock(2). A permit lives as
 //! long as any process of the command's tree keeps its descriptor open, so no lease expires and
-//! no clock is asked. `docs/backends.md` says why it is built so; `files.rs` knows the files.
+//! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
+//! built so; `files.rs` knows the files.
 
 mod create;
+mod detached;
 mod entries;
+mod evict;
+mod examine;
 mod exits;
 mod files;
+mod held;
+mod kept;
 mod locks;
 mod names;
 pub(crate) mod place;
 mod queue;
+mod taken;
+mod waking;
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::entries::Entry;
-use self::files::{Locked, Semaphore};
+use self::entries::State;
+use self::files::{ForMutex, Locked, Semaphore};
 use self::place::{Base, Place};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Holder, Lease, Lost, Name, Pending, Permit,
-    Snapshot, Tenure, Turn, Waiter,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Snapshot, Turn,
 };
-use crate::mutants::{self, Guard};
 
 /// The local backend in one directory.
 #[derive(Debug)]
@@ -85,18 +93,7 @@ impl Local {
             };
             match round.await {
                 Ok(Some(Ok(acquired))) => return Ok(acquired),
-                Ok(Some(Err(queue::Differs { stands }))) => {
-                    return Err(Error {
-                        kind: ErrorKind::Differs,
-                        backend: self.url(),
-                        what: format!(
-                            "'{}' is in use with a limit of {stands}, not {}, and --strict-limit \
-                             allows no other",
-                            ask.name, ask.limit
-                        ),
-                        source: None,
-                    });
-                }
+                Ok(Some(Err(differs))) => return Err(self.differs(ask, &differs)),
                 // What is made in a deleted directory is not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -107,21 +104,62 @@ impl Local {
         Err(self.error(&doing(), again_and_again))
     }
 
-    async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
-        let Some(base) = self.open(false)? else {
-            return Ok(Snapshot::unused(name));
-        };
-        let snapshot = async {
-            let Some(semaphore) = Semaphore::open(&base, name, false)? else {
-                return Ok(Snapshot::unused(name));
-            };
-            let locked = semaphore.lock(files::ForMutex::Bounded).await?;
-            match locked {
-                Some(locked) => snapshot(&semaphore, &locked, name),
-                None => Ok(Snapshot::unused(name)),
+    fn differs(&self, ask: &Ask, differs: &queue::Differs) -> Error {
+        let queue::Differs { stands, pinned } = differs;
+        let how = if *pinned { "is pinned to" } else { "is in use with" };
+        let what = format!(
+            "'{}' {how} a limit of {stands}, not {}, and --strict-limit allows no other",
+            ask.name, ask.limit
+        );
+        Error { kind: ErrorKind::Differs, backend: self.url(), what, source: None }
+    }
+
+    /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
+    /// being deleted.
+    async fn under_mutex<T>(
+        &self,
+        name: &Name,
+        create: bool,
+        doing: &str,
+        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(base) = self.open(create)? else { return Ok(None) };
+        let done = async {
+            let Some(semaphore) = Semaphore::open(&base, name, create)? else { return Ok(None) };
+            let semaphore = Rc::new(semaphore);
+            match semaphore.lock(ForMutex::Bounded).await? {
+                Some(locked) => act(&semaphore, &locked).map(Some),
+                None => Ok(None),
             }
         };
-        snapshot.await.map_err(|error| self.error(&format!("look at '{name}'"), error))
+        done.await.map_err(|error| self.error(&format!("{doing} '{name}'"), error))
+    }
+
+    async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
+        let look = |_: &_, locked: &Locked<'_>| taken::snapshot(locked, name);
+        let snapshot = self.under_mutex(name, false, "look at", look).await?;
+        Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
+    }
+
+    async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), Error> {
+        const DOING: &str = "set the limit of";
+        let is_there = async || {
+            let there = self.under_mutex(name, false, DOING, |_, _| Ok(())).await?;
+            Ok::<_, Error>(there.is_some())
+        };
+        if limit.is_none() && !is_there().await? {
+            return Ok(());
+        }
+        let pin = |semaphore: &Rc<Semaphore>, locked: &Locked<'_>| {
+            // Before the new limit is there, as for everything that wakes.
+            locked.wake(semaphore.list()?.waiters)?;
+            locked.set_state(State { pinned: limit.unwrap_or(0), ..locked.state()? })
+        };
+        if self.under_mutex(name, true, DOING, pin).await?.is_none() {
+            let deleted = io::Error::other("its files were deleted just now; try again");
+            return Err(self.error(&format!("{DOING} '{name}'"), deleted));
+        }
+        Ok(())
     }
 
     fn names(&self) -> Result<Vec<Name>, Error> {
@@ -158,6 +196,52 @@ impl Backend for Local {
         Box::pin(async { Ok(()) })
     }
 
+    fn attach<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+        Box::pin(async move {
+            let attach =
+                |semaphore: &_, locked: &Locked<'_>| detached::attach(semaphore, locked, name, id);
+            let lease = self.under_mutex(name, false, "renew a permit of", attach).await?;
+            Ok(lease.flatten())
+        })
+    }
+
+    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+        Box::pin(async move {
+            let give_back = |_: &_, locked: &Locked<'_>| detached::give_back(locked, id);
+            let given = self.under_mutex(name, false, "give back a permit of", give_back).await?;
+            Ok(given.unwrap_or(GivenBack::Unknown))
+        })
+    }
+
+    fn evict<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        how: Eviction,
+    ) -> Pending<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            let evict = |_: &_, locked: &Locked<'_>| evict::evict(locked, id, how);
+            let evicted = self.under_mutex(name, false, "take away a permit of", evict).await?;
+            Ok(evicted.unwrap_or(false))
+        })
+    }
+
+    fn set_limit<'a>(
+        &'a self,
+        name: &'a Name,
+        limit: Option<u32>,
+    ) -> Pending<'a, Result<(), Error>> {
+        Box::pin(self.pin(name, limit))
+    }
+
+    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+        Box::pin(async { examine::examine(&self.place) })
+    }
+
     fn reports(&self) -> bool {
         false
     }
@@ -165,66 +249,6 @@ impl Backend for Local {
     fn url(&self) -> String {
         place::url(self.found.get().map_or(self.place.path(), PathBuf::as_path))
     }
-}
-
-/// A permit of this backend.
-struct Held {
-    permit: Permit,
-    semaphore: Rc<Semaphore>,
-    entry: Entry,
-    fifo: OwnedFd,
-}
-
-impl Lease for Held {
-    fn permit(&self) -> &Permit {
-        &self.permit
-    }
-
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
-        None
-    }
-
-    fn lost(&mut self) -> Pending<'_, Lost> {
-        Box::pin(std::future::pending())
-    }
-
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        (!mutants::is_off(Guard::InheritedLock)).then(|| self.fifo.as_fd())
-    }
-
-    /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
-    /// disk can keep a permit from passing on.
-    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
-        Box::pin(async move {
-            self.semaphore.hand_over(self.entry, &self.fifo);
-            // The permit is free already; what fails here makes nobody wait who would not.
-            let _ = self.semaphore.tidy().await;
-            Ok(())
-        })
-    }
-}
-
-fn snapshot(semaphore: &Semaphore, locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot> {
-    let listing = semaphore.list()?;
-    let mut holders = Vec::new();
-    for entry in listing.permits {
-        if let files::Permit::Held(_) = locked.probe_permit(entry)? {
-            let record = semaphore.record(entry);
-            holders.push(Holder::Known { token: Some(entry.number), record, left: None });
-        }
-    }
-    // One who was passed over has kept its number, and its place once it comes back.
-    let mut queue: Vec<_> = listing.waiters.into_iter().chain(listing.passed_over).collect();
-    queue.sort_unstable_by_key(|entry| entry.number);
-    let mut waiters = Vec::new();
-    for entry in queue {
-        if locked.probe(entry)?.is_some() {
-            waiters.push(Waiter::known(semaphore.record(entry)));
-        }
-    }
-    let in_use = !holders.is_empty() || !waiters.is_empty();
-    let limit = in_use.then_some(locked.state()?.limit);
-    Ok(Snapshot { limit, holders, waiters, ..Snapshot::unused(name) })
 }
 
 fn names_in(base: &Base) -> io::Result<Vec<Name>> {

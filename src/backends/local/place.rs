@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
 use rustix::process::geteuid;
 
 use crate::account::{Account, Home};
@@ -17,6 +17,8 @@ use crate::backends::{Error, ErrorKind};
 pub(crate) struct Place {
     /// The first one that can be used counts; more than one only where a home may be missing.
     candidates: Vec<Candidate>,
+    /// Whether the user named it.
+    named: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +50,13 @@ impl Place {
     pub(crate) fn named(path: &Path) -> Self {
         // A slash at the end would make the kernel follow a symbolic link.
         let path = path.components().collect();
-        Self { candidates: vec![Candidate { path, parents: 0 }] }
+        Self { candidates: vec![Candidate { path, parents: 0 }], named: true }
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
     pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
         if account.uid == 0 {
-            return Ok(Self::named(Path::new("/run/semrun")));
+            return Ok(Self { named: false, ..Self::named(Path::new("/run/semrun")) });
         }
         let temporary =
             Candidate { path: format!("/var/tmp/semrun-{}", account.uid).into(), parents: 0 };
@@ -72,7 +74,7 @@ impl Place {
                 return Err(temporary.error(ErrorKind::Unavailable, what, None));
             }
         };
-        Ok(Self { candidates: home.into_iter().chain([temporary]).collect() })
+        Ok(Self { candidates: home.into_iter().chain([temporary]).collect(), named: false })
     }
 
     /// What to call it before it is known which candidate can be used.
@@ -96,9 +98,49 @@ impl Place {
         }
         last.open(create)
     }
+
+    pub(super) fn is_named(&self) -> bool {
+        self.named
+    }
+
+    /// The directory that whoever asks for a permit uses; not open if it has to be made first.
+    /// Makes nothing.
+    pub(super) fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
+        let (last, others) = self.candidates.split_last().expect("there is always one");
+        for candidate in others {
+            match candidate.usable() {
+                Err(error) if error.unusable_home() => {}
+                usable => return usable,
+            }
+        }
+        last.usable()
+    }
 }
 
 impl Candidate {
+    fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
+        match self.open(false)? {
+            None if !self.could_be_made() => {
+                let what = "does not exist, and cannot be made by you; make it, or name another \
+                            with --backend file:///PATH";
+                Err(self.failed(what, rustix::io::Errno::NOENT))
+            }
+            Some(_) if !self.is_writable() => {
+                let what = "cannot be written; make it writable for you, or name another with \
+                            --backend file:///PATH";
+                Err(self.failed(what, rustix::io::Errno::ACCESS))
+            }
+            Some(base) => Ok((&self.path, Some(base))),
+            None => {
+                let above = self.path.ancestors().find(|path| path.exists());
+                let filesystem = rustix::fs::statfs(above.unwrap_or(&self.path))
+                    .map_err(|errno| self.failed("cannot examine the file system", errno))?;
+                self.refuse_foreign(&filesystem)?;
+                Ok((&self.path, None))
+            }
+        }
+    }
+
     fn open(&self, create: bool) -> Result<Option<Base>, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
@@ -114,20 +156,20 @@ impl Candidate {
             .map_err(|errno| self.failed("cannot examine the directory", errno))?;
         let filesystem = rustix::fs::fstatfs(&fd)
             .map_err(|errno| self.failed("cannot examine the file system", errno))?;
-        #[expect(
-            clippy::cast_sign_loss,
-            clippy::cast_possible_truncation,
-            reason = "a bit pattern of 32 bits"
-        )]
-        if let Some(kind) = foreign_filesystem(filesystem.f_type as u32) {
+        self.refuse_foreign(&filesystem)?;
+        self.check_owner(&stat)?;
+        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
+    }
+
+    fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
+        if let Some(kind) = foreign_filesystem(magic(filesystem)) {
             let what = format!(
                 "is on a network or user-space file system ({kind}), where locks of different hosts do not meet; \
                  name a directory on a local disk with --backend file:///PATH"
             );
             return Err(self.error(ErrorKind::Unsupported, what, None));
         }
-        self.check_owner(&stat)?;
-        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
+        Ok(())
     }
 
     fn make(&self) -> Result<(), Error> {
@@ -240,6 +282,11 @@ impl Sharing {
         self.group.is_some()
     }
 
+    /// Whether everybody may.
+    pub(super) fn everybody(self) -> bool {
+        self.directory.contains(Mode::WOTH)
+    }
+
     pub(super) fn directory_mode(self) -> Mode {
         self.directory
     }
@@ -267,6 +314,16 @@ impl Sharing {
 /// The URL of a directory.
 pub(crate) fn url(path: &Path) -> String {
     format!("file://{}", AsRef::<OsStr>::as_ref(path).to_string_lossy())
+}
+
+/// What kind of file system it is.
+#[expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "a bit pattern of 32 bits"
+)]
+pub(super) fn magic(filesystem: &StatFs) -> u32 {
+    filesystem.f_type as u32
 }
 
 /// The file systems on which flock(2) and FIFOs do not reach every process that sees the files,

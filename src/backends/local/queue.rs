@@ -6,28 +6,29 @@
 //! kernel has given up its lock. So an idle waiter sleeps without a timer, and a death is as
 //! quick as a release.
 
+mod sleeping;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::Held;
+use self::sleeping::Queued;
 use super::entries::{Entry, Kind, Listing, State};
-use super::exits;
-use super::files::{self, ForMutex, Locked, Semaphore};
-use crate::backends::{Acquired, Ask, Notice, Permit, Record, Standing, Turn};
-use crate::kernel::watch;
+use super::files::{ForMutex, Locked, Semaphore};
+use super::held::Unclaimed;
+use super::taken::{By, Permits};
+use super::{detached, exits};
+use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
+use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
 /// How many of those before it a waiter watches. One with fewer before it watches the permits
 /// too: so many waiters learn of a free permit, and all but one of them may be stopped.
-const WATCHED: usize = 3;
+pub(super) const WATCHED: usize = 3;
 
 /// How long each of those before us may have a free permit to itself before we look whether it
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
@@ -47,6 +48,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// Another limit is in force, and `--strict-limit` takes no other.
 pub(super) struct Differs {
     pub(super) stands: u32,
+    pub(super) pinned: bool,
 }
 
 /// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
@@ -57,11 +59,11 @@ pub(super) async fn take_turn(
 ) -> io::Result<Option<Result<Acquired, Differs>>> {
     use_all_descriptors();
     let give_up = Instant::now() + TRY_ON;
-    let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, warned: false };
+    let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, told: None };
     loop {
         match turn.advance().await {
             Ok(Step::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
-            Ok(Step::Differs { stands }) => return Ok(Some(Err(Differs { stands }))),
+            Ok(Step::Differs(differs)) => return Ok(Some(Err(differs))),
             Ok(Step::Deleted) => return Ok(None),
             Ok(Step::LookAgain) => {}
             Err(error) if passes(&error) && turn.tries_on(give_up) => {
@@ -81,16 +83,15 @@ struct Queueing<'a> {
     turn: &'a Turn,
     place: Option<Queued>,
     patience: Option<Patience>,
-    warned: bool,
+    /// The limit that was told last.
+    told: Option<u32>,
 }
 
 enum Step {
     Acquired(Acquired),
     Deleted,
     /// Another limit stands, and the one who asks wants no other.
-    Differs {
-        stands: u32,
-    },
+    Differs(Differs),
     /// Something has happened that may make it our turn.
     LookAgain,
 }
@@ -104,12 +105,14 @@ impl Queueing<'_> {
         let state = locked.state()?;
         let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
         let Some(mut survey) = survey else { return Ok(Step::Deleted) };
-        if survey.limit != ask.limit && ask.strict && self.place.is_none() {
-            return Ok(Step::Differs { stands: survey.limit });
+        let Survey { limit: stands, agreed, .. } = survey;
+        let pinned = state.pinned().is_some();
+        if stands != ask.limit && ask.strict && self.place.is_none() {
+            return Ok(Step::Differs(Differs { stands, pinned }));
         }
-        if survey.limit != ask.limit && !self.warned {
-            self.warned = true;
-            turn.tell(Notice::Limit { asked: ask.limit, stands: survey.limit });
+        if stands != ask.limit && self.told != Some(stands) {
+            self.told = Some(stands);
+            turn.tell(Notice::Limit { asked: ask.limit, stands, pinned });
         }
         self.patience = Patience::of(&survey, self.patience, self.place.is_none());
         if survey.free() && !survey.before.is_empty() {
@@ -119,15 +122,10 @@ impl Queueing<'_> {
                 self.patience = Patience::of(&survey, None, self.place.is_none());
             }
         }
-        let mut state = State { limit: survey.limit, ..state };
+        let mut state = State { limit: agreed, ..state };
         if survey.free() && survey.before.is_empty() {
-            let held = Unclaimed(Some(grant(semaphore, &locked, &mut state, ask)?));
-            survey.dead.iter().for_each(|entry| semaphore.remove(*entry));
-            drop(locked);
-            if !survey.dead.is_empty() {
-                exits::complete().await;
-            }
-            return Ok(Step::Acquired(Acquired::Granted(Box::new(held.claim()))));
+            let lease = survey.grant(semaphore, locked, &mut state, ask).await?;
+            return Ok(Step::Acquired(Acquired::Granted(lease)));
         }
         if ask.nonblock {
             return Ok(Step::Acquired(Acquired::Busy));
@@ -160,110 +158,6 @@ fn passes(error: &io::Error) -> bool {
         )
 }
 
-fn grant(
-    semaphore: &Rc<Semaphore>,
-    locked: &Locked<'_>,
-    state: &mut State,
-    ask: &Ask,
-) -> io::Result<Held> {
-    let token = state.next();
-    locked.set_state(*state)?;
-    let entry = Entry::new(Kind::Permit, token);
-    let fifo = locked.create(entry, &Record::new(ask))?;
-    let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
-    Ok(Held { permit, semaphore: Rc::clone(semaphore), entry, fifo })
-}
-
-/// A permit on its way to whoever asked. Dropping it, because that was called off, gives it back.
-struct Unclaimed(Option<Held>);
-
-impl Unclaimed {
-    fn claim(mut self) -> Held {
-        self.0.take().expect("claimed once")
-    }
-}
-
-impl Drop for Unclaimed {
-    fn drop(&mut self) {
-        if let Some(held) = &self.0 {
-            held.semaphore.hand_over(held.entry, &held.fifo);
-        }
-    }
-}
-
-/// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.
-struct Queued {
-    semaphore: Rc<Semaphore>,
-    number: u64,
-    fifo: AsyncFd<OwnedFd>,
-}
-
-impl Queued {
-    fn enter(
-        semaphore: &Rc<Semaphore>,
-        locked: &Locked<'_>,
-        state: &mut State,
-        ask: &Ask,
-    ) -> io::Result<Self> {
-        let number = state.next();
-        locked.set_state(*state)?;
-        let entry = Entry::new(Kind::Waiter, number);
-        let fifo = locked.create(entry, &Record::new(ask))?;
-        let fifo = watch(fifo, Interest::READABLE).inspect_err(|_| semaphore.remove(entry))?;
-        Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
-    }
-
-    /// Sleeps until something has happened that may make it our turn.
-    async fn wait(&mut self, survey: Survey, patience: Option<Patience>) -> io::Result<()> {
-        let ahead = survey.ahead();
-        // Of those before us only the hang-up counts, which every interest includes: a byte in
-        // their FIFO is for them.
-        let before = survey.before.into_iter().map(|fifo| watch(fifo, Interest::PRIORITY));
-        let before = before.collect::<io::Result<Vec<_>>>()?;
-        let permits = survey.permits.into_iter().map(|fifo| watch(fifo, Interest::READABLE));
-        let permits = permits.collect::<io::Result<Vec<_>>>()?;
-        let fifo = &self.fifo;
-        let concerns_us = || {
-            std::future::poll_fn(|context| {
-                let before = before.iter().any(|fifo| hung_up(fifo, context));
-                if before || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
-            })
-        };
-        let permit_is_free = std::future::poll_fn(|context| {
-            let free = permits.iter().any(|fifo| fifo.poll_read_ready(context).is_ready());
-            if free { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let out_of_patience = async {
-            match patience {
-                Some(patience) => sleep_until(patience.end(ahead)).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = concerns_us() => {}
-            () = out_of_patience => {}
-            () = permit_is_free => {
-                if ahead > 0 {
-                    let courtesy = COURTESY.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
-                    tokio::select! {
-                        () = concerns_us() => {}
-                        () = sleep(courtesy) => {}
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        for kind in [Kind::Waiter, Kind::PassedOver] {
-            self.semaphore.remove(Entry::new(kind, self.number));
-        }
-    }
-}
-
 /// What a look under the mutex found.
 struct Survey {
     /// Those before us in the queue, the nearest last. Some of the farther ones may be dead.
@@ -272,13 +166,18 @@ struct Survey {
     before: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
-    /// Their FIFOs, if we are to watch them.
-    permits: Vec<OwnedFd>,
+    /// Those to watch of them, if we are to: their FIFOs, and whether they were evicted.
+    permits: Vec<(OwnedFd, bool)>,
+    /// When the first of the others ends that we are to watch.
+    first_end: Option<Moment>,
     /// Permits whose holders died, and have not been replaced yet.
     dead: Vec<Entry>,
     oldest_permit: Option<Entry>,
     newest_permit: u64,
+    /// The limit that counts.
     limit: u32,
+    /// The limit that counts when none is pinned.
+    agreed: u32,
 }
 
 impl Survey {
@@ -290,7 +189,7 @@ impl Survey {
         state: State,
         ask: &Ask,
     ) -> io::Result<Option<Self>> {
-        let Listing { waiters, passed_over, permits } = semaphore.list()?;
+        let Listing { waiters, passed_over, permits, kept } = semaphore.list()?;
         if let Some(place) = place {
             let ours = |entry: &&Entry| entry.number == place.number;
             if let Some(entry) = passed_over.iter().find(ours) {
@@ -307,33 +206,40 @@ impl Survey {
             before: Vec::new(),
             held: 0,
             permits: Vec::new(),
+            first_end: None,
             dead: Vec::new(),
             oldest_permit: None,
             newest_permit: 0,
             limit: 0,
+            agreed: 0,
         };
         survey.look_before(locked)?;
-        for entry in permits {
-            match locked.probe_permit(entry)? {
-                files::Permit::Held(fifo) => {
-                    survey.held += 1;
-                    let watches = !ask.nonblock && !mutants::is_off(Guard::WakeUp);
-                    if survey.before.len() < WATCHED && watches {
-                        survey.permits.push(fifo);
-                    }
-                    survey.oldest_permit.get_or_insert(entry);
-                    survey.newest_permit = entry.number;
-                }
-                files::Permit::Released => semaphore.remove(entry),
-                files::Permit::Dead => survey.dead.push(entry),
-            }
-        }
+        let watches = !ask.nonblock && !mutants::is_off(Guard::WakeUp);
+        survey.look_at(Permits::look(locked, permits, kept)?, watches);
         let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
         for entry in passed_over {
             in_use = in_use || locked.probe(entry)?.is_some();
         }
-        survey.limit = if in_use && state.limit > 0 { state.limit } else { ask.limit };
+        survey.agreed = if in_use && state.limit > 0 { state.limit } else { ask.limit };
+        survey.limit = state.pinned().unwrap_or(survey.agreed);
         Ok(Some(survey))
+    }
+
+    fn look_at(&mut self, Permits { taken, dead }: Permits, watches: bool) {
+        let watches = watches && self.before.len() < WATCHED;
+        self.held = taken.len();
+        self.dead = dead;
+        self.oldest_permit = taken.first().map(|taken| taken.entry);
+        self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
+        for taken in taken.into_iter().filter(|_| watches) {
+            match taken.by {
+                By::Processes { fifo, evicted } => self.permits.push((fifo, evicted)),
+                By::Record(kept) => {
+                    let end = kept.end();
+                    self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));
+                }
+            }
+        }
     }
 
     /// Finds the nearest of those before us who live, and forgets the dead it meets.
@@ -362,6 +268,34 @@ impl Survey {
 
     fn free(&self) -> bool {
         self.held < self.limit as usize
+    }
+
+    /// A permit is free, and it is our turn.
+    async fn grant(
+        &self,
+        semaphore: &Rc<Semaphore>,
+        locked: Locked<'_>,
+        state: &mut State,
+        ask: &Ask,
+    ) -> io::Result<Box<dyn Lease>> {
+        let remove_dead = || self.dead.iter().for_each(|entry| semaphore.remove(*entry));
+        if ask.who.detached {
+            // Under the mutex, which takes a moment longer for others then: from the grant on nothing
+            // may call it off, because nothing but somebody's will ends it.
+            if !self.dead.is_empty() {
+                exits::complete().await;
+            }
+            let lease = detached::grant(semaphore, &locked, state, ask)?;
+            remove_dead();
+            return Ok(lease);
+        }
+        let held = Unclaimed::grant(semaphore, &locked, state, ask)?;
+        remove_dead();
+        drop(locked);
+        if !self.dead.is_empty() {
+            exits::complete().await;
+        }
+        Ok(Box::new(held.claim()))
     }
 
     /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
@@ -404,22 +338,6 @@ impl Patience {
         let turns = u32::try_from(ahead.min(WATCHED) + 1).unwrap_or(u32::MAX);
         self.since + PATIENCE * turns
     }
-}
-
-fn hung_up(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
-    // poll_read_ready() asks for READABLE, which a hang-up includes whatever was registered.
-    fifo.poll_read_ready(context).is_ready()
-}
-
-/// Whether somebody wrote into our own FIFO; empties it.
-fn poked(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
-    let Poll::Ready(Ok(mut ready)) = fifo.poll_read_ready(context) else {
-        return false;
-    };
-    let mut bytes = [0; 64];
-    while rustix::io::read(fifo, &mut bytes).is_ok_and(|length| length > 0) {}
-    ready.clear_ready();
-    true
 }
 
 /// Lets us watch as many permits as the system allows. The command gets the original limit.

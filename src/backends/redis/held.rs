@@ -1,63 +1,156 @@
 //! A permit in Redis while it is ours: renewed, lost or given back.
 
 use std::cell::Cell;
+use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::script::{Call, Keys, Operation, Status};
-use super::{HEARTBEAT, Shared};
+use super::Shared;
+use super::script::{Call, Keys, Operation, Reply, Status};
+use super::wake::{Heard, hear};
+use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::Trouble;
-use crate::backends::{Lost, Pending, Tenure, leased};
+use crate::backends::{Gone, Lost, Name, Pending, Permit, Tenure};
+use crate::clock::{self, Moment};
+use crate::mutants::{self, Guard};
+
+/// For how long one who holds a permit does not listen for its eviction: a short command is over by
+/// then, and has not paid for a connection.
+const DEAF: Duration = Duration::from_secs(1);
+
+/// How often one who was evicted, and may have missed something, asks for it.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is needed to keep a permit and to let it go.
 pub(super) struct Grip {
-    pub(super) shared: Rc<Shared>,
-    pub(super) keys: Keys,
-    pub(super) who: Rc<str>,
-    pub(super) id: Uuid,
-    pub(super) token: u64,
-    /// What stands: a server that has forgotten it learns it from us.
-    pub(super) in_force: Cell<(u32, Duration)>,
+    shared: Rc<Shared>,
+    keys: Keys,
+    who: Rc<str>,
+    id: Uuid,
+    token: u64,
+    /// What its users agreed upon: a server that has forgotten it learns it from us.
+    agreed: Cell<(u32, Duration)>,
+    /// Until when it stays taken, whatever happens; the same holds for that.
+    kept_until: Moment,
 }
 
 impl Grip {
+    /// What the server says that we hold, in answer to a request that was sent at `since`.
+    pub(super) fn lease(
+        shared: Rc<Shared>,
+        name: &Name,
+        id: Uuid,
+        who: Rc<str>,
+        since: Moment,
+        reply: &Reply,
+    ) -> Leased<Self> {
+        let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
+        let off = mutants::is_off(Guard::DeadlineFromRequest);
+        let since = if off { clock::now() } else { since };
+        let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
+        let keys = Keys::new(&shared.place.prefix, name);
+        let agreed = Cell::new((reply.agreed, reply.ttl));
+        let kept_until = clock::now() + reply.hold;
+        let grip = Self { shared, keys, who, id, token: reply.token, agreed, kept_until };
+        Leased::new(permit, tenure, grip)
+    }
+
     fn request(&self, operation: Operation) -> Call<'_> {
-        let (limit, ttl) = self.in_force.get();
+        let (limit, ttl) = self.agreed.get();
         Call {
-            operation,
-            id: self.id,
             limit,
             ttl,
             who: &self.who,
-            ticket: 0,
             token: self.token,
-            quarantine: self.shared.place.quarantine,
-            window: HEARTBEAT,
-            nonblock: false,
-            strict: false,
+            hold: self.kept_until.saturating_sub(clock::now()),
+            ..Call::of(operation, self.id, self.shared.place.quarantine)
         }
     }
 
     async fn renew(&self) -> Result<Renewed, String> {
         let answer = self.shared.connection.call(&self.keys, &self.request(Operation::Renew)).await;
         let reply = answer.map_err(|trouble| trouble.what)?;
-        if reply.status != Status::Held {
-            return Ok(Renewed::Lost(Lost::some_time_ago()));
+        match reply.status {
+            Status::Held => {
+                self.agreed.set((reply.agreed, reply.ttl));
+                Ok(Renewed::For(reply.ttl))
+            }
+            Status::Evicted => Ok(Renewed::Lost(Lost::evicted())),
+            _ => Ok(Renewed::Lost(Lost::some_time_ago())),
         }
-        self.in_force.set((reply.limit, reply.ttl));
-        Ok(Renewed::For(reply.ttl))
     }
+
+    /// Returns once somebody says that it was evicted.
+    async fn told(&self, hurry: &Notify) -> Lost {
+        loop {
+            let list = self.keys.wake(self.id);
+            let heard = hear(Rc::clone(&self.shared), list, || hurry.notify_one()).await;
+            // If that will not pass, the next renewal is told the same.
+            let Ok(Heard { word, fresh }) = heard else { return pending().await };
+            match word.as_str() {
+                "gently" => return Lost::evicted(),
+                "now" => return removed(if fresh { Gone::Now } else { Gone::Before }),
+                // It was given back; or that is left over from the time when we waited.
+                _ => hurry.notify_one(),
+            }
+        }
+    }
+}
+
+fn removed(gone: Gone) -> Lost {
+    Lost { why: "somebody evicted it (semrun release --force --now)".into(), gone }
 }
 
 impl leased::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
             let attempt = || -> Pending<'_, _> { Box::pin(self.renew()) };
-            renewal::keep(self.id, tenure, &Notify::new(), attempt).await
+            let hurry = Notify::new();
+            let told = async {
+                sleep(DEAF).await;
+                self.told(&hurry).await
+            };
+            tokio::select! {
+                lost = renewal::keep(self.id, tenure, &hurry, attempt) => lost,
+                lost = told => lost,
+            }
+        })
+    }
+
+    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+        Box::pin(async move {
+            let hurry = Notify::new();
+            let told = async {
+                loop {
+                    let lost = self.told(&hurry).await;
+                    // It may have been a renewal by which that was heard first.
+                    if lost.gone != Gone::NotYet {
+                        return lost;
+                    }
+                }
+            };
+            let asked = async {
+                loop {
+                    hurry.notified().await;
+                    match self.renew().await {
+                        Ok(Renewed::Lost(lost)) if lost.gone != Gone::NotYet => return lost,
+                        Ok(_) => {}
+                        Err(_) => {
+                            sleep(ASK_AGAIN).await;
+                            hurry.notify_one();
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                lost = told => lost,
+                lost = asked => lost,
+            }
         })
     }
 

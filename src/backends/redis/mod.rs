@@ -3,7 +3,9 @@
 //! `docs/redis.md` has the keys and the reasons.
 
 mod connection;
+mod examine;
 mod held;
+mod listing;
 #[cfg(feature = "mutants")]
 mod mutants;
 pub(crate) mod place;
@@ -14,19 +16,26 @@ mod script;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod wake;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use redis::cmd;
 use uuid::Uuid;
 
 use self::connection::Connection;
+use self::examine::Info;
+use self::held::Grip;
 use self::place::Place;
-use self::queueing::Queueing;
-use self::script::{Call, Keys, Operation};
+use self::queueing::{Queueing, describe};
+use self::script::{Call, Keys, Operation, Reply, Status};
 use super::trouble::{TRY_ON, Trouble, patiently};
-use super::{Acquired, Ask, Backend, Cancel, Error, ErrorKind, Name, Pending, Snapshot, Turn};
+use super::{
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Snapshot, Turn,
+};
+use crate::clock;
 
 /// A waiter asks again at least as often, so that others see that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -54,6 +63,24 @@ impl Redis {
         let connection = Connection::new(client);
         Ok(Self { shared: Rc::new(Shared { place, shown, connection }) })
     }
+
+    /// Calls for one permit until there is an answer, for as long as that makes sense. `attempt`
+    /// hears of each attempt before it is made.
+    async fn repeat(
+        &self,
+        name: &Name,
+        operation: Operation,
+        id: Uuid,
+        attempt: impl Fn(),
+    ) -> Result<Reply, Trouble> {
+        let keys = Keys::new(&self.shared.place.prefix, name);
+        let call = Call::of(operation, id, self.shared.place.quarantine);
+        patiently(TRY_ON, async || {
+            attempt();
+            self.shared.connection.call(&keys, &call).await
+        })
+        .await
+    }
 }
 
 impl Shared {
@@ -66,20 +93,9 @@ impl Shared {
         if self.place.allow_eviction {
             return Ok(());
         }
-        let info: String = match self.connection.ask(cmd("INFO").arg("memory")).await {
-            Ok(info) => info,
-            // An ACL may forbid it; the script finds the same, and the user is told once.
-            Err(trouble) if trouble.what.contains("NOPERM") => return Ok(()),
-            Err(trouble) => return Err(trouble),
-        };
-        let field = |name: &str| {
-            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            value.unwrap_or_default().trim()
-        };
-        let (most, policy) = (field("maxmemory"), field("maxmemory_policy"));
-        if most == "0" || policy == "noeviction" || policy.is_empty() {
-            return Ok(());
-        }
+        // An ACL may forbid it; the script finds the same, and the user is told once.
+        let info = self.info("memory").await?;
+        let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
         Err(Trouble::lasting(format!(
             "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
              them; set maxmemory-policy to noeviction, or take that risk with --allow-eviction"
@@ -136,48 +152,8 @@ impl Backend for Redis {
         })
     }
 
-    /// Goes through all keys step by step; no other client has to wait for that.
     fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
-        Box::pin(async move {
-            let prefix = format!("{}-", self.shared.place.prefix);
-            let mut names = Vec::new();
-            for (before, after) in [("", ""), ("{", "}:queue")] {
-                let pattern = format!("{}{}*{}", before, glob_escaped(&prefix), after);
-                let mut cursor = 0_u64;
-                loop {
-                    let mut scan = cmd("SCAN");
-                    scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-                    let step = async || {
-                        let connection = &self.shared.connection;
-                        let (next, keys): (u64, Vec<Vec<u8>>) = connection.ask(&scan).await?;
-                        let mut found = Vec::new();
-                        for key in keys {
-                            let kind: String = connection.ask(cmd("TYPE").arg(&key)).await?;
-                            if kind == "zset" {
-                                found.push(key);
-                            }
-                        }
-                        Ok((next, found))
-                    };
-                    let listed = patiently(TRY_ON, step).await;
-                    let (next, keys) = listed
-                        .map_err(|trouble| self.shared.error("list the semaphores", trouble))?;
-                    names.extend(keys.into_iter().filter_map(|key| {
-                        let key = String::from_utf8(key).ok()?;
-                        let name = key.strip_prefix(before)?.strip_suffix(after)?;
-                        let name = name.strip_prefix(&prefix)?;
-                        if can_name(name) { name.parse().ok() } else { None }
-                    }));
-                    cursor = next;
-                    if cursor == 0 {
-                        break;
-                    }
-                }
-            }
-            names.sort_unstable();
-            names.dedup();
-            Ok(names)
-        })
+        Box::pin(self.shared.list())
     }
 
     fn withdraw<'a>(
@@ -188,23 +164,95 @@ impl Backend for Redis {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
-            let call = Call {
-                operation: Operation::Release,
-                id,
-                limit: 1,
-                ttl: HEARTBEAT,
-                who: "",
-                ticket: 0,
-                token: 0,
-                quarantine: self.shared.place.quarantine,
-                window: HEARTBEAT,
-                nonblock: false,
-                strict: false,
-            };
+            let call = Call::of(Operation::Release, id, self.shared.place.quarantine);
             let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
             withdrawn.map_err(|trouble| {
                 self.shared.error(&format!("give back the permit of '{name}'"), trouble)
             })
+        })
+    }
+
+    fn attach<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+        Box::pin(async move {
+            let since = Cell::new(clock::now());
+            let attached =
+                self.repeat(name, Operation::Attach, id, || since.set(clock::now())).await;
+            let reply = attached
+                .map_err(|trouble| self.shared.error(&format!("renew {id}@{name}"), trouble))?;
+            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
+                return Ok(None);
+            };
+            let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));
+            let lease = Grip::lease(shared, name, id, who, since.get(), &reply);
+            Ok(Some(Box::new(lease) as Box<dyn Lease>))
+        })
+    }
+
+    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+        Box::pin(async move {
+            let returned = self.repeat(name, Operation::Return, id, || {}).await;
+            let reply = returned
+                .map_err(|trouble| self.shared.error(&format!("give back {id}@{name}"), trouble))?;
+            Ok(match reply.status {
+                Status::Returned => GivenBack::Now,
+                Status::Done => GivenBack::Before,
+                _ => GivenBack::Unknown,
+            })
+        })
+    }
+
+    fn evict<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        how: Eviction,
+    ) -> Pending<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            let operation = match how {
+                Eviction::Gently => Operation::Evict,
+                Eviction::Now => Operation::Remove,
+            };
+            let attempts = Cell::new(0);
+            let evicted =
+                self.repeat(name, operation, id, || attempts.set(attempts.get() + 1)).await;
+            let reply = evicted
+                .map_err(|trouble| self.shared.error(&format!("evict {id}@{name}"), trouble))?;
+            Ok(match reply.status {
+                Status::Evicted => true,
+                // By an attempt of ours whose answer was lost, or by somebody before.
+                Status::Done => attempts.get() > 1,
+                _ => false,
+            })
+        })
+    }
+
+    fn set_limit<'a>(
+        &'a self,
+        name: &'a Name,
+        limit: Option<u32>,
+    ) -> Pending<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let keys = Keys::new(&self.shared.place.prefix, name);
+            let quarantine = self.shared.place.quarantine;
+            let call = Call {
+                limit: limit.unwrap_or(0),
+                ..Call::of(Operation::Limit, Uuid::nil(), quarantine)
+            };
+            let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
+            set.await.map(drop).map_err(|trouble| {
+                self.shared.error(&format!("set the limit of '{name}'"), trouble)
+            })
+        })
+    }
+
+    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+        Box::pin(async move {
+            let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
+            examined.map_err(|trouble| self.shared.error("examine the server", trouble))
         })
     }
 
@@ -220,9 +268,4 @@ impl Backend for Redis {
 /// Whether a name or prefix can be part of a key: braces would move its keys apart in a cluster.
 pub(crate) fn can_name(text: &str) -> bool {
     !text.contains(['{', '}'])
-}
-
-fn glob_escaped(text: &str) -> String {
-    let special = |c: char| "*?[]^\\".contains(c);
-    text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }

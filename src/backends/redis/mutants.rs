@@ -7,7 +7,7 @@ use crate::mutants::{Guard, is_off};
 /// What is in the script, and what takes its place.
 type Change = (&'static str, &'static str);
 
-const CHANGES: [(Guard, &[Change]); 5] = [
+const CHANGES: [(Guard, &[Change]); 7] = [
     (
         Guard::Quarantine,
         &[
@@ -18,9 +18,14 @@ const CHANGES: [(Guard, &[Change]); 5] = [
         ],
     ),
     (Guard::ForeignRule, &[("text(now - ttl)", "text(now)")]),
-    (Guard::WakeUp, &[("call('RPUSH', wake_list(head), text(token))", "")]),
+    (Guard::WakeUp, &[("wake(head, text(token))", "")]),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
     (Guard::Order, &[("call('ZRANGE', queue, 0, 0)[1]", "call('ZRANGE', queue, -1, -1)[1]")]),
+    (Guard::Hold, &[("text(now) .. ' ' .. text(asked_hold)", "text(now) .. ' 0'")]),
+    (
+        Guard::Eviction,
+        &[("if mine.phase == '-' or (ends <= now and now >= pause) then", "if true then")],
+    ),
 ];
 
 /// The script as it is to be called.

@@ -1,6 +1,7 @@
 //! Where a Redis is and how to get in: the URL, the secrets, TLS. It connects to nothing.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -50,6 +51,19 @@ impl Url {
     /// Whether a password is part of it.
     pub(crate) fn has_password(&self) -> bool {
         self.0.redis_settings().password().is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn password(&self) -> Option<String> {
+        self.0.redis_settings().password().map(ToString::to_string)
+    }
+
+    /// Whether a password is sent to another machine as it is.
+    pub(super) fn tells_the_network_its_password(&self) -> bool {
+        let ConnectionAddr::Tcp(host, _) = self.0.addr() else { return false };
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        let here = host == "localhost" || host.parse().is_ok_and(is_loopback);
+        self.has_password() && !here
     }
 
     pub(crate) fn with_password(self, password: &str) -> Self {
@@ -139,6 +153,21 @@ mod tests {
             ("redis+unix:///r.sock?db=2&pass=geheim", "redis+unix:///r.sock?db=2"),
         ] {
             assert_eq!(Url::parse(url).unwrap().shown(), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_told_to_the_network_only_without_tls() {
+        for (url, told) in [
+            ("redis://:geheim@h", true),
+            ("redis://h", false),
+            ("rediss://:geheim@h", false),
+            ("redis://:geheim@localhost", false),
+            ("redis://:geheim@127.0.0.9:7", false),
+            ("redis://:geheim@[::1]", false),
+            ("redis+unix:///r.sock?pass=geheim", false),
+        ] {
+            assert_eq!(Url::parse(url).unwrap().tells_the_network_its_password(), told, "{url}");
         }
     }
 

@@ -1,21 +1,19 @@
 //! One who asks for a permit of a semaphore in Redis: in turn, told when it has one, and heard of
 //! as long as it waits.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use redis::cmd;
 use tokio::time::{Instant, sleep};
 
 use super::held::Grip;
 use super::script::{Call, Keys, Operation, Reply, Status};
+use super::wake::{Heard, hear};
 use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
-use crate::backends::{Acquired, Ask, Error, Notice, Pending, Permit, Standing, Tenure, Turn, Who};
+use crate::backends::{Acquired, Ask, Error, Notice, Pending, Standing, Turn, Who};
 use crate::clock;
-use crate::mutants::{self, Guard};
 
 /// How long leaving the queue may take.
 const LEAVING: Duration = Duration::from_millis(900);
@@ -45,7 +43,7 @@ pub(super) struct Queueing<'a> {
     outcome: bool,
     ticket: u64,
     told: Told,
-    wake: Option<Pending<'static, Result<(), Trouble>>>,
+    wake: Option<Pending<'static, Result<Heard, Trouble>>>,
 }
 
 /// What the user has heard already.
@@ -110,32 +108,30 @@ impl<'a> Queueing<'a> {
                 }
             };
             pause = Pause::new();
-            if reply.status != Status::Gone {
+            if matches!(reply.status, Status::Held | Status::Queued | Status::Busy) {
                 self.tell(&reply);
             }
             match reply.status {
                 Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(since, &reply)))),
                 Status::Busy => return Ok(Acquired::Busy),
                 Status::Differs => {
-                    let trouble = Trouble::differs(self.ask, reply.limit, reply.ttl);
+                    let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
                     return Err(self.shared.error("", trouble));
-                }
-                // Somebody has given back what we have not got yet.
-                Status::Gone => {
-                    return Err(self.shared.error("wait any longer", Trouble::withdrawn()));
                 }
                 Status::Queued => {
                     self.ticket = reply.ticket;
                     self.turn.tell(Notice::Queued(Standing {
                         ahead: reply.ahead,
                         held: reply.held,
-                        holder: reply.oldest.clone(),
+                        holder: reply.whose.clone(),
                         paused: reply.paused,
                     }));
                     if let Err(trouble) = self.wait(&reply).await {
                         return Err(self.shared.error("be told of a permit", trouble));
                     }
                 }
+                // Somebody has given back, or evicted, what we have not got yet.
+                _ => return Err(self.shared.error("wait any longer", Trouble::withdrawn())),
             }
         }
     }
@@ -143,17 +139,15 @@ impl<'a> Queueing<'a> {
     fn call(&self, operation: Operation) -> Call<'_> {
         let ttl = self.told.ttl.unwrap_or(self.ask.ttl);
         Call {
-            operation,
-            id: self.ask.id,
             limit: self.ask.limit,
             ttl: self.ask.ttl,
             who: &self.who,
             ticket: self.ticket,
-            token: 0,
-            quarantine: self.shared.place.quarantine,
             window: heartbeat(ttl) * MISSED,
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
+            hold: self.ask.min_hold,
+            ..Call::of(operation, self.ask.id, self.shared.place.quarantine)
         }
     }
 
@@ -166,7 +160,8 @@ impl<'a> Queueing<'a> {
         let Ask { limit, ttl, strict, .. } = *self.ask;
         let news = self.told.limit.replace(reply.limit) != Some(reply.limit);
         if news && reply.limit != limit && !strict {
-            self.turn.tell(Notice::Limit { asked: limit, stands: reply.limit });
+            let (stands, pinned) = (reply.limit, reply.pinned);
+            self.turn.tell(Notice::Limit { asked: limit, stands, pinned });
         }
         let news = self.told.ttl.replace(reply.ttl) != Some(reply.ttl);
         if news && reply.ttl != ttl && !strict {
@@ -197,31 +192,19 @@ impl<'a> Queueing<'a> {
         }
         let shared = &self.shared;
         let list = self.keys.wake(self.ask.id);
-        let wake = self.wake.get_or_insert_with(|| Box::pin(listen(Rc::clone(shared), list)));
+        let wake = self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(shared), list, || ())));
         tokio::select! {
             woken = wake => {
                 self.wake = None;
-                woken
+                woken.map(drop)
             }
             () = sleep(until) => Ok(()),
         }
     }
 
     fn claim(&self, since: clock::Moment, reply: &Reply) -> Leased<Grip> {
-        let token = Some(reply.token);
-        let permit = Permit { id: self.ask.id, name: self.ask.name.clone(), token };
-        let off = mutants::is_off(Guard::DeadlineFromRequest);
-        let since = if off { clock::now() } else { since };
-        let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
-        let grip = Grip {
-            shared: Rc::clone(&self.shared),
-            keys: self.keys.clone(),
-            who: Rc::clone(&self.who),
-            id: permit.id,
-            token: reply.token,
-            in_force: Cell::new((reply.limit, reply.ttl)),
-        };
-        Leased::new(permit, tenure, grip)
+        let shared = Rc::clone(&self.shared);
+        Grip::lease(shared, &self.ask.name, self.ask.id, Rc::clone(&self.who), since, reply)
     }
 
     /// Leaves the queue because somebody has waited for long enough; says so if it is not known
@@ -242,23 +225,8 @@ impl<'a> Queueing<'a> {
         if !self.asked {
             return Ok(());
         }
-        let call = self.call(Operation::Release);
+        let call = self.call(Operation::Leave);
         self.shared.withdraw(&self.keys, &call, LEAVING).await
-    }
-}
-
-/// Returns once something was put on our list. It stays there until it is taken, so none is
-/// missed while there is no connection. Only what will not pass is an error.
-async fn listen(shared: Rc<Shared>, list: String) -> Result<(), Trouble> {
-    let mut pause = Pause::new();
-    loop {
-        let taken: Result<redis::Value, Trouble> =
-            shared.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
-        match taken {
-            Ok(_) => return Ok(()),
-            Err(trouble) if trouble.lasts() => return Err(trouble),
-            Err(_) => pause.sleep().await,
-        }
     }
 }
 
@@ -266,6 +234,7 @@ fn heartbeat(ttl: Duration) -> Duration {
     HEARTBEAT.min(ttl / 2)
 }
 
-fn describe(who: &Who) -> Rc<str> {
+/// As the script keeps it.
+pub(super) fn describe(who: &Who) -> Rc<str> {
     serde_json::to_string(who).expect("plain text").into()
 }

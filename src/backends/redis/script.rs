@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+use super::HEARTBEAT;
 use super::connection::Connection;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Holder, Name, Record, Snapshot, Waiter, Who, millis};
+use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, millis};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ impl Keys {
         Self { keys: [permits].into_iter().chain(others).collect(), wake }
     }
 
-    /// The list on which one waiter is told that it has a permit.
+    /// The list on which one who waits or holds is told something.
     pub(super) fn wake(&self, id: Uuid) -> String {
         format!("{}:{id}", self.wake)
     }
@@ -48,6 +49,28 @@ pub(super) struct Call<'a> {
     pub(super) window: Duration,
     pub(super) nonblock: bool,
     pub(super) strict: bool,
+    /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
+    pub(super) hold: Duration,
+}
+
+impl Call<'_> {
+    /// A call of one who does not ask for a permit.
+    pub(super) fn of(operation: Operation, id: Uuid, quarantine: Option<Duration>) -> Self {
+        Self {
+            operation,
+            id,
+            limit: 1,
+            ttl: HEARTBEAT,
+            who: "",
+            ticket: 0,
+            token: 0,
+            quarantine,
+            window: HEARTBEAT,
+            nonblock: false,
+            strict: false,
+            hold: Duration::ZERO,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +78,34 @@ pub(super) enum Operation {
     Ask,
     Renew,
     Release,
+    /// Releases what its owner has never used.
+    Leave,
+    /// Renews a permit that outlives its process.
+    Attach,
+    /// Releases one.
+    Return,
+    /// Evicts gently.
+    Evict,
+    /// Evicts at once.
+    Remove,
+    /// Pins the limit, or unpins it with 0.
+    Limit,
+}
+
+impl Operation {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ask => "ask",
+            Self::Renew => "renew",
+            Self::Release => "release",
+            Self::Leave => "leave",
+            Self::Attach => "attach",
+            Self::Return => "return",
+            Self::Evict => "evict",
+            Self::Remove => "remove",
+            Self::Limit => "limit",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +115,12 @@ pub(super) enum Status {
     Busy,
     /// Another limit or TTL is in force.
     Differs,
+    /// Somebody has evicted it, now or before.
+    Evicted,
+    /// It was held, and has been given back now.
+    Returned,
+    /// What is asked for was done before.
+    Done,
     /// Not, or not any more, held by this one.
     Gone,
 }
@@ -79,27 +136,30 @@ pub(super) struct Reply {
     pub(super) foreign: usize,
     /// When it may be worth to ask again.
     pub(super) next: Option<Duration>,
+    /// The limit in force.
     pub(super) limit: u32,
+    pub(super) pinned: bool,
+    /// The limit that its users have agreed upon.
+    pub(super) agreed: u32,
     pub(super) ttl: Duration,
+    /// What is left of the time for which it stays taken.
+    pub(super) hold: Duration,
     pub(super) paused: Option<Duration>,
-    pub(super) oldest: Option<Record>,
+    /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
+    pub(super) whose: Option<Record>,
     /// Whether the server does not say which it is.
     pub(super) blind: bool,
 }
 
 /// As the script gives it.
-type Raw = (String, u64, u64, usize, usize, usize, i64, u32, u64, u64, String, u8);
+type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
+type Terms = (u32, u8, u32, u64, u64);
 
 impl Connection {
     pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, Trouble> {
-        let operation = match call.operation {
-            Operation::Ask => "ask",
-            Operation::Renew => "renew",
-            Operation::Release => "release",
-        };
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         let arguments = [
-            operation.to_owned(),
+            call.operation.word().to_owned(),
             call.id.to_string(),
             call.limit.to_string(),
             call.ttl.as_millis().to_string(),
@@ -110,16 +170,20 @@ impl Connection {
             call.window.as_millis().to_string(),
             flag(call.nonblock, "nonblock"),
             flag(call.strict, "strict"),
+            call.hold.as_millis().to_string(),
         ];
         let raw: Raw = self.script(&keys.keys, &arguments).await?;
-        let (status, token, ticket, ahead, held, foreign, next, limit, ttl, paused, oldest, blind) =
-            raw;
+        let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
+        let (limit, pinned, agreed, ttl, hold_left) = terms;
         Ok(Reply {
             status: match status.as_str() {
                 "held" => Status::Held,
                 "queued" => Status::Queued,
                 "busy" => Status::Busy,
                 "differs" => Status::Differs,
+                "evicted" => Status::Evicted,
+                "returned" => Status::Returned,
+                "done" => Status::Done,
                 _ => Status::Gone,
             },
             token,
@@ -129,9 +193,12 @@ impl Connection {
             foreign,
             next: u64::try_from(next).ok().map(Duration::from_millis),
             limit,
+            pinned: pinned != 0,
+            agreed,
             ttl: Duration::from_millis(ttl),
+            hold: Duration::from_millis(hold_left),
             paused: pause(paused),
-            oldest: oldest.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.1)),
+            whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
             blind: blind != 0,
         })
     }
@@ -147,9 +214,11 @@ impl Connection {
         type Holders = Vec<(String, i64, String)>;
         type Waiters = Vec<(String, String)>;
         let ttl = ttl.as_millis().to_string();
-        let arguments = ["look", "", "0", &ttl, "", "0", "0", "0", "0", "", ""].map(String::from);
-        let looked: (u32, u64, u64, Holders, Waiters) = self.script(&keys.keys, &arguments).await?;
-        let (limit, ttl, paused, holders, waiters) = looked;
+        let arguments =
+            ["look", "", "0", &ttl, "", "0", "0", "0", "0", "", "", "0"].map(String::from);
+        let looked: (u32, u8, u64, u64, Holders, Waiters) =
+            self.script(&keys.keys, &arguments).await?;
+        let (limit, pinned, ttl, paused, holders, waiters) = looked;
         let mut holders: Vec<_> = holders
             .into_iter()
             .map(|(id, left, grant)| {
@@ -157,22 +226,26 @@ impl Connection {
                 if grant.is_empty() {
                     return Holder::Foreign { permit: id, left: Some(left) };
                 }
-                let (token, record) = match granted(&id, &grant) {
-                    Some((token, record)) => (Some(token), Some(record)),
-                    None => (None, None),
-                };
-                Holder::Known { token, record, left: Some(left) }
+                let left = Some(left);
+                match granted(&id, &grant) {
+                    Some(Grant { token, phase, record }) => {
+                        Holder::Known { token: Some(token), record: Some(record), phase, left }
+                    }
+                    None => Holder::Known { token: None, record: None, phase: Phase::Held, left },
+                }
             })
             .collect();
         // The order of the grants; who has no token comes last.
         holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
         let waiters: Vec<_> =
-            waiters.iter().map(|(id, ask)| Waiter::known(record(id, ask))).collect();
+            waiters.iter().map(|(id, ask)| Waiter::known(asked(id, ask))).collect();
         let ours = |one: &Holder| matches!(one, Holder::Known { .. });
         let in_use = holders.iter().any(ours) || !waiters.is_empty();
+        let pinned = pinned != 0;
         Ok(Snapshot {
             name: name.clone(),
-            limit: in_use.then_some(limit),
+            limit: (in_use || pinned).then_some(limit),
+            pinned,
             ttl: in_use.then_some(Duration::from_millis(ttl)),
             paused: if in_use { pause(paused) } else { None },
             holders,
@@ -185,18 +258,35 @@ fn pause(millis: u64) -> Option<Duration> {
     (millis > 0).then_some(Duration::from_millis(millis))
 }
 
-/// Reads `TOKEN SINCE WHO`.
-fn granted(id: &str, grant: &str) -> Option<(u64, Record)> {
-    let (token, rest) = grant.split_once(' ')?;
-    Some((token.parse().ok()?, record(id, rest)?))
+struct Grant {
+    token: u64,
+    phase: Phase,
+    record: Record,
 }
 
-/// Reads `SINCE WHO`.
-fn record(id: &str, text: &str) -> Option<Record> {
-    let (since, who) = text.split_once(' ')?;
-    let since: SystemTime = millis::at(since.parse().ok()?);
-    let who: Who = serde_json::from_str(who).ok()?;
-    Some(Record { permit: id.parse().ok()?, who, since })
+/// Reads `TOKEN SINCE HOLD LEASE PHASE WHO`.
+fn granted(id: &str, grant: &str) -> Option<Grant> {
+    let (token, rest) = grant.split_once(' ')?;
+    let (phase, record) = parted(id, rest)?;
+    Some(Grant { token: token.parse().ok()?, phase, record })
+}
+
+/// Reads `SINCE HOLD LEASE - WHO`.
+fn asked(id: &str, ask: &str) -> Option<Record> {
+    Some(parted(id, ask)?.1)
+}
+
+fn parted(id: &str, text: &str) -> Option<(Phase, Record)> {
+    let mut parts = text.splitn(5, ' ');
+    let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
+    let (_hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
+    let phase = match phase {
+        "e" => Phase::Evicted,
+        "k" => Phase::Kept,
+        _ => Phase::Held,
+    };
+    let who: Who = serde_json::from_str(parts.next()?).ok()?;
+    Some((phase, Record { permit: id.parse().ok()?, who, since }))
 }
 
 #[cfg(test)]
@@ -216,10 +306,11 @@ mod tests {
     fn what_others_wrote_is_read_or_left_out() {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
-        let (token, record) = granted(&id, &format!("7 1000 {who}")).unwrap();
-        assert_eq!((token, record.who.label.as_str()), (7, "a b"));
-        for bad in ["", "7", "7 x {}", "7 1 {", "x 1 {}"] {
-            assert_eq!(granted(&id, bad), None, "{bad}");
+        let Grant { token, phase, record } = granted(&id, &format!("7 1000 0 0 e {who}")).unwrap();
+        assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Evicted, "a b"));
+        assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
+        for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
+            assert!(granted(&id, bad).is_none(), "{bad}");
         }
     }
 }

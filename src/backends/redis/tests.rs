@@ -1,6 +1,9 @@
 //! The script alone, against a real server: what must hold when answers are lost, clocks jump,
 //! data vanishes and strangers write. Time is moved by moving what the script remembers of it.
 
+mod client;
+mod lasting;
+
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -61,9 +64,12 @@ impl World {
     }
 
     fn look(&self) -> Snapshot {
+        self.runtime.block_on(self.look_at())
+    }
+
+    async fn look_at(&self) -> Snapshot {
         let keys = self.keys();
-        let look = async { self.connection().look(&keys, &self.name, TTL).await.unwrap() };
-        self.runtime.block_on(look)
+        self.connection().look(&keys, &self.name, TTL).await.unwrap()
     }
 
     fn now(&self) -> i64 {
@@ -90,17 +96,10 @@ fn id(who: u128) -> Uuid {
 
 fn call(operation: Operation, who: u128) -> Call<'static> {
     Call {
-        operation,
-        id: id(who),
-        limit: 1,
         ttl: TTL,
         who: WHO,
-        ticket: 0,
-        token: 0,
-        quarantine: Some(Duration::ZERO),
         window: Duration::from_secs(15),
-        nonblock: false,
-        strict: false,
+        ..Call::of(operation, id(who), Some(Duration::ZERO))
     }
 }
 
@@ -137,7 +136,7 @@ fn an_expired_lease_is_gone_and_the_next_in_line_has_its_permit() {
     let held = world.ask(1).token;
     let queued = world.ask(2);
     assert!(queued.next.is_some_and(|next| next <= TTL && next > TTL / 2));
-    assert_eq!(queued.oldest.map(|record| record.permit), Some(id(1)));
+    assert_eq!(queued.whose.map(|record| record.permit), Some(id(1)));
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
     let granted = world.ask(2);
     assert_eq!(granted.status, Status::Held);

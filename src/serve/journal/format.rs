@@ -5,17 +5,18 @@
 //! 5f0c2a11 [{"begin":{"version":1,"boot":"…","last":1790000000000042,"longest_ms":0}}]
 //! 9d1e77b0 [{"grant":{"name":"deploy","id":"…","token":…,"terms":[1,30000],"record":{…}}}]
 //! 03ab4cde [{"end":{"name":"deploy","id":"…"}},{"grant":{…}}]
+//! 41c7b05e [{"pin":{"name":"deploy","limit":3}}]
 //! ```
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::Record;
 use crate::backends::cloud::wire::millis;
+use crate::backends::{Phase, Record};
 
 /// A permit on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +26,24 @@ pub(crate) struct Grant {
     pub(crate) token: u64,
     /// The terms in force; none for a client that is alone as long as its connection lives.
     pub(crate) terms: Option<(u32, u64)>,
+    /// For how long it stays taken, and from when, on the clock of this start of the machine.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) min_hold_ms: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) since_ms: u64,
+    #[serde(default, skip_serializing_if = "is_held")]
+    pub(crate) phase: Phase,
     pub(crate) record: Option<Record>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_none(time: &u64) -> bool {
+    *time == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_held(phase: &Phase) -> bool {
+    *phase == Phase::Held
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,7 +57,13 @@ pub(super) enum Entry<'a> {
         /// is waited for.
         longest_ms: u64,
     },
+    /// A later one stands for an earlier one with the same identity.
     Grant(Cow<'a, Grant>),
+    Pin {
+        name: String,
+        /// None: not any more.
+        limit: Option<u32>,
+    },
     End {
         name: String,
         id: Uuid,
@@ -54,6 +78,8 @@ const VERSION: u32 = 1;
 pub(crate) struct Found {
     /// In the order of their tokens.
     pub(crate) grants: Vec<Grant>,
+    /// The limits that are pinned, by name.
+    pub(crate) pins: BTreeMap<String, u32>,
     /// No number that was ever given out is greater.
     pub(crate) last: u64,
     /// Whether there was a server before this one.
@@ -70,6 +96,7 @@ pub(super) fn snapshot(
     boot: &str,
     before: Option<&(String, Duration)>,
     last: u64,
+    pins: &BTreeMap<String, u32>,
     grants: &[Grant],
 ) -> Vec<u8> {
     let json = |entry: &Entry<'_>| serde_json::to_string(entry).expect("plain data");
@@ -79,10 +106,13 @@ pub(super) fn snapshot(
     };
     let begin = Entry::Begin { version: VERSION, boot, last, longest_ms: millis(longest) };
     let mut content = line(&[&json(&begin)]);
-    if !grants.is_empty() {
-        let grants: Vec<_> =
-            grants.iter().map(|grant| json(&Entry::Grant(Cow::Borrowed(grant)))).collect();
-        content.extend(line(&grants.iter().map(String::as_str).collect::<Vec<_>>()));
+    let pin = |(name, limit): (&String, &u32)| {
+        json(&Entry::Pin { name: name.clone(), limit: Some(*limit) })
+    };
+    let grant = |grant| json(&Entry::Grant(Cow::Borrowed(grant)));
+    let entries: Vec<_> = pins.iter().map(pin).chain(grants.iter().map(grant)).collect();
+    if !entries.is_empty() {
+        content.extend(line(&entries.iter().map(String::as_str).collect::<Vec<_>>()));
     }
     content
 }
@@ -146,9 +176,11 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, String> {
                     held.insert((grant.name.clone(), grant.id), grant);
                 }
                 Entry::End { name, id } if begun => drop(held.remove(&(name, id))),
-                Entry::Begin { .. } | Entry::Grant(_) | Entry::End { .. } => {
-                    return Err(damaged(number));
+                Entry::Pin { name, limit: Some(limit) } if begun => {
+                    found.pins.insert(name, limit);
                 }
+                Entry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
+                _ => return Err(damaged(number)),
             }
         }
     }

@@ -3,6 +3,7 @@ use tempfile::TempDir;
 
 use super::format::{line, read_line};
 use super::*;
+use crate::backends::Phase;
 
 fn grant(number: u64) -> Grant {
     Grant {
@@ -10,6 +11,9 @@ fn grant(number: u64) -> Grant {
         id: Uuid::from_u128(number.into()),
         token: number,
         terms: Some((2, 30_000)),
+        min_hold_ms: 0,
+        since_ms: 0,
+        phase: Phase::Held,
         record: None,
     }
 }
@@ -28,7 +32,7 @@ fn what_was_granted_and_not_ended_is_found_again() {
     drop(journal);
     let (journal, again) = Journal::open_at(directory.path(), "b".into()).unwrap();
     assert_eq!((again.grants, again.last, again.rebooted), (vec![grant(1), grant(3)], 3, None));
-    journal.rewrite(7, &[grant(3)]);
+    journal.rewrite(7, &BTreeMap::new(), &[grant(3)]);
     journal.granted(&grant(5));
     drop(journal);
     let (_, again) = Journal::open_at(directory.path(), "other".into()).unwrap();
@@ -38,7 +42,7 @@ fn what_was_granted_and_not_ended_is_found_again() {
 
 #[test]
 fn a_journal_whose_first_line_is_not_whole_is_not_taken_for_a_new_one() {
-    let whole = snapshot("b", None, 0, &[]);
+    let whole = snapshot("b", None, 0, &BTreeMap::new(), &[]);
     for bytes in [&b""[..], &[0; 4096], b"\n", &whole[..whole.len() - 1], b"00000000 []\n"] {
         assert!(replay(bytes, "b").is_err_and(|error| error.contains("line 1 is damaged")));
     }
@@ -60,9 +64,33 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
     }
     let (journal, _) = open();
     journal.is_of_this_boot();
-    journal.rewrite(1, &[]);
+    journal.rewrite(1, &BTreeMap::new(), &[]);
     drop(journal);
     assert_eq!(open().1.rebooted, None);
+}
+
+#[test]
+fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
+    let directory = TempDir::new().unwrap();
+    let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
+    let kept = Grant { phase: Phase::Kept, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let pins = |found: &Found| found.pins.clone().into_iter().collect::<Vec<_>>();
+    let (journal, _) = open();
+    journal.granted(&grant(1));
+    journal.pinned("a", Some(3));
+    journal.pinned("b", Some(4));
+    journal.granted(&kept);
+    journal.pinned("a", Some(2));
+    journal.pinned("b", None);
+    drop(journal);
+    for _ in 0..2 {
+        let (_, found) = open();
+        assert_eq!((pins(&found), &found.grants), (vec![("a".into(), 2)], &vec![kept.clone()]));
+    }
+    let (journal, found) = open();
+    journal.rewrite(9, &found.pins, &[]);
+    drop(journal);
+    assert_eq!(pins(&open().1), [("a".into(), 2)]);
 }
 
 #[test]
@@ -77,7 +105,7 @@ fn one_directory_serves_one_server() {
 
 #[test]
 fn damage_before_the_end_is_not_taken_for_nothing() {
-    let mut bytes = snapshot("b", None, 0, &[grant(1), grant(2)]);
+    let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[grant(1), grant(2)]);
     let end = Entry::End { name: "n1".into(), id: Uuid::from_u128(1) };
     bytes.extend(line(&[&serde_json::to_string(&end).unwrap()]));
     let middle = bytes.len() / 2;
@@ -89,7 +117,7 @@ proptest! {
     // A machine may stop at any moment: what is found is what was recorded until some entry.
     #[test]
     fn a_torn_end_loses_only_what_nobody_was_told(cut in 0..2000_usize) {
-        let mut bytes = snapshot("b", None, 0, &[]);
+        let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let begin = bytes.len();
         for number in 1..=9 {
             let entry = Entry::Grant(Cow::Owned(grant(number)));

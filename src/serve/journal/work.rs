@@ -178,6 +178,8 @@ pub(super) fn rename_from_aside(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::format::{Entry, Grant, replay, snapshot};
     use super::*;
 
@@ -187,6 +189,9 @@ mod tests {
             id: uuid::Uuid::from_u128(number.into()),
             token: number,
             terms: Some((1, 1000)),
+            min_hold_ms: 0,
+            since_ms: 0,
+            phase: crate::backends::Phase::Held,
             record: None,
         };
         serde_json::to_string(&Entry::Grant(std::borrow::Cow::Owned(grant))).unwrap()
@@ -200,7 +205,7 @@ mod tests {
     /// A journal in which nothing is held yet.
     fn begun(directory: &tempfile::TempDir) -> (PathBuf, Work) {
         let path = directory.path().join("journal");
-        let begin = snapshot("b", None, 0, &[]);
+        let begin = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let file = write_aside(&path, &begin).unwrap();
         rename_from_aside(&path).unwrap();
         let parent = File::open(directory.path()).unwrap();
@@ -216,7 +221,7 @@ mod tests {
         fs::create_dir(path.with_extension("new")).unwrap();
         let jobs = [
             Job::Append(entry(1)),
-            Job::Rewrite(snapshot("b", None, 9, &[])),
+            Job::Rewrite(snapshot("b", None, 9, &BTreeMap::new(), &[])),
             Job::Append(entry(2)),
         ];
         work.write(&jobs).unwrap();

@@ -1,8 +1,15 @@
 //! Names and paths as the original reads them, and any requests in any order.
 
+use std::collections::HashMap;
+
+use http_body_util::BodyExt;
+use hyper::Method;
 use proptest::prelude::*;
 
 use super::*;
+use crate::backends::cloud::wire::{
+    ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
+};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {
@@ -30,6 +37,7 @@ fn paths_are_found_in_any_case() {
     assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
     assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
     assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
+    assert_eq!(route(Method::GET, "/semrun/EVICT"), Some(Route::Evict));
     for (method, path) in [
         (Method::GET, "/logconfig"),
         (Method::POST, "/semaphore/register"),
@@ -76,19 +84,29 @@ fn sensible() -> impl Strategy<Value = Sent> {
         "/semaphore/signal",
         "/semaphore/observe",
         RENEW,
+        RETURN,
+        EVICT,
+        LIMIT,
     ]);
     let name = prop::sample::select(vec!["?name=a", "?name=b", ""]);
     let ours = prop::option::of((0..4_u8, 0..3_u32, any::<bool>(), 0..9_u64));
-    (path, name, ours, prop::option::of(0..6_usize)).prop_map(|(path, name, ours, client)| {
+    let how = prop::sample::select(vec!["gently", "now", "at once"]);
+    let limit = prop::sample::select(vec!["none", "1", "2", "3", "0", "-1"]);
+    let beyond = (how, limit, any::<bool>(), prop_oneof![Just(0), Just(60_000)]);
+    let client = prop::option::of(0..6_usize);
+    (path, name, ours, beyond, client).prop_map(|(path, name, ours, beyond, client)| {
+        let (how, pinned, detached, min_hold) = beyond;
         let mut headers = vec![(KEY_HEADER, KEY.to_owned())];
+        headers.extend([(HOW_HEADER, how.to_owned()), (LIMIT_HEADER, pinned.to_owned())]);
         if let Some((who, limit, nonblock, ticket)) = ours {
             let id = Uuid::from_u128(who.into());
-            let who = r#"{"label":"l","host":"h","pid":1,"user":"u"}"#;
+            let who =
+                format!(r#"{{"label":"l","host":"h","pid":1,"user":"u","detached":{detached}}}"#);
             headers.push((VERSION_HEADER, VERSION.to_owned()));
             headers.push((
                 ASK_HEADER,
                 format!(
-                    r#"{{"id":"{id}","limit":{limit},"ttl_ms":60000,"nonblock":{nonblock},"ticket":{ticket},"who":{who}}}"#
+                    r#"{{"id":"{id}","limit":{limit},"ttl_ms":60000,"min_hold_ms":{min_hold},"nonblock":{nonblock},"ticket":{ticket},"who":{who}}}"#
                 ),
             ));
             if client.is_none() {
@@ -148,6 +166,7 @@ async fn any_history(steps: Vec<Step>) {
     let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
     let mut open = Vec::new();
     let mut clients: Vec<Uuid> = Vec::new();
+    let mut held: HashMap<&str, usize> = HashMap::new();
     for step in steps {
         match step {
             Step::Send(Sent { method, path, mut headers, body, client }) => {
@@ -194,7 +213,10 @@ async fn any_history(steps: Vec<Step>) {
             let look = routes.semaphores.look(&name.into());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
-            assert!(look.holders.len() <= if alone { 1 } else { limit }, "{look:?}");
+            // A limit that was lowered stops nobody.
+            let most = if alone { 1 } else { limit.max(held.get(name).copied().unwrap_or(0)) };
+            assert!(look.holders.len() <= most, "{look:?}");
+            held.insert(name, look.holders.len());
             assert!(
                 !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
             );
@@ -209,7 +231,10 @@ async fn any_history(steps: Vec<Step>) {
     settle().await;
     for name in ["a", "b", "undefined"] {
         for who in 0..4_u8 {
-            let _ = routes.semaphores.signal(&name.into(), Uuid::from_u128(who.into()), "".into());
+            let (name, id) = (name.into(), Uuid::from_u128(who.into()));
+            let _ = routes.semaphores.signal(&name, id, "".into());
+            // One that is kept is not free before it was taken away.
+            routes.semaphores.evict(&name, id, Eviction::Now, "".into());
         }
         let look = routes.semaphores.look(&name.into());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
@@ -243,4 +268,77 @@ async fn who_waits_hears_now_and_then_that_the_server_is_there() {
     let line = |at: u64, text: &str| (at, text.to_owned());
     // The last one is the grant.
     assert_eq!(heard, [line(0, "told\n"), line(10, "\n"), line(20, "\n"), line(25, "\n")]);
+}
+
+/// What a request of our client's is answered.
+async fn answered(
+    routes: &Rc<Routes>,
+    path: &str,
+    id: Option<Uuid>,
+    header: (&'static str, &str),
+) -> (u16, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
+    let request = Request::get(format!("{path}?name=a"))
+        .header(KEY_HEADER, KEY)
+        .header(VERSION_HEADER, VERSION)
+        .header(header.0, header.1);
+    let request = id.into_iter().fold(request, |to, id| to.header(ID_HEADER, id.to_string()));
+    let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+    let answer = Rc::clone(routes).answer(request, peer).await.unwrap();
+    assert_eq!(answer.headers().get(VERSION_HEADER).unwrap(), VERSION);
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.into()).unwrap())
+}
+
+const NOTHING: (&str, &str) = ("x-nothing", "");
+
+#[tokio::test]
+async fn what_says_too_little_changes_nothing() {
+    let routes = routes();
+    let id = Some(Uuid::new_v4());
+    for (path, id, header) in [
+        (EVICT, id, NOTHING),
+        (EVICT, id, (HOW_HEADER, "quickly")),
+        (EVICT, None, (HOW_HEADER, "now")),
+        (RETURN, None, NOTHING),
+        (LIMIT, None, NOTHING),
+        (LIMIT, None, (LIMIT_HEADER, "")),
+        (LIMIT, None, (LIMIT_HEADER, "0")),
+        (LIMIT, None, (LIMIT_HEADER, "10001")),
+    ] {
+        assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
+    }
+    assert!(routes.semaphores.names().is_empty());
+}
+
+#[tokio::test]
+async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
+    let routes = routes();
+    let id = Uuid::new_v4();
+    let who = r#"{"label":"l","host":"h","pid":1,"user":"u","detached":true}"#;
+    let asking =
+        format!(r#"{{"id":"{id}","limit":1,"ttl_ms":60000,"min_hold_ms":60000,"who":{who}}}"#);
+    let asked = answered(&routes, "/semaphore/register", None, (ASK_HEADER, &asking)).await;
+    assert!(asked.1.contains(r#""outcome":"held""#), "{asked:?}");
+    let limit = answered(&routes, LIMIT, None, (LIMIT_HEADER, "3")).await;
+    assert_eq!(limit, (200, String::new()));
+    let now = answered(&routes, RETURN, Some(id), NOTHING).await;
+    assert_eq!(now, (200, r#"{"outcome":"now"}"#.into()));
+    let before = answered(&routes, RETURN, Some(id), NOTHING).await;
+    assert_eq!(before.1, r#"{"outcome":"before"}"#);
+    let (_, look) = answered(&routes, "/semaphore/observe", None, NOTHING).await;
+    assert!(look.contains(r#""limit":3,"pinned":true"#), "{look}");
+    assert!(look.contains(r#""phase":"kept""#), "{look}");
+    for held in [true, false] {
+        let evicted = answered(&routes, EVICT, Some(id), (HOW_HEADER, "gently")).await;
+        assert_eq!(evicted.1, format!(r#"{{"held":{held}}}"#));
+    }
+    answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
+    assert!(routes.semaphores.names().is_empty());
+    let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
+    assert!(about.contains(r#""remembers":false"#), "{about}");
 }

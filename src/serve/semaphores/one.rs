@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::COMING_BACK;
-use crate::backends::Record;
 use crate::backends::cloud::wire::{Look, Outcome, Party, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
+use crate::backends::{self, Record};
 use crate::clock::Moment;
 
 /// How long one who registers has to attach its requests.
@@ -33,6 +33,9 @@ pub(super) struct Client {
     pub(super) phase: Phase,
     pub(super) monitor: Request,
     pub(super) wait: Request,
+    /// Those who want to hear when a permit of ours is taken away: its semrun, and any number who
+    /// renew a detached one.
+    pub(super) watchers: Vec<(u64, oneshot::Sender<Verdict>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub(crate) enum Which {
 pub(crate) enum Verdict {
     Granted,
     Released,
+    /// The permit was taken away gently.
+    Evicted,
     Removed,
     /// The same client has opened another one instead.
     Replaced,
@@ -100,12 +105,13 @@ impl Semaphore {
     }
 
     pub(super) fn told(&self, outcome: Outcome, id: Uuid, now: Moment, otherwise: Terms) -> Told {
-        let terms = self.ledger.terms().unwrap_or(otherwise);
+        let terms = self.ledger.terms_or(otherwise);
         let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
         let oldest = self.ledger.holders().next();
         Told {
             outcome,
             limit: terms.limit,
+            pinned: self.ledger.pinned().is_some(),
             ttl_ms: millis(terms.ttl.unwrap_or_default()),
             token: self.ledger.holding(id).map_or(0, |holding| holding.token),
             ticket,
@@ -116,28 +122,42 @@ impl Semaphore {
         }
     }
 
+    /// Whether anybody uses it, or is to find it as it is.
+    pub(super) fn matters(&self) -> bool {
+        self.ledger.in_use() || self.ledger.pinned().is_some()
+    }
+
+    /// How somebody holds a permit, and whether that is to outlive whoever asked for it.
+    pub(super) fn held(&self, id: Uuid) -> Option<(backends::Phase, bool)> {
+        let holding = self.ledger.holding(id)?;
+        let detached = |record: &Record| record.who.detached;
+        Some((holding.phase, holding.claim.record.as_ref().is_some_and(detached)))
+    }
+
     /// The moment after a restart in which others come back is too short to speak of.
     fn paused(&self, now: Moment) -> Option<u64> {
         self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
     }
 
     pub(super) fn look(&self, now: Moment) -> Look {
-        let terms = self.ledger.terms();
         let holder = |holding: &Holding<Option<Record>>| Party {
             id: holding.claim.id,
             token: holding.token,
-            left_ms: holding.expires.map(|moment| millis(moment.saturating_sub(now))),
+            phase: holding.phase,
+            left_ms: holding.expires().map(|moment| millis(moment.saturating_sub(now))),
             record: holding.claim.record.clone(),
         };
         let waiter = |claim: &Claim<Option<Record>>| Party {
             id: claim.id,
             token: 0,
+            phase: backends::Phase::Held,
             left_ms: None,
             record: claim.record.clone(),
         };
         Look {
-            limit: terms.map(|terms| terms.limit),
-            ttl_ms: terms.and_then(|terms| terms.ttl).map(millis),
+            limit: self.ledger.limit(),
+            pinned: self.ledger.pinned().is_some(),
+            ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
             paused_ms: self.paused(now).filter(|_| self.ledger.in_use()),
             holders: self.ledger.holders().map(holder).collect(),
             waiters: self.ledger.waiters().map(waiter).collect(),
@@ -178,7 +198,8 @@ impl Semaphore {
                 monitor: client.ours || arrived(&client.monitor),
                 waiter: client.ours || arrived(&client.wait),
                 error: None,
-                ref_count: [&client.monitor, &client.wait].iter().filter(open).count(),
+                ref_count: [&client.monitor, &client.wait].iter().filter(open).count()
+                    + client.watchers.len(),
             }
         };
         let observed = Observed {

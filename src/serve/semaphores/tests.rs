@@ -1,5 +1,6 @@
 use super::*;
-use crate::backends::Who;
+use crate::backends::cloud::wire::millis;
+use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
 use crate::serve::log::Format;
 
 fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
@@ -7,8 +8,10 @@ fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
 }
 
 fn asking(id: Uuid, ttl_ms: u64) -> Asking {
-    let who = Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into() };
-    Asking { id, limit: 1, ttl_ms, ticket: 0, nonblock: false, strict: false, who }
+    let who =
+        Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached: false };
+    let (limit, ticket, min_hold_ms) = (1, 0, 0);
+    Asking { id, limit, ttl_ms, ticket, nonblock: false, strict: false, min_hold_ms, who }
 }
 
 #[test]
@@ -73,4 +76,217 @@ fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
         semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
         assert_eq!((known(gone), known(stays)), (is_known, true), "{seconds}");
     }
+}
+
+/// A client of ours that asks for a semaphore called `x`.
+fn ask(semaphores: &Rc<Semaphores>, asking: Asking) -> (Told, Option<Attached>) {
+    semaphores.ask(&"x".into(), asking, &"".into()).ok().unwrap()
+}
+
+fn hold(id: Uuid, min_hold: Duration) -> Asking {
+    Asking { min_hold_ms: millis(min_hold), ..asking(id, 60_000) }
+}
+
+fn look(semaphores: &Rc<Semaphores>) -> Look {
+    semaphores.look(&"x".into())
+}
+
+/// The server with what it remembers, each time it is started anew.
+fn started(directory: &tempfile::TempDir) -> Rc<Semaphores> {
+    let (journal, found) = Journal::open(directory.path()).unwrap();
+    semaphores(journal, found)
+}
+
+const HOUR: Duration = Duration::from_hours(1);
+
+#[test]
+fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let name: Rc<str> = "x".into();
+    let server = started(&directory);
+    server.pin(&name, Some(7), "");
+    server.pin(&"y".into(), Some(2), "");
+    server.pin(&"y".into(), None, "");
+    drop(server);
+    let server = started(&directory);
+    assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
+    assert_eq!(server.names(), ["x"]);
+    // Names that nobody uses are forgotten, and what is written anew is all that counts.
+    for number in 0..=MOST_NAMES {
+        server.change(&number.to_string().into(), |_| Vec::new());
+    }
+    assert!(!server.all.borrow().contains_key("0") && server.all.borrow().contains_key("x"));
+    server.rewrite();
+    drop(server);
+    assert_eq!(look(&started(&directory)).limit, Some(7));
+}
+
+#[test]
+fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_any_more() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let server = started(&directory);
+    server.pin(&"x".into(), Some(7), "");
+    ask(&server, asking(Uuid::new_v4(), 60_000));
+    drop(server);
+    let server = started(&directory);
+    assert_eq!(look(&server).limit, Some(7));
+    server.pin(&"x".into(), None, "");
+    assert_eq!((look(&server).limit, look(&server).pinned), (Some(1), false));
+}
+
+#[test]
+fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let id = Uuid::new_v4();
+    let server = started(&directory);
+    ask(&server, hold(id, HOUR));
+    server.signal(&"x".into(), id, "".into()).unwrap();
+    let left = |server: &_| look(server).holders.first().map(|party| (party.phase, party.left_ms));
+    let Some((Held::Kept, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
+    std::thread::sleep(Duration::from_millis(20));
+    drop(server);
+    let server = started(&directory);
+    let Some((Held::Kept, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
+    assert!(after + 19 <= before, "{before} {after}");
+    let held_until = clock::now() + Duration::from_millis(after + 1);
+    server.change(&"x".into(), |semaphore| semaphore.what_is_due(held_until));
+    assert!(look(&server).holders.is_empty());
+}
+
+#[test]
+fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_server() {
+    let grant = Grant {
+        name: "x".into(),
+        id: Uuid::new_v4(),
+        token: 7,
+        terms: Some((1, 60_000)),
+        min_hold_ms: millis(HOUR),
+        since_ms: 1,
+        phase: Held::Kept,
+        record: None,
+    };
+    for (rebooted, least) in [(Some(Duration::ZERO), HOUR), (None, Duration::ZERO)] {
+        let mut found = Found::default();
+        (found.grants, found.rebooted) = (vec![grant.clone()], rebooted);
+        let now = clock::now();
+        let server = semaphores(Journal::none(), found);
+        let expires = look(&server).holders.first().map_or(0, |party| party.left_ms.unwrap());
+        let exactly = (HOUR + Duration::from_millis(1)).saturating_sub(now);
+        let expected = if least.is_zero() { exactly } else { least };
+        let left = Duration::from_millis(expires);
+        assert!(left <= expected && left + Duration::from_secs(5) > expected, "{left:?}");
+    }
+}
+
+#[test]
+fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let id = Uuid::new_v4();
+    let name: Rc<str> = "x".into();
+    let server = started(&directory);
+    ask(&server, hold(id, HOUR));
+    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    drop(server);
+    let server = started(&directory);
+    assert_eq!(server.renew(&name, id), Told::evicted());
+    assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Evicted);
+    let mut watched = server.watch(&name, id).ok().unwrap();
+    assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+    server.signal(&name, id, "".into()).unwrap();
+    assert!(look(&server).holders.is_empty(), "it is not kept");
+    drop((watched, server));
+    assert!(look(&started(&directory)).holders.is_empty());
+}
+
+#[test]
+fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let [first, second] = [(); 2].map(|()| Uuid::new_v4());
+    let on_record = || Journal::open(directory.path()).unwrap().1.grants;
+    let server = started(&directory);
+    ask(&server, asking(first, 60_000));
+    let (_, waits) = ask(&server, hold(second, HOUR));
+    server.signal(&"x".into(), first, "".into()).unwrap();
+    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(Verdict::Granted));
+    drop(server);
+    assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
+    let server = started(&directory);
+    // It asks again because it was told, and knows nothing of the restart.
+    ask(&server, hold(second, HOUR));
+    drop(server);
+    let kept = |grant: &Grant| (grant.id, grant.min_hold_ms);
+    assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
+}
+
+#[test]
+fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
+    let server = semaphores(Journal::none(), Found::default());
+    let name: Rc<str> = "x".into();
+    for (how, verdict) in [
+        (Some(Eviction::Gently), Verdict::Evicted),
+        (Some(Eviction::Now), Verdict::Released),
+        (None, Verdict::Released),
+    ] {
+        let id = Uuid::new_v4();
+        ask(&server, hold(id, HOUR));
+        let mut watched = server.watch(&name, id).ok().unwrap();
+        match how {
+            Some(how) => assert!(server.evict(&name, id, how, "".into())),
+            None => server.signal(&name, id, "".into()).unwrap(),
+        }
+        assert_eq!(watched.verdict.try_recv(), Ok(verdict), "{how:?}");
+        server.evict(&name, id, Eviction::Now, "".into());
+        assert_eq!(ask(&server, asking(id, 60_000)).0.outcome, Outcome::Lost, "it comes too late");
+    }
+}
+
+#[test]
+fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
+    let server = semaphores(Journal::none(), Found::default());
+    let name: Rc<str> = "x".into();
+    let id = Uuid::new_v4();
+    ask(&server, asking(id, 60_000));
+    let [mut first, gone, mut last] = [(); 3].map(|()| server.watch(&name, id).ok().unwrap());
+    drop(gone);
+    for watched in [&mut first, &mut last] {
+        assert!(watched.verdict.try_recv().is_err(), "nothing has happened");
+    }
+    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    for watched in [&mut first, &mut last] {
+        assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+    }
+}
+
+#[test]
+fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
+    let server = semaphores(Journal::none(), Found::default());
+    let name: Rc<str> = "x".into();
+    let id = server.register(&name, "".into()).unwrap();
+    let _both =
+        [Which::Monitor, Which::Wait].map(|which| server.attach(&name, id, which).ok().unwrap());
+    server.pin(&name, Some(9), "");
+    let (told, _waits) = ask(&server, asking(Uuid::new_v4(), 60_000));
+    assert_eq!(told.outcome, Outcome::Queued);
+    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    assert_eq!(look(&server).holders.len(), 1);
+    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Unknown);
+    assert!(server.evict(&name, id, Eviction::Now, "".into()));
+    assert_eq!(look(&server).waiters.len(), 0, "the one that waited has it");
+}
+
+#[test]
+fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
+    let plain = hold(id, Duration::ZERO);
+    let who = Who { detached: true, ..plain.who.clone() };
+    let server = started(&directory);
+    ask(&server, Asking { who, ..plain });
+    drop(server);
+    let server = started(&directory);
+    assert_eq!(server.renew(&name, id).outcome, Outcome::Held);
+    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Now);
+    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Before);
+    drop(server);
+    assert_eq!(started(&directory).give_back(&name, id, "".into()), GivenBack::Unknown);
 }

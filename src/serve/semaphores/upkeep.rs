@@ -1,8 +1,8 @@
 //! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
@@ -58,8 +58,10 @@ impl Semaphores {
         let number = self.next_registration();
         let holds = semaphore.ledger.holding(id).is_some();
         let phase = if holds { Phase::Holding } else { Phase::Registered };
-        let (monitor, wait) = (Request::Expected, Request::Expected);
-        semaphore.clients.insert(id, Client { number, actor, ours, phase, monitor, wait });
+        let (monitor, wait, watchers) = (Request::Expected, Request::Expected, Vec::new());
+        semaphore
+            .clients
+            .insert(id, Client { number, actor, ours, phase, monitor, wait, watchers });
         self.clients.set(self.clients.get() + 1);
     }
 
@@ -84,7 +86,7 @@ impl Semaphores {
     fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
         let mut due = self.due.borrow_mut();
         all.retain(|name, semaphore| {
-            let used = semaphore.ledger.in_use() || !semaphore.clients.is_empty();
+            let used = semaphore.matters() || !semaphore.clients.is_empty();
             if !used {
                 self.last.set(self.last.get().max(semaphore.ledger.last_number()));
                 if let Some(moment) = semaphore.due {
@@ -124,6 +126,10 @@ impl Semaphores {
                         self.log_transition(name, id, client, "waiting");
                     }
                 }
+                Change::Kept(id) => self.marked(name, semaphore, id, "kept", Verdict::Released),
+                Change::Evicted(id) => {
+                    self.marked(name, semaphore, id, "evicting", Verdict::Evicted);
+                }
                 Change::Gone(id) => self.gone(name, semaphore, id),
             }
         }
@@ -132,7 +138,7 @@ impl Semaphores {
     fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Semaphore { ledger, clients, .. } = semaphore;
         let Some(holding) = ledger.holding(id) else { return };
-        self.journal.granted(&on_record(name, holding, ledger.terms()));
+        self.journal.granted(&on_record(name, holding, ledger.agreed()));
         let Some(client) = clients.get_mut(&id) else { return };
         client.phase = Phase::Holding;
         self.log_transition(name, id, client, "holding");
@@ -145,6 +151,30 @@ impl Semaphores {
         }
     }
 
+    /// A permit is held in another way than before, and whoever watches over it hears so.
+    fn marked(
+        &self,
+        name: &Rc<str>,
+        semaphore: &mut Semaphore,
+        id: Uuid,
+        action: &str,
+        verdict: Verdict,
+    ) {
+        self.record(name, semaphore, id);
+        let Some(client) = semaphore.clients.get_mut(&id) else { return };
+        self.log_transition(name, id, client, action);
+        for (_, sender) in client.watchers.drain(..) {
+            let _ = sender.send(verdict);
+        }
+    }
+
+    /// Puts on record how a permit is held now.
+    pub(super) fn record(&self, name: &Rc<str>, semaphore: &Semaphore, id: Uuid) {
+        if let Some(holding) = semaphore.ledger.holding(id) {
+            self.journal.granted(&on_record(name, holding, semaphore.ledger.agreed()));
+        }
+    }
+
     fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Some(client) = semaphore.clients.remove(&id) else { return };
         self.clients.set(self.clients.get() - 1);
@@ -154,6 +184,9 @@ impl Semaphores {
         }
         if client.phase != Phase::Registered {
             self.log_transition(name, id, &client, "releasing");
+        }
+        for (_, sender) in client.watchers {
+            let _ = sender.send(Verdict::Released);
         }
         for (request, verdict) in [
             (client.wait, Verdict::Removed),
@@ -194,22 +227,23 @@ impl Semaphores {
         self.last.get().max(u64::try_from(now.as_micros()).unwrap_or(0))
     }
 
-    fn rewrite(&self) {
+    pub(super) fn rewrite(&self) {
         let all = self.all.borrow();
         let mut last = self.last.get();
-        let mut grants = Vec::new();
+        let (mut pins, mut grants) = (BTreeMap::new(), Vec::new());
         for (name, semaphore) in all.iter() {
-            let terms = semaphore.ledger.terms();
+            let terms = semaphore.ledger.agreed();
+            pins.extend(semaphore.ledger.pinned().map(|limit| (name.to_string(), limit)));
             last = last.max(semaphore.ledger.last_number());
             grants
                 .extend(semaphore.ledger.holders().map(|holding| on_record(name, holding, terms)));
         }
         grants.sort_unstable_by_key(|grant| grant.token);
-        self.journal.rewrite(last, &grants);
+        self.journal.rewrite(last, &pins, &grants);
     }
 
     pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &Client, action: &str) {
-        let subject = Subject { name, id, actor: &client.actor };
+        let subject = Subject { name, id: Some(id), actor: &client.actor };
         self.log.happened(Event::SemTransition, subject, action);
     }
 
@@ -223,20 +257,24 @@ impl Semaphores {
     ) {
         if self.log.logs(Event::SemEvents) {
             let which = if which == Which::Monitor { "monitor" } else { "wait" };
-            let subject = Subject { name, id, actor: &client.actor };
+            let subject = Subject { name, id: Some(id), actor: &client.actor };
             self.log.happened(Event::SemEvents, subject, &format!("{which} {what}"));
         }
     }
 }
 
 fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>) -> Grant {
-    let Claim { id, terms: brought, record } = holding.claim.clone();
+    let Claim { id, terms: brought, record, .. } = holding.claim.clone();
     let terms = brought.and(terms);
     Grant {
         name: name.into(),
         id,
         token: holding.token,
         terms: terms.map(|terms| (terms.limit, millis(terms.ttl.unwrap_or_default()))),
+        min_hold_ms: millis(holding.min_hold()),
+        // Not earlier than it was.
+        since_ms: millis(holding.since + Duration::from_micros(999)),
+        phase: holding.phase,
         record,
     }
 }

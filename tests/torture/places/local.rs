@@ -90,7 +90,7 @@ impl Place for Local {
         let files = |semaphore: &Semaphore| {
             let files = fs::read_dir(self.disk.path().join(semaphore.name)).into_iter().flatten();
             let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-            names.filter(|name| name != "mutex").collect::<Vec<_>>()
+            names.filter(|name| name != "mutex" && name != "done").collect::<Vec<_>>()
         };
         SEMAPHORES.iter().flat_map(files).collect()
     }

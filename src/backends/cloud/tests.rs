@@ -1,0 +1,163 @@
+//! What our client makes of servers of either kind, where no command has to run for it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::wire::ID_HEADER;
+use super::*;
+use crate::backends::tls::{Secret, Tls};
+use crate::backends::{Grade, Who};
+use crate::serve::journal::{Found, Journal};
+use crate::serve::keys::Keys;
+use crate::serve::log::{Format, Log};
+use crate::serve::routes::Routes;
+use crate::serve::semaphores::Semaphores;
+
+const KEY: &str = "a-key-for-tests";
+
+/// A server of the original kind where somebody holds `x`, as far as it is asked here: it knows four
+/// paths and no header of ours. Keeps the paths.
+async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<String>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let asked = Rc::clone(&asked);
+        spawn_local(async move {
+            let mut stream = BufReader::new(stream);
+            loop {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if stream.read_line(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let path = head.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
+                let theirs = head.contains(&format!("{ID_HEADER}: {holder}"));
+                let (status, body) = match path.as_str() {
+                    OBSERVE if head.contains("name=x ") => {
+                        ("200 OK", format!(r#"{{"nodes":{{}},"waiting":[],"running":"{holder}"}}"#))
+                    }
+                    OBSERVE => ("200 OK", String::new()),
+                    SIGNAL if theirs => ("200 OK", String::new()),
+                    SIGNAL => ("422 Unprocessable Entity", String::new()),
+                    _ => ("404 Not Found", String::new()),
+                };
+                asked.borrow_mut().push(path);
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn client(listener: &TcpListener, key: &str) -> Cloud {
+    let url = place::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    Cloud::new(Place { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
+}
+
+fn settle(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+fn ask(name: &Name, detached: bool, min_hold: Duration) -> Ask {
+    let (label, host, user) = ("l".into(), "h".into(), "u".into());
+    let who = Who { label, host, pid: 1, user, detached };
+    let (id, ttl) = (Uuid::new_v4(), Duration::from_secs(30));
+    Ask { name: name.clone(), id, limit: 1, ttl, strict: false, min_hold, nonblock: false, who }
+}
+
+fn is_unsupported<T>(done: Result<T, Error>) -> bool {
+    done.is_err_and(|error| {
+        error.kind == ErrorKind::Unsupported && error.what.contains("of the original kind")
+    })
+}
+
+#[test]
+fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() {
+    settle(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cloud = client(&listener, KEY);
+        let asked = Rc::default();
+        spawn_local(original(listener, Uuid::new_v4(), Rc::clone(&asked)));
+        let (name, id): (Name, _) = ("free".parse().unwrap(), Uuid::new_v4());
+        for ask in [
+            ask(&name, true, Duration::ZERO),
+            ask(&name, false, Duration::from_secs(1)),
+            Ask { limit: 2, ..ask(&name, false, Duration::ZERO) },
+        ] {
+            let (_canceller, cancel) = Cancel::pair();
+            assert!(is_unsupported(cloud.acquire(&ask, &Turn::channel().0, cancel).await));
+        }
+        assert!(is_unsupported(cloud.attach(&name, id).await));
+        assert!(is_unsupported(cloud.give_back(&name, id).await));
+        assert!(is_unsupported(cloud.set_limit(&name, Some(3)).await));
+        assert!(is_unsupported(cloud.set_limit(&name, None).await));
+        let asked = asked.borrow();
+        assert!(
+            !asked.iter().any(|path| path.ends_with("register") || path == SIGNAL),
+            "{asked:?}"
+        );
+    });
+}
+
+#[test]
+fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_at_once() {
+    settle(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cloud = client(&listener, KEY);
+        let (name, holder): (Name, _) = ("x".parse().unwrap(), Uuid::new_v4());
+        let asked = Rc::default();
+        spawn_local(original(listener, holder, Rc::clone(&asked)));
+        let nobody = Uuid::new_v4();
+        let evict = async |id, how| cloud.evict(&name, id, how).await.unwrap();
+        assert!(evict(holder, Eviction::Gently).await);
+        assert!(!evict(nobody, Eviction::Gently).await);
+        assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
+        assert!(evict(holder, Eviction::Now).await);
+        assert!(!evict(nobody, Eviction::Now).await);
+        assert!(asked.borrow().iter().any(|path| path == SIGNAL));
+    });
+}
+
+#[test]
+fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
+    settle(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cloud = client(&listener, KEY);
+        spawn_local(original(listener, Uuid::new_v4(), Rc::default()));
+        let findings = cloud.examine().await.unwrap();
+        let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
+        let expected =
+            [("server", Grade::Good), ("kind", Grade::Doubtful), ("network", Grade::Good)];
+        assert_eq!(topics, expected);
+
+        let directory = tempfile::TempDir::new().unwrap();
+        let (journal, _) = Journal::open(directory.path()).unwrap();
+        for (journal, state) in [(Journal::none(), Grade::Doubtful), (journal, Grade::Good)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
+            let log = Log::new(&[], Format::Text);
+            let semaphores = Semaphores::new(journal, Found::default(), log);
+            let routes = Rc::new(Routes { semaphores, keys: Keys::of_words(KEY).unwrap() });
+            spawn_local(crate::serve::run(listener, None, routes, std::future::pending()));
+            let findings = cloud.examine().await.unwrap();
+            let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
+            let expected = [
+                ("server", Grade::Good),
+                ("kind", Grade::Good),
+                ("state", state),
+                ("clock", Grade::Good),
+                ("network", Grade::Good),
+            ];
+            assert_eq!(topics, expected);
+            let refused = stranger.examine().await.unwrap_err();
+            assert!(refused.what.contains("API key"), "{refused}");
+        }
+    });
+}

@@ -1,0 +1,136 @@
+//! Random histories in which a backend is compared with the ledger step by step.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::backends::ledger::{Claim, Ledger, Terms};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ask { who: u128, limit: u32 },
+    Release { who: u128 },
+    Vanish { who: u128 },
+    Leave { who: u128 },
+    Evict { who: u128 },
+    Pin(Option<u32>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..6_u128;
+    prop_oneof![
+        3 => (who.clone(), 1..4_u32).prop_map(|(who, limit)| Step::Ask { who, limit }),
+        2 => who.clone().prop_map(|who| Step::Release { who }),
+        1 => who.clone().prop_map(|who| Step::Vanish { who }),
+        1 => who.clone().prop_map(|who| Step::Leave { who }),
+        1 => who.prop_map(|who| Step::Evict { who }),
+        1 => prop::option::of(1..4_u32).prop_map(Step::Pin),
+    ]
+}
+
+/// Where one client of a history is.
+enum Client {
+    Asking(Asking),
+    Holding(Box<dyn Lease>),
+}
+
+/// Drives a backend and the ledger with one history; after each step both must show the same
+/// holders, waiters and limit.
+async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
+    let mut ledger = Ledger::default();
+    let mut clients: HashMap<u128, (Uuid, Client)> = HashMap::new();
+    let now = Duration::ZERO;
+    for (position, step) in (0_u128..).zip(steps) {
+        match step {
+            Step::Ask { who, limit } => {
+                if clients.contains_key(&who) {
+                    continue;
+                }
+                // Each asks under an identity that was never used before.
+                let id = Uuid::from_u128(position << 8 | who);
+                let terms = Some(Terms { limit, ttl: None });
+                ledger.ask(now, Claim { id, terms, min_hold: Duration::ZERO, record: () }, None);
+                let asking = store.ask(Ask { id, ..ask("a", limit) });
+                clients.insert(who, (id, Client::Asking(asking)));
+            }
+            Step::Release { who } | Step::Vanish { who } | Step::Leave { who } => {
+                let holds = matches!(clients.get(&who), Some((_, Client::Holding(_))));
+                if holds == matches!(step, Step::Leave { .. }) {
+                    continue;
+                }
+                let Some((id, client)) = clients.remove(&who) else { continue };
+                match client {
+                    Client::Holding(lease) if matches!(step, Step::Release { .. }) => {
+                        lease.release(PATIENCE).await.unwrap();
+                    }
+                    Client::Holding(lease) => drop(lease),
+                    Client::Asking(asking) => {
+                        asking.canceller.cancel();
+                        asking.acquiring.await.unwrap().unwrap();
+                    }
+                }
+                ledger.release(now, id);
+            }
+            Step::Evict { who } => {
+                let Some((id, client)) = clients.remove(&who) else { continue };
+                let held = ledger.holding(id).is_some();
+                assert_eq!(store.evict("a", id, Eviction::Now).await, held);
+                ledger.evict(now, id, Eviction::Now);
+                if let Client::Asking(asking) = client {
+                    clients.insert(who, (id, Client::Asking(asking)));
+                }
+            }
+            Step::Pin(limit) => {
+                store.set_limit("a", limit).await;
+                ledger.pin(now, limit);
+            }
+        }
+        let held: Vec<_> = ledger.holders().map(|one| one.claim.id).collect();
+        let waiting: Vec<_> = ledger.waiters().map(|one| one.id).collect();
+        let limit = ledger.limit();
+        store.becomes("a", limit, &held, &waiting).await;
+        for id in held {
+            let who = id.as_u128() & 0xff;
+            let holding = match clients.remove(&who).expect("it asked") {
+                (_, Client::Asking(asking)) => asking.granted().await,
+                (_, Client::Holding(lease)) => lease,
+            };
+            clients.insert(who, (id, Client::Holding(holding)));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        // Nobody is missed there before the end of a TTL, and histories know no time.
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(memory(Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn redis_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        thread_local! {
+            static SERVER: Rc<RedisServer> = Rc::new(RedisServer::start());
+        }
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(redis_at(SERVER.with(Rc::clone), Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn a_server_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
+        steps.retain(|step| !matches!(step, Step::Vanish { .. }));
+        settle(same_as_the_ledger(served(Lifetime::Long), steps));
+    }
+
+    #[test]
+    fn local_follows_the_ledger(steps in prop::collection::vec(step(), 0..40)) {
+        settle(same_as_the_ledger(local(Lifetime::Long), steps));
+    }
+}

@@ -1,0 +1,77 @@
+//! Taking a permit from whoever has it. Processes are told through its FIFO, which they watch.
+
+use std::io;
+
+use uuid::Uuid;
+
+use super::entries::{Entry, Kind};
+use super::files::{self, EVICTED, Locked, RELEASED, Said};
+use super::kept::Kept;
+use super::taken::{By, Permits, Taken, kept_entry};
+use crate::backends::{Eviction, Gone, Lost, Phase};
+use crate::mutants::{self, Guard};
+
+/// What somebody else has written to a permit of ours, if anything.
+pub(super) fn heard(said: Said) -> Option<Lost> {
+    match said {
+        Said::Nothing => None,
+        Said::Evicted => Some(Lost::evicted()),
+        Said::Released => {
+            let why = "somebody took it away (semrun release --force --now)".into();
+            Some(Lost { why, gone: Gone::Now })
+        }
+    }
+}
+
+/// False: nobody has a permit of this identity.
+pub(super) fn evict(locked: &Locked<'_>, id: Uuid, how: Eviction) -> io::Result<bool> {
+    let listing = locked.0.list()?;
+    let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
+    let is_it = |taken: &Taken| locked.0.record(taken.entry).is_some_and(|one| one.permit == id);
+    let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
+    let Some(Taken { entry, by }) = taken.into_iter().find(is_it) else { return Ok(false) };
+    match (by, how) {
+        (By::Processes { evicted, .. }, Eviction::Gently) => {
+            if !evicted {
+                locked.write_to(entry, EVICTED)?;
+            }
+            locked.0.remove(kept_entry(entry));
+        }
+        (By::Processes { .. }, Eviction::Now) => {
+            locked.wake(listing.waiters)?;
+            locked.write_to(entry, RELEASED)?;
+            locked.0.remove(entry);
+            locked.0.remove(kept_entry(entry));
+        }
+        (By::Record(kept), Eviction::Gently) if kept.phase != Phase::Kept => {
+            let evicted = kept.in_phase(Phase::Evicted);
+            if evicted.lasts()? {
+                shorten(locked, entry, evicted)?;
+            } else {
+                end(locked, entry)?;
+            }
+        }
+        (By::Record(_), _) => end(locked, entry)?,
+    }
+    Ok(true)
+}
+
+/// Ends a permit that lasts without a process.
+pub(super) fn end(locked: &Locked<'_>, entry: Entry) -> io::Result<()> {
+    locked.wake(locked.0.list()?.waiters)?;
+    locked.0.remove(entry);
+    Ok(())
+}
+
+/// The same for one that lasts on, but may end earlier than those who wait for that think.
+pub(super) fn shorten(locked: &Locked<'_>, entry: Entry, kept: Kept) -> io::Result<()> {
+    locked.wake(locked.0.list()?.waiters)?;
+    locked.rewrite_kept(entry, kept)?;
+    locked.tell(entry);
+    Ok(())
+}
+
+pub(super) fn is_held_by_processes(locked: &Locked<'_>, entry: Entry) -> io::Result<bool> {
+    let permit = Entry { kind: Kind::Permit, ..entry };
+    Ok(matches!(locked.probe_permit(permit)?, files::Permit::Held { .. }))
+}

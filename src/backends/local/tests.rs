@@ -1,0 +1,438 @@
+//! What is the local backend's own: who is woken by what, and what is in the files.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use uuid::Uuid;
+
+use super::Local;
+use super::place::Place;
+use crate::backends::turn::Canceller;
+use crate::backends::{
+    Acquired, Ask, Backend, Cancel, Eviction, GivenBack, Gone, Lease, Name, Notice, Phase,
+    Snapshot, Turn, Who,
+};
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct World(TempDir);
+
+struct Waiting {
+    acquiring: JoinHandle<Box<dyn Lease>>,
+    _canceller: Canceller,
+    notices: mpsc::UnboundedReceiver<Notice>,
+}
+
+impl World {
+    fn run<F: AsyncFnOnce(World)>(test: F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let world = Self(TempDir::new().unwrap());
+        LocalSet::new().block_on(&runtime, test(world));
+    }
+
+    fn client(&self) -> Local {
+        Local::new(Place::named(&self.0.path().join("permits")))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("permits/x")
+    }
+
+    fn asks(&self, ask: Ask) -> Waiting {
+        let client = self.client();
+        let (turn, notices) = Turn::channel();
+        let (canceller, cancel) = Cancel::pair();
+        let acquiring = spawn_local(async move {
+            match client.acquire(&ask, &turn, cancel).await.unwrap() {
+                Acquired::Granted(lease) => lease,
+                _ => panic!("not granted"),
+            }
+        });
+        Waiting { acquiring, _canceller: canceller, notices }
+    }
+
+    async fn waits(&self, ask: Ask) -> Waiting {
+        let mut waiting = self.asks(ask);
+        while !matches!(waiting.notices.recv().await, Some(Notice::Queued(_))) {}
+        waiting
+    }
+
+    async fn granted(&self, ask: Ask) -> Box<dyn Lease> {
+        self.asks(ask).granted().await
+    }
+
+    async fn snapshot(&self) -> Snapshot {
+        self.client().observe(&name()).await.unwrap()
+    }
+
+    async fn phases(&self) -> Vec<Phase> {
+        self.snapshot().await.holders.iter().map(crate::backends::Holder::phase).collect()
+    }
+
+    async fn evict(&self, id: Uuid, how: Eviction) -> bool {
+        self.client().evict(&name(), id, how).await.unwrap()
+    }
+
+    async fn give_back(&self, id: Uuid) -> GivenBack {
+        self.client().give_back(&name(), id).await.unwrap()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let files = fs::read_dir(self.path()).unwrap();
+        let mut files: Vec<_> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Waiting {
+    async fn granted(self) -> Box<dyn Lease> {
+        tokio::time::timeout(PATIENCE, self.acquiring).await.expect("in time").unwrap()
+    }
+
+    /// Whether it goes on waiting for a moment.
+    async fn still_waits(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), &mut self.acquiring).await.is_err()
+    }
+}
+
+fn name() -> Name {
+    "x".parse().unwrap()
+}
+
+fn ask() -> Ask {
+    let who = Who {
+        label: "test".into(),
+        host: "here".into(),
+        pid: 1,
+        user: "me".into(),
+        detached: false,
+    };
+    Ask {
+        name: name(),
+        id: Uuid::new_v4(),
+        limit: 1,
+        ttl: Duration::from_secs(30),
+        strict: false,
+        min_hold: Duration::ZERO,
+        nonblock: false,
+        who,
+    }
+}
+
+fn detached(ttl: Duration) -> Ask {
+    let ask = ask();
+    Ask { ttl, who: Who { detached: true, ..ask.who.clone() }, ..ask }
+}
+
+/// What a daemon does that the command leaves behind.
+fn keep_open(lease: &dyn Lease) -> OwnedFd {
+    lease.inherit().unwrap().as_fd().try_clone_to_owned().unwrap()
+}
+
+/// How much the thread that runs the test has computed.
+fn computed() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+const HOUR: Duration = Duration::from_hours(1);
+
+#[test]
+fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
+    World::run(async |world| {
+        let asked = ask();
+        let mut lease = world.granted(asked.clone()).await;
+        let _daemon = keep_open(&*lease);
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            waiting.push(world.waits(ask()).await);
+        }
+        assert!(world.evict(asked.id, Eviction::Gently).await);
+        assert!(world.evict(asked.id, Eviction::Gently).await, "twice is once");
+        assert_eq!(lease.lost().await.gone, Gone::NotYet);
+        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert_eq!(world.snapshot().await.held(asked.id), None);
+        // Those who came before the eviction and one who comes after it: nobody spins.
+        waiting.push(world.waits(ask()).await);
+        assert!(waiting[0].still_waits().await);
+        let before = computed();
+        assert!(waiting[3].still_waits().await && waiting[1].still_waits().await);
+        assert!(computed() < before + Duration::from_millis(20));
+        // The daemon keeps the FIFO open, so nothing hangs up.
+        lease.release(PATIENCE).await.unwrap();
+        for waiting in waiting {
+            waiting.granted().await.release(PATIENCE).await.unwrap();
+        }
+        assert!(!world.evict(asked.id, Eviction::Now).await);
+        assert_eq!(world.files(), ["mutex"]);
+    });
+}
+
+#[test]
+fn an_evicted_permit_passes_on_when_its_holder_dies() {
+    World::run(async |world| {
+        let asked = ask();
+        let lease = world.granted(asked.clone()).await;
+        assert!(world.evict(asked.id, Eviction::Gently).await);
+        let waiting = world.waits(ask()).await;
+        drop(lease);
+        waiting.granted().await;
+    });
+}
+
+#[test]
+fn a_run_whose_permit_is_taken_away_at_once_hears_of_it_and_the_next_one_has_it() {
+    World::run(async |world| {
+        for gently_first in [false, true] {
+            let asked = Ask { min_hold: HOUR, ..ask() };
+            let mut lease = world.granted(asked.clone()).await;
+            if gently_first {
+                assert!(world.evict(asked.id, Eviction::Gently).await);
+            }
+            let waiting = world.waits(ask()).await;
+            assert!(world.evict(asked.id, Eviction::Now).await);
+            assert_eq!(lease.lost().await.gone, Gone::Now);
+            let next = waiting.granted().await;
+            lease.release(PATIENCE).await.unwrap();
+            assert_eq!(world.phases().await, [Phase::Held], "that of the next one");
+            next.release(PATIENCE).await.unwrap();
+            assert_eq!(world.files(), ["mutex"]);
+        }
+    });
+}
+
+#[test]
+fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
+    World::run(async |world| {
+        let hold = Duration::from_millis(300);
+        for dies in [false, true] {
+            let begin = Instant::now();
+            let asked = Ask { min_hold: hold, ..ask() };
+            let lease = world.granted(asked.clone()).await;
+            assert_eq!(world.phases().await, [Phase::Held], "one permit, not two");
+            let waiting = [world.waits(ask()).await, world.waits(ask()).await];
+            if dies {
+                drop(lease);
+            } else {
+                lease.release(PATIENCE).await.unwrap();
+            }
+            let snapshot = world.snapshot().await;
+            assert_eq!(snapshot.holders[0].phase(), Phase::Kept);
+            assert!(snapshot.holders[0].left().is_some_and(|left| left <= hold));
+            assert_eq!(snapshot.holder(asked.id).map(|_| ()), Some(()));
+            assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+            for waiting in waiting {
+                waiting.granted().await.release(PATIENCE).await.unwrap();
+                assert!(begin.elapsed() >= hold);
+            }
+            assert!(begin.elapsed() < hold + Duration::from_millis(200), "{:?}", begin.elapsed());
+            assert_eq!(world.files(), ["mutex"]);
+        }
+    });
+}
+
+#[test]
+fn a_run_that_took_long_enough_leaves_nothing() {
+    World::run(async |world| {
+        let asked = Ask { min_hold: Duration::from_millis(1), ..ask() };
+        let lease = world.granted(asked).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        lease.release(PATIENCE).await.unwrap();
+        assert_eq!(world.files(), ["mutex"]);
+    });
+}
+
+#[test]
+fn a_kept_permit_that_is_evicted_passes_on_at_once() {
+    World::run(async |world| {
+        for how in [Eviction::Gently, Eviction::Now] {
+            let asked = Ask { min_hold: HOUR, ..ask() };
+            world.granted(asked.clone()).await.release(PATIENCE).await.unwrap();
+            let waiting = world.waits(ask()).await;
+            assert!(world.evict(asked.id, how).await);
+            waiting.granted().await.release(PATIENCE).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn eviction_lifts_what_would_keep_a_permit() {
+    World::run(async |world| {
+        let asked = Ask { min_hold: HOUR, ..ask() };
+        let lease = world.granted(asked.clone()).await;
+        let waiting = world.waits(ask()).await;
+        assert!(world.evict(asked.id, Eviction::Gently).await);
+        lease.release(PATIENCE).await.unwrap();
+        waiting.granted().await;
+    });
+}
+
+#[test]
+fn a_detached_permit_needs_nobody_and_ends_with_its_lease() {
+    World::run(async |world| {
+        let ttl = Duration::from_millis(300);
+        let asked = detached(ttl);
+        let lease = world.granted(asked.clone()).await;
+        assert!(lease.inherit().is_none() && lease.tenure().is_some());
+        drop(lease);
+        let waiting = world.waits(ask()).await;
+        assert_eq!(world.snapshot().await.ttl, Some(ttl));
+        tokio::time::sleep(ttl / 2).await;
+        let begin = Instant::now();
+        let attached = world.client().attach(&name(), asked.id).await.unwrap().unwrap();
+        assert_eq!(attached.permit().id, asked.id);
+        drop(attached);
+        waiting.granted().await.release(PATIENCE).await.unwrap();
+        let took = begin.elapsed();
+        assert!(took >= ttl * 9 / 10 && took < ttl + Duration::from_millis(200), "{took:?}");
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Unknown);
+        assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
+        assert_eq!(world.files(), ["mutex"]);
+    });
+}
+
+#[test]
+fn an_attached_permit_is_renewed_until_it_is_evicted() {
+    World::run(async |world| {
+        let asked = detached(Duration::from_millis(300));
+        drop(world.granted(asked.clone()).await);
+        let mut lease = world.client().attach(&name(), asked.id).await.unwrap().unwrap();
+        let renewing = spawn_local(async move { lease.lost().await });
+        let before = computed();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(
+            computed() < before + Duration::from_millis(50),
+            "what it writes is not news to it"
+        );
+        assert_eq!(world.phases().await, [Phase::Held]);
+        assert!(world.evict(asked.id, Eviction::Gently).await);
+        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
+        assert_eq!(renewing.await.unwrap().gone, Gone::NotYet);
+        world.granted(ask()).await;
+    });
+}
+
+#[test]
+fn what_was_given_back_is_remembered_for_a_while() {
+    World::run(async |world| {
+        let mut given = Vec::new();
+        for _ in 0..70 {
+            let asked = detached(HOUR);
+            drop(world.granted(asked.clone()).await);
+            assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+            given.push(asked.id);
+        }
+        assert_eq!(world.give_back(given[69]).await, GivenBack::Before);
+        assert_eq!(world.give_back(given[6]).await, GivenBack::Before);
+        assert_eq!(world.give_back(given[5]).await, GivenBack::Unknown);
+        assert_eq!(world.files(), ["done", "mutex"]);
+        let run = ask();
+        let _lease = world.granted(run.clone()).await;
+        assert_eq!(world.give_back(run.id).await, GivenBack::Unknown);
+        assert_eq!(world.phases().await, [Phase::Held]);
+    });
+}
+
+#[test]
+fn a_detached_permit_that_was_given_back_may_be_kept() {
+    World::run(async |world| {
+        let asked = Ask { min_hold: Duration::from_millis(300), ..detached(HOUR) };
+        let lease = world.granted(asked.clone()).await;
+        let waiting = world.waits(ask()).await;
+        lease.release(PATIENCE).await.unwrap();
+        assert_eq!(world.phases().await, [Phase::Kept]);
+        assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        waiting.granted().await;
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+    });
+}
+
+#[test]
+fn giving_back_a_detached_permit_or_evicting_it_at_once_wakes_the_next() {
+    World::run(async |world| {
+        for evicted in [false, true] {
+            let asked = detached(HOUR);
+            let mut lease = world.granted(asked.clone()).await;
+            let waiting = world.waits(ask()).await;
+            if evicted {
+                assert!(world.evict(asked.id, Eviction::Now).await);
+            } else {
+                assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+            }
+            waiting.granted().await.release(PATIENCE).await.unwrap();
+            drop(std::mem::replace(&mut lease, world.granted(ask()).await));
+        }
+    });
+}
+
+#[test]
+fn a_permit_of_another_boot_and_a_garbled_one_are_none() {
+    World::run(async |world| {
+        for garble in [false, true] {
+            drop(world.granted(detached(HOUR)).await);
+            let file = world.files().into_iter().find(|file| file.len() == 22).unwrap();
+            let file = world.path().join(file);
+            let text = fs::read_to_string(&file).unwrap();
+            let other = format!("{}{}", Uuid::new_v4(), &text[36..]);
+            fs::write(&file, if garble { "x" } else { &other }).unwrap();
+            world.granted(ask()).await.release(PATIENCE).await.unwrap();
+            assert_eq!(world.files(), ["mutex"]);
+        }
+    });
+}
+
+#[test]
+fn a_limit_that_is_raised_lets_everybody_in_who_fits() {
+    World::run(async |world| {
+        let _first = world.granted(ask()).await;
+        let mut waiting = Vec::new();
+        for _ in 0..8 {
+            waiting.push(world.waits(ask()).await);
+        }
+        let begin = Instant::now();
+        world.client().set_limit(&name(), Some(8)).await.unwrap();
+        let mut last = waiting.pop().unwrap();
+        let mut leases = Vec::new();
+        for waiting in waiting {
+            leases.push(waiting.granted().await);
+        }
+        assert!(begin.elapsed() < Duration::from_millis(500), "no timer: {:?}", begin.elapsed());
+        assert!(last.still_waits().await);
+        // The users' own limit stands again, and nobody is stopped.
+        world.client().set_limit(&name(), None).await.unwrap();
+        let snapshot = world.snapshot().await;
+        assert_eq!((snapshot.limit, snapshot.pinned, snapshot.holders.len()), (Some(1), false, 8));
+        leases.clear();
+        assert!(last.still_waits().await);
+    });
+}
+
+#[test]
+fn an_idle_semaphore_is_pinned_as_well() {
+    World::run(async |world| {
+        world.client().set_limit(&name(), None).await.unwrap();
+        assert!(!world.path().exists(), "nothing to unpin");
+        world.client().set_limit(&name(), Some(3)).await.unwrap();
+        let snapshot = world.snapshot().await;
+        assert_eq!((snapshot.limit, snapshot.pinned), (Some(3), true));
+        let _leases = [world.granted(ask()).await, world.granted(ask()).await];
+        let mut waiting = world.asks(ask());
+        let limit = Notice::Limit { asked: 1, stands: 3, pinned: true };
+        assert_eq!(waiting.notices.recv().await, Some(limit));
+        let strict = Ask { strict: true, ..ask() };
+        let (turn, _notices) = Turn::channel();
+        let refused = world.client().acquire(&strict, &turn, Cancel::pair().1).await;
+        let Err(error) = refused else { panic!("refused") };
+        assert!(error.to_string().contains("pinned to a limit of 3"), "{error}");
+    });
+}

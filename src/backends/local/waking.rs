@@ -1,0 +1,109 @@
+//! Seeing to it that somebody takes a permit that is free: whoever changes something wakes those
+//! who wait, and passes over those who could not hear it.
+
+use std::io;
+
+use rustix::fs::AtFlags;
+
+use super::entries::{Entry, Kind, Listing};
+use super::files::{ForMutex, Locked, Permit, Semaphore};
+use super::locks::{self, Locks};
+use super::queue::WATCHED;
+
+impl Semaphore {
+    /// What is left to do after a release: lets those who wait pass those at the front who are
+    /// stopped, who may be all who were told, and removes what the dead left where nobody alive
+    /// would come past it any more.
+    pub(super) async fn tidy(&self) -> io::Result<()> {
+        let listing = self.list()?;
+        let nobody_left = listing.permits.is_empty() && listing.passed_over.is_empty();
+        match listing.waiters.first() {
+            None if nobody_left => return Ok(()),
+            // Nearly always: the first one runs, needs the mutex now, and will come past here.
+            Some(first) if self.runs(*first, &Locks::read()) == Some(true) => return Ok(()),
+            _ => {}
+        }
+        let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
+        let Listing { mut waiters, passed_over, permits, .. } = self.list()?;
+        locked.pass_over_stopped(&mut waiters)?;
+        // Those who wait remove what is dead before them, so look from the end.
+        for entry in waiters.iter().chain(&passed_over).rev() {
+            if locked.probe(*entry)?.is_some() {
+                return Ok(());
+            }
+        }
+        for entry in permits {
+            // The dead may still be dying: whoever takes their permits waits for that.
+            if matches!(locked.probe_permit(entry)?, Permit::Released) {
+                self.remove(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a waiter's process runs or is stopped; None where we cannot see it.
+    fn runs(&self, waiter: Entry, locks: &Locks) -> Option<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(&self.directory, waiter.file(), flags).ok()?;
+        locks.holder(&stat).map(|pid| !locks::is_stopped(pid))
+    }
+}
+
+impl Locked<'_> {
+    /// Passes over those at the front of `waiters` who are stopped, forgets the dead among them,
+    /// and wakes the one who is first then. False: the first one was in order.
+    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<bool> {
+        let locks = Locks::read();
+        let mut count = 0;
+        for waiter in waiters.iter() {
+            if self.probe(*waiter)?.is_some() {
+                if self.0.runs(*waiter, &locks) != Some(false) {
+                    break;
+                }
+                self.set_aside(*waiter)?;
+            }
+            count += 1;
+        }
+        waiters.drain(..count);
+        Ok(self.wake_first(waiters, count))
+    }
+
+    /// Passes over the first `count` of `waiters`, whatever they do.
+    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<bool> {
+        for waiter in waiters.drain(..count) {
+            self.set_aside(waiter)?;
+        }
+        Ok(self.wake_first(waiters, count))
+    }
+
+    fn set_aside(&self, waiter: Entry) -> io::Result<()> {
+        self.rename(waiter, Kind::PassedOver)?;
+        // When it runs again it finds this in its FIFO and takes its place back.
+        self.poke(Entry { kind: Kind::PassedOver, ..waiter });
+        Ok(())
+    }
+
+    /// Tells whoever is first now that `gone` before it are not. False: nobody was.
+    fn wake_first(&self, waiters: &[Entry], gone: usize) -> bool {
+        if let (Some(first), 1..) = (waiters.first(), gone) {
+            self.poke(*first);
+        }
+        gone > 0
+    }
+
+    /// Has those who watch the permits look again. To be done before what they are to see: who dies
+    /// in between has then woken somebody for nothing, and nobody sleeps on beside a free permit.
+    pub(super) fn wake(&self, mut waiters: Vec<Entry>) -> io::Result<()> {
+        self.pass_over_stopped(&mut waiters)?;
+        for waiter in waiters.into_iter().take(WATCHED) {
+            self.poke(waiter);
+        }
+        Ok(())
+    }
+
+    /// Wakes a waiter, so that it looks again.
+    fn poke(&self, waiter: Entry) {
+        // A FIFO that is full tells it as well.
+        let _ = self.write_to(waiter, b"x");
+    }
+}

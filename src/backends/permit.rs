@@ -1,0 +1,135 @@
+//! A permit: what it is called, for how long it is certainly ours, and how it can be lost.
+
+use std::fmt;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use uuid::Uuid;
+
+use crate::clock::{self, Moment};
+
+/// How long a permit is certainly ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// Before the last request that renewed it was sent: the server counts from later on.
+    pub(crate) since: Moment,
+    /// For how long from then.
+    pub(crate) ttl: Duration,
+    /// Why it has not been renewed since, if that was tried.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Tenure {
+    /// What cannot be done when a permit cannot be given back.
+    pub(super) fn giving_back(&self, permit: &Permit) -> String {
+        let left = (self.since + self.ttl).saturating_sub(clock::now()).as_secs();
+        let when = if left == 0 { "by now".into() } else { format!("in {left}s") };
+        format!("give back {permit}, whose lease ends by itself {when}")
+    }
+}
+
+/// A permit is not ours any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) why: String,
+    pub(crate) gone: Gone,
+}
+
+/// When a permit went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// At this moment: somebody else may begin just now.
+    Now,
+    /// Some time ago: it may be somebody else's.
+    Before,
+    /// Not yet: it was evicted gently, cannot be renewed, and is ours until it is given back or
+    /// its lease ends.
+    NotYet,
+}
+
+impl Lost {
+    /// The backend does not know the permit any more.
+    pub(super) fn some_time_ago() -> Self {
+        let why = "it ran out, or was taken away, and may be somebody else's by now".into();
+        Self { why, gone: Gone::Before }
+    }
+
+    /// It was taken away gently.
+    pub(super) fn evicted() -> Self {
+        let why = "somebody evicted it (semrun release --force)".into();
+        Self { why, gone: Gone::NotYet }
+    }
+}
+
+/// The name of a semaphore: 1 to 200 bytes of UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name(String);
+
+impl Name {
+    /// In bytes, so that no backend has to shorten a name.
+    pub(crate) const LONGEST: usize = 200;
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Err("a name cannot be empty".into())
+        } else if text.len() > Self::LONGEST {
+            Err(format!("a name has at most {} bytes, this one has {}", Self::LONGEST, text.len()))
+        } else if text.chars().any(char::is_control) {
+            Err("a name cannot contain control characters".into())
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A permit that was granted, written `UUID@NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Permit {
+    pub(crate) id: Uuid,
+    pub(crate) name: Name,
+    /// Grows with every grant of this semaphore, so that storage can reject an older holder.
+    /// None where the backend has no such number.
+    pub(crate) token: Option<u64>,
+}
+
+impl Permit {
+    /// The permits in `SEMRUN_HELD`, outermost first; what is no permit is left out.
+    pub(crate) fn read_held(text: &str) -> Vec<(Uuid, Name)> {
+        let entry = |word: &str| {
+            let (_, permit) = word.split_once('#')?;
+            let permit = percent_decode_str(permit).decode_utf8().ok()?;
+            let (id, name) = permit.split_once('@')?;
+            Some((id.parse().ok()?, name.parse().ok()?))
+        };
+        text.split(' ').filter_map(entry).collect()
+    }
+
+    /// The permit with its backend as one word without spaces, for `SEMRUN_HELD`.
+    pub(crate) fn with_backend(&self, url: &str) -> String {
+        const READABLE: &AsciiSet =
+            &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+        const WORD: &AsciiSet = &READABLE.remove(b'/').remove(b'@');
+        let permit = self.to_string();
+        format!("{}#{}", utf8_percent_encode(url, WORD), utf8_percent_encode(&permit, WORD))
+    }
+}
+
+impl fmt::Display for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id, self.name)
+    }
+}

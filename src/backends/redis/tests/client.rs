@@ -1,0 +1,242 @@
+//! What a client hears of its permit, and of the server.
+
+use std::future::Future;
+
+use super::*;
+use crate::backends::redis::Redis;
+use crate::backends::{
+    Acquired, Ask, Backend, Cancel, Eviction, Finding, Gone, Grade, Lease, Lost, Turn, Who,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+impl World {
+    fn place(&self) -> Place {
+        Place {
+            url: crate::backends::redis::place::Url::parse(&self.server.url()).unwrap(),
+            tls: crate::backends::tls::Tls::default(),
+            prefix: "p".parse().unwrap(),
+            quarantine: Some(Duration::ZERO),
+            allow_eviction: false,
+        }
+    }
+
+    fn client(&self) -> Redis {
+        Redis::new(self.place()).unwrap()
+    }
+
+    fn examine(&self, place: Place) -> Vec<Finding> {
+        let client = Redis::new(place).unwrap();
+        self.runtime.block_on(async { client.examine().await.unwrap() })
+    }
+
+    /// How many clients wait on a list.
+    fn listeners(&self) -> u64 {
+        let info: String = self.server.ask(&["INFO", "clients"]);
+        let blocked = info.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        blocked.unwrap().trim().parse().unwrap()
+    }
+
+    async fn hears(&self, lease: &mut dyn Lease) {
+        let listens = async {
+            while self.listeners() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            lost = lease.lost() => panic!("{lost:?}"),
+            () = soon(listens) => {}
+        }
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("soon")
+}
+
+async fn granted(client: &Redis) -> Box<dyn Lease> {
+    let ask = Ask {
+        name: "a".parse().unwrap(),
+        id: Uuid::new_v4(),
+        limit: 1,
+        ttl: TTL,
+        strict: false,
+        min_hold: Duration::ZERO,
+        nonblock: false,
+        who: serde_json::from_str::<Who>(WHO).unwrap(),
+    };
+    let (turn, _notices) = Turn::channel();
+    let (_canceller, cancel) = Cancel::pair();
+    match client.acquire(&ask, &turn, cancel).await.unwrap() {
+        Acquired::Granted(lease) => lease,
+        Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+    }
+}
+
+#[test]
+fn a_holder_hears_at_once_that_it_was_evicted() {
+    for (how, expected) in [(Eviction::Gently, Gone::NotYet), (Eviction::Now, Gone::Before)] {
+        let world = World::new();
+        let client = world.client();
+        world.runtime.block_on(async {
+            let mut lease = granted(&client).await;
+            world.hears(&mut *lease).await;
+            assert!(client.evict(&world.name, lease.permit().id, how).await.unwrap());
+            let Lost { why, gone } = soon(lease.lost()).await;
+            assert_eq!(gone, expected);
+            assert!(why.contains("semrun release --force"), "{why}");
+        });
+    }
+}
+
+#[test]
+fn who_has_just_been_evicted_at_once_knows_that_it_is_now() {
+    let world = World::new();
+    let client = world.client();
+    world.runtime.block_on(async {
+        let mut lease = granted(&client).await;
+        let listened = tokio::time::timeout(Duration::from_millis(5_500), lease.lost()).await;
+        assert!(listened.is_err(), "{listened:?}");
+        assert!(client.evict(&world.name, lease.permit().id, Eviction::Now).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.gone, Gone::Now);
+    });
+}
+
+#[test]
+fn one_who_could_not_hear_that_it_was_evicted_asks_as_soon_as_it_can() {
+    for evicted in [false, true] {
+        let world = World::new();
+        let client = world.client();
+        world.runtime.block_on(async {
+            let mut lease = granted(&client).await;
+            let id = lease.permit().id;
+            world.hears(&mut *lease).await;
+            if evicted {
+                assert!(client.evict(&world.name, id, Eviction::Gently).await.unwrap());
+                assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet);
+                world.hears(&mut *lease).await;
+            }
+            // What it would be told is not there any more when it is connected again.
+            world.write(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            assert!(client.evict(&world.name, id, Eviction::Now).await.unwrap());
+            world.write(&["DEL", &world.keys().wake(id)]);
+            assert_eq!(soon(lease.lost()).await.gone, Gone::Before);
+        });
+    }
+}
+
+#[test]
+fn a_message_that_is_left_over_from_waiting_does_no_harm() {
+    let world = World::new();
+    let client = world.client();
+    world.runtime.block_on(async {
+        let mut lease = granted(&client).await;
+        let list = world.keys().wake(lease.permit().id);
+        for word in ["1795338000000000", "again"] {
+            world.write(&["RPUSH", &list, word]);
+        }
+        world.hears(&mut *lease).await;
+        assert!(world.server.ask::<Vec<String>>(&["LRANGE", &list, "0", "-1"]).is_empty());
+        assert!(world.look_at().await.held(lease.permit().id).is_some());
+        lease.release(SOON).await.unwrap();
+    });
+}
+
+#[test]
+fn a_short_command_has_one_connection() {
+    let world = World::new();
+    let client = world.client();
+    let connections =
+        || world.server.ask::<String>(&["CLIENT", "LIST"]).lines().count().saturating_sub(1);
+    world.runtime.block_on(async {
+        let mut lease = granted(&client).await;
+        let held = tokio::time::timeout(Duration::from_millis(500), lease.lost()).await;
+        assert!(held.is_err(), "{held:?}");
+        assert_eq!(connections(), 1);
+        lease.release(SOON).await.unwrap();
+    });
+}
+
+#[test]
+fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
+    let world = World::new();
+    let client = world.client();
+    world.runtime.block_on(async {
+        granted(&client).await.release(SOON).await.unwrap();
+        assert_eq!(client.list().await.unwrap(), []);
+        client.set_limit(&world.name, Some(3)).await.unwrap();
+        assert_eq!(client.list().await.unwrap().as_slice(), std::slice::from_ref(&world.name));
+        client.set_limit(&world.name, None).await.unwrap();
+        assert_eq!(client.list().await.unwrap(), []);
+    });
+}
+
+fn grade(findings: &[Finding], topic: &str) -> Option<Grade> {
+    findings.iter().find(|finding| finding.topic == topic).map(|finding| finding.grade)
+}
+
+#[test]
+fn a_server_is_examined() {
+    let world = World::new();
+    let findings = world.examine(world.place());
+    assert!(findings[0].text.contains("edis ") || findings[0].text.contains("alkey "));
+    for (topic, expected) in [
+        ("server", Some(Grade::Good)),
+        ("eviction", Some(Grade::Good)),
+        ("clock", Some(Grade::Good)),
+        ("persistence", Some(Grade::Doubtful)),
+        ("quarantine", Some(Grade::Doubtful)),
+        ("role", None),
+        ("memory", None),
+        ("disk", None),
+        ("encryption", None),
+    ] {
+        assert_eq!(grade(&findings, topic), expected, "{topic}: {findings:#?}");
+    }
+    world.write(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert_eq!(grade(&world.examine(world.place()), "persistence"), Some(Grade::Good));
+    world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
+    world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Bad));
+    let place = Place { allow_eviction: true, ..world.place() };
+    assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Doubtful));
+    world.write(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Bad));
+}
+
+#[test]
+fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
+    let world = World::new();
+    world.write(&["ACL", "SETUSER", "default", "-config"]);
+    let findings = world.examine(world.place());
+    assert_eq!(grade(&findings, "persistence"), Some(Grade::Doubtful));
+    world.write(&["ACL", "SETUSER", "default", "-info"]);
+    let findings = world.examine(world.place());
+    let [server, clock] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!((server.grade, clock.grade), (Grade::Doubtful, Grade::Good));
+    assert!(server.text.contains("+info"), "{server:?}");
+}
+
+#[test]
+fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
+    let page = include_str!("../../../../docs/redis.md");
+    let rules = page.split_once("An ACL needs").unwrap().1.split_once(". Without").unwrap().0;
+    let allowed = rules.split(['`', ' ', '\n', ',']).filter(|word| word.starts_with('+'));
+    let world = World::new();
+    let client = world.client();
+    let mut user = vec!["ACL", "SETUSER", "default", "resetkeys", "~p-*", "~{p-*}*", "-@all"];
+    user.extend(allowed);
+    world.write(&user);
+    world.runtime.block_on(async {
+        client.set_limit(&world.name, Some(1)).await.unwrap();
+        let mut lease = granted(&client).await;
+        let held = tokio::time::timeout(Duration::from_millis(1_500), lease.lost()).await;
+        assert!(held.is_err(), "{held:?}");
+        assert_eq!(client.list().await.unwrap().len(), 1);
+        assert!(client.evict(&world.name, lease.permit().id, Eviction::Gently).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet, "it may listen");
+        lease.release(SOON).await.unwrap();
+        client.set_limit(&world.name, None).await.unwrap();
+        client.examine().await.unwrap();
+    });
+}

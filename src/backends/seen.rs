@@ -1,0 +1,224 @@
+//! A semaphore as others may see it: who holds, who waits, and since when. Nothing is decided by it.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Ask, Name, Permit};
+
+/// Who holds or waits, as others may see it. Never an argument of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Who {
+    pub(crate) label: String,
+    pub(crate) host: String,
+    pub(crate) pid: u32,
+    pub(crate) user: String,
+    /// Whether the permit is to outlive the process that asks for it, as long as its lease is renewed
+    /// ([`super::Backend::attach`]): on every backend it has one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) detached: bool,
+}
+
+/// A semaphore at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) name: Name,
+    /// The limit in force; none while nobody uses the semaphore, or only foreign clients do.
+    pub(crate) limit: Option<u32>,
+    /// Whether that limit is pinned; then it is there also while nobody uses the semaphore.
+    pub(crate) pinned: bool,
+    /// The lease in force, where permits can expire.
+    pub(crate) ttl: Option<Duration>,
+    /// For how long from now nobody is granted a permit, whatever is free.
+    pub(crate) paused: Option<Duration>,
+    /// In the order of their grants.
+    pub(crate) holders: Vec<Holder>,
+    /// In the order of the queue.
+    pub(crate) waiters: Vec<Waiter>,
+}
+
+impl Snapshot {
+    pub(crate) fn unused(name: &Name) -> Self {
+        Self {
+            name: name.clone(),
+            limit: None,
+            pinned: false,
+            ttl: None,
+            paused: None,
+            holders: Vec::new(),
+            waiters: Vec::new(),
+        }
+    }
+
+    /// Whether all permits are taken; `asked` is the limit where none is in force.
+    pub(crate) fn full(&self, asked: u32) -> bool {
+        self.holders.len() >= self.limit.unwrap_or(asked) as usize
+    }
+
+    /// Who has the permit with this identity.
+    pub(crate) fn holder(&self, id: Uuid) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.id() == Some(id))
+    }
+
+    /// The permit with this identity, if it is held and is to stay so.
+    pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
+        let holder = self.holder(id).filter(|holder| holder.phase() == Phase::Held)?;
+        Some(Permit { id, name: self.name.clone(), token: holder.token() })
+    }
+}
+
+/// Who holds a permit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Known {
+        token: Option<u64>,
+        /// None when the record cannot be read; the permit is taken all the same.
+        record: Option<Record>,
+        phase: Phase,
+        /// What is left of its lease, or of the time for which it is kept, where there is one.
+        left: Option<Duration>,
+    },
+    /// A client of another kind, which leaves nothing but its permit's identity.
+    Foreign { permit: String, left: Option<Duration> },
+}
+
+/// How a permit is held.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    #[default]
+    Held,
+    /// It was taken away gently, and its holder has not gone yet.
+    Evicted,
+    /// It was given back, or its holder died, and it stays taken for a while ([`Ask::min_hold`]).
+    Kept,
+}
+
+impl Holder {
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Known { phase, .. } => *phase,
+            Self::Foreign { .. } => Phase::Held,
+        }
+    }
+
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self {
+            Self::Known { token, .. } => *token,
+            Self::Foreign { .. } => None,
+        }
+    }
+
+    pub(crate) fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Known { record, .. } => record.as_ref(),
+            Self::Foreign { .. } => None,
+        }
+    }
+
+    pub(crate) fn left(&self) -> Option<Duration> {
+        match self {
+            Self::Known { left, .. } | Self::Foreign { left, .. } => *left,
+        }
+    }
+
+    pub(crate) fn id(&self) -> Option<Uuid> {
+        match self {
+            Self::Known { record, .. } => record.as_ref().map(|record| record.permit),
+            Self::Foreign { permit, .. } => permit.parse().ok(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    /// What a client of another kind leaves: its permit's identity.
+    pub(crate) foreign: Option<String>,
+    pub(crate) record: Option<Record>,
+}
+
+impl Waiter {
+    pub(crate) fn known(record: Option<Record>) -> Self {
+        Self { foreign: None, record }
+    }
+
+    pub(crate) fn foreign(permit: String) -> Self {
+        Self { foreign: Some(permit), record: None }
+    }
+}
+
+/// What a holder or waiter leaves for others to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) permit: Uuid,
+    #[serde(flatten)]
+    pub(crate) who: Who,
+    /// By the wall clock, for people; nothing is decided by it.
+    #[serde(with = "millis")]
+    pub(crate) since: SystemTime,
+}
+
+impl Record {
+    pub(crate) fn new(ask: &Ask) -> Self {
+        Self::at(ask.id, ask.who.clone(), SystemTime::now())
+    }
+
+    pub(crate) fn at(permit: Uuid, who: Who, since: SystemTime) -> Self {
+        // Records are kept in milliseconds, and one that was just made equals itself read back.
+        Self { permit, who, since: millis::truncate(since) }
+    }
+}
+
+/// How things stand for one who waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How many are served before us.
+    pub(crate) ahead: usize,
+    /// How many permits are held.
+    pub(crate) held: usize,
+    /// Who has held one for the longest time.
+    pub(crate) holder: Option<Record>,
+    /// For how long nobody is granted one.
+    pub(crate) paused: Option<Duration>,
+}
+
+impl Standing {
+    /// None: we do not wait there any more.
+    pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
+        let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
+        let ahead = snapshot.waiters.iter().position(ours)?;
+        let holder = snapshot.holders.first().and_then(|holder| holder.record().cloned());
+        Some(Self { ahead, held: snapshot.holders.len(), holder, paused: snapshot.paused })
+    }
+}
+
+/// Times as milliseconds since the epoch.
+pub(super) mod millis {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn truncate(time: SystemTime) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(since_epoch(time))
+    }
+
+    fn since_epoch(time: SystemTime) -> u64 {
+        let elapsed = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(since_epoch(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let millis = u64::deserialize(from)?;
+        // A record that others may have written: a time beyond reason must not panic.
+        Ok(at(millis))
+    }
+
+    pub(in super::super) fn at(millis: u64) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+    }
+}

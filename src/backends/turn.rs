@@ -1,0 +1,79 @@
+//! What somebody who waits for a permit is told, and how it is called off.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Standing;
+
+/// What a backend has to say while somebody waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// We are in the queue, or our place in it may have changed.
+    Queued(Standing),
+    /// Another limit stands and counts; pinned, or because the semaphore is in use.
+    Limit { asked: u32, stands: u32, pinned: bool },
+    /// Another lease stands and counts.
+    Ttl { asked: Duration, stands: Duration },
+    /// Clients of another kind hold permits of it.
+    Foreign { ttl: Duration },
+    /// The backend may not tell us whether it was restarted and forgot its permits.
+    Blind,
+    /// The backend does not answer, or not as it should, and is tried again: `what` fits behind
+    /// a colon. It may last if an error does not end it soon.
+    Trouble { what: String, may_last: bool },
+}
+
+/// Where notices go.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn(mpsc::UnboundedSender<Notice>);
+
+impl Turn {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Nobody may be listening any more; that is no trouble of the backend.
+    pub(crate) fn tell(&self, notice: Notice) {
+        let _ = self.0.send(notice);
+    }
+}
+
+/// The waiting side of a cancellation.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancel(watch::Receiver<bool>);
+
+/// The end of a cancellation that calls it off. Dropping it cancels nothing.
+#[derive(Debug)]
+pub(crate) struct Canceller(watch::Sender<bool>);
+
+impl Cancel {
+    pub(crate) fn pair() -> (Canceller, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (Canceller(sender), Self(receiver))
+    }
+
+    /// Does something unless it is called off; dropping it has to be enough. A result that came
+    /// at the same moment is returned.
+    pub(crate) async fn or<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = doing => Some(done),
+            () = self.cancelled() => None,
+        }
+    }
+
+    /// Ready once it is called off.
+    pub(crate) async fn cancelled(&mut self) {
+        if self.0.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Canceller {
+    pub(crate) fn cancel(&self) {
+        let _ = self.0.send(true);
+    }
+}

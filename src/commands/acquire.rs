@@ -1,0 +1,117 @@
+//! Taking a permit that outlives this process.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::waiting::{GIVING_BACK, Turned, ask, held_around, outer_permits, wait_in_turn};
+use super::{block_on, cannot_write};
+use crate::account::Account;
+use crate::backends::{Ask, Lease};
+use crate::exit::Exit;
+use crate::report::{Detail, Warning};
+use crate::settings::{Acquire, Printed};
+use crate::supervise::guardian::Visible;
+use crate::supervise::signals::Caught;
+use crate::terminal::{Console, Loudness};
+
+pub(super) fn run(settings: &Acquire, account: &Account) -> anyhow::Result<Exit> {
+    let caught = Caught::install().context("cannot listen to signals")?;
+    let ask = ask(&settings.request, account, true);
+    block_on(acquire(settings, account, &ask, caught))?
+}
+
+async fn acquire(
+    settings: &Acquire,
+    account: &Account,
+    ask: &Ask,
+    caught: Caught,
+) -> anyhow::Result<Exit> {
+    let Acquire { request, printed } = settings;
+    let mut signals = caught.listen().context("cannot listen to signals")?;
+    let mut console = Console::new(request.loudness);
+    let backend = request.location.connect(account)?;
+    if !outer_permits(&ask.name).is_empty() {
+        console.say(Loudness::Normal, Warning::HeldAround(&ask.name));
+    }
+    let (visible, console) = (Visible::Itself, &mut console);
+    let turned =
+        wait_in_turn(request, None, &*backend, ask, &visible, &mut signals, console).await?;
+    let lease = match turned {
+        Turned::Granted(lease) => lease,
+        Turned::Outer(_) => unreachable!("a permit that outlives us is asked for"),
+        Turned::Away(exit) => return Ok(exit),
+    };
+    let url = backend.url();
+    console.say(Loudness::Verbose, Detail::Backend(&url));
+    console.say(Loudness::Verbose, Detail::Holding(lease.permit()));
+    let text = text(&*lease, &url, *printed);
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Nobody knows of it.
+        if let Err(error) = lease.release(GIVING_BACK).await {
+            console.say(Loudness::Normal, Warning::NotReleased(&error));
+        }
+        return Err(cannot_write(error));
+    }
+    Ok(Exit::Success)
+}
+
+/// The JSON document. Fields are only ever added; a change of meaning is a new version.
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    permit: String,
+    name: &'a str,
+    fencing_token: Option<u64>,
+    ttl_ms: Option<u128>,
+    backend: &'a str,
+}
+
+fn text(lease: &dyn Lease, url: &str, printed: Printed) -> String {
+    let permit = lease.permit();
+    match printed {
+        Printed::Plain => format!("{permit}\n"),
+        Printed::Json => {
+            let document = Document {
+                version: 1,
+                permit: permit.to_string(),
+                name: permit.name.as_str(),
+                fencing_token: permit.token,
+                ttl_ms: lease.tenure().map(|tenure| tenure.borrow().ttl.as_millis()),
+                backend: url,
+            };
+            let mut text = serde_json::to_string_pretty(&document).expect("plain data");
+            text.push('\n');
+            text
+        }
+        Printed::Shell => {
+            let held = permit.with_backend(url);
+            let held = held_around().map_or(held.clone(), |outer| format!("{outer} {held}"));
+            let mut text = format!("export SEMRUN_PERMIT={}\n", quoted(&permit.to_string()));
+            if let Some(token) = permit.token {
+                let _ = writeln!(text, "export SEMRUN_FENCING_TOKEN={token}");
+            }
+            let _ = writeln!(text, "export SEMRUN_HELD={}", quoted(&held));
+            text
+        }
+    }
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_in_a_name_is_one_word_of_a_shell() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's $(x)"), r"'it'\''s $(x)'");
+    }
+}

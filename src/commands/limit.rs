@@ -1,0 +1,61 @@
+//! A semaphore's limit: shown, pinned, unpinned.
+
+use std::fmt;
+
+use super::{block_on, print};
+use crate::account::Account;
+use crate::backends::{Backend, Error, Snapshot};
+use crate::exit::Exit;
+use crate::settings::{Change, Limit};
+
+pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(account)?;
+    let line = block_on(change(&*backend, settings))??;
+    print(line.as_bytes())
+}
+
+/// What was asked for is done when this returns the line that says so.
+async fn change(backend: &dyn Backend, settings: &Limit) -> Result<String, Error> {
+    let Limit { name, change, .. } = settings;
+    let before = backend.limit(name).await?;
+    let Some(change) = change else { return Ok(format!("{}\n", InForce::now(&before))) };
+    let limit = match change {
+        Change::Pin(limit) => Some(*limit),
+        Change::Unpin => None,
+    };
+    backend.set_limit(name, limit).await?;
+    let after = backend.limit(name).await?;
+    Ok(format!("{}\n", InForce { before: before.limit, ..InForce::now(&after) }))
+}
+
+/// Which limit counts, and why.
+struct InForce<'a> {
+    snapshot: &'a Snapshot,
+    /// Which one counted before.
+    before: Option<u32>,
+}
+
+impl<'a> InForce<'a> {
+    fn now(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, before: snapshot.limit }
+    }
+}
+
+impl fmt::Display for InForce<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Snapshot { name, limit, pinned, holders, .. } = self.snapshot;
+        match limit {
+            None => return write!(f, "{name}: not in use, its next user says the limit"),
+            Some(limit) if *pinned => write!(f, "{name}: limit {limit}, pinned")?,
+            Some(limit) => write!(f, "{name}: limit {limit}, as long as it is in use")?,
+        }
+        if let Some(before) = self.before.filter(|before| Some(*before) != *limit) {
+            write!(f, " (was {before})")?;
+        }
+        let held = holders.len();
+        if limit.is_some_and(|limit| held > limit as usize) {
+            write!(f, "; {held} are held, and none is granted until fewer are")?;
+        }
+        Ok(())
+    }
+}

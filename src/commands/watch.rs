@@ -1,0 +1,68 @@
+//! Showing something again whenever it changes.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::tcgetwinsize;
+
+use super::cannot_write;
+use crate::terminal::{fitting, is_dumb};
+
+/// How often it is looked.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where it is shown.
+pub(super) struct Screen {
+    /// Whether a page can be drawn over another one there.
+    redraws: bool,
+    last: Option<String>,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        Self { redraws: io::stdout().is_terminal() && !is_dumb(), last: None }
+    }
+
+    /// Shows a page: on a screen in place of the last one, elsewhere below it, if `key` says that it
+    /// is another one. False: nobody reads any more.
+    pub(super) fn show(&mut self, page: &str, key: String) -> anyhow::Result<bool> {
+        let text = if self.redraws {
+            self.redrawn(page)
+        } else if self.last.as_ref() == Some(&key) {
+            return Ok(is_read());
+        } else {
+            page.into()
+        };
+        self.last = Some(key);
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(cannot_write(error)),
+        }
+    }
+
+    /// The page as much as fits, over what is there.
+    fn redrawn(&self, page: &str) -> String {
+        let size = tcgetwinsize(io::stdout()).ok();
+        // One that does not know its size says 0.
+        let rows = size.map(|size| size.ws_row).filter(|rows| *rows > 0).unwrap_or(24);
+        let columns = size.map_or(80, |size| size.ws_col);
+        let first = if self.last.is_none() { "\x1b[2J" } else { "" };
+        let mut text = format!("{first}\x1b[H");
+        for line in page.lines().take(usize::from(rows.max(2)) - 1) {
+            let _ = write!(text, "{}\x1b[K\r\n", fitting(line, columns));
+        }
+        text.push_str("\x1b[J");
+        text
+    }
+}
+
+/// Whether somebody may read what we write, as far as that is known without writing.
+fn is_read() -> bool {
+    let stdout = io::stdout();
+    let mut gone = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut gone, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1)
+}

@@ -1,0 +1,333 @@
+//! Configuration files: TOML with the names of the options as keys. What they say is one more
+//! layer; here they are read, and everything that nobody could have meant is refused.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use clap::{ArgAction, CommandFactory};
+use rustix::process::geteuid;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::misuse::{Misuse, misconfigured};
+use crate::backends::Name;
+use crate::cli::{self, Cli, Merged, Serve};
+
+/// The configuration of the whole machine.
+pub(crate) const SYSTEM: &str = "/etc/semrun/config.toml";
+/// That of a user, in their home.
+const OF_USER: &str = ".config/semrun/config.toml";
+
+/// What one semaphore may have of its own.
+const OF_A_SEMAPHORE: [&str; 3] = ["backend", "limit", "ttl"];
+
+/// One file.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) path: Rc<Path>,
+    pub(super) top: Vec<Entry>,
+    pub(super) serve: Vec<Entry>,
+    semaphores: BTreeMap<Name, Vec<Entry>>,
+}
+
+/// One key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) value: Value,
+    pub(super) line: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Switch(bool),
+}
+
+/// The keys that there are, and whether each is a switch.
+type Known = BTreeMap<String, bool>;
+
+impl Config {
+    /// Reads a file. None: there is none.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, Misuse> {
+        let text = match content(path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(Unreadable::Io(error)) => {
+                let theirs = path.ends_with(OF_USER);
+                let advice = match error.kind() {
+                    io::ErrorKind::PermissionDenied if theirs => {
+                        "; --config FILE names another one, /dev/null none"
+                    }
+                    _ => "",
+                };
+                let what = format!("cannot read {}: {error}{advice}", path.display());
+                return Err(misconfigured(what));
+            }
+            Err(Unreadable::Unsafe(what)) => {
+                return Err(misconfigured(format!("{} {what}", path.display())));
+            }
+        };
+        let config = Self::parse(path.into(), &text.text)?;
+        if text.everybody_reads
+            && let Some(entry) = config.secret()
+        {
+            return Err(misconfigured(format!(
+                "{}:{}: holds a secret, and the file can be read by everybody; chmod o= makes it \
+                 private",
+                path.display(),
+                entry.line
+            )));
+        }
+        Ok(Some(config))
+    }
+
+    fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
+        let reader = Reader { path: &path, text };
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            // In several lines it may show what is there, which may be a secret.
+            reader.bad(at, error.message().lines().next().unwrap_or_default())
+        })?;
+        let (mut top, mut serve, mut semaphores) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (everywhere, of_a_server) = (known_everywhere(), known_to_a_server());
+        for (key, value) in in_order(table.get_ref()) {
+            let (name, at) = (key.get_ref().as_ref(), key.span().start);
+            match (name, value.get_ref()) {
+                ("serve", DeValue::Table(section)) => {
+                    serve = reader.entries(section, &of_a_server, "in [serve]")?;
+                }
+                ("semaphores", DeValue::Table(sections)) => {
+                    semaphores = reader.semaphores(sections, &everywhere)?;
+                }
+                ("serve" | "semaphores", _) => {
+                    return Err(reader.bad(at, &format!("'{name}' is a section: [{name}…]")));
+                }
+                (name, DeValue::Table(_)) => {
+                    let sections = ["semaphores.NAME".to_owned(), "serve".to_owned()];
+                    let what = unknown("section", name, sections.iter());
+                    return Err(reader.bad(at, &what));
+                }
+                _ if !everywhere.contains_key(name) && of_a_server.contains_key(name) => {
+                    let what = format!("'{name}' belongs to a server: into the section [serve]");
+                    return Err(reader.bad(at, &what));
+                }
+                _ => top.push(reader.entry(key, value, &everywhere, "")?),
+            }
+        }
+        Ok(Self { path, top, serve, semaphores })
+    }
+
+    /// What it has for one semaphore alone.
+    pub(super) fn of(&self, name: &Name) -> &[Entry] {
+        self.semaphores.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn find(&self, key: &str) -> Option<&Entry> {
+        self.top.iter().find(|entry| entry.key == key)
+    }
+
+    /// A secret that is in it. One in a URL is one too.
+    fn secret(&self) -> Option<&Entry> {
+        let all = self.top.iter().chain(&self.serve).chain(self.semaphores.values().flatten());
+        let mut all = all;
+        all.find(|entry| match (entry.key.as_str(), &entry.value) {
+            ("password" | "api-key", _) => true,
+            ("backend", Value::Text(url)) => {
+                let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+                let authority = authority.split('/').next().unwrap_or_default();
+                authority.contains('@') || url.contains("pass=")
+            }
+            _ => false,
+        })
+    }
+}
+
+enum Unreadable {
+    Io(io::Error),
+    Unsafe(String),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+struct Content {
+    text: String,
+    everybody_reads: bool,
+}
+
+/// What is in a file that nobody else can have written.
+fn content(path: &Path) -> Result<Option<Content>, Unreadable> {
+    const OTHERS_WRITE: u32 = 0o022;
+    const EVERYBODY_READS: u32 = 0o004;
+    let mut file = match File::open(path) {
+        // The home of a system account may be /dev/null.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    let about = file.metadata()?;
+    // A pipe from a shell's `<(…)`, or /dev/null, is what whoever named it made of it.
+    let regular = about.is_file();
+    if regular && about.mode() & OTHERS_WRITE != 0 {
+        let what =
+            "can be written by others, who could have it run their way; chmod go-w prevents it";
+        return Err(Unreadable::Unsafe(what.into()));
+    }
+    let me = geteuid().as_raw();
+    if regular && about.uid() != 0 && about.uid() != me {
+        let what =
+            format!("belongs to uid {}, and only you (uid {me}) or root may own it", about.uid());
+        return Err(Unreadable::Unsafe(what));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8(bytes).map_err(|_| Unreadable::Unsafe("is not UTF-8".into()))?;
+    Ok(Some(Content { text, everybody_reads: regular && about.mode() & EVERYBODY_READS != 0 }))
+}
+
+/// Where a file is being read.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    /// Something at this byte is wrong.
+    fn bad(&self, at: usize, what: &str) -> Misuse {
+        misconfigured(format!("{}:{}: {what}", self.path.display(), self.line(at)))
+    }
+
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+    }
+
+    fn semaphores(
+        &self,
+        sections: &DeTable<'_>,
+        known: &Known,
+    ) -> Result<BTreeMap<Name, Vec<Entry>>, Misuse> {
+        let known: Known =
+            OF_A_SEMAPHORE.iter().map(|key| ((*key).to_owned(), known[*key])).collect();
+        let mut semaphores = BTreeMap::new();
+        for (key, value) in in_order(sections) {
+            let (text, at) = (key.get_ref().as_ref(), key.span().start);
+            let name: Name = text.parse().map_err(|what: String| self.bad(at, &what))?;
+            let DeValue::Table(section) = value.get_ref() else {
+                let what = format!("each semaphore has a section of its own, [semaphores.{text}]");
+                return Err(self.bad(at, &what));
+            };
+            let entries = self.entries(section, &known, "of a semaphore")?;
+            semaphores.insert(name, entries);
+        }
+        Ok(semaphores)
+    }
+
+    fn entries(
+        &self,
+        table: &DeTable<'_>,
+        known: &Known,
+        place: &str,
+    ) -> Result<Vec<Entry>, Misuse> {
+        let entries = in_order(table).into_iter();
+        entries.map(|(key, value)| self.entry(key, value, known, place)).collect()
+    }
+
+    fn entry(
+        &self,
+        key: &Spanned<impl AsRef<str>>,
+        value: &Spanned<DeValue<'_>>,
+        known: &Known,
+        place: &str,
+    ) -> Result<Entry, Misuse> {
+        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        let Some(switch) = known.get(name) else {
+            let what = format!("key {place}");
+            return Err(self.bad(at, &unknown(what.trim_end(), name, known.keys())));
+        };
+        let wrong = |wanted: &str| self.bad(at, &format!("'{name}' wants {wanted}"));
+        let value = match (value.get_ref(), switch) {
+            (DeValue::Boolean(on), true) => Value::Switch(*on),
+            (DeValue::Integer(number), true) if number.as_str() == "1" => Value::Switch(true),
+            (DeValue::Integer(number), true) if number.as_str() == "0" => Value::Switch(false),
+            (_, true) => return Err(wrong("true or false")),
+            (DeValue::String(text), false) => Value::Text(text.clone().into_owned()),
+            (DeValue::Integer(number), false) if number.radix() == 10 => {
+                Value::Text(number.as_str().replace('_', ""))
+            }
+            (DeValue::Float(number), false) => Value::Text(number.as_str().replace('_', "")),
+            (DeValue::Array(all), false) if name == "log" => {
+                let words =
+                    all.iter().map(|one| one.get_ref().as_str().ok_or_else(|| wrong("words")));
+                Value::Text(words.collect::<Result<Vec<_>, _>>()?.join(","))
+            }
+            (_, false) => return Err(wrong("a text or a number")),
+        };
+        Ok(Entry { key: name.to_owned(), value, line: self.line(at) })
+    }
+}
+
+/// A table in the order of its lines, so that the first mistake is the one that is named.
+fn in_order<'a, 'i>(
+    table: &'a DeTable<'i>,
+) -> Vec<(&'a Spanned<toml::de::DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut all: Vec<_> = table.iter().collect();
+    all.sort_unstable_by_key(|(key, _)| key.span().start);
+    all
+}
+
+/// Every option but those of a server.
+fn known_everywhere() -> Known {
+    let all = Cli::command();
+    let subcommands = all.get_subcommands().filter(|sub| sub.get_name() != "serve");
+    let commands = subcommands.chain([&all]);
+    let mut known: Known = commands.flat_map(options).collect();
+    known.extend([("password".into(), false), ("api-key".into(), false)]);
+    known
+}
+
+fn known_to_a_server() -> Known {
+    let mut known: Known = options(&Merged::<Serve>::command()).into_iter().collect();
+    known.remove("password");
+    known
+}
+
+fn options(command: &clap::Command) -> Vec<(String, bool)> {
+    let option = |argument: &clap::Arg| {
+        cli::variable(argument)?;
+        // Which file it is cannot be said in a file.
+        let long = argument.get_long().filter(|long| *long != "config")?;
+        Some((long.to_owned(), matches!(argument.get_action(), ArgAction::SetTrue)))
+    };
+    command.get_arguments().filter_map(option).collect()
+}
+
+/// A word that nobody knows, with the nearest one that there is.
+fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a String>) -> String {
+    const NEAR: f64 = 0.7;
+    let shown = super::misuse::printable(word.as_ref());
+    let nearest = known
+        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
+        .max_by(|one, other| one.0.total_cmp(&other.0));
+    match nearest {
+        Some((nearness, one)) if nearness >= NEAR => {
+            format!("unknown {what} '{shown}'; did you mean '{one}'?")
+        }
+        _ => format!("unknown {what} '{shown}'"),
+    }
+}
+
+/// The file of a user with this home.
+pub(crate) fn of_user(home: &Path) -> PathBuf {
+    home.join(OF_USER)
+}

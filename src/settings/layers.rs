@@ -1,0 +1,283 @@
+//! The layers that settings come from: flags over variables over files. A layer silences what it
+//! decides in those below it, by the same option or by one that conflicts with it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, Parser};
+
+use super::files::{Entry, Value};
+use super::misuse::{Misuse, misconfigured, misuse, one_line, printable};
+use crate::cli::{self, Merged};
+use crate::exit::Failure;
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Flag,
+    Variable(String),
+    File { path: Rc<Path>, line: usize },
+}
+
+/// One option, as somebody gave it.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    /// Its long name.
+    pub(crate) option: String,
+    pub(crate) value: GivenValue,
+    pub(crate) source: Source,
+    /// The number of its layer; the command line is 0.
+    layer: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GivenValue {
+    Text(OsString),
+    On,
+    /// A switch that a lower layer may have on.
+    Off,
+}
+
+/// All that was given and counts, the highest layer first.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    given: Vec<Given>,
+    next: usize,
+    /// The options that there are, none of them required.
+    command: Command,
+    operands: Vec<OsString>,
+}
+
+impl GivenValue {
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => printable(text),
+            Self::On => "true".into(),
+            Self::Off => "false".into(),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("the command line"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+impl Source {
+    /// Something is wrong with what comes from there.
+    fn misuse(&self, text: impl fmt::Display) -> Misuse {
+        Misuse::new(self.failure(), format!("{self}: {text}"))
+    }
+
+    /// The class of what is wrong there.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Flag | Self::Variable(_) => Failure::Usage,
+            Self::File { .. } => Failure::Unsupported,
+        }
+    }
+}
+
+impl Given {
+    fn word(&self) -> Option<OsString> {
+        let mut word = OsString::from(format!("--{}", self.option));
+        match &self.value {
+            GivenValue::Off => return None,
+            GivenValue::On => {}
+            GivenValue::Text(text) => {
+                word.push("=");
+                word.push(text);
+            }
+        }
+        Some(word)
+    }
+}
+
+/// The options that were typed, with the values as they were.
+pub(super) fn typed(command: &Command, matches: &ArgMatches) -> Vec<(String, GivenValue)> {
+    let mut options = Vec::new();
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        let from_line = matches.value_source(id) == Some(ValueSource::CommandLine);
+        let Some(long) = argument.get_long().filter(|_| from_line) else { continue };
+        let value = if matches!(argument.get_action(), ArgAction::SetTrue) {
+            GivenValue::On
+        } else {
+            let values: Vec<_> = matches.get_raw(id).into_iter().flatten().collect();
+            GivenValue::Text(values.join(OsStr::new(",")))
+        };
+        options.push((long.to_owned(), value));
+    }
+    options
+}
+
+/// What was typed behind the options.
+pub(super) fn operands(command: &Command, matches: &ArgMatches) -> Vec<OsString> {
+    let positionals = command.get_positionals().map(|argument| argument.get_id().as_str());
+    let values = positionals.filter_map(|id| matches.get_raw(id)).flatten();
+    values.map(OsStr::to_os_string).collect()
+}
+
+impl Layers {
+    /// Begins with what was typed, each option once.
+    pub(super) fn new<T: Args>(flags: Vec<(String, GivenValue)>, operands: Vec<OsString>) -> Self {
+        let command = Merged::<T>::command().mut_args(|argument| argument.required(false));
+        let given = flags.into_iter().map(|(option, value)| Given {
+            option,
+            value,
+            source: Source::Flag,
+            layer: 0,
+        });
+        Self { given: given.collect(), next: 1, command, operands }
+    }
+
+    /// Adds the layer of variables: each is the option whose name it bears. An empty one is the usual
+    /// way to unset it for a single call.
+    pub(super) fn add_variables(
+        &mut self,
+        variables: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<(), Misuse> {
+        let mut found = Vec::new();
+        for argument in self.command.get_arguments() {
+            let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument))
+            else {
+                continue;
+            };
+            // What is silenced is not even looked at: it may be wrong.
+            if self.silences(long) {
+                continue;
+            }
+            let Some(value) = variables(&variable).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let value = match (argument.get_action(), value.to_str()) {
+                (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
+                (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
+                (ArgAction::SetTrue, _) => {
+                    return Err(misuse(format!("{variable} is not one of 1, 0, true, false")));
+                }
+                _ => GivenValue::Text(value),
+            };
+            found.push((long.to_owned(), value, Source::Variable(variable)));
+        }
+        self.add(found, "the variables SEMRUN_…")
+    }
+
+    /// Adds a layer from a file, of which only those entries are wanted that this command has.
+    pub(super) fn add_entries(&mut self, path: &Rc<Path>, entries: &[Entry]) -> Result<(), Misuse> {
+        let mut found = Vec::new();
+        for Entry { key, value, line } in entries {
+            let mut arguments = self.command.get_arguments();
+            let known = arguments.any(|argument| argument.get_long() == Some(key));
+            if !known || self.silences(key) {
+                continue;
+            }
+            let value = match value {
+                Value::Text(text) => GivenValue::Text(text.into()),
+                Value::Switch(true) => GivenValue::On,
+                Value::Switch(false) => GivenValue::Off,
+            };
+            let source = Source::File { path: Rc::clone(path), line: *line };
+            found.push((key.clone(), value, source));
+        }
+        self.add(found, &format!("the keys in {}", path.display()))
+    }
+
+    fn add(&mut self, found: Vec<(String, GivenValue, Source)>, what: &str) -> Result<(), Misuse> {
+        let layer = self.next;
+        self.next += 1;
+        let mut words = Vec::new();
+        let from = self.given.len();
+        for (option, value, source) in found {
+            let given = Given { option, value, source, layer };
+            if let Some(word) = given.word() {
+                let alone = self.command.clone().try_get_matches_from([&word]);
+                alone.map_err(|error| given.source.misuse(one_line(&error)))?;
+                words.push(word);
+            }
+            self.given.push(given);
+        }
+        if words.len() < 2 {
+            return Ok(());
+        }
+        let together = self.command.clone().try_get_matches_from(words);
+        together.map(drop).map_err(|error| {
+            let text = format!("{what} conflict: {}", one_line(&error));
+            match self.given[from..].first().map(|given| &given.source) {
+                Some(Source::File { .. }) => misconfigured(text),
+                _ => misuse(text),
+            }
+        })
+    }
+
+    /// Whether a layer that is there decides what an option of a lower one would say.
+    fn silences(&self, option: &str) -> bool {
+        let any = |wanted: &dyn Fn(&Given) -> bool| self.given.iter().any(wanted);
+        let given = |name: &str| any(&|one| one.option == name);
+        let is_on = |name: &str| any(&|one| one.option == name && one.value != GivenValue::Off);
+        let bounds_waiting = || ["wait", "nonblock", "max-attempts"].into_iter().any(is_on);
+        given(option)
+            || match option {
+                "wait" | "nonblock" | "max-attempts" => bounds_waiting(),
+                // How far apart the attempts are may come from below.
+                "retry-interval" => bounds_waiting() && !given("max-attempts"),
+                "verbose" => is_on("quiet"),
+                "quiet" => is_on("verbose"),
+                // A number was typed.
+                "unpin" => self.operands.len() > 1,
+                "json" => is_on("shell"),
+                "shell" => is_on("json"),
+                "password" => given("password-file"),
+                "api-key" => given("api-key-file"),
+                // Of one layer the secret itself counts more than the file.
+                "password-file" => given("password"),
+                "api-key-file" => given("api-key"),
+                _ => false,
+            }
+    }
+
+    /// All of it together.
+    pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
+        let words = self.given.iter().rev().filter_map(Given::word);
+        let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
+        let merged = Merged::try_parse_from(words.chain(operands));
+        merged.map_err(|error| misuse(one_line(&error)))
+    }
+
+    /// Everything that was given and counts.
+    pub(crate) fn given(&self) -> &[Given] {
+        &self.given
+    }
+
+    /// Where an option comes from, if it was given.
+    pub(super) fn find(&self, option: &str) -> Option<&Given> {
+        self.given.iter().find(|given| given.option == option)
+    }
+
+    /// Something is wrong with what an option says, and whoever said so hears of it.
+    pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> Misuse {
+        match self.find(option).map(|given| &given.source) {
+            None | Some(Source::Flag) => misuse(text.to_string()),
+            Some(source) => source.misuse(text),
+        }
+    }
+
+    /// Whether an option was typed.
+    pub(super) fn types(&self, option: &str) -> bool {
+        self.find(option).is_some_and(|given| given.source == Source::Flag)
+    }
+
+    /// Whether `one` was given by a higher layer than `other`.
+    pub(super) fn outranks(&self, one: &str, other: &str) -> bool {
+        let layer = |option| self.find(option).map_or(usize::MAX, |given| given.layer);
+        layer(one) < layer(other)
+    }
+}

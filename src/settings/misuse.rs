@@ -1,0 +1,76 @@
+//! What is wrong with settings, in one line that says what to change, without control characters and
+//! without a secret.
+
+use std::ffi::OsStr;
+use std::fmt;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::exit::Failure;
+
+/// Something about the options is wrong; the text says what to change.
+#[derive(Debug)]
+pub(crate) struct Misuse {
+    pub(crate) failure: Failure,
+    text: String,
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+impl Misuse {
+    pub(crate) fn new(failure: Failure, text: impl Into<String>) -> Self {
+        Self { failure, text: text.into() }
+    }
+}
+
+/// What was typed cannot be meant.
+pub(super) fn misuse(text: impl Into<String>) -> Misuse {
+    Misuse::new(Failure::Usage, text)
+}
+
+/// A file, or what is wanted of a backend, is wrong.
+pub(super) fn misconfigured(text: impl Into<String>) -> Misuse {
+    Misuse::new(Failure::Unsupported, text)
+}
+
+/// What clap has to say, in one line without control characters.
+pub(super) fn one_line(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if let (ErrorKind::ValueValidation, Some(value), Some(argument)) =
+        (error.kind(), context(ContextKind::InvalidValue), context(ContextKind::InvalidArg))
+    {
+        let reason = std::error::Error::source(error).map(ToString::to_string);
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        return format!("invalid value '{}' for '{argument}'{reason}", shortened(value));
+    }
+    let text = error.to_string();
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+    let told = paragraphs
+        .filter(|paragraph| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more"));
+    let text = told.collect::<Vec<_>>().join("; ");
+    let text = text.trim().trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>();
+    printable(OsStr::new(&text.join(" ")))
+}
+
+fn shortened(value: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut text: String = printable(OsStr::new(value)).chars().take(SHOWN).collect();
+    if text.len() < value.len() && text.chars().count() == SHOWN {
+        text.push('…');
+    }
+    text
+}
+
+/// Text that cannot disturb a terminal.
+pub(super) fn printable(text: &OsStr) -> String {
+    text.to_string_lossy().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}

@@ -1,0 +1,242 @@
+//! What is wanted of the subcommands.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::Pid;
+use uuid::Uuid;
+
+use super::layers::GivenValue;
+use super::location::{Secrets, fits_redis, location, types_a_password};
+use super::misuse::{Misuse, misuse};
+use super::runs::{self, Request, kill_after};
+use super::{All, Files, Given, Surroundings};
+use crate::backends::Name;
+use crate::backends::connect::Location;
+use crate::cli::{self, BackendOptions, Merged};
+
+/// The options as they were typed.
+type Flags = Vec<(String, GivenValue)>;
+
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// What is to be shown, in this order, and where that is. No names: all that are there.
+    pub(crate) places: Vec<(Location, Vec<Name>)>,
+    /// What to compare with where no limit is in force.
+    pub(crate) limit: u32,
+    pub(crate) json: bool,
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Acquire {
+    pub(crate) request: Request,
+    pub(crate) printed: Printed,
+}
+
+/// How a permit is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Printed {
+    Plain,
+    Json,
+    Shell,
+}
+
+#[derive(Debug)]
+pub(crate) struct Renew {
+    pub(crate) location: Location,
+    pub(crate) id: Uuid,
+    pub(crate) name: Name,
+    pub(crate) while_pid: Option<Pid>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Release {
+    pub(crate) location: Location,
+    pub(crate) id: Uuid,
+    pub(crate) name: Name,
+    pub(crate) force: bool,
+    pub(crate) now: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Limit {
+    pub(crate) location: Location,
+    pub(crate) name: Name,
+    pub(crate) change: Option<Change>,
+}
+
+/// What becomes of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Pin(u32),
+    Unpin,
+}
+
+#[derive(Debug)]
+pub(crate) struct Doctor {
+    pub(crate) json: bool,
+    /// Everything that was given and counts, as far as it could be read.
+    pub(crate) given: Vec<Given>,
+    /// What there is to look at, or what is wrong with the settings.
+    pub(crate) examined: Result<Examined, Misuse>,
+}
+
+/// Settings that can be used.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    pub(crate) location: Location,
+    pub(crate) limit: u32,
+    pub(crate) ttl: Duration,
+    /// How long a command has that is stopped.
+    pub(crate) kill_after: Duration,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
+}
+
+pub(super) fn status(
+    flags: &Flags,
+    operands: &[OsString],
+    around: &Surroundings<'_>,
+) -> Result<Status, Misuse> {
+    let typed =
+        || All::of_line_and_variables::<cli::Status>(flags.clone(), operands.into(), around);
+    let mut all = typed()?;
+    let files = Files::read(&all.layers, around)?;
+    all.add_files(&files, None)?;
+    let merged = all.layers.merged::<cli::Status>()?;
+    let names = merged.wanted.names.clone();
+    let cli::Status { limit, json, watch, .. } = merged.wanted;
+    let mut places: Vec<(Location, Vec<Name>)> = Vec::new();
+    let mut last = None;
+    for name in &names {
+        let mut all = typed()?;
+        all.add_files(&files, Some(name))?;
+        let source = all.layers.find("backend").map(|given| given.source.clone());
+        let same = last.replace(source.clone()) == Some(source);
+        let location = place(&all, all.layers.merged::<cli::Status>()?, |status| status.backend)?;
+        if matches!(location, Location::Redis(_)) {
+            fits_redis("name", name, &all.layers)?;
+        }
+        match places.last_mut() {
+            Some((_, names)) if same => names.push(name.clone()),
+            _ => places.push((location, vec![name.clone()])),
+        }
+    }
+    if names.is_empty() {
+        let location = place(&all, all.layers.merged::<cli::Status>()?, |status| status.backend)?;
+        places.push((location, Vec::new()));
+    }
+    Ok(Status { places, limit: limit.unwrap_or(1), json, watch })
+}
+
+pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
+    let merged = all.layers.merged::<cli::Acquire>()?;
+    let secrets = Secrets::new(merged.password, merged.api_key);
+    let cli::Acquire { ask, backend, loudness, json, shell } = merged.wanted;
+    let location = location(&backend, secrets, &all.layers)?;
+    let request = runs::request(ask, &loudness, location, "acquire".into(), &all.layers)?;
+    let printed = match (json, shell) {
+        (true, _) => Printed::Json,
+        (_, true) => Printed::Shell,
+        _ => Printed::Plain,
+    };
+    Ok(Acquire { request, printed })
+}
+
+const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
+
+pub(super) fn renew(
+    flags: Flags,
+    operands: Vec<OsString>,
+    around: &Surroundings<'_>,
+) -> Result<Renew, Misuse> {
+    let permit = |renew: &cli::Renew| renew.permit.as_ref().map(|(_, name)| name.clone());
+    let (all, merged) = about::<cli::Renew>(flags, operands, around, permit)?;
+    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
+    let while_pid = merged.wanted.while_pid;
+    let location = place(&all, merged, |renew| renew.backend)?;
+    Ok(Renew { location, id, name, while_pid })
+}
+
+pub(super) fn release(
+    flags: Flags,
+    operands: Vec<OsString>,
+    around: &Surroundings<'_>,
+) -> Result<Release, Misuse> {
+    let permit = |release: &cli::Release| release.permit.as_ref().map(|(_, name)| name.clone());
+    let (all, merged) = about::<cli::Release>(flags, operands, around, permit)?;
+    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
+    let cli::Release { force, now, .. } = merged.wanted;
+    let location = place(&all, merged, |release| release.backend)?;
+    Ok(Release { location, id, name, force, now })
+}
+
+pub(super) fn limit(
+    flags: Flags,
+    operands: Vec<OsString>,
+    around: &Surroundings<'_>,
+) -> Result<Limit, Misuse> {
+    let named = |limit: &cli::Limit| Some(limit.semaphore.clone());
+    let (all, merged) = about::<cli::Limit>(flags, operands, around, named)?;
+    let cli::Limit { semaphore: name, number, unpin, .. } = &merged.wanted;
+    let name = name.clone();
+    let change = number.map(Change::Pin).or(unpin.then_some(Change::Unpin));
+    let location = place(&all, merged, |limit| limit.backend)?;
+    if matches!(location, Location::Redis(_)) {
+        fits_redis("name", &name, &all.layers)?;
+    }
+    Ok(Limit { location, name, change })
+}
+
+pub(super) fn doctor(flags: Flags, operands: Vec<OsString>, around: &Surroundings<'_>) -> Doctor {
+    let json = flags.iter().any(|(option, _)| option == "json");
+    match All::new::<cli::Doctor>(flags, operands, around) {
+        Err(misuse) => Doctor { json, given: Vec::new(), examined: Err(misuse) },
+        Ok(all) => Doctor { json, given: all.layers.given().to_vec(), examined: examined(&all) },
+    }
+}
+
+fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
+    let merged = all.layers.merged::<cli::Doctor>()?;
+    let secrets = Secrets::new(merged.password, merged.api_key);
+    let cli::Doctor { mut ask, supervision, loudness, backend, .. } = merged.wanted;
+    let location = location(&backend, secrets, &all.layers)?;
+    // Which one is meant need not be said.
+    ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
+    let request = runs::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
+    let Request { location, limit, ttl, .. } = request;
+    Ok(Examined {
+        kill_after: kill_after(supervision.kill_after, &location, ttl, &all.layers)?,
+        location,
+        limit,
+        ttl,
+        typed_password: types_a_password(&all.layers),
+    })
+}
+
+/// All that was given for a command which names its semaphore in another way than `--name`.
+fn about<'a, T: Args>(
+    flags: Flags,
+    operands: Vec<OsString>,
+    around: &'a Surroundings<'a>,
+    name: impl Fn(&T) -> Option<Name>,
+) -> Result<(All<'a>, Merged<T>), Misuse> {
+    let mut all = All::of_line_and_variables::<T>(flags, operands, around)?;
+    let name = name(&all.layers.merged::<T>()?.wanted);
+    let files = Files::read(&all.layers, around)?;
+    all.add_files(&files, name.as_ref())?;
+    let merged = all.layers.merged()?;
+    Ok((all, merged))
+}
+
+/// Where the permits live that a subcommand is about.
+fn place<T: Args>(
+    all: &All<'_>,
+    merged: Merged<T>,
+    backend: impl Fn(T) -> BackendOptions,
+) -> Result<Location, Misuse> {
+    let secrets = Secrets::new(merged.password, merged.api_key);
+    location(&backend(merged.wanted), secrets, &all.layers)
+}

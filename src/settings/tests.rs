@@ -1,0 +1,443 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::backends::connect::Location;
+use crate::exit::Failure;
+use crate::supervise::policy::Orphans;
+use crate::terminal::Loudness;
+
+mod options;
+
+/// The user's file and the system's, neither of which there is at first.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn write(&self, file: &str, text: &str) -> PathBuf {
+        let path = self.path(file);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
+        let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let find =
+            |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        let user_file = || Ok(Some(self.path("user")));
+        let around = Surroundings {
+            variables: &find,
+            user_file: &user_file,
+            system_file: &self.path("system"),
+        };
+        read(&line, &around)
+    }
+
+    fn run(&self, line: &str, set: &[(&str, &str)]) -> Run {
+        match self.read(line, set) {
+            Ok(Task::Run(run)) => *run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// What is wrong with a file of the user.
+    fn complains(&self, text: &str) -> String {
+        let path = self.write("user", text);
+        let misuse = self.read("semrun --name x true", &[]).expect_err(text);
+        assert_eq!(misuse.failure, Failure::Unsupported, "{misuse}");
+        let message = misuse.to_string();
+        assert!(!message.contains('\n'), "{message}");
+        let place = format!("{}:", path.display());
+        message.strip_prefix(&place).unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+}
+
+fn read_with(line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
+    Home::new().read(line, set)
+}
+
+fn run_with(line: &str, set: &[(&str, &str)]) -> Run {
+    Home::new().run(line, set)
+}
+
+fn command(run: &Run) -> String {
+    let words = [&run.program].into_iter().chain(&run.arguments);
+    words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn options_end_at_the_first_operand() {
+    let run = run_with("semrun --name x sh -c exit -n --name y", &[]);
+    assert_eq!(command(&run), "sh -c exit -n --name y");
+    assert_eq!((run.request.name.as_str(), run.request.wait), ("x", Wait::ForEver));
+    assert_eq!(command(&run_with("semrun --name x -- -n", &[])), "-n");
+}
+
+#[test]
+fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
+    let set = [("SEMRUN_LIMIT", "3"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_QUIET", "true")];
+    let run = run_with("semrun --name x true", &set);
+    assert_eq!(
+        (run.request.limit, run.request.wait, run.request.loudness),
+        (3, Wait::Not, Loudness::Quiet)
+    );
+    let run = run_with("semrun --name x -l 5 -w 2 -v true", &set);
+    let wait = Wait::AtMost(Duration::from_secs(2));
+    assert_eq!(
+        (run.request.limit, run.request.wait, run.request.loudness),
+        (5, wait, Loudness::Verbose)
+    );
+    let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
+    assert_eq!(run.request.wait, Wait::Not);
+    // Also what would be wrong with them.
+    let set = [("SEMRUN_LIMIT", "many"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_WAIT", "5")];
+    assert_eq!(run_with("semrun --name x -l 5 -w 2 true", &set).request.wait, wait);
+}
+
+#[test]
+fn attempts_bound_the_waiting_and_conflict_with_other_bounds() {
+    let wait = |line: &str, set| run_with(line, set).request.wait;
+    let at_most = |millis| Wait::AtMost(Duration::from_millis(millis));
+    assert_eq!(wait("semrun --name x --max-attempts 5 true", &[]), at_most(2_500));
+    let set = [("SEMRUN_MAX_ATTEMPTS", "5"), ("SEMRUN_RETRY_INTERVAL", "100ms")];
+    assert_eq!(wait("semrun --name x true", &set), at_most(500));
+    assert_eq!(wait("semrun --name x --max-attempts 3 true", &set), at_most(300));
+    assert_eq!(wait("semrun --name x --retry-interval 1 true", &set), at_most(5_000));
+    assert_eq!(wait("semrun --name x -w 7 true", &set), at_most(7_000));
+    assert_eq!(wait("semrun --name x -n true", &set), Wait::Not);
+    assert_eq!(wait("semrun --name x --max-attempts 0 true", &[]), Wait::Not);
+    let for_ever = "semrun --name x --max-attempts 4294967295 --retry-interval 1000000h true";
+    assert_eq!(wait(for_ever, &[]), Wait::AtMost(cli::LONGEST));
+}
+
+#[test]
+fn a_short_lease_shortens_the_time_between_signal_and_kill() {
+    let after = |line: &str| run_with(line, &[]).supervision.kill_after;
+    let redis = "semrun --name x --backend redis://h";
+    assert_eq!(after("semrun --name x true"), Some(Duration::from_secs(5)));
+    assert_eq!(after(&format!("{redis} true")), Some(Duration::from_secs(5)));
+    assert_eq!(after(&format!("{redis} --ttl 6s true")), Some(Duration::from_millis(1_500)));
+    assert_eq!(after(&format!("{redis} -k 0 true")), None);
+    // Where permits do not expire nothing has to fit.
+    assert_eq!(after("semrun --name x -k 1h true"), Some(Duration::from_hours(1)));
+}
+
+#[test]
+fn a_variable_can_be_false_or_empty() {
+    let set = [("SEMRUN_NONBLOCK", "0"), ("SEMRUN_LIMIT", ""), ("SEMRUN_FOREGROUND", "false")];
+    let run = run_with("semrun --name x true", &set);
+    assert_eq!(
+        (run.request.wait, run.request.limit, run.supervision.rules.foreground),
+        (Wait::ForEver, 1, false)
+    );
+}
+
+#[test]
+fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
+    assert!(matches!(read_with("semrun status x", &[]), Ok(Task::Status(_))));
+    assert_eq!(command(&run_with("semrun --name x status x", &[])), "status x");
+    let set = [("SEMRUN_NAME", "x")];
+    assert!(matches!(read_with("semrun status", &set), Ok(Task::Status(_))));
+    assert_eq!(command(&run_with("semrun -- status", &set)), "status");
+    assert_eq!(command(&run_with("semrun ls", &set)), "ls");
+}
+
+#[test]
+fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
+    for line in ["semrun --backend file:///a status", "semrun status --backend file:///a"] {
+        let Ok(Task::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
+        let (Location::Directory(path), _) = &status.places[0] else { panic!("{line}") };
+        assert_eq!(path, Path::new("/a"));
+    }
+    assert!(read_with("semrun -n status", &[]).is_err(), "an option that would be ignored");
+}
+
+#[test]
+fn the_label_never_shows_an_argument() {
+    assert_eq!(run_with("semrun --name x /opt/bin/job --token secret", &[]).request.label, "job");
+    let run = run_with("semrun --name x -c secret", &[("SHELL", "/bin/zsh")]);
+    assert_eq!((run.request.label.as_str(), command(&run).as_str()), ("zsh", "/bin/zsh -c secret"));
+}
+
+#[test]
+fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
+    type Mistake = (&'static str, &'static [(&'static str, &'static str)], Failure, &'static str);
+    let mistakes: [Mistake; 22] = [
+        ("semrun true", &[], Failure::Usage, "--name"),
+        ("semrun --name x", &[], Failure::Usage, "no command"),
+        ("semrun --name  true", &[], Failure::Usage, "cannot be empty"),
+        ("semrun --name a\nb true", &[], Failure::Usage, "control characters"),
+        ("semrun --name x -l 0 true", &[], Failure::Usage, "1 to 10,000"),
+        ("semrun --name x -w soon true", &[], Failure::Usage, "duration"),
+        ("semrun --name x -n -w 5 true", &[], Failure::Usage, "cannot be used with"),
+        ("semrun --name x --limt 5 true", &[], Failure::Usage, "--limit"),
+        ("semrun --name x true", &[("SEMRUN_LIMIT", "many")], Failure::Usage, "SEMRUN_LIMIT"),
+        ("semrun --name x true", &[("SEMRUN_QUIET", "yes")], Failure::Usage, "SEMRUN_QUIET"),
+        ("semrun --name x --backend ftp://u:geheim@h true", &[], Failure::Usage, "unknown scheme"),
+        (
+            "semrun --name x --backend redis+cluster://u:geheim@h true",
+            &[],
+            Failure::Unsupported,
+            "redis+cluster",
+        ),
+        ("semrun --name x --backend redis://u:geheim@ true", &[], Failure::Usage, "redis://["),
+        ("semrun --name x{ --backend redis://h true", &[], Failure::Usage, "braces"),
+        ("semrun --name x --backend redis://h --prefix {a} true", &[], Failure::Usage, "braces"),
+        (
+            "semrun --name x --backend redis://h -k 20 true",
+            &[],
+            Failure::Usage,
+            "smallest --ttl that it fits into is 52s",
+        ),
+        ("semrun --name x --ttl 4s true", &[], Failure::Usage, "shorter than 5s"),
+        ("semrun --name x --retry-interval 1 true", &[], Failure::Usage, "--max-attempts"),
+        ("semrun --name x --max-attempts 1 -n true", &[], Failure::Usage, "cannot be used"),
+        (
+            "semrun --name x --backend redis://h --client-cert /c true",
+            &[],
+            Failure::Usage,
+            "--client-key",
+        ),
+        (
+            "semrun --name x --backend redis://h --password-file /nonexistent true",
+            &[],
+            Failure::Unsupported,
+            "/nonexistent",
+        ),
+        (
+            "semrun --name x true",
+            &[("SEMRUN_BACKEND", "ftp://u:geheim@h")],
+            Failure::Usage,
+            "SEMRUN_BACKEND",
+        ),
+    ];
+    for (line, set, failure, text) in mistakes {
+        let misuse = read_with(line, set).expect_err(line);
+        assert_eq!(misuse.failure, failure, "{line}");
+        let message = misuse.to_string();
+        assert!(message.contains(text), "{line}: {message}");
+        assert!(!message.contains('\n') && !message.contains("geheim"), "{line}: {message}");
+    }
+}
+
+#[test]
+fn files_are_below_variables_and_the_users_above_the_systems() {
+    let home = Home::new();
+    home.write("user", "limit = 3\nttl = 40\nwait = \"2s\"\n");
+    home.write("system", "limit = 4\norphans = \"kill\"\nnonblock = true\nquiet = true\n");
+    let run = home.run("semrun --name x true", &[]);
+    assert_eq!((run.request.limit, run.request.ttl), (3, Duration::from_secs(40)));
+    assert_eq!(run.supervision.rules.orphans, Orphans::Kill);
+    // What conflicts with a higher layer is silenced.
+    assert_eq!(run.request.wait, Wait::AtMost(Duration::from_secs(2)));
+    let set = [("SEMRUN_LIMIT", "5"), ("SEMRUN_QUIET", "0")];
+    let run = home.run("semrun --name x -n true", &set);
+    assert_eq!((run.request.limit, run.request.wait), (5, Wait::Not));
+    assert_eq!(run.request.loudness, Loudness::Normal, "a variable turns off what a file turns on");
+    let run = home.run("semrun --name x -l 6 true", &set);
+    assert_eq!(run.request.limit, 6);
+}
+
+#[test]
+fn a_file_that_is_named_counts_instead_of_the_users() {
+    let home = Home::new();
+    home.write("user", "limit = 3\nlabel = \"user\"\n");
+    home.write("system", "limit = 4\n");
+    let other = home.write("other", "ttl = \"1m\"\n").display().to_string();
+    let run = home.run(&format!("semrun --config {other} --name x true"), &[]);
+    assert_eq!((run.request.limit, run.request.label.as_str()), (4, "true"));
+    let run = home.run("semrun --name x true", &[("SEMRUN_CONFIG", &other)]);
+    assert_eq!(run.request.ttl, Duration::from_mins(1));
+    let run = home.run("semrun --config /dev/null --name x true", &[]);
+    assert_eq!(run.request.limit, 4);
+    let misuse = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
+    assert_eq!(misuse.failure, Failure::Unsupported);
+    assert!(misuse.to_string().contains("/nonexistent"), "{misuse}");
+}
+
+#[test]
+fn a_semaphore_may_have_settings_of_its_own() {
+    let home = Home::new();
+    let text = "
+        limit = 2
+        backend = \"file:///all\"
+        [semaphores.deploy]
+        limit = 3
+        backend = \"file:///deploys\"
+        [semaphores.\"a b\"]
+        ttl = \"5m\"
+        [serve]
+        listen = \"127.0.0.1:1\"
+        log = [\"debug\", \"sem_events\"]
+        api-key = \"a-key-for-tests another-for-tests\"
+        ";
+    home.write("user", text);
+    home.write("system", "[semaphores.deploy]\nlimit = 9\nttl = 50\n");
+    let path = |location: &Location| match location {
+        Location::Directory(path) => path.display().to_string(),
+        other => panic!("{other:?}"),
+    };
+    let run = home.run("semrun --name deploy true", &[]);
+    assert_eq!((run.request.limit, run.request.ttl), (3, Duration::from_secs(50)));
+    assert_eq!(path(&run.request.location), "/deploys");
+    let run = home.run("semrun --name other true", &[]);
+    assert_eq!((run.request.limit, path(&run.request.location).as_str()), (2, "/all"));
+    let run = home.run("semrun true", &[("SEMRUN_NAME", "a b")]);
+    assert_eq!(run.request.ttl, Duration::from_mins(5));
+    let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@deploy";
+    let Ok(Task::Renew(renew)) = home.read("semrun renew", &[("SEMRUN_PERMIT", permit)]) else {
+        panic!()
+    };
+    assert_eq!(path(&renew.location), "/deploys");
+    let Ok(Task::Limit(limit)) = home.read("semrun limit deploy", &[]) else { panic!() };
+    assert_eq!(path(&limit.location), "/deploys");
+    // Each name is looked up where it lives.
+    let Ok(Task::Status(status)) = home.read("semrun status a deploy b c", &[]) else { panic!() };
+    let places: Vec<_> =
+        status.places.iter().map(|(place, names)| (path(place), names.len())).collect();
+    let expected = [("/all".into(), 1), ("/deploys".into(), 1), ("/all".into(), 2)];
+    assert_eq!(places, expected);
+    let Ok(Task::Serve(serve)) = home.read("semrun serve", &[]) else { panic!() };
+    assert_eq!((serve.listen.as_str(), serve.log.len()), ("127.0.0.1:1", 2));
+}
+
+#[test]
+fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
+    let home = Home::new();
+    let cases = [
+        ("limit = 1\nlimt = 3\n", "2: unknown key 'limt'; did you mean 'limit'?"),
+        ("kill_after = 3", "1: unknown key 'kill_after'; did you mean 'kill-after'?"),
+        ("zzz = 3", "1: unknown key 'zzz'"),
+        ("\n[semaphore.x]\n", "2: unknown section 'semaphore'; did you mean"),
+        ("[semaphores.x]\nwait = 3\n", "2: unknown key of a semaphore 'wait'"),
+        ("[semaphores]\nx = 3\n", "2: each semaphore has a section of its own, [semaphores.x]"),
+        (
+            "[serve]\nlisten = 3\nlist = 4",
+            "3: unknown key in [serve] 'list'; did you mean 'listen'?",
+        ),
+        ("listen = \"x\"", "1: 'listen' belongs to a server: into the section [serve]"),
+        ("limit = true", "1: 'limit' wants a text or a number"),
+        ("limit = [1]", "1: 'limit' wants a text or a number"),
+        ("nonblock = \"maybe\"", "1: 'nonblock' wants true or false"),
+        ("limit = 0", "1: invalid value '0' for '--limit <N>': not a whole number"),
+        ("ttl = \"1s\"", "1: invalid value '1s' for '--ttl <D>': shorter than 5s"),
+        ("\n\nlimit = \n", "3: "),
+        ("limit = 1\nlimit = 2", "2: duplicate key"),
+        ("backend = \"ftp://u:geheim@h\"", "1"),
+        ("config = \"x\"", "1: unknown key 'config'"),
+        ("watch = true", "1: unknown key 'watch'"),
+    ];
+    for (text, message) in cases {
+        let complaint = home.complains(text);
+        let rest = complaint.strip_prefix(message);
+        assert!(rest.is_some() && !complaint.contains("geheim"), "{text:?}: {complaint}");
+    }
+    let both = home.write("user", "wait = 1\nnonblock = true\n");
+    let misuse = home.read("semrun --name x true", &[]).unwrap_err().to_string();
+    assert!(misuse.starts_with(&format!("the keys in {} conflict", both.display())), "{misuse}");
+    // Help works all the same.
+    assert!(matches!(home.read("semrun --help", &[]), Ok(Task::Print(_))));
+}
+
+#[test]
+fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
+    let home = Home::new();
+    let set_mode = |mode| {
+        fs::set_permissions(home.path("user"), fs::Permissions::from_mode(mode)).unwrap();
+        home.read("semrun --name x true", &[]).map(drop).map_err(|misuse| misuse.to_string())
+    };
+    home.write("user", "limit = 3\n");
+    assert_eq!(set_mode(0o644), Ok(()));
+    for mode in [0o664, 0o646, 0o666] {
+        let refused = set_mode(mode).unwrap_err();
+        assert!(refused.contains("written by others") && refused.contains("chmod"), "{refused}");
+    }
+    let url = "backend = \"redis://:geheim@h\"\n";
+    for text in ["password = \"geheim\"\n", "[serve]\napi-key = \"geheim\"\n", url] {
+        home.write("user", text);
+        assert_eq!(set_mode(0o640), Ok(()), "{text}");
+        let refused = set_mode(0o644).unwrap_err();
+        assert!(refused.contains("secret") && !refused.contains("geheim"), "{refused}");
+    }
+}
+
+#[test]
+fn a_password_counts_by_its_layer() {
+    let home = Home::new();
+    home.write("user", "password = \"from-file\"\nbackend = \"redis://:in-url@h\"\n");
+    let password = |line: &str, set: &[(&str, &str)]| match home.run(line, set).request.location {
+        Location::Redis(place) => place.url.password(),
+        other => panic!("{other:?}"),
+    };
+    // Of one layer, what was said apart.
+    assert_eq!(password("semrun --name x true", &[]).as_deref(), Some("from-file"));
+    let url = [("SEMRUN_BACKEND", "redis://:in-variable@h")];
+    assert_eq!(password("semrun --name x true", &url).as_deref(), Some("in-variable"));
+    let set = [("SEMRUN_PASSWORD", "variable")];
+    assert_eq!(password("semrun --name x true", &set).as_deref(), Some("variable"));
+    let line = "semrun --backend redis://:typed@h --name x true";
+    assert_eq!(password(line, &set).as_deref(), Some("typed"));
+}
+
+#[test]
+fn subcommands_know_what_they_are_about() {
+    let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
+    let set = [("SEMRUN_PERMIT", permit)];
+    let Ok(Task::Release(release)) = read_with("semrun release", &set) else { panic!() };
+    assert_eq!((release.name.as_str(), release.force, release.now), ("x", false, false));
+    let line = format!("semrun release --permit {permit} --force --now");
+    assert!(matches!(read_with(&line, &[]), Ok(Task::Release(Release { now: true, .. }))));
+    let Ok(Task::Acquire(acquire)) =
+        read_with("semrun acquire --name x -l 3 -n --shell", &[("SEMRUN_JSON", "1")])
+    else {
+        panic!()
+    };
+    assert_eq!((acquire.request.limit, acquire.printed), (3, Printed::Shell));
+    assert_eq!((acquire.request.wait, acquire.request.label.as_str()), (Wait::Not, "acquire"));
+    let limit = |line: &str| match read_with(line, &[("SEMRUN_LIMIT", "7")]) {
+        Ok(Task::Limit(limit)) => limit.change,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(limit("semrun limit x"), None);
+    assert_eq!(limit("semrun limit x 5"), Some(Change::Pin(5)));
+    assert_eq!(limit("semrun limit x --unpin"), Some(Change::Unpin));
+    for (line, text) in [
+        ("semrun renew", "--permit"),
+        ("semrun renew --permit x", "UUID@NAME"),
+        ("semrun release --now", "--force"),
+        ("semrun limit", "NAME"),
+        ("semrun limit x 0", "1 to 10,000"),
+        ("semrun limit x 3 --unpin", "cannot be used with"),
+        ("semrun acquire", "--name"),
+        ("semrun acquire --name x --json --shell", "cannot be used with"),
+        ("semrun acquire --name x true", "unexpected"),
+        ("semrun renew --while-pid 0", "number of a process"),
+        ("semrun --name x --max-runtime 0 true", "no time at all"),
+        ("semrun -n acquire --name x", "before 'acquire'"),
+    ] {
+        let misuse = read_with(line, &[]).expect_err(line);
+        assert_eq!(misuse.failure, Failure::Usage, "{line}");
+        assert!(misuse.to_string().contains(text), "{line}: {misuse}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_file_panics(text in "\\PC{0,40}|[a-z]{1,8} = [0-9\\[\\]{}\"=., ]{0,20}\n") {
+        let home = Home::new();
+        home.write("user", &text);
+        let _ = home.read("semrun --name x true", &[]);
+    }
+}
