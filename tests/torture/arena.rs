@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -19,6 +19,7 @@ use super::support::SEMRUN;
 
 mod clients;
 mod faults;
+mod interventions;
 
 /// The shortest lease, so that many end in a run.
 pub(crate) const TTL: Duration = Duration::from_secs(5);
@@ -39,6 +40,9 @@ pub(crate) struct Plan {
     /// The only faults, if not all that there are.
     pub(crate) only: Option<&'static [&'static str]>,
     pub(crate) long_jobs: Option<usize>,
+    /// Of a hundred commands: those whose permit stays taken for a while, and steps.
+    pub(crate) holds: usize,
+    pub(crate) steps: usize,
     /// What it is looked for, until it is found; if nothing, all are served first.
     pub(crate) until: &'static [Invariant],
     pub(crate) place: Make,
@@ -48,7 +52,8 @@ impl Plan {
     /// Everything that there is.
     pub(crate) fn all(name: &'static str, seed: u64, time: Duration, place: Make) -> Self {
         let (mutant, only, long_jobs, until) = (None, None, None, &[][..]);
-        Self { name, seed, time, mutant, only, long_jobs, until, place }
+        let (holds, steps) = (10, 10);
+        Self { name, seed, time, mutant, only, long_jobs, holds, steps, until, place }
     }
 }
 
@@ -78,6 +83,10 @@ struct Arena<'a> {
     notes: File,
     unfinished: String,
     stopped: Vec<Stopped>,
+    /// Whoever takes permits away.
+    aside: Vec<Child>,
+    /// Whose limit is pinned, and until when.
+    pinned: Option<(Instant, Semaphore)>,
     /// What happens to the place, and until when.
     strike: Option<(Instant, &'static str)>,
     /// Until when nothing happens to it again, so that clients can come back from the last time.
@@ -125,7 +134,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     }
     let setting = Setting { here: here.clone(), mutant: plan.mutant, seed: plan.seed };
     let place = (plan.place)(&setting);
-    let guarded = place.has_server();
+    let (guarded, end_holds) = (place.has_server(), place.end_holds());
     command::prepare(&here, place.semaphores());
     let notes = File::open(command::history_file(&here)).unwrap();
     let _cleanup = Cleanup(here.to_str().unwrap().into());
@@ -134,11 +143,13 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         directory,
         place,
         dice: Dice::new(plan.seed, plan.name),
-        history: History { guarded, ..History::default() },
+        history: History { guarded, end_holds, ..History::default() },
         clients: Vec::new(),
         notes,
         unfinished: String::new(),
         stopped: Vec::new(),
+        aside: Vec::new(),
+        pinned: None,
         strike: None,
         spared: Instant::now(),
         looked: Moment::now(),
@@ -177,7 +188,7 @@ impl Arena<'_> {
         for number in 0..semaphore.limit + 2 {
             let holds = number < semaphore.limit;
             let work = if holds { TIME + Duration::from_secs(9) } else { Duration::ZERO };
-            self.start(semaphore, Job { kind: Kind::Plain, work, code: 0 });
+            self.start(semaphore, Job { kind: Kind::Plain, work, code: 0, hold: Duration::ZERO });
             let started = self.clients.len();
             let end = Instant::now() + Duration::from_secs(5);
             while Instant::now() < end {
@@ -247,6 +258,7 @@ impl Arena<'_> {
         while Instant::now() < end {
             self.fill_up();
             self.tick();
+            self.unpin(false);
             if Instant::now() > next_fault {
                 self.fault();
                 // Now and then nothing goes wrong for a while, so that one can see how fast it is.
@@ -290,6 +302,7 @@ impl Arena<'_> {
         let end = Instant::now() + time;
         while !self.clients.is_empty() && Instant::now() < end {
             self.tick();
+            self.unpin(true);
         }
         self.history.unserved = self.clients.iter().map(|client| client.run).collect();
     }
@@ -329,10 +342,11 @@ impl Arena<'_> {
 
     /// Who waits, in which order.
     fn look(&mut self, semaphore: Semaphore) {
+        let before = Moment::now();
         let Some(seen) = self.status(semaphore) else { return };
         let waiters = seen["waiters"].as_array().cloned().unwrap_or_default();
         let permits = waiters.iter().filter_map(|one| one["permit"].as_str().map(String::from));
         let what = What::Queue { semaphore: semaphore.name, permits: permits.collect() };
-        self.history.add(what);
+        self.history.add_at(before, what);
     }
 }

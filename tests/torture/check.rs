@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::arena::TTL;
+use super::crowds;
 use super::figures::{hand_overs, median, take_overs};
-use super::history::{History, Moment, Run, Semaphore, What};
+use super::history::{History, Kind, Moment, Run, Semaphore, What};
 use super::lives::Lives;
 
 /// Something that must not be.
@@ -28,6 +29,7 @@ pub(crate) enum Invariant {
     Mirrored,
     Codes,
     Once,
+    Hold,
 }
 
 impl Invariant {
@@ -43,6 +45,7 @@ impl Invariant {
             Self::Mirrored => "I8: semrun ends as its command did",
             Self::Codes => "I9: each failure has its code and says why",
             Self::Once => "I10: a command is started once at most",
+            Self::Hold => "I11: a permit stays taken for as long as was asked for",
         }
     }
 }
@@ -51,6 +54,7 @@ pub(crate) fn all(history: &History) -> Vec<Breach> {
     let lives = Lives::of(history);
     let mut breaches = Vec::new();
     limit(history, &lives, &mut breaches);
+    breaches.extend(crowds::Crowds::of(history, &lives).breaches);
     dead_before(history, &lives, &mut breaches);
     tokens(history, &lives, &mut breaches);
     order(history, &lives, &mut breaches);
@@ -61,7 +65,7 @@ pub(crate) fn all(history: &History) -> Vec<Breach> {
     breaches
 }
 
-fn semaphores(history: &History) -> BTreeSet<Semaphore> {
+pub(crate) fn semaphores(history: &History) -> BTreeSet<Semaphore> {
     history.asks.iter().map(|ask| ask.semaphore).collect()
 }
 
@@ -299,6 +303,17 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 // What has begun on this machine needs nobody any more.
                 (false, false) => (),
             }
+        }
+        if struck("evict") {
+            expected.insert(76);
+            if life.entered.is_empty() {
+                // It was granted the permit while it was stopped, say, and never knew.
+                expected.insert(69);
+            }
+        }
+        if ask.job.kind == Kind::Step && (trouble || struck("evict")) {
+            // Any of the programs that it calls may fail, before and behind its work.
+            expected.extend([69, 76]);
         }
         if ask.deprived {
             // The commands here panic where they cannot open their files.

@@ -15,6 +15,7 @@ use rustix::process::{Signal, getpid, kill_process, setsid};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::history::{Job, Judge, Kind, Moment, Run, Semaphore};
+use super::step::Step;
 
 /// The argument by which this program is told to be a command.
 pub(crate) const ROLE: &str = "command";
@@ -33,10 +34,14 @@ pub(crate) fn arguments(here: &Path, run: Run, semaphore: Semaphore, job: Job) -
         Kind::Awaited => "awaited",
         Kind::Daemon => "daemon",
         Kind::Writer => "writer",
+        Kind::Step => "step",
     };
     let numbers = [run.0.to_string(), semaphore.limit.to_string()];
     let [run, limit] = numbers;
-    let (work, code) = (job.work.as_millis().to_string(), job.code.to_string());
+    let (work, mut code) = (job.work.as_millis().to_string(), job.code.to_string());
+    if job.kind == Kind::Step {
+        code = format!("{}ms", job.hold.as_millis());
+    }
     let name = semaphore.name.to_owned();
     let judged = match semaphore.judge {
         Judge::Locks => "locks",
@@ -68,6 +73,11 @@ pub(crate) fn play(arguments: &[String]) -> ! {
         [DAEMON, work] => {
             spawn(&[MEMBER, "session", work]);
             std::process::exit(0);
+        }
+        [here, run, semaphore, limit, judged, "step", work, hold] => {
+            let (here, work, early) = (Path::new(here), millis(work), judged == "early-locks");
+            let step = Step { here, run, semaphore, limit, early, work, hold };
+            std::process::exit(step.play());
         }
         [here, run, semaphore, limit, judged, kind, work, code] => {
             let here = Path::new(here);
@@ -162,12 +172,12 @@ fn spawn(words: &[&str]) {
 }
 
 /// Without close-on-exec.
-fn open_for_the_family(path: &Path, flags: OFlags) -> OwnedFd {
+pub(super) fn open_for_the_family(path: &Path, flags: OFlags) -> OwnedFd {
     open(path, flags, Mode::empty()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// One of the lock files, if there is a free one: the kernel knows, whatever the clocks say.
-fn judge(files: &Path, limit: usize, early: bool) -> Option<OwnedFd> {
+pub(super) fn judge(files: &Path, limit: usize, early: bool) -> Option<OwnedFd> {
     (1..=limit).find_map(|number| {
         let mut file = open_for_the_family(&files.join(format!("judge.{number}")), OFlags::RDWR);
         if early {
@@ -196,18 +206,18 @@ fn write_to_store(files: &Path, token: u64, notes: &Notes) {
 }
 
 /// Lines of a file that all append to; each is one write, and they stand in their order.
-struct Notes {
+pub(super) struct Notes {
     file: File,
     run: String,
 }
 
 impl Notes {
-    fn new(here: &Path, run: &str) -> Self {
+    pub(super) fn new(here: &Path, run: &str) -> Self {
         let file = OpenOptions::new().append(true).open(history_file(here)).unwrap();
         Self { file, run: run.into() }
     }
 
-    fn write(&self, words: &str) {
+    pub(super) fn write(&self, words: &str) {
         let line = format!("{} {} {words}\n", Moment::now().0, self.run);
         (&self.file).write_all(line.as_bytes()).unwrap();
     }

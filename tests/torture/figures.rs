@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::arena::Outcome;
+use super::crowds::Crowds;
 use super::history::{History, Kind, Moment, Run, What};
 use super::lives::{Life, Lives};
 
@@ -22,6 +23,12 @@ pub(crate) struct Figures {
     /// Writes with an old token, all refused.
     refused: usize,
     queues: usize,
+    /// Steps that worked under a permit which they had acquired.
+    steps: usize,
+    /// Permits that were to stay taken for longer than their commands ran, and did.
+    holds: usize,
+    /// Who was granted a permit under a lower limit than it had asked for.
+    pinned: usize,
     /// How often PassBuddy's programs worked.
     strangers: usize,
 }
@@ -32,7 +39,10 @@ impl Figures {
         for event in &history.events {
             match &event.what {
                 What::Started(_) => figures.started += 1,
-                What::Entered { .. } => figures.grants += 1,
+                What::Entered { run, .. } => {
+                    figures.grants += 1;
+                    figures.steps += usize::from(history.ask(*run).job.kind == Kind::Step);
+                }
                 What::Struck { kind, .. } => *figures.faults.entry(kind).or_default() += 1,
                 What::Ended { code, .. } => {
                     let code = if (0..64).contains(code) { 0 } else { *code };
@@ -53,6 +63,7 @@ impl Figures {
             judged && end.is_some_and(|end| dead <= *end || over)
         };
         figures.ends_compared = lives.of.iter().filter(compared).count();
+        Crowds { holds: figures.holds, pinned: figures.pinned, .. } = Crowds::of(history, &lives);
         figures.strangers = history.strangers;
         figures.hand_overs = hand_overs(history);
         figures.take_overs = take_overs(history);
@@ -64,11 +75,17 @@ impl Figures {
         let seconds = usize::try_from(time.as_secs()).unwrap();
         let faults: usize = self.faults.values().sum();
         let (name, leased) = (self.name.as_str(), !["local", "node"].contains(&&*self.name));
+        // A double of the original server knows nothing of what is done to permits.
+        let each = |time: usize| if name == "node" { 0 } else { seconds / time };
+        let evicted = self.faults.get("evict").copied().unwrap_or(0);
         let least = [
             ("commands", self.grants, seconds / 2),
             ("faults", faults, seconds / 4),
             ("looks at the queue", self.queues, seconds / 4),
             ("ends of leases", self.ends_compared, if leased { seconds / 4 } else { 0 }),
+            ("steps", self.steps, each(30)),
+            ("evictions", evicted, each(30)),
+            ("permits that stayed taken", self.holds, each(150)),
             ("rounds", self.strangers, if name == "redis-shared" { seconds / 20 } else { 0 }),
         ];
         let (what, count, least) = least.into_iter().find(|(_, count, least)| count < least)?;
@@ -89,6 +106,9 @@ impl Figures {
         self.ends_compared += other.ends_compared;
         self.refused += other.refused;
         self.queues += other.queues;
+        self.steps += other.steps;
+        self.holds += other.holds;
+        self.pinned += other.pinned;
         self.strangers += other.strangers;
     }
 
@@ -122,6 +142,12 @@ impl Figures {
             "    {} trees seen dead before the end of their lease, {} old tokens refused, {} looks at \
              the queue, {} rounds of PassBuddy",
             self.ends_compared, self.refused, self.queues, self.strangers
+        )
+        .unwrap();
+        writeln!(
+            out,
+            "    {} steps, {} permits that stayed taken, {} grants under a pinned limit",
+            self.steps, self.holds, self.pinned
         )
         .unwrap();
         out
@@ -179,13 +205,15 @@ pub(crate) fn hand_overs(history: &History) -> Vec<Duration> {
                     last.remove(history.ask(*run).semaphore.name);
                 }
             }
-            What::Left { run, code: 0.. } if history.ask(*run).job.kind == Kind::Plain => {
+            What::Left { run, code: 0.. } if history.ask(*run).job.passes_on_at_its_end() => {
                 last.insert(history.ask(*run).semaphore.name, event.at);
             }
             What::Entered { run, .. } => {
                 let ask = history.ask(*run);
                 let before = last.remove(ask.semaphore.name);
-                let Some(left) = before.filter(|_| ask.semaphore.limit == 1) else { continue };
+                // A step renews before it begins.
+                let judged = ask.semaphore.limit == 1 && ask.job.kind != Kind::Step;
+                let Some(left) = before.filter(|_| judged) else { continue };
                 let started = lives.of[run].started.unwrap_or(event.at);
                 let begin = left.before(SETTLED);
                 let fair = lives.fair(ask.semaphore, begin, event.at)
@@ -211,7 +239,8 @@ pub(crate) fn take_overs(history: &History) -> Vec<Duration> {
             (entered > *killed).then_some((entered, run, life))
         });
         let (entered, run, life) = after.min_by_key(|(entered, ..)| *entered)?;
-        let waited = life.started? < *killed && semaphore.limit == 1;
+        let step = history.ask(*run).job.kind == Kind::Step;
+        let waited = life.started? < *killed && semaphore.limit == 1 && !step;
         let behind = lives.is_behind_a_dead_one(history, *run);
         (waited && !behind && lives.fair(*semaphore, *end, entered)).then(|| entered.since(*end))
     };

@@ -81,7 +81,7 @@ pub(crate) enum What {
         kind: &'static str,
         runs: Vec<Run>,
     },
-    /// The permits that were waited for, in their order.
+    /// The permits that were waited for, in their order, then or later.
     Queue {
         semaphore: &'static str,
         permits: Vec<String>,
@@ -101,6 +101,8 @@ pub(crate) struct Job {
     pub(crate) work: Duration,
     /// What it ends with; minus a signal that it sends itself.
     pub(crate) code: i32,
+    /// For how long from its grant its permit is to stay taken.
+    pub(crate) hold: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +119,22 @@ pub(crate) enum Kind {
     Daemon,
     /// Writes to the store until its end, which must refuse it once a newer one has written.
     Writer,
+    /// No semrun around it: it acquires a permit, renews it, works while it has it for certain, and
+    /// gives it back.
+    Step,
+}
+
+impl Job {
+    /// Whether nothing is left then that keeps the permit.
+    pub(crate) fn passes_on_at_its_end(&self) -> bool {
+        self.kind == Kind::Plain && self.hold.is_zero()
+    }
 }
 
 impl Kind {
     pub(crate) fn orphans(self) -> &'static str {
         match self {
-            Self::Plain | Self::Stubborn | Self::Daemon | Self::Writer => "leave",
+            Self::Plain | Self::Stubborn | Self::Daemon | Self::Writer | Self::Step => "leave",
             Self::Family => "kill",
             Self::Awaited => "wait",
         }
@@ -172,6 +184,16 @@ pub(crate) struct Ask {
     pub(crate) deprived: bool,
 }
 
+/// A limit lower than that which its users ask for, from when it was in force for certain until
+/// somebody may have changed it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pin {
+    pub(crate) semaphore: Semaphore,
+    pub(crate) limit: usize,
+    pub(crate) from: Moment,
+    pub(crate) to: Option<Moment>,
+}
+
 /// What was seen of a server, from outside.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -209,6 +231,10 @@ pub(crate) struct History {
     pub(crate) leftovers: Vec<String>,
     /// Who had not ended when all should have.
     pub(crate) unserved: Vec<Run>,
+    /// Limits that somebody pinned.
+    pub(crate) pins: Vec<Pin>,
+    /// The faults by which a permit may end before it was held for long enough, as documented.
+    pub(crate) end_holds: &'static [&'static str],
     /// What waiting cost where it should have cost less.
     pub(crate) costly: Vec<String>,
 }

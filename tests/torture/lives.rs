@@ -19,6 +19,8 @@ const BLIPS: [&str; 2] = ["cut", "replay"];
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Life {
     pub(crate) started: Option<Moment>,
+    /// When it was last seen to wait: it was granted its permit after that.
+    pub(crate) waited: Option<Moment>,
     pub(crate) entered: Vec<Moment>,
     pub(crate) token: Option<u64>,
     pub(crate) permit: String,
@@ -45,6 +47,7 @@ struct Trouble {
 impl Lives {
     pub(crate) fn of(history: &History) -> Self {
         let mut of: BTreeMap<Run, Life> = BTreeMap::new();
+        let mut waiting: BTreeMap<&str, Moment> = BTreeMap::new();
         let mut troubles: Vec<Trouble> = Vec::new();
         let mut open: Vec<(Vec<Run>, Trouble)> = Vec::new();
         let last = history.events.last().map_or(Moment(0), |event| event.at);
@@ -80,8 +83,14 @@ impl Lives {
                         troubles.push(Trouble { end: at, ..open.swap_remove(place).1 });
                     }
                 }
-                What::Crowded(_) | What::Wrote { .. } | What::Queue { .. } => (),
+                What::Queue { permits, .. } => {
+                    waiting.extend(permits.iter().map(|permit| (permit.as_str(), at)));
+                }
+                What::Crowded(_) | What::Wrote { .. } => (),
             }
+        }
+        for life in of.values_mut() {
+            life.waited = waiting.get(life.permit.as_str()).copied();
         }
         troubles.extend(open.into_iter().map(|(_, trouble)| trouble));
         Self { of, troubles }
@@ -117,6 +126,12 @@ impl Lives {
                 let before = other.started.is_some_and(|other| other < started);
                 before && other.entered.is_empty() && other.struck.values().any(lately)
             })
+    }
+
+    /// Whether any of these faults was at work.
+    pub(crate) fn happened(&self, kinds: &[&str], from: Moment, to: Moment) -> bool {
+        let mut such = self.troubles.iter().filter(|one| kinds.contains(&one.kind));
+        such.any(|one| one.began <= to && one.end >= from)
     }
 
     /// Whether nothing was wrong for those of a semaphore.

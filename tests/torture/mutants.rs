@@ -3,7 +3,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 
 use super::arena::{self, Plan};
-use super::check::Invariant::{self, DeadBefore, Limit, Order, Prompt, Served, Tokens};
+use super::check::Invariant::{self, DeadBefore, Hold, Limit, Order, Prompt, Served, Tokens};
 use super::places;
 
 /// A guard that is off, where, under which faults, and how it must be noticed.
@@ -13,10 +13,12 @@ struct Mutant {
     only: &'static [&'static str],
     /// Of a hundred commands.
     long_jobs: usize,
+    /// The same: those whose permit stays taken for a while.
+    holds: usize,
     caught_by: &'static [Invariant],
 }
 
-const MUTANTS: [Mutant; 18] = [
+const MUTANTS: [Mutant; 24] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
@@ -35,6 +37,12 @@ const MUTANTS: [Mutant; 18] = [
     mutant("wake-up", "serve", &[], 0, &[Served, Prompt]),
     mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]),
     mutant("journal", "serve", &["kill-server"], 40, &[Limit, Tokens]),
+    mutant("eviction", "local", &["evict"], 40, &[Limit]),
+    mutant("eviction", "redis", &["evict"], 40, &[Limit]),
+    mutant("eviction", "serve", &["evict"], 40, &[Limit]),
+    Mutant { holds: 30, ..mutant("hold", "local", &[], 0, &[Hold]) },
+    Mutant { holds: 30, ..mutant("hold", "redis", &[], 0, &[Hold]) },
+    Mutant { holds: 30, ..mutant("hold", "serve", &[], 0, &[Hold]) },
 ];
 
 const fn mutant(
@@ -44,7 +52,7 @@ const fn mutant(
     long_jobs: usize,
     caught_by: &'static [Invariant],
 ) -> Mutant {
-    Mutant { guard, place, only, long_jobs, caught_by }
+    Mutant { guard, place, only, long_jobs, holds: 0, caught_by }
 }
 
 /// How long one is looked for, and how often: chance decides when it shows itself.
@@ -71,6 +79,7 @@ fn control(place: &str, seed: u64) -> Result<(), String> {
     let mut plan = Plan::all(name, seed, SHORT, make);
     plan.only = Some(&[]);
     plan.long_jobs = Some(0);
+    (plan.holds, plan.steps) = (0, 0);
     let outcome = arena::run(&plan);
     if outcome.breaches.is_empty() { Ok(()) } else { Err(outcome.report) }
 }
@@ -84,6 +93,7 @@ fn catch(mutant: &Mutant, seed: u64) -> Result<(), String> {
         plan.mutant = Some(mutant.guard);
         plan.only = Some(mutant.only);
         plan.long_jobs = Some(mutant.long_jobs);
+        (plan.holds, plan.steps) = (mutant.holds, 0);
         plan.until = mutant.caught_by;
         let outcome = arena::run(&plan);
         let caught = |one: &&super::check::Breach| mutant.caught_by.contains(&one.invariant);

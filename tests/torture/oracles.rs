@@ -3,13 +3,13 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 
 use super::check::{self, Invariant};
-use super::history::{Ask, Event, History, Job, Judge, Kind, Moment, Run, Semaphore, What};
+use super::history::{Ask, Event, History, Job, Judge, Kind, Moment, Pin, Run, Semaphore, What};
 use super::report;
 
 /// Each invariant with a history that breaks it, and a quiet one, that breaks none.
 pub(crate) fn trials() -> Vec<Trial> {
     type Break = fn(&mut History);
-    let broken: [(&str, Invariant, Break); 17] = [
+    let broken: [(&str, Invariant, Break); 20] = [
         ("two_at_once", Invariant::Limit, |history| move_entry(history, 1, 150)),
         ("no_free_lock_file", Invariant::Limit, |history| add(history, 210, What::Crowded(Run(1)))),
         ("a_stranger_too_many", Invariant::Limit, |history| {
@@ -60,6 +60,23 @@ pub(crate) fn trials() -> Vec<Trial> {
                 What::Struck { kind: "stop-server", runs: vec![], detail: String::new() },
             );
             end_with(history, 1, 76, "");
+        }),
+        ("not_held_for_long_enough", Invariant::Hold, |history| hold(history, 250)),
+        ("not_held_behind_a_killed_command", Invariant::Hold, |history| {
+            hold(history, 250);
+            history.events.retain(|event| !matches!(event.what, What::Left { run: Run(0), .. }));
+            let (kind, detail) = ("kill-both", String::new());
+            add(history, 150, What::Struck { kind, runs: vec![Run(0)], detail });
+            end_with(history, 0, -9, "");
+        }),
+        ("more_than_is_pinned", Invariant::Limit, |history| {
+            for ask in &mut history.asks {
+                ask.semaphore.limit = 2;
+            }
+            let semaphore = history.asks[0].semaphore;
+            let (from, to) = (at(11), Some(at(300)));
+            history.pins.push(Pin { semaphore, limit: 1, from, to });
+            move_entry(history, 1, 150);
         }),
         ("started_twice", Invariant::Once, |history| {
             let permit = "1@one".into();
@@ -124,12 +141,14 @@ fn quiet() -> History {
     let mut history = History::default();
     one(&mut history, 0, 10, 100);
     one(&mut history, 1, 12, 210);
+    hold(&mut history, 195);
     history
 }
 
 /// One that comes then, enters then, and works for a tenth of a second.
 fn one(history: &mut History, run: usize, started: u64, entered: u64) {
-    let job = Job { kind: Kind::Plain, work: Duration::from_millis(100), code: 3 };
+    let (work, hold) = (Duration::from_millis(100), Duration::ZERO);
+    let job = Job { kind: Kind::Plain, work, code: 3, hold };
     let semaphore = Semaphore { name: "one", limit: 1, judge: Judge::Locks };
     let (gives_up, by_proxy, deprived) = (false, false, false);
     history.asks.push(Ask { semaphore, job, gives_up, by_proxy, deprived });
@@ -142,6 +161,11 @@ fn one(history: &mut History, run: usize, started: u64, entered: u64) {
     add(history, entered + 100, What::Left { run, code: 3 });
     add(history, entered + 105, What::Dead(run));
     add(history, entered + 106, What::Ended { run, code: 3, stderr });
+}
+
+/// The permit of the first is to stay taken for so long.
+fn hold(history: &mut History, millis: u64) {
+    history.asks[0].job.hold = Duration::from_millis(millis);
 }
 
 fn change(history: &mut History, run: usize, mut with: impl FnMut(&mut Event)) {

@@ -78,6 +78,22 @@ pub(crate) trait Place {
         (Vec::new(), false)
     }
 
+    /// Whether a permit can outlive who asked for it, and be taken away and a limit be pinned in
+    /// good order.
+    fn knows_interventions(&self) -> bool {
+        true
+    }
+
+    /// Whether it remembers nothing when it is killed.
+    fn forgets(&self) -> bool {
+        false
+    }
+
+    /// The faults by which a permit may pass on sooner than it was to be held.
+    fn end_holds(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// How many of a hundred commands need their lease renewed and do not want to end.
     fn long_jobs(&self) -> usize {
         8
@@ -116,11 +132,30 @@ pub(crate) trait Place {
     }
 }
 
-/// Many short ones, some that leave a family behind, and of a hundred so many long ones.
-pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, long: usize) -> Job {
+/// How many of a hundred jobs are of a kind.
+pub(crate) struct Mix {
+    pub(crate) long: usize,
+    /// Those whose permit stays taken for a while.
+    pub(crate) holds: usize,
+    /// Those under a permit that outlives who acquired it.
+    pub(crate) steps: usize,
+}
+
+/// Many short ones, some that leave a family behind, and some long ones.
+pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, mix: &Mix) -> Job {
     if !semaphore.judge.locks() && semaphore.limit == 1 {
-        return Job { kind: Kind::Writer, work: dice.millis(100..3000), code: 0 };
+        let (kind, work) = (Kind::Writer, dice.millis(100..3000));
+        return Job { kind, work, code: 0, hold: Duration::ZERO };
     }
+    let mut some = |part| part > 0 && dice.below(100) < part && semaphore.judge.locks();
+    let (holds, step) = (some(mix.holds), some(mix.steps));
+    let hold = if holds { dice.millis(300..2500) } else { Duration::ZERO };
+    if step {
+        let time = if dice.one_in(4) { 5500..8000 } else { 20..2000 };
+        let work = dice.millis(time);
+        return Job { kind: Kind::Step, work, code: 0, hold };
+    }
+    let long = mix.long;
     let code = if dice.one_in(30) { -9 } else { i32::try_from(dice.below(40)).unwrap() };
     let (kind, work) = match dice.below(100) {
         at if at < long => (dice.pick(&[Kind::Stubborn, Kind::Family]), dice.millis(5500..9000)),
@@ -130,7 +165,7 @@ pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, long: usize) -> Job {
         at if at < long + 36 => (Kind::Daemon, dice.millis(20..100)),
         _ => (Kind::Plain, dice.millis(5..150)),
     };
-    Job { kind, work, code }
+    Job { kind, work, code, hold }
 }
 
 /// One that is taken at a time, some more, and one where more is done than is promised.

@@ -102,6 +102,9 @@ fn describe(history: &History, lives: &Lives, begin: Moment, run: Run) -> String
     let ask = history.ask(run);
     let mut out =
         format!("{run} of '{}', {:?} {:?}", ask.semaphore.name, ask.job.kind, ask.job.work);
+    if !ask.job.hold.is_zero() {
+        let _ = write!(out, ", to be held for {:?}", ask.job.hold);
+    }
     if ask.by_proxy {
         out += ", by proxy";
     }

@@ -15,8 +15,8 @@ use rustix::process::Pid;
 use super::{Arena, QUARANTINE, TTL};
 use crate::torture::cloud_server::KEY;
 use crate::torture::command::{self, alive_file};
-use crate::torture::history::{Ask, Job, Moment, Run, Semaphore, What};
-use crate::torture::places;
+use crate::torture::history::{Ask, Job, Kind, Moment, Run, Semaphore, What};
+use crate::torture::places::{self, Mix};
 use crate::torture::processes::MARK;
 
 /// A semrun, until the last process of its command's tree is gone.
@@ -44,7 +44,10 @@ impl Arena<'_> {
             let count = self.clients.iter().filter(here).count();
             for _ in count..semaphore.limit + 3 {
                 let long = self.plan.long_jobs.unwrap_or_else(|| self.place.long_jobs());
-                let job = places::job(semaphore, &mut self.dice, long);
+                let more = self.place.knows_interventions();
+                let holds = if more { self.plan.holds } else { 0 };
+                let steps = if more { self.plan.steps } else { 0 };
+                let job = places::job(semaphore, &mut self.dice, &Mix { long, holds, steps });
                 self.start(semaphore, job);
             }
         }
@@ -87,20 +90,13 @@ impl Arena<'_> {
         mknodat(CWD, &alive, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         fs::set_permissions(&alive, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         let tree = open(&alive, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-        let mut semrun = self.semrun(semaphore, by_proxy);
-        semrun.args(["--orphans", job.kind.orphans()]);
-        let gives_up = self.dice.one_in(12) && self.plan.only.is_none() && !calm;
-        if gives_up {
-            semrun.args([["-n"].as_slice(), &["-w", "2s"]][self.dice.below(2)]);
-        }
-        if self.dice.one_in(4) {
-            semrun.args(["-k", "200ms"]);
-        }
-        semrun.arg("--").arg(self.here().join("job"));
+        let step = job.kind == Kind::Step;
+        let gives_up = self.dice.one_in(12) && self.plan.only.is_none() && !calm && !step;
+        let mut semrun = self.around(semaphore, run, job, by_proxy, gives_up);
         semrun.args(command::arguments(self.here(), run, semaphore, job));
-        let (prefix, deprived) = self.place.prefix(&mut self.dice);
-        let deprived = deprived && !calm;
-        if !prefix.is_empty() && !calm {
+        let (prefix, takes) = self.place.prefix(&mut self.dice);
+        let deprived = takes && !calm && !step;
+        if !prefix.is_empty() && !calm && deprived == takes {
             semrun = prefixed(&prefix, &semrun);
             self.dress(&mut semrun, by_proxy);
         }
@@ -116,6 +112,36 @@ impl Arena<'_> {
         let tree = Some(tree.unwrap());
         let (command, permit, struck) = (None, None, false);
         self.clients.push(Client { run, semrun, tree, command, permit, stderr, struck });
+    }
+
+    /// What is called with the words of a job.
+    fn around(
+        &mut self,
+        semaphore: Semaphore,
+        run: Run,
+        job: Job,
+        by_proxy: bool,
+        gives_up: bool,
+    ) -> Command {
+        let program = self.here().join("job");
+        if job.kind == Kind::Step {
+            let mut step = Command::new(program);
+            self.dress(&mut step, by_proxy);
+            return step;
+        }
+        let mut semrun = self.semrun(semaphore, by_proxy);
+        semrun.args(["--label", &run.0.to_string(), "--orphans", job.kind.orphans()]);
+        if gives_up {
+            semrun.args([["-n"].as_slice(), &["-w", "2s"]][self.dice.below(2)]);
+        }
+        if self.dice.one_in(4) {
+            semrun.args(["-k", "200ms"]);
+        }
+        if !job.hold.is_zero() {
+            semrun.args(["--min-hold", &format!("{}ms", job.hold.as_millis())]);
+        }
+        semrun.arg("--").arg(program);
+        semrun
     }
 
     /// Sees what has happened since the last time, a hundredth of a second at most.
@@ -152,6 +178,7 @@ impl Arena<'_> {
             }
             !over
         });
+        self.aside.retain_mut(|one| matches!(one.try_wait(), Ok(None)));
         self.place.tick();
         while let Some(at) = self.stopped.iter().position(|one| Instant::now() > one.until) {
             let stopped = self.stopped.swap_remove(at);

@@ -24,13 +24,18 @@ const CLIENT_FAULTS: [&str; 11] = [
     "terminate",
 ];
 
+/// What somebody can do to permits and limits, where that is known.
+const INTERVENTIONS: [&str; 6] = ["evict", "evict", "evict", "evict", "pin-limit", "pin-limit"];
+
 impl Arena<'_> {
     /// Something goes wrong.
     pub(super) fn fault(&mut self) {
         // A lost host is rare among so many, and says most.
         let more = ["kill-both"; 3];
         let client_faults = CLIENT_FAULTS.iter().chain(&CLIENT_FAULTS).chain(&more).copied();
+        let more = if self.place.knows_interventions() { &INTERVENTIONS[..] } else { &[] };
         let kinds: Vec<&'static str> = client_faults
+            .chain(more.iter().copied())
             .chain(self.place.faults().iter().copied())
             .filter(|kind| self.plan.only.is_none_or(|only| only.contains(kind)))
             .collect();
@@ -38,7 +43,11 @@ impl Arena<'_> {
             return;
         }
         let kind = self.dice.pick(&kinds);
-        if CLIENT_FAULTS.contains(&kind) {
+        if kind == "evict" {
+            self.evict();
+        } else if kind == "pin-limit" {
+            self.pin();
+        } else if CLIENT_FAULTS.contains(&kind) {
             self.strike_client(kind);
         } else if self.strike.is_none() && Instant::now() > self.spared {
             // The order that is to hold behind it as well.
@@ -47,6 +56,9 @@ impl Arena<'_> {
             }
             let before = Moment::now();
             let situation = Situation { stopped: self.stopped.len() };
+            if kind == "kill-server" && self.place.forgets() {
+                self.unpinned();
+            }
             if let Some(strike) = self.place.strike(kind, &mut self.dice, &situation) {
                 let (runs, detail) = (Vec::new(), strike.detail);
                 self.history.add_at(before, What::Struck { kind, runs, detail });
@@ -63,6 +75,10 @@ impl Arena<'_> {
                 let client = &self.clients[*at];
                 let ask = self.history.ask(client.run);
                 let fits = match kind {
+                    // Nobody would stop one that goes on behind the end of its lease.
+                    _ if ask.job.kind == Kind::Step => {
+                        matches!(kind, "kill-guardian" | "kill-waiter" | "terminate")
+                    }
                     // The command dies with them; what it started, if there is any, does not.
                     "kill-both" => two_processes && ask.job.kind.is_alone(),
                     "freeze-client" => ask.job.kind == Kind::Writer,

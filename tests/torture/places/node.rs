@@ -42,6 +42,10 @@ impl Place for Node {
         kind != "stop-worker"
     }
 
+    fn knows_interventions(&self) -> bool {
+        false
+    }
+
     fn faults(&self) -> &[&'static str] {
         // It ends when it hears a request again whose client has gone, and a connection that is cut
         // passes the permit on at that moment: neither can be promised.

@@ -225,6 +225,15 @@ impl Place for Redis {
         }
     }
 
+    fn forgets(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    fn end_holds(&self) -> &'static [&'static str] {
+        // Its wall clock is what holds are counted by.
+        &["leap"]
+    }
+
     fn idle_cost(&self) -> u64 {
         // Each asks once in half a lease, and the holder renews once in a third of it.
         14
