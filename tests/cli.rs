@@ -20,6 +20,10 @@ mod cli {
     mod fencing;
     /// Completions and man pages.
     mod generated;
+    /// The guides for everyday use, run as they stand.
+    mod guides;
+    /// The README's table of habits, row by row.
+    mod habits;
     /// A client of HTTP that knows nothing of ours.
     mod http;
     /// Permits in `semrun serve`: leases that survive connections and restarts.
@@ -48,6 +52,8 @@ mod cli {
     mod root;
     /// A command's surroundings and exit codes.
     mod run;
+    /// The JSON documents against their schemas.
+    mod schema;
     /// Directories that several users share.
     mod shared;
     /// One semaphore with PassBuddy's programs.
