@@ -264,25 +264,16 @@ pub(crate) enum Sub {
 
 /// What is wanted, from all places together, with the secrets that no flag may carry.
 #[derive(Debug, Parser)]
-#[command(name = "semrun", no_binary_name = true, args_override_self = true)]
-#[command(disable_help_flag = true)]
+#[command(name = "semrun", version, args_override_self = true)]
 pub(crate) struct Merged<T: Args> {
     #[command(flatten)]
     pub(crate) wanted: T,
 
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, hide = true, value_name = "TEXT")]
     pub(crate) password: Option<String>,
 
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, hide = true, value_name = "TEXT")]
     pub(crate) api_key: Option<String>,
-}
-
-/// A run without subcommands: its first operand ends the options, whatever it is.
-#[derive(Debug, Parser)]
-#[command(name = "semrun", version, args_override_self = true)]
-pub(crate) struct RunOnly {
-    #[command(flatten)]
-    pub(crate) run: Run,
 }
 
 /// A subcommand alone.
@@ -330,7 +321,6 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         documented().debug_assert();
-        RunOnly::command().debug_assert();
         SubOnly::command().debug_assert();
         Merged::<Run>::command().debug_assert();
         Merged::<Acquire>::command().debug_assert();

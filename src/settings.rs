@@ -29,7 +29,7 @@ pub(crate) use self::subcommands::{
 };
 use crate::account::{Account, Home};
 use crate::backends::Name;
-use crate::cli::{self, BackendOptions, RunOnly, SubOnly};
+use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
 
 /// What is to be done.
@@ -86,13 +86,20 @@ pub(crate) fn system_file() -> &'static Path {
 
 /// Understands a command line, its program's name included.
 pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task, Misuse> {
-    let command = RunOnly::command();
-    let matches = match command.clone().try_get_matches_from(line) {
+    let mut command = Merged::<cli::Run>::command();
+    let matches = match command.try_get_matches_from_mut(line) {
         Ok(matches) => matches,
         Err(error) => return print_or_misuse(&error, line, &[]),
     };
     let flags = typed(&command, &matches);
     let operands = operands(&command, &matches);
+    if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
+        let what = format!(
+            "--{secret} would show it to everybody in the list of processes; --{secret}-file, its \
+             variable and the configuration keep it to you"
+        );
+        return Err(misuse(what));
+    }
     let named = flags.iter().any(|(option, _)| option == "name");
     // The first operand ends the options; `--` in front of it says that it is the command.
     let first = line.len() - operands.len();
@@ -102,7 +109,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
             subcommand(flags, &operands, around)
         }
         _ => {
-            let all = All::new::<cli::Run>(flags, operands, around)?;
+            let layers = Layers::of(command, flags, operands);
+            let all = All::of(layers, around)?;
             Ok(Task::Run(Box::new(runs::run(&all)?)))
         }
     }
@@ -171,6 +179,11 @@ fn check_before(
     Ok(())
 }
 
+/// What no flag may carry.
+fn is_secret(option: &str) -> bool {
+    ["password", "api-key"].contains(&option)
+}
+
 /// Whether a command line that cannot be understood is one whose output a shell evaluates.
 pub(crate) fn wants_shell(line: &[OsString]) -> bool {
     let mut words = line.iter().skip_while(|word| *word != "acquire");
@@ -213,7 +226,12 @@ impl<'a> All<'a> {
         operands: Vec<OsString>,
         around: &'a Surroundings<'a>,
     ) -> Result<Self, Misuse> {
-        let mut all = Self::of_line_and_variables::<T>(flags, operands, around)?;
+        Self::of(Layers::new::<T>(flags, operands), around)
+    }
+
+    fn of(mut layers: Layers, around: &'a Surroundings<'a>) -> Result<Self, Misuse> {
+        layers.add_variables(around.variables)?;
+        let mut all = Self { around, layers };
         let files = Files::read(&all.layers, around)?;
         all.add_files(&files, None)?;
         Ok(all)

@@ -1,13 +1,14 @@
 //! The layers that settings come from: flags over variables over files. A layer silences what it
 //! decides in those below it, by the same option or by one that conflicts with it.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, Parser};
+use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::files::{Entry, Value};
 use super::misuse::{Misuse, misconfigured, misuse, one_line, printable};
@@ -46,8 +47,8 @@ pub(crate) enum GivenValue {
 pub(crate) struct Layers {
     given: Vec<Given>,
     next: usize,
-    /// The options that there are, none of them required.
-    command: Command,
+    /// The options that there are, none of them required. Parsing makes it ready for the next time.
+    command: RefCell<Command>,
     operands: Vec<OsString>,
 }
 
@@ -130,6 +131,16 @@ impl Layers {
     /// Begins with what was typed, each option once.
     pub(super) fn new<T: Args>(flags: Vec<(String, GivenValue)>, operands: Vec<OsString>) -> Self {
         let command = Merged::<T>::command().mut_args(|argument| argument.required(false));
+        Self::of(command, flags, operands)
+    }
+
+    /// The same, where the options that there are were needed already.
+    pub(super) fn of(
+        command: Command,
+        flags: Vec<(String, GivenValue)>,
+        operands: Vec<OsString>,
+    ) -> Self {
+        let command = RefCell::new(command);
         let given = flags.into_iter().map(|(option, value)| Given {
             option,
             value,
@@ -146,7 +157,7 @@ impl Layers {
         variables: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<(), Misuse> {
         let mut found = Vec::new();
-        for argument in self.command.get_arguments() {
+        for argument in self.command.borrow().get_arguments() {
             let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument))
             else {
                 continue;
@@ -175,7 +186,8 @@ impl Layers {
     pub(super) fn add_entries(&mut self, path: &Rc<Path>, entries: &[Entry]) -> Result<(), Misuse> {
         let mut found = Vec::new();
         for Entry { key, value, line } in entries {
-            let mut arguments = self.command.get_arguments();
+            let command = self.command.borrow();
+            let mut arguments = command.get_arguments();
             let known = arguments.any(|argument| argument.get_long() == Some(key));
             if !known || self.silences(key) {
                 continue;
@@ -199,8 +211,7 @@ impl Layers {
         for (option, value, source) in found {
             let given = Given { option, value, source, layer };
             if let Some(word) = given.word() {
-                let alone = self.command.clone().try_get_matches_from([&word]);
-                alone.map_err(|error| given.source.misuse(one_line(&error)))?;
+                self.parse([word.clone()]).map_err(|error| given.source.misuse(one_line(&error)))?;
                 words.push(word);
             }
             self.given.push(given);
@@ -208,8 +219,7 @@ impl Layers {
         if words.len() < 2 {
             return Ok(());
         }
-        let together = self.command.clone().try_get_matches_from(words);
-        together.map(drop).map_err(|error| {
+        self.parse(words).map(drop).map_err(|error| {
             let text = format!("{what} conflict: {}", one_line(&error));
             match self.given[from..].first().map(|given| &given.source) {
                 Some(Source::File { .. }) => misconfigured(text),
@@ -248,8 +258,14 @@ impl Layers {
     pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
         let words = self.given.iter().rev().filter_map(Given::word);
         let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
-        let merged = Merged::try_parse_from(words.chain(operands));
+        let parsed = self.parse(words.chain(operands));
+        let merged = parsed.and_then(|mut matches| Merged::from_arg_matches_mut(&mut matches));
         merged.map_err(|error| misuse(one_line(&error)))
+    }
+
+    fn parse(&self, words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+        let words = std::iter::once("semrun".into()).chain(words);
+        self.command.borrow_mut().try_get_matches_from_mut(words)
     }
 
     /// Everything that was given and counts.
