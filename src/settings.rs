@@ -109,7 +109,7 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
             subcommand(flags, &operands, around)
         }
         _ => {
-            let layers = Layers::of(command, flags, operands);
+            let layers = Layers::of(command, flags, operands, Some(matches));
             let all = All::of(layers, around)?;
             Ok(Task::Run(Box::new(runs::run(&all)?)))
         }

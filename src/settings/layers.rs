@@ -50,6 +50,8 @@ pub(crate) struct Layers {
     /// The options that there are, none of them required. Parsing makes it ready for the next time.
     command: RefCell<Command>,
     operands: Vec<OsString>,
+    /// What the command line was parsed to, where nothing else is in the highest layer.
+    typed: Option<ArgMatches>,
 }
 
 impl GivenValue {
@@ -131,7 +133,7 @@ impl Layers {
     /// Begins with what was typed, each option once.
     pub(super) fn new<T: Args>(flags: Vec<(String, GivenValue)>, operands: Vec<OsString>) -> Self {
         let command = Merged::<T>::command().mut_args(|argument| argument.required(false));
-        Self::of(command, flags, operands)
+        Self::of(command, flags, operands, None)
     }
 
     /// The same, where the options that there are were needed already.
@@ -139,6 +141,7 @@ impl Layers {
         command: Command,
         flags: Vec<(String, GivenValue)>,
         operands: Vec<OsString>,
+        typed: Option<ArgMatches>,
     ) -> Self {
         let command = RefCell::new(command);
         let given = flags.into_iter().map(|(option, value)| Given {
@@ -147,7 +150,7 @@ impl Layers {
             source: Source::Flag,
             layer: 0,
         });
-        Self { given: given.collect(), next: 1, command, operands }
+        Self { given: given.collect(), next: 1, command, operands, typed }
     }
 
     /// Adds the layer of variables: each is the option whose name it bears. An empty one is the usual
@@ -211,7 +214,8 @@ impl Layers {
         for (option, value, source) in found {
             let given = Given { option, value, source, layer };
             if let Some(word) = given.word() {
-                self.parse([word.clone()]).map_err(|error| given.source.misuse(one_line(&error)))?;
+                self.parse([word.clone()])
+                    .map_err(|error| given.source.misuse(one_line(&error)))?;
                 words.push(word);
             }
             self.given.push(given);
@@ -256,6 +260,12 @@ impl Layers {
 
     /// All of it together.
     pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
+        // Parsed once more it would be the same.
+        if let Some(typed) = &self.typed
+            && self.given.iter().all(|given| given.source == Source::Flag)
+        {
+            return Merged::from_arg_matches(typed).map_err(|error| misuse(one_line(&error)));
+        }
         let words = self.given.iter().rev().filter_map(Given::word);
         let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
         let parsed = self.parse(words.chain(operands));
