@@ -1,23 +1,24 @@
-//! The two things that have no safe interface besides signal handlers: what a new process does
-//! between fork and exec, and waiting for a descriptor of our own.
+//! The two things that have no safe interface besides signal handlers: a new process until it
+//! executes its program, and waiting for a descriptor of our own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
+use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ptr;
 use std::sync::OnceLock;
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
-    setrlimit,
+    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, getrlimit,
+    set_parent_process_death_signal, setpgid, setrlimit, waitpid,
 };
 use rustix::termios::tcsetpgrp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::supervise::signals::{Inherited, without_stopping_at_the_terminal};
+use crate::supervise::signals::{Inherited, deaf, without_stopping_at_the_terminal};
 
 /// Where the inherited descriptor of a permit goes: high, so that `exec 3>…` in a script does
 /// not replace it.
@@ -55,8 +56,50 @@ pub(crate) fn split() -> io::Result<Option<Pid>> {
     }
 }
 
-/// What the command's process gets before it executes the command.
+/// What a process is to execute, ready for the kernel before there is such a process.
+pub(crate) struct Program {
+    file: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    /// `file` is looked for in PATH, unless it is a path; `changes` are made to our own environment.
+    pub(crate) fn new(
+        file: &OsStr,
+        arguments: &[OsString],
+        changes: &[(&str, Option<String>)],
+    ) -> io::Result<Self> {
+        let text = |text: &OsStr| Ok::<_, io::Error>(CString::new(text.as_bytes())?);
+        let all = std::iter::once(file).chain(arguments.iter().map(OsString::as_os_str));
+        let is_new = |name: &OsStr| changes.iter().any(|(one, _)| *one == name);
+        let kept = std::env::vars_os().filter(|(name, _)| !is_new(name));
+        let added = changes.iter().filter_map(|(name, value)| {
+            Some((OsString::from(name), OsString::from(value.as_ref()?)))
+        });
+        let variable = |(mut name, value): (OsString, OsString)| {
+            name.push("=");
+            name.push(value);
+            Ok(CString::new(name.into_vec())?)
+        };
+        Ok(Self {
+            file: text(file)?,
+            arguments: all.map(text).collect::<Result<_, _>>()?,
+            environment: kept.chain(added).map(variable).collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+/// As execve(2) takes them. They point into `texts`.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// What a command's process gets before it executes the command.
+#[derive(Clone, Copy)]
 pub(crate) struct Preparation<'a> {
+    /// Its process group; none: one of its own.
+    pub(crate) group: Option<Pid>,
     /// The terminal, if the process's group shall have it.
     pub(crate) terminal: Option<BorrowedFd<'a>>,
     /// A descriptor to keep open in the command, for whatever it stands.
@@ -65,47 +108,107 @@ pub(crate) struct Preparation<'a> {
     pub(crate) descriptors: Rlimit,
 }
 
+/// A process on its way to its program, in the memory of its parent.
+struct Newborn<'a> {
+    preparation: Preparation<'a>,
+    semrun: Pid,
+    raised: bool,
+    inherited: Inherited,
+    file: *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    /// Why it did not get there.
+    failed: Option<Errno>,
+}
+
 impl Preparation<'_> {
-    /// Makes `command` prepare its process so. To be spawned by a thread that lives as long as
-    /// semrun: the kernel takes a thread's end for its parent's death.
-    pub(crate) fn spawn(self, command: &mut Command) -> io::Result<std::process::Child> {
-        let terminal = self.terminal.map(|terminal| terminal.as_raw_fd());
-        let inherit = self.inherit.map(|descriptor| descriptor.as_raw_fd());
-        let raised = getrlimit(Resource::Nofile) != self.descriptors;
-        let descriptors = raised.then_some(self.descriptors);
-        let semrun = getpid();
-        let inherited = Inherited::recorded();
-        let prepare = move || {
-            // First, so that nothing can go wrong in a process that outlives us.
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            if getppid() != Some(semrun) {
-                // We died before that took effect.
-                return Err(Errno::SRCH.into());
-            }
-            if let Some(terminal) = terminal {
-                // SAFETY: open in the parent until the spawn is over, and so in its copy here.
-                let terminal = unsafe { BorrowedFd::borrow_raw(terminal) };
-                // Fails where the terminal has gone since, and then there is none to have.
-                let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
-            }
-            if let Some(descriptor) = inherit {
-                // SAFETY: as above.
-                inherit_high(unsafe { BorrowedFd::borrow_raw(descriptor) })?;
-            }
-            if let Some(limit) = descriptors {
-                setrlimit(Resource::Nofile, limit)?;
-            }
-            inherited.restore();
-            Ok(())
+    /// Starts a process that executes the program. When this returns it does, or it never will. To
+    /// be called by a thread that lives as long as semrun: the kernel takes a thread's end for its
+    /// parent's death.
+    ///
+    /// The process shares our memory until then, and we wait: a copy of all that is ours would be made
+    /// to be thrown away, and takes longer than anything else that a run does.
+    pub(crate) fn spawn(self, program: &Program) -> io::Result<Pid> {
+        // Room for paths, and for the arguments of a script that /bin/sh has to run.
+        const ROOM: usize = 64 * 1024;
+        let (arguments, environment) =
+            (pointers(&program.arguments), pointers(&program.environment));
+        let mut stack: Vec<u128> = Vec::with_capacity((ROOM + arguments.len() * 16) / 16);
+        let mut newborn = Newborn {
+            preparation: self,
+            semrun: getpid(),
+            raised: getrlimit(Resource::Nofile) != self.descriptors,
+            inherited: Inherited::recorded(),
+            file: program.file.as_ptr(),
+            arguments: arguments.as_ptr(),
+            environment: environment.as_ptr(),
+            failed: None,
         };
-        // SAFETY: `prepare` makes async-signal-safe system calls only, and allocates nothing.
-        unsafe { command.pre_exec(prepare) };
-        command.spawn()
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // No handler of ours may run in that process: what it does there happened to us.
+        let pid = deaf(|| {
+            // SAFETY: the stack is as large as said, aligned, and nobody else's. With CLONE_VFORK this
+            // thread, the only one that uses what `newborn` points to, waits until the process has
+            // executed its program or has ended, and `begin` does nothing before that which is
+            // not async-signal-safe.
+            let pid = unsafe {
+                let top = stack.as_mut_ptr().add(stack.capacity()).cast();
+                libc::clone(begin, top, flags, (&raw mut newborn).cast())
+            };
+            if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+        });
+        let pid = Pid::from_raw(pid?).expect("the number of a process");
+        match newborn.failed {
+            None => Ok(pid),
+            Some(errno) => {
+                while let Err(Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
+                Err(errno.into())
+            }
+        }
+    }
+}
+
+/// What the new process does. Returns only if it cannot execute its program.
+extern "C" fn begin(newborn: *mut c_void) -> c_int {
+    // SAFETY: `spawn` passes one, and does not touch it before we are done.
+    let newborn = unsafe { &mut *newborn.cast::<Newborn<'_>>() };
+    let failed = newborn.prepare().err().unwrap_or_else(|| {
+        // SAFETY: both are texts and lists that end with a null and live until `spawn` returns.
+        // execvpe(3) of glibc and musl is made to be called here: it allocates nothing.
+        unsafe { libc::execvpe(newborn.file, newborn.arguments, newborn.environment) };
+        Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::NOEXEC)
+    });
+    newborn.failed = Some(failed);
+    127
+}
+
+impl Newborn<'_> {
+    fn prepare(&self) -> Result<(), Errno> {
+        // First, so that nothing can go wrong in a process that outlives us.
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(self.semrun) {
+            // We died before that took effect.
+            return Err(Errno::SRCH);
+        }
+        let Preparation { group, terminal, inherit, descriptors } = self.preparation;
+        setpgid(None, group)?;
+        if let Some(terminal) = terminal {
+            // Fails where the terminal has gone since, and then there is none to have.
+            let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
+        }
+        if let Some(descriptor) = inherit {
+            inherit_high(descriptor)?;
+        }
+        if self.raised {
+            setrlimit(Resource::Nofile, descriptors)?;
+        }
+        self.inherited.restore();
+        Ok(())
     }
 }
 
 /// Duplicates a descriptor to a high number, and lets it pass exec(2) there.
-fn inherit_high(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+fn inherit_high(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let duplicate = match fcntl_dupfd_cloexec(descriptor, INHERITED) {
         // The limit of open files is below that: anywhere but on the standard streams.
         Err(Errno::INVAL | Errno::MFILE) => fcntl_dupfd_cloexec(descriptor, 3)?,

@@ -5,8 +5,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -19,7 +17,7 @@ use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use super::descendants::{self, Descendant};
 use super::policy::Terminal;
 use super::signals::without_stopping_at_the_terminal;
-use crate::kernel::{Preparation, own_group};
+use crate::kernel::{Preparation, Program, own_group};
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -85,31 +83,19 @@ impl Tree {
         // gets it when it asks.
         let wants_terminal = isatty(io::stdin()) && isatty(io::stdout());
         let give = terminal.as_ref().filter(|terminal| wants_terminal && owner(terminal) == ours);
-        let mut command = Command::new(launch.program);
-        command.args(launch.arguments);
-        for (name, value) in &launch.environment {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        if !launch.foreground {
-            command.process_group(0);
-        } else if let Some(group) = own_group() {
-            command.process_group(group.as_raw_pid());
-        }
+        let program = Program::new(launch.program, launch.arguments, &launch.environment)?;
         let preparation = Preparation {
+            group: own_group().filter(|_| launch.foreground),
             terminal: give.map(AsFd::as_fd),
             inherit: launch.inherit,
             descriptors: launch.descriptors,
         };
-        let child = preparation.spawn(&mut command).map_err(|error| {
+        let command = preparation.spawn(&program).map_err(|error| {
             if let (Some(terminal), Some(ours)) = (give, ours) {
                 give_terminal(terminal, ours);
             }
             LaunchError::from(error)
         })?;
-        let command = Pid::from_child(&child);
         let group = (!launch.foreground).then_some(command);
         Ok(Self {
             command,

@@ -131,13 +131,17 @@ impl Inherited {
         self.ignored & 1 << signal.as_raw() != 0
     }
 
-    /// Gives a new process, which is about to execute the command, what semrun was given:
-    /// execve(2) has reset the handlers, and what was ignored without a handler of ours still is.
+    /// Gives a new process, which is about to execute the command, what semrun was given. What was
+    /// ignored without a handler of ours still is; our handlers go first, because no signal is blocked
+    /// any more afterwards, and Rust's start has ignored SIGPIPE.
     pub(crate) fn restore(self) {
-        for signal in [Signal::PIPE, Signal::CHILD] {
-            if self.ignores(signal) {
-                // SAFETY: ignoring a signal is always allowed, also between fork and exec.
-                unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+        for signal in HEARD.into_iter().chain([Signal::PIPE]) {
+            let then = if self.ignores(signal) { libc::SIG_IGN } else { libc::SIG_DFL };
+            // One that came while this process was in our group has come to us too, and must not stop
+            // or end it here: ignoring it drops it.
+            for action in [libc::SIG_IGN, then] {
+                // SAFETY: always allowed, also in a process that has yet to execute its program.
+                unsafe { libc::signal(signal.as_raw(), action) };
             }
         }
         let blocked = (1..=31).filter(|number| self.blocked & 1 << number != 0);
@@ -294,6 +298,20 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Runs `action` while no signal is heard; those that come are heard afterwards.
+pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: changes this thread's own signal mask and puts the old one back.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        result
     }
 }
 
