@@ -10,7 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, set_child_subreaper,
+    waitid, waitpid,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -117,6 +120,13 @@ impl Guardian {
 
     /// Children of others may be left to us, as to the first process of a container.
     fn reap_others(&mut self) {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let has_ended = |whom| matches!(waitid(whom, ended), Ok(Some(_)));
+        // Nearly always nobody has, or the worker, which is not ours to reap here. To look for others
+        // is to read all of /proc.
+        if !has_ended(WaitId::All) || has_ended(WaitId::Pid(self.worker)) {
+            return;
+        }
         for child in descendants::of(getpid(), &[self.worker]) {
             if child.parent == getpid()
                 && let Ok(Some(_)) = waitpid(Some(child.pid), WaitOptions::NOHANG)
