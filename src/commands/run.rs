@@ -142,8 +142,6 @@ impl Story<'_> {
             console.say(Loudness::Quiet, Losing { name, why, command });
             lost = true;
         }
-        // One that cannot expire may stay taken for ever if that is not tried.
-        let expires = lease.tenure().is_some();
         if ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>)
             && !request.min_hold.is_zero()
             && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
@@ -151,6 +149,8 @@ impl Story<'_> {
             // Nothing ran under it, so it need not be kept: another host may do better.
             return Ok(ran?.exit);
         }
+        // One that cannot expire may stay taken for ever if that is not tried.
+        let expires = lease.tenure().is_some();
         match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
             Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
             Err(_) if lost && expires => {}

@@ -1,6 +1,7 @@
 //! Our own clients' identities that were given back or taken away: a request of theirs that comes
 //! late must not take another permit.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -36,10 +37,12 @@ impl Finished {
             self.order.pop_front();
             self.all.remove(&old);
         }
-        let before = self.all.insert(id, given_back);
-        match before {
-            Some(before) => drop(self.all.insert(id, before || given_back)),
-            None => self.order.push_back((now, id)),
+        match self.all.entry(id) {
+            Entry::Occupied(mut before) => *before.get_mut() |= given_back,
+            Entry::Vacant(new) => {
+                new.insert(given_back);
+                self.order.push_back((now, id));
+            }
         }
     }
 

@@ -106,8 +106,13 @@ pub(super) fn status(
     let files = Files::read(&all.layers, around)?;
     all.add_files(&files, None)?;
     let merged = all.layers.merged::<cli::Status>()?;
-    let names = merged.wanted.names.clone();
     let cli::Status { limit, json, watch, .. } = merged.wanted;
+    let limit = limit.unwrap_or(1);
+    let names = merged.wanted.names.clone();
+    if names.is_empty() {
+        let places = vec![(place(&all, merged, None, |status| status.backend)?, names)];
+        return Ok(Status { places, limit, json, watch });
+    }
     let mut places: Vec<(Location, Vec<Name>)> = Vec::new();
     let mut last = None;
     for name in &names {
@@ -115,20 +120,14 @@ pub(super) fn status(
         all.add_files(&files, Some(name))?;
         let source = all.layers.find("backend").map(|given| given.source.clone());
         let same = last.replace(source.clone()) == Some(source);
-        let location = place(&all, all.layers.merged::<cli::Status>()?, |status| status.backend)?;
-        if matches!(location, Location::Redis(_)) {
-            fits_redis("name", name, &all.layers)?;
-        }
+        let merged = all.layers.merged::<cli::Status>()?;
+        let location = place(&all, merged, Some(name), |status| status.backend)?;
         match places.last_mut() {
             Some((_, names)) if same => names.push(name.clone()),
             _ => places.push((location, vec![name.clone()])),
         }
     }
-    if names.is_empty() {
-        let location = place(&all, all.layers.merged::<cli::Status>()?, |status| status.backend)?;
-        places.push((location, Vec::new()));
-    }
-    Ok(Status { places, limit: limit.unwrap_or(1), json, watch })
+    Ok(Status { places, limit, json, watch })
 }
 
 pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
@@ -156,7 +155,7 @@ pub(super) fn renew(
     let (all, merged) = about::<cli::Renew>(flags, operands, around, permit)?;
     let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
     let while_pid = merged.wanted.while_pid;
-    let location = place(&all, merged, |renew| renew.backend)?;
+    let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
     Ok(Renew { location, id, name, while_pid })
 }
 
@@ -169,7 +168,7 @@ pub(super) fn release(
     let (all, merged) = about::<cli::Release>(flags, operands, around, permit)?;
     let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
     let cli::Release { force, now, .. } = merged.wanted;
-    let location = place(&all, merged, |release| release.backend)?;
+    let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(Release { location, id, name, force, now })
 }
 
@@ -183,10 +182,7 @@ pub(super) fn limit(
     let cli::Limit { semaphore: name, number, unpin, .. } = &merged.wanted;
     let name = name.clone();
     let change = number.map(Change::Pin).or(unpin.then_some(Change::Unpin));
-    let location = place(&all, merged, |limit| limit.backend)?;
-    if matches!(location, Location::Redis(_)) {
-        fits_redis("name", &name, &all.layers)?;
-    }
+    let location = place(&all, merged, Some(&name), |limit| limit.backend)?;
     Ok(Limit { location, name, change })
 }
 
@@ -231,12 +227,17 @@ fn about<'a, T: Args>(
     Ok((all, merged))
 }
 
-/// Where the permits live that a subcommand is about.
+/// Where the permits live that a subcommand is about, which has to be a place for that name.
 fn place<T: Args>(
     all: &All<'_>,
     merged: Merged<T>,
+    name: Option<&Name>,
     backend: impl Fn(T) -> BackendOptions,
 ) -> Result<Location, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
-    location(&backend(merged.wanted), secrets, &all.layers)
+    let location = location(&backend(merged.wanted), secrets, &all.layers)?;
+    if let (Location::Redis(_), Some(name)) = (&location, name) {
+        fits_redis("name", name, &all.layers)?;
+    }
+    Ok(location)
 }

@@ -174,7 +174,7 @@ fn the_label_never_shows_an_argument() {
 #[test]
 fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
     type Mistake = (&'static str, &'static [(&'static str, &'static str)], Failure, &'static str);
-    let mistakes: [Mistake; 24] = [
+    let mistakes: [Mistake; 25] = [
         ("semrun true", &[], Failure::Usage, "--name"),
         ("semrun --name x", &[], Failure::Usage, "no command"),
         ("semrun --name  true", &[], Failure::Usage, "cannot be empty"),
@@ -183,6 +183,12 @@ fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
         ("semrun --name x -w soon true", &[], Failure::Usage, "duration"),
         ("semrun --name x -n -w 5 true", &[], Failure::Usage, "cannot be used with"),
         ("semrun --name x --limt 5 true", &[], Failure::Usage, "--limit"),
+        (
+            "semrun release --backend redis://h --permit 1b4e28ba-2fa1-4d5e-883f-0016d3cca427@{x}",
+            &[],
+            Failure::Usage,
+            "braces",
+        ),
         ("semrun --name x --password geheim true", &[], Failure::Usage, "--password-file"),
         ("semrun --name x --api-key=geheim true", &[], Failure::Usage, "--api-key-file"),
         ("semrun --name x true", &[("SEMRUN_LIMIT", "many")], Failure::Usage, "SEMRUN_LIMIT"),

@@ -127,6 +127,7 @@ fn renewing_goes_on_while_a_process_lives_and_does_not_give_back() {
 fn whoever_renews_hears_that_the_permit_is_gone() {
     World::everywhere(|world| {
         let permit = acquired(world, &["--ttl", "5s"]);
+        wait_until("some of it is over", || lease_left(world) < 4_500);
         let myself = std::process::id().to_string();
         let renewing =
             Running::start(&mut with_permit(world, "renew", &permit, &["--while-pid", &myself]));

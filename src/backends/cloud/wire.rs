@@ -130,7 +130,7 @@ impl Told {
         }
     }
 
-    /// The permit is its holder's for now.
+    /// The permit is its holder's until that gives it back or its lease ends.
     pub(crate) fn evicted() -> Self {
         Self { outcome: Outcome::Evicted, ..Self::lost() }
     }
