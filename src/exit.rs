@@ -1,7 +1,5 @@
 //! Every exit code, and dying as the command died. No other file holds a code's number.
 
-use std::process::ExitCode;
-
 use rustix::process::{DumpableBehavior, Signal, WaitStatus, set_dumpable_behavior};
 
 use crate::supervise::signals;
@@ -73,13 +71,13 @@ impl Exit {
     }
 
     /// Becomes the process's exit code, or does not return: see [`Exit::Reraise`].
-    pub(crate) fn finish(self) -> ExitCode {
+    pub(crate) fn finish(self) -> u8 {
         if let Self::Reraise(signal) = self {
             // The command has left its core file already, if it was to leave one.
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
             signals::die_of(signal);
         }
-        ExitCode::from(self.code())
+        self.code()
     }
 
     /// The exit code.

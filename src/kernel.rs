@@ -1,13 +1,14 @@
-//! The two things that have no safe interface besides signal handlers: a new process until it
-//! executes its program, and waiting for a descriptor of our own.
+//! What has no safe interface besides signal handlers: the start of this program, its environment, a
+//! new process until it executes its program, and waiting for a descriptor of our own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
-use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
-use std::io;
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::OnceLock;
+use std::{io, iter};
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
@@ -20,9 +21,29 @@ use tokio::io::unix::AsyncFd;
 
 use crate::supervise::signals::{Inherited, deaf, without_stopping_at_the_terminal};
 
+// What a panic needs, as part of the program: loading libgcc_s takes a twentieth of the time of a run.
+#[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
+#[link(name = "gcc_eh")]
+unsafe extern "C" {}
+
 /// Where the inherited descriptor of a permit goes: high, so that `exec 3>…` in a script does
 /// not replace it.
 const INHERITED: RawFd = 100;
+
+/// Where the program starts. Rust's own start, before a `main` of its own, takes a twentieth of the
+/// time of a run for what semrun does not need: a message when the stack overflows.
+// SAFETY: no other function has this name; the C library calls it once.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(test, expect(dead_code, reason = "tests have a start of their own"))]
+extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
+    crate::supervise::signals::record();
+    // SAFETY: there are as many texts as said, which live as long as the process.
+    let word = |at| unsafe { CStr::from_ptr(*words.add(at)) };
+    let line: Vec<_> = (0..usize::try_from(count).unwrap_or(0))
+        .map(|at| OsStr::from_bytes(word(at).to_bytes()).to_os_string())
+        .collect();
+    crate::run(&line).into()
+}
 
 /// Lets a descriptor wake the runtime.
 pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
@@ -56,11 +77,29 @@ pub(crate) fn split() -> io::Result<Option<Pid>> {
     }
 }
 
+/// The environment that semrun was started with, `NAME=VALUE` each.
+pub(crate) fn environment() -> impl Iterator<Item = &'static CStr> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: the list and its texts are the kernel's, end with a null, and live as long as this
+    // process: nothing in it changes its environment, which is `unsafe` and denied elsewhere.
+    let mut next = unsafe { environ };
+    iter::from_fn(move || {
+        // SAFETY: see above. It stays where the list ends.
+        unsafe {
+            let text = (!(*next).is_null()).then(|| CStr::from_ptr(*next))?;
+            next = next.add(1);
+            Some(text)
+        }
+    })
+}
+
 /// What a process is to execute, ready for the kernel before there is such a process.
 pub(crate) struct Program {
     file: CString,
     arguments: Vec<CString>,
-    environment: Vec<CString>,
+    environment: Vec<Cow<'static, CStr>>,
 }
 
 impl Program {
@@ -72,27 +111,26 @@ impl Program {
     ) -> io::Result<Self> {
         let text = |text: &OsStr| Ok::<_, io::Error>(CString::new(text.as_bytes())?);
         let all = std::iter::once(file).chain(arguments.iter().map(OsString::as_os_str));
-        let is_new = |name: &OsStr| changes.iter().any(|(one, _)| *one == name);
-        let kept = std::env::vars_os().filter(|(name, _)| !is_new(name));
-        let added = changes.iter().filter_map(|(name, value)| {
-            Some((OsString::from(name), OsString::from(value.as_ref()?)))
-        });
-        let variable = |(mut name, value): (OsString, OsString)| {
-            name.push("=");
-            name.push(value);
-            Ok(CString::new(name.into_vec())?)
+        let is = |variable: &CStr, name: &str| {
+            let rest = variable.to_bytes().strip_prefix(name.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b"="))
         };
+        let is_kept = |variable: &&CStr| !changes.iter().any(|(name, _)| is(variable, name));
+        let added = changes.iter().filter_map(|(name, value)| {
+            Some(CString::new(format!("{name}={}", value.as_ref()?)).map(Cow::Owned))
+        });
+        let kept = environment().filter(is_kept).map(|variable| Ok(Cow::Borrowed(variable)));
         Ok(Self {
             file: text(file)?,
             arguments: all.map(text).collect::<Result<_, _>>()?,
-            environment: kept.chain(added).map(variable).collect::<io::Result<_>>()?,
+            environment: kept.chain(added).collect::<Result<_, _>>()?,
         })
     }
 }
 
 /// As execve(2) takes them. They point into `texts`.
-fn pointers(texts: &[CString]) -> Vec<*const c_char> {
-    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+fn pointers<T: AsRef<CStr>>(texts: &[T]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ref().as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// What a command's process gets before it executes the command.
@@ -130,7 +168,7 @@ impl Preparation<'_> {
     /// to be thrown away, and takes longer than anything else that a run does.
     pub(crate) fn spawn(self, program: &Program) -> io::Result<Pid> {
         // Room for paths, and for the arguments of a script that /bin/sh has to run.
-        const ROOM: usize = 64 * 1024;
+        const ROOM: usize = 32 * 1024;
         let (arguments, environment) =
             (pointers(&program.arguments), pointers(&program.environment));
         let mut stack: Vec<u128> = Vec::with_capacity((ROOM + arguments.len() * 16) / 16);

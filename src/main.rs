@@ -1,6 +1,8 @@
 //! `semrun` runs a command while it holds a permit of a named counting semaphore. This file
 //! starts it and ends it; `commands/run.rs` tells the story in between.
 
+#![cfg_attr(not(test), no_main)]
+
 mod account;
 mod backends;
 mod cli;
@@ -16,21 +18,20 @@ mod supervise;
 mod terminal;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use terminal::{Console, Loudness};
 
-fn main() -> ExitCode {
-    let line: Vec<OsString> = std::env::args_os().collect();
+/// From the command line to the exit code. `kernel.rs` calls it.
+fn run(line: &[OsString]) -> u8 {
     // A defect of ours is still one of the documented codes; what it was has been printed.
-    let Ok(done) = std::panic::catch_unwind(|| commands::dispatch(&line)) else {
-        return exit::Failure::Internal.code().into();
+    let Ok(done) = std::panic::catch_unwind(|| commands::dispatch(line)) else {
+        return exit::Failure::Internal.code();
     };
     match done {
         Ok(exit) => exit.finish(),
         Err(error) => {
             Console::new(Loudness::Quiet).say(Loudness::Quiet, report::Failed(&error));
-            commands::class(&error).code().into()
+            commands::class(&error).code()
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -66,14 +67,8 @@ static IGNORED: AtomicU64 = AtomicU64::new(0);
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Runs before Rust's own start, which ignores SIGPIPE and opens what was closed.
-// SAFETY: the C library calls the functions in this section once, on the only thread, before
-// main. `record` needs nothing that is set up later.
-#[unsafe(link_section = ".init_array")]
-#[used]
-static RECORD: extern "C" fn() = record;
-
-extern "C" fn record() {
+/// Notes how semrun was started, and makes it what a program expects. Before anything else.
+pub(crate) fn record() {
     let mut ignored = 0;
     for number in 1..=31 {
         if disposition(number) == libc::SIG_IGN {
@@ -95,6 +90,13 @@ extern "C" fn record() {
         }
     }
     CLOSED.store(closed, Ordering::Relaxed);
+    for _ in 0..closed.count_ones() {
+        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream.
+        unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+    }
+    // A reader who has gone is an error to a write, and nothing to die of.
+    // SAFETY: ignores a signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 fn disposition(number: libc::c_int) -> libc::sighandler_t {
@@ -164,34 +166,56 @@ pub(super) fn address_the_parent() {
     ADDRESSED.store(false, Ordering::Relaxed);
 }
 
+/// Where the handler writes what it hears; open as long as the handler is set, which is for ever.
+static WRITER: OnceLock<OwnedFd> = OnceLock::new();
+
+/// The handler of all signals. What happened goes through a pipe, so that the order is kept.
+extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if number != libc::SIGCHLD && !ADDRESSED.load(Ordering::Relaxed) {
+        return;
+    }
+    match number {
+        libc::SIGCHLD => CHILD_CHANGED.store(true, Ordering::Release),
+        libc::SIGCONT => CONTINUED.store(true, Ordering::Release),
+        _ => drop(RECEIVED.fetch_or(1 << number, Ordering::Relaxed)),
+    }
+    // SAFETY: the kernel passes one to a handler that was set with SA_SIGINFO. The place of errno is
+    // this thread's own, and what was interrupted finds it as it left it.
+    unsafe {
+        let origin = u8::from((*info).si_code == libc::SI_KERNEL);
+        let errno = libc::__errno_location();
+        let before = *errno;
+        if let (Some(writer), Ok(number)) = (WRITER.get(), u8::try_from(number)) {
+            // Full with thousands unread: one more of them tells nothing new.
+            let _ = rustix::io::write(writer, &[number, origin]);
+        }
+        *errno = before;
+    }
+}
+
 impl Caught {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
     /// but for SIGCHLD, without which nobody learns how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        // There is one story in a process, and one who hears.
+        WRITER.get_or_init(|| writer);
         let inherited = Inherited::recorded();
         for signal in HEARD {
             if inherited.ignores(signal) && signal != Signal::CHILD {
                 continue;
             }
-            let writer = writer.try_clone()?;
-            let number = u8::try_from(signal.as_raw()).expect("signals are below 32");
-            let tell = move |info: &libc::siginfo_t| {
-                if signal != Signal::CHILD && !ADDRESSED.load(Ordering::Relaxed) {
-                    return;
-                }
-                match signal {
-                    Signal::CHILD => CHILD_CHANGED.store(true, Ordering::Release),
-                    Signal::CONT => CONTINUED.store(true, Ordering::Release),
-                    _ => drop(RECEIVED.fetch_or(1 << number, Ordering::Relaxed)),
-                }
-                let origin = u8::from(info.si_code == libc::SI_KERNEL);
-                // Full with thousands unread: one more of them tells nothing new.
-                let _ = rustix::io::write(&writer, &[number, origin]);
+            // SAFETY: a sigaction of zeroes is a valid one, and `tell` does nothing that is not
+            // async-signal-safe.
+            let set = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+                action.sa_sigaction = tell as *const () as libc::sighandler_t;
+                libc::sigaction(signal.as_raw(), &raw const action, std::ptr::null_mut())
             };
-            // SAFETY: the handler only calls write(2), which is async-signal-safe, on a
-            // descriptor that lives as long as the handler, which is for ever.
-            unsafe { signal_hook_registry::register_sigaction(signal.as_raw(), tell) }?;
+            if set == -1 {
+                return Err(io::Error::last_os_error());
+            }
         }
         // Whoever started us may have blocked some, and would have made us deaf.
         change_mask(libc::SIG_UNBLOCK, HEARD.into_iter().map(Signal::as_raw));
