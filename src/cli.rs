@@ -53,6 +53,7 @@ it waited.";
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) ask: AskOptions,
@@ -77,6 +78,7 @@ pub(crate) struct Run {
 
 /// What is wanted of a semaphore.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct AskOptions {
     /// The semaphore: 1 to 200 bytes of UTF-8 without control characters
     #[arg(long, value_name = "NAME")]
@@ -132,6 +134,7 @@ pub(crate) struct AskOptions {
 
 /// How to look after a command.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct SupervisionOptions {
     /// The exit code when the permit was lost, 0 to 255 [default: 76]
     #[arg(long, value_name = "N", value_parser = values::code)]
@@ -172,6 +175,7 @@ pub(crate) enum Quarantine {
 
 /// What every subcommand takes too, before or behind its name.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct BackendOptions {
     /// Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss://
     /// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others]
@@ -217,6 +221,7 @@ pub(crate) struct BackendOptions {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct ConfigOption {
     /// A configuration file (TOML) instead of ~/.config/semrun/config.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -224,6 +229,7 @@ pub(crate) struct ConfigOption {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct LoudnessOptions {
     /// Say more
     #[arg(short, long, conflicts_with = "quiet")]
@@ -265,6 +271,7 @@ pub(crate) enum Sub {
 /// What is wanted, from all places together, with the secrets that no flag may carry.
 #[derive(Debug, Parser)]
 #[command(name = "semrun", version, args_override_self = true)]
+#[group(skip)]
 pub(crate) struct Merged<T: Args> {
     #[command(flatten)]
     pub(crate) wanted: T,
@@ -301,12 +308,22 @@ pub(crate) fn documented() -> Command {
     Cli::command().mut_args(mention).mut_subcommands(|sub| sub.mut_args(mention))
 }
 
+/// What the variables of options begin with.
+const VARIABLES: &str = "SEMRUN_";
+
 /// The variable of an option: `SEMRUN_` and its long name. None for what has none: operands, and
 /// what is meant for one call alone.
 pub(crate) fn variable(argument: &Arg) -> Option<String> {
     const ONE_CALL: [&str; 7] = ["command", "force", "now", "json", "watch", "help", "version"];
     let long = argument.get_long().filter(|long| !ONE_CALL.contains(long))?;
-    Some(format!("SEMRUN_{}", long.to_ascii_uppercase().replace('-', "_")))
+    Some(format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_")))
+}
+
+/// The long name of the option that has a variable of this name, if there is one.
+pub(crate) fn option_of(variable: &str) -> Option<String> {
+    let name = variable.strip_prefix(VARIABLES)?;
+    let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    plain.then(|| name.to_ascii_lowercase().replace('_', "-"))
 }
 
 /// Whether a word is a subcommand.
@@ -339,8 +356,10 @@ mod tests {
         for (command, mut page) in pages {
             let help = page.render_long_help().to_string();
             let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-            for variable in command.get_arguments().filter_map(variable) {
+            for argument in command.get_arguments() {
+                let Some(variable) = variable(argument) else { continue };
                 assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
+                assert_eq!(option_of(&variable).as_deref(), argument.get_long());
             }
         }
     }

@@ -10,8 +10,9 @@ mod runs;
 mod server;
 mod subcommands;
 
-use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
+use std::mem::ManuallyDrop;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -31,6 +32,7 @@ use crate::account::{Account, Home};
 use crate::backends::Name;
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
+use crate::kernel::environment;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ pub(crate) enum Task {
 
 /// What settings come from beside the command line.
 pub(crate) struct Surroundings<'a> {
-    pub(crate) variables: &'a dyn Fn(&str) -> Option<OsString>,
+    pub(crate) variables: &'a Variables,
     /// The configuration of whoever runs this, if there can be one.
     pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, Misuse>,
     pub(crate) system_file: &'a Path,
@@ -74,9 +76,44 @@ pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
     }
 }
 
-/// The variables that this process was started with.
-pub(crate) fn environment(name: &str) -> Option<OsString> {
-    env::var_os(name)
+/// The variables that concern us, each by the long name of its option. An empty one is the usual way
+/// to unset it for a single call.
+#[derive(Debug, Default)]
+pub(crate) struct Variables {
+    options: Vec<(String, OsString)>,
+    shell: Option<OsString>,
+}
+
+impl Variables {
+    /// Those that this process was started with.
+    pub(crate) fn own() -> Self {
+        environment().filter_map(variable).collect()
+    }
+
+    fn of_option(&self, long: &str) -> Option<&OsString> {
+        self.options.iter().find(|(option, _)| option == long).map(|(_, value)| value)
+    }
+}
+
+impl<'a> FromIterator<(&'a OsStr, &'a OsStr)> for Variables {
+    fn from_iter<T: IntoIterator<Item = (&'a OsStr, &'a OsStr)>>(all: T) -> Self {
+        let mut these = Self::default();
+        for (name, value) in all.into_iter().filter(|(_, value)| !value.is_empty()) {
+            if let Some(option) = name.to_str().and_then(cli::option_of) {
+                these.options.push((option, value.into()));
+            } else if name == "SHELL" {
+                these.shell = Some(value.into());
+            }
+        }
+        these
+    }
+}
+
+/// Name and value of a variable.
+fn variable(text: &CStr) -> Option<(&OsStr, &OsStr)> {
+    let text = text.to_bytes();
+    let (name, value) = text.split_at(text.iter().position(|byte| *byte == b'=')?);
+    Some((OsStr::from_bytes(name), OsStr::from_bytes(&value[1..])))
 }
 
 /// The place of the configuration of the whole machine.
@@ -110,7 +147,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
         }
         _ => {
             let layers = Layers::of(command, flags, operands, Some(matches));
-            let all = All::of(layers, around)?;
+            // Taking them apart would cost a run as much as putting them together.
+            let all = ManuallyDrop::new(All::of(layers, around)?);
             Ok(Task::Run(Box::new(runs::run(&all)?)))
         }
     }

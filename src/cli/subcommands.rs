@@ -13,6 +13,7 @@ use crate::backends::Name;
 use crate::serve::log::{Event, Format};
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(after_help = "Exit codes: 0 a permit is free (of every NAME), 75 all are taken, 69 the \
 backend cannot be reached or refused us.")]
 pub(crate) struct Status {
@@ -37,6 +38,7 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     override_usage = "semrun acquire [OPTIONS] --name NAME",
     after_help = "Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew`, give it back with `semrun release`.\n\nIn a shell: eval \"$(semrun acquire --shell --name NAME)\"\n\nExit codes: those of a run."
@@ -61,6 +63,7 @@ pub(crate) struct Acquire {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     after_help = "Exit codes: 0 the permit is ours for another TTL, 76 it is not any more, 69 the backend cannot be reached or refused us."
 )]
@@ -78,6 +81,7 @@ pub(crate) struct Renew {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     after_help = "Exit codes: 0 it is given back, now or before, or evicted; 76 it was not ours any more; 69 the backend cannot be reached or refused us."
 )]
@@ -100,6 +104,7 @@ pub(crate) struct Release {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     override_usage = "semrun limit [OPTIONS] NAME [N | --unpin]",
     after_help = "A pinned limit counts whatever its users ask for, until it is unpinned or the backend loses its data. Who waits is told at once when it is raised; nobody is stopped when it is lowered."
@@ -122,6 +127,7 @@ pub(crate) struct Limit {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     after_help = "The options are those of a run: it looks at what that run would find.\nExit codes: 0 all is well, 1 something has to be mended."
 )]
@@ -144,6 +150,7 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(
     after_help = "Stops in good order on SIGTERM. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
 )]

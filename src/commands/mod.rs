@@ -22,7 +22,7 @@ use crate::account::Account;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
 use crate::report::{CannotRun, NotOurs};
-use crate::settings::{self, Misuse, Printed, Surroundings, Task};
+use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
 use crate::supervise::child::LaunchError;
 
 /// Does what the command line asks for.
@@ -30,7 +30,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     // Not before it is needed: it may ask a directory service.
     let account = LazyCell::new(Account::current);
     let around = Surroundings {
-        variables: &settings::environment,
+        variables: &Variables::own(),
         user_file: &|| settings::user_file(&account),
         system_file: settings::system_file(),
     };

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
+use super::Variables;
 use super::files::{Entry, Value};
 use super::misuse::{Misuse, misconfigured, misuse, one_line, printable};
 use crate::cli::{self, Merged};
@@ -51,7 +52,7 @@ pub(crate) struct Layers {
     command: RefCell<Command>,
     operands: Vec<OsString>,
     /// What the command line was parsed to, where nothing else is in the highest layer.
-    typed: Option<ArgMatches>,
+    typed: RefCell<Option<ArgMatches>>,
 }
 
 impl GivenValue {
@@ -143,7 +144,7 @@ impl Layers {
         operands: Vec<OsString>,
         typed: Option<ArgMatches>,
     ) -> Self {
-        let command = RefCell::new(command);
+        let (command, typed) = (RefCell::new(command), RefCell::new(typed));
         let given = flags.into_iter().map(|(option, value)| Given {
             option,
             value,
@@ -153,32 +154,24 @@ impl Layers {
         Self { given: given.collect(), next: 1, command, operands, typed }
     }
 
-    /// Adds the layer of variables: each is the option whose name it bears. An empty one is the usual
-    /// way to unset it for a single call.
-    pub(super) fn add_variables(
-        &mut self,
-        variables: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<(), Misuse> {
+    /// Adds the layer of variables: each is the option whose name it bears.
+    pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), Misuse> {
         let mut found = Vec::new();
         for argument in self.command.borrow().get_arguments() {
-            let (Some(long), Some(variable)) = (argument.get_long(), cli::variable(argument))
-            else {
-                continue;
-            };
+            let Some(long) = argument.get_long() else { continue };
+            let Some(value) = variables.of_option(long) else { continue };
+            let Some(variable) = cli::variable(argument) else { continue };
             // What is silenced is not even looked at: it may be wrong.
             if self.silences(long) {
                 continue;
             }
-            let Some(value) = variables(&variable).filter(|value| !value.is_empty()) else {
-                continue;
-            };
             let value = match (argument.get_action(), value.to_str()) {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
                     return Err(misuse(format!("{variable} is not one of 1, 0, true, false")));
                 }
-                _ => GivenValue::Text(value),
+                _ => GivenValue::Text(value.clone()),
             };
             found.push((long.to_owned(), value, Source::Variable(variable)));
         }
@@ -261,14 +254,15 @@ impl Layers {
     /// All of it together.
     pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
         // Parsed once more it would be the same.
-        if let Some(typed) = &self.typed
-            && self.given.iter().all(|given| given.source == Source::Flag)
-        {
-            return Merged::from_arg_matches(typed).map_err(|error| misuse(one_line(&error)));
-        }
-        let words = self.given.iter().rev().filter_map(Given::word);
-        let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
-        let parsed = self.parse(words.chain(operands));
+        let same = |_: &_| self.given.iter().all(|given| given.source == Source::Flag);
+        let parsed = self.typed.take().filter(same).map_or_else(
+            || {
+                let words = self.given.iter().rev().filter_map(Given::word);
+                let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
+                self.parse(words.chain(operands))
+            },
+            Ok,
+        );
         let merged = parsed.and_then(|mut matches| Merged::from_arg_matches_mut(&mut matches));
         merged.map_err(|error| misuse(one_line(&error)))
     }

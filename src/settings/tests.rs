@@ -34,11 +34,10 @@ impl Home {
 
     fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
         let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let find =
-            |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        let set = set.iter().map(|(name, value)| (OsStr::new(*name), OsStr::new(*value)));
         let user_file = || Ok(Some(self.path("user")));
         let around = Surroundings {
-            variables: &find,
+            variables: &set.collect(),
             user_file: &user_file,
             system_file: &self.path("system"),
         };

@@ -5,11 +5,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::backends::connect::Location;
-use crate::settings::{self, Run, Surroundings, Task};
+use crate::settings::{self, Run, Surroundings, Task, Variables};
 
 fn run(line: &str) -> Run {
     let around = Surroundings {
-        variables: &|_| None,
+        variables: &Variables::default(),
         user_file: &|| Ok(None),
         system_file: Path::new("/nonexistent"),
     };

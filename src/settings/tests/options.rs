@@ -43,12 +43,11 @@ fn sources<T: clap::Args>(option: &str, is_switch: bool, places: &[&str]) -> Opt
     }
     let name = format!("SEMRUN_{}", option.to_uppercase().replace('-', "_"));
     let value = if is_switch { "1" } else { sample(option) };
-    let set = |asked: &str| {
-        (asked == name && places.contains(&"variable")).then(|| OsString::from(value))
-    };
+    let set = places.contains(&"variable").then(|| (OsStr::new(&name), OsStr::new(value)));
     let user_file = || Ok(Some(home.path("user")));
     let system_file = &home.path("system");
-    let around = Surroundings { variables: &set, user_file: &user_file, system_file };
+    let around =
+        Surroundings { variables: &set.into_iter().collect(), user_file: &user_file, system_file };
     let mut all = All::of_line_and_variables::<T>(Vec::new(), Vec::new(), &around).unwrap();
     let files = Files::read(&all.layers, &around).unwrap();
     all.add_files(&files, None).unwrap();
