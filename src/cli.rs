@@ -6,7 +6,8 @@
 mod subcommands;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -320,14 +321,15 @@ pub(crate) fn variable(argument: &Arg) -> Option<String> {
 }
 
 /// The long name of the option that has a variable of this name, if there is one.
-pub(crate) fn option_of(variable: &str) -> Option<String> {
-    let name = variable.strip_prefix(VARIABLES)?;
+pub(crate) fn option_of(variable: &OsStr) -> Option<String> {
+    let name = variable.as_bytes().strip_prefix(VARIABLES.as_bytes())?;
+    let name = str::from_utf8(name).ok()?;
     let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     plain.then(|| name.to_ascii_lowercase().replace('_', "-"))
 }
 
 /// Whether a word is a subcommand.
-pub(crate) fn is_subcommand(word: &std::ffi::OsStr) -> bool {
+pub(crate) fn is_subcommand(word: &OsStr) -> bool {
     Cli::command().get_subcommands().any(|sub| sub.get_name() == word)
 }
 
@@ -359,7 +361,7 @@ mod tests {
             for argument in command.get_arguments() {
                 let Some(variable) = variable(argument) else { continue };
                 assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
-                assert_eq!(option_of(&variable).as_deref(), argument.get_long());
+                assert_eq!(option_of(variable.as_ref()).as_deref(), argument.get_long());
             }
         }
     }

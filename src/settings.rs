@@ -99,7 +99,7 @@ impl<'a> FromIterator<(&'a OsStr, &'a OsStr)> for Variables {
     fn from_iter<T: IntoIterator<Item = (&'a OsStr, &'a OsStr)>>(all: T) -> Self {
         let mut these = Self::default();
         for (name, value) in all.into_iter().filter(|(_, value)| !value.is_empty()) {
-            if let Some(option) = name.to_str().and_then(cli::option_of) {
+            if let Some(option) = cli::option_of(name) {
                 these.options.push((option, value.into()));
             } else if name == "SHELL" {
                 these.shell = Some(value.into());
