@@ -40,8 +40,10 @@ type Places<'a> = [(Box<dyn Backend>, &'a [Name])];
 async fn look(places: &Places<'_>) -> Result<Vec<Snapshot>, Error> {
     let mut snapshots = Vec::new();
     for (backend, names) in places {
-        let all = if names.is_empty() { backend.list().await? } else { Vec::new() };
-        for name in names.iter().chain(&all) {
+        if names.is_empty() {
+            snapshots.append(&mut backend.observe_all().await?);
+        }
+        for name in *names {
             snapshots.push(backend.observe(name).await?);
         }
     }
@@ -217,16 +219,22 @@ impl Row {
 
 fn write_rows(text: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(widest).collect();
     for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let padding = width - cell.width();
-            let _ = write!(line, "  {cell}{:padding$}", "");
+        for (cell, widest) in row.iter().zip(&widths) {
+            text.push_str("  ");
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', widest - width(cell)));
         }
-        let _ = writeln!(text, "{}", line.trim_end());
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
     }
+}
+
+fn width(text: &str) -> usize {
+    // Nearly everything is, and quickly measured then.
+    if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.

@@ -13,7 +13,8 @@
 --
 -- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
 -- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
--- outlives its process, evict (gently) and remove (at once) for any, limit (pins; 0 unpins), and look.
+-- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
+-- look.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -30,7 +31,7 @@ local function text(number) return string.format('%.0f', number) end
 local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
 
 -- The first write of a script may not ask for memory; then the rest may, even when it is full.
-if operation ~= 'look' then call('ZREMRANGEBYSCORE', done, '-inf', 0) end
+call('ZREMRANGEBYSCORE', done, '-inf', 0)
 
 local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
@@ -79,25 +80,6 @@ end
 local function drop(member)
     call('ZREM', permits, member)
     call('HDEL', grants, member)
-end
-
-if operation == 'look' then
-    local holders, waiters = {}, {}
-    local all = members('-inf', '+inf')
-    for at = 1, #all, 2 do
-        local grant, left = call('HGET', grants, all[at]), tonumber(all[at + 1]) - now
-        local counts = left > 0 or (grant and now < pause) or (not grant and left > -ttl)
-        if counts then holders[#holders + 1] = { all[at], text(left), grant or '' } end
-    end
-    for _, waiter in ipairs(call('ZRANGE', queue, 0, -1)) do
-        local until_then = tonumber(call('ZSCORE', alive, waiter) or 0)
-        if until_then > now then
-            waiters[#waiters + 1] = { waiter, call('HGET', asks, waiter) or '' }
-        end
-    end
-    return {
-        text(pin or limit), pin and 1 or 0, text(ttl), text(math.max(0, pause - now)), holders, waiters,
-    }
 end
 
 -- Who is answering? A server that was restarted, or one that took another's place, may have
