@@ -150,13 +150,10 @@ impl Semaphore {
         Ok(self.still_there()?.then_some(locked))
     }
 
-    /// The same if nobody else has it at the moment.
-    pub(super) fn lock_now(&self) -> io::Result<Option<Locked<'_>>> {
-        if !self.take_mutex()? {
-            return Ok(None);
-        }
-        let locked = Locked(self);
-        Ok(self.still_there()?.then_some(locked))
+    /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
+    /// that somebody deleted.
+    pub(super) fn lock_to_look(&self) -> io::Result<Option<Locked<'_>>> {
+        Ok(self.take_mutex()?.then(|| Locked(self)))
     }
 
     fn take_mutex(&self) -> io::Result<bool> {

@@ -36,6 +36,6 @@ pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
 
 fn look_now(base: &Base, name: &Name) -> io::Result<Option<Snapshot>> {
     let Some(semaphore) = Semaphore::open(base, name, false)? else { return Ok(None) };
-    let Some(locked) = semaphore.lock_now()? else { return Ok(None) };
+    let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
     taken::snapshot(&locked, name).map(Some)
 }
