@@ -1,5 +1,6 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -378,8 +379,12 @@ impl fmt::Display for Holder<'_> {
 }
 
 /// What others wrote, without what could disturb a terminal.
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{FFFD}").into()
+    } else {
+        text.into()
+    }
 }
 
 struct Ordinal(usize);

@@ -265,6 +265,12 @@ impl Store {
         (self.client)().observe(&name(semaphore)).await.unwrap()
     }
 
+    /// Of all that are known.
+    async fn names(&self) -> Vec<Name> {
+        let snapshots = (self.client)().observe_all().await.unwrap();
+        snapshots.into_iter().map(|snapshot| snapshot.name).collect()
+    }
+
     async fn waiting(&self, semaphore: &str) -> Vec<Uuid> {
         let waiters = self.snapshot(semaphore).await.waiters;
         waiters.into_iter().map(|waiter| waiter.record.unwrap().permit).collect()

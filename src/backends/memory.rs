@@ -211,12 +211,16 @@ impl Backend for Memory {
         })
     }
 
-    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
+    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            let semaphores = self.0.borrow();
             let known = |one: &Semaphore| one.ledger.in_use() || one.ledger.pinned().is_some();
-            let in_use = semaphores.iter().filter(|(_, one)| known(one));
-            Ok(in_use.map(|(name, _)| name.clone()).collect())
+            let mut names: Vec<_> = self.0.borrow().keys().cloned().collect();
+            names.retain(|name| self.0.borrow().get(name).is_some_and(known));
+            let mut snapshots = Vec::new();
+            for name in &names {
+                snapshots.push(self.observe(name).await?);
+            }
+            Ok(snapshots)
         })
     }
 

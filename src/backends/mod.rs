@@ -58,8 +58,9 @@ pub(crate) trait Backend {
     /// creates nothing.
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
 
-    /// The semaphores that this backend knows, in the order of their names.
-    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>>;
+    /// The same of all semaphores that this backend knows, in the order of their names; not at one
+    /// moment, but at one after the other.
+    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>>;
 
     /// Gives back whatever somebody has under this identity, a permit or a place in the queue.
     /// For one who has died without that; `patience` bounds how long it is tried.

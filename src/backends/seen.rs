@@ -150,6 +150,7 @@ impl Waiter {
 
 /// What a holder or waiter leaves for others to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub(crate) struct Record {
     pub(crate) permit: Uuid,
     #[serde(flatten)]
@@ -167,6 +168,28 @@ impl Record {
     pub(crate) fn at(permit: Uuid, who: Who, since: SystemTime) -> Self {
         // Records are kept in milliseconds, and one that was just made equals itself read back.
         Self { permit, who, since: millis::truncate(since) }
+    }
+}
+
+/// A record as it is written. It is read in one piece, because what is flattened takes several times as
+/// long, and `status` reads thousands.
+#[derive(Deserialize)]
+struct Written {
+    permit: Uuid,
+    label: String,
+    host: String,
+    pid: u32,
+    user: String,
+    #[serde(default)]
+    detached: bool,
+    #[serde(with = "millis")]
+    since: SystemTime,
+}
+
+impl From<Written> for Record {
+    fn from(written: Written) -> Self {
+        let Written { permit, label, host, pid, user, detached, since } = written;
+        Self { permit, who: Who { label, host, pid, user, detached }, since }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who holds and who waits, as a table or as a JSON document (`docs/status.md`).
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -40,8 +41,10 @@ type Places<'a> = [(Box<dyn Backend>, &'a [Name])];
 async fn look(places: &Places<'_>) -> Result<Vec<Snapshot>, Error> {
     let mut snapshots = Vec::new();
     for (backend, names) in places {
-        let all = if names.is_empty() { backend.list().await? } else { Vec::new() };
-        for name in names.iter().chain(&all) {
+        if names.is_empty() {
+            snapshots.append(&mut backend.observe_all().await?);
+        }
+        for name in *names {
             snapshots.push(backend.observe(name).await?);
         }
     }
@@ -147,86 +150,94 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
                 }
             });
             let row = rows.last_mut().expect("just pushed");
-            row.token = holder.token().map(|token| token.to_string()).unwrap_or_default();
-            row.left = holder.left().map(|left| Span(left).to_string()).unwrap_or_default();
+            row.token = holder.token().map(|token| token.to_string().into()).unwrap_or_default();
+            row.left = holder.left().map(|left| Span(left).to_string().into()).unwrap_or_default();
         }
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
-            let state = format!("waits, {}", place + 1);
+            let state = format!("waits, {}", place + 1).into();
             rows.push(match &waiter.foreign {
                 Some(permit) => Row::foreign(state, name, permit),
                 None => Row::of(state, name, waiter.record.as_ref(), now),
             });
         }
-        let cells: Vec<_> = rows.into_iter().map(|row| row.cells(leases)).collect();
+        let cells: Vec<_> = rows.iter().map(|row| row.cells(leases)).collect();
         write_rows(&mut text, &cells);
     }
     text
 }
 
-struct Row {
-    state: String,
-    token: String,
-    left: String,
-    who: [String; 4],
-    since: String,
-    permit: String,
+type Cell<'a> = Cow<'a, str>;
+
+struct Row<'a> {
+    state: Cell<'a>,
+    token: Cell<'a>,
+    left: Cell<'a>,
+    who: [Cell<'a>; 4],
+    since: Cell<'a>,
+    permit: Cell<'a>,
 }
 
-impl Row {
+impl<'a> Row<'a> {
     fn heading() -> Self {
         Self {
-            state: String::new(),
+            state: "".into(),
             token: "TOKEN".into(),
             left: "LEASE LEFT".into(),
-            who: ["LABEL", "HOST", "PID", "USER"].map(String::from),
+            who: ["LABEL", "HOST", "PID", "USER"].map(Cell::from),
             since: "SINCE".into(),
             permit: "PERMIT".into(),
         }
     }
 
-    fn of(state: String, name: &Name, record: Option<&Record>, now: SystemTime) -> Self {
-        let (token, left) = (String::new(), String::new());
+    fn of(state: Cell<'a>, name: &Name, record: Option<&'a Record>, now: SystemTime) -> Self {
+        let (token, left) = (Cell::default(), Cell::default());
         let Some(Record { who, since, permit }) = record else {
-            let who = ["?", "?", "?", "?"].map(String::from);
-            let (since, permit) = ("?".into(), String::new());
+            let who = ["?", "?", "?", "?"].map(Cell::from);
+            let (since, permit) = ("?".into(), Cell::default());
             return Self { state, token, left, who, since, permit };
         };
         let age = Span(now.duration_since(*since).unwrap_or_default());
-        let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since));
+        let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since)).into();
         let (label, host, user) = (harmless(&who.label), harmless(&who.host), harmless(&who.user));
         // Who has acquired a permit to outlive itself has gone.
-        let pid = if who.detached { "-".into() } else { who.pid.to_string() };
-        let permit = format!("{permit}@{name}");
+        let pid = if who.detached { "-".into() } else { who.pid.to_string().into() };
+        let permit = format!("{permit}@{name}").into();
         Self { state, token, left, who: [label, host, pid, user], since, permit }
     }
 
     /// One whose only trace is its permit.
-    fn foreign(state: String, name: &Name, permit: &str) -> Self {
+    fn foreign(state: Cell<'a>, name: &Name, permit: &str) -> Self {
         let mut row = Self::of(state, name, None, SystemTime::UNIX_EPOCH);
         row.who[0] = "foreign".into();
-        row.permit = format!("{}@{name}", harmless(permit));
+        row.permit = format!("{}@{name}", harmless(permit)).into();
         row
     }
 
-    fn cells(self, leases: bool) -> Vec<String> {
-        let left = leases.then_some(self.left);
-        let head = [self.state, self.token].into_iter().chain(left);
-        head.chain(self.who).chain([self.since, self.permit]).collect()
+    fn cells(&self, leases: bool) -> Vec<&str> {
+        let left = leases.then_some(&self.left);
+        let head = [&self.state, &self.token].into_iter().chain(left);
+        head.chain(&self.who).chain([&self.since, &self.permit]).map(AsRef::as_ref).collect()
     }
 }
 
-fn write_rows(text: &mut String, rows: &[Vec<String>]) {
+fn write_rows(text: &mut String, rows: &[Vec<&str>]) {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
+    let widest = |column: usize| rows.iter().map(|row| width(row[column])).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(widest).collect();
     for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let padding = width - cell.width();
-            let _ = write!(line, "  {cell}{:padding$}", "");
+        for (cell, widest) in row.iter().zip(&widths) {
+            text.push_str("  ");
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', widest - width(cell)));
         }
-        let _ = writeln!(text, "{}", line.trim_end());
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
     }
+}
+
+fn width(text: &str) -> usize {
+    // Nearly everything is, and quickly measured then.
+    if text.is_ascii() { text.len() } else { text.width() }
 }
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.

@@ -248,7 +248,7 @@ impl Routes {
                 None => empty(StatusCode::BAD_REQUEST),
             },
             (Route::About, _) => plain_json(&self.about()),
-            (Route::List, _) => plain_json(&semaphores.names()),
+            (Route::List, _) => plain_json(&semaphores.page(&name)),
         })
     }
 

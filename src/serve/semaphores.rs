@@ -7,7 +7,8 @@ mod one;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ pub(crate) use self::one::{Verdict, Which};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
-use crate::backends::cloud::wire::{Asking, Look, Outcome, Told};
+use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told};
 use crate::backends::ledger::{Change, Claim, Renewal, Terms};
 use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
@@ -38,9 +39,14 @@ pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 const MOST_NAMES: usize = 10_000;
 const MOST_CLIENTS: usize = 200_000;
 
+/// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
+/// nobody else is served meanwhile, so it is to be done in a few milliseconds.
+const MOST_LOOKS: usize = 500;
+const MOST_PARTIES: usize = 1_000;
+
 /// All semaphores of a server.
 pub(crate) struct Semaphores {
-    all: RefCell<HashMap<Rc<str>, Semaphore>>,
+    all: RefCell<BTreeMap<Rc<str>, Semaphore>>,
     /// When which of them has something to do by itself.
     due: RefCell<BTreeSet<(Moment, Rc<str>)>>,
     sooner: Notify,
@@ -361,13 +367,25 @@ impl Semaphores {
         Ok(Attached { semaphores, name, id, which: Which::Monitor, number, verdict })
     }
 
-    /// The names of those that are in use or have a limit that is pinned, in order.
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
+    /// them, from behind a name on.
+    pub(crate) fn page(&self, behind: &str) -> Page {
         let all = self.all.borrow();
-        let matter = all.iter().filter(|(_, semaphore)| semaphore.matters());
-        let mut names: Vec<_> = matter.map(|(name, _)| name.to_string()).collect();
-        names.sort_unstable();
-        names
+        let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
+        let matter = rest.filter(|(_, semaphore)| semaphore.matters());
+        let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
+        drop(all);
+        let (mut page, mut parties) = (Page::default(), 0);
+        for name in &names {
+            let look = self.look(name);
+            parties += look.holders.len() + look.waiters.len();
+            page.semaphores.push(Named { name: name.to_string(), look });
+            if parties >= MOST_PARTIES {
+                break;
+            }
+        }
+        page.more = page.semaphores.len() < names.len() || names.len() == MOST_LOOKS;
+        page
     }
 
     /// How a semaphore stands, for our clients.

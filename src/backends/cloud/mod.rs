@@ -24,7 +24,7 @@ use self::link::{Dialler, Link, unexpected};
 use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
-use self::wire::{LIST, Look};
+use self::wire::{LIST, Look, Named, Page};
 use super::trouble::{TRY_ON, Trouble, TroubleKind, patiently};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
@@ -117,17 +117,16 @@ impl Shared {
         Ok((true, understood::<Look>(&body)?.snapshot(name)))
     }
 
-    async fn names(&self) -> Result<Vec<Name>, Trouble> {
-        let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, "")).await?;
+    /// Some semaphores, from behind a name on.
+    async fn page(&self, behind: &str) -> Result<Page, Trouble> {
+        let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
         if !ours {
             return Err(of_the_original("does not tell its names; give the NAME"));
         }
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
         }
-        let names: Vec<String> = understood(&body)?;
-        // Others may use names there that we cannot.
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+        understood(&body)
     }
 }
 
@@ -160,10 +159,22 @@ impl Backend for Cloud {
         })
     }
 
-    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
+    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            let listed = patiently(TRY_ON, async || self.shared.names().await).await;
-            self.shared.done(listed, || "list the semaphores".into())
+            let (mut snapshots, mut behind) = (Vec::new(), String::new());
+            loop {
+                let page = patiently(TRY_ON, async || self.shared.page(&behind).await).await;
+                let page = self.shared.done(page, || "list the semaphores".into())?;
+                let last = page.semaphores.last().filter(|_| page.more);
+                let next = last.map(|last| last.name.clone());
+                // Others may use names there that we cannot.
+                let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
+                snapshots.extend(page.semaphores.into_iter().filter_map(named));
+                match next {
+                    Some(next) => behind = next,
+                    None => return Ok(snapshots),
+                }
+            }
         })
     }
 

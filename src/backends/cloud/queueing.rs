@@ -12,7 +12,7 @@ use super::ghosts;
 use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Grip;
-use super::wire::{ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
+use super::wire::{ABOUT, ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
 use super::{LEAVING, OBSERVE, Shared, of_the_original};
 use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
@@ -209,25 +209,35 @@ impl<'a> Queueing<'a> {
         let beyond = beyond_the_original(self.ask);
         if beyond.is_some() || self.ask.nonblock {
             // One of the other kind remembers everybody who registers, so that is looked at first.
-            let request = shared.dialler.request(OBSERVE, self.ask.name.as_str());
-            let (ours, body) = within(self.time, async {
-                let answer = first.ask(request).await?;
-                if answer.status != StatusCode::OK {
-                    return Err(unexpected(answer.status, OBSERVE));
-                }
-                let ours = answer.ours;
-                Ok((ours, first.read(answer).await?))
-            })
-            .await?;
-            if !ours && let Some(what) = beyond {
+            let theirs = within(self.time, self.look_if_original(&mut first)).await?;
+            if theirs.is_some()
+                && let Some(what) = beyond
+            {
                 return Err(of_the_original(&what));
             }
-            if !ours && !Observed::parse(&body)?.is_free() {
+            if theirs.is_some_and(|theirs| !theirs.is_free()) {
                 return Ok(Step::Done(Acquired::Busy));
             }
         }
         let answer = self.register(&mut first).await?;
         self.understand(since, first, Some(second), answer).await
+    }
+
+    /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
+    /// would tell of everybody who holds.
+    async fn look_if_original(&self, link: &mut Link) -> Result<Option<Observed>, Trouble> {
+        let dialler = &self.shared.dialler;
+        let answer = link.ask(dialler.request(ABOUT, "")).await?;
+        let ours = answer.ours;
+        link.read(answer).await?;
+        if ours {
+            return Ok(None);
+        }
+        let answer = link.ask(dialler.request(OBSERVE, self.ask.name.as_str())).await?;
+        if answer.status != StatusCode::OK {
+            return Err(unexpected(answer.status, OBSERVE));
+        }
+        Observed::parse(&link.read(answer).await?).map(Some)
     }
 
     async fn register(&mut self, link: &mut Link) -> Result<Answer, Trouble> {

@@ -32,9 +32,9 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 /// A server that is silent for so long cannot be heard: two are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
-/// The paths that only `semrun serve` has: a permit is renewed for a [`Told`], and the names of all
-/// semaphores are listed as JSON.
+/// The paths that only `semrun serve` has. A permit is renewed for a [`Told`].
 pub(crate) const RENEW: &str = "/semrun/renew";
+/// The semaphores whose names come after the one that is named, or the first of them: a [`Page`].
 pub(crate) const LIST: &str = "/semrun/semaphores";
 /// A detached permit is given back, for a [`Returned`].
 pub(crate) const RETURN: &str = "/semrun/return";
@@ -157,6 +157,20 @@ pub(crate) struct Look {
     pub(crate) holders: Vec<Party>,
     /// In the order of the queue.
     pub(crate) waiters: Vec<Party>,
+}
+
+/// Semaphores in the order of their names.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) semaphores: Vec<Named>,
+    /// Whether there may be others behind the last one.
+    pub(crate) more: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) look: Look,
 }
 
 /// One who holds or waits.

@@ -127,7 +127,7 @@ pub(super) async fn a_waiter_keeps_the_semaphore_in_use(store: Store) {
 
 pub(super) async fn a_name_nobody_uses_is_an_empty_snapshot(store: Store) {
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
-    assert_eq!((store.client)().list().await.unwrap(), []);
+    assert_eq!(store.names().await, []);
 }
 
 pub(super) async fn observing_shows_holders_and_waiters_in_order(store: Store) {
@@ -144,7 +144,7 @@ pub(super) async fn observing_shows_holders_and_waiters_in_order(store: Store) {
     assert_eq!(shown, asks.iter().map(|ask| ask.id).collect::<Vec<_>>());
     assert_eq!((holders[0].who.clone(), snapshot.limit), (asks[0].who.clone(), Some(2)));
     assert!(snapshot.holders.is_sorted_by_key(Holder::token) && snapshot.full(9));
-    assert_eq!((store.client)().list().await.unwrap(), [name("a")]);
+    assert_eq!(store.names().await, [name("a")]);
 }
 
 pub(super) async fn a_held_permit_is_found_by_its_identity(store: Store) {
@@ -187,7 +187,7 @@ pub(super) async fn names_are_independent_however_odd(store: Store) {
     }
     let mut all: Vec<_> = names.map(name).to_vec();
     all.sort();
-    assert_eq!((store.client)().list().await.unwrap(), all);
+    assert_eq!(store.names().await, all);
 }
 
 pub(super) async fn a_waiter_is_told_where_it_stands(store: Store) {

@@ -16,13 +16,14 @@
 //! stops counting when [`RELEASED`] is written to it. `docs/backends.md` has the reasons.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
@@ -73,6 +74,8 @@ pub(super) enum ForMutex<'a> {
 pub(super) struct Semaphore {
     pub(super) directory: OwnedFd,
     mutex: OwnedFd,
+    /// Device and inode of that.
+    identity: (u64, u64),
     path: PathBuf,
     pub(super) sharing: Sharing,
 }
@@ -119,33 +122,46 @@ impl Semaphore {
             }
             opened => opened?,
         };
-        let owner = rustix::fs::fstat(&directory)?.st_uid;
-        if !base.sharing.shared() && owner != rustix::process::geteuid().as_raw() && owner != 0 {
+        let stat = rustix::fs::fstat(&directory)?;
+        let owner = stat.st_uid;
+        if !base.sharing.shared() && owner != 0 && owner != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other(format!("{file} belongs to uid {owner}")));
         }
-        base.sharing.apply(&directory)?;
+        base.sharing.apply(&directory, &stat)?;
         // Keeps those who tidy up temporary directories (tmpfiles.d(5)) away while we are here.
         let _ = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared);
         if names::is_shortened(&file) {
             names::check_true_name(&directory, name, base.sharing.file_mode(), create)?;
         }
         let Some(mutex) = open_mutex(&directory, base.sharing, create)? else { return Ok(None) };
-        let path = base.path.join(file);
-        Ok(Some(Self { directory, mutex, path, sharing: base.sharing }))
+        let stat = rustix::fs::fstat(&mutex)?;
+        check_mutex(&stat)?;
+        let (identity, path) = (identity(&stat), base.path.join(file));
+        Ok(Some(Self { directory, mutex, identity, path, sharing: base.sharing }))
     }
 
     /// Locks the mutex. None: the files we have open are no longer those at the path, because
     /// somebody deleted them; open the semaphore again.
     pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
-        if let Err(errno) = rustix::fs::flock(&self.mutex, FlockOperation::NonBlockingLockExclusive)
-        {
-            if errno != Errno::WOULDBLOCK {
-                return Err(errno.into());
-            }
+        if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;
         }
         let locked = Locked(self);
         Ok(self.still_there()?.then_some(locked))
+    }
+
+    /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
+    /// that somebody deleted.
+    pub(super) fn lock_to_look(&self) -> io::Result<Option<Locked<'_>>> {
+        Ok(self.take_mutex()?.then(|| Locked(self)))
+    }
+
+    fn take_mutex(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&self.mutex, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Waits in a thread, because signals have to be obeyed meanwhile.
@@ -206,9 +222,8 @@ impl Semaphore {
     }
 
     fn still_there(&self) -> io::Result<bool> {
-        let ours = rustix::fs::fstat(&self.mutex)?;
         match rustix::fs::statat(CWD, self.path.join("mutex"), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+            Ok(there) => Ok(identity(&there) == self.identity),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
@@ -250,8 +265,11 @@ impl Semaphore {
 
     pub(super) fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
-        let mut directory = Dir::read_from(&self.directory)?;
-        while let Some(file) = directory.read() {
+        // Without another descriptor for it, but then from wherever the last one got to.
+        rustix::fs::seek(&self.directory, SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut files = RawDir::new(&self.directory, &mut buffer);
+        while let Some(file) = files.next() {
             let Some(entry) = Entry::parse(file?.file_name().to_bytes()) else { continue };
             match entry.kind {
                 Kind::Waiter => listing.waiters.push(entry),
@@ -394,11 +412,7 @@ fn open_mutex(directory: &OwnedFd, sharing: Sharing, create: bool) -> io::Result
     // directory (fs.protected_regular), even where writing to it is fine.
     for _ in 0..100 {
         match rustix::fs::openat(directory, "mutex", flags, Mode::empty()) {
-            Ok(mutex) => {
-                let stat = rustix::fs::fstat(&mutex)?;
-                check_mutex(&stat)?;
-                return Ok(Some(mutex));
-            }
+            Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -410,6 +424,10 @@ fn open_mutex(directory: &OwnedFd, sharing: Sharing, create: bool) -> io::Result
         }
     }
     Err(io::Error::other("the file `mutex` comes and goes"))
+}
+
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }
 
 fn check_mutex(stat: &Stat) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod files;
 mod held;
 mod kept;
 mod locks;
+mod many;
 mod names;
 pub(crate) mod place;
 mod queue;
@@ -124,8 +125,19 @@ impl Local {
         act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let Some(base) = self.open(create)? else { return Ok(None) };
+        self.under_mutex_in(&base, name, create, doing, act).await
+    }
+
+    async fn under_mutex_in<T>(
+        &self,
+        base: &Base,
+        name: &Name,
+        create: bool,
+        doing: &str,
+        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+    ) -> Result<Option<T>, Error> {
         let done = async {
-            let Some(semaphore) = Semaphore::open(&base, name, create)? else { return Ok(None) };
+            let Some(semaphore) = Semaphore::open(base, name, create)? else { return Ok(None) };
             let semaphore = Rc::new(semaphore);
             match semaphore.lock(ForMutex::Bounded).await? {
                 Some(locked) => act(&semaphore, &locked).map(Some),
@@ -136,9 +148,30 @@ impl Local {
     }
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
+        match self.open(false)? {
+            Some(base) => self.look_in(&base, name).await,
+            None => Ok(Snapshot::unused(name)),
+        }
+    }
+
+    async fn look_in(&self, base: &Base, name: &Name) -> Result<Snapshot, Error> {
         let look = |_: &_, locked: &Locked<'_>| taken::snapshot(locked, name);
-        let snapshot = self.under_mutex(name, false, "look at", look).await?;
+        let snapshot = self.under_mutex_in(base, name, false, "look at", look).await?;
         Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
+    }
+
+    async fn look_at_all(&self) -> Result<Vec<Snapshot>, Error> {
+        let Some(base) = self.open(false)? else { return Ok(Vec::new()) };
+        let names = names_in(&base).map_err(|error| self.error("list the semaphores", error))?;
+        let mut snapshots = Vec::with_capacity(names.len());
+        for (name, looked) in names.iter().zip(many::look(&base, &names)) {
+            // What is in the way is waited for, or told, here.
+            snapshots.push(match looked {
+                Some(snapshot) => snapshot,
+                None => self.look_in(&base, name).await?,
+            });
+        }
+        Ok(snapshots)
     }
 
     async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), Error> {
@@ -161,13 +194,6 @@ impl Local {
         }
         Ok(())
     }
-
-    fn names(&self) -> Result<Vec<Name>, Error> {
-        let Some(base) = self.open(false)? else {
-            return Ok(Vec::new());
-        };
-        names_in(&base).map_err(|error| self.error("list the semaphores", error))
-    }
 }
 
 impl Backend for Local {
@@ -187,8 +213,8 @@ impl Backend for Local {
         Box::pin(self.look(name))
     }
 
-    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
-        Box::pin(async { self.names() })
+    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+        Box::pin(self.look_at_all())
     }
 
     /// Nothing to do: what the dead had is free.

@@ -298,8 +298,7 @@ impl Sharing {
 
     /// Gives a directory that we made, or meant to before we were killed, to those who share the
     /// base; where the base has the setgid bit, the kernel has done so.
-    pub(super) fn apply(self, directory: &OwnedFd) -> io::Result<()> {
-        let stat = rustix::fs::fstat(directory)?;
+    pub(super) fn apply(self, directory: &OwnedFd, stat: &Stat) -> io::Result<()> {
         let wanted = (self.directory, self.group);
         let found = (Mode::from_raw_mode(stat.st_mode), Some(Gid::from_raw(stat.st_gid)));
         if self.shared() && stat.st_uid == geteuid().as_raw() && found != wanted {

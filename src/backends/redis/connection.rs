@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script,
     ServerErrorKind, cmd,
 };
 
@@ -18,30 +18,56 @@ pub(super) struct Connection {
     client: Client,
     /// While nobody uses it.
     idle: RefCell<Option<MultiplexedConnection>>,
+    pub(super) decide: Program,
+    pub(super) look: Program,
+}
+
+/// A script.
+pub(super) struct Program {
+    source: &'static str,
+    /// By what the server knows it.
     script: Script,
+}
+
+impl Program {
+    fn new(source: &'static str) -> Self {
+        Self { source, script: Script::new(source) }
+    }
+
+    /// What calls it where the server has it already.
+    pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
+        Self::call("EVALSHA", self.script.get_hash(), keys, arguments)
+    }
+
+    fn whole(&self, keys: &[String], arguments: &[String]) -> Cmd {
+        Self::call("EVAL", self.source, keys, arguments)
+    }
+
+    fn call(how: &str, script: &str, keys: &[String], arguments: &[String]) -> Cmd {
+        let mut call = cmd(how);
+        call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+        call
+    }
 }
 
 impl Connection {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, idle: RefCell::new(None), script: Script::new(source()) }
+        let (decide, look) = (Program::new(source()), Program::new(include_str!("look.lua")));
+        Self { client, idle: RefCell::new(None), decide, look }
     }
 
-    /// Calls the script.
+    /// Calls a script.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
+        program: &Program,
         keys: &[String],
         arguments: &[String],
     ) -> Result<T, Trouble> {
-        let call = |name: &str, script: &str| {
-            let mut call = cmd(name);
-            call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
-            call
-        };
-        match self.query(&call("EVALSHA", self.script.get_hash())).await {
+        match self.query(&program.known(keys, arguments)).await {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(self.query(&call("EVAL", source())).await?)
+                Ok(self.query(&program.whole(keys, arguments)).await?)
             }
             answer => Ok(answer?),
         }
@@ -50,6 +76,14 @@ impl Connection {
     /// Asks for something else than the script does.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
         Ok(self.query(question).await?)
+    }
+
+    /// Asks several things at once, if there are any.
+    pub(super) async fn ask_all<T: FromRedisValue>(
+        &self,
+        questions: &Pipeline,
+    ) -> Result<Vec<T>, Trouble> {
+        Ok(if questions.is_empty() { Vec::new() } else { self.query(questions).await? })
     }
 
     /// Waits on a connection of its own, for as long as the answer takes.
@@ -61,7 +95,7 @@ impl Connection {
     }
 
     /// Dropping this drops the connection.
-    async fn query<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, RedisError> {
+    async fn query<T: FromRedisValue>(&self, question: &impl Question) -> Result<T, RedisError> {
         // One that was not used for a while may have been closed for that.
         if let Some(connection) = self.idle.take() {
             match self.query_on(connection, question).await {
@@ -76,9 +110,9 @@ impl Connection {
     async fn query_on<T: FromRedisValue>(
         &self,
         mut connection: MultiplexedConnection,
-        question: &Cmd,
+        question: &impl Question,
     ) -> Result<T, RedisError> {
-        let answer = question.query_async(&mut connection).await;
+        let answer = question.put(&mut connection).await;
         let keep = match &answer {
             Ok(_) => true,
             Err(error) => error.kind() == ErrorKind::Server(ServerErrorKind::NoScript),
@@ -94,6 +128,31 @@ impl Connection {
         let patient =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         self.client.get_multiplexed_async_connection_with_config(&patient).await
+    }
+}
+
+/// What is sent at once, and answered.
+trait Question {
+    async fn put<T: FromRedisValue>(&self, to: &mut MultiplexedConnection)
+    -> Result<T, RedisError>;
+}
+
+impl Question for Cmd {
+    async fn put<T: FromRedisValue>(
+        &self,
+        to: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        self.query_async(to).await
+    }
+}
+
+/// One error among the answers is the answer to all.
+impl Question for Pipeline {
+    async fn put<T: FromRedisValue>(
+        &self,
+        to: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        self.query_async(to).await
     }
 }
 

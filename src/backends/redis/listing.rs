@@ -1,7 +1,9 @@
 //! Which semaphores there are: all keys are gone through step by step, and no other client has to
 //! wait for that.
 
-use redis::cmd;
+use std::collections::HashSet;
+
+use redis::{Pipeline, cmd};
 
 use super::{Shared, can_name};
 use crate::backends::trouble::{TRY_ON, Trouble, patiently};
@@ -12,60 +14,71 @@ const SIGNS: [(&str, &str, &str); 3] =
     [("", "", "zset"), ("{", "}:queue", "zset"), ("{", "}:state", "hash")];
 
 impl Shared {
-    /// In the order of their names.
-    pub(super) async fn list(&self) -> Result<Vec<Name>, Error> {
+    /// In their order.
+    pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
         let prefix = format!("{}-", self.place.prefix);
-        let mut names = Vec::new();
+        let mut names = HashSet::new();
         for (before, after, kind) in SIGNS {
             let pattern = format!("{before}{}*{after}", glob_escaped(&prefix));
+            let name_in = |key: &[u8]| -> Option<Name> {
+                let name = std::str::from_utf8(key).ok()?.strip_prefix(before)?;
+                let name = name.strip_suffix(after)?.strip_prefix(&prefix)?;
+                if can_name(name) { name.parse().ok() } else { None }
+            };
             let mut cursor = 0;
             loop {
-                let step = async || self.step(cursor, &pattern, kind).await;
+                let step = async || {
+                    let (next, mut keys) = self.step(cursor, &pattern).await?;
+                    // Most of them are known by another sign.
+                    keys.retain(|key| name_in(key).is_some_and(|name| !names.contains(&name)));
+                    Ok((next, self.those_of_kind(kind, keys).await?))
+                };
                 let listed = patiently(TRY_ON, step).await;
                 let (next, keys) =
                     listed.map_err(|trouble| self.error("list the semaphores", trouble))?;
-                names.extend(keys.into_iter().filter_map(|key| {
-                    let key = String::from_utf8(key).ok()?;
-                    let name = key.strip_prefix(before)?.strip_suffix(after)?;
-                    let name = name.strip_prefix(&prefix)?;
-                    if can_name(name) { name.parse().ok() } else { None }
-                }));
+                names.extend(keys.iter().filter_map(|key| name_in(key)));
                 cursor = next;
                 if cursor == 0 {
                     break;
                 }
             }
         }
+        let mut names: Vec<_> = names.into_iter().collect();
         names.sort_unstable();
-        names.dedup();
         Ok(names)
     }
 
-    async fn step(
-        &self,
-        cursor: u64,
-        pattern: &str,
-        kind: &str,
-    ) -> Result<(u64, Vec<Vec<u8>>), Trouble> {
+    async fn step(&self, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>), Trouble> {
         let mut scan = cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1000);
-        let (next, keys): (u64, Vec<Vec<u8>>) = self.connection.ask(&scan).await?;
-        let mut found = Vec::new();
-        for key in keys {
-            if self.is_one(&key, kind).await? {
-                found.push(key);
-            }
-        }
-        Ok((next, found))
+        self.connection.ask(&scan).await
     }
 
-    /// What is remembered of an idle semaphore makes it none, unless its limit is pinned.
-    async fn is_one(&self, key: &[u8], kind: &str) -> Result<bool, Trouble> {
-        let is: String = self.connection.ask(cmd("TYPE").arg(key)).await?;
-        if is != kind || kind != "hash" {
-            return Ok(is == kind);
+    /// Which keys are what they seem to be. What is remembered of an idle semaphore makes it none,
+    /// unless its limit is pinned.
+    async fn those_of_kind(
+        &self,
+        kind: &str,
+        mut keys: Vec<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>, Trouble> {
+        let mut questions = Pipeline::with_capacity(keys.len());
+        for key in &keys {
+            questions.cmd("TYPE").arg(key);
         }
-        self.connection.ask(cmd("HEXISTS").arg(key).arg("pin")).await
+        let kinds: Vec<String> = self.connection.ask_all(&questions).await?;
+        let mut kinds = kinds.iter();
+        keys.retain(|_| kinds.next().is_some_and(|one| one == kind));
+        if kind != "hash" {
+            return Ok(keys);
+        }
+        let mut questions = Pipeline::with_capacity(keys.len());
+        for key in &keys {
+            questions.cmd("HEXISTS").arg(key).arg("pin");
+        }
+        let pinned: Vec<bool> = self.connection.ask_all(&questions).await?;
+        let mut pinned = pinned.into_iter();
+        keys.retain(|_| pinned.next().unwrap_or(false));
+        Ok(keys)
     }
 }
 

@@ -30,7 +30,7 @@ use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
-use super::trouble::{TRY_ON, Trouble, patiently};
+use super::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Turn,
@@ -39,6 +39,10 @@ use crate::clock;
 
 /// A waiter asks again at least as often, so that others see that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How many names are looked at in one round trip. What others ask of the server waits for that, so it
+/// is to be done in a few milliseconds.
+const TOGETHER: usize = 100;
 
 /// The Redis backend.
 pub(crate) struct Redis {
@@ -102,6 +106,17 @@ impl Shared {
         )))
     }
 
+    async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
+        let keys = Keys::new(&self.place.prefix, name);
+        self.connection.look(&keys, name, HEARTBEAT).await
+    }
+
+    /// The same in one round trip.
+    async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
+        let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
+        self.connection.look_at_each(&keys, names, HEARTBEAT).await
+    }
+
     /// Releases until it is known to be done, or `patience` is over.
     async fn withdraw(
         &self,
@@ -144,16 +159,27 @@ impl Backend for Redis {
 
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let keys = Keys::new(&self.shared.place.prefix, name);
-            let shared = &self.shared;
-            let look = async || shared.connection.look(&keys, name, HEARTBEAT).await;
-            let looked = patiently(TRY_ON, look).await;
-            looked.map_err(|trouble| shared.error(&format!("look at '{name}'"), trouble))
+            let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
+            looked.map_err(|trouble| self.shared.error(&format!("look at '{name}'"), trouble))
         })
     }
 
-    fn list(&self) -> Pending<'_, Result<Vec<Name>, Error>> {
-        Box::pin(self.shared.list())
+    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+        Box::pin(async move {
+            let names = self.shared.names().await?;
+            let mut snapshots = Vec::with_capacity(names.len());
+            for names in names.chunks(TOGETHER) {
+                if let Ok(mut looked) = within(CONNECTING, self.shared.look_at_each(names)).await {
+                    snapshots.append(&mut looked);
+                    continue;
+                }
+                // Which of them is in the way, and whether it passes, shows one after the other.
+                for name in names {
+                    snapshots.push(self.observe(name).await?);
+                }
+            }
+            Ok(snapshots)
+        })
     }
 
     fn withdraw<'a>(

@@ -1,7 +1,9 @@
-//! What the script is called with, and what it answers. `semaphore.lua` says what it does.
+//! What the scripts are called with, and what they answer. `semaphore.lua` and `look.lua` say what they
+//! do.
 
 use std::time::{Duration, SystemTime};
 
+use redis::Pipeline;
 use uuid::Uuid;
 
 use super::HEARTBEAT;
@@ -23,6 +25,11 @@ impl Keys {
         let others = ["queue", "alive", "asks", "grants", "state", "done"].map(beside);
         let wake = beside("wake");
         Self { keys: [permits].into_iter().chain(others).collect(), wake }
+    }
+
+    /// All but the last one, of those that have given back.
+    fn to_look(&self) -> &[String] {
+        &self.keys[..6]
     }
 
     /// The list on which one who waits or holds is told something.
@@ -172,7 +179,7 @@ impl Connection {
             flag(call.strict, "strict"),
             call.hold.as_millis().to_string(),
         ];
-        let raw: Raw = self.script(&keys.keys, &arguments).await?;
+        let raw: Raw = self.script(&self.decide, &keys.keys, &arguments).await?;
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left) = terms;
         Ok(Reply {
@@ -211,46 +218,67 @@ impl Connection {
         name: &Name,
         ttl: Duration,
     ) -> Result<Snapshot, Trouble> {
-        type Holders = Vec<(String, i64, String)>;
-        type Waiters = Vec<(String, String)>;
-        let ttl = ttl.as_millis().to_string();
-        let arguments =
-            ["look", "", "0", &ttl, "", "0", "0", "0", "0", "", "", "0"].map(String::from);
-        let looked: (u32, u8, u64, u64, Holders, Waiters) =
-            self.script(&keys.keys, &arguments).await?;
-        let (limit, pinned, ttl, paused, holders, waiters) = looked;
-        let mut holders: Vec<_> = holders
-            .into_iter()
-            .map(|(id, left, grant)| {
-                let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-                if grant.is_empty() {
-                    return Holder::Foreign { permit: id, left: Some(left) };
+        let looked = self.script(&self.look, keys.to_look(), &to_look(ttl)).await?;
+        Ok(snapshot(name, looked))
+    }
+
+    /// The same at several in one round trip. An error may be that of any, or that the server does not
+    /// have the script yet.
+    pub(super) async fn look_at_each(
+        &self,
+        keys: &[Keys],
+        names: &[Name],
+        ttl: Duration,
+    ) -> Result<Vec<Snapshot>, Trouble> {
+        let arguments = to_look(ttl);
+        let mut questions = Pipeline::with_capacity(keys.len());
+        for keys in keys {
+            questions.add_command(self.look.known(keys.to_look(), &arguments));
+        }
+        let looked: Vec<Looked> = self.ask_all(&questions).await?;
+        Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
+    }
+}
+
+/// Limit, whether that is pinned, TTL, pause, holders and waiters.
+type Looked = (u32, u8, u64, u64, Vec<(String, i64, String)>, Vec<(String, String)>);
+
+fn to_look(ttl: Duration) -> [String; 1] {
+    [ttl.as_millis().to_string()]
+}
+
+fn snapshot(name: &Name, looked: Looked) -> Snapshot {
+    let (limit, pinned, ttl, paused, holders, waiters) = looked;
+    let mut holders: Vec<_> = holders
+        .into_iter()
+        .map(|(id, left, grant)| {
+            let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+            if grant.is_empty() {
+                return Holder::Foreign { permit: id, left: Some(left) };
+            }
+            let left = Some(left);
+            match granted(&id, &grant) {
+                Some(Grant { token, phase, record }) => {
+                    Holder::Known { token: Some(token), record: Some(record), phase, left }
                 }
-                let left = Some(left);
-                match granted(&id, &grant) {
-                    Some(Grant { token, phase, record }) => {
-                        Holder::Known { token: Some(token), record: Some(record), phase, left }
-                    }
-                    None => Holder::Known { token: None, record: None, phase: Phase::Held, left },
-                }
-            })
-            .collect();
-        // The order of the grants; who has no token comes last.
-        holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
-        let waiters: Vec<_> =
-            waiters.iter().map(|(id, ask)| Waiter::known(asked(id, ask))).collect();
-        let ours = |one: &Holder| matches!(one, Holder::Known { .. });
-        let in_use = holders.iter().any(ours) || !waiters.is_empty();
-        let pinned = pinned != 0;
-        Ok(Snapshot {
-            name: name.clone(),
-            limit: (in_use || pinned).then_some(limit),
-            pinned,
-            ttl: in_use.then_some(Duration::from_millis(ttl)),
-            paused: if in_use { pause(paused) } else { None },
-            holders,
-            waiters,
+                None => Holder::Known { token: None, record: None, phase: Phase::Held, left },
+            }
         })
+        .collect();
+    // The order of the grants; who has no token comes last.
+    holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
+    let waiters: Vec<_> = waiters.iter().map(|(id, ask)| Waiter::known(asked(id, ask))).collect();
+    let ours = |one: &Holder| matches!(one, Holder::Known { .. });
+    let in_use = holders.iter().any(ours) || !waiters.is_empty();
+    let pinned = pinned != 0;
+    Snapshot {
+        name: name.clone(),
+        limit: (in_use || pinned).then_some(limit),
+        pinned,
+        ttl: in_use.then_some(Duration::from_millis(ttl)),
+        paused: if in_use { pause(paused) } else { None },
+        holders,
+        waiters,
     }
 }
 

@@ -13,7 +13,8 @@
 --
 -- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
 -- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
--- outlives its process, evict (gently) and remove (at once) for any, limit (pins; 0 unpins), and look.
+-- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
+-- look.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -30,13 +31,13 @@ local function text(number) return string.format('%.0f', number) end
 local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
 
 -- The first write of a script may not ask for memory; then the rest may, even when it is full.
-if operation ~= 'look' then call('ZREMRANGEBYSCORE', done, '-inf', 0) end
+call('ZREMRANGEBYSCORE', done, '-inf', 0)
 
 local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 
-local names = { 'run', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'pin' }
+local names = { 'run', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'soonest', 'pin' }
 local kept = {}
 for at, value in ipairs(call('HMGET', state, unpack(names))) do kept[names[at]] = value end
 local known = kept.last and true or false
@@ -46,6 +47,7 @@ local token, ticket = tonumber(kept.token or 0), tonumber(kept.ticket or 0)
 local limit, ttl = tonumber(kept.limit or asked_limit), tonumber(kept.ttl or asked_ttl)
 local pin = tonumber(kept.pin or nil)
 local shared = kept.shared == '1'
+local soonest = tonumber(kept.soonest or 0) -- when the first member ends, as of the last call
 
 local function members(from, to) return call('ZRANGEBYSCORE', permits, from, to, 'WITHSCORES') end
 local function ours(member) return call('HEXISTS', grants, member) == 1 end
@@ -79,25 +81,6 @@ end
 local function drop(member)
     call('ZREM', permits, member)
     call('HDEL', grants, member)
-end
-
-if operation == 'look' then
-    local holders, waiters = {}, {}
-    local all = members('-inf', '+inf')
-    for at = 1, #all, 2 do
-        local grant, left = call('HGET', grants, all[at]), tonumber(all[at + 1]) - now
-        local counts = left > 0 or (grant and now < pause) or (not grant and left > -ttl)
-        if counts then holders[#holders + 1] = { all[at], text(left), grant or '' } end
-    end
-    for _, waiter in ipairs(call('ZRANGE', queue, 0, -1)) do
-        local until_then = tonumber(call('ZSCORE', alive, waiter) or 0)
-        if until_then > now then
-            waiters[#waiters + 1] = { waiter, call('HGET', asks, waiter) or '' }
-        end
-    end
-    return {
-        text(pin or limit), pin and 1 or 0, text(ttl), text(math.max(0, pause - now)), holders, waiters,
-    }
 end
 
 -- Who is answering? A server that was restarted, or one that took another's place, may have
@@ -192,8 +175,14 @@ end
 local held = mine and (mine.phase == '-' or mine.phase == 'h')
 local waits = call('ZSCORE', queue, id)
 if operation == 'ask' and not mine and not waits then
-    for _, member in ipairs(call('HKEYS', grants)) do
-        if not call('ZSCORE', permits, member) then call('HDEL', grants, member) end
+    -- Somebody else may have removed members of ours. There is no need to look at each of them while there
+    -- are as many members as grants and no foreign one was ever seen: PassBuddy, which may have come just
+    -- now, removes only what has ended, and nothing has since the last call.
+    local same = call('ZCARD', permits) == call('HLEN', grants)
+    if not same or shared or now >= soonest then
+        for _, member in ipairs(call('HKEYS', grants)) do
+            if not call('ZSCORE', permits, member) then call('HDEL', grants, member) end
+        end
     end
     if call('HLEN', grants) == 0 and call('ZCARD', queue) == 0 then
         limit, ttl = asked_limit, asked_ttl -- it was idle
@@ -388,8 +377,9 @@ end
 -- as if it did.
 local uses = operation == 'ask' or operation == 'renew' or has_token > 0 or has_ticket > 0
 if known or uses then
+    local first = call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2] or '0'
     call('HSET', state, 'run', run, 'last', text(now), 'pause', text(pause), 'token', text(token), 'ticket',
-        text(ticket), 'limit', text(limit), 'ttl', text(ttl), 'shared', shared and '1' or '0')
+        text(ticket), 'limit', text(limit), 'ttl', text(ttl), 'shared', shared and '1' or '0', 'soonest', first)
 end
 -- Until the last hold is over, if that is later; others may have written any number there.
 local latest = tonumber(call('ZRANGE', permits, -1, -1, 'WITHSCORES')[2] or 0)

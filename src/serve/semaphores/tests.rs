@@ -110,7 +110,8 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
-    assert_eq!(server.names(), ["x"]);
+    let page = server.page("");
+    assert_eq!(page.semaphores.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["x"]);
     // Names that nobody uses are forgotten, and what is written anew is all that counts.
     for number in 0..=MOST_NAMES {
         server.change(&number.to_string().into(), |_| Vec::new());

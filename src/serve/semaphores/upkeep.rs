@@ -1,6 +1,6 @@
 //! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -83,7 +83,7 @@ impl Semaphores {
         self.change_known(name, change);
     }
 
-    fn forget_idle(&self, all: &mut HashMap<Rc<str>, Semaphore>) {
+    fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
         let mut due = self.due.borrow_mut();
         all.retain(|name, semaphore| {
             let used = semaphore.matters() || !semaphore.clients.is_empty();

@@ -163,11 +163,32 @@ fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
     let client = world.client();
     world.runtime.block_on(async {
         granted(&client).await.release(SOON).await.unwrap();
-        assert_eq!(client.list().await.unwrap(), []);
+        assert_eq!(client.observe_all().await.unwrap(), []);
         client.set_limit(&world.name, Some(3)).await.unwrap();
-        assert_eq!(client.list().await.unwrap().as_slice(), std::slice::from_ref(&world.name));
+        let [only] = &client.observe_all().await.unwrap()[..] else { panic!("one") };
+        assert_eq!((&only.name, only.limit, only.pinned), (&world.name, Some(3), true));
         client.set_limit(&world.name, None).await.unwrap();
-        assert_eq!(client.list().await.unwrap(), []);
+        assert_eq!(client.observe_all().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_is_named() {
+    let world = World::new();
+    let client = world.client();
+    world.write(&["SET", "p-other", "text"]);
+    world.write(&["HSET", "{p-other}:queue", "pin", "1"]);
+    world.write(&["RPUSH", "{p-other}:state", "pin"]);
+    world.runtime.block_on(async {
+        let _lease = granted(&client).await;
+        let alone = client.observe(&world.name).await.unwrap();
+        let [only] = &client.observe_all().await.unwrap()[..] else { panic!("one") };
+        assert_eq!((&only.name, only.limit), (&world.name, alone.limit));
+        assert!(only.holders[0].id() == alone.holders[0].id() && alone.holders[0].id().is_some());
+        world.write(&["ZADD", "p-broken", "1", "x"]);
+        world.write(&["SET", "{p-broken}:grants", "text"]);
+        let error = client.observe_all().await.unwrap_err().to_string();
+        assert!(error.contains("'broken'") && error.contains("not a semaphore"), "{error}");
     });
 }
 
@@ -232,7 +253,7 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
         let mut lease = granted(&client).await;
         let held = tokio::time::timeout(Duration::from_millis(1_500), lease.lost()).await;
         assert!(held.is_err(), "{held:?}");
-        assert_eq!(client.list().await.unwrap().len(), 1);
+        assert_eq!(client.observe_all().await.unwrap().len(), 1);
         assert!(client.evict(&world.name, lease.permit().id, Eviction::Gently).await.unwrap());
         assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet, "it may listen");
         lease.release(SOON).await.unwrap();

@@ -296,3 +296,16 @@ fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_nobody() {
     assert!(!lasts());
     assert_eq!(world.look(), Snapshot::unused(&world.name));
 }
+
+#[test]
+fn one_that_ended_unseen_and_whose_place_a_stranger_took_is_forgotten() {
+    let world = World::new();
+    world.ask(1);
+    // PassBuddy has cleared it away, and its own member is there instead.
+    world.remembers("soonest", world.now() - 1);
+    world.write(&["ZREM", "p-a", &id(1).to_string()]);
+    let foreign = "33333333-3333-4333-8333-333333333333";
+    world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
+    let granted = world.call(&Call { limit: 2, ..call(Operation::Ask, 2) });
+    assert_eq!((granted.status, granted.limit, granted.foreign), (Status::Held, 2, 1));
+}

@@ -1,0 +1,41 @@
+//! A look at many semaphores. Nearly all of it is the kernel's: files that are opened, read and closed. So
+//! it is done on all processors.
+
+use std::io;
+use std::thread;
+
+use super::files::Semaphore;
+use super::place::Base;
+use super::taken;
+use crate::backends::{Name, Snapshot};
+
+/// How many are worth a thread.
+const WORTH_A_THREAD: usize = 200;
+
+/// In the order of the names. None: who has the mutex is not done yet, or something is wrong; whoever looks
+/// at that one alone hears what.
+pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
+    let threads = match names.len() / WORTH_A_THREAD {
+        0 => 1,
+        enough => thread::available_parallelism().map_or(1, |all| all.get().min(enough)),
+    };
+    let look = |names: &[Name]| -> Vec<_> {
+        names.iter().map(|name| look_now(base, name).ok().flatten()).collect()
+    };
+    let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
+    let first = parts.next().unwrap_or_default();
+    thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| (part, scope.spawn(move || look(part)))).collect();
+        let mut looked = look(first);
+        for (part, other) in others {
+            looked.extend(other.join().unwrap_or_else(|_| vec![None; part.len()]));
+        }
+        looked
+    })
+}
+
+fn look_now(base: &Base, name: &Name) -> io::Result<Option<Snapshot>> {
+    let Some(semaphore) = Semaphore::open(base, name, false)? else { return Ok(None) };
+    let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
+    taken::snapshot(&locked, name).map(Some)
+}
