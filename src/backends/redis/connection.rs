@@ -1,112 +1,184 @@
 //! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
 //! away: what a late answer would belong to is unknown, and another server may be there by now.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
-    ServerErrorKind, cmd,
+    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
+use super::conversation::{Begun, Conversation, Dialler};
 use crate::backends::trouble::{CONNECTING, Trouble};
+use crate::clock::{self, Moment};
 
 pub(super) struct Connection {
-    client: Client,
+    dialler: Dialler,
     /// While nobody uses it.
-    idle: RefCell<Option<MultiplexedConnection>>,
-    script: Script,
+    idle: RefCell<Option<Conversation>>,
+    begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
+}
+
+/// What the script said.
+pub(super) struct Said<T> {
+    pub(super) answer: T,
+    /// A moment before it was asked.
+    pub(super) since: Moment,
+    /// What was asked beside it.
+    pub(super) beside: Option<Value>,
 }
 
 impl Connection {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, idle: RefCell::new(None), script: Script::new(source()) }
+    pub(super) fn new(dialler: Dialler) -> Self {
+        Self { dialler, idle: RefCell::new(None), begun: RefCell::new(None) }
     }
 
-    /// Calls the script.
+    /// Sends a call of the script, with something asked before it. [`Connection::script`] waits for
+    /// the answer when it is called in the same way. Needs no runtime.
+    pub(super) fn begin(&self, keys: &[String], arguments: &[String], beside: Option<&Cmd>) {
+        let questions = questions(keys, arguments, beside);
+        let since = clock::now();
+        let begun = self.dialler.begin(&questions);
+        self.begun.replace(begun.map(|begun| (questions, since, begun)));
+    }
+
+    /// Calls the script, with something asked before it at the same time.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
         keys: &[String],
         arguments: &[String],
-    ) -> Result<T, Trouble> {
-        let call = |name: &str, script: &str| {
-            let mut call = cmd(name);
-            call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
-            call
+        beside: Option<&Cmd>,
+    ) -> Result<Said<T>, Trouble> {
+        let questions = questions(keys, arguments, beside);
+        let mut since = clock::now();
+        let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
+        let answers = match begun {
+            Some((_, moment, begun)) => {
+                since = moment;
+                self.proceed(begun, &questions).await
+            }
+            None => self.query(&questions).await,
         };
-        match self.query(&call("EVALSHA", self.script.get_hash())).await {
+        let mut answers = answers?;
+        let answer = match answers.pop().map(Value::extract_error).transpose() {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(self.query(&call("EVAL", source())).await?)
+                self.one(called("EVAL", source(), keys, arguments)).await?
             }
-            answer => Ok(answer?),
-        }
+            answer => answer?.unwrap_or(Value::Nil),
+        };
+        let answer = from_redis_value(answer).map_err(RedisError::from)?;
+        Ok(Said { answer, since, beside: answers.pop() })
     }
 
     /// Asks for something else than the script does.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
-        Ok(self.query(question).await?)
+        told(self.one(question.clone()).await?)
     }
 
     /// Waits on a connection of its own, for as long as the answer takes.
     pub(super) async fn wait<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
-        let mut connection = tokio::time::timeout(CONNECTING, self.connect())
+        let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
             .await
             .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
-        Ok(question.query_async(&mut connection).await?)
+        let answers = conversation.ask(std::slice::from_ref(question)).await?;
+        told(answers.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
+        let answers = self.query(&[question]).await?;
+        answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
     }
 
     /// Dropping this drops the connection.
-    async fn query<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, RedisError> {
+    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
         // One that was not used for a while may have been closed for that.
-        if let Some(connection) = self.idle.take() {
-            match self.query_on(connection, question).await {
+        if let Some(conversation) = self.idle.take() {
+            match self.query_on(conversation, questions).await {
                 Err(error) if error.is_io_error() => {}
-                answer => return answer,
+                answers => return answers,
             }
         }
-        let connection = self.connect().await?;
-        self.query_on(connection, question).await
+        let conversation = self.dialler.dial().await?;
+        self.query_on(conversation, questions).await
     }
 
-    async fn query_on<T: FromRedisValue>(
+    async fn query_on(
         &self,
-        mut connection: MultiplexedConnection,
-        question: &Cmd,
-    ) -> Result<T, RedisError> {
-        let answer = question.query_async(&mut connection).await;
-        let keep = match &answer {
-            Ok(_) => true,
-            Err(error) => error.kind() == ErrorKind::Server(ServerErrorKind::NoScript),
-        };
-        if keep {
-            self.idle.replace(Some(connection));
-        }
-        answer
+        mut conversation: Conversation,
+        questions: &[Cmd],
+    ) -> Result<Vec<Value>, RedisError> {
+        let answers = conversation.ask(questions).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
     }
 
-    /// Who calls bounds the time.
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let patient =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        self.client.get_multiplexed_async_connection_with_config(&patient).await
+    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+        let (conversation, answers) = begun.proceed(questions).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
+    }
+
+    fn keep(&self, conversation: Conversation, answers: &[Value]) {
+        let fine = |answer: &Value| match answer {
+            Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
+            _ => true,
+        };
+        if answers.iter().all(fine) {
+            self.idle.replace(Some(conversation));
+        }
     }
 }
 
+/// What an answer says, unless it is an error.
+pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
+    Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
+}
+
+fn called(how: &str, script: &str, keys: &[String], arguments: &[String]) -> Cmd {
+    let mut call = cmd(how);
+    call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+    call
+}
+
+fn questions(keys: &[String], arguments: &[String], beside: Option<&Cmd>) -> Vec<Cmd> {
+    let call = called("EVALSHA", &hash(), keys, arguments);
+    beside.cloned().into_iter().chain([call]).collect()
+}
+
+fn same(one: &[Cmd], other: &[Cmd]) -> bool {
+    one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
+}
+
 const SOURCE: &str = include_str!("semaphore.lua");
+
+/// Its SHA-1, which would take as long to compute as the server takes for a call; a test says what
+/// it has to be.
+#[cfg(any(test, not(feature = "mutants")))]
+const HASH: &str = "025da81092f0b1290981907dee3aec8f746ffc14";
 
 #[cfg(not(feature = "mutants"))]
 const fn source() -> &'static str {
     SOURCE
 }
 
+#[cfg(not(feature = "mutants"))]
+fn hash() -> Cow<'static, str> {
+    Cow::Borrowed(HASH)
+}
+
 #[cfg(feature = "mutants")]
 fn source() -> &'static str {
     super::mutants::script(SOURCE)
+}
+
+#[cfg(feature = "mutants")]
+fn hash() -> Cow<'static, str> {
+    Cow::Owned(redis::Script::new(source()).get_hash().to_owned())
 }
 
 impl From<RedisError> for Trouble {
@@ -171,4 +243,14 @@ fn tls_error(error: &RedisError) -> Option<String> {
     let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
     let tls = cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(tls.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_that_of_the_script() {
+        assert_eq!(redis::Script::new(SOURCE).get_hash(), HASH);
+    }
 }
