@@ -2,7 +2,7 @@
 //! away: what a late answer would belong to is unknown, and another server may be there by now.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub(super) struct Connection {
     /// While nobody uses it.
     idle: RefCell<Option<Conversation>>,
     begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
+    /// Whether the server may have heard of anything.
+    reached: Cell<bool>,
 }
 
 /// What the script said.
@@ -33,7 +35,12 @@ pub(super) struct Said<T> {
 
 impl Connection {
     pub(super) fn new(dialler: Dialler) -> Self {
-        Self { dialler, idle: RefCell::new(None), begun: RefCell::new(None) }
+        Self {
+            dialler,
+            idle: RefCell::new(None),
+            begun: RefCell::new(None),
+            reached: Cell::new(false),
+        }
     }
 
     /// Sends a call of the script, with something asked before it. [`Connection::script`] waits for
@@ -42,6 +49,7 @@ impl Connection {
         let questions = questions(keys, arguments, beside);
         let since = clock::now();
         let begun = self.dialler.begin(&questions);
+        self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
         self.begun.replace(begun.map(|begun| (questions, since, begun)));
     }
 
@@ -75,6 +83,11 @@ impl Connection {
         Ok(Said { answer, since, beside: answers.pop() })
     }
 
+    /// Whether there is anything to take back.
+    pub(super) fn has_reached(&self) -> bool {
+        self.reached.get()
+    }
+
     /// Asks for something else than the script does.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
         told(self.one(question.clone()).await?)
@@ -104,6 +117,7 @@ impl Connection {
             }
         }
         let conversation = self.dialler.dial().await?;
+        self.reached.set(true);
         self.query_on(conversation, questions).await
     }
 
@@ -118,7 +132,9 @@ impl Connection {
     }
 
     async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
-        let (conversation, answers) = begun.proceed(questions).await?;
+        let mut conversation = begun.proceed(questions).await?;
+        self.reached.set(true);
+        let answers = conversation.introduced(questions.len()).await?;
         self.keep(conversation, &answers);
         Ok(answers)
     }

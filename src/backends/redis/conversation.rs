@@ -77,7 +77,12 @@ impl Dialler {
             _ => return None,
         };
         let socket = socket.ok()?;
-        let sent = socket.send(&introduced(questions)).unwrap_or(0);
+        let sent = match socket.send(&introduced(questions)) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // Whoever dials again hears what is wrong.
+            Err(_) => return None,
+        };
         Some(Begun { socket, sent })
     }
 
@@ -163,15 +168,16 @@ impl Dialler {
 }
 
 impl Begun {
-    /// Goes on from there, with the same questions.
-    pub(super) async fn proceed(
-        self,
-        questions: &[Cmd],
-    ) -> Result<(Conversation, Vec<Value>), RedisError> {
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
+    /// the answers.
+    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, RedisError> {
         let mut conversation = Conversation::over(connected(self.socket).await?);
         conversation.say(&introduced(questions)[self.sent..]).await?;
-        let answers = conversation.introduced(questions.len()).await?;
-        Ok((conversation, answers))
+        Ok(conversation)
     }
 }
 
@@ -190,7 +196,8 @@ impl Conversation {
         self.answers(questions.len()).await
     }
 
-    async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+    /// Waits for the answers to the first questions.
+    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
         self.introduced = true;
         // Servers before 7.2 do not know it, and that is no matter.
         self.answers(introduction().len()).await?;

@@ -36,8 +36,6 @@ pub(super) struct Queueing<'a> {
     ask: &'a Ask,
     turn: &'a Turn,
     who: Rc<str>,
-    /// Whether the server may know of us.
-    asked: bool,
     /// Whether anything ever came of asking.
     outcome: bool,
     ticket: u64,
@@ -63,7 +61,6 @@ impl<'a> Queueing<'a> {
             ask,
             turn,
             who: describe(&ask.who),
-            asked: false,
             outcome: false,
             ticket: 0,
             told: Told::default(),
@@ -89,7 +86,6 @@ impl<'a> Queueing<'a> {
             let time = if self.ticket > 0 { CONNECTING } else { CONNECTING.min(left) };
             // At once with the first attempt; what comes of that is not used before it is known.
             let condition = shared.condition().filter(|_| !checked);
-            self.asked = true;
             let call = self.call(Operation::Ask);
             let attempt = async {
                 let called = shared.connection.call_beside(&self.keys, &call, condition.as_ref());
@@ -230,7 +226,7 @@ impl<'a> Queueing<'a> {
     /// Where that fails, we do not count any more after three missed heartbeats.
     pub(super) async fn leave(&mut self) -> Result<(), Trouble> {
         self.wake = None;
-        if !self.asked {
+        if !self.shared.connection.has_reached() {
             return Ok(());
         }
         let call = self.call(Operation::Leave);
