@@ -213,7 +213,10 @@ impl From<RedisError> for Trouble {
             ErrorKind::AuthenticationFailed => {
                 Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
-            _ if says(&["NOAUTH"]) => Self::lasting(format!("the server wants a password; {WHO}")),
+            // A call of the script is longer than what it reads of somebody whom it does not know.
+            _ if says(&["NOAUTH", "unauthenticated"]) => {
+                Self::lasting(format!("the server wants a password; {WHO}"))
+            }
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
                 Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
