@@ -36,10 +36,8 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
                         the right one)";
             return Err(Misuse::new(Failure::Unsupported, text).into());
         }
-        if asks_at_once(&settings.request) {
-            // The server thinks about it while there come to be two of us.
-            backend.begin(&ask);
-        }
+        // The server thinks about it while there come to be two of us.
+        let begun = asks_at_once(&settings.request) && backend.begin(&ask);
         match guardian::divide() {
             Ok(Side::Guardian(guardian)) => {
                 drop(backend);
@@ -47,8 +45,10 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
             }
             Ok(Side::Worker(visible)) => visible,
             Err(error) => {
-                // It may have been granted.
-                let _ = block_on(backend.withdraw(&ask.name, ask.id, GIVING_BACK))?;
+                if begun {
+                    // It may have been granted.
+                    let _ = block_on(backend.withdraw(&ask.name, ask.id, GIVING_BACK))?;
+                }
                 return Err(error).context("cannot start a second process");
             }
         }

@@ -121,9 +121,10 @@ impl Shared {
 }
 
 impl Backend for Redis {
-    fn begin(&self, ask: &Ask) {
+    fn begin(&self, ask: &Ask) -> bool {
         let (turn, _notices) = Turn::channel();
         Queueing::new(Rc::clone(&self.shared), ask, &turn).begin();
+        self.shared.connection.has_reached()
     }
 
     fn acquire<'a>(

@@ -176,7 +176,7 @@ fn what_was_begun_is_asked_once_and_counts_from_then() {
     for _ in 0..2 {
         let (client, ask) = (world.client(), an_ask());
         world.write(&["CONFIG", "RESETSTAT"]);
-        client.begin(&ask);
+        assert!(client.begin(&ask));
         let begun = clock::now();
         world.runtime.block_on(async {
             let lease = granted_as(&client, &ask).await;
@@ -195,9 +195,7 @@ fn what_a_server_grants_that_may_forget_it_is_given_back() {
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     for begins in [true, false] {
         let (client, ask) = (world.client(), an_ask());
-        if begins {
-            client.begin(&ask);
-        }
+        assert!(!begins || client.begin(&ask));
         let refused = world.runtime.block_on(acquired(&client, &ask));
         assert!(refused.is_err_and(|error| error.what.contains("allkeys-lru")));
         assert!(world.look().holders.is_empty());
