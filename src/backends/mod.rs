@@ -41,6 +41,13 @@ pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Hands out permits of named counting semaphores.
 pub(crate) trait Backend {
+    /// Lets the server work while semrun does something else: what [`Backend::acquire`] asks first
+    /// of the same ask may be sent now, without waiting for anything. Returns whether it was; then
+    /// the ask has to be acquired, or withdrawn.
+    fn begin(&self, _ask: &Ask) -> bool {
+        false
+    }
+
     /// Waits in turn for a permit: first come, first served. Never more than the semaphore's
     /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
     ///

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::block_on;
-use super::waiting::{GIVING_BACK, Turned, ask, held_around, wait_in_turn};
+use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, held_around, wait_in_turn};
 use crate::account::Account;
 use crate::backends::{Ask, Backend, Eviction, Lease, Permit};
 use crate::exit::{Exit, Failure};
@@ -28,6 +28,7 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
     let descriptors = getrlimit(Resource::Nofile);
     let caught = Caught::install().context("cannot listen to signals")?;
     let ask = ask(&settings.request, account, false);
+    let backend = settings.request.location.connect(account)?;
     let mut visible = if settings.request.location.expires() {
         if !descendants::are_visible() {
             let text = "the processes of a command could not be stopped in time here: /proc is \
@@ -35,25 +36,39 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
                         the right one)";
             return Err(Misuse::new(Failure::Unsupported, text).into());
         }
-        match guardian::divide().context("cannot start a second process")? {
-            Side::Guardian(guardian) => return guard(settings, account, &ask, guardian),
-            Side::Worker(visible) => visible,
+        // The server thinks about it while there come to be two of us.
+        let begun = asks_at_once(&settings.request) && backend.begin(&ask);
+        match guardian::divide() {
+            Ok(Side::Guardian(guardian)) => {
+                drop(backend);
+                return guard(settings, account, &ask, guardian);
+            }
+            Ok(Side::Worker(visible)) => visible,
+            Err(error) => {
+                if begun {
+                    // It may have been granted.
+                    let _ = block_on(backend.withdraw(&ask.name, ask.id, GIVING_BACK))?;
+                }
+                return Err(error).context("cannot start a second process");
+            }
         }
     } else {
         Visible::Itself
     };
     let told = block_on(async {
         visible.listen().context("cannot watch the guardian")?;
-        let story = Story { settings, ask: &ask, descriptors, visible: &visible };
-        story.tell(account, caught).await
+        let story =
+            Story { settings, ask: &ask, backend: &*backend, descriptors, visible: &visible };
+        let ran = story.tell(caught).await;
+        if let Ok(exit) = ran {
+            visible.done(exit);
+        }
+        ran
     });
     let ran = told.and_then(|ran| ran);
     // Otherwise something may be left of the command, and the guardian has to see to it.
-    if !ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
-        visible.done(match ran {
-            Ok(Exit::CommandSignalled(signal)) => Some(signal),
-            _ => None,
-        });
+    if ran.as_ref().is_err_and(|error| !error.is::<Unattended>()) {
+        visible.failed();
     }
     ran
 }
@@ -97,26 +112,26 @@ impl std::fmt::Display for Unattended {
 struct Story<'a> {
     settings: &'a Run,
     ask: &'a Ask,
+    backend: &'a dyn Backend,
     descriptors: Rlimit,
     visible: &'a Visible,
 }
 
 impl Story<'_> {
-    async fn tell(&self, account: &Account, caught: Caught) -> anyhow::Result<Exit> {
-        let Self { settings, ask, visible, .. } = self;
+    async fn tell(&self, caught: Caught) -> anyhow::Result<Exit> {
+        let Self { settings, ask, backend, visible, .. } = *self;
         let mut signals = caught.listen().context("cannot listen to signals")?;
         let mut console = Console::new(settings.request.loudness);
-        let backend = settings.request.location.connect(account)?;
 
         let (request, kill_after) = (&settings.request, settings.supervision.kill_after);
         let (signals, console) = (&mut signals, &mut console);
         let turned =
-            wait_in_turn(request, kill_after, &*backend, ask, visible, signals, console).await?;
+            wait_in_turn(request, kill_after, backend, ask, visible, signals, console).await?;
         let mut lease = match turned {
             Turned::Granted(lease) => lease,
             Turned::Outer(permit) => {
                 console.say(Loudness::Verbose, Detail::Outer(&permit));
-                let ran = self.run_command(&permit, None, &*backend, signals, console);
+                let ran = self.run_command(&permit, None, signals, console);
                 return Ok(ran.await?.exit);
             }
             Turned::Away(exit) => return Ok(exit),
@@ -127,7 +142,7 @@ impl Story<'_> {
         console.say(Loudness::Verbose, Detail::Holding(&permit));
 
         let lent = Some(&mut *lease);
-        let ran = self.run_command(&permit, lent, &*backend, signals, console).await;
+        let ran = self.run_command(&permit, lent, signals, console).await;
 
         if ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
             // The command may live on. It has the permit, and keeps it if semrun only goes.
@@ -169,11 +184,10 @@ impl Story<'_> {
         &self,
         permit: &Permit,
         lease: Option<&mut (dyn Lease + 'static)>,
-        backend: &dyn Backend,
         signals: &mut Signals,
         console: &mut Console,
     ) -> anyhow::Result<Ended> {
-        let Self { settings, visible, .. } = self;
+        let Self { settings, backend, visible, .. } = *self;
         let mut environment = vec![
             ("SEMRUN_PERMIT", Some(permit.to_string())),
             // One of a permit around us says nothing about this one.

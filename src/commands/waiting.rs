@@ -54,6 +54,11 @@ fn chance(longest: Duration, id: Uuid) -> Duration {
     longest.mul_f64(f64::from(part) / f64::from(1 << 24))
 }
 
+/// Whether the first thing to do is to ask for a permit.
+pub(super) fn asks_at_once(request: &Request) -> bool {
+    request.jitter.is_zero() && outer_permits(&request.name).is_empty()
+}
+
 /// `SEMRUN_HELD`: what semruns around this one hold.
 pub(super) fn held_around() -> Option<String> {
     std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
@@ -71,9 +76,6 @@ async fn held_around_us(
     name: &Name,
     outer: &[Uuid],
 ) -> Result<Option<Permit>, Error> {
-    if outer.is_empty() {
-        return Ok(None);
-    }
     let snapshot = backend.observe(name).await?;
     Ok(outer.iter().find_map(|id| snapshot.held(*id)))
 }
@@ -105,13 +107,13 @@ async fn get(
 ) -> Result<Got, Error> {
     // One that outlives us is never somebody else's.
     let outer = if ask.who.detached { Vec::new() } else { outer_permits(&ask.name) };
+    if outer.is_empty() {
+        return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
+    }
     match cancel.clone().or(held_around_us(backend, &ask.name, &outer)).await {
         None => return Ok(Got::Acquired(Acquired::Cancelled)),
         Some(Ok(Some(permit))) => return Ok(Got::Outer(permit)),
         Some(Err(error)) => return Err(error),
-        Some(Ok(None)) if outer.is_empty() => {
-            return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
-        }
         Some(Ok(None)) => {}
     }
     // A server that forgot the permit around us may learn of it again, and then we must not

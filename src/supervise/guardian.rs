@@ -25,11 +25,15 @@ use crate::exit::Exit;
 use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
 
-/// What the worker says, one byte each, and what the guardian answers to the first two. The last
-/// comes with the number of the signal that ended the command added, if one did.
+/// What the worker says, two bytes each, and what the guardian answers to the first two. The others
+/// end it: with an exit code, with the number of a signal that ended the command or that semrun is to
+/// die of, or as the worker is about to.
 const STOP_SEMRUN: u8 = b's';
 const STOP_GROUP: u8 = b'g';
-const DONE: u8 = 0x80;
+const EXITED: u8 = b'e';
+const SIGNALLED: u8 = b'c';
+const RERAISE: u8 = b'r';
+const FAILED: u8 = b'f';
 const STOPPED: u8 = b'1';
 const NOT_STOPPED: u8 = b'0';
 
@@ -61,7 +65,7 @@ pub(crate) enum Watched {
 pub(crate) fn divide() -> io::Result<Side> {
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
-        SocketType::STREAM,
+        SocketType::SEQPACKET,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
@@ -100,16 +104,37 @@ impl Guardian {
             if !link {
                 continue;
             }
-            let mut said = [0];
+            let mut said = [0; 2];
             match read(&self.link, &mut said) {
-                Ok(1) if said[0] >= DONE => return self.mirror(said[0] - DONE),
-                Ok(1) => {
-                    let whom = if said[0] == STOP_GROUP { Whom::Group } else { Whom::Semrun };
-                    let stopped = signals::stop(whom);
-                    let _ = write(&self.link, &[if stopped { STOPPED } else { NOT_STOPPED }]);
+                Ok(2) => {
+                    let [what, value] = said;
+                    let signal = Signal::from_named_raw(value.into());
+                    // Nothing is left to see to, and the worker ends by itself: to wait for that would
+                    // only make the run longer.
+                    let exit = match (what, signal) {
+                        (STOP_SEMRUN | STOP_GROUP, _) => {
+                            let whom = if what == STOP_GROUP { Whom::Group } else { Whom::Semrun };
+                            let stopped = signals::stop(whom);
+                            let _ =
+                                write(&self.link, &[if stopped { STOPPED } else { NOT_STOPPED }]);
+                            continue;
+                        }
+                        (FAILED, _) => return self.mirror(),
+                        (RERAISE, Some(signal)) => Exit::Reraise(signal),
+                        // A signal to the whole group may have ended the command before it reached
+                        // the worker.
+                        (SIGNALLED, Some(signal))
+                            if ENDING.contains(&signal) && received(signal) =>
+                        {
+                            Exit::Reraise(signal)
+                        }
+                        (SIGNALLED, Some(signal)) => Exit::CommandSignalled(signal),
+                        _ => Exit::Command(value),
+                    };
+                    return Ok(Watched::Done(exit));
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(0),
+                Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
                     let status = self.end_tree(unkillable);
                     return Ok(Watched::Died(status));
@@ -136,9 +161,8 @@ impl Guardian {
         }
     }
 
-    /// The worker has done everything and ends by itself. `command` is the signal that ended the
-    /// command, or 0.
-    fn mirror(&self, command: u8) -> io::Result<Watched> {
+    /// The worker has nothing left to do but to say what went wrong.
+    fn mirror(&self) -> io::Result<Watched> {
         let status = loop {
             match waitpid(Some(self.worker), WaitOptions::empty()) {
                 Ok(Some((_, status))) => break status,
@@ -146,21 +170,9 @@ impl Guardian {
                 Err(errno) => return Err(errno.into()),
             }
         };
-        let signal = status.terminating_signal().and_then(Signal::from_named_raw);
-        Ok(match (signal, status.exit_status()) {
-            (Some(signal), _) if ENDING.contains(&signal) => Watched::Done(Exit::Reraise(signal)),
-            // A signal to the whole group may have ended the command before it reached the worker.
-            (None, Some(code)) if code == 128 + i32::from(command) => {
-                let signal = Signal::from_named_raw(command.into());
-                let ours = signal.filter(|one| ENDING.contains(one) && received(*one));
-                Watched::Done(match (ours, signal) {
-                    (Some(signal), _) => Exit::Reraise(signal),
-                    (None, Some(signal)) => Exit::CommandSignalled(signal),
-                    (None, None) => Exit::Command(u8::try_from(code).unwrap_or(255)),
-                })
-            }
-            (None, Some(code)) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
-            _ => Watched::Died(status),
+        Ok(match status.exit_status() {
+            Some(code) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
+            None => Watched::Died(status),
         })
     }
 
@@ -223,7 +235,7 @@ impl Visible {
         match self {
             Self::Itself => drop(signals::stop(whom)),
             Self::Guardian(link) => {
-                link.say(of(whom));
+                link.say(of(whom), 0);
                 let mut ready = [PollFd::new(&link.fd, PollFlags::IN)];
                 while poll(&mut ready, None) == Err(Errno::INTR) {}
                 // That it has vanished is for `told` to find.
@@ -239,7 +251,7 @@ impl Visible {
         match self {
             Self::Itself => signals::stop(whom),
             Self::Guardian(link) => {
-                link.say(of(whom));
+                link.say(of(whom), 0);
                 true
             }
         }
@@ -270,20 +282,31 @@ impl Visible {
         }
     }
 
-    /// There is nothing left that the guardian would have to do. `command` is the signal that
-    /// ended the command, if one did that was not meant for us.
-    pub(crate) fn done(&self, command: Option<Signal>) {
+    /// There is nothing left that the guardian would have to do, but to end like this.
+    pub(crate) fn done(&self, exit: Exit) {
         if let Self::Guardian(link) = self {
-            let signal = command.and_then(|signal| u8::try_from(signal.as_raw()).ok());
-            link.say(DONE + signal.unwrap_or(0));
+            let number = |signal: Signal| u8::try_from(signal.as_raw()).unwrap_or(0);
+            match exit {
+                Exit::Reraise(signal) => link.say(RERAISE, number(signal)),
+                Exit::CommandSignalled(signal) => link.say(SIGNALLED, number(signal)),
+                exit => link.say(EXITED, exit.code()),
+            }
+        }
+    }
+
+    /// There is nothing left but to say what went wrong, which this process is about to do.
+    pub(crate) fn failed(&self) {
+        if let Self::Guardian(link) = self {
+            link.say(FAILED, 0);
         }
     }
 }
 
 impl Link {
     /// A guardian that has vanished is for `told` to find.
-    fn say(&self, what: u8) {
-        let _ = rustix::net::send(self.fd.as_fd(), &[what], rustix::net::SendFlags::NOSIGNAL);
+    fn say(&self, what: u8, value: u8) {
+        let said = [what, value];
+        let _ = rustix::net::send(self.fd.as_fd(), &said, rustix::net::SendFlags::NOSIGNAL);
     }
 }
 

@@ -1,42 +1,60 @@
 //! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
 //! away: what a late answer would belong to is unknown, and another server may be there by now.
 
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script,
-    ServerErrorKind, cmd,
+    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
+use super::conversation::{Begun, Conversation, Dialler};
 use crate::backends::trouble::{CONNECTING, Trouble};
+use crate::clock::{self, Moment};
 
 pub(super) struct Connection {
-    client: Client,
+    dialler: Dialler,
     /// While nobody uses it.
-    idle: RefCell<Option<MultiplexedConnection>>,
-    pub(super) decide: Program,
-    pub(super) look: Program,
+    idle: RefCell<Option<Conversation>>,
+    begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
+    /// Whether the server may have heard of anything.
+    reached: Cell<bool>,
 }
 
 /// A script.
 pub(super) struct Program {
     source: &'static str,
-    /// By what the server knows it.
-    script: Script,
+    /// Its SHA-1, by which the server knows it.
+    hash: Cow<'static, str>,
+}
+
+/// What a script said.
+pub(super) struct Said<T> {
+    pub(super) answer: T,
+    /// A moment before it was asked.
+    pub(super) since: Moment,
+    /// What was asked beside it.
+    pub(super) beside: Option<Value>,
 }
 
 impl Program {
-    fn new(source: &'static str) -> Self {
-        Self { source, script: Script::new(source) }
+    /// What `semaphore.lua` decides.
+    pub(super) fn decide() -> Self {
+        let (source, hash) = decide();
+        Self { source, hash }
+    }
+
+    /// How one stands.
+    pub(super) fn look() -> Self {
+        Self { source: LOOK, hash: Cow::Borrowed(LOOK_HASH) }
     }
 
     /// What calls it where the server has it already.
     pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
-        Self::call("EVALSHA", self.script.get_hash(), keys, arguments)
+        Self::call("EVALSHA", &self.hash, keys, arguments)
     }
 
     fn whole(&self, keys: &[String], arguments: &[String]) -> Cmd {
@@ -51,121 +69,170 @@ impl Program {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client) -> Self {
-        let (decide, look) = (Program::new(source()), Program::new(include_str!("look.lua")));
-        Self { client, idle: RefCell::new(None), decide, look }
+    pub(super) fn new(dialler: Dialler) -> Self {
+        Self {
+            dialler,
+            idle: RefCell::new(None),
+            begun: RefCell::new(None),
+            reached: Cell::new(false),
+        }
     }
 
-    /// Calls a script.
+    /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
+    /// waits for the answer when it is called in the same way. Needs no runtime.
+    pub(super) fn begin(&self, keys: &[String], arguments: &[String], beside: Option<&Cmd>) {
+        let questions = questions(&Program::decide(), keys, arguments, beside);
+        let since = clock::now();
+        let begun = self.dialler.begin(&questions);
+        self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
+        self.begun.replace(begun.map(|begun| (questions, since, begun)));
+    }
+
+    /// Calls a script, with something asked before it at the same time.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
         program: &Program,
         keys: &[String],
         arguments: &[String],
-    ) -> Result<T, Trouble> {
-        match self.query(&program.known(keys, arguments)).await {
+        beside: Option<&Cmd>,
+    ) -> Result<Said<T>, Trouble> {
+        let questions = questions(program, keys, arguments, beside);
+        let mut since = clock::now();
+        let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
+        let answers = match begun {
+            Some((_, moment, begun)) => {
+                since = moment;
+                self.proceed(begun, &questions).await
+            }
+            None => self.query(&questions).await,
+        };
+        let mut answers = answers?;
+        let answer = match answers.pop().map(Value::extract_error).transpose() {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(self.query(&program.whole(keys, arguments)).await?)
+                self.one(program.whole(keys, arguments)).await?
             }
-            answer => Ok(answer?),
-        }
+            answer => answer?.unwrap_or(Value::Nil),
+        };
+        let answer = from_redis_value(answer).map_err(RedisError::from)?;
+        Ok(Said { answer, since, beside: answers.pop() })
+    }
+
+    /// Whether there is anything to take back.
+    pub(super) fn has_reached(&self) -> bool {
+        self.reached.get()
     }
 
     /// Asks for something else than the script does.
     pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
-        Ok(self.query(question).await?)
+        told(self.one(question.clone()).await?)
     }
 
-    /// Asks several things at once, if there are any.
+    /// Asks several things at once, if there are any. One error among the answers is the answer to all.
     pub(super) async fn ask_all<T: FromRedisValue>(
         &self,
-        questions: &Pipeline,
+        questions: &[Cmd],
     ) -> Result<Vec<T>, Trouble> {
-        Ok(if questions.is_empty() { Vec::new() } else { self.query(questions).await? })
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.query(questions).await?.into_iter().map(told).collect()
     }
 
     /// Waits on a connection of its own, for as long as the answer takes.
     pub(super) async fn wait<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
-        let mut connection = tokio::time::timeout(CONNECTING, self.connect())
+        let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
             .await
             .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
-        Ok(question.query_async(&mut connection).await?)
+        let answers = conversation.ask(std::slice::from_ref(question)).await?;
+        told(answers.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
+        let answers = self.query(&[question]).await?;
+        answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
     }
 
     /// Dropping this drops the connection.
-    async fn query<T: FromRedisValue>(&self, question: &impl Question) -> Result<T, RedisError> {
+    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
         // One that was not used for a while may have been closed for that.
-        if let Some(connection) = self.idle.take() {
-            match self.query_on(connection, question).await {
+        if let Some(conversation) = self.idle.take() {
+            match self.query_on(conversation, questions).await {
                 Err(error) if error.is_io_error() => {}
-                answer => return answer,
+                answers => return answers,
             }
         }
-        let connection = self.connect().await?;
-        self.query_on(connection, question).await
+        let conversation = self.dialler.dial().await?;
+        self.reached.set(true);
+        self.query_on(conversation, questions).await
     }
 
-    async fn query_on<T: FromRedisValue>(
+    async fn query_on(
         &self,
-        mut connection: MultiplexedConnection,
-        question: &impl Question,
-    ) -> Result<T, RedisError> {
-        let answer = question.put(&mut connection).await;
-        let keep = match &answer {
-            Ok(_) => true,
-            Err(error) => error.kind() == ErrorKind::Server(ServerErrorKind::NoScript),
+        mut conversation: Conversation,
+        questions: &[Cmd],
+    ) -> Result<Vec<Value>, RedisError> {
+        let answers = conversation.ask(questions).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
+    }
+
+    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+        let mut conversation = begun.proceed(questions).await?;
+        self.reached.set(true);
+        let answers = conversation.introduced(questions.len()).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
+    }
+
+    fn keep(&self, conversation: Conversation, answers: &[Value]) {
+        let fine = |answer: &Value| match answer {
+            Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
+            _ => true,
         };
-        if keep {
-            self.idle.replace(Some(connection));
+        if answers.iter().all(fine) {
+            self.idle.replace(Some(conversation));
         }
-        answer
-    }
-
-    /// Who calls bounds the time.
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let patient =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        self.client.get_multiplexed_async_connection_with_config(&patient).await
     }
 }
 
-/// What is sent at once, and answered.
-trait Question {
-    async fn put<T: FromRedisValue>(&self, to: &mut MultiplexedConnection)
-    -> Result<T, RedisError>;
+/// What an answer says, unless it is an error.
+pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
+    Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
 }
 
-impl Question for Cmd {
-    async fn put<T: FromRedisValue>(
-        &self,
-        to: &mut MultiplexedConnection,
-    ) -> Result<T, RedisError> {
-        self.query_async(to).await
-    }
+fn questions(
+    program: &Program,
+    keys: &[String],
+    arguments: &[String],
+    beside: Option<&Cmd>,
+) -> Vec<Cmd> {
+    beside.cloned().into_iter().chain([program.known(keys, arguments)]).collect()
 }
 
-/// One error among the answers is the answer to all.
-impl Question for Pipeline {
-    async fn put<T: FromRedisValue>(
-        &self,
-        to: &mut MultiplexedConnection,
-    ) -> Result<T, RedisError> {
-        self.query_async(to).await
-    }
+fn same(one: &[Cmd], other: &[Cmd]) -> bool {
+    one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
 }
 
-const SOURCE: &str = include_str!("semaphore.lua");
+const DECIDE: &str = include_str!("semaphore.lua");
+const LOOK: &str = include_str!("look.lua");
+
+/// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
+/// they have to be.
+#[cfg(any(test, not(feature = "mutants")))]
+const DECIDE_HASH: &str = "21eb2e524d478782841ec0e5cb1faab4489d1334";
+const LOOK_HASH: &str = "0c9cc0d9a203b31e80f8ac39795f47d876d8a128";
 
 #[cfg(not(feature = "mutants"))]
-const fn source() -> &'static str {
-    SOURCE
+fn decide() -> (&'static str, Cow<'static, str>) {
+    (DECIDE, Cow::Borrowed(DECIDE_HASH))
 }
 
 #[cfg(feature = "mutants")]
-fn source() -> &'static str {
-    super::mutants::script(SOURCE)
+fn decide() -> (&'static str, Cow<'static, str>) {
+    let source = super::mutants::script(DECIDE);
+    (source, Cow::Owned(redis::Script::new(source).get_hash().to_owned()))
 }
 
 impl From<RedisError> for Trouble {
@@ -184,7 +251,10 @@ impl From<RedisError> for Trouble {
             ErrorKind::AuthenticationFailed => {
                 Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
-            _ if says(&["NOAUTH"]) => Self::lasting(format!("the server wants a password; {WHO}")),
+            // A call of the script is longer than what it reads of somebody whom it does not know.
+            _ if says(&["NOAUTH", "unauthenticated"]) => {
+                Self::lasting(format!("the server wants a password; {WHO}"))
+            }
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
                 Self::lasting(format!("the server refused the user or password; {WHO}"))
             }
@@ -230,4 +300,15 @@ fn tls_error(error: &RedisError) -> Option<String> {
     let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
     let tls = cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(tls.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hashes_are_those_of_the_scripts() {
+        assert_eq!(redis::Script::new(DECIDE).get_hash(), DECIDE_HASH);
+        assert_eq!(redis::Script::new(LOOK).get_hash(), LOOK_HASH);
+    }
 }

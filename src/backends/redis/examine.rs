@@ -26,6 +26,10 @@ struct Settings {
 }
 
 impl Info {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     fn field(&self, name: &str) -> &str {
         let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.unwrap_or_default().trim()
@@ -45,7 +49,7 @@ impl Info {
 
 impl Shared {
     /// None: an ACL forbids it.
-    pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
+    async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
         let info = self.connection.ask(cmd("INFO").arg(section)).await;
         Ok(allowed(info)?.map(Info))
     }
@@ -89,7 +93,7 @@ impl Shared {
 }
 
 /// None: an ACL forbids it.
-fn allowed<T>(answer: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+pub(super) fn allowed<T>(answer: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(trouble) if trouble.what.contains("NOPERM") => Ok(None),

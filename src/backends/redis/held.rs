@@ -40,18 +40,17 @@ pub(super) struct Grip {
 }
 
 impl Grip {
-    /// What the server says that we hold, in answer to a request that was sent at `since`.
+    /// What the server says that we hold.
     pub(super) fn lease(
         shared: Rc<Shared>,
         name: &Name,
         id: Uuid,
         who: Rc<str>,
-        since: Moment,
         reply: &Reply,
     ) -> Leased<Self> {
         let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
         let off = mutants::is_off(Guard::DeadlineFromRequest);
-        let since = if off { clock::now() } else { since };
+        let since = if off { clock::now() } else { reply.since };
         let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
         let keys = Keys::new(&shared.place.prefix, name);
         let agreed = Cell::new((reply.agreed, reply.ttl));

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use redis::{Pipeline, cmd};
+use redis::{Cmd, cmd};
 
 use super::{Shared, can_name};
 use crate::backends::trouble::{TRY_ON, Trouble, patiently};
@@ -61,20 +61,20 @@ impl Shared {
         kind: &str,
         mut keys: Vec<Vec<u8>>,
     ) -> Result<Vec<Vec<u8>>, Trouble> {
-        let mut questions = Pipeline::with_capacity(keys.len());
-        for key in &keys {
-            questions.cmd("TYPE").arg(key);
-        }
+        let of = |name: &str, key: &[u8]| -> Cmd {
+            let mut question = cmd(name);
+            question.arg(key);
+            question
+        };
+        let questions: Vec<_> = keys.iter().map(|key| of("TYPE", key)).collect();
         let kinds: Vec<String> = self.connection.ask_all(&questions).await?;
         let mut kinds = kinds.iter();
         keys.retain(|_| kinds.next().is_some_and(|one| one == kind));
         if kind != "hash" {
             return Ok(keys);
         }
-        let mut questions = Pipeline::with_capacity(keys.len());
-        for key in &keys {
-            questions.cmd("HEXISTS").arg(key).arg("pin");
-        }
+        let pin = |key: &Vec<u8>| of("HEXISTS", key).arg("pin").clone();
+        let questions: Vec<_> = keys.iter().map(pin).collect();
         let pinned: Vec<bool> = self.connection.ask_all(&questions).await?;
         let mut pinned = pinned.into_iter();
         keys.retain(|_| pinned.next().unwrap_or(false));

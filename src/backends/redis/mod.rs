@@ -3,6 +3,7 @@
 //! `docs/redis.md` has the keys and the reasons.
 
 mod connection;
+mod conversation;
 mod examine;
 mod held;
 mod listing;
@@ -18,14 +19,15 @@ pub(crate) mod testing;
 mod tests;
 mod wake;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
-use self::connection::Connection;
-use self::examine::Info;
+use self::connection::{Connection, told};
+use self::conversation::Dialler;
+use self::examine::{Info, allowed};
 use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
@@ -35,7 +37,6 @@ use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Turn,
 };
-use crate::clock;
 
 /// A waiter asks again at least as often, so that others see that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -58,32 +59,33 @@ struct Shared {
 impl Redis {
     pub(crate) fn new(place: Place) -> Result<Self, Error> {
         let shown = place.url.shown();
-        let client = place.client().map_err(|error| Error {
+        let dialler = Dialler::new(&place).map_err(|problem| Error {
             kind: ErrorKind::Unsupported,
             backend: shown.clone(),
-            what: format!("cannot use the certificates: {}", connection::one_line(&error)),
+            what: format!("cannot use the certificates: {problem}"),
             source: None,
         })?;
-        let connection = Connection::new(client);
+        let connection = Connection::new(dialler);
         Ok(Self { shared: Rc::new(Shared { place, shown, connection }) })
     }
 
-    /// Calls for one permit until there is an answer, for as long as that makes sense. `attempt`
-    /// hears of each attempt before it is made.
+    /// Calls for one permit until there is an answer, for as long as that makes sense; also how often
+    /// that took.
     async fn repeat(
         &self,
         name: &Name,
         operation: Operation,
         id: Uuid,
-        attempt: impl Fn(),
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<(Reply, u32), Trouble> {
         let keys = Keys::new(&self.shared.place.prefix, name);
         let call = Call::of(operation, id, self.shared.place.quarantine);
-        patiently(TRY_ON, async || {
-            attempt();
+        let mut attempts = 0;
+        let reply = patiently(TRY_ON, async || {
+            attempts += 1;
             self.shared.connection.call(&keys, &call).await
         })
-        .await
+        .await?;
+        Ok((reply, attempts))
     }
 }
 
@@ -92,13 +94,17 @@ impl Shared {
         trouble.while_doing(&self.shown, doing)
     }
 
+    /// What has to be known of a server before a permit of it is used; none: whatever it answers.
+    fn condition(&self) -> Option<Cmd> {
+        let mut question = cmd("INFO");
+        question.arg("memory");
+        (!self.place.allow_eviction).then_some(question)
+    }
+
     /// A server that evicts keys loses permits.
-    async fn check_eviction(&self) -> Result<(), Trouble> {
-        if self.place.allow_eviction {
-            return Ok(());
-        }
+    fn check_eviction(info: Value) -> Result<(), Trouble> {
         // An ACL may forbid it; the script finds the same, and the user is told once.
-        let info = self.info("memory").await?;
+        let info = allowed(told(info))?.map(Info::new);
         let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
         Err(Trouble::lasting(format!(
             "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
@@ -130,6 +136,12 @@ impl Shared {
 }
 
 impl Backend for Redis {
+    fn begin(&self, ask: &Ask) -> bool {
+        let (turn, _notices) = Turn::channel();
+        Queueing::new(Rc::clone(&self.shared), ask, &turn).begin();
+        self.shared.connection.has_reached()
+    }
+
     fn acquire<'a>(
         &'a self,
         ask: &'a Ask,
@@ -204,24 +216,22 @@ impl Backend for Redis {
         id: Uuid,
     ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
-            let since = Cell::new(clock::now());
-            let attached =
-                self.repeat(name, Operation::Attach, id, || since.set(clock::now())).await;
-            let reply = attached
+            let attached = self.repeat(name, Operation::Attach, id).await;
+            let (reply, _) = attached
                 .map_err(|trouble| self.shared.error(&format!("renew {id}@{name}"), trouble))?;
             let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
                 return Ok(None);
             };
             let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));
-            let lease = Grip::lease(shared, name, id, who, since.get(), &reply);
+            let lease = Grip::lease(shared, name, id, who, &reply);
             Ok(Some(Box::new(lease) as Box<dyn Lease>))
         })
     }
 
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
         Box::pin(async move {
-            let returned = self.repeat(name, Operation::Return, id, || {}).await;
-            let reply = returned
+            let returned = self.repeat(name, Operation::Return, id).await;
+            let (reply, _) = returned
                 .map_err(|trouble| self.shared.error(&format!("give back {id}@{name}"), trouble))?;
             Ok(match reply.status {
                 Status::Returned => GivenBack::Now,
@@ -242,15 +252,13 @@ impl Backend for Redis {
                 Eviction::Gently => Operation::Evict,
                 Eviction::Now => Operation::Remove,
             };
-            let attempts = Cell::new(0);
-            let evicted =
-                self.repeat(name, operation, id, || attempts.set(attempts.get() + 1)).await;
-            let reply = evicted
+            let evicted = self.repeat(name, operation, id).await;
+            let (reply, attempts) = evicted
                 .map_err(|trouble| self.shared.error(&format!("evict {id}@{name}"), trouble))?;
             Ok(match reply.status {
                 Status::Evicted => true,
                 // By an attempt of ours whose answer was lost, or by somebody before.
-                Status::Done => attempts.get() > 1,
+                Status::Done => attempts > 1,
                 _ => false,
             })
         })

@@ -21,7 +21,13 @@ const CHANGES: [(Guard, &[Change]); 7] = [
     (Guard::WakeUp, &[("wake(head, text(token))", "")]),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
     (Guard::Order, &[("call('ZRANGE', queue, 0, 0)[1]", "call('ZRANGE', queue, -1, -1)[1]")]),
-    (Guard::Hold, &[("text(now) .. ' ' .. text(asked_hold)", "text(now) .. ' 0'")]),
+    (
+        Guard::Hold,
+        &[
+            ("text(now) .. ' ' .. text(asked_hold)", "text(now) .. ' 0'"),
+            ("next_token(), since = now, hold = asked_hold", "next_token(), since = now, hold = 0"),
+        ],
+    ),
     (
         Guard::Eviction,
         &[("if mine.phase == '-' or (ends <= now and now >= pause) then", "if true then")],

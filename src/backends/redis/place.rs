@@ -5,14 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, TlsCertificates,
-};
-use socket2::TcpKeepalive;
+use redis::{ConnectionAddr, ConnectionInfo, RedisError};
 
 use crate::backends::Name;
-use crate::backends::tls::{Secret, Tls};
+use crate::backends::tls::Tls;
 
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
 /// `rediss` for TLS, or `redis+unix:///path[?db=N&user=U&pass=P]`.
@@ -46,6 +42,10 @@ impl Url {
             format!("is not that of a Redis{detail}; {FORM}")
         })?;
         Ok(Self(info))
+    }
+
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.0
     }
 
     /// Whether a password is part of it.
@@ -102,43 +102,10 @@ fn shown_host(scheme: &str, host: &str, port: u16) -> String {
     format!("{scheme}://{host}{port}")
 }
 
-impl Place {
-    /// What connects there. Only what is wrong with certificates can fail.
-    pub(super) fn client(&self) -> Result<Client, RedisError> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(10))
-            .with_interval(Duration::from_secs(5))
-            .with_retries(3);
-        // A peer that vanished is noticed, and small requests are sent at once.
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive)
-            .set_user_timeout(Duration::from_secs(10));
-        let Url(info) = self.url.clone();
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
-        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            return Client::open(info);
-        }
-        if let Err(problem) = self.tls.check() {
-            return Err((ErrorKind::InvalidClientConfig, problem).into());
-        }
-        let client_tls = self
-            .tls
-            .client
-            .clone()
-            .map(|(client_cert, Secret(client_key))| ClientTlsConfig { client_cert, client_key });
-        let root_cert = self.tls.authority.clone();
-        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backends::tls::Secret;
 
     #[test]
     fn a_url_is_shown_without_its_password_and_what_goes_without_saying() {

@@ -13,7 +13,6 @@ use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
 use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{Acquired, Ask, Error, Notice, Pending, Standing, Turn, Who};
-use crate::clock;
 
 /// How long leaving the queue may take.
 const LEAVING: Duration = Duration::from_millis(900);
@@ -37,8 +36,6 @@ pub(super) struct Queueing<'a> {
     ask: &'a Ask,
     turn: &'a Turn,
     who: Rc<str>,
-    /// Whether the server may know of us.
-    asked: bool,
     /// Whether anything ever came of asking.
     outcome: bool,
     ticket: u64,
@@ -64,12 +61,18 @@ impl<'a> Queueing<'a> {
             ask,
             turn,
             who: describe(&ask.who),
-            asked: false,
             outcome: false,
             ticket: 0,
             told: Told::default(),
             wake: None,
         }
+    }
+
+    /// Sends the first question, which [`Queueing::advance`] of one like this then only waits for.
+    pub(super) fn begin(&self) {
+        let condition = self.shared.condition();
+        let call = self.call(Operation::Ask);
+        self.shared.connection.begin_call(&self.keys, &call, condition.as_ref());
     }
 
     /// Waits in turn.
@@ -78,17 +81,18 @@ impl<'a> Queueing<'a> {
         let give_up = Instant::now() + TRY_ON;
         let mut checked = false;
         loop {
-            let since = clock::now();
             let shared = Rc::clone(&self.shared);
             let left = give_up.saturating_duration_since(Instant::now());
             let time = if self.ticket > 0 { CONNECTING } else { CONNECTING.min(left) };
+            // At once with the first attempt; what comes of that is not used before it is known.
+            let condition = shared.condition().filter(|_| !checked);
+            let call = self.call(Operation::Ask);
             let attempt = async {
-                if !checked {
-                    shared.check_eviction().await?;
-                    checked = true;
-                }
-                self.asked = true;
-                shared.connection.call(&self.keys, &self.call(Operation::Ask)).await
+                let called = shared.connection.call_beside(&self.keys, &call, condition.as_ref());
+                let (reply, condition) = called.await?;
+                condition.map_or(Ok(()), Shared::check_eviction)?;
+                checked = true;
+                Ok(reply)
             };
             let answer = within(time, attempt).await;
             self.outcome = true;
@@ -112,7 +116,7 @@ impl<'a> Queueing<'a> {
                 self.tell(&reply);
             }
             match reply.status {
-                Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(since, &reply)))),
+                Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
                 Status::Busy => return Ok(Acquired::Busy),
                 Status::Differs => {
                     let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
@@ -202,9 +206,9 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    fn claim(&self, since: clock::Moment, reply: &Reply) -> Leased<Grip> {
+    fn claim(&self, reply: &Reply) -> Leased<Grip> {
         let shared = Rc::clone(&self.shared);
-        Grip::lease(shared, &self.ask.name, self.ask.id, Rc::clone(&self.who), since, reply)
+        Grip::lease(shared, &self.ask.name, self.ask.id, Rc::clone(&self.who), reply)
     }
 
     /// Leaves the queue because somebody has waited for long enough; says so if it is not known
@@ -222,7 +226,7 @@ impl<'a> Queueing<'a> {
     /// Where that fails, we do not count any more after three missed heartbeats.
     pub(super) async fn leave(&mut self) -> Result<(), Trouble> {
         self.wake = None;
-        if !self.asked {
+        if !self.shared.connection.has_reached() {
             return Ok(());
         }
         let call = self.call(Operation::Leave);

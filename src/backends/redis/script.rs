@@ -3,13 +3,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use redis::Pipeline;
+use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::HEARTBEAT;
-use super::connection::Connection;
+use super::connection::{Connection, Program};
 use crate::backends::trouble::Trouble;
 use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, millis};
+use crate::clock::Moment;
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -77,6 +78,24 @@ impl Call<'_> {
             strict: false,
             hold: Duration::ZERO,
         }
+    }
+
+    fn arguments(&self) -> [String; 12] {
+        let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
+        [
+            self.operation.word().to_owned(),
+            self.id.to_string(),
+            self.limit.to_string(),
+            self.ttl.as_millis().to_string(),
+            self.who.to_owned(),
+            self.ticket.to_string(),
+            self.token.to_string(),
+            self.quarantine.map_or("-1".into(), |time| time.as_millis().to_string()),
+            self.window.as_millis().to_string(),
+            flag(self.nonblock, "nonblock"),
+            flag(self.strict, "strict"),
+            self.hold.as_millis().to_string(),
+        ]
     }
 }
 
@@ -156,33 +175,19 @@ pub(super) struct Reply {
     pub(super) whose: Option<Record>,
     /// Whether the server does not say which it is.
     pub(super) blind: bool,
+    /// A moment before the request was sent.
+    pub(super) since: Moment,
 }
 
 /// As the script gives it.
 type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
 type Terms = (u32, u8, u32, u64, u64);
 
-impl Connection {
-    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, Trouble> {
-        let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
-        let arguments = [
-            call.operation.word().to_owned(),
-            call.id.to_string(),
-            call.limit.to_string(),
-            call.ttl.as_millis().to_string(),
-            call.who.to_owned(),
-            call.ticket.to_string(),
-            call.token.to_string(),
-            call.quarantine.map_or("-1".into(), |time| time.as_millis().to_string()),
-            call.window.as_millis().to_string(),
-            flag(call.nonblock, "nonblock"),
-            flag(call.strict, "strict"),
-            call.hold.as_millis().to_string(),
-        ];
-        let raw: Raw = self.script(&self.decide, &keys.keys, &arguments).await?;
+impl Reply {
+    fn of(raw: Raw, since: Moment) -> Self {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left) = terms;
-        Ok(Reply {
+        Self {
             status: match status.as_str() {
                 "held" => Status::Held,
                 "queued" => Status::Queued,
@@ -207,7 +212,31 @@ impl Connection {
             paused: pause(paused),
             whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
             blind: blind != 0,
-        })
+            since,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, Trouble> {
+        let (reply, _) = self.call_beside(keys, call, None).await?;
+        Ok(reply)
+    }
+
+    /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
+    pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
+        self.begin(&keys.keys, &call.arguments(), beside);
+    }
+
+    /// Calls, and asks something else before that, without waiting in between.
+    pub(super) async fn call_beside(
+        &self,
+        keys: &Keys,
+        call: &Call<'_>,
+        beside: Option<&Cmd>,
+    ) -> Result<(Reply, Option<Value>), Trouble> {
+        let said = self.script(&Program::decide(), &keys.keys, &call.arguments(), beside).await?;
+        Ok((Reply::of(said.answer, said.since), said.beside))
     }
 
     /// Looks without changing anything; `ttl` is what foreign members are taken to have where
@@ -218,8 +247,8 @@ impl Connection {
         name: &Name,
         ttl: Duration,
     ) -> Result<Snapshot, Trouble> {
-        let looked = self.script(&self.look, keys.to_look(), &to_look(ttl)).await?;
-        Ok(snapshot(name, looked))
+        let looked = self.script(&Program::look(), keys.to_look(), &to_look(ttl), None).await?;
+        Ok(snapshot(name, looked.answer))
     }
 
     /// The same at several in one round trip. An error may be that of any, or that the server does not
@@ -230,11 +259,9 @@ impl Connection {
         names: &[Name],
         ttl: Duration,
     ) -> Result<Vec<Snapshot>, Trouble> {
-        let arguments = to_look(ttl);
-        let mut questions = Pipeline::with_capacity(keys.len());
-        for keys in keys {
-            questions.add_command(self.look.known(keys.to_look(), &arguments));
-        }
+        let (program, arguments) = (Program::look(), to_look(ttl));
+        let questions: Vec<_> =
+            keys.iter().map(|keys| program.known(keys.to_look(), &arguments)).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
         Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
     }

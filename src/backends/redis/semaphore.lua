@@ -30,12 +30,12 @@ local NEAR = 4 -- how many of those in line have a timer for what ends next
 local function text(number) return string.format('%.0f', number) end
 local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
 
--- The first write of a script may not ask for memory; then the rest may, even when it is full.
-call('ZREMRANGEBYSCORE', done, '-inf', 0)
-
 local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
+
+-- The first write of a script may not ask for memory; then the rest may, even when it is full.
+call('ZREMRANGEBYSCORE', done, '-inf', text(now))
 
 local names = { 'run', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'soonest', 'pin' }
 local kept = {}
@@ -160,9 +160,9 @@ end
 
 -- What has ended.
 for _, waiter in ipairs(call('ZRANGEBYSCORE', alive, '-inf', text(now))) do leave_queue(waiter) end
-call('ZREMRANGEBYSCORE', done, '-inf', text(now))
+local over_by_now = call('ZRANGEBYSCORE', permits, '-inf', text(now))
 if now >= pause then
-    for _, member in ipairs(call('ZRANGEBYSCORE', permits, '-inf', text(now))) do
+    for _, member in ipairs(over_by_now) do
         if ours(member) then drop(member) end
     end
 end
@@ -191,8 +191,10 @@ end
 
 -- Members without a grant here follow the rule of those who wrote them: they count for one TTL
 -- beyond their expiry.
-for _, member in ipairs(call('ZRANGEBYSCORE', permits, '-inf', text(now - ttl))) do
-    if not ours(member) then call('ZREM', permits, member) end
+if #over_by_now > 0 then
+    for _, member in ipairs(call('ZRANGEBYSCORE', permits, '-inf', text(now - ttl))) do
+        if not ours(member) then call('ZREM', permits, member) end
+    end
 end
 
 -- Who has ended stays known for a while, so that what arrives late revives nothing; one that was
@@ -225,10 +227,15 @@ local function give_back()
     elseif mine and mine.phase ~= 'k' then
         drop(id)
     end
-    leave_queue(id)
+    if waits then leave_queue(id) end
     remember(id)
     call('DEL', wake_list(id))
     if operation == 'return' then wake(id, 'again') end -- somebody may be renewing it
+end
+
+local function next_token()
+    token = math.max(token + 1, micros)
+    return text(token)
 end
 
 local status = 'gone'
@@ -242,6 +249,11 @@ if operation == 'ask' then
     elseif ARGV[11] == 'strict' and ((pin or limit) ~= asked_limit or ttl ~= asked_ttl) then
         status = 'differs'
         leave_queue(id)
+    elseif now >= pause and call('ZCARD', queue) == 0 and call('ZCARD', permits) < (pin or limit) then
+        -- Nobody is in line, and one is free: nothing has to be kept of the asking.
+        mine = { token = next_token(), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
+        extend()
+        status = 'held'
     else
         if not waits then
             -- Tickets are moments, so that they grow even when the last one is forgotten; and who
@@ -331,9 +343,8 @@ while now >= pause and count < (pin or limit) do
     local ask = call('HGET', asks, head)
     leave_queue(head)
     if ask then
-        token = math.max(token + 1, micros)
         count = count + 1
-        local grant = text(token) .. ' ' .. text(now) .. (string.match(ask, '^%d+( .*)$') or '')
+        local grant = next_token() .. ' ' .. text(now) .. (string.match(ask, '^%d+( .*)$') or '')
         call('HSET', grants, head, grant)
         if head == id and operation == 'ask' then
             mine = read(id)
@@ -357,7 +368,9 @@ local foreign = math.max(0, call('ZCARD', permits) - call('HLEN', grants))
 if foreign > 0 then shared = true end
 local whose, next_end = '', -1
 if operation == 'attach' and status == 'held' then whose = id .. ' ' .. call('HGET', grants, id) end
+local place, ahead = 0, 0
 if status == 'queued' then
+    place, ahead = tonumber(call('ZSCORE', queue, id)), call('ZRANK', queue, id)
     local soonest = call('ZRANGE', permits, 0, 63, 'WITHSCORES')
     local since = math.huge
     for at = 1, #soonest, 2 do
@@ -384,16 +397,18 @@ end
 -- Until the last hold is over, if that is later; others may have written any number there.
 local latest = tonumber(call('ZRANGE', permits, -1, -1, 'WITHSCORES')[2] or 0)
 local keep = text(math.max(DAY, 4 * ttl, math.min(latest - now + ttl, YEAR)))
-for _, key in ipairs({ queue, alive, asks, grants, state, done }) do call('PEXPIRE', key, keep) end
+for _, key in ipairs({ grants, state, done }) do call('PEXPIRE', key, keep) end
+if call('ZCARD', queue) > 0 then
+    for _, key in ipairs({ queue, alive, asks }) do call('PEXPIRE', key, keep) end
+end
 if pin then call('PERSIST', state) end
 -- The set itself may only go by itself where nobody else writes to it, who would not know.
 if shared then call('PERSIST', permits) else call('PEXPIRE', permits, keep) end
 
-mine = read(id)
+if status ~= 'held' then mine = read(id) end
 local hold_left = mine and math.max(0, mine.since + mine.hold - now) or 0
 return {
-    status, mine and mine.token or '0', text(tonumber(call('ZSCORE', queue, id) or 0)),
-    call('ZRANK', queue, id) or 0, count, foreign, text(next_end),
+    status, mine and mine.token or '0', text(place), ahead, count, foreign, text(next_end),
     { text(pin or limit), pin and 1 or 0, text(limit), text(ttl), text(hold_left) },
     text(math.max(0, pause - now)), whose, blind,
 }

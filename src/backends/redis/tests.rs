@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::Place;
 use super::connection::Connection;
+use super::conversation::Dialler;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::testing::RedisServer;
 use crate::backends::{Holder, Name, Snapshot};
@@ -43,7 +44,7 @@ impl World {
             quarantine: None,
             allow_eviction: false,
         };
-        Connection::new(place.client().unwrap())
+        Connection::new(Dialler::new(&place).unwrap())
     }
 
     fn call(&self, call: &Call<'_>) -> Reply {

@@ -5,8 +5,9 @@ use std::future::Future;
 use super::*;
 use crate::backends::redis::Redis;
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Eviction, Finding, Gone, Grade, Lease, Lost, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, Gone, Grade, Lease, Lost, Turn, Who,
 };
+use crate::clock;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -54,8 +55,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("soon")
 }
 
-async fn granted(client: &Redis) -> Box<dyn Lease> {
-    let ask = Ask {
+fn an_ask() -> Ask {
+    Ask {
         name: "a".parse().unwrap(),
         id: Uuid::new_v4(),
         limit: 1,
@@ -64,10 +65,21 @@ async fn granted(client: &Redis) -> Box<dyn Lease> {
         min_hold: Duration::ZERO,
         nonblock: false,
         who: serde_json::from_str::<Who>(WHO).unwrap(),
-    };
+    }
+}
+
+async fn acquired(client: &Redis, ask: &Ask) -> Result<Acquired, Error> {
     let (turn, _notices) = Turn::channel();
     let (_canceller, cancel) = Cancel::pair();
-    match client.acquire(&ask, &turn, cancel).await.unwrap() {
+    client.acquire(ask, &turn, cancel).await
+}
+
+async fn granted(client: &Redis) -> Box<dyn Lease> {
+    granted_as(client, &an_ask()).await
+}
+
+async fn granted_as(client: &Redis, ask: &Ask) -> Box<dyn Lease> {
+    match acquired(client, ask).await.unwrap() {
         Acquired::Granted(lease) => lease,
         Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
     }
@@ -155,6 +167,39 @@ fn a_short_command_has_one_connection() {
         assert_eq!(connections(), 1);
         lease.release(SOON).await.unwrap();
     });
+}
+
+#[test]
+fn what_was_begun_is_asked_once_and_counts_from_then() {
+    let world = World::new();
+    // At first the server does not know the script; what is repeated then is no EVALSHA.
+    for _ in 0..2 {
+        let (client, ask) = (world.client(), an_ask());
+        world.write(&["CONFIG", "RESETSTAT"]);
+        assert!(client.begin(&ask));
+        let begun = clock::now();
+        world.runtime.block_on(async {
+            let lease = granted_as(&client, &ask).await;
+            assert!(lease.tenure().unwrap().borrow().since <= begun);
+            lease.release(SOON).await.unwrap();
+        });
+        let stats: String = world.server.ask(&["INFO", "commandstats"]);
+        assert!(stats.contains("cmdstat_evalsha:calls=2,"), "{stats}");
+    }
+}
+
+#[test]
+fn what_a_server_grants_that_may_forget_it_is_given_back() {
+    let world = World::new();
+    world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
+    world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    for begins in [true, false] {
+        let (client, ask) = (world.client(), an_ask());
+        assert!(!begins || client.begin(&ask));
+        let refused = world.runtime.block_on(acquired(&client, &ask));
+        assert!(refused.is_err_and(|error| error.what.contains("allkeys-lru")));
+        assert!(world.look().holders.is_empty());
+    }
 }
 
 #[test]

@@ -1,0 +1,340 @@
+//! One connection to a Redis: dialled, let in, and then questions and their answers, in order.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value, cmd, parse_redis_value};
+use rustix::io::Errno;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::place::Place;
+
+/// How long one of several addresses may take to answer.
+const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
+
+/// What answers are read in.
+const ROOM: usize = 8 * 1024;
+
+/// What is known before anything is connected.
+pub(super) struct Dialler {
+    info: ConnectionInfo,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A connection that we were let in on.
+pub(super) struct Conversation {
+    stream: Box<dyn Stream>,
+    received: Vec<u8>,
+    /// Whether it was said who we are.
+    introduced: bool,
+}
+
+/// Questions that were sent before there was anything to wait with.
+pub(super) struct Begun {
+    socket: Socket,
+    sent: usize,
+}
+
+impl Dialler {
+    /// The error says what is wrong with certificates and keys.
+    pub(super) fn new(place: &Place) -> Result<Self, String> {
+        let info = place.url.info().clone();
+        let tls = match info.addr() {
+            ConnectionAddr::TcpTls { host, .. } => {
+                let name = ServerName::try_from(host.clone());
+                let name =
+                    name.map_err(|_| "the host in the URL is not one that a certificate can name")?;
+                Some((place.tls.config()?, name))
+            }
+            _ => None,
+        };
+        Ok(Self { info, tls })
+    }
+
+    /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
+    /// up, negotiated or shown before. What cannot be sent at once is left to [`Begun::proceed`].
+    pub(super) fn begin(&self, questions: &[Cmd]) -> Option<Begun> {
+        if !self.entrance().is_empty() {
+            return None;
+        }
+        let socket = match self.info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                open(&SocketAddr::new(host.parse::<IpAddr>().ok()?, *port).into())
+            }
+            ConnectionAddr::Unix(path) => SockAddr::unix(path).and_then(|path| open(&path)),
+            _ => return None,
+        };
+        let socket = socket.ok()?;
+        let sent = match socket.send(&introduced(questions)) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // Whoever dials again hears what is wrong.
+            Err(_) => return None,
+        };
+        Some(Begun { socket, sent })
+    }
+
+    /// Who calls bounds the time.
+    pub(super) async fn dial(&self) -> Result<Conversation, RedisError> {
+        let stream: Box<dyn Stream> = match self.info.addr() {
+            ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?).await?,
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                self.dial_one_of(lookup_host((host.as_str(), *port)).await?).await?
+            }
+            _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        };
+        let mut conversation = Conversation::over(stream);
+        for question in self.entrance() {
+            conversation.say(&question.get_packed_command()).await?;
+            let answer = match conversation.hear().await? {
+                // Before Redis 6 there are passwords and no users.
+                Value::ServerError(error)
+                    if error.details().is_some_and(|text| text.contains("wrong number of arg")) =>
+                {
+                    let password = self.info.redis_settings().password();
+                    conversation.say(&cmd("AUTH").arg(password).get_packed_command()).await?;
+                    conversation.hear().await?
+                }
+                answer => answer,
+            };
+            answer.extract_error()?;
+        }
+        Ok(conversation)
+    }
+
+    async fn dial_one_of(
+        &self,
+        addresses: impl Iterator<Item = SocketAddr>,
+    ) -> io::Result<Box<dyn Stream>> {
+        let mut addresses = addresses.peekable();
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "its host has no address");
+        while let Some(address) = addresses.next() {
+            let dialled = self.dial_to(address);
+            // One that swallows everything must not keep us from another that works.
+            let dialled = match addresses.peek() {
+                Some(_) => timeout(ONE_OF_SEVERAL, dialled)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                None => dialled.await,
+            };
+            match dialled {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_to(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+        let stream = connected(open(&address.into())?).await?;
+        match &self.tls {
+            None => Ok(stream),
+            Some((config, name)) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                Ok(Box::new(connector.connect(name.clone(), stream).await?))
+            }
+        }
+    }
+
+    /// What has to be answered before anything else may be asked: whoever is not let in, or not to
+    /// the right database, must not change anything there.
+    fn entrance(&self) -> Vec<Cmd> {
+        let settings = self.info.redis_settings();
+        let mut questions = Vec::new();
+        if let Some(password) = settings.password() {
+            let mut question = cmd("AUTH");
+            question.arg(settings.username()).arg(password);
+            questions.push(question);
+        }
+        if settings.db() != 0 {
+            let mut question = cmd("SELECT");
+            question.arg(settings.db());
+            questions.push(question);
+        }
+        questions
+    }
+}
+
+impl Begun {
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
+    /// the answers.
+    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, RedisError> {
+        let mut conversation = Conversation::over(connected(self.socket).await?);
+        conversation.say(&introduced(questions)[self.sent..]).await?;
+        Ok(conversation)
+    }
+}
+
+impl Conversation {
+    fn over(stream: Box<dyn Stream>) -> Self {
+        Self { stream, received: Vec::with_capacity(ROOM), introduced: false }
+    }
+
+    /// Asks several things at once. An error among the answers is one of those.
+    pub(super) async fn ask(&mut self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+        if !self.introduced {
+            self.say(&introduced(questions)).await?;
+            return self.introduced(questions.len()).await;
+        }
+        self.say(&packed(questions)).await?;
+        self.answers(questions.len()).await
+    }
+
+    /// Waits for the answers to the first questions.
+    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+        self.introduced = true;
+        // Servers before 7.2 do not know it, and that is no matter.
+        self.answers(introduction().len()).await?;
+        self.answers(count).await
+    }
+
+    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+        let mut answers = Vec::with_capacity(count);
+        for _ in 0..count {
+            answers.push(self.hear().await?);
+        }
+        Ok(answers)
+    }
+
+    async fn say(&mut self, text: &[u8]) -> io::Result<()> {
+        self.stream.write_all(text).await?;
+        self.stream.flush().await
+    }
+
+    async fn hear(&mut self) -> Result<Value, RedisError> {
+        loop {
+            if let Some(length) = whole(&self.received) {
+                let answer = parse_redis_value(&self.received[..length]);
+                self.received.drain(..length);
+                return answer;
+            }
+            self.received.reserve(ROOM);
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                let what = "the server closed it";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into());
+            }
+        }
+    }
+}
+
+/// What `CLIENT LIST` shows of us.
+fn introduction() -> [Cmd; 2] {
+    let say = |what: &str, value: &str| {
+        let mut question = cmd("CLIENT");
+        question.arg("SETINFO").arg(what).arg(value);
+        question
+    };
+    [say("LIB-NAME", env!("CARGO_PKG_NAME")), say("LIB-VER", env!("CARGO_PKG_VERSION"))]
+}
+
+/// The questions as they are sent first on a connection: who we are takes no round trip of its own.
+fn introduced(questions: &[Cmd]) -> Vec<u8> {
+    [packed(&introduction()), packed(questions)].concat()
+}
+
+fn packed(questions: &[Cmd]) -> Vec<u8> {
+    questions.iter().flat_map(Cmd::get_packed_command).collect()
+}
+
+/// How long the first answer is, if all of it is there: a line each, with a text behind it or with
+/// other answers. What is no answer at all is for the parser to say.
+fn whole(bytes: &[u8]) -> Option<usize> {
+    let (mut length, mut to_come) = (0_usize, 1_usize);
+    while to_come > 0 {
+        to_come -= 1;
+        let rest = bytes.get(length..)?;
+        let line = &rest[..rest.iter().position(|byte| *byte == b'\n')?];
+        length += line.len() + 1;
+        let Some((kind, number)) = line.trim_ascii_end().split_first() else { continue };
+        let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        match (kind, number) {
+            (b'$', Some(text)) => length = length.saturating_add(text).saturating_add(2),
+            (b'*', Some(others)) => to_come = to_come.saturating_add(others),
+            // None: it has a line alone, or is -1 for nothing.
+            _ => {}
+        }
+    }
+    (length <= bytes.len()).then_some(length)
+}
+
+/// Begins to connect.
+fn open(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    if address.domain() != Domain::UNIX {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(10))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        // A peer that vanished is noticed, and small requests are sent at once.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
+    }
+    match socket.connect(address) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Waits for one that was begun.
+async fn connected(socket: Socket) -> io::Result<Box<dyn Stream>> {
+    let unix = socket.local_addr()?.domain() == Domain::UNIX;
+    let (stream, error): (Box<dyn Stream>, _) = if unix {
+        let stream = UnixStream::from_std(StdUnixStream::from(socket))?;
+        stream.writable().await?;
+        let error = stream.take_error()?;
+        (Box::new(stream), error)
+    } else {
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        let error = stream.take_error()?;
+        (Box::new(stream), error)
+    };
+    error.map_or(Ok(stream), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_when_all_of_it_is_there() {
+        for answer in [
+            "+OK\r\n",
+            "-ERR no\r\n",
+            ":-1\r\n",
+            "$-1\r\n",
+            "$0\r\n\r\n",
+            "$4\r\na\r\nb\r\n",
+            "*-1\r\n",
+            "*0\r\n",
+            "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$2\r\nab\r\n",
+            "HTTP/1.1 400 Bad Request\r\n",
+        ] {
+            let bytes = format!("{answer}:7\r\n").into_bytes();
+            assert_eq!(whole(&bytes), Some(answer.len()), "{answer}");
+            for part in 0..answer.len() {
+                assert_eq!(whole(&bytes[..part]), None, "{part} of {answer}");
+            }
+        }
+        assert_eq!(whole(b"$18446744073709551615\r\n"), None);
+        assert_eq!(whole(b"*18446744073709551615\r\n"), None);
+    }
+}
