@@ -154,7 +154,7 @@ impl<'a> Queueing<'a> {
                 Ok(Step::Placed(place, standing)) => {
                     let since = Instant::now();
                     self.place = Some(place);
-                    let granted = self.granted(standing).await;
+                    let granted = Box::pin(self.granted(standing)).await;
                     if since.elapsed() > Duration::from_secs(2) {
                         pause = Pause::new();
                     }
@@ -259,7 +259,8 @@ impl<'a> Queueing<'a> {
             let id = within(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or_else(|| Trouble::lasting("the server gives no identities"))?;
-            return self.take_place(id, link).await;
+            // Boxed, like what follows: nobody else needs the room for it.
+            return Box::pin(self.take_place(id, link)).await;
         }
         self.taking.set(false);
         let text = within(self.time, link.line(&mut answer)).await?;
