@@ -4,6 +4,7 @@
 
 #[cfg(target_env = "musl")]
 mod heap;
+pub(crate) mod text;
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};

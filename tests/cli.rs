@@ -30,6 +30,8 @@ mod cli {
     mod leases;
     /// Limits that are pinned.
     mod limits;
+    /// What a run that waits has in memory.
+    mod memory;
     /// Permits in a server like the original, which live as long as a connection.
     mod original;
     /// Deaths and outages: a command is dead before its permit passes on.

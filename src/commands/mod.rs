@@ -6,6 +6,7 @@ mod generate;
 mod limit;
 mod release;
 mod renew;
+mod resting;
 mod run;
 mod serve;
 mod status;
@@ -97,7 +98,10 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
 /// Runs a task to its end. What it left running in another thread, a question to a name server
 /// that does not answer, is not waited for.
 fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(resting::fall_asleep)
+        .build();
     let runtime = runtime.context("cannot set up waiting for events")?;
     let done = runtime.block_on(task);
     runtime.shutdown_background();

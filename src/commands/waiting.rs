@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Permit,
@@ -171,13 +172,13 @@ pub(super) async fn wait_in_turn(
     };
     let mut view = View::new(backend, request, ask, visible, console);
     let mut enough: Option<Enough> = None;
-    let mut acquiring = Box::pin(async {
+    let mut acquiring = Box::pin(resting(async {
         // A sleep takes a millisecond, however short it is.
         if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
             return Ok(Got::Acquired(Acquired::Cancelled));
         }
         get(backend, ask, &turn, cancel).await
-    });
+    }));
     let got = loop {
         let stop = tokio::select! {
             biased;

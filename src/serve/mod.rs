@@ -50,6 +50,7 @@ pub(crate) async fn run(
     routes: Rc<Routes>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    prepare(&listener)?;
     let tls = tls.map(TlsAcceptor::from);
     let mut connections = JoinSet::new();
     let semaphores = Rc::clone(&routes.semaphores);
@@ -73,6 +74,18 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// Every connection is as its listener: small answers are sent at once, and a peer that vanished
+/// without a word is noticed after half a minute.
+fn prepare(listener: &TcpListener) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    let socket = SockRef::from(listener);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_nodelay(true)
 }
 
 /// The next one that comes. Where there are no descriptors for it, it waits, and those that are
@@ -122,15 +135,6 @@ async fn tell_of_trouble(routes: &Routes) {
 }
 
 async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
-    // A peer that vanished without a word is noticed after half a minute.
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    let socket = SockRef::from(&stream);
-    if socket.set_tcp_keepalive(&keepalive).and_then(|()| socket.set_tcp_nodelay(true)).is_err() {
-        return;
-    }
     let peer = Peer::new(stream);
     let bytes = peer.bytes();
     match tls {

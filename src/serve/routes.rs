@@ -121,6 +121,8 @@ impl Routes {
                 },
                 Done::Asked(told, attached) => self.tell(told, attached, peer).await,
                 Done::Changed(answer) => {
+                    // Whoever was waiting for this is told first.
+                    tokio::task::yield_now().await;
                     // Otherwise a server that ends now takes it for held when it starts again. What
                     // cannot be written is given back all the same.
                     let _ = self.semaphores.journal.written().await;

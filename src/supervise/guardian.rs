@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -22,6 +22,7 @@ use super::signals::{self, Whom, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
 use crate::exit::Exit;
+use crate::kernel::text::{self, QUIET};
 use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
 
@@ -85,12 +86,18 @@ impl Guardian {
     /// Returns when the worker has ended, and nothing of the command can do any more harm.
     /// `unkillable` is told of processes that we may not kill.
     pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
+        let mut quiet = Timespec::try_from(QUIET).ok();
         loop {
             let mut ready = [
                 PollFd::new(&self.link, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.timer.fd(), PollFlags::IN),
             ];
-            match poll(&mut ready, None) {
+            match poll(&mut ready, quiet.as_ref()) {
+                Ok(0) => {
+                    quiet = None;
+                    text::give_back();
+                    continue;
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }

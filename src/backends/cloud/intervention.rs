@@ -1,6 +1,5 @@
 //! What is done to permits and semaphores by those who did not ask for them in this process.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,8 +47,7 @@ impl Shared {
         }
         let tenure = Tenure { since, ttl: Duration::from_millis(told.ttl_ms), trouble: None };
         let permit = Permit { id, name: name.clone(), token: Some(told.token) };
-        let link = RefCell::default();
-        let grip = Grip { shared: Rc::clone(self), name: name.clone(), id, link };
+        let grip = Grip { shared: Rc::clone(self), name: name.clone(), id };
         Ok(Some(Box::new(Leased::new(permit, tenure, grip))))
     }
 

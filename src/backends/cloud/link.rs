@@ -82,8 +82,7 @@ impl Dialler {
         while let Some(server) = servers.next() {
             // One that swallows everything must not keep us from another that works.
             let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
-            // Boxed: what TLS needs is large.
-            match within(time, Box::pin(self.dial_to(server))).await {
+            match within(time, self.dial_to(server)).await {
                 Ok(link) => return Ok(link),
                 Err(trouble) if trouble.lasts() => return Err(trouble),
                 Err(trouble) => last = Some(trouble),
@@ -94,7 +93,7 @@ impl Dialler {
 
     /// One more connection to the same server.
     pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, Trouble> {
-        Box::pin(self.dial_to(link.server)).await
+        self.dial_to(link.server).await
     }
 
     async fn dial_to(&self, server: SocketAddr) -> Result<Link, Trouble> {
@@ -103,9 +102,11 @@ impl Dialler {
         match &self.tls {
             None => Link::over(stream, socket, server).await,
             Some((config, name)) => {
+                // Boxed: what TLS needs is large, and most have no use for it.
                 let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name.clone(), stream).await;
-                Link::over(stream.map_err(|error| tls_trouble(&error))?, socket, server).await
+                let stream = Box::pin(async { connector.connect(name.clone(), stream).await });
+                let stream = stream.await.map_err(|error| tls_trouble(&error))?;
+                Box::pin(Link::over(stream, socket, server)).await
             }
         }
     }

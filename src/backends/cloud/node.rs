@@ -1,6 +1,6 @@
 //! A permit in a server of the original kind: held by a connection, which the command's whole
-//! tree inherits. It was open before the server gave us an identity, so no other server can ever
-//! hear of that identity: it would end at once.
+//! tree inherits. Such a server ends at once when it hears of an identity that it does not know, so ours
+//! goes only over connections that have been seen to lead to the server that gave it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -113,24 +113,28 @@ impl Place {
         shared: &Shared,
         name: &Name,
         id: Uuid,
-        first: Link,
-        second: Link,
+        mut first: Link,
         time: Duration,
     ) -> Result<(Self, Standing), Trouble> {
         let request =
             |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-        let (mut first, mut second) = (first, second);
-        // Something between us may connect only now, to a server that has never heard of us.
-        let observed = within(time, observe(shared, name, &mut second)).await;
-        let known = observed.and_then(|observed| match observed.node(id) {
-            Some(_) => Ok(()),
-            None => Err(Trouble::away("our two connections lead to different servers")),
-        });
-        if let Err(trouble) = known {
-            // The one that does know us forgets us when this one request has come and gone.
-            let _ = timeout(FORGETTING, first.ask(request(MONITOR))).await;
-            return Err(trouble);
-        }
+        // It may lead to another server, one that was started since or is behind the same proxy, which
+        // would end at once if it heard of us. So it is asked whom it knows.
+        let beside = async {
+            let mut second = shared.dialler.dial_beside(&first).await?;
+            match observe(shared, name, &mut second).await?.node(id) {
+                Some(_) => Ok(second),
+                None => Err(Trouble::away("our two connections lead to different servers")),
+            }
+        };
+        let second = match within(time, beside).await {
+            Ok(second) => second,
+            Err(trouble) => {
+                // The one that does know us forgets us when this one request has come and gone.
+                let _ = timeout(FORGETTING, first.ask(request(MONITOR))).await;
+                return Err(trouble);
+            }
+        };
         let mut wait = waiting(second, request(WAIT));
         // If we died now, the end of `monitor` could overtake `wait`, which then would be about
         // somebody who is not known any more. So the one has to have arrived before the other goes.

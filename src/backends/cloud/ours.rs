@@ -1,6 +1,5 @@
 //! A permit in a `semrun serve`: a lease, which survives the connection and the server's restart.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +18,9 @@ use crate::backends::{Gone, Lost, Name, Pending, Tenure, leased};
 
 const MONITOR: &str = "/semaphore/monitor";
 
+/// What takes less time is over before it is worth to watch over its permit.
+const SHORT: Duration = Duration::from_millis(100);
+
 /// How often one who was evicted looks whether its permit is taken away at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -27,19 +29,17 @@ pub(super) struct Grip {
     pub(super) shared: Rc<Shared>,
     pub(super) name: Name,
     pub(super) id: Uuid,
-    /// A connection that nobody uses, to be told when the permit is taken away.
-    pub(super) link: RefCell<Option<Link>>,
 }
 
 impl leased::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
-            let Self { shared, name, id, link } = &*self;
+            let Self { shared, name, id } = &*self;
             let hurry = Notify::new();
             let attempt = || -> Pending<'_, _> { Box::pin(renew(shared, name, *id)) };
             tokio::select! {
                 lost = renewal::keep(*id, tenure, &hurry, attempt) => lost,
-                lost = watch_over(shared, name, *id, link.take(), &hurry) => lost,
+                lost = watch_over(shared, name, *id, &hurry) => lost,
             }
         })
     }
@@ -89,18 +89,18 @@ async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
-async fn watch_over(
-    shared: &Shared,
-    name: &Name,
-    id: Uuid,
-    mut link: Option<Link>,
-    hurry: &Notify,
-) -> Lost {
+async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> Lost {
+    // It takes a connection of its own, for which a short command should not wait.
+    sleep(SHORT).await;
+    let mut known = match shared.idle.take() {
+        Some(link) => link.if_idle().await,
+        None => None,
+    };
     let mut pause = Pause::new();
     loop {
-        let fresh = link.is_none();
+        let fresh = known.is_none();
         let since = Instant::now();
-        match watched(shared, name, id, link.take()).await {
+        match watched(shared, name, id, known.take()).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
@@ -114,18 +114,23 @@ async fn watch_over(
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
+/// `known` is a connection over which it said that it is.
 async fn watched(
     shared: &Shared,
     name: &Name,
     id: Uuid,
-    link: Option<Link>,
+    known: Option<Link>,
 ) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-    let mut link = if let Some(link) = link {
-        link
+    let fresh = known.is_none();
+    let dialled = shared.dialler.dial().await?;
+    let mut link = if let Some(known) = known {
+        // Another one for what is answered at once: renewals, and giving back.
+        shared.idle.replace(Some(dialled));
+        known
     } else {
-        let mut link = shared.dialler.dial().await?;
+        let mut link = dialled;
         // One of the original kind may have taken its place, and would end at once if it were
         // asked to watch over somebody whom it does not know.
         let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
@@ -136,7 +141,8 @@ async fn watched(
         link
     };
     let answer = link.ask(request(MONITOR)).await?;
-    if !answer.ours || answer.status != StatusCode::OK {
+    let taken_away = answer.status == StatusCode::NOT_FOUND && !fresh;
+    if !answer.ours || !(answer.status == StatusCode::OK || taken_away) {
         return Err(Trouble::other_server());
     }
     let body = within(CONNECTING, link.read(answer)).await?;

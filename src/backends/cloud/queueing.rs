@@ -1,6 +1,6 @@
 //! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ impl<'a> Queueing<'a> {
                 Ok(Step::Placed(place, standing)) => {
                     let since = Instant::now();
                     self.place = Some(place);
-                    let granted = self.granted(standing).await;
+                    let granted = Box::pin(self.granted(standing)).await;
                     if since.elapsed() > Duration::from_secs(2) {
                         pause = Pause::new();
                     }
@@ -197,19 +197,13 @@ impl<'a> Queueing<'a> {
             && let Some(mut link) = link.if_idle().await
         {
             let answer = self.register(&mut link).await?;
-            return self.understand(since, link, None, answer).await;
+            return self.understand(since, link, answer).await;
         }
-        let (mut first, second) = within(self.time, async {
-            let first = shared.dialler.dial().await?;
-            // Before the server gives us an identity: see `node.rs`.
-            let second = shared.dialler.dial_beside(&first).await?;
-            Ok((first, second))
-        })
-        .await?;
+        let mut link = within(self.time, shared.dialler.dial()).await?;
         let beyond = beyond_the_original(self.ask);
         if beyond.is_some() || self.ask.nonblock {
             // One of the other kind remembers everybody who registers, so that is looked at first.
-            let theirs = within(self.time, self.look_if_original(&mut first)).await?;
+            let theirs = within(self.time, self.look_if_original(&mut link)).await?;
             if theirs.is_some()
                 && let Some(what) = beyond
             {
@@ -219,8 +213,8 @@ impl<'a> Queueing<'a> {
                 return Ok(Step::Done(Acquired::Busy));
             }
         }
-        let answer = self.register(&mut first).await?;
-        self.understand(since, first, Some(second), answer).await
+        let answer = self.register(&mut link).await?;
+        self.understand(since, link, answer).await
     }
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
@@ -268,7 +262,6 @@ impl<'a> Queueing<'a> {
         &mut self,
         since: Moment,
         mut link: Link,
-        second: Option<Link>,
         mut answer: Answer,
     ) -> Result<Step, Trouble> {
         if !answer.ours {
@@ -276,9 +269,8 @@ impl<'a> Queueing<'a> {
             let id = within(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or_else(|| Trouble::lasting("the server gives no identities"))?;
-            // A server of the other kind has taken the place of one of ours.
-            let second = second.ok_or_else(|| Trouble::away("the server has changed"))?;
-            return self.take_place(id, link, second).await;
+            // Boxed, like what follows: nobody else needs the room for it.
+            return Box::pin(self.take_place(id, link)).await;
         }
         self.taking.set(false);
         let text = within(self.time, link.line(&mut answer)).await?;
@@ -300,7 +292,6 @@ impl<'a> Queueing<'a> {
                     shared: Rc::clone(&self.shared),
                     name: permit.name.clone(),
                     id: permit.id,
-                    link: RefCell::new(second),
                 };
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
@@ -319,8 +310,8 @@ impl<'a> Queueing<'a> {
     }
 
     /// Takes a place in the queue of a server of the other kind.
-    async fn take_place(&mut self, id: Uuid, first: Link, second: Link) -> Result<Step, Trouble> {
-        let taken = Place::take(&self.shared, &self.ask.name, id, first, second, self.time).await;
+    async fn take_place(&mut self, id: Uuid, link: Link) -> Result<Step, Trouble> {
+        let taken = Place::take(&self.shared, &self.ask.name, id, link, self.time).await;
         self.taking.set(false);
         let (mut place, standing) = taken?;
         if self.ask.nonblock {
