@@ -39,6 +39,20 @@ int main(int count, char **words) {
 """
 
 
+# The least that a program can do which starts another.
+SPAWN = r"""
+#include <spawn.h>
+#include <sys/wait.h>
+extern char **environ;
+int main(int count, char **words) {
+    pid_t child;
+    int status;
+    if (count < 2 || posix_spawnp(&child, words[1], 0, 0, words + 1, environ) != 0) return 1;
+    return waitpid(child, &status, 0) == child ? status : 1;
+}
+"""
+
+
 class Trouble(Exception):
     pass
 
@@ -61,17 +75,26 @@ class Stage:
                 break
         self.disk = tempfile.mkdtemp(prefix="bench.", dir=os.path.join(TOP, "target"))
         self.memory = self.memory or self.disk
-        self.tick = self.compile_tick()
+        self.tick = self.compile("tick", TICK, "-static") or self.compile("tick", TICK)
+        self.spawn = self.compile("spawn", SPAWN)
+        self.static_spawn = self.compile("static-spawn", SPAWN, "-static")
+        if not self.tick or not self.spawn:
+            sys.exit("cc does not work: it compiles what is run and compared with")
         self.null = os.open(os.devnull, os.O_RDWR)
 
-    def compile_tick(self):
-        source, program = f"{self.disk}/tick.c", f"{self.disk}/tick"
+    def compile(self, name, text, *how):
+        """The path of a program, or None."""
+        source, program = f"{self.disk}/{name}.c", f"{self.disk}/{name}"
         with open(source, "w") as file:
-            file.write(TICK)
-        for how in (["-static"], []):
-            if subprocess.run(["cc", "-O2", *how, "-o", program, source], stderr=subprocess.DEVNULL).returncode == 0:
-                return program
-        sys.exit("cc does not work: it compiles the command that says when it runs")
+            file.write(text)
+        command = ["cc", "-O2", *how, "-o", program, source]
+        done = subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+        return self.install(program) if done else None
+
+    def install(self, program):
+        """A copy, as users have one: the kernel has a file that was written in one piece in large pieces,
+        and maps those faster than the small ones of a file that a linker wrote."""
+        return shutil.copy(program, f"{tempfile.mkdtemp(dir=self.disk)}/{os.path.basename(program)}")
 
     def start(self, command, **more):
         more.setdefault("env", ENVIRONMENT)
