@@ -39,20 +39,6 @@ int main(int count, char **words) {
 """
 
 
-# The least that a program can do which starts another.
-SPAWN = r"""
-#include <spawn.h>
-#include <sys/wait.h>
-extern char **environ;
-int main(int count, char **words) {
-    pid_t child;
-    int status;
-    if (count < 2 || posix_spawnp(&child, words[1], 0, 0, words + 1, environ) != 0) return 1;
-    return waitpid(child, &status, 0) == child ? status : 1;
-}
-"""
-
-
 class Trouble(Exception):
     pass
 
@@ -75,18 +61,19 @@ class Stage:
                 break
         self.disk = tempfile.mkdtemp(prefix="bench.", dir=os.path.join(TOP, "target"))
         self.memory = self.memory or self.disk
-        self.tick = self.compile("tick", TICK, "-static") or self.compile("tick", TICK)
-        self.spawn = self.compile("spawn", SPAWN)
-        self.static_spawn = self.compile("static-spawn", SPAWN, "-static")
-        if not self.tick or not self.spawn:
-            sys.exit("cc does not work: it compiles what is run and compared with")
+        self.tick = self.compile(self.write("tick.c", TICK), "-static") or self.compile(f"{self.disk}/tick.c")
+        if not self.tick:
+            sys.exit("cc does not work: it compiles the command that says when it runs")
         self.null = os.open(os.devnull, os.O_RDWR)
 
-    def compile(self, name, text, *how):
-        """The path of a program, or None."""
-        source, program = f"{self.disk}/{name}.c", f"{self.disk}/{name}"
-        with open(source, "w") as file:
+    def write(self, name, text):
+        with open(f"{self.disk}/{name}", "w") as file:
             file.write(text)
+        return file.name
+
+    def compile(self, source, *how):
+        """The path of a program, or None if that cannot be."""
+        program = f"{self.disk}/{os.path.basename(source).removesuffix('.c')}"
         command = ["cc", "-O2", *how, "-o", program, source]
         done = subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
         return self.install(program) if done else None
