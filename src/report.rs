@@ -1,6 +1,7 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
-use std::borrow::Cow;
+mod words;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -9,7 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-use crate::backends::{self, Eviction, Name, Permit, Phase, Record, Standing};
+use self::words::Ordinal;
+pub(crate) use self::words::{Fine, Holder, Span, harmless};
+use crate::backends::{self, Eviction, Name, Permit, Phase, Standing};
 use crate::supervise::child::LaunchError;
 use crate::supervise::signals;
 
@@ -340,67 +343,6 @@ impl fmt::Display for Failed<'_> {
     }
 }
 
-/// A length of time as people say it.
-pub(crate) struct Span(pub(crate) Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const TENTHS_MATTER: Duration = Duration::from_secs(10);
-        if self.0 < TENTHS_MATTER {
-            // Tenths, without the rounding up that would make 10.0 of 9.96.
-            return write!(f, "{}.{}s", self.0.as_secs(), self.0.subsec_millis() / 100);
-        }
-        let seconds = Duration::from_secs(self.0.as_secs());
-        write!(f, "{}", humantime::format_duration(seconds))
-    }
-}
-
-/// A length of time that is short.
-pub(crate) struct Fine(pub(crate) Duration);
-
-impl fmt::Display for Fine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} ms", self.0.as_secs_f64() * 1000.0)
-    }
-}
-
-pub(crate) struct Holder<'a>(pub(crate) &'a Record);
-
-impl fmt::Display for Holder<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let who = &self.0.who;
-        let (label, user, host) = (harmless(&who.label), harmless(&who.user), harmless(&who.host));
-        // Who has acquired a permit to outlive itself has gone.
-        if who.detached {
-            return write!(f, "{label} ({user}@{host})");
-        }
-        write!(f, "{label} (pid {}, {user}@{host})", who.pid)
-    }
-}
-
-/// What others wrote, without what could disturb a terminal.
-pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
-        text.replace(char::is_control, "\u{FFFD}").into()
-    } else {
-        text.into()
-    }
-}
-
-struct Ordinal(usize);
-
-impl fmt::Display for Ordinal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suffix = match (self.0 % 10, self.0 % 100) {
-            (1, rest) if rest != 11 => "st",
-            (2, rest) if rest != 12 => "nd",
-            (3, rest) if rest != 13 => "rd",
-            _ => "th",
-        };
-        write!(f, "{}{suffix}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
@@ -408,7 +350,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::backends::Who;
+    use crate::backends::{Record, Who};
 
     #[test]
     fn the_waiting_line_says_place_holder_and_age() {
@@ -447,12 +389,5 @@ mod tests {
             line(10, 1, None),
             "waiting for 'deploy', 11th in line; held by one who left no record"
         );
-    }
-
-    #[test]
-    fn short_times_have_tenths_and_long_ones_have_units() {
-        assert_eq!(Span(Duration::from_millis(249)).to_string(), "0.2s");
-        assert_eq!(Span(Duration::from_millis(9_990)).to_string(), "9.9s");
-        assert_eq!(Span(Duration::from_millis(65_400)).to_string(), "1m 5s");
     }
 }

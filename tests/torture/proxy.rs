@@ -4,9 +4,13 @@
 //! One thread does it all and never blocks but in `poll`, so orders take effect at once and in a
 //! known place: whatever is read after [`Proxy::weather`] has returned meets the new weather.
 
+// By its path: `tests/cli` has this file at another place.
+#[path = "proxy/end.rs"]
+mod end;
+
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -15,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
-/// What one read may bring, so that a request of the usual size is one chunk.
-const CHUNK: usize = 16 * 1024;
+use self::end::{CHUNK, End, Over, Parcel, Then};
+
 /// How many chunks may be under way in one direction before its sender has to wait.
 const UNDER_WAY: usize = 1024;
 /// How many requests are kept for another time.
@@ -272,15 +276,6 @@ fn dial(server: u16) -> io::Result<TcpStream> {
     }
 }
 
-/// A connection that is over, for whatever reason.
-struct Over;
-
-impl From<io::Error> for Over {
-    fn from(_: io::Error) -> Self {
-        Self
-    }
-}
-
 struct Connection {
     client: End,
     server: End,
@@ -378,147 +373,4 @@ impl Passed {
             self.last.pop_front();
         }
     }
-}
-
-/// Bytes under way; none at all where only an end is passed on.
-struct Parcel {
-    bytes: Vec<u8>,
-    sent: usize,
-    due: Instant,
-    then: Then,
-}
-
-/// What happens when it was delivered.
-#[derive(Clone, Copy)]
-enum Then {
-    GoOn,
-    /// This direction ends.
-    End,
-    /// The whole connection ends.
-    Cut,
-}
-
-impl Parcel {
-    fn new(bytes: Vec<u8>, due: Instant, then: Then) -> Self {
-        Self { bytes, sent: 0, due, then }
-    }
-}
-
-/// Our end of the connection to a client or to the server.
-struct End {
-    /// None: nothing will be heard or said any more.
-    socket: Option<TcpStream>,
-    ready: PollFlags,
-    heard_all: bool,
-    said_all: bool,
-    /// What is still to be said.
-    queue: VecDeque<Parcel>,
-}
-
-impl End {
-    fn new(socket: TcpStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        socket.set_nodelay(true)?;
-        Ok(Self::with(Some(socket)))
-    }
-
-    fn with(socket: Option<TcpStream>) -> Self {
-        let (ready, queue) = (PollFlags::empty(), VecDeque::new());
-        Self { socket, ready, heard_all: false, said_all: false, queue }
-    }
-
-    fn interest(&self, room: bool, now: Instant) -> PollFlags {
-        let mut interest = PollFlags::empty();
-        interest.set(PollFlags::IN, room && !self.heard_all);
-        // What is due and still here did not fit.
-        let blocked = self.queue.front().is_some_and(|parcel| parcel.due <= now);
-        interest.set(PollFlags::OUT, blocked);
-        interest
-    }
-
-    /// What was said to us, if anything was; empty once, at its end.
-    fn hear(&mut self) -> Result<Option<Vec<u8>>, Over> {
-        let ready = std::mem::replace(&mut self.ready, PollFlags::empty());
-        let Some(socket) = &mut self.socket else { return Ok(None) };
-        if self.heard_all {
-            return if ready.contains(PollFlags::ERR) { Err(Over) } else { Ok(None) };
-        }
-        if !ready.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
-            return Ok(None);
-        }
-        let mut buffer = [0; CHUNK];
-        match socket.read(&mut buffer) {
-            Ok(length) => {
-                self.heard_all = length == 0;
-                Ok(Some(buffer[..length].to_vec()))
-            }
-            Err(error) if passing(&error) => Ok(None),
-            Err(_) => Err(Over),
-        }
-    }
-
-    /// Says as much as is due and fits.
-    fn say(&mut self, now: Instant, mut said: impl FnMut(Vec<u8>)) -> Result<(), Over> {
-        if self.said_all {
-            self.queue.clear();
-        }
-        let Some(socket) = &mut self.socket else { return Ok(()) };
-        while let Some(mut parcel) = self.queue.pop_front_if(|parcel| parcel.due <= now) {
-            if !push(socket, &mut parcel)? {
-                self.queue.push_front(parcel);
-                return Ok(());
-            }
-            said(parcel.bytes);
-            match parcel.then {
-                Then::GoOn => {}
-                Then::Cut => return Err(Over),
-                Then::End => {
-                    self.said_all = true;
-                    self.queue.clear();
-                    socket.shutdown(Shutdown::Write)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether both directions have ended. The socket goes then, for it would wake us for ever.
-    fn done(&mut self) -> bool {
-        if self.heard_all && self.said_all {
-            self.socket = None;
-        }
-        self.socket.is_none()
-    }
-
-    fn reset(self) {
-        if let Some(socket) = &self.socket {
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl Drop for End {
-    /// The kernel makes a reset of a close where something was left unread.
-    fn drop(&mut self) {
-        if let Some(socket) = &mut self.socket {
-            let _ = socket.read(&mut [0; CHUNK]);
-        }
-    }
-}
-
-/// Whether all of it has been written.
-fn push(socket: &mut TcpStream, parcel: &mut Parcel) -> Result<bool, Over> {
-    while parcel.sent < parcel.bytes.len() {
-        match socket.write(&parcel.bytes[parcel.sent..]) {
-            Ok(length) => parcel.sent += length,
-            Err(error) if passing(&error) => return Ok(false),
-            Err(_) => return Err(Over),
-        }
-    }
-    Ok(true)
-}
-
-/// Not a fault: it goes on later.
-fn passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,0 +1,82 @@
+//! What sentences are made of: times, places, and what others wrote.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use crate::backends::Record;
+
+/// A length of time as people say it.
+pub(crate) struct Span(pub(crate) Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const TENTHS_MATTER: Duration = Duration::from_secs(10);
+        if self.0 < TENTHS_MATTER {
+            // Tenths, without the rounding up that would make 10.0 of 9.96.
+            return write!(f, "{}.{}s", self.0.as_secs(), self.0.subsec_millis() / 100);
+        }
+        let seconds = Duration::from_secs(self.0.as_secs());
+        write!(f, "{}", humantime::format_duration(seconds))
+    }
+}
+
+/// A length of time that is short.
+pub(crate) struct Fine(pub(crate) Duration);
+
+impl fmt::Display for Fine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms", self.0.as_secs_f64() * 1000.0)
+    }
+}
+
+/// Who holds a permit.
+pub(crate) struct Holder<'a>(pub(crate) &'a Record);
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = &self.0.who;
+        let (label, user, host) = (harmless(&who.label), harmless(&who.user), harmless(&who.host));
+        // Who has acquired a permit to outlive itself has gone.
+        if who.detached {
+            return write!(f, "{label} ({user}@{host})");
+        }
+        write!(f, "{label} (pid {}, {user}@{host})", who.pid)
+    }
+}
+
+/// What others wrote, without what could disturb a terminal.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{FFFD}").into()
+    } else {
+        text.into()
+    }
+}
+
+/// A place in a line.
+pub(super) struct Ordinal(pub(super) usize);
+
+impl fmt::Display for Ordinal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = match (self.0 % 10, self.0 % 100) {
+            (1, rest) if rest != 11 => "st",
+            (2, rest) if rest != 12 => "nd",
+            (3, rest) if rest != 13 => "rd",
+            _ => "th",
+        };
+        write!(f, "{}{suffix}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_times_have_tenths_and_long_ones_have_units() {
+        assert_eq!(Span(Duration::from_millis(249)).to_string(), "0.2s");
+        assert_eq!(Span(Duration::from_millis(9_990)).to_string(), "9.9s");
+        assert_eq!(Span(Duration::from_millis(65_400)).to_string(), "1m 5s");
+    }
+}
