@@ -10,10 +10,12 @@ use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 use std::sync::OnceLock;
 use std::{io, iter};
 
+use rustix::fs::{Access, access};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, getrlimit,
@@ -130,6 +132,29 @@ impl Program {
             environment: kept.chain(added).collect::<Result<_, _>>()?,
         })
     }
+
+    /// The same by /bin/sh: what can be executed and is no program is a script.
+    fn as_script(&self) -> Option<Self> {
+        const SHELL: &CStr = c"/bin/sh";
+        let file = self.file.to_bytes();
+        let path = if file.contains(&b'/') {
+            self.file.clone()
+        } else {
+            // The first that there is, as execvpe(3) looks for it.
+            let path = |one: &'static CStr| one.to_bytes().strip_prefix(b"PATH=");
+            let directories =
+                environment().find_map(path).unwrap_or(b"/usr/local/bin:/bin:/usr/bin");
+            directories.split(|byte| *byte == b':').find_map(|directory| {
+                let directory = if directory.is_empty() { b"." } else { directory };
+                let path = CString::new([directory, b"/", file].concat()).ok()?;
+                let is_file = Path::new(OsStr::from_bytes(path.to_bytes())).is_file();
+                (is_file && access(&path, Access::EXEC_OK).is_ok()).then_some(path)
+            })?
+        };
+        let words = [SHELL.into(), path].into_iter().chain(self.arguments.iter().skip(1).cloned());
+        let environment = self.environment.clone();
+        Some(Self { file: SHELL.into(), arguments: words.collect(), environment })
+    }
 }
 
 /// As execve(2) takes them. They point into `texts`.
@@ -171,6 +196,16 @@ impl Preparation<'_> {
     /// The process shares our memory until then, and we wait: a copy of all that is ours would be made
     /// to be thrown away, and takes longer than anything else that a run does.
     pub(crate) fn spawn(self, program: &Program) -> io::Result<Pid> {
+        match self.spawn_program(program) {
+            // glibc's execvpe(3) has tried that itself; musl's leaves it to us.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => {
+                program.as_script().map_or(Err(error), |script| self.spawn_program(&script))
+            }
+            done => done,
+        }
+    }
+
+    fn spawn_program(self, program: &Program) -> io::Result<Pid> {
         // Room for paths, and for the arguments of a script that /bin/sh has to run.
         const ROOM: usize = 32 * 1024;
         let (arguments, environment) =

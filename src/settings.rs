@@ -76,8 +76,8 @@ pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
     }
 }
 
-/// The variables that concern us, each by the long name of its option. An empty one is the usual way
-/// to unset it for a single call.
+/// The variables that concern us, each by the long name of its option. Of several with one name the
+/// first counts, as it does for getenv(3). An empty one is the usual way to unset it for a single call.
 #[derive(Debug, Default)]
 pub(crate) struct Variables {
     options: Vec<(String, OsString)>,
@@ -90,19 +90,24 @@ impl Variables {
         environment().filter_map(variable).collect()
     }
 
+    fn shell(&self) -> Option<&OsString> {
+        self.shell.as_ref().filter(|shell| !shell.is_empty())
+    }
+
     fn of_option(&self, long: &str) -> Option<&OsString> {
-        self.options.iter().find(|(option, _)| option == long).map(|(_, value)| value)
+        let first = self.options.iter().find(|(option, _)| option == long);
+        first.map(|(_, value)| value).filter(|value| !value.is_empty())
     }
 }
 
 impl<'a> FromIterator<(&'a OsStr, &'a OsStr)> for Variables {
     fn from_iter<T: IntoIterator<Item = (&'a OsStr, &'a OsStr)>>(all: T) -> Self {
         let mut these = Self::default();
-        for (name, value) in all.into_iter().filter(|(_, value)| !value.is_empty()) {
+        for (name, value) in all {
             if let Some(option) = cli::option_of(name) {
                 these.options.push((option, value.into()));
             } else if name == "SHELL" {
-                these.shell = Some(value.into());
+                these.shell.get_or_insert_with(|| value.into());
             }
         }
         these

@@ -71,7 +71,7 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let location = location(&backend, secrets, &all.layers)?;
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
-            let shell = all.around.variables.shell.clone();
+            let shell = all.around.variables.shell().cloned();
             (shell.unwrap_or_else(|| "/bin/sh".into()), vec!["-c".into(), text])
         }
         (None, operands) => {

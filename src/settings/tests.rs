@@ -85,6 +85,14 @@ fn options_end_at_the_first_operand() {
 }
 
 #[test]
+fn of_variables_with_one_name_the_first_counts_as_it_does_elsewhere() {
+    let set =
+        [("SHELL", "/bin/zsh"), ("SHELL", "/bin/no"), ("SEMRUN_LIMIT", ""), ("SEMRUN_LIMIT", "5")];
+    let run = run_with("semrun --name x -c secret", &set);
+    assert_eq!((command(&run).as_str(), run.request.limit), ("/bin/zsh -c secret", 1));
+}
+
+#[test]
 fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
     let set = [("SEMRUN_LIMIT", "3"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_QUIET", "true")];
     let run = run_with("semrun --name x true", &set);

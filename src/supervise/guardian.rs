@@ -53,6 +53,7 @@ pub(crate) struct Guardian {
 }
 
 /// How the worker's part came to its end.
+#[derive(Debug)]
 pub(crate) enum Watched {
     /// It did everything there was to do.
     Done(Exit),
@@ -64,12 +65,7 @@ pub(crate) enum Watched {
 
 /// Makes two processes of this one. To be called while there is one thread.
 pub(crate) fn divide() -> io::Result<Side> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
+    let (ours, theirs) = connected()?;
     let timer = Timer::new()?;
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
@@ -80,6 +76,12 @@ pub(crate) fn divide() -> io::Result<Side> {
     signals::address_the_parent();
     drop(ours);
     Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None })))
+}
+
+/// What the two speak over: each thing that is said comes whole.
+fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 impl Guardian {
@@ -140,7 +142,9 @@ impl Guardian {
                     };
                     return Ok(Watched::Done(exit));
                 }
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                // The worker has ended without reading what we said to it. The kernel says so once, and
+                // before what the worker said last.
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNRESET) => {}
                 Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
                     let status = self.end_tree(unkillable);
@@ -321,5 +325,29 @@ fn of(whom: Whom) -> u8 {
     match whom {
         Whom::Semrun => STOP_SEMRUN,
         Whom::Group => STOP_GROUP,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_a_worker_said_last_counts_also_if_it_did_not_hear_what_was_said_to_it() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let worker = Pid::from_child(&child);
+        // It stays there to be waited for.
+        waitid(WaitId::Pid(worker), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        let (link, theirs) = connected().unwrap();
+        write(&link, &[STOPPED]).unwrap();
+        write(&theirs, &[EXITED, 3]).unwrap();
+        drop(theirs);
+        let timer = Timer::new().unwrap();
+        let guardian = Guardian { worker, strangers: Vec::new(), link, timer };
+        let watched = guardian.watch(|_| {}).unwrap();
+        child.wait().unwrap();
+        assert!(matches!(watched, Watched::Done(Exit::Command(3))), "{watched:?}");
     }
 }

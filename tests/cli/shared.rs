@@ -154,6 +154,19 @@ fn a_process_limit_is_125_and_gives_the_permit_back() {
 }
 
 #[test]
+fn status_of_many_needs_no_threads() {
+    let world = World::new();
+    let script = "
+        mkdir -m 700 shared; chown 61003 shared
+        export SEMRUN_CONFIG=/dev/null SEMRUN_BACKEND=file://$PWD/shared
+        $mallory $semrun limit x1 2 > /dev/null
+        for number in $(seq 2 500); do echo cp -a shared/x1 shared/x$number; done | sh
+        $mallory prlimit --nproc=1 $semrun status 2>&1 | grep -c 'x[0-9]*: free'
+        ";
+    shows_as_users(&world, script, "500\n");
+}
+
+#[test]
 fn a_command_of_another_user_keeps_the_permit_until_it_ends() {
     // As with sudo: semrun may not kill it, so it must not let anybody else in.
     let world = World::new();

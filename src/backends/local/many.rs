@@ -25,10 +25,14 @@ pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
     let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
     let first = parts.next().unwrap_or_default();
     thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| (part, scope.spawn(move || look(part)))).collect();
+        // There may be as many threads as this user may have.
+        let started =
+            |part| (part, thread::Builder::new().spawn_scoped(scope, move || look(part)).ok());
+        let others: Vec<_> = parts.map(started).collect();
         let mut looked = look(first);
         for (part, other) in others {
-            looked.extend(other.join().unwrap_or_else(|_| vec![None; part.len()]));
+            let other = other.map_or_else(|| Ok(look(part)), thread::ScopedJoinHandle::join);
+            looked.extend(other.unwrap_or_else(|_| vec![None; part.len()]));
         }
         looked
     })
