@@ -118,8 +118,6 @@ impl Guardian {
                 Ok(2) => {
                     let [what, value] = said;
                     let signal = Signal::from_named_raw(value.into());
-                    // Nothing is left to see to, and the worker ends by itself: to wait for that would
-                    // only make the run longer.
                     let exit = match (what, signal) {
                         (STOP_SEMRUN | STOP_GROUP, _) => {
                             let whom = if what == STOP_GROUP { Whom::Group } else { Whom::Semrun };
@@ -140,6 +138,7 @@ impl Guardian {
                         (SIGNALLED, Some(signal)) => Exit::CommandSignalled(signal),
                         _ => Exit::Command(value),
                     };
+                    self.collect();
                     return Ok(Watched::Done(exit));
                 }
                 // The worker has ended without reading what we said to it. The kernel says so once, and
@@ -170,6 +169,12 @@ impl Guardian {
                 self.strangers.retain(|stranger| *stranger != child.pid);
             }
         }
+    }
+
+    /// The worker has nothing left to do, and ends. It would stay as a zombie where the first process
+    /// collects none but its own, and what the command took of the processor would count as nobody's.
+    fn collect(&self) {
+        while matches!(waitpid(Some(self.worker), WaitOptions::empty()), Err(Errno::INTR)) {}
     }
 
     /// The worker has nothing left to do but to say what went wrong.

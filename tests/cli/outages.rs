@@ -187,7 +187,7 @@ const OUTAGES: [(&str, Outage); 6] = [
             info.contains("rdb_last_bgsave_status:err")
         });
     }),
-    ("no connection", |world| {
+    ("max number of clients", |world| {
         let mut only = world.server().connection();
         let mut ask = |words: &[&str]| {
             redis::cmd(words[0]).arg(&words[1..]).exec(&mut only).unwrap();

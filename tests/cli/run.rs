@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::support::{Running, World, fails, shows};
+use super::support::{Running, SEMRUN, World, fails, shows};
 
 #[test]
 fn a_free_permit_and_a_command_that_succeeds_say_nothing() {
@@ -140,6 +140,23 @@ fn a_log_gets_one_line_when_the_waiting_starts_and_one_when_it_ends() {
     assert!(start.contains("s by first (pid "), "{start}");
     assert!(end.starts_with("semrun: got 'x' after "), "{end}");
     shows(&quiet.finish(), 0, "ran\n", "");
+}
+
+/// A first process of a container that collects nobody else's children would keep each as a zombie.
+#[test]
+fn whoever_waits_for_semrun_has_waited_for_all_of_it() {
+    World::everywhere(|world| {
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        // What took part in the work and was waited for counts as a child of the shell.
+        let script = format!("{SEMRUN} --name x -- sh -c 'echo $PPID; {busy}'; times");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).current_dir(world.path(".")).envs(world.environment());
+        let output = shell.output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let [parent, _, times] = stdout.lines().collect::<Vec<_>>()[..] else { panic!("{stdout}") };
+        assert!(!fs::exists(format!("/proc/{parent}")).unwrap(), "{parent} is left");
+        assert!(!times.starts_with("0m0.00"), "{times}");
+    });
 }
 
 #[test]

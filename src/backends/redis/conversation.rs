@@ -89,7 +89,7 @@ impl Dialler {
     /// Who calls bounds the time.
     pub(super) async fn dial(&self) -> Result<Conversation, RedisError> {
         let stream: Box<dyn Stream> = match self.info.addr() {
-            ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?).await?,
+            ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 self.dial_one_of(lookup_host((host.as_str(), *port)).await?).await?
             }
@@ -138,7 +138,7 @@ impl Dialler {
     }
 
     async fn dial_to(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
-        let stream = connected(open(&address.into())?).await?;
+        let stream = connected(open(&address.into())?, false).await?;
         match &self.tls {
             None => Ok(stream),
             Some((config, name)) => {
@@ -175,7 +175,8 @@ impl Begun {
     /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
     /// the answers.
     pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, RedisError> {
-        let mut conversation = Conversation::over(connected(self.socket).await?);
+        let sent = self.is_sent();
+        let mut conversation = Conversation::over(connected(self.socket, sent).await?);
         conversation.say(&introduced(questions)[self.sent..]).await?;
         Ok(conversation)
     }
@@ -199,8 +200,16 @@ impl Conversation {
     /// Waits for the answers to the first questions.
     pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
         self.introduced = true;
-        // Servers before 7.2 do not know it, and that is no matter.
-        self.answers(introduction().len()).await?;
+        let mut refusal = None;
+        for _ in introduction() {
+            match self.hear().await {
+                // Servers before 7.2 do not know it, and that is no matter.
+                Ok(Value::ServerError(error)) => refusal = Some(error),
+                Ok(_) => {}
+                // Then it was no answer, but why it closed the connection.
+                Err(error) => return Err(refusal.map_or(error, RedisError::from)),
+            }
+        }
         self.answers(count).await
     }
 
@@ -212,9 +221,17 @@ impl Conversation {
         Ok(answers)
     }
 
-    async fn say(&mut self, text: &[u8]) -> io::Result<()> {
-        self.stream.write_all(text).await?;
-        self.stream.flush().await
+    async fn say(&mut self, text: &[u8]) -> Result<(), RedisError> {
+        let said = async {
+            self.stream.write_all(text).await?;
+            self.stream.flush().await
+        };
+        let Err(error) = said.await else { return Ok(()) };
+        // A server that lets nobody in says why before it closes the connection.
+        match self.hear().await {
+            Ok(Value::ServerError(refusal)) => Err(refusal.into()),
+            _ => Err(error.into()),
+        }
     }
 
     async fn hear(&mut self) -> Result<Value, RedisError> {
@@ -293,18 +310,19 @@ fn open(address: &SockAddr) -> io::Result<Socket> {
     }
 }
 
-/// Waits for one that was begun.
-async fn connected(socket: Socket) -> io::Result<Box<dyn Stream>> {
+/// Waits for one that was begun. What has become of one that was connected, because something was
+/// sent, is for the reader to find: there may be something to read before that.
+async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn Stream>> {
     let unix = socket.local_addr()?.domain() == Domain::UNIX;
     let (stream, error): (Box<dyn Stream>, _) = if unix {
         let stream = UnixStream::from_std(StdUnixStream::from(socket))?;
         stream.writable().await?;
-        let error = stream.take_error()?;
+        let error = if was { None } else { stream.take_error()? };
         (Box::new(stream), error)
     } else {
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
-        let error = stream.take_error()?;
+        let error = if was { None } else { stream.take_error()? };
         (Box::new(stream), error)
     };
     error.map_or(Ok(stream), Err)

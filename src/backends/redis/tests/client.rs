@@ -203,6 +203,25 @@ fn what_a_server_grants_that_may_forget_it_is_given_back() {
 }
 
 #[test]
+fn a_server_that_lets_nobody_in_is_heard_saying_why() {
+    let world = World::new();
+    let mut only = world.server.connection();
+    let mut say = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).exec(&mut only).unwrap();
+    say(&["CONFIG", "SET", "maxclients", "1"]);
+    say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    // It says so and closes the connection before it was asked anything, or a little later.
+    for attempt in 0..4 {
+        let (client, ask) = (world.client(), Ask { nonblock: true, ..an_ask() });
+        if attempt % 2 == 0 {
+            client.begin(&ask);
+        }
+        let refused = world.runtime.block_on(acquired(&client, &ask));
+        let what = refused.err().unwrap().what;
+        assert!(what.contains("max number of clients"), "{what}");
+    }
+}
+
+#[test]
 fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
     let world = World::new();
     let client = world.client();
