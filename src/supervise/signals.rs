@@ -11,6 +11,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use tokio::net::unix::pipe::Receiver;
 
+use crate::exit::Failure;
+
 /// What semrun listens to: everything that `docs/supervision.md` has a rule for.
 const HEARD: [Signal; 12] = [
     Signal::HUP,
@@ -91,8 +93,13 @@ pub(crate) fn record() {
     }
     CLOSED.store(closed, Ordering::Relaxed);
     for _ in 0..closed.count_ones() {
-        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream.
-        unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream. So
+        // this is the end where there is no such thing.
+        unsafe {
+            if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == -1 {
+                libc::_exit(Failure::Internal.code().into());
+            }
+        }
     }
     // A reader who has gone is an error to a write, and nothing to die of.
     // SAFETY: ignores a signal.
@@ -135,7 +142,7 @@ impl Inherited {
 
     /// Gives a new process, which is about to execute the command, what semrun was given. What was
     /// ignored without a handler of ours still is; our handlers go first, because no signal is blocked
-    /// any more afterwards, and Rust's start has ignored SIGPIPE.
+    /// any more afterwards, and `record` has ignored SIGPIPE.
     pub(crate) fn restore(self) {
         for signal in HEARD.into_iter().chain([Signal::PIPE]) {
             let then = if self.ignores(signal) { libc::SIG_IGN } else { libc::SIG_DFL };
@@ -150,7 +157,7 @@ impl Inherited {
         change_mask(libc::SIG_SETMASK, blocked);
         for descriptor in 0..3 {
             if self.closed & 1 << descriptor != 0 {
-                // SAFETY: it holds the /dev/null that Rust's start put there, which nobody uses.
+                // SAFETY: it holds the /dev/null that `record` put there, which nobody uses.
                 unsafe { libc::close(descriptor) };
             }
         }

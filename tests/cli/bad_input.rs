@@ -259,6 +259,22 @@ fn too_few_open_files_is_a_one_line_error_whatever_is_missing() {
 }
 
 #[test]
+fn what_stands_for_a_closed_stream_has_to_be_there() {
+    let world = World::new();
+    // Otherwise what is opened next would be taken for the stream.
+    let script = "
+        export SEMRUN_BACKEND=file://$PWD/permits
+        mkdir -m 700 permits; exec 3< /dev/null
+        mount -t tmpfs tmpfs /dev
+        $semrun --name x -- touch one <&3 || echo $?
+        $semrun --name x -- touch two <&3 2>&- || echo $?
+        ls one two 2>&3 || true";
+    let output = world.with_mounts(script);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "125\none\n", "{stderr}");
+}
+
+#[test]
 fn an_unusable_place_ends_the_waiting_of_nobody_else() {
     let world = World::new();
     let holder = world.holder(&[]);

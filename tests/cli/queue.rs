@@ -190,6 +190,8 @@ fn a_process_that_is_stopped_with_the_mutex_is_named_and_signals_are_obeyed_mean
     let mutex = world.path("permits/x/mutex");
     let mut culprit = std::process::Command::new("flock");
     culprit
+        // One process, which ends with the test.
+        .arg("--no-fork")
         .arg(&mutex)
         .args(["sh", "-c", "echo > locked; exec sleep 1000"])
         .current_dir(world.path("."));
