@@ -115,7 +115,11 @@ impl Connection {
             }
             answer => answer?.unwrap_or(Value::Nil),
         };
-        let answer = from_redis_value(answer).map_err(RedisError::from)?;
+        let answer = from_redis_value(answer).map_err(|error| {
+            // It may belong to another question, and then so does the next one.
+            self.idle.take();
+            RedisError::from(error)
+        })?;
         Ok(Said { answer, since, beside: answers.pop() })
     }
 
@@ -191,7 +195,7 @@ impl Connection {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
             _ => true,
         };
-        if answers.iter().all(fine) {
+        if conversation.has_heard_all() && answers.iter().all(fine) {
             self.idle.replace(Some(conversation));
         }
     }

@@ -221,6 +221,11 @@ impl Conversation {
         Ok(answers)
     }
 
+    /// Whether nothing came that was not asked for.
+    pub(super) fn has_heard_all(&self) -> bool {
+        self.received.is_empty()
+    }
+
     async fn say(&mut self, text: &[u8]) -> Result<(), RedisError> {
         let said = async {
             self.stream.write_all(text).await?;

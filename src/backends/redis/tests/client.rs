@@ -222,6 +222,32 @@ fn a_server_that_lets_nobody_in_is_heard_saying_why() {
 }
 
 #[test]
+fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) {
+                    stream.write_all(b"+OK\r\n+OK\r\n+ours\r\n+late\r\n").unwrap();
+                }
+            });
+        }
+    });
+    let world = World::new();
+    let url = crate::backends::redis::place::Url::parse(&url).unwrap();
+    let client = Redis::new(Place { url, ..world.place() }).unwrap();
+    world.runtime.block_on(async {
+        for _ in 0..3 {
+            let answer: String = client.shared.connection.ask(&redis::cmd("PING")).await.unwrap();
+            assert_eq!(answer, "ours");
+        }
+    });
+}
+
+#[test]
 fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
     let world = World::new();
     let client = world.client();
