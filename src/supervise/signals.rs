@@ -29,6 +29,11 @@ const HEARD: [Signal; 12] = [
     Signal::CHILD,
 ];
 
+/// Those whose dispositions are others in semrun than those that it was started with.
+fn changed() -> impl Iterator<Item = Signal> {
+    HEARD.into_iter().chain([Signal::PIPE])
+}
+
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrival {
@@ -57,7 +62,7 @@ pub(crate) struct Signals {
 /// What semrun found when it was started, for the command to find as well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inherited {
-    /// Bit N: signal N was ignored.
+    /// Bit N: signal N was ignored, of those that we change.
     ignored: u64,
     /// Bit N: signal N was blocked.
     blocked: u64,
@@ -72,9 +77,9 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 /// Notes how semrun was started, and makes it what a program expects. Before anything else.
 pub(crate) fn record() {
     let mut ignored = 0;
-    for number in 1..=31 {
-        if disposition(number) == libc::SIG_IGN {
-            ignored |= 1_u64 << number;
+    for signal in changed() {
+        if disposition(signal.as_raw()) == libc::SIG_IGN {
+            ignored |= 1_u64 << signal.as_raw();
         }
     }
     IGNORED.store(ignored, Ordering::Relaxed);
@@ -144,7 +149,7 @@ impl Inherited {
     /// ignored without a handler of ours still is; our handlers go first, because no signal is blocked
     /// any more afterwards, and `record` has ignored SIGPIPE.
     pub(crate) fn restore(self) {
-        for signal in HEARD.into_iter().chain([Signal::PIPE]) {
+        for signal in changed() {
             let then = if self.ignores(signal) { libc::SIG_IGN } else { libc::SIG_DFL };
             // One that came while this process was in our group has come to us too, and must not stop
             // or end it here: ignoring it drops it.
