@@ -352,7 +352,7 @@ mod tests {
         let timer = Timer::new().unwrap();
         let guardian = Guardian { worker, strangers: Vec::new(), link, timer };
         let watched = guardian.watch(|_| {}).unwrap();
-        child.wait().unwrap();
+        child.wait().expect_err("the guardian has collected it");
         assert!(matches!(watched, Watched::Done(Exit::Command(3))), "{watched:?}");
     }
 }
