@@ -143,7 +143,7 @@ fn so_it_is_for_what_is_kept_and_what_was_taken_away() {
         assert_eq!(holders(&world)[0]["state"], "kept");
 
         // It takes its time to end.
-        let script = "trap '' TERM; echo > running; sleep 1000";
+        let script = "trap '' TERM; echo > running; exec sleep 1000";
         let stubborn = Running::start(&mut world.script(&["-l", "2", "-k", "5"], script));
         wait_until("it runs", || world.path("running").exists());
         let permit = holders(&world)[1]["permit"].as_str().unwrap().to_owned();
