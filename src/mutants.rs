@@ -30,6 +30,12 @@ pub(crate) enum Guard {
     Order,
     /// Of semrun's two processes, either ends the whole tree when the other one dies.
     Guardian,
+    /// The same on this machine, where what has closed the permit's descriptor has to be found.
+    LocalGuardian,
+    /// A command that a signal ended takes its tree with it before its permit passes on.
+    StoppedTakesTree,
+    /// A nested run hears of the end of the permit around it, and that permit waits for the run.
+    NestedWatch,
     /// A server's grant is on the disk before anybody is told of it.
     Journal,
     /// A command whose permit cannot be renewed is dead before its lease ends.

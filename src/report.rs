@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitStatus};
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span, harmless};
 use crate::backends::{self, Eviction, Name, Permit, Phase, Standing};
-use crate::supervise::child::LaunchError;
+use crate::kernel::spawn::LaunchError;
 use crate::supervise::signals;
 
 /// Why somebody waits, and for whom.
@@ -86,6 +86,7 @@ pub(crate) enum Warning<'a> {
     Trouble { name: &'a Name, what: &'a str },
     NotReleased(&'a crate::backends::Error),
     HeldAround(&'a Name),
+    Unproven(&'a Name),
 }
 
 impl fmt::Display for Warning<'_> {
@@ -135,6 +136,12 @@ impl fmt::Display for Warning<'_> {
                 f,
                 "a permit of '{name}' is held around this command already (SEMRUN_HELD), and this \
                  takes another one"
+            ),
+            Self::Unproven(name) => write!(
+                f,
+                "SEMRUN_HELD says that a permit of '{name}' is held around this command, but no \
+                 semrun that holds it is above this process here (a container in between, or a copied \
+                 environment?); waiting for another one, and for ever if it is the only one"
             ),
             Self::NotReleased(error) => write!(f, "the permit was not given back: {error}"),
         }
@@ -271,6 +278,8 @@ pub(crate) enum Detail<'a> {
     Holding(&'a Permit),
     Released(&'a Permit),
     Outer(&'a Permit),
+    /// What a command that has exited leaves running.
+    Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
 }
 
@@ -284,6 +293,21 @@ impl fmt::Display for Detail<'_> {
                     Some(token) => write!(f, ", fencing token {token}"),
                     None => write!(f, "; its server has no fencing tokens"),
                 }
+            }
+            Self::Leaves(processes) => {
+                let names =
+                    processes.iter().map(|(pid, name)| format!("{pid} ({})", harmless(name)));
+                let names: Vec<_> = names.collect();
+                write!(
+                    f,
+                    "the command has exited and leaves {} running, without a permit: {}",
+                    if names.len() == 1 {
+                        "a process".into()
+                    } else {
+                        format!("{} processes", names.len())
+                    },
+                    names.join(", ")
+                )
             }
             Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
             Self::Released(permit) => write!(f, "released {permit}"),
@@ -325,7 +349,9 @@ impl fmt::Display for CannotRun {
                 write!(f, "cannot run {program}: not executable (chmod +x makes it so)")
             }
             LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
-            LaunchError::Failed(error) => write!(f, "cannot start {program}: {error}"),
+            LaunchError::Failed(doing, error) => {
+                write!(f, "cannot start {program}: cannot {doing}: {error}")
+            }
         }
     }
 }

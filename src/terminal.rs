@@ -67,6 +67,11 @@ impl Console {
         }
     }
 
+    /// Another process of ours may have drawn the waiting line, and cannot take it away any more.
+    pub(crate) fn take_over(&mut self) {
+        self.drawn = self.redraws();
+    }
+
     /// Takes the waiting line away.
     pub(crate) fn clear(&mut self) {
         if self.drawn && in_foreground() {

@@ -32,6 +32,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// Runs within a run.
+    mod nested;
     /// Permits in a server like the original, which live as long as a connection.
     mod original;
     /// Deaths and outages: a command is dead before its permit passes on.
@@ -72,4 +74,6 @@ mod cli {
     mod terminal;
     /// A Redis that encrypts.
     mod tls;
+    /// Whole trees: what stops them, and what stops with them.
+    mod trees;
 }

@@ -17,6 +17,8 @@ pub(crate) enum Notice {
     Ttl { asked: Duration, stands: Duration },
     /// Clients of another kind hold permits of it.
     Foreign { ttl: Duration },
+    /// The environment says that the permit we wait for is held around us, and nothing else does.
+    HeldAround,
     /// The backend may not tell us whether it was restarted and forgot its permits.
     Blind,
     /// The backend does not answer, or not as it should, and is tried again: `what` fits behind

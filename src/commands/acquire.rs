@@ -6,7 +6,8 @@ use std::io::{self, Write as _};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::waiting::{GIVING_BACK, Turned, ask, held_around, outer_permits, wait_in_turn};
+use super::nested::{held_around, outer_permits};
+use super::waiting::{GIVING_BACK, Turned, ask, wait_in_turn};
 use super::{block_on, cannot_write};
 use crate::account::Account;
 use crate::backends::{Ask, Lease};

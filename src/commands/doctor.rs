@@ -61,9 +61,10 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
         let text = format!("{time}, which fits into a TTL of {ttl}");
         checks.push(finding("kill-after", Grade::Good, &text));
     }
-    if location.expires() && !descendants::are_visible() {
-        let text = "/proc is missing, or that of another pid namespace, and without it a command's \
-                    processes could not be stopped in time (unshare --mount-proc mounts it)";
+    if location.expires() && !descendants::can_be_found() {
+        let text = "/proc is missing, hides processes, or is that of another pid namespace, and without \
+                    it a command's processes could not be stopped in time (unshare --mount-proc mounts \
+                    it)";
         checks.push(finding("processes", Grade::Bad, text));
     }
     let backend = match location.connect(account) {

@@ -4,6 +4,7 @@ mod acquire;
 mod doctor;
 mod generate;
 mod limit;
+mod nested;
 mod release;
 mod renew;
 mod resting;
@@ -22,9 +23,9 @@ use anyhow::Context;
 use crate::account::Account;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
+use crate::kernel::spawn::LaunchError;
 use crate::report::{CannotRun, NotOurs};
 use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
-use crate::supervise::child::LaunchError;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
@@ -91,7 +92,7 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {
         Some(LaunchError::NotFound) => Failure::NotFound,
         Some(LaunchError::NotExecutable(_)) => Failure::NotExecutable,
-        Some(LaunchError::Failed(_)) | None => Failure::Internal,
+        Some(LaunchError::Failed(..)) | None => Failure::Internal,
     }
 }
 

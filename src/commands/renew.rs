@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 
 use super::block_on;
-use super::waiting::outer_permits;
+use super::nested::outer_permits;
 use crate::account::Account;
 use crate::backends::{Backend, Holder, Lease, Lost, Phase, Tenure};
 use crate::clock::{self, Alarm};

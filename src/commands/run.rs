@@ -1,76 +1,49 @@
 //! Running a command under a permit: ask, wait in turn, run, stop it if need be, give back.
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getrlimit};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::Rlimit;
 
 use super::block_on;
-use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, held_around, wait_in_turn};
+use super::nested::held_around;
+use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
 use crate::account::Account;
-use crate::backends::{Ask, Backend, Eviction, Lease, Permit};
+use crate::backends::{Ask, Backend, Eviction, Lease};
 use crate::exit::{Exit, Failure};
+use crate::kernel::open_files_limit;
+use crate::mutants::{self, Guard};
 use crate::report::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
 use crate::settings::{Misuse, Run};
 use crate::supervise::child::{Launch, Tree};
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, Guardian, Side, Visible, Watched};
 use crate::supervise::hold::{self, Hold};
+use crate::supervise::nesting::{Around, News};
 use crate::supervise::policy::OnLost;
 use crate::supervise::signals::{Caught, Signals};
-use crate::supervise::{Ended, Remark, supervise};
+use crate::supervise::{Ended, Remark, Unseen, supervise};
 use crate::terminal::{Console, Loudness};
 
 /// How long giving back is tried for a permit that is lost anyway.
 const GIVING_UP: Duration = Duration::from_secs(1);
 
+/// How many more descriptors a run needs at most, with some to spare.
+const DESCRIPTORS: u64 = 24;
+
 pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
-    let descriptors = getrlimit(Resource::Nofile);
+    let descriptors = open_files_limit();
     let caught = Caught::install().context("cannot listen to signals")?;
     let ask = ask(&settings.request, account, false);
     let backend = settings.request.location.connect(account)?;
-    let mut visible = if settings.request.location.expires() {
-        if !descendants::are_visible() {
-            let text = "the processes of a command could not be stopped in time here: /proc is \
-                        missing, or that of another pid namespace (unshare --mount-proc mounts \
-                        the right one)";
-            return Err(Misuse::new(Failure::Unsupported, text).into());
-        }
-        // The server thinks about it while there come to be two of us.
-        let begun = asks_at_once(&settings.request) && backend.begin(&ask);
-        match guardian::divide() {
-            Ok(Side::Guardian(guardian)) => {
-                drop(backend);
-                return guard(settings, account, &ask, guardian);
-            }
-            Ok(Side::Worker(visible)) => visible,
-            Err(error) => {
-                if begun {
-                    // It may have been granted.
-                    let _ = block_on(backend.withdraw(&ask.name, ask.id, GIVING_BACK))?;
-                }
-                return Err(error).context("cannot start a second process");
-            }
-        }
+    let story = Story { settings, account, ask: &ask, descriptors, caught };
+    if settings.request.location.expires() {
+        story.tell_in_two_processes(backend)
     } else {
-        Visible::Itself
-    };
-    let told = block_on(async {
-        visible.listen().context("cannot watch the guardian")?;
-        let story =
-            Story { settings, ask: &ask, backend: &*backend, descriptors, visible: &visible };
-        let ran = story.tell(caught).await;
-        if let Ok(exit) = ran {
-            visible.done(exit);
-        }
-        ran
-    });
-    let ran = told.and_then(|ran| ran);
-    // Otherwise something may be left of the command, and the guardian has to see to it.
-    if ran.as_ref().is_err_and(|error| !error.is::<Unattended>()) {
-        visible.failed();
+        story.tell_in_one_and_then_two(backend)
     }
-    ran
 }
 
 /// The part of the process that everybody sees, where another one does the rest.
@@ -82,6 +55,7 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
     if let Watched::Done(exit) = watched {
         return Ok(exit);
     }
+    console.take_over();
     // Nothing is left that could run under the permit, or wait for it.
     let backend = settings.request.location.connect(account)?;
     if let Err(error) = block_on(backend.withdraw(name, ask.id, GIVING_BACK))? {
@@ -111,38 +85,150 @@ impl std::fmt::Display for Unattended {
 /// One run, from asking to giving back.
 struct Story<'a> {
     settings: &'a Run,
+    account: &'a Account,
     ask: &'a Ask,
-    backend: &'a dyn Backend,
-    descriptors: Rlimit,
-    visible: &'a Visible,
+    /// The limit of open files that semrun was started with.
+    descriptors: Option<Rlimit>,
+    caught: Caught,
 }
 
 impl Story<'_> {
-    async fn tell(&self, caught: Caught) -> anyhow::Result<Exit> {
-        let Self { settings, ask, backend, visible, .. } = *self;
-        let mut signals = caught.listen().context("cannot listen to signals")?;
-        let mut console = Console::new(settings.request.loudness);
-
-        let (request, kill_after) = (&settings.request, settings.supervision.kill_after);
-        let (signals, console) = (&mut signals, &mut console);
-        let turned =
-            wait_in_turn(request, kill_after, backend, ask, visible, signals, console).await?;
-        let mut lease = match turned {
-            Turned::Granted(lease) => lease,
-            Turned::Outer(permit) => {
-                console.say(Loudness::Verbose, Detail::Outer(&permit));
-                let ran = self.run_command(&permit, None, signals, console);
-                return Ok(ran.await?.exit);
+    /// Where permits expire there are two processes from the start: whatever happens to one of them
+    /// from the grant on, the other one ends the command in time.
+    fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
+        let Self { settings, account, ask, .. } = *self;
+        if !descendants::can_be_found() {
+            let text = "the processes of a command could not be stopped in time here: /proc is \
+                        missing, hides them, or is that of another pid namespace (unshare \
+                        --mount-proc mounts the right one)";
+            return Err(Misuse::new(Failure::Unsupported, text).into());
+        }
+        // The server thinks about it while there come to be two of us. What is asked so early can be
+        // withdrawn only where there are descriptors enough for that.
+        let begun = asks_at_once(&settings.request) && are_free(DESCRIPTORS) && backend.begin(ask);
+        let withdraw = async || {
+            if begun {
+                // It may have been granted.
+                let _ = backend.withdraw(&ask.name, ask.id, GIVING_BACK).await;
             }
+        };
+        let mut visible = match guardian::divide() {
+            Ok(Side::Guardian(guardian)) => {
+                drop(backend);
+                return guard(settings, account, ask, guardian);
+            }
+            Ok(Side::Worker(visible)) => visible,
+            Err(error) => {
+                block_on(withdraw())?;
+                return Err(error).context("cannot start a second process");
+            }
+        };
+        let ran = block_on(async {
+            let mut heard = match self.listen(&mut visible) {
+                Ok(heard) => heard,
+                Err(error) => {
+                    withdraw().await;
+                    return Err(error);
+                }
+            };
+            match self.wait(&*backend, &visible, &mut heard).await? {
+                Turned::Away(exit) => Ok(exit),
+                turned => self.run_under(turned, &*backend, &visible, &mut heard).await,
+            }
+        });
+        conclude(&visible, ran.and_then(|ran| ran))
+    }
+
+    /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
+    /// the command starts may close that descriptor, so from the grant on there are two as well.
+    fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
+        let Self { settings, account, ask, .. } = *self;
+        let turned = block_on(async {
+            let mut visible = Visible::Itself;
+            let mut heard = self.listen(&mut visible)?;
+            self.wait(&*backend, &visible, &mut heard).await
+        })??;
+        let lease = match &turned {
+            Turned::Away(exit) => return Ok(*exit),
+            Turned::Granted(lease) | Turned::Outer(lease) => lease,
+        };
+        let side = if mutants::is_off(Guard::LocalGuardian) {
+            Ok(Side::Worker(Visible::Itself))
+        } else {
+            guardian::divide()
+        };
+        match side {
+            Ok(Side::Guardian(guardian)) => {
+                // It has the permit as well, until nothing is left of the command.
+                let kept = lease.inherit().map(|permit| permit.try_clone_to_owned()).transpose();
+                drop((turned, backend));
+                let guarded = guard(settings, account, ask, guardian);
+                drop(kept);
+                guarded
+            }
+            Ok(Side::Worker(mut visible)) => {
+                let ran = block_on(async {
+                    match self.listen(&mut visible) {
+                        Ok(mut heard) => {
+                            self.run_under(turned, &*backend, &visible, &mut heard).await
+                        }
+                        Err(error) => {
+                            give_back(turned).await;
+                            Err(error)
+                        }
+                    }
+                });
+                conclude(&visible, ran.and_then(|ran| ran))
+            }
+            Err(error) => {
+                block_on(give_back(turned))?;
+                Err(error).context("cannot start a second process")
+            }
+        }
+    }
+
+    /// To be called within a runtime.
+    fn listen(&self, visible: &mut Visible) -> anyhow::Result<Heard> {
+        visible.listen().context("cannot watch the guardian")?;
+        let signals = self.caught.listen().context("cannot listen to signals")?;
+        Ok(Heard { signals, console: Console::new(self.settings.request.loudness) })
+    }
+
+    async fn wait(
+        &self,
+        backend: &dyn Backend,
+        visible: &Visible,
+        Heard { signals, console }: &mut Heard,
+    ) -> anyhow::Result<Turned> {
+        let request = &self.settings.request;
+        let kill_after = self.settings.supervision.kill_after;
+        wait_in_turn(request, kill_after, backend, self.ask, visible, signals, console).await
+    }
+
+    /// Runs the command under a permit, and gives back what is ours.
+    async fn run_under(
+        &self,
+        turned: Turned,
+        backend: &dyn Backend,
+        visible: &Visible,
+        heard: &mut Heard,
+    ) -> anyhow::Result<Exit> {
+        let settings = self.settings;
+        let (mut lease, nested) = match turned {
+            Turned::Granted(lease) => (lease, false),
+            Turned::Outer(lease) => (lease, true),
             Turned::Away(exit) => return Ok(exit),
         };
         let permit = lease.permit().clone();
-        let url = backend.url();
-        console.say(Loudness::Verbose, Detail::Backend(&url));
-        console.say(Loudness::Verbose, Detail::Holding(&permit));
+        if nested {
+            heard.console.say(Loudness::Verbose, Detail::Outer(&permit));
+        } else {
+            heard.console.say(Loudness::Verbose, Detail::Backend(&backend.url()));
+            heard.console.say(Loudness::Verbose, Detail::Holding(&permit));
+        }
 
-        let lent = Some(&mut *lease);
-        let ran = self.run_command(&permit, lent, signals, console).await;
+        let url = (!nested).then(|| backend.url());
+        let ran = self.run_command(&mut *lease, url.as_deref(), visible, heard).await;
 
         if ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
             // The command may live on. It has the permit, and keeps it if semrun only goes.
@@ -150,6 +236,7 @@ impl Story<'_> {
         }
         // From here on nobody needs to be killed.
         visible.kills_at(None)?;
+        let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
         if ran.is_ok() && !lost && hold::is_over(&*lease) {
             let why = "semrun was stopped until its lease was over";
@@ -157,19 +244,22 @@ impl Story<'_> {
             console.say(Loudness::Quiet, Losing { name, why, command });
             lost = true;
         }
-        if ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>)
-            && !request.min_hold.is_zero()
-            && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
-        {
-            // Nothing ran under it, so it need not be kept: another host may do better.
-            return Ok(ran?.exit);
-        }
-        // One that cannot expire may stay taken for ever if that is not tried.
-        let expires = lease.tenure().is_some();
-        match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
-            Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
-            Err(_) if lost && expires => {}
-            Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
+        if !nested {
+            let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
+            if cannot_run
+                && !settings.request.min_hold.is_zero()
+                && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
+            {
+                // Nothing ran under it, so it need not be kept: another host may do better.
+                return Ok(ran?.exit);
+            }
+            // One that cannot expire may stay taken for ever if that is not tried.
+            let expires = lease.tenure().is_some();
+            match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
+                Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
+                Err(_) if lost && expires => {}
+                Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),
+            }
         }
         let ran = ran?;
         let continues = settings.supervision.rules.on_lost == OnLost::Continue;
@@ -179,55 +269,53 @@ impl Story<'_> {
         })
     }
 
-    /// Runs the command, under a lease of ours or under a permit that is held around us.
+    /// Runs the command under a lease. `url` is where it lives if it is ours, and not one that is held
+    /// around us.
     async fn run_command(
         &self,
-        permit: &Permit,
-        lease: Option<&mut (dyn Lease + 'static)>,
-        signals: &mut Signals,
-        console: &mut Console,
+        lease: &mut dyn Lease,
+        url: Option<&str>,
+        visible: &Visible,
+        Heard { signals, console }: &mut Heard,
     ) -> anyhow::Result<Ended> {
-        let Self { settings, backend, visible, .. } = *self;
+        let settings = self.settings;
+        let permit = &lease.permit().clone();
         let mut environment = vec![
             ("SEMRUN_PERMIT", Some(permit.to_string())),
             // One of a permit around us says nothing about this one.
             ("SEMRUN_FENCING_TOKEN", permit.token.map(|token| token.to_string())),
         ];
-        if lease.is_some() {
-            let held = permit.with_backend(&backend.url());
-            let held = match held_around() {
-                Some(outer) => format!("{outer} {held}"),
-                None => held,
-            };
-            environment.push(("SEMRUN_HELD", Some(held)));
+        if let Some(url) = url {
+            let ours = permit.with_backend(url);
+            let all = held_around().map_or(ours.clone(), |outer| format!("{outer} {ours}"));
+            environment.push(("SEMRUN_HELD", Some(all)));
         }
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
-        let mut hold = match lease {
-            Some(lease) => {
-                let hold = Hold::new(lease, supervision.kill_after, continues);
-                Some(hold.context("cannot watch the lease")?)
-            }
-            None => None,
-        };
-        visible.kills_at(hold.as_ref().and_then(Hold::last))?;
-        if let Some(hold) = &mut hold
-            && let Some(why) = hold.is_too_late().await
-        {
+        let mut hold = Hold::new(lease, supervision.kill_after, continues)
+            .context("cannot watch the lease")?;
+        visible.kills_at(hold.last())?;
+        if let Some(why) = hold.is_too_late().await {
             let (name, why) = (&permit.name, why.as_str());
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
+        // Before the command can look for it.
+        let around = if url.is_some() {
+            Around::listen(permit.id, News::Held(hold.tenure()))
+        } else {
+            Around::elsewhere()
+        };
         let launch = Launch {
             program: &settings.program,
             arguments: &settings.arguments,
             environment,
             foreground: supervision.rules.foreground,
             descriptors: self.descriptors,
-            inherit: hold.as_ref().and_then(Hold::inherit),
+            inherit: hold.inherit(),
         };
-        let launched = Tree::launch(&launch);
-        let mut tree = launched.map_err(|reason| CannotRun::new(&settings.program, reason))?;
+        let cannot_run = |reason| CannotRun::new(&settings.program, reason);
+        let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
         let name = &permit.name;
         let remark = |remark: Remark<'_>| match remark {
             Remark::Lost(why) => {
@@ -241,8 +329,48 @@ impl Story<'_> {
             Remark::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }
+            Remark::Leaves(tree) => {
+                if console.says(Loudness::Verbose) {
+                    console.say(Loudness::Verbose, Detail::Leaves(&tree.names()));
+                }
+            }
         };
-        let supervised = supervise(&mut tree, signals, visible, hold, supervision, remark).await;
-        supervised.context(Unattended)
+        match supervise(&mut tree, signals, visible, (hold, around), supervision, remark).await {
+            Ok(ended) => Ok(ended),
+            Err(Unseen::NotLaunched(reason)) => Err(cannot_run(reason).into()),
+            Err(Unseen::Unattended(error)) => Err(anyhow::Error::new(error).context(Unattended)),
+        }
     }
+}
+
+/// What a run listens to and speaks with.
+struct Heard {
+    signals: Signals,
+    console: Console,
+}
+
+/// Gives back what is ours of a permit under which nothing has run.
+async fn give_back(turned: Turned) {
+    if let Turned::Granted(lease) = turned {
+        let _ = lease.release(GIVING_BACK).await;
+    }
+}
+
+/// Tells the process that everybody sees how it all ended.
+fn conclude(visible: &Visible, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    match &ran {
+        Ok(exit) => visible.done(*exit),
+        // Something may be left of the command, and the guardian has to see to it.
+        Err(error) if error.is::<Unattended>() => {}
+        Err(_) => visible.failed(),
+    }
+    ran
+}
+
+/// Whether so many descriptors can still be had.
+fn are_free(count: u64) -> bool {
+    let Ok(lowest) = fcntl_dupfd_cloexec(std::io::stderr(), 0) else { return false };
+    let lowest = u64::try_from(lowest.as_raw_fd()).unwrap_or(u64::MAX);
+    open_files_limit()
+        .is_none_or(|limit| limit.current.is_none_or(|limit| lowest.saturating_add(count) < limit))
 }

@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use anyhow::Context;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::block_on;
 use crate::backends::tls;
 use crate::exit::{Exit, Failure};
+use crate::kernel::raise_open_files_limit;
 use crate::report::Span;
 use crate::serve::journal::{Found, Journal};
 use crate::serve::log::{Event, Log};
@@ -21,7 +22,8 @@ use crate::terminal;
 
 pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;
-    raise_descriptors();
+    // Each client needs two.
+    raise_open_files_limit();
     let Serve { listen, keys, tls, state_dir, log, log_format } = settings;
     let tls = match tls {
         Some((cert, key)) => Some(
@@ -91,11 +93,4 @@ async fn told_to_end(mut signals: Signals) {
             Err(_) => return,
         }
     }
-}
-
-/// Each client needs two.
-fn raise_descriptors() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // What cannot be raised is said when there are none left.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

@@ -6,11 +6,12 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use super::nested::{self, Outer, outer_permits};
 use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Permit,
-    Snapshot, Standing, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Snapshot,
+    Standing, Turn, Who,
 };
 use crate::exit::Exit;
 use crate::report::{Detail, Waited, Waiting, Warning};
@@ -60,34 +61,13 @@ pub(super) fn asks_at_once(request: &Request) -> bool {
     request.jitter.is_zero() && outer_permits(&request.name).is_empty()
 }
 
-/// `SEMRUN_HELD`: what semruns around this one hold.
-pub(super) fn held_around() -> Option<String> {
-    std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
-}
-
-/// Those of them that are permits of this semaphore.
-pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
-    let held = Permit::read_held(&held_around().unwrap_or_default());
-    held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
-}
-
-/// The permit that is held around us, if there is one and it still is.
-async fn held_around_us(
-    backend: &dyn Backend,
-    name: &Name,
-    outer: &[Uuid],
-) -> Result<Option<Permit>, Error> {
-    let snapshot = backend.observe(name).await?;
-    Ok(outer.iter().find_map(|id| snapshot.held(*id)))
-}
-
-/// Looks for it now and then, until it is held again.
-async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Permit {
+/// Looks now and then, until one that is held around us is held again and can be joined.
+async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<dyn Lease> {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         // What cannot be looked at is said where it matters, by the acquiring.
-        if let Ok(Some(permit)) = held_around_us(backend, name, outer).await {
-            return permit;
+        if let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer).await {
+            return lease;
         }
     }
 }
@@ -95,7 +75,7 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Permi
 /// What somebody who asks for a permit got.
 enum Got {
     /// One that is held around us, and is enough.
-    Outer(Permit),
+    Outer(Box<dyn Lease>),
     Acquired(Acquired),
 }
 
@@ -111,24 +91,26 @@ async fn get(
     if outer.is_empty() {
         return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
     }
-    match cancel.clone().or(held_around_us(backend, &ask.name, &outer)).await {
+    match cancel.clone().or(nested::join(backend, &ask.name, &outer)).await {
         None => return Ok(Got::Acquired(Acquired::Cancelled)),
-        Some(Ok(Some(permit))) => return Ok(Got::Outer(permit)),
+        Some(Ok(Outer::Lease(lease))) => return Ok(Got::Outer(lease)),
         Some(Err(error)) => return Err(error),
-        Some(Ok(None)) => {}
+        // It may be our own parent's, and then we wait for ever.
+        Some(Ok(Outer::Unproven)) if !ask.nonblock => turn.tell(Notice::HeldAround),
+        Some(Ok(Outer::Unproven | Outer::None)) => {}
     }
     // A server that forgot the permit around us may learn of it again, and then we must not
     // wait for our own parent.
     let (leave, left) = Cancel::pair();
     let mut acquiring = backend.acquire(ask, turn, left);
-    let permit = tokio::select! {
+    let around_us = tokio::select! {
         acquired = &mut acquiring => return acquired.map(Got::Acquired),
-        permit = comes_back(backend, &ask.name, &outer) => Some(permit),
+        back = comes_back(backend, &ask.name, &outer) => Some(back),
         () = cancel.cancelled() => None,
     };
     leave.cancel();
-    Ok(match (acquiring.await?, permit) {
-        (Acquired::Cancelled, Some(permit)) => Got::Outer(permit),
+    Ok(match (acquiring.await?, around_us) {
+        (Acquired::Cancelled, Some(outer)) => Got::Outer(outer),
         (acquired, _) => Got::Acquired(acquired),
     })
 }
@@ -136,8 +118,8 @@ async fn get(
 /// How the waiting ended.
 pub(super) enum Turned {
     Granted(Box<dyn Lease>),
-    /// Somebody around us holds a permit of it.
-    Outer(Permit),
+    /// This one is held around us, and is not ours to give back.
+    Outer(Box<dyn Lease>),
     Away(Exit),
 }
 
@@ -209,7 +191,10 @@ pub(super) async fn wait_in_turn(
             }
             acquired
         }
-        Ok(Got::Outer(permit)) => return Ok(Turned::Outer(permit)),
+        Ok(Got::Outer(lease)) => {
+            visible.kills_at(hold::last(&*lease, kill_after))?;
+            return Ok(Turned::Outer(lease));
+        }
         Err(error) => {
             view.console.clear();
             return Err(error.into());
@@ -336,6 +321,7 @@ impl<'a> View<'a> {
                     self.warn(&Warning::Foreign { name, ttl });
                 }
             }
+            Notice::HeldAround => self.warn(&Warning::Unproven(name)),
             Notice::Blind => self.warn(&Warning::Blind),
             Notice::Trouble { what, may_last } => {
                 // Once, however often it is tried and whatever comes of that.

@@ -36,6 +36,21 @@ impl Deadline {
         let hard = since + ttl.saturating_sub(margin(ttl));
         Self { soft: hard.saturating_sub(grace), hard, last: hard + margin(ttl) / 2 }
     }
+
+    /// The same, that much earlier.
+    pub(crate) fn earlier(self, by: Duration) -> Self {
+        let Self { soft, hard, last } = self;
+        let [soft, hard, last] = [soft, hard, last].map(|moment| moment.saturating_sub(by));
+        Self { soft, hard, last }
+    }
+}
+
+/// How long it takes to kill a tree of so many processes, beyond what every lease has room for: a
+/// kernel ends several thousand in a second (`benches/killing`).
+pub(crate) fn killing(processes: usize) -> Duration {
+    const EACH: Duration = Duration::from_micros(300);
+    let free = 500;
+    EACH.saturating_mul(u32::try_from(processes.saturating_sub(free)).unwrap_or(u32::MAX))
 }
 
 /// What is kept free at the end of a lease: for clocks that do not run at one speed (a tenth of

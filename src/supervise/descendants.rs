@@ -1,9 +1,29 @@
-//! Who descends from a process, read from /proc. It kills nobody.
+//! Who descends from this process, by what the kernel says of it in /proc. It kills nobody.
+//!
+//! Each process has a list of its children there, which has also those whose own entries are hidden
+//! (`hidepid=2`): that they cannot be seen does not mean that they are gone. A kernel that has no such
+//! lists is asked for all processes instead.
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::OnceLock;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
+
+/// A process, whatever becomes of its number: no other one that gets it has begun at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    /// In clock ticks since the machine was started. None: its entry is hidden from us.
+    began: Option<u64>,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: Pid) -> Self {
+        Self { pid, began: Stat::of(pid).map(|stat| stat.began) }
+    }
+}
 
 /// One process of a tree, at the moment when we looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,10 +33,18 @@ pub(super) struct Descendant {
 }
 
 impl Descendant {
-    /// Whether its number still stands for the same process: another one that got the number
-    /// meanwhile has another parent.
+    /// Whether its number still stands for the same process: what has got the number meanwhile has
+    /// another parent. What is hidden may be any; but one that is our own child, whose number stays
+    /// its own until we have collected it.
     pub(super) fn is_still_there(self) -> bool {
-        parent_of(self.pid) == Some(self.parent)
+        self.is_our_child()
+            || Stat::of(self.pid)
+                .and_then(|stat| stat.parent)
+                .is_some_and(|parent| parent == self.parent || parent == getpid())
+    }
+
+    pub(super) fn is_our_child(self) -> bool {
+        self.parent == getpid()
     }
 }
 
@@ -28,44 +56,123 @@ pub(crate) fn are_visible() -> bool {
     ours == Some(std::process::id())
 }
 
-/// All descendants of `root`, parents before their children, without `except` and those below.
-/// A moment later there may be others; whoever needs the whole tree looks again.
-pub(super) fn of(root: Pid, except: &[Pid]) -> Vec<Descendant> {
-    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+/// Whether all of a command's processes can be found, also those that /proc hides from us.
+pub(crate) fn can_be_found() -> bool {
+    // The first process is everybody's, and nobody's who may not see others.
+    are_visible() && (children_are_listed() || Stat::of(Pid::INIT).is_some())
+}
+
+/// Whether a process descends from another one, as far as /proc shows that.
+pub(super) fn is_below(pid: Pid, ancestor: Pid) -> bool {
+    let mut next = pid;
+    // A parent may end while we look, and then its child has another one.
+    let mut attempts = 3;
+    loop {
+        match Stat::of(next).map(|stat| stat.parent) {
+            Some(Some(parent)) if parent == ancestor => return true,
+            Some(Some(parent)) => next = parent,
+            None if attempts > 0 => {
+                attempts -= 1;
+                next = pid;
+            }
+            // The first process of all, or one that is hidden.
+            Some(None) | None => return false,
+        }
+    }
+}
+
+/// All of our descendants, parents before their children, without `except` and those below. A moment
+/// later there may be others; whoever needs the whole tree looks again.
+pub(super) fn all(except: &[Process]) -> Vec<Descendant> {
     if !are_visible() {
         return Vec::new();
     }
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
-            continue;
+    let by_parent = if children_are_listed() { None } else { Some(by_parent()) };
+    let mut found: Vec<Descendant> = Vec::new();
+    let mut parent = getpid();
+    for next in 0.. {
+        let children = match &by_parent {
+            None => listed(parent),
+            Some(all) => all.get(&parent).cloned().unwrap_or_default(),
         };
-        // None: gone since the directory was read, or hidden from us and then not our child.
-        if let Some(parent) = parent_of(pid) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut unseen = vec![root];
-    while let Some(parent) = unseen.pop() {
-        for pid in children.remove(&parent).unwrap_or_default() {
-            if !except.contains(&pid) {
-                found.push(Descendant { pid, parent });
-                unseen.push(pid);
-            }
+        let kept = |pid: &Pid| except.is_empty() || !except.contains(&Process::of(*pid));
+        found.extend(children.into_iter().filter(kept).map(|pid| Descendant { pid, parent }));
+        match found.get(next) {
+            Some(one) => parent = one.pid,
+            None => break,
         }
     }
     found
 }
 
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    Pid::from_raw(parent(&stat)?)
+/// The name of a process's program; without one where it is gone or hidden. Never an argument.
+pub(super) fn name(pid: Pid) -> String {
+    let name = fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+    String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
-/// The fourth field. The second is a name in parentheses that may contain anything.
-fn parent(stat: &str) -> Option<i32> {
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+/// Our own children: each has its number until we have collected it.
+pub(super) fn children() -> Vec<Pid> {
+    match (are_visible(), children_are_listed()) {
+        (false, _) => Vec::new(),
+        (true, true) => listed(getpid()),
+        (true, false) => by_parent().remove(&getpid()).unwrap_or_default(),
+    }
+}
+
+fn children_are_listed() -> bool {
+    static LISTED: OnceLock<bool> = OnceLock::new();
+    *LISTED.get_or_init(|| fs::exists("/proc/thread-self/children").unwrap_or(false))
+}
+
+/// The children of a process, as the kernel lists them for each of its threads. What begins or ends
+/// meanwhile may be missing.
+fn listed(parent: Pid) -> Vec<Pid> {
+    let mut children = Vec::new();
+    let threads = format!("/proc/{}/task", parent.as_raw_nonzero());
+    for thread in fs::read_dir(threads).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pids = text.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        children.extend(pids);
+    }
+    children
+}
+
+/// All processes that can be seen, by their parents.
+fn by_parent() -> HashMap<Pid, Vec<Pid>> {
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+        let pid = pid.and_then(Pid::from_raw);
+        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, Stat::of(pid)?.parent?))) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    children
+}
+
+/// What is needed of proc(5)'s `/proc/pid/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// None where it lies outside our pid namespace.
+    parent: Option<Pid>,
+    began: u64,
+}
+
+impl Stat {
+    /// None: it is gone, or hidden from us.
+    fn of(pid: Pid) -> Option<Self> {
+        let text = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        Self::read(&String::from_utf8_lossy(&text))
+    }
+
+    /// The fourth field and the twenty-second. The second is a name in parentheses that may contain
+    /// anything.
+    fn read(text: &str) -> Option<Self> {
+        let mut fields = text.rsplit_once(") ")?.1.split(' ');
+        let parent = Pid::from_raw(fields.nth(1)?.parse().ok()?);
+        Some(Self { parent, began: fields.nth(17)?.parse().ok()? })
+    }
 }
 
 #[cfg(test)]
@@ -73,14 +180,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent("42 (sh) S 7 42 42 0 -1"), Some(7));
-        assert_eq!(parent("42 (a) S 9 (b) ) R 7 42 42 0 -1"), Some(7));
-        assert_eq!(parent("garbage"), None);
+    fn parent_and_begin_are_found_behind_any_name() {
+        let read = |name: &str| {
+            Stat::read(&format!("42 ({name}) S 7 42 42 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 1234 99 99"))
+        };
+        let expected = Some(Stat { parent: Pid::from_raw(7), began: 1234 });
+        assert_eq!(read("sh"), expected);
+        assert_eq!(read("a) S 9 (b) "), expected);
+        assert_eq!(Stat::read("garbage"), None);
     }
 
     #[test]
-    fn grandchildren_are_found() {
+    fn grandchildren_are_found_and_what_is_excepted_is_not() {
         let mut shell = std::process::Command::new("sh")
             .args(["-c", "sleep 60 & echo started; wait"])
             .stdout(std::process::Stdio::piped())
@@ -90,11 +201,20 @@ mod tests {
         let mut stdout = std::io::BufReader::new(shell.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
         let child = Pid::from_child(&shell);
-        let [below] = of(child, &[])[..] else { panic!("one sleep") };
-        assert_eq!(below.parent, child);
-        assert!(below.is_still_there());
-        let ours = of(rustix::process::getpid(), &[child]);
-        assert!(!ours.contains(&below), "below an excepted process");
+        let found = all(&[]);
+        let place = found.iter().position(|one| one.pid == child).unwrap();
+        let [below] = found[..].iter().filter(|one| one.parent == child).collect::<Vec<_>>()[..]
+        else {
+            panic!("one sleep: {found:?}")
+        };
+        assert!(found[place].is_our_child() && !below.is_our_child());
+        assert!(found[place].is_still_there() && below.is_still_there());
+        let without = all(&[Process::of(child)]);
+        assert!(!without.contains(below), "below an excepted process");
+        let other = Process { began: Some(0), ..Process::of(child) };
+        assert!(all(&[other]).contains(below), "another one that had the number before");
+        let stranger = Descendant { parent: Pid::INIT, ..*below };
+        assert!(!stranger.is_still_there(), "another one that has the number now");
         rustix::process::kill_process(below.pid, rustix::process::Signal::KILL).unwrap();
         shell.wait().unwrap();
     }

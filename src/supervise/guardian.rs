@@ -17,7 +17,8 @@ use rustix::process::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::child::{Tree, strangers};
+use super::child::{Tree, strangers, take_deserted_terminal};
+use super::descendants::Process;
 use super::signals::{self, Whom, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
@@ -46,7 +47,7 @@ pub(crate) enum Side {
 
 pub(crate) struct Guardian {
     worker: Pid,
-    strangers: Vec<Pid>,
+    strangers: Vec<Process>,
     link: OwnedFd,
     /// Rings when the lease is about to end and nobody has killed the tree.
     timer: Timer,
@@ -107,7 +108,7 @@ impl Guardian {
             self.reap_others();
             // Read also where the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
-                self.end_tree(unkillable);
+                self.end_tree(unkillable)?;
                 return Ok(Watched::Expired);
             }
             if !link {
@@ -146,7 +147,7 @@ impl Guardian {
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNRESET) => {}
                 Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
-                    let status = self.end_tree(unkillable);
+                    let status = self.end_tree(unkillable)?;
                     return Ok(Watched::Died(status));
                 }
             }
@@ -162,11 +163,11 @@ impl Guardian {
         if !has_ended(WaitId::All) || has_ended(WaitId::Pid(self.worker)) {
             return;
         }
-        for child in descendants::of(getpid(), &[self.worker]) {
-            if child.parent == getpid()
-                && let Ok(Some(_)) = waitpid(Some(child.pid), WaitOptions::NOHANG)
+        for child in descendants::children() {
+            if child != self.worker
+                && let Ok(Some(_)) = waitpid(Some(child), WaitOptions::NOHANG)
             {
-                self.strangers.retain(|stranger| *stranger != child.pid);
+                self.strangers.retain(|stranger| stranger.pid != child);
             }
         }
     }
@@ -193,20 +194,21 @@ impl Guardian {
     }
 
     /// Kills the worker, and all that there is below it and us, until nothing is left.
-    fn end_tree(&self, mut unkillable: impl FnMut(&[Pid])) -> WaitStatus {
+    fn end_tree(&self, mut unkillable: impl FnMut(&[Pid])) -> io::Result<WaitStatus> {
         let mut tree = Tree::adopt(self.worker, self.strangers.clone());
         let mut status = None;
         let mut refused = Vec::new();
         loop {
-            let refusing = tree.kill();
+            let refusing = tree.kill()?;
             if !refusing.is_empty() && refusing != refused {
                 unkillable(&refusing);
             }
             refused = refusing;
-            let reaped = tree.reap();
+            let reaped = tree.reap()?;
             status = status.or(reaped.ended);
             if let (true, Some(status)) = (reaped.gone, status) {
-                return status;
+                take_deserted_terminal();
+                return Ok(status);
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }

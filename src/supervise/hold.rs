@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use crate::backends::{Gone, Lease, Lost, Tenure};
 use crate::clock::{self, Alarm, Moment};
 
@@ -30,6 +30,8 @@ struct Expiring {
     continues: bool,
     /// Whether the command was told to end.
     told: bool,
+    /// How long it takes to kill the command's tree, beyond what every lease has room for.
+    killing: Duration,
 }
 
 /// By when a process that holds nothing but this permit has to be gone. None: never.
@@ -66,9 +68,14 @@ impl<'a> Hold<'a> {
     ) -> io::Result<Self> {
         let expiring = match lease.tenure() {
             None => None,
-            Some(tenure) => {
-                Some(Expiring { tenure, alarm: Alarm::new()?, kill_after, continues, told: false })
-            }
+            Some(tenure) => Some(Expiring {
+                tenure,
+                alarm: Alarm::new()?,
+                kill_after,
+                continues,
+                told: false,
+                killing: Duration::ZERO,
+            }),
         };
         let hold = Self { lease, expiring, gone: None };
         if let Some(expiring) = &hold.expiring {
@@ -85,6 +92,23 @@ impl<'a> Hold<'a> {
     pub(crate) fn last(&self) -> Option<Moment> {
         let expiring = self.expiring.as_ref().filter(|expiring| !expiring.continues)?;
         Some(expiring.deadline().last)
+    }
+
+    /// Until when the permit is certainly ours: for so long from that moment. None: it cannot expire.
+    pub(crate) fn tenure(&self) -> Option<(Moment, Duration)> {
+        let Tenure { since, ttl, .. } = *self.expiring.as_ref()?.tenure.borrow();
+        Some((since, ttl))
+    }
+
+    /// Brings the end forward for a tree that has so many processes.
+    pub(crate) fn make_room(&mut self, processes: usize) -> io::Result<()> {
+        if let Some(expiring) = &mut self.expiring {
+            let killing = deadline::killing(processes);
+            if killing != std::mem::replace(&mut expiring.killing, killing) {
+                expiring.arm()?;
+            }
+        }
+        Ok(())
     }
 
     /// Why it is too late to start anything under the permit, if it is: it may be somebody
@@ -151,7 +175,7 @@ impl Expiring {
 
     fn deadline(&self) -> Deadline {
         let Tenure { since, ttl, .. } = *self.tenure.borrow();
-        Deadline::of(since, ttl, self.kill_after)
+        Deadline::of(since, ttl, self.kill_after).earlier(self.killing)
     }
 
     fn arm(&self) -> io::Result<()> {

@@ -6,6 +6,7 @@ pub(crate) mod deadline;
 pub(crate) mod descendants;
 pub(crate) mod guardian;
 pub(crate) mod hold;
+pub(crate) mod nesting;
 pub(crate) mod policy;
 pub(crate) mod signals;
 
@@ -18,13 +19,19 @@ use tokio::time::{Instant, sleep_until};
 use self::child::{Reaped, Tree};
 use self::guardian::{Told, Visible};
 use self::hold::{Change, Hold};
-use self::policy::{Action, Event, OnLost, Policy, Rules, Terminal};
+use self::nesting::{Around, News};
+use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
 use self::signals::{Arrival, Signals, Whom};
+use crate::backends::Gone;
 use crate::exit::Exit;
 use crate::kernel::own_group;
+use crate::kernel::spawn::LaunchError;
+use crate::mutants::{self, Guard};
 
-/// While a tree is being killed: how long until we look whether it has got new processes.
-const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// While a tree is being killed: how long until we look whether it has got new processes; longer and
+/// longer as long as none ends, because one that hangs may do so for hours.
+const KILL_AGAIN: Duration = Duration::from_millis(2);
+const KILL_AGAIN_LATEST: Duration = Duration::from_millis(100);
 
 /// How to look after a command.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +52,23 @@ pub(crate) enum Remark<'a> {
     Lost(&'a str),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
+    /// The command has exited, and what is left of its tree goes on without a permit.
+    Leaves(&'a Tree),
+}
+
+/// Why a command was not seen through to its end.
+#[derive(Debug)]
+pub(crate) enum Unseen {
+    /// There was none.
+    NotLaunched(LaunchError),
+    /// We cannot look after it, and something may be left of it.
+    Unattended(io::Error),
+}
+
+impl From<io::Error> for Unseen {
+    fn from(error: io::Error) -> Self {
+        Self::Unattended(error)
+    }
 }
 
 /// How a command came to its end.
@@ -56,71 +80,160 @@ pub(crate) struct Ended {
 }
 
 /// Sees a command through to its end. When this returns, nothing is left of a command that was
-/// stopped; of one that ended by itself, what `--orphans` allows. Without `hold` there is no
-/// permit to look after: an outer semrun does.
-pub(crate) async fn supervise(
-    tree: &mut Tree,
-    signals: &mut Signals,
-    visible: &Visible,
-    mut hold: Option<Hold<'_>>,
+/// stopped; of one that exited, what `--orphans` allows, and nothing that runs nested in it.
+pub(crate) async fn supervise<'a>(
+    tree: &'a mut Tree,
+    signals: &'a mut Signals,
+    visible: &'a Visible,
+    (hold, around): (Hold<'_>, Around),
     supervision: Supervision,
-    mut remark: impl FnMut(Remark<'_>),
-) -> io::Result<Ended> {
-    let mut policy = Policy::new(supervision.rules);
-    let mut end = End::new(supervision.max_runtime);
-    // When a tree that was told to end is killed, and when it is whatever it was told.
-    let (mut kill_at, mut latest): (Option<Instant>, Option<Instant>) = (None, None);
-    let (mut lost, mut abandoned, mut refused) = (false, false, false);
+    remark: impl FnMut(Remark<'_>),
+) -> Result<Ended, Unseen> {
+    let mut command = Supervised {
+        end: End::new(supervision.max_runtime),
+        policy: Policy::new(supervision.rules),
+        tree,
+        signals,
+        visible,
+        hold,
+        around,
+        supervision,
+        remark,
+        kill_at: None,
+        latest: None,
+        again: KILL_AGAIN,
+        lost: false,
+        abandoned: false,
+        refused: false,
+    };
     let mut follows: Option<Event> = None;
     loop {
-        let event = if let Some(event) = follows.take() {
-            event
-        } else {
-            tokio::select! {
-                arrival = signals.next() => match arrival? {
-                    Arrival { signal: Signal::CHILD, .. } => end.note(tree),
-                    arrival => {
-                        end.received(arrival.signal);
-                        Event::Arrived { arrival, terminal: tree.terminal() }
-                    }
-                },
-                () = reached(kill_at.into_iter().chain(latest).min()) => Event::GraceOver,
-                () = end.runtime.over() => {
-                    end.runtime = Runtime::Over;
-                    remark(Remark::RanTooLong);
-                    Event::RanTooLong
+        let event = match follows.take() {
+            Some(event) => event,
+            None => command.next().await?,
+        };
+        match command.policy.on(event) {
+            Action::Finish => {
+                if event != Event::Gone {
+                    (command.remark)(Remark::Leaves(command.tree));
                 }
-                change = change(&mut hold) => match change? {
-                    Change::Renewed => {
-                        visible.kills_at(hold.as_ref().and_then(Hold::last))?;
-                        continue;
+                return Ok(Ended { exit: command.end.exit()?, lost: command.lost });
+            }
+            action => follows = command.act(action)?,
+        }
+    }
+}
+
+/// A command that is being looked after.
+struct Supervised<'a, 'h, F> {
+    tree: &'a mut Tree,
+    signals: &'a mut Signals,
+    visible: &'a Visible,
+    hold: Hold<'h>,
+    around: Around,
+    supervision: Supervision,
+    remark: F,
+    policy: Policy,
+    end: End,
+    /// When a tree that was told to end is killed.
+    kill_at: Option<Instant>,
+    /// When it is, whatever it was told.
+    latest: Option<Instant>,
+    /// How long after a kill the next one is due.
+    again: Duration,
+    lost: bool,
+    abandoned: bool,
+    refused: bool,
+}
+
+impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
+    /// The next thing that happens.
+    async fn next(&mut self) -> Result<Event, Unseen> {
+        loop {
+            let due = self.kill_at.into_iter().chain(self.latest).min();
+            tokio::select! {
+                arrival = self.signals.next() => match arrival? {
+                    Arrival { signal: Signal::CHILD, .. } => {
+                        self.again = KILL_AGAIN;
+                        return Ok(self.end.note(self.tree, &mut self.around)?);
                     }
-                    Change::Lost { why, left } => {
-                        if !std::mem::replace(&mut lost, true) {
-                            remark(Remark::Lost(&why));
-                        }
-                        if left == Some(Duration::ZERO) {
-                            Event::Taken
-                        } else {
-                            if supervision.rules.on_lost == OnLost::Kill {
-                                latest = left.map(|left| Instant::now() + left);
-                            }
-                            Event::Lost
-                        }
+                    arrival => {
+                        self.end.received(arrival.signal);
+                        return Ok(Event::Arrived { arrival, terminal: self.tree.terminal() });
                     }
-                    Change::Over => Event::GraceOver,
                 },
-                told = visible.told(), if !abandoned => match told {
-                    Told::NotStopped => Event::NotSuspended { terminal: tree.terminal() },
+                error = self.tree.failed_to_launch() => return Err(Unseen::NotLaunched(error)),
+                () = reached(due) => return Ok(Event::GraceOver),
+                () = self.end.runtime.over() => {
+                    self.end.runtime = Runtime::Over;
+                    (self.remark)(Remark::RanTooLong);
+                    return Ok(Event::RanTooLong);
+                }
+                () = self.around.deserted() => return Ok(Event::NestedEnded),
+                change = self.hold.next() => {
+                    if let Some(event) = self.changed(change?)? {
+                        return Ok(event);
+                    }
+                }
+                told = self.visible.told(), if !self.abandoned => return Ok(match told {
+                    Told::NotStopped => Event::NotSuspended { terminal: self.tree.terminal() },
                     Told::Vanished => {
-                        abandoned = true;
+                        self.abandoned = true;
+                        // The shell goes on at once, and is stopped if it asks for it too early.
+                        if self.tree.terminal() == Terminal::Commands {
+                            self.tree.lend_terminal();
+                        }
                         Event::Abandoned
                     }
-                },
+                }),
             }
-        };
-        match policy.on(event) {
-            Action::Nothing => {}
+        }
+    }
+
+    /// Something has happened to the permit.
+    fn changed(&mut self, change: Change) -> io::Result<Option<Event>> {
+        match change {
+            Change::Renewed => {
+                self.around.tell(News::Held(self.hold.tenure()));
+                self.make_room()?;
+                Ok(None)
+            }
+            Change::Lost { why, left } => {
+                if !std::mem::replace(&mut self.lost, true) {
+                    (self.remark)(Remark::Lost(&why));
+                }
+                self.around.tell(News::Lost(match left {
+                    Some(Duration::ZERO) => Gone::Now,
+                    Some(_) => Gone::Before,
+                    None => Gone::NotYet,
+                }));
+                self.make_room()?;
+                if left == Some(Duration::ZERO) {
+                    return Ok(Some(Event::Taken));
+                }
+                if self.supervision.rules.on_lost == OnLost::Kill {
+                    self.latest = left.map(|left| Instant::now() + left);
+                }
+                Ok(Some(Event::Lost))
+            }
+            Change::Over => Ok(Some(Event::GraceOver)),
+        }
+    }
+
+    /// Leaves enough time before the end of the lease to kill a tree as large as it is now.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.hold.tenure().is_some() {
+            self.hold.make_room(self.tree.len())?;
+            self.visible.kills_at(self.hold.last())?;
+        }
+        Ok(())
+    }
+
+    /// Does what was decided. Returns what follows from it at once.
+    fn act(&mut self, action: Action) -> io::Result<Option<Event>> {
+        let Self { tree, visible, .. } = self;
+        match action {
+            Action::Nothing | Action::Finish => {}
             Action::Forward(signal) => {
                 tree.signal(signal);
                 if signal == Signal::TERM || signal == Signal::HUP {
@@ -131,25 +244,28 @@ pub(crate) async fn supervise(
                 if let Some(signal) = signal {
                     tree.stop(signal);
                 }
-                // Whoever is stopped by Ctrl-Z cannot end before it runs again.
+                // What is stopped by Ctrl-Z cannot end before it runs again.
                 tree.signal(Signal::CONT);
-                kill_at = supervision.kill_after.map(|grace| Instant::now() + grace);
+                self.kill_at = self.supervision.kill_after.map(|grace| Instant::now() + grace);
             }
             Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
-                let refusing = tree.kill();
+                let refusing = tree.kill()?;
                 // Once: what such a tree starts and ends meanwhile would be news each time.
-                if !refusing.is_empty() && !refused {
-                    remark(Remark::Unkillable(&refusing));
+                if !refusing.is_empty() && !self.refused {
+                    (self.remark)(Remark::Unkillable(&refusing));
                 }
-                refused = !refusing.is_empty();
-                latest = None;
-                kill_at = Some(Instant::now() + KILL_AGAIN);
+                self.refused = !refusing.is_empty();
+                self.latest = None;
+                self.kill_at = Some(Instant::now() + self.again);
+                self.again = (self.again * 2).min(KILL_AGAIN_LATEST);
+                // What has ended meanwhile was collected, and may have been the last.
+                return self.end.note(tree, &mut self.around).map(Some);
             }
-            Action::Suspend => follows = suspend(tree, visible),
+            Action::Suspend => return Ok(suspend(tree, visible)),
             Action::SuspendAndGive => {
                 tree.ask_for_terminal();
-                follows = suspend(tree, visible);
+                return Ok(suspend(tree, visible));
             }
             Action::SuspendAlone(signal) => {
                 if let Some(signal) = signal {
@@ -164,8 +280,8 @@ pub(crate) async fn supervise(
             }
             Action::GiveLater => tree.ask_for_terminal(),
             Action::Lend => tree.lend_terminal(),
-            Action::Finish => return Ok(Ended { exit: end.exit(), lost }),
         }
+        Ok(None)
     }
 }
 
@@ -174,13 +290,6 @@ fn suspend(tree: &Tree, visible: &Visible) -> Option<Event> {
     tree.reclaim_terminal();
     let stopped = visible.stop(Whom::Group);
     (!stopped).then(|| Event::NotSuspended { terminal: tree.terminal() })
-}
-
-async fn change(hold: &mut Option<Hold<'_>>) -> io::Result<Change> {
-    match hold {
-        Some(hold) => hold.next().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// How the command ended, and what the caller should see of it.
@@ -217,8 +326,8 @@ impl End {
         Self { runtime: until.unwrap_or_default(), ..Self::default() }
     }
 
-    fn note(&mut self, tree: &mut Tree) -> Event {
-        let Reaped { ended, stopped, gone } = tree.reap();
+    fn note(&mut self, tree: &mut Tree, around: &mut Around) -> io::Result<Event> {
+        let Reaped { ended, stopped, gone } = tree.reap()?;
         if let Some(status) = ended {
             self.status = Some(status);
             let typed = [Signal::INT, Signal::QUIT].into_iter().find(|signal| {
@@ -238,12 +347,22 @@ impl End {
                 };
             }
         }
-        match (ended, stopped) {
+        Ok(match (ended, stopped) {
             _ if gone => Event::Gone,
-            (Some(_), _) => Event::Ended,
+            (Some(status), _) => Event::Ended(Ending {
+                code: status.exit_status(),
+                interrupted: [Signal::INT, Signal::QUIT].iter().any(|one| self.has_received(*one)),
+                nested: around.is_needed() && !mutants::is_off(Guard::NestedWatch),
+            }),
             (None, Some(signal)) => Event::Stopped { signal, terminal: tree.terminal() },
             (None, None) => Event::Shrunk,
-        }
+        })
+    }
+
+    /// Whether a signal was sent to semrun. One to the whole group may have ended the command before we
+    /// have read of it.
+    fn has_received(&self, signal: Signal) -> bool {
+        self.received.contains(&signal) || signals::received(signal)
     }
 
     fn received(&mut self, signal: Signal) {
@@ -252,19 +371,17 @@ impl End {
         }
     }
 
-    fn exit(&self) -> Exit {
+    fn exit(&self) -> io::Result<Exit> {
         if self.runtime == Runtime::Over {
-            return Exit::RanTooLong;
+            return Ok(Exit::RanTooLong);
         }
-        let status = self.status.expect("a tree is gone only when its command has ended");
-        // One to the whole group may have ended the command before we have read of it.
-        let meant = |one: &Signal| self.received.contains(one) || signals::received(*one);
-        let ours: Vec<_> = ENDING.into_iter().filter(meant).collect();
-        Exit::of(status, &ours)
+        let status = self.status.ok_or_else(|| io::Error::other("the command has not ended"))?;
+        let ours: Vec<_> = ENDING.into_iter().filter(|one| self.has_received(*one)).collect();
+        Ok(Exit::of(status, &ours))
     }
 }
 
-/// The signals that end a process by default and that are passed on.
+/// The signals of which semrun dies itself when the command has.
 const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 async fn reached(deadline: Option<Instant>) {

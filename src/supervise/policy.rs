@@ -24,7 +24,8 @@ pub(crate) enum OnLost {
     Continue,
 }
 
-/// What becomes of the processes that a command leaves behind when it ends by itself.
+/// What becomes of the processes that a command leaves behind when it exits. One that is stopped, by
+/// whatever, leaves none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Orphans {
     Leave,
@@ -45,7 +46,9 @@ pub(crate) enum Event {
         terminal: Terminal,
     },
     /// The command ended; processes that it started may be left.
-    Ended,
+    Ended(Ending),
+    /// No semrun that runs under the same permit is left in the tree.
+    NestedEnded,
     /// Another process of the tree ended; some are left.
     Shrunk,
     /// Nothing is left of the command.
@@ -64,6 +67,33 @@ pub(crate) enum Event {
     NotSuspended {
         terminal: Terminal,
     },
+}
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// None: a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// Whether semrun had received INT or QUIT before.
+    pub(crate) interrupted: bool,
+    /// Whether semruns that it started go on under the same permit.
+    pub(crate) nested: bool,
+}
+
+impl Ending {
+    /// Whether the command was stopped, and has not come to its own end.
+    fn was_stopped(self) -> bool {
+        /// A shell exits with them when a child of its own died of HUP, INT, QUIT, KILL or TERM.
+        const OF_A_SIGNAL: [i32; 5] = [128 + 1, 128 + 2, 128 + 3, 128 + 9, 128 + 15];
+        if mutants::is_off(Guard::StoppedTakesTree) {
+            return false;
+        }
+        match self.code {
+            None => true,
+            Some(0) => false,
+            Some(code) => self.interrupted || OF_A_SIGNAL.contains(&code),
+        }
+    }
 }
 
 /// Who has the controlling terminal.
@@ -136,19 +166,22 @@ impl Policy {
         match event {
             Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
             Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
-            Event::Ended if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
-            Event::Ended => match (self.phase, self.rules.orphans) {
+            Event::Ended(_) if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
+            Event::Ended(ending) => match (self.phase, self.rules.orphans) {
                 // A command that is stopped takes everything it started with it, always.
                 (Phase::Stopping(signal), _) => Action::StopOrphans(signal),
-                (_, Orphans::Leave) => Action::Finish,
-                (_, Orphans::Wait) => {
+                _ if ending.was_stopped() => self.stop(),
+                (_, Orphans::Kill) => self.stop(),
+                (_, Orphans::Leave) if !ending.nested => Action::Finish,
+                // A nested run is never without its permit.
+                (_, Orphans::Leave | Orphans::Wait) => {
                     self.phase = Phase::Lingering;
                     Action::Nothing
                 }
-                (_, Orphans::Kill) => {
-                    self.phase = Phase::Stopping(self.rules.stop_signal);
-                    Action::Stop(Some(self.rules.stop_signal))
-                }
+            },
+            Event::NestedEnded => match (self.phase, self.rules.orphans) {
+                (Phase::Lingering, Orphans::Leave) => Action::Finish,
+                _ => Action::Nothing,
             },
             Event::Shrunk => match self.phase {
                 Phase::Stopping(signal) => Action::StopOrphans(signal),
@@ -159,10 +192,7 @@ impl Policy {
             Event::Lost | Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
             Event::Lost | Event::RanTooLong => match self.phase {
                 Phase::Stopping(_) => Action::Nothing,
-                Phase::Running | Phase::Lingering => {
-                    self.phase = Phase::Stopping(self.rules.stop_signal);
-                    Action::Stop(Some(self.rules.stop_signal))
-                }
+                Phase::Running | Phase::Lingering => self.stop(),
             },
             Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
             // For the latter: SIGKILL was meant for the command as well.
@@ -175,6 +205,12 @@ impl Policy {
             Event::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
             Event::NotSuspended { .. } => Action::Resume,
         }
+    }
+
+    /// Ends the tree of our own accord.
+    fn stop(&mut self) -> Action {
+        self.phase = Phase::Stopping(self.rules.stop_signal);
+        Action::Stop(Some(self.rules.stop_signal))
     }
 
     fn on_signal(&mut self, Arrival { signal, origin }: Arrival, terminal: Terminal) -> Action {
@@ -204,7 +240,7 @@ impl Policy {
             Signal::TTIN | Signal::TTOU if terminal == Terminal::Commands => Action::Lend,
             Signal::TTIN | Signal::TTOU => Action::Forward(Signal::TSTP),
             _ if has_it => Action::Nothing,
-            // INT, QUIT, USR1, USR2, WINCH, TSTP: an interactive program decides for itself.
+            // INT, QUIT, USR1, WINCH, TSTP and all others: the program decides for itself.
             _ => Action::Forward(signal),
         }
     }
@@ -234,178 +270,4 @@ impl Policy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules(orphans: Orphans) -> Rules {
-        Rules { orphans, foreground: false, stop_signal: Signal::USR1, on_lost: OnLost::Kill }
-    }
-
-    fn policy() -> Policy {
-        Policy::new(rules(Orphans::Leave))
-    }
-
-    fn in_foreground() -> Policy {
-        Policy::new(Rules { foreground: true, ..rules(Orphans::Leave) })
-    }
-
-    fn sent(signal: Signal) -> Event {
-        Event::Arrived {
-            arrival: Arrival { signal, origin: Origin::Process },
-            terminal: Terminal::Ours,
-        }
-    }
-
-    fn typed(signal: Signal) -> Event {
-        Event::Arrived {
-            arrival: Arrival { signal, origin: Origin::Kernel },
-            terminal: Terminal::Ours,
-        }
-    }
-
-    #[test]
-    fn term_and_hup_stop_the_command_once_and_are_forwarded_again() {
-        for signal in [Signal::TERM, Signal::HUP] {
-            let mut policy = policy();
-            assert_eq!(policy.on(sent(signal)), Action::Stop(Some(signal)));
-            assert_eq!(policy.on(sent(Signal::TERM)), Action::Forward(Signal::TERM));
-            assert_eq!(policy.on(Event::GraceOver), Action::Kill);
-        }
-    }
-
-    #[test]
-    fn other_signals_are_forwarded_and_nothing_more() {
-        use Signal as S;
-        for signal in [S::INT, S::QUIT, S::USR1, S::USR2, S::WINCH, S::TSTP] {
-            let mut policy = policy();
-            assert_eq!(policy.on(sent(signal)), Action::Forward(signal));
-            assert_eq!(policy.on(typed(signal)), Action::Forward(signal));
-            assert_eq!(policy.on(Event::Ended), Action::Finish, "nothing is being stopped");
-        }
-    }
-
-    #[test]
-    fn a_command_that_is_stopped_takes_its_orphans_with_it_whatever_was_chosen() {
-        for orphans in [Orphans::Leave, Orphans::Wait, Orphans::Kill] {
-            let mut policy = Policy::new(rules(orphans));
-            policy.on(sent(Signal::TERM));
-            assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::TERM));
-            assert_eq!(policy.on(Event::Shrunk), Action::StopOrphans(Signal::TERM));
-            assert_eq!(policy.on(Event::Gone), Action::Finish);
-        }
-    }
-
-    #[test]
-    fn a_command_that_ends_by_itself_leaves_its_orphans_to_the_choice() {
-        let ended = |orphans| Policy::new(rules(orphans)).on(Event::Ended);
-        assert_eq!(ended(Orphans::Leave), Action::Finish);
-        assert_eq!(ended(Orphans::Wait), Action::Nothing);
-        assert_eq!(ended(Orphans::Kill), Action::Stop(Some(Signal::USR1)));
-    }
-
-    #[test]
-    fn waiting_for_orphans_can_be_ended_by_term() {
-        let mut policy = Policy::new(rules(Orphans::Wait));
-        policy.on(Event::Ended);
-        assert_eq!(policy.on(Event::Shrunk), Action::Nothing);
-        assert_eq!(policy.on(sent(Signal::TERM)), Action::Stop(Some(Signal::TERM)));
-        assert_eq!(policy.on(Event::Gone), Action::Finish);
-    }
-
-    #[test]
-    fn in_the_foreground_what_was_typed_is_not_forwarded_twice() {
-        assert_eq!(in_foreground().on(typed(Signal::INT)), Action::Nothing);
-        assert_eq!(in_foreground().on(typed(Signal::HUP)), Action::Stop(None));
-        assert_eq!(in_foreground().on(typed(Signal::TSTP)), Action::SuspendAlone(None));
-        assert_eq!(in_foreground().on(sent(Signal::INT)), Action::Forward(Signal::INT));
-    }
-
-    #[test]
-    fn a_stopped_command_suspends_us_only_where_a_shell_can_see_it() {
-        use Terminal::{Commands, Elsewhere, None, Ours};
-        let stopped = |signal, terminal| policy().on(Event::Stopped { signal, terminal });
-        // Ctrl-Z in the foreground; SIGSTOP there would leave the terminal to a stopped job.
-        assert_eq!(stopped(Signal::TSTP, Commands), Action::Suspend);
-        assert_eq!(stopped(Signal::STOP, Commands), Action::Suspend);
-        // Started without the terminal and asking for it.
-        assert_eq!(stopped(Signal::TTIN, Ours), Action::Give);
-        assert_eq!(stopped(Signal::TTOU, Ours), Action::Give);
-        assert_eq!(stopped(Signal::TTIN, Elsewhere), Action::SuspendAndGive);
-        // Ctrl-Z in a pipeline, where our group kept the terminal.
-        assert_eq!(stopped(Signal::TSTP, Ours), Action::Suspend);
-        // Somebody freezes a job from outside.
-        assert_eq!(stopped(Signal::STOP, Elsewhere), Action::Nothing);
-        assert_eq!(stopped(Signal::TSTP, None), Action::Nothing);
-    }
-
-    #[test]
-    fn a_command_that_is_told_to_end_may_still_ask_for_the_terminal() {
-        let mut policy = policy();
-        policy.on(sent(Signal::TERM));
-        let mut stopped = |signal, terminal| policy.on(Event::Stopped { signal, terminal });
-        assert_eq!(stopped(Signal::TTIN, Terminal::Ours), Action::Give);
-        assert_eq!(stopped(Signal::TTOU, Terminal::Elsewhere), Action::GiveLater);
-        assert_eq!(stopped(Signal::TSTP, Terminal::Commands), Action::Nothing);
-    }
-
-    #[test]
-    fn a_neighbour_that_asks_for_the_terminal_gets_it_or_stops_the_job() {
-        let asks = |terminal| {
-            let arrival = Arrival { signal: Signal::TTIN, origin: Origin::Kernel };
-            policy().on(Event::Arrived { arrival, terminal })
-        };
-        assert_eq!(asks(Terminal::Commands), Action::Lend);
-        assert_eq!(asks(Terminal::Elsewhere), Action::Forward(Signal::TSTP));
-    }
-
-    #[test]
-    fn a_lost_permit_stops_the_command_once_unless_it_may_go_on() {
-        let mut policy = policy();
-        assert_eq!(policy.on(Event::Lost), Action::Stop(Some(Signal::USR1)));
-        assert_eq!(policy.on(Event::Lost), Action::Nothing);
-        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::USR1));
-        let rules = Rules { on_lost: OnLost::Continue, ..rules(Orphans::Leave) };
-        let mut policy = Policy::new(rules);
-        assert_eq!(policy.on(Event::Lost), Action::Nothing);
-        assert_eq!(policy.on(Event::Ended), Action::Finish);
-    }
-
-    #[test]
-    fn a_command_that_has_run_too_long_is_stopped_whatever_becomes_of_a_lost_one() {
-        for on_lost in [OnLost::Kill, OnLost::Continue] {
-            let mut policy = Policy::new(Rules { on_lost, ..rules(Orphans::Leave) });
-            assert_eq!(policy.on(Event::RanTooLong), Action::Stop(Some(Signal::USR1)));
-            assert_eq!(policy.on(Event::Lost), Action::Nothing);
-            assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::USR1));
-        }
-    }
-
-    #[test]
-    fn a_permit_that_was_just_taken_leaves_no_time_to_end() {
-        let mut policy = policy();
-        assert_eq!(policy.on(Event::Taken), Action::Kill);
-        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::KILL));
-        let rules = Rules { on_lost: OnLost::Continue, ..rules(Orphans::Leave) };
-        assert_eq!(Policy::new(rules).on(Event::Taken), Action::Nothing);
-    }
-
-    #[test]
-    fn a_semrun_that_is_killed_takes_everything_with_it() {
-        let mut policy = policy();
-        assert_eq!(policy.on(Event::Abandoned), Action::Kill);
-        assert_eq!(policy.on(Event::Ended), Action::StopOrphans(Signal::KILL));
-    }
-
-    #[test]
-    fn where_nobody_can_continue_us_the_command_goes_on_if_it_may() {
-        let not_suspended = |terminal| policy().on(Event::NotSuspended { terminal });
-        assert_eq!(not_suspended(Terminal::Ours), Action::Resume);
-        assert_eq!(not_suspended(Terminal::None), Action::Resume);
-        assert_eq!(not_suspended(Terminal::Elsewhere), Action::Nothing);
-    }
-
-    #[test]
-    fn fg_and_bg_resume_the_command() {
-        assert_eq!(policy().on(sent(Signal::CONT)), Action::Resume);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-use super::support::{Running, World, children, pid_in};
+use super::support::{Running, World, pid_in, worker_of};
 
 /// The shortest lease, which makes tests short.
 pub(crate) const TTL: &str = "5s";
@@ -28,8 +28,5 @@ pub(crate) fn family(world: &World) -> Vec<Pid> {
 
 /// The second of the two processes of a semrun.
 pub(crate) fn worker(semrun: &Running) -> Pid {
-    let found = children(semrun.pid());
-    let [(worker, name)] = &found[..] else { panic!("{found:?}") };
-    assert_eq!(name, "semrun");
-    *worker
+    worker_of(semrun.pid())
 }

@@ -252,7 +252,10 @@ fn what_was_ignored_at_the_start_stays_ignored_for_the_command() {
     let ignored = |command: &[&str], setup: &str| {
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", setup, "sh"]).args(command).envs(world.environment());
-        String::from_utf8(shell.output().unwrap().stdout).unwrap()
+        let stdout = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        let mask = u64::from_str_radix(stdout.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        // Two are the C library's own, and nobody can send them to any purpose.
+        mask & !(1 << 31 | 1 << 32)
     };
     assert_eq!(ignored(&semrun, script), ignored(&semrun[4..], script));
     assert_eq!(ignored(&semrun, "exec \"$@\""), ignored(&semrun[4..], "exec \"$@\""));

@@ -148,7 +148,7 @@ fn a_process_limit_is_125_and_gives_the_permit_back() {
         mkdir -m 700 permits; chown 61001 permits
         export SEMRUN_BACKEND=file://$PWD/permits SEMRUN_CONFIG=/dev/null
         $alice prlimit --nproc=1:1 $semrun --name x -- echo no 2>one || echo $?
-        grep -c 'semrun: cannot start echo' one
+        grep -c 'semrun: cannot start a second process' one
         ls permits/x";
     shows_as_users(&world, script, "125\n1\nmutex\n");
 }

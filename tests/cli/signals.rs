@@ -4,8 +4,8 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{
-    Leftover, Running, World, children, content, died_of, is_alive, pid_in, shows, state,
-    wait_until,
+    Leftover, Running, World, children, content, died_of, is_alive, pid_in, pids_of_children,
+    shows, state, wait_until,
 };
 
 /// A command with a child, a grandchild in another session, and a daemon that forked twice; each
@@ -337,15 +337,8 @@ fn the_first_process_of_a_container_ends_with_a_code() {
     // In our process group, which has no number in there.
     let run = Running::start(&mut unshare);
     content(&world.path("ready"));
-    let inner: u32 = children_pids(run.pid())[0];
-    kill_process(Pid::from_raw(inner.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    kill_process(pids_of_children(run.pid())[0], Signal::TERM).unwrap();
     assert_eq!(run.finish().status.code(), Some(143));
-}
-
-fn children_pids(parent: Pid) -> Vec<u32> {
-    let parent = parent.as_raw_nonzero();
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 #[test]

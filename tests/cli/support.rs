@@ -288,6 +288,15 @@ impl Running {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Kills both of its processes before either can see the other one's end.
+    pub(crate) fn kill_both(&self) {
+        let worker = worker_of(self.pid());
+        self.freeze();
+        kill_process(worker, Signal::KILL).unwrap();
+        wait_until("the worker is dead", || matches!(state(worker), Some('Z') | None));
+        self.signal(Signal::KILL);
+    }
+
     /// Stops it, and returns when it is.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -399,14 +408,34 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
 
 /// The children of a process, with their names.
 pub(crate) fn children(parent: Pid) -> Vec<(Pid, String)> {
-    let parent = parent.as_raw_nonzero();
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    let children = children.unwrap_or_default();
-    let named = |pid: &str| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some((Pid::from_raw(pid.parse().ok()?)?, name.trim().to_owned()))
+    let named = |pid: Pid| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).ok()?;
+        Some((pid, name.trim().to_owned()))
     };
-    children.split_whitespace().filter_map(named).collect()
+    pids_of_children(parent).into_iter().filter_map(named).collect()
+}
+
+/// The same without names: of all its threads, as each has those that it started.
+pub(crate) fn pids_of_children(parent: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()));
+    let lists = threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let lists: Vec<_> = lists.collect();
+    let pids = lists.iter().flat_map(|list| list.split_whitespace());
+    pids.map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+}
+
+/// The second process of a semrun whose command runs.
+pub(crate) fn worker_of(semrun: Pid) -> Pid {
+    let mut found = None;
+    wait_until("it is two processes", || {
+        found = children(semrun).into_iter().find(|(_, name)| name == "semrun");
+        found.is_some()
+    });
+    found.unwrap().0
 }
 
 /// The state letter of a process, as in ps(1).

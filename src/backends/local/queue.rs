@@ -13,7 +13,6 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
 
 use self::sleeping::Queued;
@@ -24,6 +23,7 @@ use super::taken::{By, Permits};
 use super::{detached, exits};
 use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
 use crate::clock::Moment;
+use crate::kernel::raise_open_files_limit;
 use crate::mutants::{self, Guard};
 
 /// How many of those before it a waiter watches. One with fewer before it watches the permits
@@ -57,7 +57,8 @@ pub(super) async fn take_turn(
     ask: &Ask,
     turn: &Turn,
 ) -> io::Result<Option<Result<Acquired, Differs>>> {
-    use_all_descriptors();
+    // To watch as many permits as can be; the command gets the original limit.
+    raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
     let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, told: None };
     loop {
@@ -337,13 +338,5 @@ impl Patience {
     fn end(self, ahead: usize) -> Instant {
         let turns = u32::try_from(ahead.min(WATCHED) + 1).unwrap_or(u32::MAX);
         self.since + PATIENCE * turns
-    }
-}
-
-/// Lets us watch as many permits as the system allows. The command gets the original limit.
-fn use_all_descriptors() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
 }

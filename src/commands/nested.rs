@@ -1,0 +1,132 @@
+//! Running under a permit that is held around this process: one of a semrun whose command we descend
+//! from, or a detached one that the environment names.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::backends::{
+    Backend, Error, ErrorKind, Gone, Holder, Lease, Lost, Name, Pending, Permit, Tenure,
+};
+use crate::mutants::{self, Guard};
+use crate::supervise::nesting::{Nested, News};
+
+/// `SEMRUN_HELD`: what is held around us, as far as it is true.
+pub(super) fn held_around() -> Option<String> {
+    std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
+}
+
+/// Those of them that are permits of this semaphore.
+pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
+    let held = Permit::read_held(&held_around().unwrap_or_default());
+    held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
+}
+
+/// What became of the permits that the environment names.
+pub(super) enum Outer {
+    /// We are under this one.
+    Lease(Box<dyn Lease>),
+    /// One is held, and it cannot be proven that its holder is around us.
+    Unproven,
+    /// None is held any more.
+    None,
+}
+
+/// Goes under a permit that is held around us, if there is one and it still is held; the innermost
+/// first.
+pub(super) async fn join(
+    backend: &dyn Backend,
+    name: &Name,
+    outer: &[Uuid],
+) -> Result<Outer, Error> {
+    let snapshot = backend.observe(name).await?;
+    let mut found = Outer::None;
+    for id in outer.iter().rev() {
+        let Some(permit) = snapshot.held(*id) else { continue };
+        let record = snapshot.holder(*id).and_then(Holder::record);
+        if record.is_some_and(|record| record.who.detached) {
+            // Nobody but those who run under it renews it.
+            if let Some(lease) = backend.attach(name, *id).await? {
+                return Ok(Outer::Lease(lease));
+            }
+            continue;
+        }
+        let joined = Nested::join(*id).await.map_err(|source| Error {
+            kind: ErrorKind::Unavailable,
+            backend: backend.url(),
+            what: format!("cannot go under {permit}, which is held around this command"),
+            source: Some(source),
+        })?;
+        match joined {
+            Some((nested, news)) => {
+                return Ok(Outer::Lease(Box::new(Borrowed::new(permit, nested, news))));
+            }
+            None => found = Outer::Unproven,
+        }
+    }
+    Ok(found)
+}
+
+/// A permit that a semrun around us holds, renews and gives back.
+struct Borrowed {
+    permit: Permit,
+    nested: Nested,
+    tenure: Option<watch::Sender<Tenure>>,
+}
+
+impl Borrowed {
+    fn new(permit: Permit, nested: Nested, news: News) -> Self {
+        let tenure = match news {
+            News::Held(Some((since, ttl))) => Some(Tenure { since, ttl, trouble: None }),
+            News::Held(None) | News::Lost(_) => None,
+        };
+        let tenure = tenure.filter(|_| !mutants::is_off(Guard::NestedWatch));
+        Self { permit, nested, tenure: tenure.map(|tenure| watch::channel(tenure).0) }
+    }
+
+    async fn lost(&mut self) -> Lost {
+        if mutants::is_off(Guard::NestedWatch) {
+            return std::future::pending().await;
+        }
+        loop {
+            let (why, gone) = match self.nested.news().await {
+                Ok(Some(News::Held(tenure))) => {
+                    if let (Some((since, ttl)), Some(sender)) = (tenure, &self.tenure) {
+                        sender.send_replace(Tenure { since, ttl, trouble: None });
+                    }
+                    continue;
+                }
+                Ok(Some(News::Lost(gone))) => ("the semrun around it has lost it", gone),
+                // It gives it back only after us, so it was killed.
+                Ok(None) | Err(_) => ("the semrun around it, which holds it, is gone", Gone::Now),
+            };
+            return Lost { why: why.into(), gone };
+        }
+    }
+}
+
+impl Lease for Borrowed {
+    fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+        self.tenure.as_ref().map(watch::Sender::subscribe)
+    }
+
+    fn lost(&mut self) -> Pending<'_, Lost> {
+        Box::pin(self.lost())
+    }
+
+    /// The command has it already, unless it was closed on the way here.
+    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// It is not ours to give back; the semrun around us learns that we do not need it.
+    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}

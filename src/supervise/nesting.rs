@@ -1,0 +1,267 @@
+//! Runs within a run: a nested semrun goes ahead under the permit that is held around it, and is never
+//! without one. It connects to the worker of the run around it, which tells it until when the permit
+//! is certainly held and when it is lost, and which gives the permit back only when the connection
+//! is closed. Either hears of the other one's death by that.
+//!
+//! Who may: both ends look whether the one process descends from the other. A copy of the environment
+//! in another process proves nothing.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::getpid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use uuid::Uuid;
+
+use super::descendants::is_below;
+use crate::backends::Gone;
+use crate::clock::Moment;
+use crate::kernel::watch;
+
+/// What the run around says of its permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It is certainly held for so long from that moment; none: for as long as the run lives.
+    Held(Option<(Moment, Duration)>),
+    /// It is lost.
+    Lost(Gone),
+}
+
+impl News {
+    const LENGTH: usize = 17;
+    const ENDLESS: u8 = b'e';
+    const HELD: u8 = b'h';
+    const LOST: [(u8, Gone); 3] = [(b'n', Gone::Now), (b'b', Gone::Before), (b'y', Gone::NotYet)];
+
+    fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let (kind, first, second) = match self {
+            Self::Held(None) => (Self::ENDLESS, Duration::ZERO, Duration::ZERO),
+            Self::Held(Some((since, ttl))) => (Self::HELD, since, ttl),
+            Self::Lost(gone) => {
+                let kind =
+                    Self::LOST.iter().find(|(_, one)| *one == gone).map_or(b'n', |one| one.0);
+                (kind, Duration::ZERO, Duration::ZERO)
+            }
+        };
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let mut bytes = [kind; Self::LENGTH];
+        bytes[1..9].copy_from_slice(&micros(first).to_le_bytes());
+        bytes[9..].copy_from_slice(&micros(second).to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::LENGTH]) -> Option<Self> {
+        let [kind, times @ ..] = bytes;
+        let (first, second) = times.split_at(8);
+        let time =
+            |bytes: &[u8]| Some(Duration::from_micros(u64::from_le_bytes(bytes.try_into().ok()?)));
+        let (first, second) = (time(first)?, time(second)?);
+        match kind {
+            Self::ENDLESS => Some(Self::Held(None)),
+            Self::HELD => Some(Self::Held(Some((first, second)))),
+            kind => {
+                let lost = Self::LOST.iter().find(|(one, _)| *one == kind);
+                lost.map(|(_, gone)| Self::Lost(*gone))
+            }
+        }
+    }
+}
+
+/// Where the run that holds a permit is found by those in its command. No file: nothing is left of it.
+fn address(permit: Uuid) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("semrun-{permit}"))
+}
+
+/// The end of the run that holds the permit.
+#[derive(Debug)]
+pub(crate) struct Around {
+    /// None: nothing can be nested here.
+    listener: Option<AsyncFd<OwnedFd>>,
+    nested: Vec<AsyncFd<OwnedFd>>,
+    news: News,
+}
+
+impl Around {
+    /// To be called within a runtime. A nested run that finds nobody acquires as usual and says why, so
+    /// it is no failure that there is no such place, in a sandbox say.
+    pub(crate) fn listen(permit: Uuid, news: News) -> Self {
+        let listener = || {
+            let listener = UnixListener::bind_addr(&address(permit)?)?;
+            listener.set_nonblocking(true)?;
+            watch(listener.into(), Interest::READABLE)
+        };
+        Self { listener: listener().ok(), nested: Vec::new(), news }
+    }
+
+    /// For a run that is nested itself: what it starts finds the one that holds the permit.
+    pub(crate) fn elsewhere() -> Self {
+        Self { listener: None, nested: Vec::new(), news: News::Held(None) }
+    }
+
+    /// Passes on what is new about the permit.
+    pub(crate) fn tell(&mut self, news: News) {
+        self.news = news;
+        for nested in &self.nested {
+            // One that does not read is frozen, and keeps to what it heard last.
+            say(nested.get_ref(), news);
+        }
+    }
+
+    /// Whether any semrun goes on under the permit, which must not be given back then.
+    pub(crate) fn is_needed(&mut self) -> bool {
+        while let Some(listener) = &self.listener
+            && let Ok(stream) = rustix::net::accept_with(
+                listener.get_ref(),
+                rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+            )
+        {
+            self.admit(stream);
+        }
+        self.nested.retain(|nested| !has_ended(nested.get_ref()));
+        !self.nested.is_empty()
+    }
+
+    fn admit(&mut self, stream: OwnedFd) {
+        let below = socket_peercred(&stream).is_ok_and(|peer| is_below(peer.pid, getpid()));
+        if below
+            && matches!(self.news, News::Held(_))
+            && say(&stream, self.news)
+            && let Ok(stream) = watch(stream, Interest::READABLE)
+        {
+            self.nested.push(stream);
+        }
+    }
+
+    /// Returns when the last of those that were nested is gone. Cancel-safe.
+    pub(crate) async fn deserted(&mut self) {
+        loop {
+            let before = self.nested.len();
+            if !self.is_needed() && before > 0 {
+                return;
+            }
+            self.changed().await;
+        }
+    }
+
+    async fn changed(&self) {
+        std::future::poll_fn(|context| {
+            let mut any = false;
+            for fd in self.listener.iter().chain(&self.nested) {
+                if let std::task::Poll::Ready(ready) = fd.poll_read_ready(context) {
+                    any = true;
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                }
+            }
+            if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+fn say(stream: &OwnedFd, news: News) -> bool {
+    rustix::net::send(stream, &news.to_bytes(), rustix::net::SendFlags::NOSIGNAL)
+        .is_ok_and(|length| length == News::LENGTH)
+}
+
+/// It says nothing, so there is something to read only when it has closed its end.
+fn has_ended(stream: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(stream, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
+}
+
+/// The end of a nested run.
+#[derive(Debug)]
+pub(crate) struct Nested {
+    stream: Option<UnixStream>,
+    /// The same, once a runtime watches it.
+    watched: Option<AsyncFd<OwnedFd>>,
+    heard: Vec<u8>,
+}
+
+impl Nested {
+    /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
+    /// as that can be proven here.
+    pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, News)>> {
+        let Ok(stream) = address(permit).and_then(|address| UnixStream::connect_addr(&address))
+        else {
+            return Ok(None);
+        };
+        let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
+        if !holder.is_some_and(|holder| is_below(getpid(), holder)) {
+            return Ok(None);
+        }
+        stream.set_nonblocking(true)?;
+        let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
+        match nested.news().await? {
+            Some(news @ News::Held(_)) => {
+                // What comes next is read by another runtime, perhaps.
+                nested.stream = nested.watched.take().map(|fd| fd.into_inner().into());
+                Ok(Some((nested, news)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The next news. None: the run around us is gone. Cancel-safe.
+    pub(crate) async fn news(&mut self) -> io::Result<Option<News>> {
+        if let Some(stream) = self.stream.take() {
+            self.watched = Some(watch(stream.into(), Interest::READABLE)?);
+        }
+        let Some(watched) = &self.watched else { return Ok(None) };
+        loop {
+            if let Some((first, rest)) = self.heard.split_first_chunk::<{ News::LENGTH }>() {
+                let (news, rest) = (News::from_bytes(*first), rest.to_vec());
+                self.heard = rest;
+                return Ok(news);
+            }
+            let mut bytes = [0; 64];
+            let mut ready = watched.readable().await?;
+            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut bytes)?)) {
+                Ok(Ok(0) | Err(_)) => return Ok(None),
+                Ok(Ok(length)) => self.heard.extend_from_slice(&bytes[..length]),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_come_through_as_they_are() {
+        let (since, ttl) = (Duration::from_micros(123_456_789), Duration::from_secs(30));
+        for news in [
+            News::Held(None),
+            News::Held(Some((since, ttl))),
+            News::Lost(Gone::Now),
+            News::Lost(Gone::Before),
+            News::Lost(Gone::NotYet),
+        ] {
+            assert_eq!(News::from_bytes(news.to_bytes()), Some(news));
+        }
+        assert_eq!(News::from_bytes([0; News::LENGTH]), None);
+    }
+
+    #[test]
+    fn a_process_that_is_not_below_the_holder_does_not_get_under_its_permit() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let permit = Uuid::new_v4();
+            assert!(Nested::join(permit).await.unwrap().is_none(), "nobody holds it");
+            let mut around = Around::listen(permit, News::Held(None));
+            // This very process: it is not below itself.
+            assert!(Nested::join(permit).await.unwrap().is_none());
+            assert!(!around.is_needed());
+        });
+    }
+}

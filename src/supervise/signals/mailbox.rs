@@ -1,0 +1,256 @@
+//! What the handlers hear of signals, as a stream of values. They are set before anything is asked of
+//! a backend, so that no signal goes unheard in any phase.
+#![expect(unsafe_code, reason = "signal handlers have no safe interface")]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::Signal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{IGNORED, RAISED_BY_WRITING, bit, change_mask, heard};
+use crate::kernel::watch;
+
+/// A signal that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) signal: Signal,
+    pub(crate) origin: Origin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The terminal, or another part of the kernel: our whole process group has it.
+    Kernel,
+    /// Some process, with kill(2) or the like.
+    Process,
+}
+
+/// The signals are being listened to, and none that arrives is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caught(());
+
+/// The signals that have arrived, and those that will.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    wake: AsyncFd<OwnedFd>,
+}
+
+/// Cleared in the process that looks after the command: what is sent to semrun comes to the
+/// process that everybody sees, whose handlers write into the same pipe.
+static ADDRESSED: AtomicBool = AtomicBool::new(true);
+
+/// From here on signals that are sent to this very process are nobody's business.
+pub(in crate::supervise) fn address_the_parent() {
+    ADDRESSED.store(false, Ordering::Relaxed);
+}
+
+/// What has arrived, and what wakes the process that looks after it. Both processes of a run share
+/// it: the handlers of the one that everybody sees tell the other.
+struct Mailbox {
+    arrived: &'static Arrived,
+    wake: OwnedFd,
+}
+
+/// One bit for each signal: a flag cannot overflow, however many signals come, and several of a kind
+/// are one, as they are to the kernel.
+struct Arrived {
+    from_kernel: AtomicU64,
+    from_processes: AtomicU64,
+    /// All that have ever come.
+    ever: AtomicU64,
+}
+
+impl Arrived {
+    /// In memory that a second process will share.
+    fn shared() -> io::Result<&'static Self> {
+        // SAFETY: a new mapping, nobody else's and never unmapped. Zeroes are valid for all that is in it,
+        // and a page is large and aligned enough.
+        unsafe {
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Self>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if page == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(&*page.cast::<Self>())
+        }
+    }
+
+    /// Notes one. As for the kernel, a process that is to continue is not to stop, and the other way
+    /// round.
+    fn note(&self, number: libc::c_int, origin: Origin) {
+        const STOPS: u64 = bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
+        let undone = match number {
+            libc::SIGCONT => STOPS,
+            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => bit(libc::SIGCONT),
+            _ => 0,
+        };
+        for arrived in [&self.from_kernel, &self.from_processes] {
+            if undone != 0 {
+                arrived.fetch_and(!undone, Ordering::AcqRel);
+            }
+        }
+        self.ever.fetch_or(bit(number), Ordering::AcqRel);
+        self.of(origin).fetch_or(bit(number), Ordering::AcqRel);
+    }
+
+    fn of(&self, origin: Origin) -> &AtomicU64 {
+        match origin {
+            Origin::Kernel => &self.from_kernel,
+            Origin::Process => &self.from_processes,
+        }
+    }
+
+    /// The next one, in the order in which the kernel would deliver them.
+    fn take(&self) -> Option<Arrival> {
+        for origin in [Origin::Kernel, Origin::Process] {
+            let arrived = self.of(origin);
+            loop {
+                let waiting = arrived.load(Ordering::Acquire);
+                if waiting == 0 {
+                    break;
+                }
+                let number = waiting.trailing_zeros();
+                // It may have been undone meanwhile.
+                if arrived.fetch_and(!(1 << number), Ordering::AcqRel) & 1 << number != 0 {
+                    return Some(Arrival { signal: signal(number.cast_signed() + 1), origin });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Of a number that `heard` has.
+fn signal(number: libc::c_int) -> Signal {
+    // SAFETY: none of these is the C library's own.
+    unsafe { Signal::from_raw_unchecked(number) }
+}
+
+/// Where the handlers leave what they hear; there as long as they are set, which is for ever.
+static MAILBOX: OnceLock<Mailbox> = OnceLock::new();
+
+/// The handler of all signals.
+extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if number == libc::SIGCHLD {
+        CHILD_CHANGED.store(true, Ordering::Release);
+    } else if !ADDRESSED.load(Ordering::Relaxed) {
+        return;
+    }
+    if number == libc::SIGCONT {
+        CONTINUED.store(true, Ordering::Release);
+    }
+    // SAFETY: the kernel passes one to a handler that was set with SA_SIGINFO. The place of errno is
+    // this thread's own, and what was interrupted finds it as it left it.
+    unsafe {
+        let origin =
+            if (*info).si_code == libc::SI_KERNEL { Origin::Kernel } else { Origin::Process };
+        // One that a system call of ours raised is reported by that call.
+        let our_own = RAISED_BY_WRITING.contains(&number) && (*info).si_pid() == libc::getpid();
+        let Some(Mailbox { arrived, wake }) = MAILBOX.get().filter(|_| !our_own) else { return };
+        if number != libc::SIGCHLD {
+            arrived.note(number, origin);
+        }
+        let errno = libc::__errno_location();
+        let before = *errno;
+        // It only counts, and is never full.
+        let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+        *errno = before;
+    }
+}
+
+impl Caught {
+    /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
+    /// but for SIGCHLD, without which nobody learns how the command ended.
+    pub(crate) fn install() -> io::Result<Self> {
+        let arrived = Arrived::shared()?;
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        // There is one story in a process, and one that hears.
+        MAILBOX.get_or_init(|| Mailbox { arrived, wake });
+        let ignored = IGNORED.load(Ordering::Relaxed) & !bit(libc::SIGCHLD);
+        for number in heard().filter(|number| ignored & bit(*number) == 0) {
+            // SAFETY: a sigaction of zeroes is a valid one, and `tell` does nothing that is not
+            // async-signal-safe.
+            let set = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+                action.sa_sigaction = tell as *const () as libc::sighandler_t;
+                libc::sigaction(number, &raw const action, std::ptr::null_mut())
+            };
+            if set == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // They may have been blocked when we were started, which would have made us deaf.
+        change_mask(libc::SIG_UNBLOCK, heard());
+        Ok(Self(()))
+    }
+
+    /// To be called within a runtime; once in each.
+    pub(crate) fn listen(self) -> io::Result<Signals> {
+        let Self(()) = self;
+        let wake = mailbox().wake.as_fd().try_clone_to_owned()?;
+        Ok(Signals { wake: watch(wake, Interest::READABLE)? })
+    }
+}
+
+/// There is no [`Caught`] without one.
+fn mailbox() -> &'static Mailbox {
+    MAILBOX.get().expect("signals are listened to")
+}
+
+impl Signals {
+    /// The next signal; several of a kind may be one. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> io::Result<Arrival> {
+        loop {
+            if CHILD_CHANGED.swap(false, Ordering::AcqRel) {
+                return Ok(Arrival { signal: Signal::CHILD, origin: Origin::Kernel });
+            }
+            if let Some(arrival) = self.waiting() {
+                return Ok(arrival);
+            }
+            let mut ready = self.wake.readable().await?;
+            // Read before the flags are: one that is set afterwards wakes again.
+            if let Ok(read) = ready.try_io(|wake| Ok(rustix::io::read(wake, &mut [0; 8])?)) {
+                read?;
+            }
+        }
+    }
+
+    /// A signal that has arrived already, if there is one.
+    #[expect(clippy::unused_self, reason = "who listens may ask")]
+    pub(crate) fn waiting(&self) -> Option<Arrival> {
+        mailbox().arrived.take()
+    }
+}
+
+/// Set with each SIGCHLD of this process: a lost one would leave us waiting for ever.
+static CHILD_CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal has ever been sent to semrun.
+pub(in crate::supervise) fn received(signal: Signal) -> bool {
+    let ever = MAILBOX.get().map_or(0, |mailbox| mailbox.arrived.ever.load(Ordering::Acquire));
+    ever & bit(signal.as_raw()) != 0
+}
+
+/// Set with each SIGCONT.
+static CONTINUED: AtomicBool = AtomicBool::new(false);
+
+/// To be called before a stop, after which [`continued`] counts.
+pub(super) fn forget_continuation() {
+    CONTINUED.store(false, Ordering::Release);
+}
+
+pub(super) fn continued() -> bool {
+    CONTINUED.load(Ordering::Acquire)
+}
