@@ -141,6 +141,11 @@ impl Inherited {
         }
     }
 
+    /// Whether this one of the three streams was closed.
+    pub(crate) fn is_closed(self, descriptor: u8) -> bool {
+        self.closed & 1 << descriptor != 0
+    }
+
     fn ignores(self, signal: Signal) -> bool {
         self.ignored & 1 << signal.as_raw() != 0
     }
