@@ -22,6 +22,8 @@ pub(super) struct Connection {
     begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
     /// Whether the server may have heard of anything.
     reached: Cell<bool>,
+    /// Whether it has answered anything.
+    answered: Cell<bool>,
 }
 
 /// A script.
@@ -75,6 +77,7 @@ impl Connection {
             idle: RefCell::new(None),
             begun: RefCell::new(None),
             reached: Cell::new(false),
+            answered: Cell::new(false),
         }
     }
 
@@ -186,7 +189,9 @@ impl Connection {
             self.query_on(conversation, questions).await
         };
         match answers.await {
-            Err(error) if error.is_io_error() && self.dialler.meets_tls().await => Err(only_tls()),
+            Err(error) if error.is_io_error() && !self.answered.get() => {
+                Err(if self.dialler.meets_tls().await { only_tls() } else { error })
+            }
             answers => answers,
         }
     }
@@ -210,6 +215,7 @@ impl Connection {
     }
 
     fn keep(&self, conversation: Conversation, answers: &[Value]) {
+        self.answered.set(true);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
             _ => true,

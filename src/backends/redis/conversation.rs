@@ -24,6 +24,9 @@ use crate::backends::tls::Tls;
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 
+/// How long a greeting is usually answered at the latest.
+const GREETING: Duration = Duration::from_millis(600);
+
 /// What answers are read in.
 const ROOM: usize = 8 * 1024;
 
@@ -280,7 +283,7 @@ impl Conversation {
 
 /// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.
 async fn answers_without_tls(address: SocketAddr) {
-    sleep(ONE_OF_SEVERAL / 2).await;
+    sleep(GREETING).await;
     if !matches!(first_byte(address, b"PING\r\n").await, Ok(b'+' | b'-')) {
         std::future::pending::<()>().await;
     }
