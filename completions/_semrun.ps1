@@ -136,14 +136,14 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Say nothing but errors [env: SEMRUN_QUIET]')
             [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Say nothing but errors [env: SEMRUN_QUIET]')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON document (docs/operations/steps.md has its fields)')
-            [CompletionResult]::new('--shell', '--shell', [CompletionResultType]::ParameterName, 'Print `export` lines for a shell to evaluate [env: SEMRUN_SHELL]')
+            [CompletionResult]::new('--shell', '--shell', [CompletionResultType]::ParameterName, 'Print `export` lines for a shell to evaluate')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'semrun;renew' {
             [CompletionResult]::new('--permit', '--permit', [CompletionResultType]::ParameterName, 'What `semrun acquire` printed [env: SEMRUN_PERMIT]')
-            [CompletionResult]::new('--while-pid', '--while-pid', [CompletionResultType]::ParameterName, 'Go on extending it until this process has ended; does not give it back [env: SEMRUN_WHILE_PID]')
+            [CompletionResult]::new('--while-pid', '--while-pid', [CompletionResultType]::ParameterName, 'Go on extending it until this process has ended; does not give it back')
             [CompletionResult]::new('--backend', '--backend', [CompletionResultType]::ParameterName, 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]')
             [CompletionResult]::new('--prefix', '--prefix', [CompletionResultType]::ParameterName, 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]')
             [CompletionResult]::new('--quarantine', '--quarantine', [CompletionResultType]::ParameterName, 'How long a Redis that remembers nothing has to be up before it grants anything: auto, 0 for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL] [env: SEMRUN_QUARANTINE]')
@@ -186,7 +186,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('--client-cert', '--client-cert', [CompletionResultType]::ParameterName, 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]')
             [CompletionResult]::new('--client-key', '--client-key', [CompletionResultType]::ParameterName, 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'A configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]')
-            [CompletionResult]::new('--unpin', '--unpin', [CompletionResultType]::ParameterName, 'Leave it to its users again [env: SEMRUN_UNPIN]')
+            [CompletionResult]::new('--unpin', '--unpin', [CompletionResultType]::ParameterName, 'Leave it to its users again')
             [CompletionResult]::new('--allow-eviction', '--allow-eviction', [CompletionResultType]::ParameterName, 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')

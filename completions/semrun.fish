@@ -109,10 +109,10 @@ complete -c semrun -n "__fish_semrun_using_subcommand acquire" -l allow-eviction
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -l json -d 'Print a JSON document (docs/operations/steps.md has its fields)'
-complete -c semrun -n "__fish_semrun_using_subcommand acquire" -l shell -d 'Print `export` lines for a shell to evaluate [env: SEMRUN_SHELL]'
+complete -c semrun -n "__fish_semrun_using_subcommand acquire" -l shell -d 'Print `export` lines for a shell to evaluate'
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand renew" -l permit -d 'What `semrun acquire` printed [env: SEMRUN_PERMIT]' -r
-complete -c semrun -n "__fish_semrun_using_subcommand renew" -l while-pid -d 'Go on extending it until this process has ended; does not give it back [env: SEMRUN_WHILE_PID]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand renew" -l while-pid -d 'Go on extending it until this process has ended; does not give it back' -r
 complete -c semrun -n "__fish_semrun_using_subcommand renew" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
 complete -c semrun -n "__fish_semrun_using_subcommand renew" -l prefix -d 'Namespace of the keys in Redis [default: semrun] [env: SEMRUN_PREFIX]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand renew" -l quarantine -d 'How long a Redis that remembers nothing has to be up before it grants anything: auto, 0 for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL] [env: SEMRUN_QUARANTINE]' -r
@@ -147,7 +147,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand limit" -l ca-file -d 'The 
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l config -d 'A configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]' -r -F
-complete -c semrun -n "__fish_semrun_using_subcommand limit" -l unpin -d 'Leave it to its users again [env: SEMRUN_UNPIN]'
+complete -c semrun -n "__fish_semrun_using_subcommand limit" -l unpin -d 'Leave it to its users again'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F

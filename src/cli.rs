@@ -315,7 +315,18 @@ const VARIABLES: &str = "SEMRUN_";
 /// The variable of an option: `SEMRUN_` and its long name. None for what has none: operands, and
 /// what is meant for one call alone.
 pub(crate) fn variable(argument: &Arg) -> Option<String> {
-    const ONE_CALL: [&str; 7] = ["command", "force", "now", "json", "watch", "help", "version"];
+    const ONE_CALL: [&str; 10] = [
+        "command",
+        "force",
+        "help",
+        "json",
+        "now",
+        "shell",
+        "unpin",
+        "version",
+        "watch",
+        "while-pid",
+    ];
     let long = argument.get_long().filter(|long| !ONE_CALL.contains(long))?;
     Some(format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_")))
 }

@@ -1,5 +1,6 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+mod forbidden;
 mod words;
 
 use std::ffi::OsStr;
@@ -10,10 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
+use self::forbidden::Forbidden;
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span, harmless};
-use crate::backends::{self, Eviction, Name, Permit, Phase, Standing};
+use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, WITHHELD};
 use crate::kernel::spawn::LaunchError;
+use crate::settings::NoShell;
 use crate::supervise::signals;
 
 /// Why somebody waits, and for whom.
@@ -33,12 +36,7 @@ impl fmt::Display for Waiting<'_> {
             return write!(f, "; {trouble}");
         }
         if let Some(paused) = paused {
-            return write!(
-                f,
-                "; nobody is granted a permit for {} yet, so that holders which the server may \
-                 have forgotten can report (--quarantine)",
-                Span(*paused)
-            );
+            return write!(f, "; nobody is granted a permit for {} yet, {WITHHELD}", Span(*paused));
         }
         if let Some(holder) = holder {
             let age = self.now.duration_since(holder.since).unwrap_or_default();
@@ -82,6 +80,7 @@ pub(crate) enum Warning<'a> {
     Ttl { name: &'a Name, asked: Duration, stands: Duration },
     Foreign { name: &'a Name, ttl: Duration },
     Blind,
+    Deaf(Duration),
     Unkillable(&'a [Pid]),
     Trouble { name: &'a Name, what: &'a str },
     NotReleased(&'a crate::backends::Error),
@@ -119,8 +118,16 @@ impl fmt::Display for Warning<'_> {
                 humantime::format_duration(*ttl)
             ),
             Self::Blind => f.write_str(
-                "this Redis user may not ask for INFO, so a restart that loses permits goes \
-                 unnoticed; allow it with ACL SETUSER … +info",
+                "this Redis does not answer INFO (an ACL forbids it, or it was renamed), so a \
+                 restart that loses permits, or a policy that evicts them, goes unnoticed; allow it \
+                 with ACL SETUSER … +info",
+            ),
+            Self::Deaf(late) => write!(
+                f,
+                "this Redis does not answer BLPOP (an ACL forbids it, or it was renamed), so a \
+                 permit that is given back is noticed up to {} later; allow it with ACL SETUSER … \
+                 +blpop",
+                Span(*late)
             ),
             Self::Unkillable(pids) => {
                 let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
@@ -281,6 +288,7 @@ pub(crate) enum Detail<'a> {
     /// What a command that has exited leaves running.
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
+    NoShell(&'a NoShell),
 }
 
 impl fmt::Display for Detail<'_> {
@@ -311,6 +319,10 @@ impl fmt::Display for Detail<'_> {
             }
             Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
             Self::Released(permit) => write!(f, "released {permit}"),
+            Self::NoShell(NoShell { shell, why }) => {
+                let shell = shell.to_string_lossy();
+                write!(f, "SHELL is '{}', {why}; using /bin/sh", harmless(&shell))
+            }
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")
             }
@@ -335,18 +347,23 @@ impl fmt::Display for CannotRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = &self.program;
         match &self.reason {
-            LaunchError::NotFound if program.contains('/') => write!(
-                f,
-                "cannot run {program}: there is no such file, or the interpreter in its first \
-                 line is missing"
-            ),
-            LaunchError::NotFound => {
+            LaunchError::NotFound | LaunchError::NotExecutable(_) if program.is_empty() => {
+                write!(f, "cannot run '': the name of the command is empty")
+            }
+            LaunchError::NotFound if !program.contains('/') => {
                 write!(f, "cannot run {program}: no such command in PATH")
             }
+            LaunchError::NotFound if Path::new(program).exists() => {
+                write!(
+                    f,
+                    "cannot run {program}: the interpreter in its first line, or its loader, is missing"
+                )
+            }
+            LaunchError::NotFound => write!(f, "cannot run {program}: there is no such file"),
             LaunchError::NotExecutable(error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
-                write!(f, "cannot run {program}: not executable (chmod +x makes it so)")
+                write!(f, "cannot run {program}: {}", Forbidden::of(program))
             }
             LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
             LaunchError::Failed(doing, error) => {

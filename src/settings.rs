@@ -8,6 +8,7 @@ mod location;
 mod misuse;
 mod runs;
 mod server;
+mod shell;
 mod subcommands;
 
 use std::ffi::{CStr, OsStr, OsString};
@@ -19,12 +20,13 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 use self::files::Config;
-pub(crate) use self::layers::Given;
-use self::layers::{GivenValue, Layers, operands, typed};
+pub(crate) use self::layers::{Given, GivenValue};
+use self::layers::{Layers, once, operands, typed};
 pub(crate) use self::misuse::Misuse;
 use self::misuse::{misconfigured, misuse, one_line};
 pub(crate) use self::runs::{Request, Run, Wait};
 pub(crate) use self::server::Serve;
+pub(crate) use self::shell::NoShell;
 pub(crate) use self::subcommands::{
     Acquire, Change, Doctor, Examined, Limit, Printed, Release, Renew, Status,
 };
@@ -128,12 +130,12 @@ pub(crate) fn system_file() -> &'static Path {
 
 /// Understands a command line, its program's name included.
 pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task, Misuse> {
-    let mut command = Merged::<cli::Run>::command();
+    let mut command = once(Merged::<cli::Run>::command());
     let matches = match command.try_get_matches_from_mut(line) {
         Ok(matches) => matches,
         Err(error) => return print_or_misuse(&error, line, &[]),
     };
-    let flags = typed(&command, &matches);
+    let flags = typed(&command, &matches)?;
     let operands = operands(&command, &matches);
     if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
         let what = format!(
@@ -164,7 +166,7 @@ fn subcommand(
     words: &[OsString],
     around: &Surroundings<'_>,
 ) -> Result<Task, Misuse> {
-    let command = SubOnly::command();
+    let command = SubOnly::command().mut_subcommands(once);
     let matches = match command.clone().try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) => return print_or_misuse(&error, words, &words[..1]),
@@ -174,7 +176,7 @@ fn subcommand(
     };
     let command = command.find_subcommand(name).cloned().unwrap_or_default();
     check_before(name, &before, &command)?;
-    let behind = typed(&command, matches);
+    let behind = typed(&command, matches)?;
     let again = |(option, _): &(String, GivenValue)| behind.iter().any(|(one, _)| one == option);
     // Of what was said twice the last counts.
     let mut flags: Vec<_> = before.into_iter().filter(|one| !again(one)).collect();

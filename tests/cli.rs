@@ -38,6 +38,8 @@ mod cli {
     mod original;
     /// Deaths and outages: a command is dead before its permit passes on.
     mod outages;
+    /// Outcomes that could be taken for others.
+    mod outcomes;
     /// `semrun serve` as a client of the original sees it.
     mod protocol;
     /// A network that misbehaves.
@@ -68,6 +70,8 @@ mod cli {
     mod status;
     /// Permits that outlive the process that acquired them, and permits that are taken away.
     mod steps;
+    /// What answers and is no server, or a strange one.
+    mod strange;
     /// What the tests are made of.
     mod support;
     /// Job control and the waiting line, on a pseudo-terminal.
@@ -76,4 +80,6 @@ mod cli {
     mod tls;
     /// Whole trees: what stops them, and what stops with them.
     mod trees;
+    /// Redis servers that do not grant everything, or nothing yet.
+    mod unwilling;
 }

@@ -48,12 +48,24 @@ impl Url {
     pub(crate) fn parse(url: &str) -> Result<Self, BadLocation> {
         const KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
                              http://HOST for a cloud-semaphore server";
+        // What comes from a file, or from where secrets are kept, may end with one.
+        let url = url.strip_suffix('\n').map_or(url, |url| url.strip_suffix('\r').unwrap_or(url));
+        // Some parsers drop line breaks wherever they are.
+        if url.contains(char::is_control) {
+            let what = "has a line break or another control character".into();
+            return Err(BadLocation::Malformed(what));
+        }
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(BadLocation::Malformed(format!("is not a URL; {KNOWN}")));
         };
         let scheme = scheme.to_ascii_lowercase();
         match scheme.as_str() {
             "file" => {
+                if rest.contains(['?', '#']) {
+                    let what = "has a '?' or '#', which mean nothing here; write %3F or %23 for \
+                                one in the path";
+                    return Err(BadLocation::Malformed(what.into()));
+                }
                 let path = rest.strip_prefix("//localhost").or(rest.strip_prefix("//"));
                 let path: Vec<u8> = percent_decode_str(path.unwrap_or_default()).collect();
                 let path = PathBuf::from(OsString::from_vec(path));
@@ -112,7 +124,20 @@ mod tests {
         assert_eq!(directory("file:///srv/semrun"), Path::new("/srv/semrun"));
         assert_eq!(directory("FILE://localhost/srv"), Path::new("/srv"));
         assert_eq!(directory("file:///with%20space"), Path::new("/with space"));
-        for bad in ["file:relative", "file://relative/path", "file:", "file:///a%00b"] {
+        assert_eq!(directory("file:///a%3Fb%23c"), Path::new("/a?b#c"));
+        assert_eq!(directory("file:///srv\r\n"), Path::new("/srv"));
+        for bad in [
+            "file:relative",
+            "file://relative/path",
+            "file://localhost",
+            "file://user@localhost/path",
+            "file://localhost:1/path",
+            "file:",
+            "file:///a%00b",
+            "file:///a?b",
+            "file:///a#b",
+            "file:///a\nb",
+        ] {
             assert!(matches!(Url::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
         }
     }
@@ -122,7 +147,15 @@ mod tests {
         for good in ["redis://h", "REDISS://h", "redis+unix:///run/redis.sock"] {
             assert!(matches!(Url::parse(good), Ok(Url::Redis(_))), "{good}");
         }
-        for bad in ["", "/srv/semrun", "ftp://host/", "redi://host", "redis://"] {
+        for bad in [
+            "",
+            "/srv/semrun",
+            "ftp://host/",
+            "redi://host",
+            "redis://",
+            "redis://h/\n3",
+            "http://h\t",
+        ] {
             assert!(matches!(Url::parse(bad), Err(BadLocation::Malformed(_))), "{bad}");
         }
         for good in ["http://h", "HTTPS://h:1"] {

@@ -2,6 +2,7 @@
 //! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
 //! of processes, exit codes or the words that people read.
 
+mod believed;
 pub(crate) mod cloud;
 pub(crate) mod connect;
 mod leased;
@@ -10,6 +11,7 @@ pub(crate) mod local;
 mod permit;
 pub(crate) mod redis;
 mod renewal;
+mod resolve;
 mod seen;
 pub(crate) mod tls;
 mod trouble;
@@ -35,6 +37,10 @@ pub(crate) use self::permit::{Gone, Lost, Name, Permit, Tenure};
 use self::seen::millis;
 pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who};
 pub(crate) use self::turn::{Cancel, Notice, Turn};
+
+/// Why nobody is granted a permit for a while.
+pub(crate) const WITHHELD: &str =
+    "so that holders which the server may have forgotten can report (--quarantine)";
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -201,7 +207,8 @@ pub(crate) struct Ask {
     /// For how long from its grant the permit stays taken, even if it is given back, or its holder
     /// dies, before that.
     pub(crate) min_hold: Duration,
-    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace.
+    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. That
+    /// nobody is granted one yet, although it is free, is an error.
     pub(crate) nonblock: bool,
     pub(crate) who: Who,
 }
@@ -232,6 +239,8 @@ pub(crate) enum ErrorKind {
     Unsupported,
     /// What stands there is not what was asked for, and nothing else would do.
     Differs,
+    /// Nobody is granted a permit yet, although one is free.
+    Withheld,
 }
 
 impl fmt::Display for Error {

@@ -51,9 +51,10 @@ impl Snapshot {
         }
     }
 
-    /// Whether all permits are taken; `asked` is the limit where none is in force.
+    /// Whether all permits are taken, or none is granted yet; `asked` is the limit where none is in
+    /// force.
     pub(crate) fn full(&self, asked: u32) -> bool {
-        self.holders.len() >= self.limit.unwrap_or(asked) as usize
+        self.paused.is_some() || self.holders.len() >= self.limit.unwrap_or(asked) as usize
     }
 
     /// Who has the permit with this identity.
@@ -202,7 +203,7 @@ pub(crate) struct Standing {
     pub(crate) held: usize,
     /// Who has held one for the longest time.
     pub(crate) holder: Option<Record>,
-    /// For how long nobody is granted one.
+    /// For how long nobody is granted one that is free.
     pub(crate) paused: Option<Duration>,
 }
 
@@ -212,7 +213,9 @@ impl Standing {
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
         let ahead = snapshot.waiters.iter().position(ours)?;
         let holder = snapshot.holders.first().and_then(|holder| holder.record().cloned());
-        Some(Self { ahead, held: snapshot.holders.len(), holder, paused: snapshot.paused })
+        let held = snapshot.holders.len();
+        let free = snapshot.limit.is_none_or(|limit| held < limit as usize);
+        Some(Self { ahead, held, holder, paused: snapshot.paused.filter(|_| free) })
     }
 }
 
@@ -242,6 +245,8 @@ pub(super) mod millis {
     }
 
     pub(in super::super) fn at(millis: u64) -> SystemTime {
-        UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+        // The year 9999 is the last one that can be written.
+        const LAST: u64 = 253_402_300_799_999;
+        UNIX_EPOCH + Duration::from_millis(if millis <= LAST { millis } else { 0 })
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 /// What a client needs beyond the authorities that the system trusts; all in PEM.
 #[derive(Debug, Clone, Default)]
@@ -41,8 +41,22 @@ impl Tls {
         Ok(())
     }
 
+    /// How a client greets a server of that name.
+    pub(super) fn greeting(name: ServerName<'static>) -> Option<Vec<u8>> {
+        // Any authority will do: the answer is not looked at.
+        let nobody = Self { authority: Some(Vec::new()), client: None };
+        let mut client = ClientConnection::new(nobody.configured().ok()?, name).ok()?;
+        let mut greeting = Vec::new();
+        client.write_tls(&mut greeting).ok()?;
+        Some(greeting)
+    }
+
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, String> {
         self.check()?;
+        self.configured()
+    }
+
+    fn configured(&self) -> Result<Arc<ClientConfig>, String> {
         let mut trusted = RootCertStore::empty();
         let authorities = match &self.authority {
             Some(pem) => certificates(pem),

@@ -33,6 +33,8 @@ pub(super) enum TroubleKind {
     Unsupported,
     /// What stands there is not what was asked for.
     Differs,
+    /// Nobody is granted a permit yet.
+    Withheld,
 }
 
 impl Trouble {
@@ -71,6 +73,15 @@ impl Trouble {
         Self::away("another server has taken its place")
     }
 
+    /// Nobody is granted a permit yet, whoever holds one.
+    pub(super) fn withheld(time: Duration) -> Self {
+        let up = u64::from(time.subsec_nanos() > 0);
+        let (time, why) = (Duration::from_secs(time.as_secs() + up), super::WITHHELD);
+        let what =
+            format!("nobody is granted a permit for {time:?} yet, {why}; wait for it (--wait)");
+        Self { what, kind: TroubleKind::Withheld }
+    }
+
     /// The permit, or the place in the queue, was given back by somebody else.
     pub(super) fn withdrawn() -> Self {
         Self { what: "it was withdrawn from outside".into(), kind: TroubleKind::Final }
@@ -82,7 +93,8 @@ impl Trouble {
 
     /// Whether it ends also the waiting of one who is in the queue.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self.kind, TroubleKind::Final | TroubleKind::Unsupported | TroubleKind::Differs)
+        use TroubleKind::{Differs, Final, Unsupported, Withheld};
+        matches!(self.kind, Final | Unsupported | Differs | Withheld)
     }
 
     /// `backend` is a URL without secrets, `doing` fits "cannot …".
@@ -98,6 +110,7 @@ impl Trouble {
         let kind = match self.kind {
             TroubleKind::Unsupported => ErrorKind::Unsupported,
             TroubleKind::Differs => ErrorKind::Differs,
+            TroubleKind::Withheld => ErrorKind::Withheld,
             _ => ErrorKind::Unavailable,
         };
         Error { kind, backend: backend.into(), what, source: None }
@@ -122,15 +135,40 @@ pub(super) async fn patiently<T>(
 ) -> Result<T, Trouble> {
     let give_up = Instant::now() + patience;
     let mut pause = Pause::new();
+    let mut before = Before::default();
     loop {
         let left = give_up.saturating_duration_since(Instant::now());
-        let trouble = match within(CONNECTING.min(left), attempt()).await {
+        let time = CONNECTING.min(left);
+        let trouble = match within(time, attempt()).await {
             Ok(done) => return Ok(done),
-            Err(trouble) => trouble,
+            Err(trouble) => before.or(trouble, time),
         };
         if trouble.lasts() || !pause.sleep_before(give_up).await {
             return Err(trouble);
         }
+    }
+}
+
+/// What was wrong with the attempts before, since the last one that succeeded.
+#[derive(Default)]
+pub(super) struct Before(Option<Trouble>);
+
+impl Before {
+    /// Whether there were any. A connection that was cut and is back at once is no news.
+    pub(super) fn any(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What is wrong now; an attempt that had no time to find that out has what was before.
+    pub(super) fn or(&mut self, trouble: Trouble, time: Duration) -> Trouble {
+        if time < CONNECTING
+            && trouble == Trouble::silence()
+            && let Some(before) = &self.0
+        {
+            return before.clone();
+        }
+        self.0 = Some(trouble.clone());
+        trouble
     }
 }
 

@@ -21,8 +21,10 @@ pub(crate) enum Notice {
     HeldAround,
     /// The backend may not tell us whether it was restarted and forgot its permits.
     Blind,
+    /// It may not wake us, so that what is free is noticed only so often.
+    Deaf { heartbeat: Duration },
     /// The backend does not answer, or not as it should, and is tried again: `what` fits behind
-    /// a colon. It may last if an error does not end it soon.
+    /// a colon. It may last if it was not the first try and an error does not end it soon.
     Trouble { what: String, may_last: bool },
 }
 

@@ -13,8 +13,8 @@ use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::Fine;
-use crate::settings::{Doctor, Examined, Given};
+use crate::report::{Fine, harmless};
+use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::descendants;
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
@@ -131,9 +131,11 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Fin
             finding(topic, Grade::Good, &text)
         }
         Ok(None) => {
-            let text = "nobody is granted a permit just now: the server has come up a moment ago, or \
-                        another doctor is at work";
+            let text = "no permit was free just now: another doctor is at work";
             finding(topic, Grade::Doubtful, text)
+        }
+        Err(error) if error.kind == ErrorKind::Withheld => {
+            finding(topic, Grade::Doubtful, &error.what)
         }
         Err(error) => bad(topic, error.to_string()),
     }
@@ -193,11 +195,10 @@ fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
 
 impl Setting {
     fn of(given: &Given) -> Self {
-        let text = given.value.shown();
-        let value = match given.option.as_str() {
-            "password" | "api-key" => "***".into(),
-            "backend" => shown_url(&text),
-            _ => text,
+        let value = match (given.option.as_str(), &given.value) {
+            ("password" | "api-key", _) => "***".into(),
+            ("backend", GivenValue::Text(url)) => shown_url(&url.to_string_lossy()),
+            (_, value) => value.shown(),
         };
         Self { option: given.option.clone(), value, source: given.source.to_string() }
     }
@@ -207,7 +208,7 @@ impl Setting {
 fn shown_url(url: &str) -> String {
     match Url::parse(url) {
         Ok(Url::Redis(url)) => url.shown(),
-        Ok(_) => url.into(),
+        Ok(_) => url.trim_end().into(),
         Err(_) => "***".into(),
     }
 }
@@ -228,7 +229,7 @@ impl Report {
                 Grade::Doubtful => "doubtful",
                 Grade::Bad => "BAD",
             };
-            let _ = writeln!(text, "{grade:8}  {topic:topics$}  {what}");
+            let _ = writeln!(text, "{grade:8}  {topic:topics$}  {}", harmless(what));
         }
         text
     }

@@ -19,13 +19,17 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::Context;
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
 
 use crate::account::Account;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
 use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, NotOurs};
+use crate::report::{CannotRun, Detail, NotOurs};
 use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
+use crate::supervise::signals::Inherited;
+use crate::terminal::{Console, Loudness};
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
@@ -57,8 +61,17 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
 }
 
 fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
+    if prints(&task) && !can_print() {
+        return Err(cannot_write(Errno::BADF.into()));
+    }
     match task {
-        Task::Run(settings) => run::run(&settings, account),
+        Task::Run(settings) => {
+            if let Some(no_shell) = &settings.no_shell {
+                let mut console = Console::new(settings.request.loudness);
+                console.say(Loudness::Verbose, Detail::NoShell(no_shell));
+            }
+            run::run(&settings, account)
+        }
         Task::Status(settings) => status::run(&settings, account),
         Task::Acquire(settings) => acquire::run(&settings, account),
         Task::Renew(settings) => renew::run(&settings, account),
@@ -75,6 +88,30 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
     }
 }
 
+/// Whether a task has something to say on standard output, without which nobody has a use for it.
+fn prints(task: &Task) -> bool {
+    match task {
+        Task::Status(_)
+        | Task::Acquire(_)
+        | Task::Limit(_)
+        | Task::Doctor(_)
+        | Task::Completions(_)
+        | Task::Man(_)
+        | Task::Print(_) => true,
+        Task::Release(settings) => settings.force,
+        Task::Run(_) | Task::Renew(_) | Task::Serve(_) => false,
+    }
+}
+
+/// Whether there is a standard output, as semrun was started. The standard library takes what is not
+/// there for a place where everything may be written.
+fn can_print() -> bool {
+    let reads =
+        |flags: OFlags| flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH);
+    !Inherited::recorded().is_closed(1)
+        && fcntl_getfl(io::stdout()).is_ok_and(|flags| !reads(flags))
+}
+
 /// The class of a failure, which decides its exit code.
 pub(crate) fn class(error: &anyhow::Error) -> Failure {
     if let Some(misuse) = error.downcast_ref::<Misuse>() {
@@ -82,7 +119,7 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     }
     if let Some(error) = error.downcast_ref::<backends::Error>() {
         return match error.kind {
-            ErrorKind::Unavailable => Failure::Unavailable,
+            ErrorKind::Unavailable | ErrorKind::Withheld => Failure::Unavailable,
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
     }

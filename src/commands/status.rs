@@ -110,19 +110,20 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
     for snapshot in snapshots {
         let name = &snapshot.name;
         let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
-        let foreign = held > 0;
-        let limit = snapshot.limit.or(foreign.then_some(asked));
-        let idle = held == 0 && waiting == 0 && snapshot.paused.is_none();
+        let limit = snapshot.limit.or((held > 0).then_some(asked));
+        let idle = held == 0 && waiting == 0;
+        let soon = snapshot.paused.map(|left| format!(" in {} (quarantine)", Span(left)));
+        let free = format!("free{}", soon.unwrap_or_default());
         match limit {
             Some(limit) if snapshot.pinned && idle => {
-                let _ = writeln!(text, "{name}: free, limit {limit} pinned");
+                let _ = writeln!(text, "{name}: {free}, limit {limit} pinned");
                 continue;
             }
             Some(limit) => {
                 let _ = write!(text, "{name}: {held} of {limit} held, {waiting} waiting");
             }
             None => {
-                let _ = writeln!(text, "{name}: free");
+                let _ = writeln!(text, "{name}: {free}");
                 continue;
             }
         }

@@ -1,5 +1,6 @@
 //! Waiting in turn for a permit, with what the user gets to see of it meanwhile.
 
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
@@ -11,7 +12,7 @@ use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Snapshot,
-    Standing, Turn, Who,
+    Standing, Turn, WITHHELD, Who,
 };
 use crate::exit::Exit;
 use crate::report::{Detail, Waited, Waiting, Warning};
@@ -222,19 +223,13 @@ pub(super) async fn wait_in_turn(
             Turned::Granted(lease)
         }
         (Acquired::Busy, _) => Turned::Away(Exit::NotAcquired(request.conflict_exit_code)),
-        (Acquired::Cancelled, _) if view.trouble.is_some() => {
-            view.console.clear();
-            let what = view.trouble.take().unwrap_or_default();
-            let what = format!("gave up waiting for '{}': {what}", ask.name);
-            return Err(Error {
-                kind: ErrorKind::Unavailable,
-                backend: backend.url(),
-                what,
-                source: None,
-            }
-            .into());
-        }
         (Acquired::Cancelled, _) => {
+            if let Some(what) = view.hindrance() {
+                view.console.clear();
+                let what = format!("gave up waiting for '{}': {what}", ask.name);
+                let (kind, backend) = (ErrorKind::Unavailable, backend.url());
+                return Err(Error { kind, backend, what, source: None }.into());
+            }
             // The exit code alone would not tell this from an error of the command's.
             view.console.say(Loudness::Normal, Waited::GaveUp(&ask.name, after));
             Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
@@ -249,9 +244,12 @@ struct View<'a> {
     ask: &'a Ask,
     visible: &'a Visible,
     console: &'a mut Console,
-    standing: Option<Standing>,
+    /// How we stand, and when that was told.
+    standing: Option<(Standing, Instant)>,
     /// What keeps the backend from telling us.
     trouble: Option<String>,
+    /// When that is worth a line again.
+    next_complaint: Instant,
     /// Whether a log was told that we wait.
     announced: bool,
     next_look: Option<Instant>,
@@ -274,6 +272,7 @@ impl<'a> View<'a> {
             console,
             standing: None,
             trouble: None,
+            next_complaint: Instant::now(),
             announced: false,
             next_look: None,
             looking: None,
@@ -305,7 +304,7 @@ impl<'a> View<'a> {
         let name = &self.ask.name;
         match notice {
             Notice::Queued(standing) => {
-                self.standing = Some(standing);
+                self.standing = Some((standing, Instant::now()));
                 self.trouble = None;
                 self.heard();
             }
@@ -323,15 +322,28 @@ impl<'a> View<'a> {
             }
             Notice::HeldAround => self.warn(&Warning::Unproven(name)),
             Notice::Blind => self.warn(&Warning::Blind),
+            Notice::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
             Notice::Trouble { what, may_last } => {
-                // Once, however often it is tried and whatever comes of that.
-                if may_last && self.trouble.is_none() {
+                let now = Instant::now();
+                // Once, as long as it goes on or comes again within a minute.
+                if may_last && mem::replace(&mut self.next_complaint, now + ALIVE) <= now {
                     self.warn(&Warning::Trouble { name, what: &what });
                 }
-                self.trouble = Some(what);
+                // What keeps us from leaving is not what kept us waiting.
+                if may_last || self.trouble.is_none() {
+                    self.trouble = Some(what);
+                }
                 self.heard();
             }
         }
+    }
+
+    /// What kept us from a permit that was free, or from knowing of one.
+    fn hindrance(&mut self) -> Option<String> {
+        let paused = self.standing.as_ref().and_then(|(told, when)| Some(*when + told.paused?));
+        let paused = paused.filter(|end| *end > Instant::now());
+        let withheld = paused.map(|_| format!("nobody was granted a permit, {WITHHELD}"));
+        self.trouble.take().or(withheld)
     }
 
     fn warn(&mut self, warning: &Warning<'_>) {
@@ -366,7 +378,8 @@ impl<'a> View<'a> {
         self.looking = None;
         // What cannot be looked at is said where it matters, by the acquiring.
         let standing = snapshot.ok().and_then(|snapshot| Standing::of(&snapshot, self.ask.id));
-        self.standing = standing.or(self.standing.take());
+        let told = standing.map(|standing| (standing, Instant::now()));
+        self.standing = told.or(self.standing.take());
         self.announced = false;
         self.show();
     }
@@ -396,7 +409,7 @@ impl<'a> View<'a> {
     }
 
     fn waiting(&self) -> Option<Waiting<'_>> {
-        let standing = self.standing.as_ref()?;
+        let (standing, _) = self.standing.as_ref()?;
         let trouble = self.trouble.as_deref();
         Some(Waiting { name: &self.ask.name, standing, trouble, now: SystemTime::now() })
     }

@@ -20,7 +20,7 @@ pub(crate) use self::one::{Verdict, Which};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
-use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told};
+use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told, millis};
 use crate::backends::ledger::{Change, Claim, Renewal, Terms};
 use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
@@ -391,7 +391,8 @@ impl Semaphores {
     /// How a semaphore stands, for our clients.
     pub(crate) fn look(&self, name: &Rc<str>) -> Look {
         let now = clock::now();
-        let mut look = Look::default();
+        let paused = self.paused().filter(|left| *left > COMING_BACK);
+        let mut look = Look { paused_ms: paused.map(millis), ..Look::default() };
         self.change_known(name, |semaphore| {
             let changes = semaphore.ledger.expire(now);
             look = semaphore.look(now);

@@ -105,8 +105,22 @@ impl Given {
     }
 }
 
+/// What says which semaphore or permit is meant. Of two one would be passed over.
+const ONCE: [&str; 2] = ["name", "permit"];
+
+/// The same command, which tells how often those were typed.
+pub(super) fn once(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let counts = argument.get_long().is_some_and(|long| ONCE.contains(&long));
+        if counts { argument.action(ArgAction::Append) } else { argument }
+    })
+}
+
 /// The options that were typed, with the values as they were.
-pub(super) fn typed(command: &Command, matches: &ArgMatches) -> Vec<(String, GivenValue)> {
+pub(super) fn typed(
+    command: &Command,
+    matches: &ArgMatches,
+) -> Result<Vec<(String, GivenValue)>, Misuse> {
     let mut options = Vec::new();
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
@@ -116,11 +130,14 @@ pub(super) fn typed(command: &Command, matches: &ArgMatches) -> Vec<(String, Giv
             GivenValue::On
         } else {
             let values: Vec<_> = matches.get_raw(id).into_iter().flatten().collect();
+            if values.len() > 1 && ONCE.contains(&long) {
+                return Err(misuse(format!("--{long} is given twice; one call is about one")));
+            }
             GivenValue::Text(values.join(OsStr::new(",")))
         };
         options.push((long.to_owned(), value));
     }
-    options
+    Ok(options)
 }
 
 /// What was typed behind the options.
@@ -238,10 +255,6 @@ impl Layers {
                 "retry-interval" => bounds_waiting() && !given("max-attempts"),
                 "verbose" => is_on("quiet"),
                 "quiet" => is_on("verbose"),
-                // A number was typed.
-                "unpin" => self.operands.len() > 1,
-                "json" => is_on("shell"),
-                "shell" => is_on("json"),
                 "password" => given("password-file"),
                 "api-key" => given("api-key-file"),
                 // Of one layer the secret itself counts more than the file.

@@ -36,16 +36,16 @@ pub(super) fn location(
     secrets: Secrets,
     layers: &Layers,
 ) -> Result<Location, Misuse> {
-    let (Some(url), Some(given)) = (&options.backend, layers.find("backend")) else {
+    let (Some(url), Some(backend)) = (&options.backend, layers.find("backend")) else {
         return Ok(Location::Default);
     };
     // The URL itself is not repeated: it may hold a password.
     let url = Url::parse(url).map_err(|bad| {
         let (failure, text) = match bad {
-            BadLocation::Malformed(text) => (given.source.failure(), format!(" {text}")),
+            BadLocation::Malformed(text) => (backend.source.failure(), format!(" {text}")),
             BadLocation::Unsupported(text) => (Failure::Unsupported, format!(": {text}")),
         };
-        let place = match &given.source {
+        let place = match &backend.source {
             Source::Flag => "the URL in --backend".into(),
             Source::Variable(name) => format!("the URL in {name}"),
             source @ Source::File { .. } => format!("{source}: the URL"),
@@ -55,7 +55,7 @@ pub(super) fn location(
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
         Url::Cloud(url) => {
-            let key = api_key(options, secrets.api_key)?;
+            let key = api_key(options, secrets.api_key, layers)?;
             let place = cloud::place::Place { url, key, tls: tls(options, layers)? };
             return Ok(Location::Cloud(Box::new(place)));
         }
@@ -70,7 +70,7 @@ pub(super) fn location(
     let in_url = |option| url.has_password() && layers.outranks("backend", option);
     let password = match (secrets.password, &options.password_file) {
         (Some(_), _) if in_url("password") => None,
-        (Some(Secret(password)), _) => String::from_utf8(password).ok(),
+        (Some(Secret(password)), _) => Some(given(password, "password", layers)?),
         (None, Some(_)) if in_url("password-file") => None,
         (None, Some(file)) => Some(first_line(file, "password")?),
         (None, None) => None,
@@ -103,9 +103,13 @@ pub(super) fn types_a_password(layers: &Layers) -> bool {
 }
 
 /// A client's key: the first word of what was given, behind which a label may follow.
-fn api_key(options: &BackendOptions, given: Option<Secret>) -> Result<Option<Secret>, Misuse> {
-    let key = match (given, &options.api_key_file) {
-        (Some(Secret(key)), _) => String::from_utf8(key).unwrap_or_default(),
+fn api_key(
+    options: &BackendOptions,
+    typed: Option<Secret>,
+    layers: &Layers,
+) -> Result<Option<Secret>, Misuse> {
+    let key = match (typed, &options.api_key_file) {
+        (Some(Secret(key)), _) => given(key, "api-key", layers)?,
         (None, Some(file)) => first_line(file, "API key")?,
         (None, None) => return Ok(None),
     };
@@ -154,10 +158,27 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
 }
 
 fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
-    let text = String::from_utf8(secret(path)?).ok();
-    let line = text.as_deref().and_then(|text| text.lines().next()).filter(|line| !line.is_empty());
     let bad = || format!("the first line of {} is no {what}", path.display());
-    line.map(String::from).ok_or_else(|| misconfigured(bad()))
+    one_of(secret(path)?).ok_or_else(|| misconfigured(bad()))
+}
+
+/// A secret that was given as it is, and not in a file.
+fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, Misuse> {
+    let what = if option == "password" { "password" } else { "API key" };
+    one_of(bytes).ok_or_else(|| layers.misuse(option, format!("its first line is no {what}")))
+}
+
+/// What of a text is the secret, whichever way it came: its first line without what ends it, and
+/// without the mark that some editors put in front of UTF-8. None: there is none.
+fn one_of(bytes: Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(bytes).ok()?;
+    let line = without_mark(&text).lines().next()?;
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+/// A text without the byte order mark that it may begin with.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{FEFF}').unwrap_or(text)
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Misuse {

@@ -10,6 +10,7 @@ use super::All;
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location};
 use super::misuse::{Misuse, misuse, printable};
+use super::shell::{self, NoShell, SH};
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, AskOptions, LONGEST, LoudnessOptions, SupervisionOptions};
@@ -26,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) supervision: Supervision,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
+    /// What `$SHELL` names, where that is no shell to give a line to, and why not.
+    pub(crate) no_shell: Option<NoShell>,
 }
 
 /// A permit that is wanted.
@@ -69,10 +72,13 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let cli::Run { ask, supervision, backend, loudness, command, operands } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
+    let mut no_shell = None;
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
             let shell = all.around.variables.shell().cloned();
-            (shell.unwrap_or_else(|| "/bin/sh".into()), vec!["-c".into(), text])
+            let (shell, other) = shell.map_or((SH.into(), None), shell::or_sh);
+            no_shell = other;
+            (shell, vec!["-c".into(), text])
         }
         (None, operands) => {
             let mut operands = operands.into_iter();
@@ -92,6 +98,7 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
         supervision: supervised(&supervision, kill_after),
         program,
         arguments,
+        no_shell,
         request,
     })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::layers::{GivenValue, Layers};
-use super::location::{file, secret};
+use super::location::{file, secret, without_mark};
 use super::misuse::{Misuse, misconfigured, misuse};
 use super::{Files, Surroundings};
 use crate::backends::tls::Secret;
@@ -41,12 +41,12 @@ pub(super) fn settings(
         (Some(keys), _) => {
             let source = layers.find("api-key").map(|given| given.source.to_string());
             let named = |problem| format!("{}: {problem}", source.unwrap_or_default());
-            Keys::of_words(&keys).map_err(|problem| misconfigured(named(problem)))?
+            Keys::of_words(without_mark(&keys)).map_err(|problem| misconfigured(named(problem)))?
         }
         (None, Some(path)) => {
             let bad = |problem: String| misconfigured(format!("{}: {problem}", path.display()));
             let text = String::from_utf8(secret(path)?).map_err(|_| bad("is not UTF-8".into()))?;
-            Keys::of_lines(&text).map_err(bad)?
+            Keys::of_lines(without_mark(&text)).map_err(bad)?
         }
         (None, None) => {
             return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));

@@ -88,9 +88,9 @@ fn options_end_at_the_first_operand() {
 #[test]
 fn of_variables_with_one_name_the_first_counts_as_it_does_elsewhere() {
     let set =
-        [("SHELL", "/bin/zsh"), ("SHELL", "/bin/no"), ("SEMRUN_LIMIT", ""), ("SEMRUN_LIMIT", "5")];
+        [("SHELL", "/bin/bash"), ("SHELL", "/bin/no"), ("SEMRUN_LIMIT", ""), ("SEMRUN_LIMIT", "5")];
     let run = run_with("semrun --name x -c secret", &set);
-    assert_eq!((command(&run).as_str(), run.request.limit), ("/bin/zsh -c secret", 1));
+    assert_eq!((command(&run).as_str(), run.request.limit), ("/bin/bash -c secret", 1));
 }
 
 #[test]
@@ -175,8 +175,9 @@ fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
 #[test]
 fn the_label_never_shows_an_argument() {
     assert_eq!(run_with("semrun --name x /opt/bin/job --token secret", &[]).request.label, "job");
-    let run = run_with("semrun --name x -c secret", &[("SHELL", "/bin/zsh")]);
-    assert_eq!((run.request.label.as_str(), command(&run).as_str()), ("zsh", "/bin/zsh -c secret"));
+    let run = run_with("semrun --name x -c secret", &[("SHELL", "/bin/bash")]);
+    let shown = (run.request.label.as_str(), command(&run));
+    assert_eq!(shown, ("bash", "/bin/bash -c secret".into()));
 }
 
 #[test]
@@ -272,6 +273,14 @@ fn subcommands_know_what_they_are_about() {
     assert_eq!(limit("semrun limit x --unpin"), Some(Change::Unpin));
     for (line, text) in [
         ("semrun renew", "--permit"),
+        ("semrun --name x --name y true", "--name is given twice"),
+        ("semrun --name x --name x true", "--name is given twice"),
+        ("semrun acquire --name x --name=x", "--name is given twice"),
+        ("semrun doctor --name x --name y", "--name is given twice"),
+        (
+            "semrun release --permit 1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x --permit 1b4e28ba-2fa1-4d5e-883f-0016d3cca427@y",
+            "--permit is given twice",
+        ),
         ("semrun renew --permit x", "UUID@NAME"),
         ("semrun release --now", "--force"),
         ("semrun limit", "NAME"),

@@ -129,9 +129,13 @@ impl Inherited {
         }
     }
 
+    /// Whether this one of the three streams was closed.
+    pub(crate) fn is_closed(self, descriptor: u8) -> bool {
+        self.closed & 1 << descriptor != 0
+    }
+
     /// Gives a new process, which is about to execute the command, what semrun was given. Our handlers
-    /// go first, because no signal is blocked any more afterwards. `forget` drops what has come so far:
-    /// while this process was in our group it came to us too, and must not stop or end it here.
+    /// go first, because no signal is blocked any more afterwards.
     pub(crate) fn restore(self) {
         for number in heard() {
             let then = if self.ignored & bit(number) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };

@@ -48,7 +48,7 @@ fn a_run_whose_command_exits_keeps_its_permit_until_nested_runs_have_ended() {
 fn a_nested_run_ends_with_the_semrun_that_holds_its_permit() {
     World::everywhere(|world| {
         let run =
-            Running::start(&mut world.script(&OPTIONS, &format!("{} sleep 1000", nested(""))));
+            Running::start(&mut world.script(&OPTIONS, &format!("{} exec sleep 1000", nested(""))));
         let inner = Leftover(inner(world));
         run.kill_both();
         assert_eq!(content(&world.path("code")), "76");
@@ -62,7 +62,7 @@ fn a_nested_run_ends_with_the_semrun_that_holds_its_permit() {
 fn a_nested_run_stops_when_the_permit_around_it_is_revoked() {
     World::everywhere(|world| {
         for on_lost in ["kill", "continue"] {
-            let script = format!("{} sleep 1000", nested(""));
+            let script = format!("{} exec sleep 1000", nested(""));
             let options = [&OPTIONS[..], &["--on-lost", on_lost]].concat();
             let run = Running::start(&mut world.script(&options, &script));
             let inner = Leftover(inner(world));
@@ -87,7 +87,7 @@ fn a_nested_run_stops_when_the_permit_around_it_is_revoked() {
 fn a_nested_run_stops_in_time_when_its_outer_goes_on_without_its_lease() {
     let world = World::in_redis();
     let options = [&OPTIONS[..], &["--on-lost", "continue"]].concat();
-    let script = format!("{} echo > ready; sleep 1000", nested(""));
+    let script = format!("{} echo > ready; exec sleep 1000", nested(""));
     let run = Running::start(&mut world.script(&options, &script));
     let inner = Leftover(inner(&world));
     content(&world.path("ready"));

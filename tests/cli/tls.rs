@@ -59,8 +59,9 @@ fn tls_with_a_private_authority_and_certificates_on_both_sides() {
     fails(&run(&at("localhost"), &known), 69, &["rediss://localhost"]);
     // A server that speaks no TLS, and one that speaks nothing else.
     let plain = format!("rediss://127.0.0.1:{}", world.server().port());
-    fails(&run(&plain, &both), 69, &["rediss://127.0.0.1"]);
-    fails(&run(&format!("redis://localhost:{port}"), &both), 69, &["redis://localhost"]);
+    fails(&run(&plain, &both), 69, &["rediss://127.0.0.1", "is it redis:// ?"]);
+    let encrypted = format!("redis://localhost:{port}");
+    fails(&run(&encrypted, &both), 69, &["redis://localhost", "is it rediss:// ?"]);
     // Files that are not what they should be.
     let junk = world.path("junk");
     std::fs::write(&junk, "junk").unwrap();

@@ -293,6 +293,10 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             expected.insert(if own < 0 { 128 - own } else { own });
         } else if life.entered.is_empty() && ask.gives_up {
             expected.insert(75);
+            // After a loss of data nobody is granted one for a while, and that is not busy.
+            if stderr.contains("granted a permit") {
+                expected.insert(69);
+            }
         }
         if trouble {
             // Lost while it ran; not to be had, or gone before it began.

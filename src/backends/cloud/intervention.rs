@@ -38,8 +38,8 @@ impl Shared {
             return Ok(None);
         }
         let since = clock::now();
-        let told: Told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
-            Some(body) => understood(&body)?,
+        let told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
+            Some(body) => understood::<Told>(&body)?.believed()?,
             None => return Err(Trouble::other_server()),
         };
         if told.outcome != Outcome::Held {

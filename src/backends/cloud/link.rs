@@ -12,7 +12,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderMap, LOCATION};
 use hyper::http::request;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -21,19 +21,23 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::OBSERVE;
 use super::place::Place;
-use super::wire::{KEY_HEADER, VERSION, VERSION_HEADER};
+use super::wire::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
+use crate::backends::resolve::addresses;
 use crate::backends::tls::Secret;
 use crate::backends::trouble::{CONNECTING, Trouble, within};
 
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 
-/// The largest answer, which is what thousands of clients make of `observe`, and the largest line.
-const LARGEST_ANSWER: usize = 64 << 20;
+/// The largest answer to most questions; that to one about all clients of a semaphore, which are
+/// thousands; and the largest line.
+const LARGEST_ANSWER: usize = 1 << 20;
+const LARGEST_LOOK: usize = 64 << 20;
 const LONGEST_LINE: usize = 64 << 10;
 
 /// What is known before anything is connected.
@@ -58,6 +62,8 @@ pub(super) struct Answer {
     /// Whether the server is one of ours.
     pub(super) ours: bool,
     body: Incoming,
+    /// How much of that is read.
+    most: usize,
 }
 
 impl Dialler {
@@ -76,9 +82,9 @@ impl Dialler {
 
     pub(super) async fn dial(&self) -> Result<Link, Trouble> {
         let url = &self.place.url;
-        let found = lookup_host((url.host.as_str(), url.port)).await;
+        let found = addresses(&url.host, url.port).await;
         let mut last = None;
-        let mut servers = found.map_err(|error| unreachable(&error))?.peekable();
+        let mut servers = found.map_err(Trouble::refusing)?.peekable();
         while let Some(server) = servers.next() {
             // One that swallows everything must not keep us from another that works.
             let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
@@ -144,6 +150,8 @@ impl Link {
 
     /// Sends a request and waits for the head of its answer, however long that takes.
     pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, Trouble> {
+        let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
+        let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
         let request = request.body(Empty::new());
         let request = request.map_err(|_| Trouble::lasting("the API key cannot be sent"))?;
         let answer = self.requests.send_request(request);
@@ -154,19 +162,23 @@ impl Link {
             StatusCode::UNAUTHORIZED => Err(Trouble::lasting(
                 "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
             )),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                let text = self.read(Answer { status, ours, body: answer.into_body() }).await?;
-                let text = String::from_utf8_lossy(&text);
-                let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
-                Err(Trouble::refusing(format!("the server refuses: {text}")))
+            // One of ours says why.
+            StatusCode::SERVICE_UNAVAILABLE if ours => {
+                let text =
+                    self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
+                let text = printable(&String::from_utf8_lossy(&text));
+                Err(Trouble::refusing(format!("the server cannot do it now: {text}")))
             }
-            _ => Ok(Answer { status, ours, body: answer.into_body() }),
+            _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
+            status if status.is_redirection() => Err(redirected(answer.headers())),
+            _ => of_a_gateway(status)
+                .map_or_else(|| Ok(Answer { status, ours, body: answer.into_body(), most }), Err),
         }
     }
 
     /// Reads the rest of an answer.
     pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, Trouble> {
-        let body = Limited::new(answer.body, LARGEST_ANSWER).collect();
+        let body = Limited::new(answer.body, answer.most).collect();
         let body = with(&mut self.traffic, body).await;
         let body = body.map_err(|error| match error.downcast_ref() {
             Some(error) => broken(error),
@@ -262,12 +274,56 @@ fn broken(error: &hyper::Error) -> Trouble {
     Trouble::away(format!("the connection to the server broke: {cause}"))
 }
 
+/// Nothing is followed: what is told to another server than the one that was named has a key in it.
+fn redirected(headers: &HeaderMap) -> Trouble {
+    let there =
+        headers.get(LOCATION).map(|there| printable(&String::from_utf8_lossy(there.as_bytes())));
+    let there = there.unwrap_or_else(|| "another place".into());
+    Trouble::lasting(format!(
+        "what answers there sends us on, to {there}; name the server itself in the URL"
+    ))
+}
+
+/// An answer that says nothing of the server, because something in front of it gave it. What else such
+/// answers say is a page for people.
+fn of_a_gateway(status: StatusCode) -> Option<Trouble> {
+    Some(match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            let status = status.as_u16();
+            Trouble::away(format!(
+                "the server does not answer ({status} from a gateway in front of it)"
+            ))
+        }
+        StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Trouble::lasting(format!(
+                "the server, or a gateway in front of it, refuses us ({status}); check who may use it from here"
+            ))
+        }
+        StatusCode::TOO_MANY_REQUESTS => Trouble::refusing(format!(
+            "a gateway in front of the server lets no more requests through ({status})"
+        )),
+        _ => return None,
+    })
+}
+
+/// What a server wrote, as much of it as belongs in a line.
+fn printable(text: &str) -> String {
+    const SHOWN: usize = 300;
+    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+}
+
 /// An answer that means nothing to us.
 pub(super) fn unexpected(status: StatusCode, path: &str) -> Trouble {
     match status {
         StatusCode::NOT_FOUND => Trouble::lasting(format!(
             "what answers there is no cloud-semaphore server: it does not know {path}; check the URL"
         )),
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
+            Trouble::lasting(format!(
+                "what answers there is no cloud-semaphore server: it answers {status} to {path}; check \
+                 the URL"
+            ))
+        }
         status => Trouble::refusing(format!("the server answers {status} to {path}")),
     }
 }

@@ -114,7 +114,7 @@ impl Shared {
         if !ours {
             return Ok((false, Observed::parse(&body)?.snapshot(name)));
         }
-        Ok((true, understood::<Look>(&body)?.snapshot(name)))
+        Ok((true, understood::<Look>(&body)?.snapshot(name)?))
     }
 
     /// Some semaphores, from behind a name on.
@@ -164,14 +164,22 @@ impl Backend for Cloud {
             let (mut snapshots, mut behind) = (Vec::new(), String::new());
             loop {
                 let page = patiently(TRY_ON, async || self.shared.page(&behind).await).await;
-                let page = self.shared.done(page, || "list the semaphores".into())?;
-                let last = page.semaphores.last().filter(|_| page.more);
-                let next = last.map(|last| last.name.clone());
-                // Others may use names there that we cannot.
-                let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
-                snapshots.extend(page.semaphores.into_iter().filter_map(named));
+                let page = page.and_then(|page| {
+                    let last = page.semaphores.last().filter(|_| page.more);
+                    let next = last.map(|last| last.name.clone());
+                    // Others may use names there that we cannot.
+                    let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
+                    let some = page.semaphores.into_iter().filter_map(named);
+                    Ok((next, some.collect::<Result<Vec<_>, _>>()?))
+                });
+                let (next, mut some) = self.shared.done(page, || "list the semaphores".into())?;
+                snapshots.append(&mut some);
                 match next {
-                    Some(next) => behind = next,
+                    Some(next) if next > behind => behind = next,
+                    Some(_) => {
+                        let trouble = Trouble::lasting("the server lists its names in no order");
+                        return self.shared.done(Err(trouble), || "list the semaphores".into());
+                    }
                     None => return Ok(snapshots),
                 }
             }

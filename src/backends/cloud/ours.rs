@@ -8,10 +8,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::Shared;
 use super::link::Link;
 use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
+use super::{Shared, understood};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::{CONNECTING, Pause, Trouble, within};
 use crate::backends::{Gone, Lost, Name, Pending, Tenure, leased};
@@ -76,7 +76,8 @@ async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String
     if status != StatusCode::OK {
         return Err(format!("the server answers {status} to {RENEW}"));
     }
-    let told: Told = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    let told = understood::<Told>(&body).and_then(Told::believed);
+    let told = told.map_err(|trouble| trouble.what)?;
     match told.outcome {
         Outcome::Held => return Ok(Renewed::For(Duration::from_millis(told.ttl_ms))),
         Outcome::Evicted => return Ok(Renewed::Lost(Lost::evicted())),

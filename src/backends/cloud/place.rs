@@ -34,7 +34,7 @@ impl Url {
             ));
         }
         if uri.path() != "/" || uri.query().is_some() || url.contains('#') {
-            return Err(format!("has a path, which means nothing here; {FORM}"));
+            return Err(format!("has more than a host and a port; {FORM}"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
@@ -42,7 +42,9 @@ impl Url {
         let port = match port {
             None => Ok(if tls { 443 } else { 80 }),
             Some((_, port)) => {
-                port.parse().ok().filter(|port| *port > 0).ok_or("has no port there")
+                let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+                let port = port.parse().ok().filter(|port| digits && *port > 0);
+                port.ok_or("has no port there")
             }
         };
         let port = port.map_err(|what| format!("{what}; {FORM}"))?;
@@ -92,6 +94,11 @@ mod tests {
             "http://user:geheim@h",
             "http://h/geheim",
             "http://h?geheim",
+            "http://h?",
+            "http://h/?geheim",
+            "http://h//",
+            "http://h:+80",
+            "http://h:",
             "http://h#geheim",
             "http://h:geheim",
             "http://h:0",

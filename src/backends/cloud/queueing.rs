@@ -13,9 +13,9 @@ use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Grip;
 use super::wire::{ABOUT, ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
-use super::{LEAVING, OBSERVE, Shared, of_the_original};
+use super::{LEAVING, OBSERVE, Shared, of_the_original, understood};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
+use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{
     Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
 };
@@ -129,6 +129,7 @@ impl<'a> Queueing<'a> {
         let mut pause = Pause::new();
         let give_up = Instant::now() + TRY_ON;
         let mut link = None;
+        let mut before = Before::default();
         let mut quick = 0;
         loop {
             let since = clock::now();
@@ -137,6 +138,9 @@ impl<'a> Queueing<'a> {
             let step = self.step(since, link.take()).await;
             self.taking.set(false);
             self.outcome = true;
+            if step.is_ok() {
+                before = Before::default();
+            }
             let waited = match step {
                 Ok(Step::Done(acquired)) => return Ok(acquired),
                 Ok(Step::Waiting(link, answer)) => {
@@ -174,12 +178,14 @@ impl<'a> Queueing<'a> {
             match waited {
                 Ok(again) => link = again,
                 Err(trouble) => {
+                    let again = before.any();
+                    let trouble = before.or(trouble, self.time);
                     let queued = self.queued;
                     let over =
                         trouble.is_final() || (trouble.lasts() && !queued) || self.ask.nonblock;
                     if !over {
                         let what = trouble.what.clone();
-                        self.turn.tell(Notice::Trouble { what, may_last: queued });
+                        self.turn.tell(Notice::Trouble { what, may_last: queued && again });
                     }
                     if over || !pause.sleep_while(queued, give_up).await {
                         return Err(self.error(trouble));
@@ -274,9 +280,7 @@ impl<'a> Queueing<'a> {
         }
         self.taking.set(false);
         let text = within(self.time, link.line(&mut answer)).await?;
-        let told: Told = serde_json::from_slice(&text).map_err(|error| {
-            Trouble::lasting(format!("the server's answer is not known: {error}"))
-        })?;
+        let told = understood::<Told>(&text)?.believed()?;
         self.tell(&told);
         Ok(match told.outcome {
             Outcome::Held => {
@@ -295,7 +299,10 @@ impl<'a> Queueing<'a> {
                 };
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
-            Outcome::Busy => Step::Done(Acquired::Busy),
+            Outcome::Busy => match told.withheld() {
+                Some(time) => return Err(Trouble::withheld(time)),
+                None => Step::Done(Acquired::Busy),
+            },
             Outcome::Evicted | Outcome::Lost => return Err(Trouble::withdrawn()),
             Outcome::Differs => {
                 return Err(Trouble::differs(self.ask, told.limit, told.pinned, self.told.1));

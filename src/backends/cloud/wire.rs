@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::backends::believed;
+use crate::backends::trouble::Trouble;
 use crate::backends::{
     Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who,
 };
@@ -135,12 +137,31 @@ impl Told {
         Self { outcome: Outcome::Evicted, ..Self::lost() }
     }
 
+    /// An error: no server of ours says that.
+    pub(super) fn believed(self) -> Result<Self, Trouble> {
+        if !matches!(self.outcome, Outcome::Lost | Outcome::Evicted) {
+            believed::limit(self.limit)?;
+        }
+        let time = if self.outcome == Outcome::Held { believed::lease } else { believed::time };
+        time(self.ttl_ms)?;
+        believed::time_if_any(self.paused_ms)?;
+        believed::count(self.ahead)?;
+        believed::count(self.held)?;
+        Ok(self)
+    }
+
+    /// For how long nobody is granted a permit that is free.
+    pub(crate) fn withheld(&self) -> Option<Duration> {
+        let free = self.held < self.limit as usize;
+        self.paused_ms.filter(|_| free).map(Duration::from_millis)
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         Standing {
             ahead: self.ahead,
             held: self.held,
             holder: self.holder.clone(),
-            paused: self.paused_ms.map(Duration::from_millis),
+            paused: self.withheld(),
         }
     }
 }
@@ -190,30 +211,31 @@ pub(crate) struct Party {
 }
 
 impl Look {
-    pub(crate) fn snapshot(self, name: &Name) -> Snapshot {
+    /// An error: no server of ours says that.
+    pub(super) fn snapshot(self, name: &Name) -> Result<Snapshot, Trouble> {
         let holder = |party: Party| {
-            let left = party.left_ms.map(Duration::from_millis);
-            match party.record {
+            let left = believed::time_if_any(party.left_ms)?;
+            Ok::<_, Trouble>(match party.record {
                 record @ Some(_) => {
                     let (token, phase) = (Some(party.token), party.phase);
                     Holder::Known { token, record, phase, left }
                 }
                 None => Holder::Foreign { permit: party.id.to_string(), left },
-            }
+            })
         };
         let waiter = |party: Party| match party.record {
             record @ Some(_) => Waiter::known(record),
             None => Waiter::foreign(party.id.to_string()),
         };
-        Snapshot {
+        Ok(Snapshot {
             name: name.clone(),
-            limit: self.limit,
+            limit: self.limit.map(believed::limit).transpose()?,
             pinned: self.pinned,
-            ttl: self.ttl_ms.map(Duration::from_millis),
-            paused: self.paused_ms.map(Duration::from_millis),
-            holders: self.holders.into_iter().map(holder).collect(),
+            ttl: believed::time_if_any(self.ttl_ms)?,
+            paused: believed::time_if_any(self.paused_ms)?,
+            holders: self.holders.into_iter().map(holder).collect::<Result<_, _>>()?,
             waiters: self.waiters.into_iter().map(waiter).collect(),
-        }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::conversation::{Begun, Conversation, Dialler};
+use super::conversation::{Begun, Conversation, Dialler, only_plain, only_tls};
 use crate::backends::trouble::{CONNECTING, Trouble};
 use crate::clock::{self, Moment};
 
@@ -22,6 +22,8 @@ pub(super) struct Connection {
     begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
     /// Whether the server may have heard of anything.
     reached: Cell<bool>,
+    /// Whether it has answered anything.
+    answered: Cell<bool>,
 }
 
 /// A script.
@@ -75,6 +77,7 @@ impl Connection {
             idle: RefCell::new(None),
             begun: RefCell::new(None),
             reached: Cell::new(false),
+            answered: Cell::new(false),
         }
     }
 
@@ -133,6 +136,15 @@ impl Connection {
         told(self.one(question.clone()).await?)
     }
 
+    /// The same of what can be done without. None: the server does not grant it.
+    pub(super) async fn ask_if_granted<T: FromRedisValue>(
+        &self,
+        question: &Cmd,
+    ) -> Result<Option<T>, Trouble> {
+        let answers = self.query(std::slice::from_ref(question)).await?;
+        Ok(answers.into_iter().next().and_then(optional))
+    }
+
     /// Asks several things at once, if there are any. One error among the answers is the answer to all.
     pub(super) async fn ask_all<T: FromRedisValue>(
         &self,
@@ -144,13 +156,17 @@ impl Connection {
         self.query(questions).await?.into_iter().map(told).collect()
     }
 
-    /// Waits on a connection of its own, for as long as the answer takes.
-    pub(super) async fn wait<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
+    /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
+    /// grant it.
+    pub(super) async fn wait<T: FromRedisValue>(
+        &self,
+        question: &Cmd,
+    ) -> Result<Option<T>, Trouble> {
         let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
             .await
             .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
         let answers = conversation.ask(std::slice::from_ref(question)).await?;
-        told(answers.into_iter().next().unwrap_or(Value::Nil))
+        Ok(answers.into_iter().next().and_then(optional))
     }
 
     async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
@@ -167,9 +183,17 @@ impl Connection {
                 answers => return answers,
             }
         }
-        let conversation = self.dialler.dial().await?;
-        self.reached.set(true);
-        self.query_on(conversation, questions).await
+        let answers = async {
+            let conversation = self.dialler.dial().await?;
+            self.reached.set(true);
+            self.query_on(conversation, questions).await
+        };
+        match answers.await {
+            Err(error) if error.is_io_error() && !self.answered.get() => {
+                Err(if self.dialler.meets_tls().await { only_tls() } else { error })
+            }
+            answers => answers,
+        }
     }
 
     async fn query_on(
@@ -191,6 +215,7 @@ impl Connection {
     }
 
     fn keep(&self, conversation: Conversation, answers: &[Value]) {
+        self.answered.set(true);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
             _ => true,
@@ -199,6 +224,12 @@ impl Connection {
             self.idle.replace(Some(conversation));
         }
     }
+}
+
+/// What an answer says to a question that can be done without: an ACL may forbid it, it may have been
+/// renamed, a server of another make may not know it, and that is all the same.
+pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
+    from_redis_value(answer.extract_error().ok()?).ok()
 }
 
 /// What an answer says, unless it is an error.
@@ -226,7 +257,7 @@ const LOOK: &str = include_str!("look.lua");
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
 const DECIDE_HASH: &str = "21eb2e524d478782841ec0e5cb1faab4489d1334";
-const LOOK_HASH: &str = "0c9cc0d9a203b31e80f8ac39795f47d876d8a128";
+const LOOK_HASH: &str = "a34d49bfd16c077e586cd2831e1fe83ea8a3af0f";
 
 #[cfg(not(feature = "mutants"))]
 fn decide() -> (&'static str, Cow<'static, str>) {
@@ -245,6 +276,9 @@ impl From<RedisError> for Trouble {
                            SEMRUN_PASSWORD";
         let text = one_line(&error);
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        if let Some(rustls::Error::InvalidMessage(_)) = tls_error(&error) {
+            return only_plain().into();
+        }
         if let Some(tls) = tls_error(&error) {
             let hint = "name the authority that signed its certificate with --ca-file, and the \
                         server as its certificate does; --client-cert and --client-key if it asks \
@@ -277,6 +311,11 @@ impl From<RedisError> for Trouble {
                 Self::lasting("the server has no database of that number; check the URL")
             }
             ErrorKind::InvalidClientConfig => Self::lasting(text),
+            ErrorKind::Parse => Self::lasting(error.detail().unwrap_or("it is no Redis")),
+            ErrorKind::Client => Self::refusing(error.detail().unwrap_or("it has no address")),
+            ErrorKind::UnexpectedReturnType => {
+                Self::refusing("the server answers what no script of ours does; is this a Redis?")
+            }
             ErrorKind::Io if error.is_timeout() => Self::silence(),
             ErrorKind::Io => Self::away(format!("no connection to the server: {text}")),
             _ => Self::refusing(format!("the server answers with an error: {text}")),
@@ -286,6 +325,7 @@ impl From<RedisError> for Trouble {
 
 /// What a server said, or what the system said of it.
 pub(super) fn one_line(error: &RedisError) -> String {
+    const SHOWN: usize = 300;
     let text = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),
         (Some(_), Some(detail)) => detail.to_owned(),
@@ -296,14 +336,13 @@ pub(super) fn one_line(error: &RedisError) -> String {
     let line = text.lines().next().unwrap_or_default();
     // Redis adds where in the script it was.
     let line = line.split(" script: ").next().unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).collect()
+    line.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
 }
 
-fn tls_error(error: &RedisError) -> Option<String> {
+fn tls_error(error: &RedisError) -> Option<&rustls::Error> {
     // The library shares the causes of its errors.
     let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
-    let tls = cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()?;
-    Some(tls.to_string())
+    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]

@@ -6,27 +6,33 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value, cmd, parse_redis_value};
+use redis::{Cmd, ConnectionAddr, ErrorKind, RedisError, Value, cmd};
 use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::place::Place;
+use super::place::{Place, Url};
+use super::reading::Inbox;
+use crate::backends::resolve::addresses;
+use crate::backends::tls::Tls;
 
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
+
+/// How long a greeting is usually answered at the latest.
+const GREETING: Duration = Duration::from_millis(600);
 
 /// What answers are read in.
 const ROOM: usize = 8 * 1024;
 
 /// What is known before anything is connected.
 pub(super) struct Dialler {
-    info: ConnectionInfo,
+    url: Url,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -36,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 /// A connection that we were let in on.
 pub(super) struct Conversation {
     stream: Box<dyn Stream>,
-    received: Vec<u8>,
+    inbox: Inbox,
     /// Whether it was said who we are.
     introduced: bool,
 }
@@ -50,8 +56,8 @@ pub(super) struct Begun {
 impl Dialler {
     /// The error says what is wrong with certificates and keys.
     pub(super) fn new(place: &Place) -> Result<Self, String> {
-        let info = place.url.info().clone();
-        let tls = match info.addr() {
+        let url = place.url.clone();
+        let tls = match url.info().addr() {
             ConnectionAddr::TcpTls { host, .. } => {
                 let name = ServerName::try_from(host.clone());
                 let name =
@@ -60,7 +66,7 @@ impl Dialler {
             }
             _ => None,
         };
-        Ok(Self { info, tls })
+        Ok(Self { url, tls })
     }
 
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
@@ -69,7 +75,7 @@ impl Dialler {
         if !self.entrance().is_empty() {
             return None;
         }
-        let socket = match self.info.addr() {
+        let socket = match self.url.info().addr() {
             ConnectionAddr::Tcp(host, port) => {
                 open(&SocketAddr::new(host.parse::<IpAddr>().ok()?, *port).into())
             }
@@ -88,10 +94,10 @@ impl Dialler {
 
     /// Who calls bounds the time.
     pub(super) async fn dial(&self) -> Result<Conversation, RedisError> {
-        let stream: Box<dyn Stream> = match self.info.addr() {
+        let stream = match self.url.info().addr() {
             ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                self.dial_one_of(lookup_host((host.as_str(), *port)).await?).await?
+                self.dial_one_of(found(host, *port).await?).await?
             }
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
@@ -103,7 +109,7 @@ impl Dialler {
                 Value::ServerError(error)
                     if error.details().is_some_and(|text| text.contains("wrong number of arg")) =>
                 {
-                    let password = self.info.redis_settings().password();
+                    let password = self.url.secret().unwrap_or_default();
                     conversation.say(&cmd("AUTH").arg(password).get_packed_command()).await?;
                     conversation.hear().await?
                 }
@@ -117,16 +123,16 @@ impl Dialler {
     async fn dial_one_of(
         &self,
         addresses: impl Iterator<Item = SocketAddr>,
-    ) -> io::Result<Box<dyn Stream>> {
+    ) -> Result<Box<dyn Stream>, RedisError> {
         let mut addresses = addresses.peekable();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "its host has no address");
+        let mut last = io::Error::from(io::ErrorKind::NotFound).into();
         while let Some(address) = addresses.next() {
             let dialled = self.dial_to(address);
             // One that swallows everything must not keep us from another that works.
             let dialled = match addresses.peek() {
                 Some(_) => timeout(ONE_OF_SEVERAL, dialled)
                     .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                    .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
                 None => dialled.await,
             };
             match dialled {
@@ -137,25 +143,46 @@ impl Dialler {
         Err(last)
     }
 
-    async fn dial_to(&self, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn Stream>, RedisError> {
         let stream = connected(open(&address.into())?, false).await?;
-        match &self.tls {
-            None => Ok(stream),
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                Ok(Box::new(connector.connect(name.clone(), stream).await?))
-            }
+        let Some((config, name)) = &self.tls else { return Ok(stream) };
+        let connector = TlsConnector::from(Arc::clone(config));
+        tokio::select! {
+            biased;
+            stream = connector.connect(name.clone(), stream) => Ok(Box::new(stream?)),
+            () = answers_without_tls(address) => Err(only_plain()),
         }
+    }
+
+    /// Whether what closes a plain connection without an answer would rather speak TLS.
+    pub(super) async fn meets_tls(&self) -> bool {
+        let ConnectionAddr::Tcp(host, port) = self.url.info().addr() else { return false };
+        let greeted = async {
+            let address = found(host, *port)
+                .await?
+                .next()
+                .ok_or(io::ErrorKind::NotFound)
+                .map_err(io::Error::from)?;
+            let name = ServerName::from(address.ip());
+            let greeting =
+                Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
+            first_byte(address, &greeting).await.map_err(RedisError::from)
+        };
+        // A record of TLS that is an alert or goes on with the handshake.
+        matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
     }
 
     /// What has to be answered before anything else may be asked: whoever is not let in, or not to
     /// the right database, must not change anything there.
     fn entrance(&self) -> Vec<Cmd> {
-        let settings = self.info.redis_settings();
+        let settings = self.url.info().redis_settings();
         let mut questions = Vec::new();
-        if let Some(password) = settings.password() {
+        let user = settings.username().filter(|user| !user.is_empty());
+        let password = self.url.secret();
+        // A user without a password is one that needs none, and not the default user.
+        if user.is_some() || password.is_some() {
             let mut question = cmd("AUTH");
-            question.arg(settings.username()).arg(password);
+            question.arg(user).arg(password.unwrap_or_default());
             questions.push(question);
         }
         if settings.db() != 0 {
@@ -184,7 +211,7 @@ impl Begun {
 
 impl Conversation {
     fn over(stream: Box<dyn Stream>) -> Self {
-        Self { stream, received: Vec::with_capacity(ROOM), introduced: false }
+        Self { stream, inbox: Inbox::default(), introduced: false }
     }
 
     /// Asks several things at once. An error among the answers is one of those.
@@ -223,7 +250,7 @@ impl Conversation {
 
     /// Whether nothing came that was not asked for.
     pub(super) fn has_heard_all(&self) -> bool {
-        self.received.is_empty()
+        self.inbox.received.is_empty()
     }
 
     async fn say(&mut self, text: &[u8]) -> Result<(), RedisError> {
@@ -241,18 +268,50 @@ impl Conversation {
 
     async fn hear(&mut self) -> Result<Value, RedisError> {
         loop {
-            if let Some(length) = whole(&self.received) {
-                let answer = parse_redis_value(&self.received[..length]);
-                self.received.drain(..length);
-                return answer;
+            if let Some(answer) = self.inbox.next()? {
+                return Ok(answer);
             }
-            self.received.reserve(ROOM);
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            let received = &mut self.inbox.received;
+            received.reserve(ROOM);
+            if self.stream.read_buf(received).await? == 0 {
                 let what = "the server closed it";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into());
             }
         }
     }
+}
+
+/// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.
+async fn answers_without_tls(address: SocketAddr) {
+    sleep(GREETING).await;
+    if !matches!(first_byte(address, b"PING\r\n").await, Ok(b'+' | b'-')) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// How a server begins its answer, on a connection of its own.
+async fn first_byte(address: SocketAddr, question: &[u8]) -> io::Result<u8> {
+    let mut stream = connected(open(&address.into())?, false).await?;
+    stream.write_all(question).await?;
+    stream.flush().await?;
+    stream.read_u8().await
+}
+
+pub(super) fn only_plain() -> RedisError {
+    let what = "what answers there does not speak TLS; is it redis:// ?".into();
+    (ErrorKind::Parse, "no TLS", what).into()
+}
+
+pub(super) fn only_tls() -> RedisError {
+    let what = "what answers there speaks TLS alone; is it rediss:// ?".into();
+    (ErrorKind::Parse, "TLS alone", what).into()
+}
+
+async fn found(
+    host: &str,
+    port: u16,
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, RedisError> {
+    addresses(host, port).await.map_err(|what| (ErrorKind::Client, "no host", what).into())
 }
 
 /// What `CLIENT LIST` shows of us.
@@ -272,27 +331,6 @@ fn introduced(questions: &[Cmd]) -> Vec<u8> {
 
 fn packed(questions: &[Cmd]) -> Vec<u8> {
     questions.iter().flat_map(Cmd::get_packed_command).collect()
-}
-
-/// How long the first answer is, if all of it is there: a line each, with a text behind it or with
-/// other answers. What is no answer at all is for the parser to say.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    let (mut length, mut to_come) = (0_usize, 1_usize);
-    while to_come > 0 {
-        to_come -= 1;
-        let rest = bytes.get(length..)?;
-        let line = &rest[..rest.iter().position(|byte| *byte == b'\n')?];
-        length += line.len() + 1;
-        let Some((kind, number)) = line.trim_ascii_end().split_first() else { continue };
-        let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-        match (kind, number) {
-            (b'$', Some(text)) => length = length.saturating_add(text).saturating_add(2),
-            (b'*', Some(others)) => to_come = to_come.saturating_add(others),
-            // None: it has a line alone, or is -1 for nothing.
-            _ => {}
-        }
-    }
-    (length <= bytes.len()).then_some(length)
 }
 
 /// Begins to connect.
@@ -331,33 +369,4 @@ async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn Stream>> {
         (Box::new(stream), error)
     };
     error.map_or(Ok(stream), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_read_when_all_of_it_is_there() {
-        for answer in [
-            "+OK\r\n",
-            "-ERR no\r\n",
-            ":-1\r\n",
-            "$-1\r\n",
-            "$0\r\n\r\n",
-            "$4\r\na\r\nb\r\n",
-            "*-1\r\n",
-            "*0\r\n",
-            "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$2\r\nab\r\n",
-            "HTTP/1.1 400 Bad Request\r\n",
-        ] {
-            let bytes = format!("{answer}:7\r\n").into_bytes();
-            assert_eq!(whole(&bytes), Some(answer.len()), "{answer}");
-            for part in 0..answer.len() {
-                assert_eq!(whole(&bytes[..part]), None, "{part} of {answer}");
-            }
-        }
-        assert_eq!(whole(b"$18446744073709551615\r\n"), None);
-        assert_eq!(whole(b"*18446744073709551615\r\n"), None);
-    }
 }

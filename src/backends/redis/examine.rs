@@ -3,9 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::cmd;
+use uuid::Uuid;
 
 use super::Shared;
 use super::place::Place;
+use super::script::Keys;
+use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Finding, Grade};
 
@@ -48,10 +51,10 @@ impl Info {
 }
 
 impl Shared {
-    /// None: an ACL forbids it.
+    /// None: it is not to be had.
     async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
-        let info = self.connection.ask(cmd("INFO").arg(section)).await;
-        Ok(allowed(info)?.map(Info))
+        let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
+        Ok(info?.map(Info))
     }
 
     pub(super) async fn examine(&self) -> Result<Vec<Finding>, Trouble> {
@@ -66,11 +69,13 @@ impl Shared {
             }
             None => vec![doubtful(
                 "server",
-                "this user may not ask for INFO, so a restart that loses permits goes unnoticed, and \
-                 what else endangers them is not known; allow it with ACL SETUSER … +info",
+                "it does not answer INFO (an ACL forbids it, or it was renamed), so a restart that \
+                 loses permits goes unnoticed, and what else endangers them is not known; allow it \
+                 with ACL SETUSER … +info",
             )],
         };
-        findings.push(clocks(Duration::new(time.0, 0) + Duration::from_micros(time.1), ours));
+        findings.extend(self.wakes().await?);
+        findings.push(clocks(believed::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
             findings.push(doubtful(
                 "encryption",
@@ -83,21 +88,25 @@ impl Shared {
 
     /// None: it does not say. Servers that are rented out often do not.
     async fn setting(&self, name: &str) -> Result<Option<String>, Trouble> {
-        let got = self.connection.ask(cmd("CONFIG").arg("GET").arg(name)).await;
-        let got: Result<Vec<String>, Trouble> = match got {
-            Err(trouble) if trouble.what.contains("unknown command") => return Ok(None),
-            got => got,
-        };
-        Ok(allowed(got)?.and_then(|pair| pair.into_iter().nth(1)))
+        let got = self.connection.ask_if_granted(cmd("CONFIG").arg("GET").arg(name)).await;
+        Ok(got?.and_then(|pair: Vec<String>| pair.into_iter().nth(1)))
     }
-}
 
-/// None: an ACL forbids it.
-pub(super) fn allowed<T>(answer: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(trouble) if trouble.what.contains("NOPERM") => Ok(None),
-        Err(trouble) => Err(trouble),
+    /// Nothing where one who waits can be woken.
+    async fn wakes(&self) -> Result<Option<Finding>, Trouble> {
+        let keys = Keys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
+        let list = keys.wake(Uuid::new_v4());
+        let question = cmd("BLPOP").arg(list).arg(0.001).clone();
+        let granted: Option<Option<(String, String)>> =
+            self.connection.ask_if_granted(&question).await?;
+        Ok(granted.is_none().then(|| {
+            doubtful(
+                "wake-ups",
+                "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits \
+                 notices a permit that was given back up to 5s later, and one who holds its \
+                 eviction at the next renewal; allow it with ACL SETUSER … +blpop",
+            )
+        }))
     }
 }
 

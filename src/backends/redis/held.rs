@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::Shared;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
+use super::{HEARTBEAT, Shared};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::Trouble;
@@ -88,7 +88,7 @@ impl Grip {
     async fn told(&self, hurry: &Notify) -> Lost {
         loop {
             let list = self.keys.wake(self.id);
-            let heard = hear(Rc::clone(&self.shared), list, || hurry.notify_one()).await;
+            let heard = hear(Rc::clone(&self.shared), list, || hurry.notify_one(), || ()).await;
             // If that will not pass, the next renewal is told the same.
             let Ok(Heard { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
@@ -135,7 +135,8 @@ impl leased::Grip for Grip {
             };
             let asked = async {
                 loop {
-                    hurry.notified().await;
+                    // Or after a while, where nobody may listen.
+                    let _ = timeout(HEARTBEAT, hurry.notified()).await;
                     match self.renew().await {
                         Ok(Renewed::Lost(lost)) if lost.gone != Gone::NotYet => return lost,
                         Ok(_) => {}

@@ -13,6 +13,9 @@ use crate::backends::{Error, Name};
 const SIGNS: [(&str, &str, &str); 3] =
     [("", "", "zset"), ("{", "}:queue", "zset"), ("{", "}:state", "hash")];
 
+/// More steps than the largest server takes.
+const MOST_STEPS: u32 = 1 << 20;
+
 impl Shared {
     /// In their order.
     pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
@@ -25,7 +28,7 @@ impl Shared {
                 let name = name.strip_suffix(after)?.strip_prefix(&prefix)?;
                 if can_name(name) { name.parse().ok() } else { None }
             };
-            let mut cursor = 0;
+            let (mut cursor, mut steps) = (0, 0_u32);
             loop {
                 let step = async || {
                     let (next, mut keys) = self.step(cursor, &pattern).await?;
@@ -37,6 +40,11 @@ impl Shared {
                 let (next, keys) =
                     listed.map_err(|trouble| self.error("list the semaphores", trouble))?;
                 names.extend(keys.iter().filter_map(|key| name_in(key)));
+                steps += 1;
+                if next == cursor && next != 0 || steps > MOST_STEPS {
+                    let trouble = Trouble::lasting("the server lists its keys without an end");
+                    return Err(self.error("list the semaphores", trouble));
+                }
                 cursor = next;
                 if cursor == 0 {
                     break;

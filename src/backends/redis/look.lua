@@ -3,6 +3,7 @@
 --
 -- KEYS  1 permits   2 queue   3 alive   4 asks   5 grants   6 state
 -- ARGV  1 the TTL, ms, that foreign members have where none is in force
+--       2 quarantine, ms, or -1: the larger of 30 s and the TTL
 local permits, queue, alive, asks, grants, state = unpack(KEYS)
 local call = redis.call
 
@@ -18,8 +19,23 @@ end
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local kept = call('HMGET', state, 'limit', 'ttl', 'pause', 'pin')
+local kept = call('HMGET', state, 'limit', 'ttl', 'pause', 'pin', 'run', 'last')
 local ttl, pause, pin = tonumber(kept[2] or ARGV[1]), tonumber(kept[3] or 0), kept[4]
+
+-- Until when nobody would be granted a permit who asked now: semaphore.lua has the reasons.
+local info = redis.pcall('INFO', 'server')
+if type(info) ~= 'string' then info = '' end
+local run = string.match(info, 'run_id:(%x+)') or ''
+local up = math.max(0, tonumber(string.match(info, 'uptime_in_seconds:(-?%d+)') or 0) * 1000)
+local quarantine, before = tonumber(ARGV[2]), kept[5] or ''
+if quarantine < 0 then quarantine = math.max(30000, ttl) end
+if run ~= '' and not kept[6] then
+    if up < quarantine then pause = now + quarantine - up end
+elseif run ~= '' and before ~= '' and before ~= run then
+    local replication = redis.pcall('INFO', 'replication')
+    local never = type(replication) == 'string' and string.find(replication, 'second_repl_offset:-1', 1, true)
+    if up < ttl or not never then pause = math.max(pause, now + math.min(quarantine, ttl)) end
+end
 
 local members, ends = {}, call('ZRANGEBYSCORE', permits, '-inf', '+inf', 'WITHSCORES')
 for at = 1, #ends, 2 do members[#members + 1] = ends[at] end

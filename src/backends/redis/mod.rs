@@ -11,6 +11,7 @@ mod listing;
 mod mutants;
 pub(crate) mod place;
 mod queueing;
+mod reading;
 mod script;
 #[cfg(test)]
 #[path = "../../../tests/cli/redis_server.rs"]
@@ -25,9 +26,9 @@ use std::time::Duration;
 use redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
-use self::connection::{Connection, told};
+use self::connection::{Connection, optional};
 use self::conversation::Dialler;
-use self::examine::{Info, allowed};
+use self::examine::Info;
 use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
@@ -103,8 +104,8 @@ impl Shared {
 
     /// A server that evicts keys loses permits.
     fn check_eviction(info: Value) -> Result<(), Trouble> {
-        // An ACL may forbid it; the script finds the same, and the user is told once.
-        let info = allowed(told(info))?.map(Info::new);
+        // Where it is not to be had the script finds the same, and the user is told once.
+        let info = optional(info).map(Info::new);
         let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
         Err(Trouble::lasting(format!(
             "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
@@ -114,13 +115,13 @@ impl Shared {
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
         let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, HEARTBEAT).await
+        self.connection.look(&keys, name, HEARTBEAT, self.place.quarantine).await
     }
 
     /// The same in one round trip.
     async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
         let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, HEARTBEAT).await
+        self.connection.look_at_each(&keys, names, HEARTBEAT, self.place.quarantine).await
     }
 
     /// Releases until it is known to be done, or `patience` is over.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use redis::{ConnectionAddr, ConnectionInfo, RedisError};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use crate::backends::Name;
 use crate::backends::tls::Tls;
@@ -29,17 +29,52 @@ pub(crate) struct Place {
 }
 
 impl Url {
-    /// The error says what is wrong, without the URL, which may hold a password.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+    /// The error says what is wrong, without the URL, which may hold a password. The URL decides which
+    /// semaphore is meant, so nothing in it is passed over.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS, \
-                            or redis+unix:///PATH";
-        let unix = url.starts_with("redis+unix:");
-        if url.contains('#') || (url.contains('?') && !unix) {
-            return Err(format!("has parts that mean nothing here ('?' or '#'); {FORM}"));
+                            or redis+unix:///PATH[?db=N&user=U&pass=P]";
+        let bad = |what: &str| format!("{what}; {FORM}");
+        let url = url::Url::parse(text)
+            .map_err(|error| bad(&format!("is not that of a Redis: {error}")))?;
+        if url.fragment().is_some() {
+            return Err(bad("has a '#', which means nothing here"));
         }
-        let info: ConnectionInfo = url.parse().map_err(|error: RedisError| {
+        let unix = url.scheme() == "redis+unix";
+        let mut parameters = if unix { vec!["db", "user", "pass"] } else { Vec::new() };
+        for (name, value) in url.query_pairs() {
+            let known = parameters.iter().position(|known| *known == name);
+            let at = known
+                .ok_or_else(|| bad("has a parameter that is not known here, or is there twice"))?;
+            if parameters.swap_remove(at) == "db" && !is_number(&value) {
+                return Err(bad("has no number as its database"));
+            }
+        }
+        if unix {
+            let elsewhere =
+                url.host_str().is_some_and(|host| !host.is_empty() && host != "localhost");
+            if elsewhere
+                || url.port().is_some()
+                || !url.username().is_empty()
+                || url.password().is_some()
+            {
+                return Err(bad("has more than a path behind its '//'"));
+            }
+        } else {
+            if url.query().is_some() {
+                return Err(bad("has a '?', which means nothing here"));
+            }
+            if url.port() == Some(0) {
+                return Err(bad("has no port there"));
+            }
+            let path = url.path();
+            if !matches!(path, "" | "/") && !path.strip_prefix('/').is_some_and(is_number) {
+                return Err(bad("has something else than a database behind its host"));
+            }
+        }
+        let info = url.into_connection_info().map_err(|error: RedisError| {
             let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-            format!("is not that of a Redis{detail}; {FORM}")
+            bad(&format!("is not that of a Redis{detail}"))
         })?;
         Ok(Self(info))
     }
@@ -50,12 +85,17 @@ impl Url {
 
     /// Whether a password is part of it.
     pub(crate) fn has_password(&self) -> bool {
-        self.0.redis_settings().password().is_some()
+        self.secret().is_some()
+    }
+
+    /// The password, if there is one. An empty one is none, wherever it is from.
+    pub(super) fn secret(&self) -> Option<&str> {
+        self.0.redis_settings().password().filter(|password| !password.is_empty())
     }
 
     #[cfg(test)]
     pub(crate) fn password(&self) -> Option<String> {
-        self.0.redis_settings().password().map(ToString::to_string)
+        self.secret().map(ToString::to_string)
     }
 
     /// Whether a password is sent to another machine as it is.
@@ -82,7 +122,7 @@ impl Url {
             ConnectionAddr::Tcp(host, port) => (shown_host("redis", host, *port), false),
             _ => ("redis://".into(), false),
         };
-        let mask = settings.password().map_or("", |_| ":***");
+        let mask = self.secret().map_or("", |_| ":***");
         if !unix && (user.is_some() || !mask.is_empty()) {
             let user = user.map(|user| user.to_string()).unwrap_or_default();
             text = text.replacen("://", &format!("://{user}{mask}@"), 1);
@@ -94,6 +134,10 @@ impl Url {
         }
         text
     }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn shown_host(scheme: &str, host: &str, port: u16) -> String {
@@ -147,6 +191,31 @@ mod tests {
             "rediss://geheim@h#insecure",
             "redis://geheim@h?protocol=resp3",
             "redis:geheim",
+            "redis://h?db=3",
+            "redis://h?",
+            "redis://h#3",
+            "redis://h:0",
+            "redis://h/0/geheim",
+            "redis://h//3",
+            "redis://h/+3",
+            "redis://h/-1",
+            "redis+unix:///geheim?database=3",
+            "redis+unix:///geheim?DB=3",
+            "redis+unix:///geheim?virtual_host=3",
+            "redis+unix:///geheim?password=geheim",
+            "redis+unix:///geheim?protocol=resp3",
+            "redis+unix:///geheim?db=3&db=3",
+            "redis+unix:///geheim?db=3&d%62=2",
+            "redis+unix:///geheim?pass=a&pass=geheim",
+            "redis+unix:///geheim?db=",
+            "redis+unix:///geheim?db",
+            "redis+unix:///geheim?db=+3",
+            "redis+unix:///geheim#3",
+            "redis+unix://geheim/r.sock",
+            "redis+unix://localhost:1/geheim",
+            "redis+unix://u:geheim@localhost/r.sock",
+            "redis+unix:geheim",
+            "redis+unix://",
         ] {
             let error = Url::parse(url).expect_err(url);
             assert!(!error.contains("geheim") && error.contains("redis://["), "{url}: {error}");

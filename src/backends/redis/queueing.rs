@@ -11,7 +11,7 @@ use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
 use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{CONNECTING, Pause, TRY_ON, Trouble, within};
+use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, within};
 use crate::backends::{Acquired, Ask, Error, Notice, Pending, Standing, Turn, Who};
 
 /// How long leaving the queue may take.
@@ -80,6 +80,7 @@ impl<'a> Queueing<'a> {
         let mut pause = Pause::new();
         let give_up = Instant::now() + TRY_ON;
         let mut checked = false;
+        let mut before = Before::default();
         loop {
             let shared = Rc::clone(&self.shared);
             let left = give_up.saturating_duration_since(Instant::now());
@@ -99,10 +100,12 @@ impl<'a> Queueing<'a> {
             let reply = match answer {
                 Ok(reply) => reply,
                 Err(trouble) => {
+                    let again = before.any();
+                    let trouble = before.or(trouble, time);
                     let queued = self.ticket > 0;
                     let over = trouble.lasts() || self.ask.nonblock;
                     if !over {
-                        self.tell_trouble(trouble.clone(), queued);
+                        self.tell_trouble(trouble.clone(), queued && again);
                     }
                     if over || !pause.sleep_while(queued, give_up).await {
                         let doing = format!("take a permit of '{}'", self.ask.name);
@@ -111,13 +114,17 @@ impl<'a> Queueing<'a> {
                     continue;
                 }
             };
-            pause = Pause::new();
+            (pause, before) = (Pause::new(), Before::default());
             if matches!(reply.status, Status::Held | Status::Queued | Status::Busy) {
                 self.tell(&reply);
             }
             match reply.status {
                 Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
-                Status::Busy => return Ok(Acquired::Busy),
+                Status::Busy => {
+                    let Some(time) = reply.withheld() else { return Ok(Acquired::Busy) };
+                    let doing = format!("take a permit of '{}'", self.ask.name);
+                    return Err(self.shared.error(&doing, Trouble::withheld(time)));
+                }
                 Status::Differs => {
                     let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
                     return Err(self.shared.error("", trouble));
@@ -128,7 +135,7 @@ impl<'a> Queueing<'a> {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
-                        paused: reply.paused,
+                        paused: reply.withheld(),
                     }));
                     if let Err(trouble) = self.wait(&reply).await {
                         return Err(self.shared.error("be told of a permit", trouble));
@@ -184,7 +191,8 @@ impl<'a> Queueing<'a> {
     /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
     /// others have to see that we are still there.
     async fn wait(&mut self, reply: &Reply) -> Result<(), Trouble> {
-        let mut until = heartbeat(reply.ttl);
+        let heartbeat = heartbeat(reply.ttl);
+        let mut until = heartbeat;
         if let Some(next) = reply.next
             && reply.ahead < NEAR
         {
@@ -196,7 +204,10 @@ impl<'a> Queueing<'a> {
         }
         let shared = &self.shared;
         let list = self.keys.wake(self.ask.id);
-        let wake = self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(shared), list, || ())));
+        let turn = self.turn.clone();
+        let deaf = move || turn.tell(Notice::Deaf { heartbeat });
+        let wake =
+            self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(shared), list, || (), deaf)));
         tokio::select! {
             woken = wake => {
                 self.wake = None;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::HEARTBEAT;
 use super::connection::{Connection, Program};
+use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, millis};
 use crate::clock::Moment;
@@ -90,7 +91,7 @@ impl Call<'_> {
             self.who.to_owned(),
             self.ticket.to_string(),
             self.token.to_string(),
-            self.quarantine.map_or("-1".into(), |time| time.as_millis().to_string()),
+            written(self.quarantine),
             self.window.as_millis().to_string(),
             flag(self.nonblock, "nonblock"),
             flag(self.strict, "strict"),
@@ -184,36 +185,48 @@ type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
 type Terms = (u32, u8, u32, u64, u64);
 
 impl Reply {
-    fn of(raw: Raw, since: Moment) -> Self {
+    /// An error: no script of ours says that.
+    fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left) = terms;
-        Self {
-            status: match status.as_str() {
-                "held" => Status::Held,
-                "queued" => Status::Queued,
-                "busy" => Status::Busy,
-                "differs" => Status::Differs,
-                "evicted" => Status::Evicted,
-                "returned" => Status::Returned,
-                "done" => Status::Done,
-                _ => Status::Gone,
-            },
+        let status = match status.as_str() {
+            "held" => Status::Held,
+            "queued" => Status::Queued,
+            "busy" => Status::Busy,
+            "differs" => Status::Differs,
+            "evicted" => Status::Evicted,
+            "returned" => Status::Returned,
+            "done" => Status::Done,
+            _ => Status::Gone,
+        };
+        // To the others no limit is said.
+        if matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs) {
+            believed::limit(limit)?;
+            believed::limit(agreed)?;
+        }
+        Ok(Self {
+            status,
             token,
             ticket,
-            ahead,
-            held,
-            foreign,
-            next: u64::try_from(next).ok().map(Duration::from_millis),
+            ahead: believed::count(ahead)?,
+            held: believed::count(held)?,
+            foreign: believed::count(foreign)?,
+            next: believed::time_if_any(u64::try_from(next).ok())?,
             limit,
             pinned: pinned != 0,
             agreed,
-            ttl: Duration::from_millis(ttl),
-            hold: Duration::from_millis(hold_left),
-            paused: pause(paused),
+            ttl: if status == Status::Held { believed::lease(ttl)? } else { believed::time(ttl)? },
+            hold: believed::time(hold_left)?,
+            paused: pause(paused)?,
             whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
             blind: blind != 0,
             since,
-        }
+        })
+    }
+
+    /// For how long nobody is granted a permit that is free.
+    pub(super) fn withheld(&self) -> Option<Duration> {
+        self.paused.filter(|_| self.held < self.limit as usize)
     }
 }
 
@@ -236,7 +249,7 @@ impl Connection {
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), Trouble> {
         let said = self.script(&Program::decide(), &keys.keys, &call.arguments(), beside).await?;
-        Ok((Reply::of(said.answer, said.since), said.beside))
+        Ok((Reply::of(said.answer, said.since)?, said.beside))
     }
 
     /// Looks without changing anything; `ttl` is what foreign members are taken to have where
@@ -246,9 +259,11 @@ impl Connection {
         keys: &Keys,
         name: &Name,
         ttl: Duration,
+        quarantine: Option<Duration>,
     ) -> Result<Snapshot, Trouble> {
-        let looked = self.script(&Program::look(), keys.to_look(), &to_look(ttl), None).await?;
-        Ok(snapshot(name, looked.answer))
+        let arguments = to_look(ttl, quarantine);
+        let looked = self.script(&Program::look(), keys.to_look(), &arguments, None).await?;
+        snapshot(name, looked.answer)
     }
 
     /// The same at several in one round trip. An error may be that of any, or that the server does not
@@ -258,23 +273,29 @@ impl Connection {
         keys: &[Keys],
         names: &[Name],
         ttl: Duration,
+        quarantine: Option<Duration>,
     ) -> Result<Vec<Snapshot>, Trouble> {
-        let (program, arguments) = (Program::look(), to_look(ttl));
+        let (program, arguments) = (Program::look(), to_look(ttl, quarantine));
         let questions: Vec<_> =
             keys.iter().map(|keys| program.known(keys.to_look(), &arguments)).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
-        Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
+        names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect()
     }
 }
 
 /// Limit, whether that is pinned, TTL, pause, holders and waiters.
 type Looked = (u32, u8, u64, u64, Vec<(String, i64, String)>, Vec<(String, String)>);
 
-fn to_look(ttl: Duration) -> [String; 1] {
-    [ttl.as_millis().to_string()]
+fn to_look(ttl: Duration, quarantine: Option<Duration>) -> [String; 2] {
+    [ttl.as_millis().to_string(), written(quarantine)]
 }
 
-fn snapshot(name: &Name, looked: Looked) -> Snapshot {
+/// A quarantine as the scripts take it.
+fn written(quarantine: Option<Duration>) -> String {
+    quarantine.map_or("-1".into(), |time| time.as_millis().to_string())
+}
+
+fn snapshot(name: &Name, looked: Looked) -> Result<Snapshot, Trouble> {
     let (limit, pinned, ttl, paused, holders, waiters) = looked;
     let mut holders: Vec<_> = holders
         .into_iter()
@@ -298,19 +319,14 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     let ours = |one: &Holder| matches!(one, Holder::Known { .. });
     let in_use = holders.iter().any(ours) || !waiters.is_empty();
     let pinned = pinned != 0;
-    Snapshot {
-        name: name.clone(),
-        limit: (in_use || pinned).then_some(limit),
-        pinned,
-        ttl: in_use.then_some(Duration::from_millis(ttl)),
-        paused: if in_use { pause(paused) } else { None },
-        holders,
-        waiters,
-    }
+    let limit = if in_use || pinned { Some(believed::limit(limit)?) } else { None };
+    let ttl = if in_use { Some(believed::time(ttl)?) } else { None };
+    let (name, paused) = (name.clone(), pause(paused)?);
+    Ok(Snapshot { name, limit, pinned, ttl, paused, holders, waiters })
 }
 
-fn pause(millis: u64) -> Option<Duration> {
-    (millis > 0).then_some(Duration::from_millis(millis))
+fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
+    believed::time_if_any((millis > 0).then_some(millis))
 }
 
 struct Grant {

@@ -70,7 +70,7 @@ impl World {
 
     async fn look_at(&self) -> Snapshot {
         let keys = self.keys();
-        self.connection().look(&keys, &self.name, TTL).await.unwrap()
+        self.connection().look(&keys, &self.name, TTL, Some(Duration::ZERO)).await.unwrap()
     }
 
     fn now(&self) -> i64 {

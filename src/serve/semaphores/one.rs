@@ -158,7 +158,7 @@ impl Semaphore {
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),
             ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
-            paused_ms: self.paused(now).filter(|_| self.ledger.in_use()),
+            paused_ms: self.paused(now),
             holders: self.ledger.holders().map(holder).collect(),
             waiters: self.ledger.waiters().map(waiter).collect(),
         }

@@ -8,7 +8,8 @@ use crate::settings::layers::Source;
 use crate::supervise::policy::OnLost;
 
 /// What is meant for one call alone.
-const ONE_CALL: [&str; 7] = ["command", "force", "now", "json", "watch", "help", "version"];
+const ONE_CALL: [&str; 10] =
+    ["command", "force", "help", "json", "now", "shell", "unpin", "version", "watch", "while-pid"];
 
 /// Something that an option may say.
 fn sample(option: &str) -> &'static str {
@@ -95,6 +96,25 @@ fn every_option_has_a_variable_and_below_it_a_key() {
 }
 
 #[test]
+fn what_is_meant_for_one_call_is_typed_or_not_meant() {
+    let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
+    let set = ["COMMAND", "FORCE", "JSON", "NOW", "SHELL", "UNPIN", "WATCH", "WHILE_PID"]
+        .map(|option| (format!("SEMRUN_{option}"), "1"));
+    let set: Vec<_> = set.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let read =
+        |line: &str| read_with(line, &[set.as_slice(), &[("SEMRUN_PERMIT", permit)]].concat());
+    assert!(matches!(read("semrun limit x"), Ok(Task::Limit(Limit { change: None, .. }))));
+    let Ok(Task::Release(release)) = read("semrun release") else { panic!() };
+    assert!(!release.force && !release.now);
+    assert!(matches!(read("semrun renew"), Ok(Task::Renew(Renew { while_pid: None, .. }))));
+    let Ok(Task::Acquire(acquire)) = read("semrun acquire --name x") else { panic!() };
+    assert_eq!(acquire.printed, Printed::Plain);
+    let Ok(Task::Status(status)) = read("semrun status") else { panic!() };
+    assert!(!status.json && !status.watch);
+    assert_eq!(command(&run_with("semrun --name x true", &set)), "true");
+}
+
+#[test]
 fn what_nobody_says_is_as_documented() {
     let run = run_with("semrun --name x true", &[]);
     let Run { request, lost_exit_code, supervision, .. } = run;
@@ -144,15 +164,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
 #[test]
 fn what_was_typed_silences_what_conflicts_with_it_below() {
     let home = Home::new();
-    let change = |line: &str, set: &[(&str, &str)]| match home.read(line, set) {
-        Ok(Task::Limit(limit)) => limit.change,
-        other => panic!("{other:?}"),
-    };
-    let unpin = [("SEMRUN_UNPIN", "1")];
-    assert_eq!(change("semrun limit x", &unpin), Some(Change::Unpin));
-    assert_eq!(change("semrun limit x 5", &unpin), Some(Change::Pin(5)));
-    home.write("user", "unpin = true\nretry-interval = \"1s\"\n");
-    assert_eq!(change("semrun limit x 5", &[]), Some(Change::Pin(5)));
+    home.write("user", "retry-interval = \"1s\"\n");
     // An interval for whoever counts attempts is no mistake where nobody does.
     assert_eq!(home.run("semrun --name x true", &[]).request.wait, Wait::ForEver);
     let attempts = home.run("semrun --name x --max-attempts 3 true", &[]).request.wait;

@@ -1,0 +1,175 @@
+//! What a server says, as it comes: answers of the Redis protocol, each up to a size that a semaphore
+//! can have. What is none, or more, is refused as soon as that shows, because anything may answer at
+//! the other end of a URL.
+
+use redis::{ErrorKind, RedisError, Value, parse_redis_value};
+
+/// The longest line, and the longest text: a holder's record or what a server says of itself.
+const LONGEST_LINE: usize = 64 << 10;
+const LONGEST_TEXT: usize = 1 << 20;
+
+/// The most parts of an answer, and its bytes: what hundred thousands of waiters make of a semaphore.
+const MOST_PARTS: usize = 1 << 20;
+const LARGEST: usize = 32 << 20;
+
+/// What arrived and has not been read yet.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) received: Vec<u8>,
+    /// How far the first answer is known, and how many of its parts come behind that.
+    known: usize,
+    to_come: usize,
+    parts: usize,
+}
+
+impl Inbox {
+    /// The first answer, if all of it is there.
+    pub(super) fn next(&mut self) -> Result<Option<Value>, RedisError> {
+        let Some(length) = self.whole()? else { return Ok(None) };
+        let answer = parse_redis_value(&self.received[..length]);
+        self.received.drain(..length);
+        answer.map(Some).map_err(|_| foreign(&[]))
+    }
+
+    /// How long the first answer is, if all of it is there: a line for each part, and behind some of
+    /// them a text.
+    fn whole(&mut self) -> Result<Option<usize>, RedisError> {
+        if self.known == 0 {
+            (self.to_come, self.parts) = (1, 0);
+        }
+        while self.to_come > 0 {
+            let Some(rest) = self.received.get(self.known..) else { return Ok(None) };
+            let Some(kind) = rest.first() else { return Ok(None) };
+            if !b"+-:$*".contains(kind) {
+                return Err(foreign(rest));
+            }
+            let end = rest.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n');
+            let Some(end) = end else {
+                return if rest.len() < LONGEST_LINE { Ok(None) } else { Err(too_much()) };
+            };
+            let line = &rest[1..end];
+            self.known += end + 1;
+            self.to_come -= 1;
+            if let Some(number) = number(*kind, line)? {
+                if *kind == b'$' {
+                    if number > LONGEST_TEXT {
+                        return Err(too_much());
+                    }
+                    self.known += number + 2;
+                } else {
+                    self.parts = self.parts.saturating_add(number);
+                    self.to_come = self.to_come.saturating_add(number);
+                }
+            }
+            if self.parts > MOST_PARTS || self.known > LARGEST {
+                return Err(too_much());
+            }
+        }
+        if self.known > self.received.len() {
+            return Ok(None);
+        }
+        Ok(Some(std::mem::take(&mut self.known)))
+    }
+}
+
+/// How long the text behind a line is, or how many parts. None: there are none.
+fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, RedisError> {
+    if !b"$*".contains(&kind) {
+        return Ok(None);
+    }
+    match std::str::from_utf8(line.trim_ascii_end()) {
+        Ok("-1") => Ok(None),
+        Ok(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            // One that is too long to be read is too much as well.
+            number
+                .parse()
+                .map(Some)
+                .map_err(|_| if number.is_empty() { foreign(line) } else { too_much() })
+        }
+        _ => Err(foreign(line)),
+    }
+}
+
+/// What answers there is no Redis. The first bytes show of some what it is instead.
+fn foreign(bytes: &[u8]) -> RedisError {
+    // How a record of TLS begins that says what is wrong.
+    const ALERT: &[u8] = &[0x15, 0x03];
+    let hint = if bytes.starts_with(ALERT) {
+        "it speaks TLS; is it rediss:// ?"
+    } else if bytes.starts_with(b"HTTP/") {
+        "it speaks HTTP; check the URL"
+    } else {
+        "check the URL"
+    };
+    let what = format!("what answers there does not speak the Redis protocol; {hint}");
+    (ErrorKind::Parse, "no Redis", what).into()
+}
+
+fn too_much() -> RedisError {
+    let what = "the server answers with more than a semaphore can be; is this a Redis?".into();
+    (ErrorKind::Parse, "too much", what).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox(bytes: &[u8]) -> Inbox {
+        Inbox { received: bytes.to_vec(), ..Inbox::default() }
+    }
+
+    #[test]
+    fn an_answer_is_read_when_all_of_it_is_there() {
+        for answer in [
+            "+OK\r\n",
+            "-ERR no\r\n",
+            ":-1\r\n",
+            "$-1\r\n",
+            "$0\r\n\r\n",
+            "$4\r\na\r\nb\r\n",
+            "*-1\r\n",
+            "*0\r\n",
+            "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$2\r\nab\r\n",
+        ] {
+            let bytes = format!("{answer}:7\r\n").into_bytes();
+            assert_eq!(inbox(&bytes).whole().unwrap(), Some(answer.len()), "{answer}");
+            let mut slowly = Inbox::default();
+            for byte in &bytes[..answer.len() - 1] {
+                slowly.received.push(*byte);
+                assert_eq!(slowly.whole().unwrap(), None, "{answer}");
+            }
+            slowly.received.extend(&bytes[answer.len() - 1..]);
+            assert!(slowly.next().unwrap().is_some(), "{answer}");
+            assert_eq!(slowly.next().unwrap(), Some(Value::Int(7)), "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_or_too_much_is_refused_at_once() {
+        let refused = |bytes: &[u8], words: &str| {
+            let error = inbox(bytes).next().expect_err(words).to_string();
+            assert!(error.contains(words), "{words}: {error}");
+        };
+        refused(b"HTTP/1.1 400 Bad Request\r\n", "it speaks HTTP");
+        refused(b"SSH-2.0-OpenSSH_9\r\n", "does not speak the Redis protocol; check the URL");
+        refused(&[0x15, 0x03, 0x03, 0, 2], "is it rediss:// ?");
+        for text in ["$x\r\n", "$\r\n", "*-2\r\n", "\r\n", "*1\r\nx"] {
+            refused(text.as_bytes(), "does not speak the Redis protocol");
+        }
+        for text in [
+            "$1048577\r\n",
+            "$18446744073709551615\r\n",
+            "$99999999999999999999\r\n",
+            "*1048577\r\n",
+            "*18446744073709551615\r\n",
+            "*1048576\r\n*1\r\n",
+        ] {
+            refused(text.as_bytes(), "is this a Redis?");
+        }
+        refused(&[b"+", vec![b'a'; LONGEST_LINE].as_slice()].concat(), "is this a Redis?");
+        let full = "$1048576\r\n".to_owned() + &"x".repeat(LONGEST_TEXT) + "\r\n";
+        refused(format!("*40\r\n{}", full.repeat(40)).as_bytes(), "is this a Redis?");
+        let deep = "*1\r\n".repeat(1000) + ":1\r\n";
+        assert!(inbox(deep.as_bytes()).next().is_err());
+    }
+}
