@@ -19,8 +19,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, SeekFrom, Stat};
@@ -40,7 +40,7 @@ const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 /// How long whoever does not want to wait tries all the same.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// How long a thread that got the mutex keeps it for us.
+/// How long a thread that got the mutex offers it to us.
 const OFFER: Duration = Duration::from_millis(100);
 
 /// What is written to a permit's FIFO when it is given back, or taken away at once. Nobody reads
@@ -50,13 +50,18 @@ pub(super) const RELEASED: &[u8] = b"xx";
 /// The same when it is taken away gently: less than that.
 pub(super) const EVICTED: &[u8] = b"x";
 
-/// The mutex, for one of two who may take it.
-struct Claim(Arc<AtomicBool>);
+/// The mutex, which a thread has got for us.
+struct Offer {
+    accepting: mpsc::Sender<()>,
+    thread: JoinHandle<bool>,
+}
 
-impl Claim {
-    /// True for the first who asks.
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
+impl Offer {
+    /// False: we were too slow. No thread is left in any case.
+    fn accept(self) -> bool {
+        // The thread alone knows whether that was in time.
+        let _ = self.accepting.send(());
+        self.thread.join().unwrap_or(false)
     }
 }
 
@@ -141,7 +146,8 @@ impl Semaphore {
     }
 
     /// Locks the mutex. None: the files we have open are no longer those at the path, because
-    /// somebody deleted them; open the semaphore again.
+    /// somebody deleted them; open the semaphore again. Leaves no thread behind, unless it fails or is
+    /// called off while another process has the mutex.
     pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
         if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;
@@ -168,12 +174,12 @@ impl Semaphore {
     async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
         let answer = async {
             loop {
-                let (claim, offer) = self.offer_mutex()?;
-                offer.await.map_err(|_| io::Error::other("a thread ended"))??;
-                if claim.take() {
+                let (offer, got) = self.offer_mutex()?;
+                got.await.map_err(|_| io::Error::other("a thread ended"))??;
+                if offer.accept() {
                     return Ok(());
                 }
-                // We were too slow, and others had their turn.
+                // Others had their turn.
             }
         };
         tokio::pin!(answer);
@@ -197,24 +203,24 @@ impl Semaphore {
     }
 
     /// Starts a thread that gets the mutex and offers it.
-    fn offer_mutex(&self) -> io::Result<(Claim, oneshot::Receiver<io::Result<()>>)> {
+    fn offer_mutex(&self) -> io::Result<(Offer, oneshot::Receiver<io::Result<()>>)> {
         let mutex = self.mutex.try_clone()?;
-        let (sender, offer) = oneshot::channel();
-        let claim = Claim(Arc::new(AtomicBool::new(true)));
-        let open = Claim(Arc::clone(&claim.0));
-        std::thread::Builder::new().stack_size(64 * 1024).spawn(move || {
+        let (sender, got) = oneshot::channel();
+        let (accepting, accepted) = mpsc::channel();
+        let thread = thread::Builder::new().stack_size(64 * 1024).spawn(move || {
             let result = rustix::io::retry_on_intr(|| {
                 rustix::fs::flock(&mutex, FlockOperation::LockExclusive)
             });
             let _ = sender.send(result.map_err(io::Error::from));
-            std::thread::sleep(OFFER);
-            if open.take() {
-                // Nobody wants it any more, or whoever does hangs in a write to a terminal: the
+            let accepted = accepted.recv_timeout(OFFER).is_ok();
+            if !accepted {
+                // Nobody wants it any more, or the waiter hangs in a write to a terminal: the
                 // others must not wait for that.
                 let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
             }
+            accepted
         })?;
-        Ok((claim, offer))
+        Ok((Offer { accepting, thread }, got))
     }
 
     fn mutex_holder(&self) -> Option<u32> {

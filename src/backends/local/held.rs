@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::entries::{Entry, Kind, State};
 use super::evict;
@@ -16,14 +17,21 @@ use super::kept::Kept;
 use super::taken::kept_entry;
 use crate::backends::{Ask, Error, Lease, Lost, Pending, Permit, Record, Tenure};
 use crate::clock::{self, Moment};
+use crate::kernel;
 use crate::mutants::{self, Guard};
 
+/// How often a holder that nothing can wake looks whether its permit was taken away.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Knows no runtime before it is asked for [`Lease::lost`]: it may be granted in another one.
 pub(super) struct Held {
     permit: Permit,
     semaphore: Rc<Semaphore>,
     entry: Entry,
     /// Others write there too, to take the permit away.
-    fifo: AsyncFd<OwnedFd>,
+    fifo: OwnedFd,
+    /// The same, once somebody wants to hear of that.
+    watched: Option<AsyncFd<OwnedFd>>,
     /// What was heard of that.
     heard: Said,
     /// Until when the permit stays taken after its release.
@@ -46,7 +54,6 @@ impl Unclaimed {
         let record = Record::new(ask);
         let fifo = locked.create(entry, &record)?;
         let finish = || -> io::Result<Held> {
-            let fifo = crate::kernel::watch(fifo, Interest::READABLE)?;
             let mut hold_end = None;
             if !ask.min_hold.is_zero() {
                 // Last, so that one that nobody has does not last.
@@ -56,7 +63,7 @@ impl Unclaimed {
             }
             let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
             let (semaphore, heard) = (Rc::clone(semaphore), Said::Nothing);
-            Ok(Held { permit, semaphore, entry, fifo, heard, hold_end })
+            Ok(Held { permit, semaphore, entry, fifo, watched: None, heard, hold_end })
         };
         let held = finish().inspect_err(|_| semaphore.remove(entry))?;
         Ok(Self(Some(held)))
@@ -71,7 +78,7 @@ impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(held) = self.0.take() {
             held.forget();
-            held.semaphore.hand_over(held.entry, held.fifo.get_ref());
+            held.semaphore.hand_over(held.entry, &held.fifo);
         }
     }
 }
@@ -86,18 +93,32 @@ impl Held {
 
     /// Waits until somebody takes it away; after it was evicted, until that is done at once.
     async fn taken_away(&mut self) -> Lost {
-        while let Ok(mut ready) = self.fifo.readable().await {
-            if let Ok(said) = Said::to(self.fifo.get_ref())
+        loop {
+            if let Ok(said) = Said::to(&self.fifo)
                 && said != self.heard
                 && let Some(lost) = evict::heard(said)
             {
                 self.heard = said;
                 return lost;
             }
-            ready.clear_ready();
+            self.something_said().await;
         }
-        // The runtime is going down, and with it whoever asks.
-        std::future::pending().await
+    }
+
+    /// Returns when something may have been written to the FIFO.
+    async fn something_said(&mut self) {
+        if self.watched.is_none() {
+            let fifo = self.fifo.try_clone();
+            self.watched = fifo.and_then(|fifo| kernel::watch(fifo, Interest::READABLE)).ok();
+        }
+        match &self.watched {
+            Some(fifo) => match fifo.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                // The runtime is going down, and with it the holder.
+                Err(_) => std::future::pending().await,
+            },
+            None => sleep(LOOK).await,
+        }
     }
 }
 
@@ -115,14 +136,14 @@ impl Lease for Held {
     }
 
     fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        (!mutants::is_off(Guard::InheritedLock)).then(|| self.fifo.get_ref().as_fd())
+        (!mutants::is_off(Guard::InheritedLock)).then(|| self.fifo.as_fd())
     }
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
     /// disk can keep a permit from passing on.
     fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
         Box::pin(async move {
-            self.semaphore.hand_over(self.entry, self.fifo.get_ref());
+            self.semaphore.hand_over(self.entry, &self.fifo);
             let off = mutants::is_off(Guard::Hold);
             if self.hold_end.is_some_and(|end| end <= clock::now() || off) {
                 self.forget();

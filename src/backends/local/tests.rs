@@ -1,5 +1,7 @@
 //! What is the local backend's own: who is woken by what, and what is in the files.
 
+mod processes;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;

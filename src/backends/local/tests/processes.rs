@@ -1,0 +1,57 @@
+//! What a permit has to do with the process that holds it: its threads, its runtime.
+
+use std::fs::{self, File};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for() {
+    World::run(async |world| {
+        drop(world.granted(ask()).await);
+        let path = world.path().join("mutex");
+        let mutex = File::open(&path).unwrap();
+        flock(&mutex, FlockOperation::LockExclusive).unwrap();
+        let opened = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter(|open| fs::read_link(open.path()).is_ok_and(|to| to == path)).count()
+        };
+        let asking = world.asks(ask());
+        // Ours, that of the one who asks, and that of its thread.
+        while opened() < 3 {
+            tokio::task::yield_now().await;
+        }
+        drop(mutex);
+        let _lease = asking.granted().await;
+        assert_eq!(opened(), 1, "a thread has the mutex open");
+    });
+}
+
+#[test]
+fn a_permit_outlives_the_runtime_in_which_it_was_granted() {
+    let world = World(TempDir::new().unwrap());
+    let asked = ask();
+    let mut lease = runtime().block_on(async {
+        let (turn, _notices) = Turn::channel();
+        match world.client().acquire(&asked, &turn, Cancel::pair().1).await.unwrap() {
+            Acquired::Granted(lease) => lease,
+            _ => panic!("not granted"),
+        }
+    });
+    runtime().block_on(async {
+        let (lost, evicted) = tokio::join!(tokio::time::timeout(PATIENCE, lease.lost()), async {
+            tokio::task::yield_now().await;
+            world.evict(asked.id, Eviction::Gently).await
+        });
+        assert!(evicted);
+        assert_eq!(lost.expect("hears of it").gone, Gone::NotYet);
+        lease.release(PATIENCE).await.unwrap();
+    });
+    assert_eq!(world.files(), ["mutex"]);
+}
