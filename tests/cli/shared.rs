@@ -75,6 +75,19 @@ fn a_directory_of_a_stranger_is_refused_even_by_root() {
 }
 
 #[test]
+fn a_directory_of_a_user_whom_a_namespace_does_not_map_is_refused_in_other_words() {
+    let world = World::new();
+    // Root owns it, but this namespace does not know root.
+    let script = "
+        mkdir -m 1777 shared
+        $alice unshare -r $semrun --config /dev/null --backend file://$PWD/shared --name x -- echo no 2>err || echo $?
+        grep -c 'whom this user namespace does not map' err; grep -c 'have root own' err || true
+        mkdir -m 700 own; chown 61001:61000 own
+        $alice unshare -r $semrun --config /dev/null --backend file://$PWD/own --name x -- echo fine";
+    shows_as_users(&world, script, "69\n1\n0\nfine\n");
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
     let world = World::new();
     let script = "
