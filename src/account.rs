@@ -61,7 +61,7 @@ pub(crate) fn stands_for_unmapped(uid: u32) -> bool {
 /// What the kernel takes for that unless it is told otherwise.
 const OVERFLOW: u32 = 65534;
 
-/// How many users a namespace maps, by user_namespaces(7)'s `uid_map`.
+/// How many users a namespace maps, by its `uid_map`: see `user_namespaces(7)`.
 fn mapped(map: &str) -> u64 {
     let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
     map.lines().filter_map(count).sum()

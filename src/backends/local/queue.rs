@@ -173,7 +173,9 @@ impl Queueing<'_> {
         if !gone {
             return Ok(Step::Acquired(Acquired::Busy));
         }
-        dead.iter().for_each(|permit| self.semaphore.remove(*permit));
+        for permit in dead {
+            self.semaphore.remove(*permit);
+        }
         Ok(Step::LookAgain)
     }
 
@@ -299,10 +301,10 @@ impl Survey {
         Ok(())
     }
 
-    /// The same with those behind us.
+    /// The same with those behind us, unless we watch the permits anyway.
     fn look_behind(&mut self, locked: &Locked<'_>) -> io::Result<()> {
         for entry in &self.after {
-            if self.behind.len() == WATCHED {
+            if self.before.len() < WATCHED || self.behind.len() == WATCHED {
                 break;
             }
             self.behind.extend(locked.probe(*entry)?);

@@ -91,7 +91,7 @@ fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the
     World::run(async |world| {
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
-        let [file, record] = ["", ".json"].map(|end| {
+        let [file, record] = ["", "json"].map(|end| {
             let is_it = |file: &String| file.starts_with("k.") && file.ends_with(end);
             world.path().join(world.files().into_iter().find(is_it).unwrap())
         });
@@ -194,7 +194,7 @@ fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
     World::run(async |world| {
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
-        let record = world.files().into_iter().find(|file| file.ends_with(".json")).unwrap();
+        let record = world.files().into_iter().find(|file| file.ends_with("json")).unwrap();
         let record = world.path().join(record);
         fs::remove_file(&record).unwrap();
         // Cannot be opened, whoever we are.
