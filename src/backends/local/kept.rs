@@ -160,7 +160,7 @@ impl Locked<'_> {
             file => file,
         };
         let Ok(file) = file else { return };
-        let places = remembered(&file);
+        let Ok(places) = remembered(&file) else { return };
         let last = places.iter().flatten().map(|(number, _)| *number).max().unwrap_or(0);
         let first = |at: &usize| places.get(*at).copied().flatten().map_or(0, |(number, _)| number);
         let at = (0..REMEMBERED).min_by_key(first).unwrap_or(0);
@@ -174,7 +174,7 @@ impl Locked<'_> {
             Err(Errno::NOENT) => return Ok(false),
             file => file?,
         };
-        Ok(remembered(&file).iter().flatten().any(|(_, given_back)| *given_back == id))
+        Ok(remembered(&file)?.iter().flatten().any(|(_, given_back)| *given_back == id))
     }
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
@@ -192,14 +192,14 @@ pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// The permits that were given back, with numbers that grow. None: an unfinished one.
-fn remembered(file: &OwnedFd) -> Vec<Option<(u64, Uuid)>> {
+fn remembered(file: &OwnedFd) -> io::Result<Vec<Option<(u64, Uuid)>>> {
     let place = |line: &[u8]| {
         let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (number, id) = line.split_once(' ')?;
         Some((number.parse().ok()?, id.parse().ok()?))
     };
-    let text = read_whole::<{ LINE * REMEMBERED }>(file).unwrap_or_default();
-    text.chunks(LINE).map(place).collect()
+    let text = read_whole::<{ LINE * REMEMBERED }>(file)?;
+    Ok(text.chunks(LINE).map(place).collect())
 }
 
 fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {
