@@ -55,7 +55,8 @@ struct Written<'a> {
 pub(super) struct Granted {
     /// The process that asked.
     pub(super) pid: u32,
-    /// When that was, in microseconds since the machine was started.
+    /// When that was, in microseconds since the machine was started; 0: not known.
+    #[serde(default)]
     boot_us: u64,
 }
 
