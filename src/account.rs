@@ -50,6 +50,23 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Whether a user's number also stands for all whom our user namespace does not map.
+pub(crate) fn stands_for_unmapped(uid: u32) -> bool {
+    let read = |path| fs::read_to_string(path).ok();
+    let overflow = read("/proc/sys/kernel/overflowuid").and_then(|text| text.trim().parse().ok());
+    let unmapped = overflow == Some(uid) || overflow.is_none() && uid == OVERFLOW;
+    unmapped && read("/proc/self/uid_map").is_some_and(|map| mapped(&map) < u64::from(u32::MAX))
+}
+
+/// What the kernel takes for that unless it is told otherwise.
+const OVERFLOW: u32 = 65534;
+
+/// How many users a namespace maps, by its `uid_map`: see `user_namespaces(7)`.
+fn mapped(map: &str) -> u64 {
+    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
+    map.lines().filter_map(count).sum()
+}
+
 /// Where getent(1) is, if it is: not in PATH, which cron and a login shell do not share.
 const GETENT: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
 

@@ -75,6 +75,43 @@ fn a_directory_of_a_stranger_is_refused_even_by_root() {
 }
 
 #[test]
+fn a_directory_of_a_user_whom_a_namespace_does_not_map_is_refused_in_other_words() {
+    let world = World::new();
+    // Root owns it, but this namespace does not know root.
+    let script = "
+        mkdir -m 1777 shared
+        $alice unshare -r $semrun --config /dev/null --backend file://$PWD/shared --name x -- echo no 2>err || echo $?
+        grep -c 'whom this user namespace does not map' err; grep -c 'have root own' err || true
+        mkdir -m 700 own; chown 61001:61000 own
+        $alice unshare -r $semrun --config /dev/null --backend file://$PWD/own --name x -- echo fine";
+    shows_as_users(&world, script, "69\n1\n0\nfine\n");
+}
+
+#[test]
+fn stopped_waiters_that_proc_hides_from_those_behind_them_are_passed_over() {
+    let world = World::new();
+    let script = "
+        mkdir -m 1777 shared; mkdir -m 777 notes; echo > notes/order; chmod 666 notes/order
+        export SEMRUN_BACKEND=file://$PWD/shared
+        waiting() { $semrun status --json x | grep -c place || true; }
+        mount -t proc -o hidepid=2 proc /proc
+        $bob $semrun -q --name x -- sh -c 'echo > notes/held; while [ ! -e notes/go ]; do sleep 0.02; done' &
+        holder=$!; stopped=
+        while [ ! -e notes/held ]; do nap; done
+        for number in 1 2 3 4; do
+            $alice $semrun -q --name x -- sh -c 'echo alice >> notes/order' & stopped=\"$stopped $!\"
+            while [ $(waiting) != $number ]; do nap; done
+        done
+        $bob $semrun -q --name x -- sh -c 'echo bob >> notes/order' & waiter=$!
+        while [ $(waiting) != 5 ]; do nap; done
+        for one in $stopped; do $bob test ! -e /proc/$one || echo seen; done
+        kill -STOP $stopped
+        touch notes/go; wait $holder; wait $waiter
+        kill -CONT $stopped; wait $stopped; uniq -c notes/order | xargs";
+    shows_as_users(&world, script, "1 1 bob 4 alice\n");
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
     let world = World::new();
     let script = "

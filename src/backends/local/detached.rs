@@ -11,8 +11,9 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::entries::{Entry, Kind, State};
-use super::files::{ForMutex, Locked, Semaphore};
+use super::files::Semaphore;
 use super::kept::{self, Kept};
+use super::mutex::{ForMutex, Locked};
 use super::{evict, place};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
@@ -77,8 +78,9 @@ fn lease(
 /// is not detached, and is none of ours.
 fn find(locked: &Locked<'_>, id: Uuid) -> io::Result<Option<(Entry, Kept)>> {
     for entry in locked.0.list()?.kept {
-        let is_it = locked.0.record(entry).is_some_and(|record| record.permit == id);
-        if is_it && let Some(kept) = locked.kept(entry)? {
+        if locked.0.is_of(entry, id)?
+            && let Some(kept) = locked.kept(entry)?
+        {
             return Ok(Some((entry, kept)));
         }
     }
@@ -86,8 +88,10 @@ fn find(locked: &Locked<'_>, id: Uuid) -> io::Result<Option<(Entry, Kept)>> {
 }
 
 pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> {
-    let before = || if locked.remembers(id) { GivenBack::Before } else { GivenBack::Unknown };
-    let Some((entry, kept)) = find(locked, id)? else { return Ok(before()) };
+    let Some((entry, kept)) = find(locked, id)? else {
+        let before = locked.remembers(id)?;
+        return Ok(if before { GivenBack::Before } else { GivenBack::Unknown });
+    };
     if !kept.is_detached() {
         return Ok(if evict::is_held_by_processes(locked, entry)? {
             GivenBack::Unknown
@@ -95,13 +99,18 @@ pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> 
             GivenBack::Before
         });
     }
-    let left = kept.in_phase(Phase::Kept);
-    match kept.phase {
-        Phase::Kept => return Ok(GivenBack::Before),
-        Phase::Held if left.lasts()? => evict::shorten(locked, entry, left)?,
-        Phase::Held | Phase::Evicted => evict::end(locked, entry)?,
+    if kept.phase == Phase::Kept {
+        return Ok(GivenBack::Before);
     }
+    // First: who is killed after that gives it back again, but who is killed before it and after the
+    // end would hear that nobody knows the permit.
     locked.remember(id);
+    let left = kept.in_phase(Phase::Kept);
+    if kept.phase == Phase::Held && left.lasts()? {
+        evict::shorten(locked, entry, left)?;
+    } else {
+        evict::end(locked, entry)?;
+    }
     Ok(GivenBack::Now)
 }
 

@@ -5,8 +5,9 @@ use std::io;
 use uuid::Uuid;
 
 use super::entries::{Entry, Kind};
-use super::files::{self, EVICTED, Locked, RELEASED, Said};
+use super::files::{self, EVICTED, RELEASED, Said};
 use super::kept::Kept;
+use super::mutex::Locked;
 use super::taken::{By, Permits, Taken, kept_entry};
 use crate::backends::{Eviction, Gone, Lost, Phase};
 use crate::mutants::{self, Guard};
@@ -27,9 +28,15 @@ pub(super) fn heard(said: Said) -> Option<Lost> {
 pub(super) fn evict(locked: &Locked<'_>, id: Uuid, how: Eviction) -> io::Result<bool> {
     let listing = locked.0.list()?;
     let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
-    let is_it = |taken: &Taken| locked.0.record(taken.entry).is_some_and(|one| one.permit == id);
     let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
-    let Some(Taken { entry, by }) = taken.into_iter().find(is_it) else { return Ok(false) };
+    let mut found = None;
+    for taken in taken {
+        if locked.0.is_of(taken.entry, id)? {
+            found = Some(taken);
+            break;
+        }
+    }
+    let Some(Taken { entry, by }) = found else { return Ok(false) };
     match (by, how) {
         (By::Processes { evicted, .. }, Eviction::Gently) => {
             if !evicted {

@@ -1,4 +1,4 @@
-//! The files of one semaphore, and the short mutex around them. In its directory are
+//! The files of one semaphore. In its directory are
 //!
 //! | file | what |
 //! |---|---|
@@ -19,29 +19,21 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
-use tokio::sync::oneshot;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::create::{create_file, with_exact_modes};
 use super::entries::{Entry, Kind, Listing, State};
-use super::locks::Locks;
+use super::mutex::{Locked, check_mutex, identity, open_mutex};
 use super::names;
 use super::place::{Base, Sharing};
-use crate::backends::{Name, Notice, Record, Turn};
-
-/// How long the mutex may be busy before we say who has it. It is held for a millisecond.
-const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
-
-/// How long whoever does not want to wait tries all the same.
-const GIVE_UP: Duration = Duration::from_secs(5);
-
-/// How long a thread that got the mutex offers it to us.
-const OFFER: Duration = Duration::from_millis(100);
+use crate::backends::{Name, Record};
+use crate::clock::{self, Moment};
 
 /// What is written to a permit's FIFO when it is given back, or taken away at once. Nobody reads
 /// what is there: how much it is says what has happened.
@@ -50,38 +42,38 @@ pub(super) const RELEASED: &[u8] = b"xx";
 /// The same when it is taken away gently: less than that.
 pub(super) const EVICTED: &[u8] = b"x";
 
-/// The mutex, which a thread has got for us.
-struct Offer {
-    accepting: mpsc::Sender<()>,
-    thread: JoinHandle<bool>,
+/// What is written down of a FIFO's owner.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    boot_us: u64,
 }
 
-impl Offer {
-    /// False: we were too slow. No thread is left in any case.
-    fn accept(self) -> bool {
-        // The thread alone knows whether that was in time.
-        let _ = self.accepting.send(());
-        self.thread.join().unwrap_or(false)
+/// The part of it by which we know who may have had a permit.
+#[derive(Deserialize)]
+pub(super) struct Granted {
+    /// The process that asked.
+    pub(super) pid: u32,
+    /// When that was, in microseconds since the machine was started; 0: not known.
+    #[serde(default)]
+    boot_us: u64,
+}
+
+impl Granted {
+    pub(super) fn moment(&self) -> Moment {
+        Duration::from_micros(self.boot_us)
     }
-}
-
-/// How long to wait for the mutex.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum ForMutex<'a> {
-    /// As long as it takes; who waits is told when it takes long.
-    Endless(&'a Turn),
-    /// For those who do not want to wait: an error after a while.
-    Bounded,
 }
 
 /// One semaphore's open directory.
 #[derive(Debug)]
 pub(super) struct Semaphore {
     pub(super) directory: OwnedFd,
-    mutex: OwnedFd,
+    pub(super) mutex: OwnedFd,
     /// Device and inode of that.
-    identity: (u64, u64),
-    path: PathBuf,
+    pub(super) identity: (u64, u64),
+    pub(super) path: PathBuf,
     pub(super) sharing: Sharing,
 }
 
@@ -104,10 +96,6 @@ pub(super) enum Said {
     Evicted,
     Released,
 }
-
-/// The mutex is ours until this goes.
-#[derive(Debug)]
-pub(super) struct Locked<'a>(pub(super) &'a Semaphore);
 
 impl Semaphore {
     /// Opens a semaphore's directory. Makes it first if `create`; otherwise a missing one is None.
@@ -145,96 +133,6 @@ impl Semaphore {
         Ok(Some(Self { directory, mutex, identity, path, sharing: base.sharing }))
     }
 
-    /// Locks the mutex. None: the files we have open are no longer those at the path, because
-    /// somebody deleted them; open the semaphore again. Leaves no thread behind, unless it fails or is
-    /// called off while another process has the mutex.
-    pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
-        if !self.take_mutex()? {
-            self.wait_for_mutex(patience).await?;
-        }
-        let locked = Locked(self);
-        Ok(self.still_there()?.then_some(locked))
-    }
-
-    /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
-    /// that somebody deleted.
-    pub(super) fn lock_to_look(&self) -> io::Result<Option<Locked<'_>>> {
-        Ok(self.take_mutex()?.then(|| Locked(self)))
-    }
-
-    fn take_mutex(&self) -> io::Result<bool> {
-        match rustix::fs::flock(&self.mutex, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Waits in a thread, because signals have to be obeyed meanwhile.
-    async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
-        let answer = async {
-            loop {
-                let (offer, got) = self.offer_mutex()?;
-                got.await.map_err(|_| io::Error::other("a thread ended"))??;
-                if offer.accept() {
-                    return Ok(());
-                }
-                // Others had their turn.
-            }
-        };
-        tokio::pin!(answer);
-        let time = match patience {
-            ForMutex::Endless(_) => MUTEX_IS_STUCK,
-            ForMutex::Bounded => GIVE_UP,
-        };
-        if let Ok(answer) = tokio::time::timeout(time, &mut answer).await {
-            return answer;
-        }
-        let pid = self.mutex_holder();
-        let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
-        let what = format!("{pid} keeps the files locked; is it stopped?");
-        match patience {
-            ForMutex::Endless(turn) => {
-                turn.tell(Notice::Trouble { what, may_last: true });
-                answer.await
-            }
-            ForMutex::Bounded => Err(io::Error::new(io::ErrorKind::TimedOut, what)),
-        }
-    }
-
-    /// Starts a thread that gets the mutex and offers it.
-    fn offer_mutex(&self) -> io::Result<(Offer, oneshot::Receiver<io::Result<()>>)> {
-        let mutex = self.mutex.try_clone()?;
-        let (sender, got) = oneshot::channel();
-        let (accepting, accepted) = mpsc::channel();
-        let thread = thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-            let result = rustix::io::retry_on_intr(|| {
-                rustix::fs::flock(&mutex, FlockOperation::LockExclusive)
-            });
-            let _ = sender.send(result.map_err(io::Error::from));
-            let accepted = accepted.recv_timeout(OFFER).is_ok();
-            if !accepted {
-                // Nobody wants it any more, or the waiter hangs in a write to a terminal: the
-                // others must not wait for that.
-                let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
-            }
-            accepted
-        })?;
-        Ok((Offer { accepting, thread }, got))
-    }
-
-    fn mutex_holder(&self) -> Option<u32> {
-        Locks::read().holder(&rustix::fs::fstat(&self.mutex).ok()?)
-    }
-
-    fn still_there(&self) -> io::Result<bool> {
-        match rustix::fs::statat(CWD, self.path.join("mutex"), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => Ok(identity(&there) == self.identity),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
     /// The directory of all semaphores.
     pub(super) fn base(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
@@ -244,22 +142,47 @@ impl Semaphore {
         self.path.join(entry.file())
     }
 
-    /// Removes a FIFO and its record. Another process may have been faster, and needs no mutex:
-    /// only the owner removes what lives.
+    /// Removes what does not count any more, or what its owner wants to end, and its record.
+    /// Another process may have been faster, and needs no mutex: only the owner removes what lives.
+    ///
+    /// Whatever counts has a name: first it stops to count, then its record goes, and then the file
+    /// by which the next who looks finds what a crash has left.
     pub(super) fn remove(&self, entry: Entry) {
+        if entry.kind == Kind::Kept {
+            let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let _ = rustix::fs::openat(&self.directory, entry.file(), flags, Mode::empty());
+        }
         for file in [entry.record_file(), entry.file()] {
             let _ = rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
         }
     }
 
-    /// Whose FIFO it is; None when that cannot be read. Nothing is decided by it, so no mutex.
-    pub(super) fn record(&self, entry: Entry) -> Option<Record> {
+    /// Whose FIFO it is. None: it has no record, or an unfinished one.
+    fn record<T: DeserializeOwned>(&self, entry: Entry) -> io::Result<Option<T>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(&self.directory, entry.record_file(), flags, Mode::empty()).ok()?;
+        let file = entry.record_file();
+        let file = match rustix::fs::openat(&self.directory, file, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            file => file?,
+        };
         let mut text = [0; 4096];
-        let length = rustix::io::read(&file, &mut text).ok()?;
-        serde_json::from_slice(&text[..length]).ok()
+        let length = rustix::io::read(&file, &mut text)?;
+        Ok(serde_json::from_slice(&text[..length]).ok())
+    }
+
+    /// The same for words, by which nothing is decided: None also where it cannot be read.
+    pub(super) fn owner(&self, entry: Entry) -> Option<Record> {
+        self.record(entry).ok().flatten()
+    }
+
+    /// Whether it belongs to the one of this identity.
+    pub(super) fn is_of(&self, entry: Entry, id: Uuid) -> io::Result<bool> {
+        Ok(self.record(entry)?.is_some_and(|record: Record| record.permit == id))
+    }
+
+    /// When a permit was granted, and to which process.
+    pub(super) fn granted(&self, entry: Entry) -> io::Result<Option<Granted>> {
+        self.record(entry)
     }
 
     /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
@@ -356,7 +279,8 @@ impl Locked<'_> {
     pub(super) fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
         let Semaphore { directory, sharing, .. } = self.0;
         let file = create_file(directory, &entry.record_file(), sharing.file_mode())?;
-        let text = serde_json::to_vec(record)?;
+        let boot_us = u64::try_from(clock::now().as_micros()).unwrap_or(0);
+        let text = serde_json::to_vec(&Written { record, boot_us })?;
         let written = rustix::io::write(&file, &text)?;
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
@@ -383,12 +307,6 @@ impl Locked<'_> {
     }
 }
 
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let _ = rustix::fs::flock(&self.0.mutex, FlockOperation::Unlock);
-    }
-}
-
 impl Said {
     pub(super) fn to(fifo: &OwnedFd) -> io::Result<Self> {
         let bytes = rustix::io::ioctl_fionread(fifo)?;
@@ -407,38 +325,4 @@ fn is_locked(fifo: &OwnedFd) -> io::Result<bool> {
         Err(Errno::WOULDBLOCK) => Ok(true),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// Opens the mutex file, or makes it. Never through a link: what is written to it must not land
-/// in somebody's own file.
-fn open_mutex(directory: &OwnedFd, sharing: Sharing, create: bool) -> io::Result<Option<OwnedFd>> {
-    let access = if create { OFlags::RDWR } else { OFlags::RDONLY };
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // First without O_CREAT: the kernel refuses that for a file of somebody else in a sticky
-    // directory (fs.protected_regular), even where writing to it is fine.
-    for _ in 0..100 {
-        match rustix::fs::openat(directory, "mutex", flags, Mode::empty()) {
-            Ok(mutex) => return Ok(Some(mutex)),
-            Err(Errno::NOENT) if !create => return Ok(None),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        match create_file(directory, "mutex", sharing.file_mode()) {
-            Ok(mutex) => return Ok(Some(mutex)),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Err(io::Error::other("the file `mutex` comes and goes"))
-}
-
-fn identity(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-fn check_mutex(stat: &Stat) -> io::Result<()> {
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
-        return Err(io::Error::other("the file `mutex` is not what semrun made; remove it"));
-    }
-    Ok(())
 }

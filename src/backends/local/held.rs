@@ -12,8 +12,9 @@ use tokio::time::sleep;
 
 use super::entries::{Entry, Kind, State};
 use super::evict;
-use super::files::{Locked, Said, Semaphore};
+use super::files::{Said, Semaphore};
 use super::kept::Kept;
+use super::mutex::Locked;
 use super::taken::kept_entry;
 use crate::backends::{Ask, Error, Lease, Lost, Pending, Permit, Record, Tenure};
 use crate::clock::{self, Moment};
@@ -38,10 +39,7 @@ pub(super) struct Held {
     hold_end: Option<Moment>,
 }
 
-/// A permit on its way to whoever asked. Dropping it, because that was called off, gives it back.
-pub(super) struct Unclaimed(Option<Held>);
-
-impl Unclaimed {
+impl Held {
     pub(super) fn grant(
         semaphore: &Rc<Semaphore>,
         locked: &Locked<'_>,
@@ -53,42 +51,17 @@ impl Unclaimed {
         let entry = Entry::new(Kind::Permit, token);
         let record = Record::new(ask);
         let fifo = locked.create(entry, &record)?;
-        let finish = || -> io::Result<Held> {
-            let mut hold_end = None;
-            if !ask.min_hold.is_zero() {
-                // Last, so that one that nobody has does not last.
-                let kept = Kept::of_run(ask)?;
-                locked.write_kept(kept_entry(entry), kept, &record)?;
-                hold_end = Some(kept.hold_end);
-            }
-            let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
-            let (semaphore, heard) = (Rc::clone(semaphore), Said::Nothing);
-            Ok(Held { permit, semaphore, entry, fifo, watched: None, heard, hold_end })
+        let keep = || -> io::Result<Moment> {
+            // Last, so that one that nobody has does not last.
+            let kept = Kept::of_run(ask)?;
+            locked.write_kept(kept_entry(entry), kept, &record)?;
+            Ok(kept.hold_end)
         };
-        let held = finish().inspect_err(|_| semaphore.remove(entry))?;
-        Ok(Self(Some(held)))
-    }
-
-    pub(super) fn claim(mut self) -> Held {
-        self.0.take().expect("claimed once")
-    }
-}
-
-impl Drop for Unclaimed {
-    fn drop(&mut self) {
-        if let Some(held) = self.0.take() {
-            held.forget();
-            held.semaphore.hand_over(held.entry, &held.fifo);
-        }
-    }
-}
-
-impl Held {
-    /// Removes what would make it last.
-    fn forget(&self) {
-        if self.hold_end.is_some() {
-            self.semaphore.remove(kept_entry(self.entry));
-        }
+        let hold_end = (!ask.min_hold.is_zero()).then(keep).transpose();
+        let hold_end = hold_end.inspect_err(|_| semaphore.remove(entry))?;
+        let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
+        let semaphore = Rc::clone(semaphore);
+        Ok(Self { permit, semaphore, entry, fifo, watched: None, heard: Said::Nothing, hold_end })
     }
 
     /// Waits until somebody takes it away; after it was evicted, until that is done at once.
@@ -146,7 +119,7 @@ impl Lease for Held {
             self.semaphore.hand_over(self.entry, &self.fifo);
             let off = mutants::is_off(Guard::Hold);
             if self.hold_end.is_some_and(|end| end <= clock::now() || off) {
-                self.forget();
+                self.semaphore.remove(kept_entry(self.entry));
             }
             // The permit is free already; what fails here makes nobody wait who would not.
             let _ = self.semaphore.tidy().await;

@@ -21,13 +21,17 @@ use uuid::Uuid;
 
 use super::create::create_file;
 use super::entries::Entry;
-use super::files::Locked;
+use super::mutex::Locked;
 use crate::backends::{Ask, Phase, Record};
 use crate::clock::{self, Moment};
 use crate::kernel;
 
 /// How many of the permits that were given back last are remembered.
 const REMEMBERED: usize = 64;
+
+/// What each of them takes in the file: a number of twenty digits, a space, an identity, the end of
+/// the line.
+const LINE: usize = 20 + 1 + 36 + 1;
 
 /// What such a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,23 +151,30 @@ impl Locked<'_> {
         Ok(None)
     }
 
-    /// Remembers that a permit was given back. That this fails is no reason not to give it back.
+    /// Remembers that a permit was given back, in the place of the one that was given back first. Who
+    /// is killed in the middle of that spoils nothing but this place. That it fails is no reason not
+    /// to give a permit back.
     pub(super) fn remember(&self, id: Uuid) {
         let file = match self.open_file("done", OFlags::RDWR) {
             Err(Errno::NOENT) => create_file(&self.0.directory, "done", self.0.sharing.file_mode()),
             file => file,
         };
         let Ok(file) = file else { return };
-        let mut ids = remembered(&file);
-        ids.push(id);
-        let newest = ids.len().saturating_sub(REMEMBERED);
-        let lines: Vec<_> = ids[newest..].iter().map(Uuid::to_string).collect();
-        let _ = write_whole(&file, &format!("{}\n", lines.join("\n")));
+        let Ok(places) = remembered(&file) else { return };
+        let last = places.iter().flatten().map(|(number, _)| *number).max().unwrap_or(0);
+        let first = |at: &usize| places.get(*at).copied().flatten().map_or(0, |(number, _)| number);
+        let at = (0..REMEMBERED).min_by_key(first).unwrap_or(0);
+        let line = format!("{:020} {id}\n", last.saturating_add(1));
+        let _ = rustix::io::pwrite(&file, line.as_bytes(), (at * LINE) as u64);
     }
 
     /// Whether a permit was given back, not too long ago.
-    pub(super) fn remembers(&self, id: Uuid) -> bool {
-        self.open_file("done", OFlags::RDONLY).is_ok_and(|file| remembered(&file).contains(&id))
+    pub(super) fn remembers(&self, id: Uuid) -> io::Result<bool> {
+        let file = match self.open_file("done", OFlags::RDONLY) {
+            Err(Errno::NOENT) => return Ok(false),
+            file => file?,
+        };
+        Ok(remembered(&file)?.iter().flatten().any(|(_, given_back)| *given_back == id))
     }
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
@@ -180,9 +191,15 @@ pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     kernel::watch(inotify, Interest::READABLE)
 }
 
-fn remembered(file: &OwnedFd) -> Vec<Uuid> {
-    let text = read_whole::<{ 40 * REMEMBERED }>(file).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect()
+/// The permits that were given back, with numbers that grow. None: an unfinished one.
+fn remembered(file: &OwnedFd) -> io::Result<Vec<Option<(u64, Uuid)>>> {
+    let place = |line: &[u8]| {
+        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let (number, id) = line.split_once(' ')?;
+        Some((number.parse().ok()?, id.parse().ok()?))
+    };
+    let text = read_whole::<{ LINE * REMEMBERED }>(file)?;
+    Ok(text.chunks(LINE).map(place).collect())
 }
 
 fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {

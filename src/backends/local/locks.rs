@@ -27,12 +27,12 @@ impl Locks {
     }
 }
 
-/// Whether a process is stopped, by a signal or a debugger.
-pub(super) fn is_stopped(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+/// Whether a process is stopped, by a signal or a debugger. None: it is gone, or hidden from us.
+pub(super) fn is_stopped(pid: u32) -> Option<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The state follows the command in parentheses, which may contain anything.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't'))
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    Some(matches!(state, 'T' | 't'))
 }
 
 struct Flock<'a> {
@@ -56,6 +56,12 @@ fn flock(line: &str) -> Option<Flock<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_process_that_cannot_be_seen_it_is_not_known_whether_it_is_stopped() {
+        assert_eq!(is_stopped(std::process::id()), Some(false));
+        assert_eq!(is_stopped(u32::MAX), None);
+    }
 
     #[test]
     fn the_holder_is_found_by_device_and_inode() {

@@ -14,6 +14,7 @@ mod held;
 mod kept;
 mod locks;
 mod many;
+mod mutex;
 mod names;
 pub(crate) mod place;
 mod queue;
@@ -32,7 +33,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::entries::State;
-use self::files::{ForMutex, Locked, Semaphore};
+use self::files::Semaphore;
+use self::mutex::{ForMutex, Locked};
 use self::place::{Base, Place};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
 use rustix::process::geteuid;
 
-use crate::account::{Account, Home};
+use crate::account::{Account, Home, stands_for_unmapped};
 use crate::backends::{Error, ErrorKind};
 
 /// The directory in which each semaphore has one of its own.
@@ -222,11 +222,20 @@ impl Candidate {
     fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
         let me = geteuid().as_raw();
         if stat.st_uid != me && stat.st_uid != 0 {
-            let what = format!(
-                "belongs to uid {}, and only you (uid {me}) or root may own it; \
+            let what = if stands_for_unmapped(stat.st_uid) {
+                format!(
+                    "belongs to uid {}, which stands for all users whom this user namespace does \
+                     not map, and only you (uid {me}) or root may own it; name a directory of a \
+                     user whom it maps with --backend file:///PATH",
+                    stat.st_uid
+                )
+            } else {
+                format!(
+                    "belongs to uid {}, and only you (uid {me}) or root may own it; \
                  have root own a shared one, or name another with --backend file:///PATH",
-                stat.st_uid
-            );
+                    stat.st_uid
+                )
+            };
             return Err(self.error(ErrorKind::Unavailable, what, None));
         }
         let mode = Mode::from_raw_mode(stat.st_mode);

@@ -1,10 +1,10 @@
 //! Waiting in turn for a permit of one local semaphore. Everything is decided under the mutex by
 //! the process that it concerns, after a fresh look; what wakes a waiter is only a hint.
 //!
-//! A waiter watches those before it, and the first few watch the permits: a FIFO becomes readable
-//! when its owner writes and hangs up when the last process that has it open is gone, after the
-//! kernel has given up its lock. So an idle waiter sleeps without a timer, and a death is as
-//! quick as a release.
+//! A waiter watches those before it, and the first few and the last few watch the permits: a FIFO
+//! becomes readable when its owner writes and hangs up when the last process that has it open is
+//! gone, after the kernel has given up its lock. So an idle waiter sleeps without a timer, and a
+//! death is as quick as a release.
 
 mod sleeping;
 
@@ -16,28 +16,33 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use self::sleeping::Queued;
+use super::detached;
 use super::entries::{Entry, Kind, Listing, State};
-use super::files::{ForMutex, Locked, Semaphore};
-use super::held::Unclaimed;
+use super::exits::Dying;
+use super::files::Semaphore;
+use super::held::Held;
+use super::mutex::{ForMutex, Locked};
 use super::taken::{By, Permits};
-use super::{detached, exits};
 use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
 use crate::clock::Moment;
 use crate::kernel::raise_open_files_limit;
-use crate::mutants::{self, Guard};
 
-/// How many of those before it a waiter watches. One with fewer before it watches the permits
-/// too: so many waiters learn of a free permit, and all but one of them may be stopped.
+/// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
+/// watches the permits too. So those learn of a free permit who may take it, and however many in a
+/// row are frozen with their container, one of the last is not.
 pub(super) const WATCHED: usize = 3;
 
 /// How long each of those before us may have a free permit to itself before we look whether it
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
 const COURTESY: Duration = Duration::from_millis(50);
 
-/// How long a free permit is left to each of those who are told of it and who are before us,
-/// if they do not look stopped and still do not take it: frozen with their container, perhaps.
-/// Long against the delays of a busy machine.
+/// How long a free permit may stay free before those whose turn it is are told of it, and how long
+/// they then have to hear that. Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long those who are in the middle of their end are waited for without a word, and by those who
+/// do not want to wait.
+const DYING: Duration = Duration::from_secs(2);
 
 /// How long somebody who is not in the queue yet tries on when the disk is full, say.
 const TRY_ON: Duration = Duration::from_secs(5);
@@ -115,29 +120,63 @@ impl Queueing<'_> {
             self.told = Some(stands);
             turn.tell(Notice::Limit { asked: ask.limit, stands, pinned });
         }
-        self.patience = Patience::of(&survey, self.patience, self.place.is_none());
-        if survey.free() && !survey.before.is_empty() {
-            let moved = survey.pass_over_unresponsive(&locked, self.patience)?;
-            if moved {
-                // Whoever is first now has just been told.
-                self.patience = Patience::of(&survey, None, self.place.is_none());
-            }
+        self.patience = Patience::of(&survey, self.patience);
+        if let Some(patience) = self.patience {
+            self.patience = Some(survey.see_to_the_first(&locked, patience)?);
         }
         let mut state = State { limit: agreed, ..state };
-        if survey.free() && survey.before.is_empty() {
-            let lease = survey.grant(semaphore, locked, &mut state, ask).await?;
+        let ours = survey.free() && survey.before.is_empty();
+        if ours && !survey.is_of_the_dead() {
+            let lease = grant(semaphore, &locked, &mut state, ask)?;
             return Ok(Step::Acquired(Acquired::Granted(lease)));
         }
-        if ask.nonblock {
+        if ask.nonblock && !ours {
             return Ok(Step::Acquired(Acquired::Busy));
         }
-        let place = match &mut self.place {
-            Some(place) => place,
-            none => none.insert(Queued::enter(semaphore, &locked, &mut state, ask)?),
-        };
+        if self.place.is_none() && !ask.nonblock {
+            self.place = Some(Queued::enter(semaphore, &locked, &mut state, ask)?);
+            survey.relieve(&locked);
+        }
+        if ours {
+            let dying = Dying::with(semaphore, &survey.dead)?;
+            drop(locked);
+            return self.outlive(&dying, &survey.dead).await;
+        }
+        survey.look_behind(&locked)?;
         drop(locked);
         turn.tell(Notice::Queued(survey.standing(semaphore)));
+        let place = self.place.as_mut().expect("entered");
         place.wait(survey, self.patience).await?;
+        Ok(Step::LookAgain)
+    }
+
+    /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
+    /// do the same where we are called off.
+    async fn outlive(&self, dying: &Dying, dead: &[Entry]) -> io::Result<Step> {
+        let gone = async {
+            if tokio::time::timeout(DYING, dying.complete()).await.is_ok() {
+                return true;
+            }
+            if self.ask.nonblock {
+                return false;
+            }
+            let who = dying.first().map_or("a process".into(), |pid| format!("process {pid}"));
+            let what =
+                format!("{who} has been killed, had a permit perhaps, and has not ended yet");
+            self.turn.tell(Notice::Trouble { what, may_last: true });
+            dying.complete().await;
+            true
+        };
+        let gone = match &self.place {
+            Some(place) => place.hearing(gone).await,
+            None => gone.await,
+        };
+        if !gone {
+            return Ok(Step::Acquired(Acquired::Busy));
+        }
+        for permit in dead {
+            self.semaphore.remove(*permit);
+        }
         Ok(Step::LookAgain)
     }
 
@@ -165,11 +204,15 @@ struct Survey {
     queue: Vec<Entry>,
     /// The FIFOs of those before us who live, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
+    /// Those behind us.
+    after: Vec<Entry>,
+    /// The FIFOs of those behind us who live, the nearest first; not more than we watch.
+    behind: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
-    /// Those to watch of them, if we are to: their FIFOs, and whether they were evicted.
+    /// Those of processes: their FIFOs, and whether they were evicted.
     permits: Vec<(OwnedFd, bool)>,
-    /// When the first of the others ends that we are to watch.
+    /// When the first of the others ends.
     first_end: Option<Moment>,
     /// Permits whose holders died, and have not been replaced yet.
     dead: Vec<Entry>,
@@ -201,10 +244,13 @@ impl Survey {
             }
         }
         let number = place.map_or(u64::MAX, |place| place.number);
-        let queue = waiters.into_iter().filter(|entry| entry.number < number).collect();
+        let (queue, others): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|entry| entry.number < number);
         let mut survey = Self {
             queue,
             before: Vec::new(),
+            after: others.into_iter().filter(|entry| entry.number > number).collect(),
+            behind: Vec::new(),
             held: 0,
             permits: Vec::new(),
             first_end: None,
@@ -215,8 +261,7 @@ impl Survey {
             agreed: 0,
         };
         survey.look_before(locked)?;
-        let watches = !ask.nonblock && !mutants::is_off(Guard::WakeUp);
-        survey.look_at(Permits::look(locked, permits, kept)?, watches);
+        survey.look_at(Permits::look(locked, permits, kept)?);
         let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
         for entry in passed_over {
             in_use = in_use || locked.probe(entry)?.is_some();
@@ -226,13 +271,12 @@ impl Survey {
         Ok(Some(survey))
     }
 
-    fn look_at(&mut self, Permits { taken, dead }: Permits, watches: bool) {
-        let watches = watches && self.before.len() < WATCHED;
+    fn look_at(&mut self, Permits { taken, dead }: Permits) {
         self.held = taken.len();
         self.dead = dead;
         self.oldest_permit = taken.first().map(|taken| taken.entry);
         self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
-        for taken in taken.into_iter().filter(|_| watches) {
+        for taken in taken {
             match taken.by {
                 By::Processes { fifo, evicted } => self.permits.push((fifo, evicted)),
                 By::Record(kept) => {
@@ -258,12 +302,36 @@ impl Survey {
         Ok(())
     }
 
+    /// The same with those behind us, unless we watch the permits anyway.
+    fn look_behind(&mut self, locked: &Locked<'_>) -> io::Result<()> {
+        for entry in &self.after {
+            if self.before.len() < WATCHED || self.behind.len() == WATCHED {
+                break;
+            }
+            self.behind.extend(locked.probe(*entry)?);
+        }
+        Ok(())
+    }
+
+    /// We are new in the queue: one before us is not among the last any more, and need not watch the
+    /// permits, unless it is among the first.
+    fn relieve(&self, locked: &Locked<'_>) {
+        let relieved = self.queue.len().checked_sub(WATCHED).filter(|at| *at >= WATCHED);
+        if let Some(at) = relieved {
+            locked.poke(self.queue[at]);
+        }
+    }
+
+    fn watches_permits(&self) -> bool {
+        self.before.len() < WATCHED || self.behind.len() < WATCHED
+    }
+
     fn ahead(&self) -> usize {
         self.queue.len()
     }
 
     fn standing(&self, semaphore: &Semaphore) -> Standing {
-        let holder = self.oldest_permit.and_then(|permit| semaphore.record(permit));
+        let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
         Standing { ahead: self.ahead(), held: self.held, holder, paused: None }
     }
 
@@ -271,72 +339,75 @@ impl Survey {
         self.held < self.limit as usize
     }
 
-    /// A permit is free, and it is our turn.
-    async fn grant(
-        &self,
-        semaphore: &Rc<Semaphore>,
-        locked: Locked<'_>,
-        state: &mut State,
-        ask: &Ask,
-    ) -> io::Result<Box<dyn Lease>> {
-        let remove_dead = || self.dead.iter().for_each(|entry| semaphore.remove(*entry));
-        if ask.who.detached {
-            // Under the mutex, which takes a moment longer for others then: from the grant on nothing
-            // may call it off, because nothing but somebody's will ends it.
-            if !self.dead.is_empty() {
-                exits::complete().await;
-            }
-            let lease = detached::grant(semaphore, &locked, state, ask)?;
-            remove_dead();
-            return Ok(lease);
-        }
-        let held = Unclaimed::grant(semaphore, &locked, state, ask)?;
-        remove_dead();
-        drop(locked);
-        if !self.dead.is_empty() {
-            exits::complete().await;
-        }
-        Ok(Box::new(held.claim()))
+    /// Whether what is free was left by the dead, who may not be quite gone.
+    fn is_of_the_dead(&self) -> bool {
+        !self.dead.is_empty() && self.held + self.dead.len() >= self.limit as usize
     }
 
     /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
-    /// is are able to. False: there was nothing to do about them.
-    fn pass_over_unresponsive(
+    /// is are able to.
+    fn see_to_the_first(
         &mut self,
         locked: &Locked<'_>,
-        patience: Option<Patience>,
-    ) -> io::Result<bool> {
-        let mut moved = locked.pass_over_stopped(&mut self.queue)?;
-        let ahead = self.ahead();
-        if !moved && patience.is_some_and(|patience| patience.end(ahead) <= Instant::now()) {
-            // These were told, and those behind them can have their chance.
-            moved |= locked.pass_over(&mut self.queue, ahead.min(WATCHED))?;
+        mut patience: Patience,
+    ) -> io::Result<Patience> {
+        if locked.pass_over_stopped(&mut self.queue)? {
+            patience = Patience::begin(self);
+        } else if patience.end <= Instant::now() {
+            let moved = locked.pass_over_deaf(&mut self.queue, patience.told)?;
+            patience = patience.go_on(self, moved);
+            self.queue.iter().take(patience.told).for_each(|waiter| locked.poke(*waiter));
         }
         self.look_before(locked)?;
-        Ok(moved)
+        Ok(patience)
     }
 }
 
-/// A permit is free, it is somebody else's turn to take it, and it stays free.
+/// A permit is free, and it is our turn.
+fn grant(
+    semaphore: &Rc<Semaphore>,
+    locked: &Locked<'_>,
+    state: &mut State,
+    ask: &Ask,
+) -> io::Result<Box<dyn Lease>> {
+    if ask.who.detached {
+        return detached::grant(semaphore, locked, state, ask);
+    }
+    Ok(Box::new(Held::grant(semaphore, locked, state, ask)?))
+}
+
+/// A permit is free, it is somebody else's turn to take it, and it stays free. Until `end` nothing
+/// is done about that.
 #[derive(Clone, Copy)]
 struct Patience {
-    since: Instant,
-    /// The newest permit then. A newer one means that the queue moves after all.
+    end: Instant,
+    /// How many at the front of the queue have been told.
+    told: usize,
+    /// The newest permit then, and who was the first. Others mean that the queue moves after all.
     newest_permit: u64,
+    first: Option<Entry>,
 }
 
 impl Patience {
-    /// Those have it who learn of a free permit: the first few, and whoever just came.
-    fn of(survey: &Survey, before: Option<Self>, just_came: bool) -> Option<Self> {
-        let newest_permit = survey.newest_permit;
-        let learns = before.is_some() || just_came || survey.before.len() < WATCHED;
+    /// Whoever learns of a free permit has it.
+    fn of(survey: &Survey, before: Option<Self>) -> Option<Self> {
         let waits = survey.free() && !survey.before.is_empty();
-        let same = before.filter(|before| before.newest_permit >= newest_permit);
-        (learns && waits).then(|| same.unwrap_or(Self { since: Instant::now(), newest_permit }))
+        let begin = Self::begin(survey);
+        let stands = |before: &Self| {
+            (before.newest_permit, before.first) == (begin.newest_permit, begin.first)
+        };
+        waits.then(|| before.filter(stands).unwrap_or(begin))
     }
 
-    fn end(self, ahead: usize) -> Instant {
-        let turns = u32::try_from(ahead.min(WATCHED) + 1).unwrap_or(u32::MAX);
-        self.since + PATIENCE * turns
+    fn begin(survey: &Survey) -> Self {
+        let (end, first) = (Instant::now() + PATIENCE, survey.queue.first().copied());
+        Self { end, told: 0, newest_permit: survey.newest_permit, first }
+    }
+
+    /// Each time that some were passed over more are told at once: so it takes as many rounds as the
+    /// number of those who do not hear has digits.
+    fn go_on(self, survey: &Survey, moved: bool) -> Self {
+        let told = if moved { self.told * 2 } else { self.told.max(WATCHED + 1) };
+        Self { told, ..Self::begin(survey) }
     }
 }

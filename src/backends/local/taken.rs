@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::entries::{Entry, Kind, Listing};
-use super::files::{self, Locked};
+use super::files;
 use super::kept::Kept;
+use super::mutex::Locked;
 use crate::backends::{Holder, Name, Phase, Snapshot, Waiter};
 use crate::clock;
 
@@ -70,7 +71,7 @@ impl Taken {
             By::Processes { .. } => (Phase::Held, None),
             By::Record(kept) => (kept.phase, Some(kept.end().saturating_sub(clock::now()))),
         };
-        let record = locked.0.record(self.entry);
+        let record = locked.0.owner(self.entry);
         Holder::Known { token: Some(self.entry.number), record, phase, left }
     }
 }
@@ -89,7 +90,7 @@ pub(super) fn snapshot(locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot>
     let mut waiters = Vec::new();
     for entry in queue {
         if locked.probe(entry)?.is_some() {
-            waiters.push(Waiter::known(locked.0.record(entry)));
+            waiters.push(Waiter::known(locked.0.owner(entry)));
         }
     }
     let state = locked.state()?;

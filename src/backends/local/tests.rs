@@ -1,5 +1,7 @@
 //! What is the local backend's own: who is woken by what, and what is in the files.
 
+mod crashes;
+mod deaf;
 mod processes;
 
 use std::fs;

@@ -9,8 +9,9 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::entries::{Entry, Kind, Listing};
-use super::files::{ForMutex, Locked, Permit, Semaphore};
+use super::files::{Permit, Said, Semaphore};
 use super::locks::{self, Locks};
+use super::mutex::{ForMutex, Locked};
 use super::queue::WATCHED;
 
 /// How often, and how far apart, to look whether a waiter goes ahead; it usually takes 0.3 ms.
@@ -66,7 +67,7 @@ impl Semaphore {
     fn runs(&self, waiter: Entry, locks: &Locks) -> Option<bool> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let stat = rustix::fs::statat(&self.directory, waiter.file(), flags).ok()?;
-        locks.holder(&stat).map(|pid| !locks::is_stopped(pid))
+        locks.holder(&stat).and_then(locks::is_stopped).map(|stopped| !stopped)
     }
 }
 
@@ -89,12 +90,25 @@ impl Locked<'_> {
         Ok(self.wake_first(waiters, count))
     }
 
-    /// Passes over the first `count` of `waiters`, whatever they do.
-    pub(super) fn pass_over(&self, waiters: &mut Vec<Entry>, count: usize) -> io::Result<bool> {
-        for waiter in waiters.drain(..count) {
-            self.set_aside(waiter)?;
+    /// The same with those among the first `count` who have not heard what they were told: frozen
+    /// with their container, perhaps. What a waiter has not read yet is still in its FIFO.
+    pub(super) fn pass_over_deaf(
+        &self,
+        waiters: &mut Vec<Entry>,
+        count: usize,
+    ) -> io::Result<bool> {
+        let mut gone = 0;
+        for waiter in waiters.iter().take(count) {
+            if let Some(fifo) = self.probe(*waiter)? {
+                if Said::to(&fifo)? == Said::Nothing {
+                    break;
+                }
+                self.set_aside(*waiter)?;
+            }
+            gone += 1;
         }
-        Ok(self.wake_first(waiters, count))
+        waiters.drain(..gone);
+        Ok(self.wake_first(waiters, gone))
     }
 
     fn set_aside(&self, waiter: Entry) -> io::Result<()> {
@@ -116,14 +130,14 @@ impl Locked<'_> {
     /// in between has then woken somebody for nothing, and nobody sleeps on beside a free permit.
     pub(super) fn wake(&self, mut waiters: Vec<Entry>) -> io::Result<()> {
         self.pass_over_stopped(&mut waiters)?;
-        for waiter in waiters.into_iter().take(WATCHED) {
-            self.poke(waiter);
-        }
+        let last = waiters.len().saturating_sub(WATCHED).max(WATCHED);
+        let (first, last) = (waiters.iter().take(WATCHED), waiters.iter().skip(last));
+        first.chain(last).for_each(|waiter| self.poke(*waiter));
         Ok(())
     }
 
     /// Wakes a waiter, so that it looks again.
-    fn poke(&self, waiter: Entry) {
+    pub(super) fn poke(&self, waiter: Entry) {
         // A FIFO that is full tells it as well.
         let _ = self.write_to(waiter, b"x");
     }

@@ -9,12 +9,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, sleep_until};
 
-use super::{COURTESY, Patience, Survey};
+use super::{COURTESY, Patience, Survey, WATCHED};
 use crate::backends::local::entries::{Entry, Kind, State};
-use crate::backends::local::files::{Locked, Said, Semaphore};
+use crate::backends::local::files::{Said, Semaphore};
+use crate::backends::local::mutex::Locked;
 use crate::backends::{Ask, Record};
 use crate::clock::{Alarm, Moment};
 use crate::kernel::watch;
+use crate::mutants::{self, Guard};
 
 /// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.
 pub(super) struct Queued {
@@ -38,6 +40,19 @@ impl Queued {
         Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
     }
 
+    /// Does something else, and hears meanwhile what it is told: who does not is passed over.
+    pub(super) async fn hearing<T>(&self, doing: impl Future<Output = T>) -> T {
+        let hear = std::future::poll_fn(|context| {
+            while poked(&self.fifo, context) {}
+            Poll::Pending
+        });
+        tokio::select! {
+            biased;
+            done = doing => done,
+            () = hear => unreachable!("never ready"),
+        }
+    }
+
     /// Sleeps until something has happened that may make it our turn.
     pub(super) async fn wait(
         &mut self,
@@ -45,19 +60,24 @@ impl Queued {
         patience: Option<Patience>,
     ) -> io::Result<()> {
         let ahead = survey.ahead();
-        // Of those before us only the hang-up counts, which every interest includes: a byte in
+        let watches = survey.watches_permits() && !mutants::is_off(Guard::WakeUp);
+        // Who watches the permits anyway learns nothing from those behind.
+        let behind = survey.behind.into_iter().filter(|_| !watches);
+        // Of other waiters only the hang-up counts, which every interest includes: a byte in
         // their FIFO is for them.
-        let before = survey.before.into_iter().map(|fifo| watch(fifo, Interest::PRIORITY));
-        let before = before.collect::<io::Result<Vec<_>>>()?;
+        let others = survey.before.into_iter().chain(behind);
+        let others = others.map(|fifo| watch(fifo, Interest::PRIORITY));
+        let others = others.collect::<io::Result<Vec<_>>>()?;
         let watch_permit = |(fifo, evicted)| Ok((watch(fifo, Interest::READABLE)?, evicted));
-        let permits = survey.permits.into_iter().map(watch_permit);
+        let permits = survey.permits.into_iter().filter(|_| watches).map(watch_permit);
         let permits = permits.collect::<io::Result<Vec<_>>>()?;
-        let alarm = survey.first_end.map(alarm_at).transpose()?;
+        let first_end = survey.first_end.filter(|_| watches);
+        let alarm = first_end.map(alarm_at).transpose()?;
         let fifo = &self.fifo;
         let concerns_us = || {
             std::future::poll_fn(|context| {
-                let before = before.iter().any(|fifo| hung_up(fifo, context));
-                if before || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
+                let gone = others.iter().any(|fifo| hung_up(fifo, context));
+                if gone || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
             })
         };
         let given_back = std::future::poll_fn(|context| {
@@ -72,7 +92,7 @@ impl Queued {
         };
         let out_of_patience = async {
             match patience {
-                Some(patience) => sleep_until(patience.end(ahead)).await,
+                Some(patience) => sleep_until(patience.end).await,
                 None => std::future::pending().await,
             }
         };
@@ -82,10 +102,10 @@ impl Queued {
             free = permit_is_free => {
                 free?;
                 if ahead > 0 {
-                    let courtesy = COURTESY.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX));
+                    let turns = if ahead < WATCHED { ahead } else { WATCHED + 1 };
                     tokio::select! {
                         () = concerns_us() => {}
-                        () = sleep(courtesy) => {}
+                        () = sleep(COURTESY * u32::try_from(turns).unwrap_or(u32::MAX)) => {}
                     }
                 }
             }

@@ -1,0 +1,205 @@
+//! What a process leaves that is killed half-way, made by hand, file by file; and the order in which
+//! the files are made and removed, which makes that harmless.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat};
+
+use super::*;
+
+/// What happens to the files of a directory, in its order.
+struct Events(OwnedFd);
+
+impl Events {
+    fn of(path: &Path) -> Self {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+        let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::DELETE;
+        inotify::add_watch(&inotify, path, flags).unwrap();
+        Self(inotify)
+    }
+
+    /// Without the mutex, and without the digits of the names.
+    fn so_far(&self) -> Vec<String> {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.0, &mut buffer);
+        let mut events = Vec::new();
+        while let Ok(event) = reader.next() {
+            let file = event.file_name().unwrap().to_str().unwrap();
+            let what = match event.events() {
+                ReadFlags::CREATE => '+',
+                ReadFlags::DELETE => '-',
+                _ => '~',
+            };
+            let file: String = file.chars().filter(|c| !c.is_ascii_digit()).collect();
+            if file != "mutex" {
+                events.push(format!("{what}{file}"));
+            }
+        }
+        events
+    }
+}
+
+fn mkfifo(path: &Path) -> OwnedFd {
+    mkfifoat(CWD, path, Mode::RWXU).unwrap();
+    rustix::fs::openat(CWD, path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()).unwrap()
+}
+
+/// Has a permit granted and given back at once, and says that nothing is left.
+async fn passes(world: &World, what: &str) {
+    let begin = Instant::now();
+    world.granted(ask()).await.release(PATIENCE).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(800), "{what}: {:?}", begin.elapsed());
+    let left = world.files().into_iter().filter(|file| file != "done" && file != "mutex");
+    assert_eq!(left.collect::<Vec<_>>(), [""; 0], "{what}");
+}
+
+#[test]
+fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that() {
+    World::run(async |world| {
+        passes(&world, "the first").await;
+        let events = Events::of(&world.path());
+        let asked = detached(HOUR);
+        drop(world.granted(asked.clone()).await);
+        assert_eq!(events.so_far(), ["+k.", "+k..json", "~k..json", "~k."]);
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(events.so_far(), ["+done", "~done", "~k.", "-k..json", "-k."]);
+
+        let asked = Ask { min_hold: HOUR, ..detached(HOUR) };
+        drop(world.granted(asked.clone()).await);
+        events.so_far();
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(events.so_far(), ["~done", "~k."], "kept");
+        assert!(world.evict(asked.id, Eviction::Now).await);
+        assert_eq!(events.so_far(), ["~k.", "-k..json", "-k."]);
+
+        let asked = Ask { min_hold: HOUR, ..ask() };
+        let lease = world.granted(asked.clone()).await;
+        let made = ["+s.", "+s..json", "~s..json", "+k.", "+k..json", "~k..json", "~k."];
+        assert_eq!(events.so_far(), made);
+        assert!(world.evict(asked.id, Eviction::Now).await);
+        // What is written to a FIFO is no event.
+        let removed = ["-s..json", "-s.", "~k.", "-k..json", "-k."];
+        assert_eq!(events.so_far(), removed);
+        drop(lease);
+    });
+}
+
+#[test]
+fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the_next() {
+    World::run(async |world| {
+        let asked = detached(HOUR);
+        drop(world.granted(asked.clone()).await);
+        let [file, record] = ["", "json"].map(|end| {
+            let is_it = |file: &String| file.starts_with("k.") && file.ends_with(end);
+            world.path().join(world.files().into_iter().find(is_it).unwrap())
+        });
+        let content = fs::read(&record).unwrap();
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        for (what, written) in [
+            ("no record yet", None),
+            ("half a record", Some(&content[..40])),
+            ("all", Some(&*content)),
+        ] {
+            fs::write(&file, "").unwrap();
+            if let Some(written) = written {
+                fs::write(&record, written).unwrap();
+            }
+            assert_eq!(world.phases().await, [], "{what}");
+            fs::write(&file, "").unwrap();
+            assert_eq!(world.give_back(asked.id).await, GivenBack::Before, "{what}");
+            passes(&world, what).await;
+        }
+    });
+}
+
+#[test]
+fn a_permit_that_was_remembered_but_not_ended_is_given_back_again() {
+    World::run(async |world| {
+        let asked = detached(HOUR);
+        drop(world.granted(asked.clone()).await);
+        let done = world.path().join("done");
+        fs::write(&done, format!("{:020} {}\n", 1, asked.id)).unwrap();
+        assert_eq!(world.phases().await, [Phase::Held]);
+        let waiting = world.waits(ask()).await;
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        waiting.granted().await.release(PATIENCE).await.unwrap();
+        passes(&world, "given back").await;
+    });
+}
+
+#[test]
+fn who_is_killed_while_it_remembers_spoils_no_other_memory() {
+    World::run(async |world| {
+        let mut given = Vec::new();
+        for _ in 0..70 {
+            let asked = detached(HOUR);
+            drop(world.granted(asked.clone()).await);
+            assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+            given.push(asked.id);
+        }
+        // The next one has the place of the one that is the oldest now, the seventh.
+        let done = world.path().join("done");
+        let whole = fs::read(&done).unwrap();
+        let line = format!("{:020} {}\n", 71, Uuid::new_v4());
+        for torn in 0..line.len() {
+            let mut text = whole.clone();
+            text[6 * line.len()..][..torn].copy_from_slice(&line.as_bytes()[..torn]);
+            fs::write(&done, text).unwrap();
+            for id in &given[7..] {
+                assert_eq!(world.give_back(*id).await, GivenBack::Before, "{torn} bytes");
+            }
+        }
+        // Nor does an unfinished first one.
+        fs::write(&done, &line[..30]).unwrap();
+        let asked = detached(HOUR);
+        drop(world.granted(asked.clone()).await);
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+    });
+}
+
+#[test]
+fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
+    World::run(async |world| {
+        passes(&world, "the first").await;
+        for letter in ['q', 'p', 's'] {
+            let fifo = world.path().join(format!("{letter}.{:020}", 5));
+            let record = if letter == 'p' { 'q' } else { letter };
+            let record = world.path().join(format!("{record}.{:020}.json", 5));
+            for with_record in [false, true] {
+                mkfifo(&fifo);
+                if with_record {
+                    fs::write(&record, "{").unwrap();
+                }
+                assert_eq!(world.phases().await, []);
+                passes(&world, &format!("{letter} {with_record}")).await;
+            }
+        }
+        // Given back, and a daemon keeps it open.
+        let fifo = world.path().join(format!("s.{:020}", 5));
+        let daemon = mkfifo(&fifo);
+        flock(&daemon, FlockOperation::LockExclusive).unwrap();
+        let mut writer = fs::OpenOptions::new();
+        let writer = writer.write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        rustix::io::write(&writer, b"xx").unwrap();
+        passes(&world, "given back").await;
+    });
+}
+
+#[test]
+fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
+    World::run(async |world| {
+        let asked = detached(HOUR);
+        drop(world.granted(asked.clone()).await);
+        let record = world.files().into_iter().find(|file| file.ends_with("json")).unwrap();
+        let record = world.path().join(record);
+        fs::remove_file(&record).unwrap();
+        // Cannot be opened, whoever we are.
+        std::os::unix::fs::symlink("/", &record).unwrap();
+        assert!(world.client().give_back(&name(), asked.id).await.is_err());
+        assert!(world.client().evict(&name(), asked.id, Eviction::Now).await.is_err());
+    });
+}
