@@ -36,6 +36,10 @@ mod cli {
     mod original;
     /// Deaths and outages: a command is dead before its permit passes on.
     mod outages;
+    /// Processes that are found by what they carry.
+    #[path = "../torture/processes.rs"]
+    #[expect(dead_code, reason = "the torture needs more of it")]
+    mod processes;
     /// `semrun serve` as a client of the original sees it.
     mod protocol;
     /// A network that misbehaves.

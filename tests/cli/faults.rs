@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-use super::support::{Running, World, children, pid_in};
+use super::support::{Running, World, children, is_alive, pid_in, wait_until};
 
 /// The shortest lease, which makes tests short.
 pub(crate) const TTL: &str = "5s";
@@ -32,4 +32,15 @@ pub(crate) fn worker(semrun: &Running) -> Pid {
     let [(worker, name)] = &found[..] else { panic!("{found:?}") };
     assert_eq!(name, "semrun");
     *worker
+}
+
+#[test]
+fn a_test_that_fails_leaves_no_process_behind() {
+    let world = World::on_this_machine();
+    let script = "setsid sleep 1000 & echo $! > pid; wait";
+    let mut run = world.script(&["--jitter", "1ms"], script).spawn().unwrap();
+    let left = pid_in(&world.path("pid"));
+    drop(world);
+    wait_until("nothing is left", || !is_alive(left));
+    run.wait().unwrap();
 }
