@@ -40,6 +40,10 @@ mod cli {
     mod outages;
     /// Outcomes that could be taken for others.
     mod outcomes;
+    /// Processes that are found by what they carry.
+    #[path = "../torture/processes.rs"]
+    #[expect(dead_code, reason = "the torture needs more of it")]
+    mod processes;
     /// `semrun serve` as a client of the original sees it.
     mod protocol;
     /// A network that misbehaves.

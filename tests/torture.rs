@@ -35,6 +35,8 @@ mod torture {
     pub(crate) mod mutants;
     /// Judges that are shown something wrong must say so.
     pub(crate) mod oracles;
+    /// Waiters after those that are stopped.
+    pub(crate) mod passed_over;
     /// Where permits live, and what can happen there.
     pub(crate) mod places;
     /// Processes that are found, signalled and waited for.

@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-use super::support::{Running, World, pid_in, worker_of};
+use super::support::{Running, World, is_alive, pid_in, wait_until, worker_of};
 
 /// The shortest lease, which makes tests short.
 pub(crate) const TTL: &str = "5s";
@@ -29,4 +29,15 @@ pub(crate) fn family(world: &World) -> Vec<Pid> {
 /// The second of the two processes of a semrun.
 pub(crate) fn worker(semrun: &Running) -> Pid {
     worker_of(semrun.pid())
+}
+
+#[test]
+fn a_test_that_fails_leaves_no_process_behind() {
+    let world = World::on_this_machine();
+    let script = "setsid sleep 1000 & echo $! > pid; wait";
+    let mut run = world.script(&["--jitter", "1ms"], script).spawn().unwrap();
+    let left = pid_in(&world.path("pid"));
+    drop(world);
+    wait_until("nothing is left", || !is_alive(left));
+    run.wait().unwrap();
 }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::cloud_server::{CloudServer, KEY};
 use super::http::Client;
+use super::processes::{MARK, Process, marked};
 use super::redis_server::RedisServer;
 use super::root::as_root;
 
@@ -48,10 +49,9 @@ impl World {
     /// The same, but for the server that tells nothing of its clients, has one permit a name, and
     /// passes over nobody.
     pub(crate) fn with_details() -> Self {
-        match Self::new() {
-            Self { cloud: Some(server), .. } if server.is_like_node() => Self::on_this_machine(),
-            world => world,
-        }
+        let world = Self::new();
+        let is_like_node = world.cloud.as_ref().is_some_and(CloudServer::is_like_node);
+        if is_like_node { Self::on_this_machine() } else { world }
     }
 
     pub(crate) fn on_this_machine() -> Self {
@@ -60,7 +60,9 @@ impl World {
     }
 
     pub(crate) fn in_cloud(server: CloudServer) -> Self {
-        Self { cloud: Some(server), ..Self::on_this_machine() }
+        let mut world = Self::on_this_machine();
+        world.cloud = Some(server);
+        world
     }
 
     pub(crate) fn in_redis() -> Self {
@@ -68,7 +70,9 @@ impl World {
     }
 
     pub(crate) fn in_server(server: RedisServer) -> Self {
-        Self { redis: Some(server), ..Self::on_this_machine() }
+        let mut world = Self::on_this_machine();
+        world.redis = Some(server);
+        world
     }
 
     pub(crate) fn permits_expire(&self) -> bool {
@@ -92,8 +96,9 @@ impl World {
     }
 
     /// What makes semrun work in this world.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
+            (MARK, self.mark()),
             // Whoever runs the tests may have some of their own.
             ("SEMRUN_CONFIG", "/dev/null".into()),
             ("SEMRUN_BACKEND", self.backend()),
@@ -101,6 +106,11 @@ impl World {
             // Servers here are fresh, and nobody has forgotten anything.
             ("SEMRUN_QUARANTINE", "0".into()),
         ]
+    }
+
+    /// What the processes of this world carry.
+    fn mark(&self) -> String {
+        self.directory.path().display().to_string()
     }
 
     /// The same with each backend that knows leases and names of its own.
@@ -269,6 +279,16 @@ impl World {
         };
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         files.filter(|file| file != "mutex" && file != "done").collect()
+    }
+}
+
+/// A test that failed may have left some of what it started.
+impl Drop for World {
+    fn drop(&mut self) {
+        let mark = self.mark();
+        for process in marked(&mark).into_iter().filter_map(|pid| Process::find(pid, &mark)) {
+            process.signal(Signal::KILL);
+        }
     }
 }
 

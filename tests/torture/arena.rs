@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     /// Of a hundred commands: those whose permit stays taken for a while, and steps.
     pub(crate) holds: usize,
     pub(crate) steps: usize,
+    /// The same: those that have something between the run and its command, and what.
+    pub(crate) around: (usize, &'static [Kind]),
     /// What it is looked for, until it is found; if nothing, all are served first.
     pub(crate) until: &'static [Invariant],
     pub(crate) place: Make,
@@ -53,7 +55,8 @@ impl Plan {
     pub(crate) fn all(name: &'static str, seed: u64, time: Duration, place: Make) -> Self {
         let (mutant, only, long_jobs, until) = (None, None, None, &[][..]);
         let (holds, steps) = (10, 10);
-        Self { name, seed, time, mutant, only, long_jobs, holds, steps, until, place }
+        let around = (12, &[Kind::Shell, Kind::Closed, Kind::Nested][..]);
+        Self { name, seed, time, mutant, only, long_jobs, holds, steps, around, until, place }
     }
 }
 

@@ -6,6 +6,7 @@ use super::crowds;
 use super::figures::{hand_overs, median, take_overs};
 use super::history::{History, Kind, Moment, Run, Semaphore, What};
 use super::lives::Lives;
+use super::passed_over;
 
 /// Something that must not be.
 #[derive(Debug, Clone)]
@@ -60,6 +61,7 @@ pub(crate) fn all(history: &History) -> Vec<Breach> {
     order(history, &lives, &mut breaches);
     served(history, &mut breaches);
     prompt(history, &mut breaches);
+    breaches.extend(passed_over::breaches(history, &lives));
     endings(history, &lives, &mut breaches);
     breaches.sort_by_key(|breach| breach.at);
     breaches
@@ -336,8 +338,21 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         if struck("kill-command") {
             expected.insert(137);
         }
-        if struck("terminate") {
+        if struck("terminate") || struck("terminate-shell") {
             expected.extend([-15, 143, 137]);
+        }
+        if struck("interrupt") || struck("interrupt-shell") {
+            expected.extend([-2, 130, 137]);
+        }
+        if struck("kill-shell") {
+            expected.insert(137);
+        }
+        if ask.job.kind == Kind::Nested {
+            // The outer one has done its part; or the inner one comes when that has lost its permit.
+            expected.insert(0);
+            if trouble || struck("evict") {
+                expected.extend([75, 76]);
+            }
         }
         let invariant = if life.left.is_some() { Invariant::Mirrored } else { Invariant::Codes };
         if !expected.contains(code) {

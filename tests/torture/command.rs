@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -23,16 +24,23 @@ pub(crate) const ROLE: &str = "command";
 /// Its own process, for members of its family.
 const MEMBER: &str = "member";
 const DAEMON: &str = "daemon";
+const CHAIN: &str = "chain";
+
+/// Starts the rest of its words without any descriptor, and ends as they do.
+const CLOSING: &str = "closing";
+const CLOSED: &str = "closed";
 
 /// How to call it: `here` is the directory of the arena.
 pub(crate) fn arguments(here: &Path, run: Run, semaphore: Semaphore, job: Job) -> Vec<String> {
     let directory = here.to_str().unwrap().to_owned();
     let kind = match job.kind {
-        Kind::Plain => "plain",
+        // They differ in what is around them.
+        Kind::Plain | Kind::Shell | Kind::Closed | Kind::Nested => "plain",
         Kind::Stubborn => "stubborn",
         Kind::Family => "family",
         Kind::Awaited => "awaited",
         Kind::Daemon => "daemon",
+        Kind::Swarm => "swarm",
         Kind::Writer => "writer",
         Kind::Step => "step",
     };
@@ -48,7 +56,28 @@ pub(crate) fn arguments(here: &Path, run: Run, semaphore: Semaphore, job: Job) -
         Judge::EarlyLocks => "early-locks",
         Judge::Tokens => "tokens",
     };
-    vec![ROLE.into(), directory, run, name, limit, judged.into(), kind.into(), work, code]
+    let mut words = vec![ROLE.into()];
+    words.extend((job.kind == Kind::Closed).then(|| CLOSING.into()));
+    words.extend([directory, run, name, limit, judged.into(), kind.into(), work, code]);
+    words
+}
+
+/// What is before a command and its arguments: a shell, and a run of semrun within the run.
+pub(crate) fn around(run: Run, semaphore: Semaphore, kind: Kind, semrun: &Path) -> Vec<String> {
+    const SCRIPTS: [&str; 2] = ["\"$@\" | cat", "\"$@\" & wait $!"];
+    const NESTED: [&str; 2] = ["\"$@\" & sleep 0.1", "\"$@\" & wait $!"];
+    let script = match kind {
+        Kind::Shell => SCRIPTS[run.0 % 2],
+        Kind::Nested => NESTED[run.0 % 2],
+        _ => return Vec::new(),
+    };
+    let mut words: Vec<String> = ["sh", "-c", script, "sh"].map(String::from).into();
+    if kind == Kind::Nested {
+        let (semrun, limit) = (semrun.to_str().unwrap(), semaphore.limit.to_string());
+        let inner = [semrun, "-q", "-n", "--name", semaphore.name, "-l", &limit, "--"];
+        words.extend(inner.map(String::from));
+    }
+    words
 }
 
 /// The names of the files of an arena.
@@ -70,6 +99,14 @@ pub(crate) fn play(arguments: &[String]) -> ! {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         [MEMBER, session, work] => member(session, millis(work)),
+        [CHAIN, end] => chain(Moment(end.parse().unwrap())),
+        [CLOSING, ..] => std::process::exit(without_descriptors(&words[1..])),
+        [CLOSED, ..] => {
+            for inherited in 3..1024 {
+                let _ = nix::unistd::close(inherited);
+            }
+            play(&arguments[1..])
+        }
         [DAEMON, work] => {
             spawn(&[MEMBER, "session", work]);
             std::process::exit(0);
@@ -99,6 +136,11 @@ pub(crate) fn play(arguments: &[String]) -> ! {
                 .then(|| judge(&files, limit.parse().unwrap(), judged == "early-locks"));
             if judge.as_ref().is_some_and(Option::is_none) {
                 notes.write("crowded");
+            }
+            if kind == "swarm" {
+                let end = Moment::now().plus(Duration::from_secs(4)).0.to_string();
+                spawn(&[CHAIN, &end]);
+                spawn(&[CHAIN, &end]);
             }
             if matches!(kind, "family" | "awaited") {
                 let time = if kind == "family" { "4000" } else { "200" };
@@ -156,6 +198,24 @@ fn member(session: &str, time: Duration) -> ! {
     }
     work_for(time, || ());
     std::process::exit(0);
+}
+
+/// One process after the other, each in a session of its own, until then.
+#[expect(clippy::exit, reason = "this is a process of its own")]
+fn chain(end: Moment) -> ! {
+    ignore_requests_to_end();
+    let _ = setsid();
+    sleep(Duration::from_millis(20));
+    if Moment::now() < end {
+        spawn(&[CHAIN, &end.0.to_string()]);
+    }
+    std::process::exit(0);
+}
+
+fn without_descriptors(words: &[&str]) -> i32 {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let status = command.args([ROLE, CLOSED]).args(words).status().unwrap();
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }
 
 /// Another of these, with all that this one has open for its family.

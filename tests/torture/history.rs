@@ -117,6 +117,14 @@ pub(crate) enum Kind {
     Awaited,
     /// Leaves a daemon behind, as it may.
     Daemon,
+    /// A script that waits for it, which may be killed without it.
+    Shell,
+    /// A program waits for it that closes, in what it starts, all descriptors that it inherited.
+    Closed,
+    /// Under a run within a run, of which the outer one may end first.
+    Nested,
+    /// Leaves processes that start others in sessions of their own, and end, all the time.
+    Swarm,
     /// Writes to the store until its end, which must refuse it once a newer one has written.
     Writer,
     /// No semrun around it: it acquires a permit, renews it, works while it has it for certain, and
@@ -134,9 +142,9 @@ impl Job {
 impl Kind {
     pub(crate) fn orphans(self) -> &'static str {
         match self {
-            Self::Plain | Self::Stubborn | Self::Daemon | Self::Writer | Self::Step => "leave",
-            Self::Family => "kill",
+            Self::Family | Self::Swarm => "kill",
             Self::Awaited => "wait",
+            _ => "leave",
         }
     }
 

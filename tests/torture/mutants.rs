@@ -4,6 +4,7 @@ use libtest_mimic::Trial;
 
 use super::arena::{self, Plan};
 use super::check::Invariant::{self, DeadBefore, Hold, Limit, Order, Prompt, Served, Tokens};
+use super::history::Kind;
 use super::places;
 
 /// A guard that is off, where, under which faults, and how it must be noticed.
@@ -15,10 +16,12 @@ struct Mutant {
     long_jobs: usize,
     /// The same: those whose permit stays taken for a while.
     holds: usize,
+    /// The same: those that have something between the run and its command, and what.
+    around: (usize, &'static [Kind]),
     caught_by: &'static [Invariant],
 }
 
-const MUTANTS: [Mutant; 24] = [
+const MUTANTS: [Mutant; 31] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
@@ -43,7 +46,21 @@ const MUTANTS: [Mutant; 24] = [
     Mutant { holds: 30, ..mutant("hold", "local", &[], 0, &[Hold]) },
     Mutant { holds: 30, ..mutant("hold", "redis", &[], 0, &[Hold]) },
     Mutant { holds: 30, ..mutant("hold", "serve", &[], 0, &[Hold]) },
+    Mutant { around: SHELL, ..mutant("stopped-takes-tree", "local", KILL_SHELL, 0, &[Limit]) },
+    Mutant { around: SHELL, ..mutant("stopped-takes-tree", "redis", KILL_SHELL, 0, &[Limit]) },
+    Mutant { around: SHELL, ..mutant("stopped-takes-tree", "serve", KILL_SHELL, 0, &[Limit]) },
+    Mutant { around: CLOSED, ..mutant("local-guardian", "local", &["kill-guardian"], 0, &[Limit]) },
+    Mutant { around: NESTED, ..mutant("nested-watch", "local", &[], 0, &[Limit]) },
+    Mutant { around: NESTED, ..mutant("nested-watch", "redis", &[], 0, &[Limit]) },
+    Mutant { around: NESTED, ..mutant("nested-watch", "serve", &[], 0, &[Limit]) },
 ];
+
+/// Around most commands.
+const SHELL: (usize, &[Kind]) = (60, &[Kind::Shell]);
+const CLOSED: (usize, &[Kind]) = (60, &[Kind::Closed]);
+const NESTED: (usize, &[Kind]) = (60, &[Kind::Nested]);
+
+const KILL_SHELL: &[&str] = &["kill-shell", "terminate-shell", "interrupt-shell", "interrupt"];
 
 const fn mutant(
     guard: &'static str,
@@ -52,7 +69,7 @@ const fn mutant(
     long_jobs: usize,
     caught_by: &'static [Invariant],
 ) -> Mutant {
-    Mutant { guard, place, only, long_jobs, holds: 0, caught_by }
+    Mutant { guard, place, only, long_jobs, holds: 0, around: (0, &[]), caught_by }
 }
 
 /// How long one is looked for, and how often: chance decides when it shows itself.
@@ -80,6 +97,7 @@ fn control(place: &str, seed: u64) -> Result<(), String> {
     plan.only = Some(&[]);
     plan.long_jobs = Some(0);
     (plan.holds, plan.steps) = (0, 0);
+    plan.around = (0, &[]);
     let outcome = arena::run(&plan);
     if outcome.breaches.is_empty() { Ok(()) } else { Err(outcome.report) }
 }
@@ -93,7 +111,7 @@ fn catch(mutant: &Mutant, seed: u64) -> Result<(), String> {
         plan.mutant = Some(mutant.guard);
         plan.only = Some(mutant.only);
         plan.long_jobs = Some(mutant.long_jobs);
-        (plan.holds, plan.steps) = (mutant.holds, 0);
+        (plan.holds, plan.steps, plan.around) = (mutant.holds, 0, mutant.around);
         plan.until = mutant.caught_by;
         let outcome = arena::run(&plan);
         let caught = |one: &&super::check::Breach| mutant.caught_by.contains(&one.invariant);

@@ -4,12 +4,13 @@ use libtest_mimic::{Failed, Trial};
 
 use super::check::{self, Invariant};
 use super::history::{Ask, Event, History, Job, Judge, Kind, Moment, Pin, Run, Semaphore, What};
+use super::passed_over::STOP_QUEUE;
 use super::report;
 
 /// Each invariant with a history that breaks it, and a quiet one, that breaks none.
 pub(crate) fn trials() -> Vec<Trial> {
     type Break = fn(&mut History);
-    let broken: [(&str, Invariant, Break); 20] = [
+    let broken: [(&str, Invariant, Break); 21] = [
         ("two_at_once", Invariant::Limit, |history| move_entry(history, 1, 150)),
         ("no_free_lock_file", Invariant::Limit, |history| add(history, 210, What::Crowded(Run(1)))),
         ("a_stranger_too_many", Invariant::Limit, |history| {
@@ -51,6 +52,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("never_served", Invariant::Served, |history| history.unserved.push(Run(1))),
         ("something_left", Invariant::Served, |history| history.leftovers.push("a file".into())),
         ("costly_waiting", Invariant::Idle, |history| history.costly.push("1000 times".into())),
+        ("waiting_behind_stopped_ones", Invariant::Prompt, |history| {
+            one(history, 2, 300, 14_300);
+            one(history, 3, 301, 14_500);
+            let (kind, runs, detail) = (STOP_QUEUE, vec![Run(3)], String::new());
+            add(history, 310, What::Struck { kind, runs, detail });
+            add(history, 14_250, What::Mended { kind: STOP_QUEUE, runs: vec![Run(3)] });
+        }),
         ("another_code", Invariant::Mirrored, |history| end_with(history, 1, 4, "")),
         ("a_failure_without_words", Invariant::Codes, |history| {
             history.events.retain(|event| !matches!(event.what, What::Left { run: Run(1), .. }));

@@ -139,6 +139,8 @@ pub(crate) struct Mix {
     pub(crate) holds: usize,
     /// Those under a permit that outlives who acquired it.
     pub(crate) steps: usize,
+    /// Those that have something between the run and its command, and what.
+    pub(crate) around: (usize, &'static [Kind]),
 }
 
 /// Many short ones, some that leave a family behind, and some long ones.
@@ -155,7 +157,7 @@ pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, mix: &Mix) -> Job {
         let work = dice.millis(time);
         return Job { kind: Kind::Step, work, code: 0, hold };
     }
-    let long = mix.long;
+    let (long, around) = (mix.long, if semaphore.judge.locks() { mix.around.0 } else { 0 });
     let code = if dice.one_in(30) { -9 } else { i32::try_from(dice.below(40)).unwrap() };
     let (kind, work) = match dice.below(100) {
         at if at < long => (dice.pick(&[Kind::Stubborn, Kind::Family]), dice.millis(5500..9000)),
@@ -163,8 +165,12 @@ pub(crate) fn job(semaphore: Semaphore, dice: &mut Dice, mix: &Mix) -> Job {
         at if at < long + 24 => (Kind::Family, dice.millis(20..300)),
         at if at < long + 30 => (Kind::Awaited, dice.millis(20..200)),
         at if at < long + 36 => (Kind::Daemon, dice.millis(20..100)),
+        at if at < long + 40 => (Kind::Swarm, dice.millis(20..100)),
+        at if at < long + 40 + around => (dice.pick(mix.around.1), dice.millis(200..2000)),
         _ => (Kind::Plain, dice.millis(5..150)),
     };
+    // What a script ends with is its own.
+    let code = if matches!(kind, Kind::Shell | Kind::Nested) { 0 } else { code };
     Job { kind, work, code, hold }
 }
 

@@ -56,6 +56,12 @@ pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     numbers.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
+pub(crate) fn parent(child: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.as_raw_nonzero())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Pid::from_raw(line.trim().parse().ok()?)
+}
+
 /// The second process of a semrun, which has the same program.
 pub(crate) fn worker(semrun: Pid) -> Option<Pid> {
     let name = |pid: Pid| fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok();

@@ -47,7 +47,11 @@ impl Arena<'_> {
                 let more = self.place.knows_interventions();
                 let holds = if more { self.plan.holds } else { 0 };
                 let steps = if more { self.plan.steps } else { 0 };
-                let job = places::job(semaphore, &mut self.dice, &Mix { long, holds, steps });
+                let (part, kinds) = self.plan.around;
+                // Nothing tells a server like the original that a run is nested.
+                let around = (part, if more { kinds } else { &[Kind::Shell, Kind::Closed] });
+                let mix = Mix { long, holds, steps, around };
+                let job = places::job(semaphore, &mut self.dice, &mix);
                 self.start(semaphore, job);
             }
         }
@@ -140,7 +144,8 @@ impl Arena<'_> {
         if !job.hold.is_zero() {
             semrun.args(["--min-hold", &format!("{}ms", job.hold.as_millis())]);
         }
-        semrun.arg("--").arg(program);
+        let inner = command::around(run, semaphore, job.kind, &self.here().join("semrun"));
+        semrun.arg("--").args(inner).arg(program);
         semrun
     }
 

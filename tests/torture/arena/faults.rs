@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::{Arena, Client, Stopped, TTL};
-use crate::torture::history::{Kind, Moment, Run, What};
+use crate::torture::history::{Job, Kind, Moment, Run, Semaphore, What};
+use crate::torture::passed_over::{STOP_QUEUE, STOPPED};
 use crate::torture::places::Situation;
-use crate::torture::processes::{Process, worker};
+use crate::torture::processes::{Process, parent, worker};
 
 /// What can happen to semruns and their commands, wherever permits live.
-const CLIENT_FAULTS: [&str; 11] = [
+const CLIENT_FAULTS: [&str; 15] = [
     "kill-guardian",
     "kill-worker",
     "kill-both",
@@ -22,10 +23,17 @@ const CLIENT_FAULTS: [&str; 11] = [
     "stop-waiter",
     "freeze-client",
     "terminate",
+    "interrupt",
+    "kill-shell",
+    "terminate-shell",
+    "interrupt-shell",
 ];
 
 /// What somebody can do to permits and limits, where that is known.
 const INTERVENTIONS: [&str; 6] = ["evict", "evict", "evict", "evict", "pin-limit", "pin-limit"];
+
+/// How many waiters are stopped in a row at least.
+const IN_A_ROW: usize = 4;
 
 impl Arena<'_> {
     /// Something goes wrong.
@@ -33,9 +41,13 @@ impl Arena<'_> {
         // A lost host is rare among so many, and says most.
         let more = ["kill-both"; 3];
         let client_faults = CLIENT_FAULTS.iter().chain(&CLIENT_FAULTS).chain(&more).copied();
-        let more = if self.place.knows_interventions() { &INTERVENTIONS[..] } else { &[] };
+        // A server like the original knows of no interventions, and passes over nobody.
+        let known = self.place.knows_interventions();
+        let more = if known { &INTERVENTIONS[..] } else { &[] };
+        let queue = known.then_some(STOP_QUEUE);
         let kinds: Vec<&'static str> = client_faults
             .chain(more.iter().copied())
+            .chain(queue)
             .chain(self.place.faults().iter().copied())
             .filter(|kind| self.plan.only.is_none_or(|only| only.contains(kind)))
             .collect();
@@ -47,6 +59,8 @@ impl Arena<'_> {
             self.evict();
         } else if kind == "pin-limit" {
             self.pin();
+        } else if kind == STOP_QUEUE {
+            self.stop_queue();
         } else if CLIENT_FAULTS.contains(&kind) {
             self.strike_client(kind);
         } else if self.strike.is_none() && Instant::now() > self.spared {
@@ -67,6 +81,46 @@ impl Arena<'_> {
         }
     }
 
+    /// Stops all that wait for one semaphore, but for the last.
+    fn stop_queue(&mut self) {
+        let single = |one: &Semaphore| one.limit == 1 && one.judge.locks();
+        let Some(semaphore) = self.place.semaphores().iter().copied().find(|one| single(one))
+        else {
+            return;
+        };
+        if self.stopped.iter().any(|one| one.kind == STOP_QUEUE) {
+            return;
+        }
+        for _ in 0..=IN_A_ROW {
+            let (work, code) = (Duration::from_millis(50), 0);
+            self.start(semaphore, Job { kind: Kind::Plain, work, code, hold: Duration::ZERO });
+        }
+        self.watch(Duration::from_millis(300));
+        let waits = |client: &Client| {
+            let ask = self.history.ask(client.run);
+            let alone = ask.semaphore == semaphore && ask.job.kind != Kind::Step;
+            alone && client.command.is_none() && client.semrun.is_some() && !client.struck
+        };
+        let waiting: Vec<usize> =
+            (0..self.clients.len()).filter(|at| waits(&self.clients[*at])).collect();
+        let Some((_, first)) = waiting.split_last().filter(|(_, first)| first.len() >= IN_A_ROW)
+        else {
+            return;
+        };
+        let until = Instant::now() + STOPPED;
+        for at in first {
+            let processes = self.victims("stop-waiter", &self.clients[*at], 2);
+            let (kind, run, before) = (STOP_QUEUE, self.clients[*at].run, Moment::now());
+            for process in processes.iter().rev() {
+                process.signal(Signal::STOP);
+            }
+            self.clients[*at].struck = true;
+            let detail = String::new();
+            self.history.add_at(before, What::Struck { kind, runs: vec![run], detail });
+            self.stopped.push(Stopped { until, processes, kind, run });
+        }
+    }
+
     fn strike_client(&mut self, kind: &'static str) {
         let two_processes = self.place.has_server();
         let waits = matches!(kind, "kill-waiter" | "stop-waiter");
@@ -82,8 +136,11 @@ impl Arena<'_> {
                     // The command dies with them; what it started, if there is any, does not.
                     "kill-both" => two_processes && ask.job.kind.is_alone(),
                     "freeze-client" => ask.job.kind == Kind::Writer,
-                    "kill-worker" | "stop-worker" => {
-                        two_processes && self.place.may_stop_workers(kind)
+                    "kill-worker" | "stop-worker" => self.place.may_stop_workers(kind),
+                    // A script's own `&` ignores it, and so goes on.
+                    "interrupt" => ask.job.kind == Kind::Shell && client.command.is_some(),
+                    kind if kind.ends_with("-shell") => {
+                        ask.job.kind == Kind::Shell && client.command.is_some()
                     }
                     "kill-command" | "stop-command" => client.command.is_some(),
                     _ => true,
@@ -102,6 +159,7 @@ impl Arena<'_> {
         let signal = match kind.split('-').next() {
             Some("kill") => Signal::KILL,
             Some("terminate") => Signal::TERM,
+            Some("interrupt") => Signal::INT,
             _ => Signal::STOP,
         };
         let both_killed = kind == "kill-both" || (kind == "kill-waiter" && victims.len() == 2);
@@ -140,7 +198,8 @@ impl Arena<'_> {
         let (guardian, worker) = (find(Some(semrun)), find(worker(semrun)));
         let command = find(client.command);
         let victims = match kind {
-            "kill-guardian" | "stop-guardian" | "terminate" => vec![guardian],
+            "kill-guardian" | "stop-guardian" | "terminate" | "interrupt" => vec![guardian],
+            kind if kind.ends_with("-shell") => vec![find(client.command.and_then(parent))],
             "kill-worker" | "stop-worker" => vec![worker],
             "kill-command" | "stop-command" => vec![command],
             "kill-waiter" if alone == 0 && worker.is_some() => vec![worker],

@@ -1,0 +1,91 @@
+//! Waiters that are stopped do not keep those after them from a permit that is free.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::arena::TTL;
+use super::check::{Breach, Invariant, semaphores};
+use super::history::{History, Kind, Moment, Run, Semaphore, What};
+use super::lives::{Life, Lives};
+
+/// The fault that stops so many.
+pub(crate) const STOP_QUEUE: &str = "stop-queue";
+
+/// Longer than it takes to pass over as many, and than the lease of a holder that is dead.
+const BOUND: Duration = TTL.saturating_add(Duration::from_secs(6));
+/// For how long they are stopped.
+pub(crate) const STOPPED: Duration = BOUND.saturating_add(Duration::from_secs(3));
+
+/// Of one semaphore, from then to then.
+type Span = (Moment, Moment);
+
+pub(crate) fn breaches(history: &History, lives: &Lives) -> Vec<Breach> {
+    let single = |one: &Semaphore| one.limit == 1 && one.judge.locks();
+    let semaphores = semaphores(history).into_iter().filter(single);
+    semaphores.filter_map(|semaphore| of(history, lives, semaphore)).collect()
+}
+
+fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> {
+    let stopped = stopped(history, semaphore);
+    let runs: Vec<(Run, &Life)> = lives.semaphore(history, semaphore).collect();
+    let mut busy: Vec<Span> =
+        runs.iter().filter_map(|(run, life)| held(history, *run, life)).collect();
+    busy.sort();
+    let last = history.events.last()?.at;
+    for (run, life) in runs.iter().filter(|(_, life)| life.struck.is_empty()) {
+        let Some(started) = life.started else { continue };
+        let ended = life.ended.as_ref().map_or(last, |(at, ..)| *at);
+        let entered = life.entered.first().copied().unwrap_or(ended);
+        for (from, to) in &stopped {
+            let (from, to) = (started.max(*from), entered.min(*to));
+            let free = longest_gap(&busy, from, to);
+            if free > BOUND && !lives.is_excused(history.ask(*run), from, to) {
+                let text =
+                    format!("{run} waited behind stopped ones for {free:?}, and nobody held");
+                let (invariant, at, runs) = (Invariant::Prompt, to, vec![*run]);
+                return Some(Breach { invariant, at, runs, text });
+            }
+        }
+    }
+    None
+}
+
+/// When some of its waiters were stopped.
+fn stopped(history: &History, semaphore: Semaphore) -> Vec<Span> {
+    let mut open: BTreeMap<Run, Moment> = BTreeMap::new();
+    let mut spans = Vec::new();
+    for event in &history.events {
+        match &event.what {
+            What::Struck { kind: STOP_QUEUE, runs, .. }
+                if history.ask(runs[0]).semaphore == semaphore =>
+            {
+                open.insert(runs[0], event.at);
+            }
+            What::Mended { kind: STOP_QUEUE, runs } => {
+                spans.extend(open.remove(&runs[0]).map(|began| (began, event.at)));
+            }
+            _ => (),
+        }
+    }
+    spans
+}
+
+/// When it may have had the permit.
+fn held(history: &History, run: Run, life: &Life) -> Option<Span> {
+    let ask = history.ask(run);
+    // A step has it before it works.
+    let entered = life.entered.first().copied();
+    let from = if ask.job.kind == Kind::Step { life.started } else { entered }?;
+    let ended = life.ended.as_ref().map(|(at, ..)| *at);
+    let to = life.dead.max(ended).unwrap_or(Moment(u64::MAX));
+    Some((from, to.max(from.plus(ask.job.hold))))
+}
+
+fn longest_gap(busy: &[Span], from: Moment, to: Moment) -> Duration {
+    let (mut free, mut longest) = (from, Duration::ZERO);
+    for (began, ended) in busy {
+        longest = longest.max((*began).min(to).since(free));
+        free = free.max(*ended);
+    }
+    longest.max(to.since(free))
+}
