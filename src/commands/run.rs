@@ -136,7 +136,8 @@ impl Story<'_> {
                 turned => self.run_under(turned, &*backend, &visible, &mut heard).await,
             }
         });
-        conclude(&visible, ran.and_then(|ran| ran))
+        // Where nothing could be waited for, the guardian withdraws what was asked.
+        conclude(&visible, ran?)
     }
 
     /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
@@ -148,10 +149,9 @@ impl Story<'_> {
             let mut heard = self.listen(&mut visible)?;
             self.wait(&*backend, &visible, &mut heard).await
         })??;
-        let lease = match &turned {
-            Turned::Away(exit) => return Ok(*exit),
-            Turned::Granted(lease) | Turned::Outer(lease) => lease,
-        };
+        if let Turned::Away(exit) = turned {
+            return Ok(exit);
+        }
         let side = if mutants::is_off(Guard::LocalGuardian) {
             Ok(Side::Worker(Visible::Itself))
         } else {
@@ -159,12 +159,8 @@ impl Story<'_> {
         };
         match side {
             Ok(Side::Guardian(guardian)) => {
-                // It has the permit as well, until nothing is left of the command.
-                let kept = lease.inherit().map(|permit| permit.try_clone_to_owned()).transpose();
                 drop((turned, backend));
-                let guarded = guard(settings, account, ask, guardian);
-                drop(kept);
-                guarded
+                guard(settings, account, ask, guardian)
             }
             Ok(Side::Worker(mut visible)) => {
                 let ran = block_on(async {
@@ -295,6 +291,9 @@ impl Story<'_> {
         let mut hold = Hold::new(lease, supervision.kill_after, continues)
             .context("cannot watch the lease")?;
         visible.kills_at(hold.last())?;
+        if let Some(descriptor) = hold.inherit() {
+            visible.keep(descriptor).context("cannot have the permit kept")?;
+        }
         if let Some(why) = hold.is_too_late().await {
             let (name, why) = (&permit.name, why.as_str());
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });

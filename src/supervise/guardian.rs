@@ -4,12 +4,17 @@
 //! to end, and never waits for the network. The *worker*, in a process group of its own, does
 //! everything else; it stops the tree when the guardian vanishes.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, set_child_subreaper,
     waitid, waitpid,
@@ -27,17 +32,22 @@ use crate::kernel::text::{self, QUIET};
 use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
 
-/// What the worker says, two bytes each, and what the guardian answers to the first two. The others
-/// end it: with an exit code, with the number of a signal that ended the command or that semrun is to
-/// die of, or as the worker is about to.
+/// What the worker says, two bytes each, and what the guardian answers to the first two. The third
+/// brings a descriptor to keep. The others end it: with an exit code, with the number of a signal that
+/// ended the command or that semrun is to die of, or as the worker is about to.
 const STOP_SEMRUN: u8 = b's';
 const STOP_GROUP: u8 = b'g';
+const KEEP: u8 = b'k';
 const EXITED: u8 = b'e';
 const SIGNALLED: u8 = b'c';
 const RERAISE: u8 = b'r';
 const FAILED: u8 = b'f';
 const STOPPED: u8 = b'1';
 const NOT_STOPPED: u8 = b'0';
+
+/// How long the guardian waits until it looks again whether anything is left of a tree.
+const PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which of the two processes this is.
 pub(crate) enum Side {
@@ -51,6 +61,15 @@ pub(crate) struct Guardian {
     link: OwnedFd,
     /// Rings when the lease is about to end and nobody has killed the tree.
     timer: Timer,
+    /// By which the permit is taken, where that needs a descriptor: until nothing is left of the tree.
+    permit: Option<OwnedFd>,
+}
+
+/// One thing that the worker says.
+struct Word {
+    said: [u8; 2],
+    /// The descriptor that came with it.
+    brought: Option<OwnedFd>,
 }
 
 /// How the worker's part came to its end.
@@ -72,7 +91,7 @@ pub(crate) fn divide() -> io::Result<Side> {
     set_child_subreaper(Some(getpid()))?;
     let strangers = strangers();
     if let Some(worker) = split()? {
-        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer }));
+        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit: None }));
     }
     signals::address_the_parent();
     drop(ours);
@@ -114,10 +133,9 @@ impl Guardian {
             if !link {
                 continue;
             }
-            let mut said = [0; 2];
-            match read(&self.link, &mut said) {
-                Ok(2) => {
-                    let [what, value] = said;
+            match self.hear() {
+                Ok(Some(Word { said: [KEEP, _], brought })) => self.permit = brought,
+                Ok(Some(Word { said: [what, value], .. })) => {
                     let signal = Signal::from_named_raw(value.into());
                     let exit = match (what, signal) {
                         (STOP_SEMRUN | STOP_GROUP, _) => {
@@ -152,6 +170,20 @@ impl Guardian {
                 }
             }
         }
+    }
+
+    /// What the worker has said. None: it is gone.
+    fn hear(&self) -> Result<Option<Word>, Errno> {
+        let mut said = [0; 2];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut brought = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut said)];
+        let received = recvmsg(&self.link, &mut into, &mut brought, RecvFlags::CMSG_CLOEXEC)?;
+        let brought = brought.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        Ok((received.bytes == said.len()).then_some(Word { said, brought }))
     }
 
     /// Children of others may be left to us, as to the first process of a container.
@@ -198,6 +230,7 @@ impl Guardian {
         let mut tree = Tree::adopt(self.worker, self.strangers.clone());
         let mut status = None;
         let mut refused = Vec::new();
+        let mut pause = PAUSE;
         loop {
             let refusing = tree.kill()?;
             if !refusing.is_empty() && refusing != refused {
@@ -210,7 +243,9 @@ impl Guardian {
                 take_deserted_terminal();
                 return Ok(status);
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(pause);
+            // One that hangs may do so for hours.
+            pause = if reaped.ended.is_some() { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         }
     }
 }
@@ -292,6 +327,21 @@ impl Visible {
         }
     }
 
+    /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
+    /// command starts may have closed it, and this process may die.
+    pub(crate) fn keep(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
+        let Self::Guardian(link) = self else { return Ok(()) };
+        let descriptors = [permit];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut brings = SendAncillaryBuffer::new(&mut space);
+        brings.push(SendAncillaryMessage::ScmRights(&descriptors));
+        match sendmsg(&link.fd, &[IoSlice::new(&[KEEP, 0])], &mut brings, SendFlags::NOSIGNAL) {
+            // That it has vanished is for `told` to find.
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// By when the guardian has to kill the tree; none: not at all.
     pub(crate) fn kills_at(&self, moment: Option<Moment>) -> io::Result<()> {
         match self {
@@ -352,7 +402,7 @@ mod tests {
         write(&theirs, &[EXITED, 3]).unwrap();
         drop(theirs);
         let timer = Timer::new().unwrap();
-        let guardian = Guardian { worker, strangers: Vec::new(), link, timer };
+        let guardian = Guardian { worker, strangers: Vec::new(), link, timer, permit: None };
         let watched = guardian.watch(|_| {}).unwrap();
         child.wait().expect_err("the guardian has collected it");
         assert!(matches!(watched, Watched::Done(Exit::Command(3))), "{watched:?}");
