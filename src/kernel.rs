@@ -18,6 +18,8 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::supervise::signals::deaf;
+
 // What a panic needs, as part of the program: loading libgcc_s takes a twentieth of the time of a run.
 #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
 #[link(name = "gcc_eh")]
@@ -54,20 +56,24 @@ pub(crate) fn own_group() -> Option<Pid> {
 }
 
 /// Makes a second process of this one, in a process group of its own: its pid in the first,
-/// none in the second. To be called while there is one thread.
-pub(crate) fn split() -> io::Result<Option<Pid>> {
+/// none in the second, where `first` is done before any signal is heard. To be called while there is
+/// one thread.
+pub(crate) fn split(first: impl FnOnce()) -> io::Result<Option<Pid>> {
     // The second one belongs to the job all the same.
     let _recorded = own_group();
-    // SAFETY: with one thread nothing is locked or half done in the copy.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            // Cannot fail for a process that leads no session and is not executing another file.
-            let _ = rustix::process::setpgid(None, None);
-            Ok(None)
+    deaf(|| {
+        // SAFETY: with one thread nothing is locked or half done in the copy.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                // Cannot fail for a process that leads no session and is not executing another file.
+                let _ = rustix::process::setpgid(None, None);
+                first();
+                Ok(None)
+            }
+            pid => Ok(Pid::from_raw(pid)),
         }
-        pid => Ok(Pid::from_raw(pid)),
-    }
+    })
 }
 
 /// The environment that semrun was started with, `NAME=VALUE` each.

@@ -90,10 +90,9 @@ pub(crate) fn divide() -> io::Result<Side> {
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
     let strangers = strangers();
-    if let Some(worker) = split()? {
+    if let Some(worker) = split(signals::address_the_parent)? {
         return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit: None }));
     }
-    signals::address_the_parent();
     drop(ours);
     Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None })))
 }

@@ -61,10 +61,12 @@ static CLOSED: AtomicU8 = AtomicU8::new(0);
 
 /// Notes how semrun was started, and makes it what a program expects. Before anything else.
 pub(crate) fn record() {
-    let ignored = |number: &libc::c_int| disposition(*number) == libc::SIG_IGN;
-    let ignored = heard().filter(ignored).fold(0, |ignored, number| ignored | bit(number));
-    IGNORED.store(ignored, Ordering::Relaxed);
-    if ignored & bit(libc::SIGCHLD) != 0 {
+    for number in RAISED_BY_WRITING.into_iter().chain([libc::SIGCHLD]) {
+        if disposition(number) == libc::SIG_IGN {
+            IGNORED.fetch_or(bit(number), Ordering::Relaxed);
+        }
+    }
+    if IGNORED.load(Ordering::Relaxed) & bit(libc::SIGCHLD) != 0 {
         // Otherwise the kernel does not say how a child of ours ended.
         // SAFETY: restores a default.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -134,13 +136,13 @@ impl Inherited {
         self.closed & 1 << descriptor != 0
     }
 
-    /// Gives a new process, which is about to execute the command, what semrun was given. Our handlers
-    /// go first, because no signal is blocked any more afterwards.
+    /// Gives a new process, which is about to execute the command, what semrun was given. What is
+    /// ignored stays so, and our handlers go with the execution; until then they know that they are
+    /// not in our process.
     pub(crate) fn restore(self) {
-        for number in heard() {
-            let then = if self.ignored & bit(number) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
+        if self.ignored & bit(libc::SIGCHLD) != 0 {
             // SAFETY: always allowed, also in a process that has yet to execute its program.
-            unsafe { libc::signal(number, then) };
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
         }
         let blocked = (1..=64).filter(|number| self.blocked & bit(*number) != 0);
         change_mask(libc::SIG_SETMASK, blocked);
@@ -161,9 +163,12 @@ pub(crate) fn forget_pending() {
         libc::sigpending(&raw mut set);
         members(&set)
     };
-    for number in heard().filter(|number| pending & bit(*number) != 0) {
-        // SAFETY: ignoring a signal drops it. Always allowed.
-        unsafe { libc::signal(number, libc::SIG_IGN) };
+    let ignored = IGNORED.load(Ordering::Relaxed);
+    for number in heard().filter(|number| pending & !ignored & bit(*number) != 0) {
+        for action in [libc::SIG_IGN, libc::SIG_DFL] {
+            // SAFETY: ignoring a signal drops it. Always allowed.
+            unsafe { libc::signal(number, action) };
+        }
     }
 }
 
@@ -213,6 +218,20 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Runs `action` while no signal is heard; those that come are heard afterwards.
+pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: changes this thread's own signal mask and puts the old one back.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        result
     }
 }
 

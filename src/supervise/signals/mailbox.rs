@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
@@ -44,8 +44,10 @@ pub(crate) struct Signals {
 /// process that everybody sees, whose handlers write into the same pipe.
 static ADDRESSED: AtomicBool = AtomicBool::new(true);
 
-/// From here on signals that are sent to this very process are nobody's business.
+/// For the second process, before it hears anything: from here on signals that are sent to this very
+/// process are nobody's business.
 pub(in crate::supervise) fn address_the_parent() {
+    OWN.store(own(), Ordering::Relaxed);
     ADDRESSED.store(false, Ordering::Relaxed);
 }
 
@@ -142,6 +144,17 @@ static MAILBOX: OnceLock<Mailbox> = OnceLock::new();
 
 /// The handler of all signals.
 extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let this = own();
+    if this != OWN.load(Ordering::Relaxed) {
+        // It was sent to the command, a moment before there is one.
+        // SAFETY: gives up this handler in that process alone, and has the signal delivered again as
+        // soon as it returns. Both calls are async-signal-safe.
+        unsafe {
+            libc::signal(number, libc::SIG_DFL);
+            libc::kill(this, number);
+        }
+        return;
+    }
     if number == libc::SIGCHLD {
         CHILD_CHANGED.store(true, Ordering::Release);
     } else if !ADDRESSED.load(Ordering::Relaxed) {
@@ -156,7 +169,7 @@ extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         let origin =
             if (*info).si_code == libc::SI_KERNEL { Origin::Kernel } else { Origin::Process };
         // One that a system call of ours raised is reported by that call.
-        let our_own = RAISED_BY_WRITING.contains(&number) && (*info).si_pid() == libc::getpid();
+        let our_own = RAISED_BY_WRITING.contains(&number) && (*info).si_pid() == this;
         let Some(Mailbox { arrived, wake }) = MAILBOX.get().filter(|_| !our_own) else { return };
         if number != libc::SIGCHLD {
             arrived.note(number, origin);
@@ -169,6 +182,30 @@ extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     }
 }
 
+/// Sets what a signal does, and returns what it did.
+fn set(number: libc::c_int, action: libc::sighandler_t) -> io::Result<libc::sighandler_t> {
+    // SAFETY: sigactions of zeroes are valid ones, and `tell`, the only handler that is set, does
+    // nothing that is not async-signal-safe.
+    unsafe {
+        let mut new: libc::sigaction = std::mem::zeroed();
+        let mut old: libc::sigaction = std::mem::zeroed();
+        new.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        new.sa_sigaction = action;
+        if libc::sigaction(number, &raw const new, &raw mut old) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(old.sa_sigaction)
+    }
+}
+
+/// The process that listens. One that is about to execute the command shares its memory.
+static OWN: AtomicI32 = AtomicI32::new(0);
+
+fn own() -> libc::pid_t {
+    // SAFETY: asks, and cannot fail. Async-signal-safe.
+    unsafe { libc::getpid() }
+}
+
 impl Caught {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
     /// but for SIGCHLD, without which nobody learns how the command ended.
@@ -177,18 +214,18 @@ impl Caught {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         // There is one story in a process, and one that hears.
         MAILBOX.get_or_init(|| Mailbox { arrived, wake });
-        let ignored = IGNORED.load(Ordering::Relaxed) & !bit(libc::SIGCHLD);
-        for number in heard().filter(|number| ignored & bit(*number) == 0) {
-            // SAFETY: a sigaction of zeroes is a valid one, and `tell` does nothing that is not
-            // async-signal-safe.
-            let set = unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-                action.sa_sigaction = tell as *const () as libc::sighandler_t;
-                libc::sigaction(number, &raw const action, std::ptr::null_mut())
-            };
-            if set == -1 {
-                return Err(io::Error::last_os_error());
+        OWN.store(own(), Ordering::Relaxed);
+        // One that is to stay ignored must not be heard meanwhile.
+        change_mask(libc::SIG_BLOCK, heard());
+        for number in heard() {
+            // `record` has ignored these itself, if they were not.
+            let known = RAISED_BY_WRITING.contains(&number);
+            if known && IGNORED.load(Ordering::Relaxed) & bit(number) != 0 {
+                continue;
+            }
+            if set(number, tell as *const () as libc::sighandler_t)? == libc::SIG_IGN && !known {
+                IGNORED.fetch_or(bit(number), Ordering::Relaxed);
+                set(number, libc::SIG_IGN)?;
             }
         }
         // They may have been blocked when we were started, which would have made us deaf.
