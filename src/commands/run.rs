@@ -112,7 +112,7 @@ impl Story<'_> {
                 let _ = backend.withdraw(&ask.name, ask.id, GIVING_BACK).await;
             }
         };
-        let mut visible = match guardian::divide() {
+        let mut visible = match guardian::divide(None) {
             Ok(Side::Guardian(guardian)) => {
                 drop(backend);
                 return guard(settings, account, ask, guardian);
@@ -149,13 +149,14 @@ impl Story<'_> {
             let mut heard = self.listen(&mut visible)?;
             self.wait(&*backend, &visible, &mut heard).await
         })??;
-        if let Turned::Away(exit) = turned {
-            return Ok(exit);
-        }
+        let lease = match &turned {
+            Turned::Away(exit) => return Ok(*exit),
+            Turned::Granted(lease) | Turned::Outer(lease) => lease,
+        };
         let side = if mutants::is_off(Guard::LocalGuardian) {
             Ok(Side::Worker(Visible::Itself))
         } else {
-            guardian::divide()
+            guardian::divide(lease.inherit())
         };
         match side {
             Ok(Side::Guardian(guardian)) => {

@@ -1,5 +1,5 @@
-//! The command's process, from its birth until it executes its program. That may take for ever: the
-//! file can lie on a file system whose server does not answer. So a thread of its own waits for it.
+//! The command's process, from its birth until it executes its program. That may take for ever, as the
+//! file can lie on a file system whose server does not answer; so nothing waits for it for long.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 use std::borrow::Cow;
@@ -9,28 +9,40 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::{ptr, thread};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
+use std::{hint, mem, ptr};
 
+use rustix::event::Timespec;
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setpgid,
     setrlimit,
 };
 use rustix::termios::tcsetpgrp;
-use tokio::sync::oneshot;
+use rustix::thread::futex;
 
 use super::{environment, open_files_limit};
 use crate::supervise::signals::{
-    Inherited, deafen_this_thread, forget_pending, without_stopping_at_the_terminal,
+    Inherited, deaf, forget_pending, without_stopping_at_the_terminal,
 };
+
+/// How long we wait for a program in the one thread that everything else needs too: nearly always it
+/// executes within a millisecond.
+const USUAL: Duration = Duration::from_millis(50);
+
+/// How often it is looked afterwards.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a new process needs of a stack: room for paths.
+const ROOM: usize = 32 * 1024;
 
 /// Where the inherited descriptor of a permit goes: high, so that `exec 3>…` in a script does
 /// not replace it.
 const INHERITED: RawFd = 100;
 
 /// What a process is to execute, ready for the kernel before there is such a process.
+#[derive(Debug)]
 pub(crate) struct Program {
     /// Where it may be, in the order in which to try.
     files: Vec<CString>,
@@ -53,10 +65,7 @@ pub(crate) struct Preparation {
 
 /// A process that is about to execute its program, or has.
 #[derive(Debug)]
-pub(crate) struct Spawning {
-    shared: Arc<Shared>,
-    outcome: oneshot::Receiver<Result<(), LaunchError>>,
-}
+pub(crate) struct Spawning(Option<Box<Birth>>);
 
 /// Why a program is not being executed.
 #[derive(Debug)]
@@ -67,15 +76,6 @@ pub(crate) enum LaunchError {
     NotExecutable(io::Error),
     /// What was wrong is not the program: this step before it failed.
     Failed(&'static str, io::Error),
-}
-
-/// What both processes see of a birth.
-#[derive(Debug, Default)]
-struct Shared {
-    /// The new process, once signals that are sent to it are meant for the command; until then zero.
-    ready: AtomicI32,
-    /// Nothing more will come of it.
-    over: AtomicBool,
 }
 
 /// A step on the way to the program.
@@ -180,99 +180,13 @@ fn pointers<T: AsRef<CStr>>(texts: &[T]) -> Vec<*const c_char> {
 }
 
 impl Preparation {
-    /// Starts a process that is to execute the program, in a thread that never ends if it does: the
-    /// kernel takes the end of that thread for the death of semrun.
+    /// Starts a process that is to execute the program. To be called by a thread that lives as long as
+    /// semrun: the kernel takes a thread's end for its parent's death.
     pub(crate) fn spawn(self, program: Program) -> Result<Spawning, LaunchError> {
-        let shared = Arc::new(Shared::default());
-        let (sender, outcome) = oneshot::channel();
-        let theirs = Arc::clone(&shared);
-        let birth = move || {
-            // What is sent to semrun is for its other thread.
-            deafen_this_thread();
-            let done = self.execute(&program, &theirs);
-            theirs.over.store(true, Ordering::Release);
-            // A command that runs has a copy of what it inherits.
-            drop((self, program));
-            let executes = done.is_ok();
-            // Nobody asks any more when semrun is about to end.
-            let _ = sender.send(done);
-            if executes {
-                loop {
-                    thread::park();
-                }
-            }
-        };
-        let thread = thread::Builder::new().stack_size(64 * 1024).spawn(birth);
-        thread.map_err(|error| LaunchError::Failed("start a thread", error))?;
-        Ok(Spawning { shared, outcome })
-    }
-
-    fn execute(&self, program: &Program, shared: &Shared) -> Result<(), LaunchError> {
-        let Err(failed) = self.try_to_execute(program, shared)? else { return Ok(()) };
-        if failed.errno == Errno::NOEXEC && program.is_text(failed.file) {
-            let script = program.as_script(failed.file);
-            return match self.try_to_execute(&script, shared)? {
-                Ok(()) => Ok(()),
-                Err(failed) => Err(LaunchError::NotExecutable(failed.errno.into())),
-            };
-        }
-        Err(match failed.errno {
-            // What is missing then is its interpreter, or its loader.
-            Errno::NOENT if program.exists() => LaunchError::NotExecutable(Errno::NOENT.into()),
-            Errno::NOENT => LaunchError::NotFound,
-            // Nothing that could be said of a file.
-            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
-                LaunchError::Failed(Step::Execute.doing(), failed.errno.into())
-            }
-            errno => LaunchError::NotExecutable(errno.into()),
-        })
-    }
-
-    /// Makes a process that executes the program. The inner error is that of the last step.
-    ///
-    /// The process shares our memory until it does, and this thread waits: a copy of all that is ours
-    /// would be made to be thrown away, and takes longer than anything else that a run does.
-    fn try_to_execute(
-        &self,
-        program: &Program,
-        shared: &Shared,
-    ) -> Result<Result<(), Refused>, LaunchError> {
-        const ROOM: usize = 32 * 1024;
-        let files: Vec<_> = program.files.iter().map(|file| file.as_ptr()).collect();
-        let (arguments, environment) =
-            (pointers(&program.arguments), pointers(&program.environment));
-        let mut stack: Vec<u128> = Vec::with_capacity(ROOM / 16);
-        let descriptors = self.descriptors.filter(|original| open_files_limit() != Some(*original));
-        let mut newborn = Newborn {
-            preparation: self,
-            descriptors,
-            semrun: getpid(),
-            inherited: Inherited::recorded(),
-            files: &files,
-            arguments: arguments.as_ptr(),
-            environment: environment.as_ptr(),
-            shared,
-            failed: None,
-        };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        // SAFETY: the stack is as large as said, aligned, and nobody else's. With CLONE_VFORK this
-        // thread, the only one that uses what `newborn` points to, waits until the process has
-        // executed its program or has ended, and `begin` does nothing before that which is
-        // not async-signal-safe. No handler of ours runs in it: this thread has all signals blocked.
-        let pid = unsafe {
-            let top = stack.as_mut_ptr().add(stack.capacity()).cast();
-            libc::clone(begin, top, flags, (&raw mut newborn).cast())
-        };
-        if pid == -1 {
-            return Err(LaunchError::Failed("start a process", io::Error::last_os_error()));
-        }
-        match newborn.failed {
-            None => Ok(Ok(())),
-            Some(Failed::Before(step, errno)) => {
-                Err(LaunchError::Failed(step.doing(), errno.into()))
-            }
-            Some(Failed::Executing(refused)) => Ok(Err(refused)),
-        }
+        let mut birth = Birth::of(self, program);
+        birth.begin()?;
+        birth.wait(USUAL);
+        Ok(Spawning(Some(birth)))
     }
 }
 
@@ -280,67 +194,193 @@ impl Spawning {
     /// The process, as soon as there is one to which signals for the command can be sent. None: there
     /// will be none. That takes some hundredths of a millisecond, whatever the program's file does.
     pub(crate) fn pid(&self) -> Option<Pid> {
+        let birth = self.0.as_ref()?;
         loop {
-            let over = self.shared.over.load(Ordering::Acquire);
-            let ready = self.shared.ready.load(Ordering::Acquire);
+            // In this order: it is ready before it is over.
+            let over = birth.is_over();
+            let ready = birth.ready.load(Ordering::Acquire);
             if ready != 0 || over {
                 return Pid::from_raw(ready);
             }
-            thread::yield_now();
+            hint::spin_loop();
         }
     }
 
     /// Returns once the program is being executed, or will not be. Cancel-safe.
     pub(crate) async fn outcome(&mut self) -> Result<(), LaunchError> {
-        (&mut self.outcome).await.unwrap_or_else(|_| Err(thread_ended()))
+        let Some(birth) = &mut self.0 else { return Ok(()) };
+        loop {
+            while !birth.is_over() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            match birth.outcome() {
+                Outcome::Executes => return Ok(()),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Script => {
+                    birth.begin()?;
+                    birth.wait(USUAL);
+                }
+            }
+        }
     }
 }
 
-fn thread_ended() -> LaunchError {
-    LaunchError::Failed("start a process", io::Error::other("a thread ended"))
+impl Drop for Spawning {
+    fn drop(&mut self) {
+        if let Some(birth) = self.0.take()
+            && !birth.is_over()
+        {
+            // The process may go on in this memory.
+            mem::forget(birth);
+        }
+    }
 }
 
-/// A process on its way to its program, in the memory of its parent.
-struct Newborn<'a> {
-    preparation: &'a Preparation,
+/// All that a process needs until it executes its program, in memory that it shares with us: a copy of
+/// what is ours would be made to be thrown away, and takes longer than anything else that a run does.
+#[derive(Debug)]
+struct Birth {
+    preparation: Preparation,
+    program: Program,
+    /// Whether this is the second attempt, by a shell.
+    as_script: bool,
+    /// What the process runs on.
+    stack: Vec<u128>,
+    /// As execve(2) takes them. They point into `program`.
+    files: Vec<*const c_char>,
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
     /// The limit of open files to set, where it is another one than ours.
     descriptors: Option<Rlimit>,
     semrun: Pid,
     inherited: Inherited,
-    files: &'a [*const c_char],
-    arguments: *const *const c_char,
-    environment: *const *const c_char,
-    shared: &'a Shared,
+    /// The new process, once signals that are sent to it are meant for the command; until then zero, and
+    /// again when it is not to be the command.
+    ready: AtomicI32,
+    /// Not zero until the process has left this memory: it executes its program, or has ended.
+    shared: AtomicU32,
     /// Why it did not get there.
     failed: Option<Failed>,
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Failed {
     Before(Step, Errno),
-    Executing(Refused),
+    /// What execve(2) said of which of the program's files.
+    Executing(Errno, usize),
 }
 
-/// What execve(2) said.
-struct Refused {
-    errno: Errno,
-    /// Which of the program's files is meant.
-    file: usize,
+/// What came of a birth.
+enum Outcome {
+    Executes,
+    Failed(LaunchError),
+    /// It was no program, and is tried again as a script.
+    Script,
 }
 
-/// What the new process does. Returns only if it cannot execute its program.
-extern "C" fn begin(newborn: *mut c_void) -> c_int {
-    // SAFETY: `try_to_execute` passes one, and does not touch it before we are done.
-    let newborn = unsafe { &mut *newborn.cast::<Newborn<'_>>() };
-    newborn.failed = Some(match newborn.prepare() {
-        Err((step, errno)) => Failed::Before(step, errno),
-        Ok(()) => Failed::Executing(newborn.execute()),
-    });
-    // What is left of it is not the command.
-    newborn.shared.ready.store(0, Ordering::Release);
-    127
-}
+impl Birth {
+    fn of(preparation: Preparation, program: Program) -> Box<Self> {
+        let descriptors =
+            preparation.descriptors.filter(|original| open_files_limit() != Some(*original));
+        let mut birth = Box::new(Self {
+            preparation,
+            program,
+            as_script: false,
+            stack: Vec::with_capacity(ROOM / 16),
+            files: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors,
+            semrun: getpid(),
+            inherited: Inherited::recorded(),
+            ready: AtomicI32::new(0),
+            shared: AtomicU32::new(0),
+            failed: None,
+        });
+        birth.point();
+        birth
+    }
 
-impl Newborn<'_> {
+    /// What the pointers point to does not move any more.
+    fn point(&mut self) {
+        let Program { files, arguments, environment } = &self.program;
+        self.files = files.iter().map(|file| file.as_ptr()).collect();
+        self.arguments = pointers(arguments);
+        self.environment = pointers(environment);
+    }
+
+    fn begin(&mut self) -> Result<(), LaunchError> {
+        self.failed = None;
+        self.shared.store(1, Ordering::Release);
+        let shared = self.shared.as_ptr();
+        let top = self.stack.as_mut_ptr().wrapping_add(self.stack.capacity());
+        let this: *mut Self = self;
+        let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+        // No handler of ours may run in that process.
+        let pid = deaf(|| {
+            // SAFETY: the stack is as large as said, aligned, and nobody else's. What is behind `this`
+            // stays where it is until the process has left this memory, which the kernel says by
+            // clearing `shared`; until then we read of it only what is atomic. `be_born` does
+            // nothing before that which is not async-signal-safe, or which writes to what belongs
+            // to this thread.
+            let pid = unsafe {
+                let nothing = ptr::null_mut::<c_void>();
+                libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, shared)
+            };
+            if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        });
+        pid.map_err(|error| {
+            self.shared.store(0, Ordering::Release);
+            LaunchError::Failed("start a process", error)
+        })
+    }
+
+    /// Whether the process has left this memory.
+    fn is_over(&self) -> bool {
+        self.shared.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until it has, or until so much time has passed, or until a signal comes.
+    fn wait(&self, time: Duration) {
+        let time = Timespec::try_from(time).ok();
+        while !self.is_over() {
+            match futex::wait(&self.shared, futex::Flags::empty(), 1, time.as_ref()) {
+                Ok(()) | Err(Errno::AGAIN) => {}
+                Err(_timed_out_or_interrupted) => return,
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        // SAFETY: it is ours, and the process that may have written there has left this memory.
+        let failed = unsafe { ptr::read_volatile(&raw const self.failed) };
+        let (errno, file) = match failed {
+            None => return Outcome::Executes,
+            Some(Failed::Before(step, errno)) => {
+                return Outcome::Failed(LaunchError::Failed(step.doing(), errno.into()));
+            }
+            Some(Failed::Executing(errno, file)) => (errno, file),
+        };
+        Outcome::Failed(match errno {
+            Errno::NOEXEC if !self.as_script && self.program.is_text(file) => {
+                self.program = self.program.as_script(file);
+                self.as_script = true;
+                self.point();
+                return Outcome::Script;
+            }
+            // What is missing then is its interpreter, or its loader.
+            Errno::NOENT if self.as_script || self.program.exists() => {
+                LaunchError::NotExecutable(Errno::NOENT.into())
+            }
+            Errno::NOENT => LaunchError::NotFound,
+            // Nothing that could be said of a file.
+            Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
+                LaunchError::Failed(Step::Execute.doing(), errno.into())
+            }
+            errno => LaunchError::NotExecutable(errno.into()),
+        })
+    }
+
     fn prepare(&self) -> Result<(), (Step, Errno)> {
         // First, so that nothing can go wrong in a process that outlives us.
         let at = |step| move |errno| (step, errno);
@@ -349,11 +389,11 @@ impl Newborn<'_> {
             // We died before that took effect.
             return Err((Step::DeathSignal, Errno::SRCH));
         }
-        let Preparation { group, terminal, inherit, .. } = self.preparation;
+        let Preparation { group, terminal, inherit, .. } = &self.preparation;
         setpgid(None, *group).map_err(at(Step::Group))?;
         // What came while this process was in our group has come to us too.
         forget_pending();
-        self.shared.ready.store(getpid().as_raw_nonzero().get(), Ordering::Release);
+        self.ready.store(getpid().as_raw_nonzero().get(), Ordering::Release);
         if let Some(terminal) = terminal {
             // Fails where the terminal has gone since, and then there is none to have.
             let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
@@ -369,22 +409,86 @@ impl Newborn<'_> {
     }
 
     /// Tries one file after the other, as execvp(3) does.
-    fn execute(&self) -> Refused {
-        let mut refused = Refused { errno: Errno::NOENT, file: 0 };
+    fn execute(&self) -> Failed {
+        let mut refused = Failed::Executing(Errno::NOENT, 0);
         for (file, path) in self.files.iter().enumerate() {
-            // SAFETY: a text, and lists that end with a null; they live until `spawn` is done. The place
-            // of errno is that of a thread that waits.
-            unsafe { libc::execve(*path, self.arguments, self.environment) };
-            let errno = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::NOEXEC);
+            // SAFETY: a text, and lists that end with a null; they live until this memory is left.
+            let errno =
+                unsafe { execve(*path, self.arguments.as_ptr(), self.environment.as_ptr()) };
             match errno {
                 Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT => {}
                 // There may be another one that we may execute.
-                Errno::ACCESS => refused = Refused { errno, file },
-                errno => return Refused { errno, file },
+                Errno::ACCESS => refused = Failed::Executing(errno, file),
+                errno => return Failed::Executing(errno, file),
             }
         }
         refused
     }
+}
+
+/// What the new process does. Returns only if it cannot execute its program.
+extern "C" fn be_born(birth: *mut c_void) -> c_int {
+    let birth: *mut Birth = birth.cast();
+    // SAFETY: `begin` passes one, and touches nothing of it but what is atomic before we are done.
+    unsafe {
+        let failed = match (*birth).prepare() {
+            Err((step, errno)) => Failed::Before(step, errno),
+            Ok(()) => (*birth).execute(),
+        };
+        (*birth).failed = Some(failed);
+        // What is left of it is not the command.
+        (*birth).ready.store(0, Ordering::Release);
+    }
+    127
+}
+
+/// execve(2) without the C library, whose errno is that of the thread whose memory this process shares.
+/// Returns only if it fails.
+///
+/// # Safety
+///
+/// As execve(2): a text, and two lists of texts that end with a null.
+unsafe fn execve(
+    path: *const c_char,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> Errno {
+    let result: libc::c_long;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the convention of system calls on this machine; the caller promises the rest.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_execve => result,
+            in("rdi") path,
+            in("rsi") arguments,
+            in("rdx") environment,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the same there.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            in("x8") libc::SYS_execve,
+            inlateout("x0") path as libc::c_long => result,
+            in("x1") arguments,
+            in("x2") environment,
+            options(nostack),
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        // SAFETY: the caller promises what is needed. Where a file does not come for long and is then
+        // refused, that may be told to another call of this thread as well.
+        unsafe { libc::execve(path, arguments, environment) };
+        result =
+            -isize::try_from(io::Error::last_os_error().raw_os_error().unwrap_or(0)).unwrap_or(0);
+    }
+    Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::ENOEXEC))
 }
 
 /// Duplicates a descriptor to a high number, and lets it pass exec(2) there.

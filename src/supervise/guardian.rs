@@ -83,18 +83,21 @@ pub(crate) enum Watched {
     Expired,
 }
 
-/// Makes two processes of this one. To be called while there is one thread.
-pub(crate) fn divide() -> io::Result<Side> {
+/// Makes two processes of this one. To be called while there is one thread. If the permit is there
+/// already, and is taken by a descriptor, the guardian has that from the start: see [`Visible::keep`].
+pub(crate) fn divide(permit: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let (ours, theirs) = connected()?;
     let timer = Timer::new()?;
+    let permit = permit.map(|permit| permit.try_clone_to_owned()).transpose()?;
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
     let strangers = strangers();
     if let Some(worker) = split(signals::address_the_parent)? {
-        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit: None }));
+        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
     }
     drop(ours);
-    Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None })))
+    let keeps = permit.is_some();
+    Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None, keeps })))
 }
 
 /// What the two speak over: each thing that is said comes whole.
@@ -262,6 +265,8 @@ pub(crate) struct Link {
     timer: Timer,
     /// The same, once a runtime watches it.
     watched: Option<AsyncFd<OwnedFd>>,
+    /// Whether the guardian has the permit's descriptor.
+    keeps: bool,
 }
 
 /// What the guardian has to tell.
@@ -329,7 +334,7 @@ impl Visible {
     /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
     /// command starts may have closed it, and this process may die.
     pub(crate) fn keep(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
-        let Self::Guardian(link) = self else { return Ok(()) };
+        let Self::Guardian(link @ Link { keeps: false, .. }) = self else { return Ok(()) };
         let descriptors = [permit];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brings = SendAncillaryBuffer::new(&mut space);

@@ -252,11 +252,6 @@ pub(crate) fn without_stopping_at_the_terminal<T>(action: impl FnOnce() -> T) ->
     }
 }
 
-/// Blocks all signals for as long as this thread lives.
-pub(crate) fn deafen_this_thread() {
-    change_mask(libc::SIG_SETMASK, 1..=64);
-}
-
 /// The name of a signal without its SIG.
 pub(crate) fn name(signal: Signal) -> Cow<'static, str> {
     let number = signal.as_raw();

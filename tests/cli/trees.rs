@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::faults::{OPTIONS, worker};
 use super::root::as_root;
 use super::support::{
-    Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, wait_until,
+    Leftover, Running, SEMRUN, World, content, is_alive, pid_in, pids_of_children, shows,
+    wait_until,
 };
 
 /// A job in the background, which keeps what the terminal and the shell do to it to itself.
@@ -159,6 +160,8 @@ fn a_program_whose_file_does_not_come_can_be_stopped_and_keeps_its_permit_meanwh
         let start = |more: &[&str]| {
             let run = Running::start(world.run(options).args(more).args(["--", &program]));
             wait_until("it holds a permit", || world.holders() == [run.id()]);
+            let worker = worker(&run);
+            wait_until("there is a process", || !pids_of_children(worker).is_empty());
             run
         };
         let run = start(&[]);
