@@ -337,6 +337,10 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         }
         if struck("kill-command") {
             expected.insert(137);
+            if ask.job.kind == Kind::Shell {
+                // The shell around it ends with the code of what it ran last.
+                expected.insert(0);
+            }
         }
         if struck("terminate") || struck("terminate-shell") {
             expected.extend([-15, 143, 137]);
