@@ -40,7 +40,7 @@ complete -c semrun -n "__fish_semrun_needs_command" -s k -l kill-after -d 'How l
 complete -c semrun -n "__fish_semrun_needs_command" -l max-runtime -d 'Stop the command when it has run for D; the exit code is 124 then [env: SEMRUN_MAX_RUNTIME]' -r
 complete -c semrun -n "__fish_semrun_needs_command" -l on-lost -d 'What becomes of the command when its permit is lost [default: kill] [env: SEMRUN_ON_LOST]' -r -f -a "kill\t''
 continue\t''"
-complete -c semrun -n "__fish_semrun_needs_command" -l orphans -d 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
+complete -c semrun -n "__fish_semrun_needs_command" -l orphans -d 'What becomes of processes that the command left when it exited; one that is stopped leaves none [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
 wait\t''
 kill\t''"
 complete -c semrun -n "__fish_semrun_needs_command" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f
@@ -180,7 +180,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s k -l kill-after
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l max-runtime -d 'Stop the command when it has run for D; the exit code is 124 then [env: SEMRUN_MAX_RUNTIME]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l on-lost -d 'What becomes of the command when its permit is lost [default: kill] [env: SEMRUN_ON_LOST]' -r -f -a "kill\t''
 continue\t''"
-complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l orphans -d 'What becomes of processes that the command left when it ended by itself [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
+complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l orphans -d 'What becomes of processes that the command left when it exited; one that is stopped leaves none [default: leave] [env: SEMRUN_ORPHANS]' -r -f -a "leave\t''
 wait\t''
 kill\t''"
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l backend -d 'Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others] [env: SEMRUN_BACKEND]' -r -f

@@ -158,7 +158,8 @@ pub(crate) struct SupervisionOptions {
     #[arg(long, value_name = "WHAT", value_parser = values::on_lost())]
     pub(crate) on_lost: Option<OnLost>,
 
-    /// What becomes of processes that the command left when it ended by itself [default: leave]
+    /// What becomes of processes that the command left when it exited; one that is stopped leaves
+    /// none [default: leave]
     #[arg(long, value_name = "WHAT", value_parser = values::orphans())]
     pub(crate) orphans: Option<Orphans>,
 

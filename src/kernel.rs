@@ -94,16 +94,46 @@ pub(crate) fn environment() -> impl Iterator<Item = &'static CStr> {
     })
 }
 
-/// The limit of open files. None where we may not ask, as in a sandbox: there is no number then that
-/// could be used for anything.
+/// The limit of open files.
 pub(crate) fn open_files_limit() -> Option<Rlimit> {
+    limit_of(libc::RLIMIT_NOFILE)
+}
+
+/// None where we may not ask, as in a sandbox: there is no number then that could be used for anything.
+fn limit_of(resource: libc::__rlimit_resource_t) -> Option<Rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: fills in what it is given, or says that it did not.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == -1 {
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } == -1 {
         return None;
     }
     let known = |limit| (limit != libc::RLIM_INFINITY).then_some(limit);
     Some(Rlimit { current: known(limit.rlim_cur), maximum: known(limit.rlim_max) })
+}
+
+/// The largest file that this process may write, in bytes. None: any.
+pub(crate) fn file_size_limit() -> Option<u64> {
+    limit_of(libc::RLIMIT_FSIZE)?.current
+}
+
+/// What semrun was started with, where that was too little.
+static FILE_SIZE: OnceLock<Rlimit> = OnceLock::new();
+
+/// What the command gets, where that is another one than ours.
+pub(crate) fn original_file_size_limit() -> Option<Rlimit> {
+    FILE_SIZE.get().copied()
+}
+
+/// Lets this process write files as large as the system allows it, for those that are ours: a limit for
+/// the command is no reason to be without a permit. What cannot be raised is said where it matters.
+pub(crate) fn raise_file_size_limit() {
+    if let Some(limit) = limit_of(libc::RLIMIT_FSIZE)
+        && limit.current.is_some()
+        && FILE_SIZE.set(limit).is_ok()
+    {
+        let any = Rlimit { current: None, maximum: None };
+        let _ = setrlimit(Resource::Fsize, any)
+            .or_else(|_| setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }));
+    }
 }
 
 /// Lets this process have as many open files as the system allows it. What cannot be raised is said

@@ -14,10 +14,14 @@ mod cli {
     mod cron;
     /// What `doctor` finds.
     mod doctor;
+    /// Each signal, in each phase, and signals in great number.
+    mod every_signal;
     /// What goes wrong, and commands that make it hard.
     mod faults;
     /// The examples of a store that refuses older tokens.
     mod fencing;
+    /// A limit on the size of files.
+    mod file_size;
     /// Completions and man pages.
     mod generated;
     /// The guides for everyday use, run as they stand.

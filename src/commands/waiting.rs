@@ -282,8 +282,8 @@ impl<'a> View<'a> {
     /// The signal, if it ends the waiting.
     fn on_signal(&mut self, signal: Signal) -> Option<Signal> {
         match signal {
-            // Children of whoever started us with exec(2).
-            Signal::CHILD => None,
+            // Children of whoever started us with exec(2); and by default nothing comes of the other.
+            Signal::CHILD | Signal::URG => None,
             Signal::WINCH | Signal::CONT => {
                 self.draw();
                 None

@@ -22,7 +22,7 @@ use rustix::process::{
 use rustix::termios::tcsetpgrp;
 use rustix::thread::futex;
 
-use super::{environment, open_files_limit};
+use super::{environment, open_files_limit, original_file_size_limit};
 use crate::supervise::signals::{
     Inherited, deaf, forget_pending, without_stopping_at_the_terminal,
 };
@@ -95,7 +95,7 @@ impl Step {
             Self::DeathSignal => "have the command end with semrun (prctl)",
             Self::Group => "give the command a process group (setpgid)",
             Self::Descriptor => "let the command inherit its permit (fcntl)",
-            Self::Limit => "give the command its limit of open files (setrlimit)",
+            Self::Limit => "give the command its limits (setrlimit)",
             Self::Execute => "start a process that executes the command (execve)",
         }
     }
@@ -403,6 +403,9 @@ impl Birth {
         }
         if let Some(descriptors) = self.descriptors {
             setrlimit(Resource::Nofile, descriptors).map_err(at(Step::Limit))?;
+        }
+        if let Some(file_size) = original_file_size_limit() {
+            setrlimit(Resource::Fsize, file_size).map_err(at(Step::Limit))?;
         }
         self.inherited.restore();
         Ok(())

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
 use self::work::{AGAIN, Job, Progress, Work, private, rename_from_aside, write_aside};
+use crate::kernel::file_size_limit;
 use crate::mutants::{self, Guard};
 
 /// Where grants are recorded.
@@ -48,6 +49,13 @@ struct Writer {
 
 /// A file that is smaller than this is not worth to be written anew.
 const SMALL: u64 = 1 << 20;
+
+/// How much a file of this size may grow before it is written anew.
+fn enough(size: u64) -> u64 {
+    // Half of what is left is for what goes around each entry.
+    let room = file_size_limit().map_or(u64::MAX, |limit| limit.saturating_sub(size) / 2);
+    SMALL.max(size * 4).min(room)
+}
 
 impl Journal {
     /// One that remembers nothing.
@@ -92,7 +100,7 @@ impl Journal {
             thread: Some(thread),
             appended: Cell::new(0),
             grown: Cell::new(0),
-            enough: Cell::new(SMALL.max(size * 4)),
+            enough: Cell::new(enough(size)),
             progress,
             boot,
             before: RefCell::new(before),
@@ -140,9 +148,13 @@ impl Journal {
         writer.send(Job::Append(json));
     }
 
-    /// Whether it is time for [`Journal::rewrite`].
+    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as what is over
+    /// takes some.
     pub(crate) fn has_grown(&self) -> bool {
-        self.writer.as_ref().is_some_and(|writer| writer.grown.get() > writer.enough.get())
+        self.writer.as_ref().is_some_and(|writer| {
+            let grown = writer.grown.get();
+            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().trouble.is_some())
+        })
     }
 
     /// Forgets what is over: only these limits are still pinned, and only these permits held.
@@ -150,7 +162,7 @@ impl Journal {
         let Some(writer) = &self.writer else { return };
         let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
         writer.grown.set(0);
-        writer.enough.set(SMALL.max(content.len() as u64 * 4));
+        writer.enough.set(enough(content.len() as u64));
         writer.send(Job::Rewrite(content));
     }
 

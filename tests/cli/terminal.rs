@@ -5,6 +5,8 @@ use rustix::process::Signal;
 
 use super::support::{SEMRUN, World, wait_until};
 
+/// The terminal after a death.
+mod deserted;
 /// What a person sees: pages, lines and colours.
 mod seen;
 

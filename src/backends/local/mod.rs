@@ -40,6 +40,7 @@ use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Turn,
 };
+use crate::kernel::raise_file_size_limit;
 
 /// The local backend in one directory.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl Local {
     }
 
     fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+        raise_file_size_limit();
         let base = self.place.open(create)?;
         if let Some(base) = &base {
             let _ = self.found.set(base.path.clone());
@@ -69,6 +71,7 @@ impl Local {
             Some(Errno::NOSPC | Errno::DQUOT) => {
                 "; free some space there, or name another directory with --backend file:///PATH"
             }
+            Some(Errno::FBIG) => "; raise the limit of a file's size (ulimit -f)",
             Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
             Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
                 "; make it writable for you, or name another directory with --backend file:///PATH"
