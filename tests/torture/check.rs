@@ -335,21 +335,18 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         {
             expected.extend([76, 125, 137]);
         }
-        if struck("kill-command") {
+        if struck("kill-command") || struck("kill-shell") {
             expected.insert(137);
-            if ask.job.kind == Kind::Shell {
-                // The shell around it ends with the code of what it ran last.
-                expected.insert(0);
-            }
+        }
+        if struck("kill-command") && ask.job.kind == Kind::Shell {
+            // The shell around it ends with the code of what it ran last.
+            expected.insert(0);
         }
         if struck("terminate") || struck("terminate-shell") {
             expected.extend([-15, 143, 137]);
         }
         if struck("interrupt") || struck("interrupt-shell") {
             expected.extend([-2, 130, 137]);
-        }
-        if struck("kill-shell") {
-            expected.insert(137);
         }
         if ask.job.kind == Kind::Nested {
             // The outer one has done its part; or the inner one comes when that has lost its permit.
