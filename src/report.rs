@@ -353,17 +353,15 @@ impl fmt::Display for CannotRun {
             LaunchError::NotFound if !program.contains('/') => {
                 write!(f, "cannot run {program}: no such command in PATH")
             }
-            LaunchError::NotFound if Path::new(program).exists() => {
-                write!(
-                    f,
-                    "cannot run {program}: the interpreter in its first line, or its loader, is missing"
-                )
-            }
             LaunchError::NotFound => write!(f, "cannot run {program}: there is no such file"),
             LaunchError::NotExecutable(error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
                 write!(f, "cannot run {program}: {}", Forbidden::of(program))
+            }
+            LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
+                let what = "the interpreter in its first line, or its loader, is missing";
+                write!(f, "cannot run {program}: {what} (a line that ends with CRLF names another)")
             }
             LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
             LaunchError::Failed(doing, error) => {

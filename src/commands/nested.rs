@@ -5,13 +5,17 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Backend, Error, ErrorKind, Gone, Holder, Lease, Lost, Name, Pending, Permit, Tenure,
+    Backend, Error, ErrorKind, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Tenure,
 };
 use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, News};
+
+/// For how long the semrun around us may prove that it is.
+const PROVING: Duration = Duration::from_secs(2);
 
 /// `SEMRUN_HELD`: what is held around us, as far as it is true.
 pub(super) fn held_around() -> Option<String> {
@@ -34,14 +38,14 @@ pub(super) enum Outer {
     None,
 }
 
-/// Goes under a permit that is held around us, if there is one and it still is held; the innermost
-/// first.
+/// Goes under a permit that is held around us, if there is one and it still is held, as the snapshot
+/// says; the innermost first.
 pub(super) async fn join(
     backend: &dyn Backend,
     name: &Name,
     outer: &[Uuid],
+    snapshot: Snapshot,
 ) -> Result<Outer, Error> {
-    let snapshot = backend.observe(name).await?;
     let mut found = Outer::None;
     for id in outer.iter().rev() {
         let Some(permit) = snapshot.held(*id) else { continue };
@@ -53,7 +57,12 @@ pub(super) async fn join(
             }
             continue;
         }
-        let joined = Nested::join(*id).await.map_err(|source| Error {
+        // A semrun that is stopped or frozen says nothing, and proves nothing.
+        let Ok(joined) = timeout(PROVING, Nested::join(*id)).await else {
+            found = Outer::Unproven;
+            continue;
+        };
+        let joined = joined.map_err(|source| Error {
             kind: ErrorKind::Unavailable,
             backend: backend.url(),
             what: format!("cannot go under {permit}, which is held around this command"),

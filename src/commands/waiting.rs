@@ -67,7 +67,9 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         // What cannot be looked at is said where it matters, by the acquiring.
-        if let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer).await {
+        if let Ok(snapshot) = backend.observe(name).await
+            && let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer, snapshot).await
+        {
             return lease;
         }
     }
@@ -92,7 +94,12 @@ async fn get(
     if outer.is_empty() {
         return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
     }
-    match cancel.clone().or(nested::join(backend, &ask.name, &outer)).await {
+    let Some(snapshot) = cancel.clone().or(backend.observe(&ask.name)).await else {
+        let what = "it has not said whether a permit is held around this command".into();
+        turn.tell(Notice::Trouble { what, may_last: false });
+        return Ok(Got::Acquired(Acquired::Cancelled));
+    };
+    match cancel.clone().or(nested::join(backend, &ask.name, &outer, snapshot?)).await {
         None => return Ok(Got::Acquired(Acquired::Cancelled)),
         Some(Ok(Outer::Lease(lease))) => return Ok(Got::Outer(lease)),
         Some(Err(error)) => return Err(error),

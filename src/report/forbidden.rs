@@ -9,6 +9,8 @@ use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Forbidden {
     Directory,
+    /// A pipe, a device, a socket.
+    NoFile,
     NoexecMount,
     NoXBit,
     /// Something that is above it, or behind it.
@@ -23,6 +25,7 @@ impl Forbidden {
         };
         match fs::metadata(&file) {
             Ok(about) if about.is_dir() => Self::Directory,
+            Ok(about) if !about.is_file() => Self::NoFile,
             Ok(_) if noexec(&file) => Self::NoexecMount,
             Ok(_) if access(&file, Access::EXEC_OK).is_err() => Self::NoXBit,
             _ => Self::Elsewhere,
@@ -43,6 +46,7 @@ impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Directory => "it is a directory",
+            Self::NoFile => "it is a pipe, a socket or a device, not a file",
             Self::NoexecMount => {
                 "its file system is mounted noexec; start a script by its interpreter (sh FILE), a \
                  program from another place"
@@ -71,6 +75,7 @@ mod tests {
         fs::write(&file, "#!/bin/sh\n").expect("a file");
         let of = |path: &Path| Forbidden::of(path.to_str().expect("plain text"));
         assert_eq!((of(place.path()), of(&file)), (Forbidden::Directory, Forbidden::NoXBit));
+        assert_eq!(of(Path::new("/dev/null")), Forbidden::NoFile);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
         assert_eq!(of(&file), Forbidden::Elsewhere);
     }

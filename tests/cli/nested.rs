@@ -2,10 +2,10 @@
 
 use rustix::process::{Pid, Signal};
 
-use super::faults::{OPTIONS, TTL};
+use super::faults::{OPTIONS, TTL, worker};
 use super::root::as_root;
 use super::support::{
-    Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, wait_until,
+    Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, state, wait_until,
 };
 
 /// A script that starts a nested run in the background, whose command writes its pid to `inner`.
@@ -190,4 +190,38 @@ fn a_nested_run_that_is_killed_takes_its_command_with_it() {
     rustix::process::kill_process(pid_in(&world.path("nested")), Signal::KILL).unwrap();
     wait_until("its command is dead", || !is_alive(inner));
     assert!(run.finish().status.success());
+}
+
+#[test]
+fn a_nested_run_whose_backend_is_away_says_so_as_any_other() {
+    let world = World::in_redis();
+    let script = format!(
+        "echo > up; until [ -e go ]; do sleep 0.01; done; {SEMRUN} --name x -w 0.5 -- echo no; echo $?"
+    );
+    let run = Running::start(&mut world.script(&["--on-lost", "continue"], &script));
+    content(&world.path("up"));
+    world.server().signal(Signal::STOP);
+    std::fs::write(world.path("go"), "").unwrap();
+    let outer = run.finish();
+    world.server().signal(Signal::CONT);
+    assert_eq!(outer.stdout, b"69\n");
+}
+
+#[test]
+fn a_nested_run_does_not_wait_for_an_outer_one_that_is_stopped() {
+    World::everywhere(|world| {
+        let script = format!(
+            "echo > up; until [ -e go ]; do sleep 0.01; done; {SEMRUN} --name x -n -- echo no; \
+             echo $? > code.part; mv code.part code; exec sleep 1000"
+        );
+        let run = Running::start(&mut world.script(&[], &script));
+        content(&world.path("up"));
+        let worker = worker(&run);
+        rustix::process::kill_process(worker, Signal::STOP).unwrap();
+        wait_until("it is stopped", || state(worker) == Some('T'));
+        std::fs::write(world.path("go"), "").unwrap();
+        assert_eq!(content(&world.path("code")), "75");
+        rustix::process::kill_process(worker, Signal::CONT).unwrap();
+        drop(run);
+    });
 }

@@ -87,12 +87,13 @@ fn the_hint_for_a_command_that_cannot_run_is_one_that_helps() {
     let world = World::on_this_machine();
     fs::create_dir(world.path("directory")).unwrap();
     fs::write(world.path("script"), "#!/bin/sh\n").unwrap();
-    fs::write(world.path("orphan"), "#!/no/interpreter\n").unwrap();
+    fs::write(world.path("orphan"), "#!/bin/sh\r\n").unwrap();
     fs::set_permissions(world.path("orphan"), fs::Permissions::from_mode(0o755)).unwrap();
     for (command, code, hint) in [
         ("./directory", 126, "it is a directory"),
         ("./script", 126, "not executable (chmod +x makes it so)"),
-        ("./orphan", 127, "the interpreter in its first line, or its loader, is missing"),
+        ("/dev/null", 126, "it is a pipe, a socket or a device"),
+        ("./orphan", 126, "the interpreter in its first line, or its loader, is missing"),
         ("./nothing", 127, "there is no such file"),
         ("''", 127, "the name of the command is empty"),
     ] {
