@@ -353,7 +353,7 @@ impl fmt::Display for CannotRun {
             LaunchError::NotFound if !program.contains('/') => {
                 write!(f, "cannot run {program}: no such command in PATH")
             }
-            LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
+            LaunchError::NotFound if Path::new(program).exists() => {
                 write!(
                     f,
                     "cannot run {program}: the interpreter in its first line, or its loader, is missing"

@@ -92,7 +92,7 @@ fn the_hint_for_a_command_that_cannot_run_is_one_that_helps() {
     for (command, code, hint) in [
         ("./directory", 126, "it is a directory"),
         ("./script", 126, "not executable (chmod +x makes it so)"),
-        ("./orphan", 126, "the interpreter in its first line, or its loader, is missing"),
+        ("./orphan", 127, "the interpreter in its first line, or its loader, is missing"),
         ("./nothing", 127, "there is no such file"),
         ("''", 127, "the name of the command is empty"),
     ] {
