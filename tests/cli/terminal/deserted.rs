@@ -9,8 +9,13 @@ use super::Terminal;
 /// Runs semrun in a script that reads afterwards; `strike` gets the guardian and the worker.
 fn reads_after(world: &World, strike: impl Fn(Pid, Pid), code: i32) {
     let mut terminal = Terminal::open(world);
+    // The script hears of the guardian's death a moment before its worker has given the terminal back.
     terminal.script(
-        "$semrun --name x --ttl 5s -- sleep 1000; echo \"code=$?\"; read -r line; echo \"got=$line\"",
+        "$semrun --name x --ttl 5s -- sleep 1000; code=$?; echo code=$code
+        if [ $code = 137 ]; then
+            until [ $(ps -o tpgid= -p $$) = $(ps -o pgid= -p $$) ]; do sleep 0.01; done
+        fi
+        read -r line; echo \"got=$line\"",
     );
     terminal.enters("bash script");
     terminal.holds();
