@@ -78,7 +78,7 @@ pub(crate) struct Reaped {
 }
 
 impl Tree {
-    /// Starts the command. It may take for ever until it executes: see [`Tree::launched`].
+    /// Starts the command. It may take for ever until it executes: see [`Tree::failed_to_launch`].
     pub(crate) fn launch(launch: &Launch<'_>) -> Result<Self, LaunchError> {
         // A daemon that loses its parent becomes our child instead of init's: so nothing of the
         // tree escapes, and it is gone when nothing is left to wait for.
