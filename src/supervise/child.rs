@@ -164,6 +164,13 @@ impl Tree {
         self.command().filter(|_| !self.foreground)
     }
 
+    /// The command's group, if it has left a child to us there: then its number is still its own, and the
+    /// group can be told as a whole, also where there is no /proc that shows who is in it.
+    fn group_left_to_us(&self) -> Option<Pid> {
+        let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.group().filter(|group| waitid(WaitId::Pgid(Some(*group)), any).is_ok())
+    }
+
     /// Sends a signal to the command's process group; once the command has ended, to what it
     /// left in its group and to those orphans that are our children now.
     pub(crate) fn signal(&self, signal: Signal) {
@@ -175,8 +182,16 @@ impl Tree {
             }
             return;
         }
+        let left = self.group_left_to_us();
+        if let Some(group) = left {
+            let _ = kill_process_group(group, signal);
+        }
         for process in self.descendants() {
-            if self.is_in_group(process) || process.is_our_child() {
+            if self.is_in_group(process) {
+                if left.is_none() {
+                    let _ = send(process, signal);
+                }
+            } else if process.is_our_child() {
                 let _ = send(process, signal);
             }
         }
@@ -208,9 +223,8 @@ impl Tree {
     /// because they belong to another user.
     pub(crate) fn kill(&mut self) -> io::Result<Vec<Pid>> {
         let end = Instant::now() + KILLING;
-        if self.running
-            && let Some(group) = self.group()
-        {
+        let group = if self.running { self.group() } else { self.group_left_to_us() };
+        if let Some(group) = group {
             // All at once, before any of them can start others.
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -297,3 +297,17 @@ fn a_file_for_another_machine_is_126_and_a_script_without_a_first_line_runs() {
     let empty = file("empty", b"");
     shows(&world.run([empty.as_os_str()]).output().unwrap(), 0, "", "");
 }
+
+#[test]
+fn what_a_stopped_command_leaves_in_its_group_ends_also_without_proc() {
+    let world = World::on_this_machine();
+    let begin = std::time::Instant::now();
+    let output = world.with_mounts(&format!(
+        "umount -l /proc
+        SEMRUN_CONFIG=/dev/null $semrun --backend {} --name x -k 0.2 -- \\
+            sh -c '(trap \"\" TERM; sleep 30; sleep 0) & kill -9 $$' || exit $?",
+        world.backend()
+    ));
+    assert_eq!(output.status.code(), Some(137), "{output:?}");
+    assert!(begin.elapsed().as_secs() < 20, "it waited for what it could have killed");
+}
