@@ -5,6 +5,7 @@
 
 #[cfg(target_env = "musl")]
 mod heap;
+pub(crate) mod program;
 pub(crate) mod spawn;
 pub(crate) mod text;
 

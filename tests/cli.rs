@@ -44,6 +44,8 @@ mod cli {
     mod outages;
     /// Outcomes that could be taken for others.
     mod outcomes;
+    /// Processes by their numbers.
+    mod pids;
     /// Processes that are found by what they carry.
     #[path = "../torture/processes.rs"]
     #[expect(dead_code, reason = "the torture needs more of it")]

@@ -19,7 +19,8 @@ use super::descendants::{self, Descendant, Process};
 use super::policy::Terminal;
 use super::signals::without_stopping_at_the_terminal;
 use crate::kernel::own_group;
-use crate::kernel::spawn::{LaunchError, Preparation, Program, Spawning};
+use crate::kernel::program::Program;
+use crate::kernel::spawn::{LaunchError, Preparation, Spawning};
 
 /// For how long a tree is killed in one go, as long as processes of it end: one that starts new ones
 /// as fast as it can must not get the time in between.

@@ -9,11 +9,15 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with,
+};
 use rustix::process::getpid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -73,9 +77,10 @@ impl News {
     }
 }
 
-/// Where the run that holds a permit is found by those in its command. No file: nothing is left of it.
-fn address(permit: Uuid) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("semrun-{permit}"))
+/// Where the run that holds a permit is found by those in its command, by a name without a file: nothing
+/// is left of it.
+fn name(permit: Uuid) -> String {
+    format!("semrun-{permit}")
 }
 
 /// The end of the run that holds the permit.
@@ -92,7 +97,7 @@ impl Around {
     /// it is no failure that there is no such place, in a sandbox say.
     pub(crate) fn listen(permit: Uuid, news: News) -> Self {
         let listener = || {
-            let listener = UnixListener::bind_addr(&address(permit)?)?;
+            let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(permit))?)?;
             listener.set_nonblocking(true)?;
             watch(listener.into(), Interest::READABLE)
         };
@@ -116,10 +121,8 @@ impl Around {
     /// Whether any semrun goes on under the permit, which must not be given back then.
     pub(crate) fn is_needed(&mut self) -> bool {
         while let Some(listener) = &self.listener
-            && let Ok(stream) = rustix::net::accept_with(
-                listener.get_ref(),
-                rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
-            )
+            && let Ok(stream) =
+                accept_with(listener.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         {
             self.admit(stream);
         }
@@ -166,8 +169,16 @@ impl Around {
     }
 }
 
+/// At once or not at all: a run that is frozen may have more connections before it than it can take.
+fn connect(permit: Uuid) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new_abstract_name(name(permit).as_bytes())?)?;
+    Ok(stream)
+}
+
 fn say(stream: &OwnedFd, news: News) -> bool {
-    rustix::net::send(stream, &news.to_bytes(), rustix::net::SendFlags::NOSIGNAL)
+    rustix::net::send(stream, &news.to_bytes(), SendFlags::NOSIGNAL)
         .is_ok_and(|length| length == News::LENGTH)
 }
 
@@ -180,7 +191,7 @@ fn has_ended(stream: &OwnedFd) -> bool {
 /// The end of a nested run.
 #[derive(Debug)]
 pub(crate) struct Nested {
-    stream: Option<UnixStream>,
+    stream: Option<OwnedFd>,
     /// The same, once a runtime watches it.
     watched: Option<AsyncFd<OwnedFd>>,
     heard: Vec<u8>,
@@ -190,20 +201,16 @@ impl Nested {
     /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
     /// as that can be proven here.
     pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, News)>> {
-        let Ok(stream) = address(permit).and_then(|address| UnixStream::connect_addr(&address))
-        else {
-            return Ok(None);
-        };
+        let Ok(stream) = connect(permit) else { return Ok(None) };
         let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
         if !holder.is_some_and(|holder| is_below(getpid(), holder)) {
             return Ok(None);
         }
-        stream.set_nonblocking(true)?;
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
         match nested.news().await? {
             Some(news @ News::Held(_)) => {
                 // What comes next is read by another runtime, perhaps.
-                nested.stream = nested.watched.take().map(|fd| fd.into_inner().into());
+                nested.stream = nested.watched.take().map(AsyncFd::into_inner);
                 Ok(Some((nested, news)))
             }
             _ => Ok(None),
@@ -213,7 +220,7 @@ impl Nested {
     /// The next news. None: the run around us is gone. Cancel-safe.
     pub(crate) async fn news(&mut self) -> io::Result<Option<News>> {
         if let Some(stream) = self.stream.take() {
-            self.watched = Some(watch(stream.into(), Interest::READABLE)?);
+            self.watched = Some(watch(stream, Interest::READABLE)?);
         }
         let Some(watched) = &self.watched else { return Ok(None) };
         loop {
