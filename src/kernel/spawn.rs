@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use std::{hint, mem, ptr};
 
@@ -110,15 +110,14 @@ impl Spawning {
     /// will be none. That takes some hundredths of a millisecond, whatever the program's file does.
     pub(crate) fn pid(&self) -> Option<Pid> {
         let birth = self.0.as_ref()?;
-        loop {
-            // In this order: it is ready before it is over.
-            let over = birth.is_over();
-            let ready = birth.ready.load(Ordering::Acquire);
-            if ready != 0 || over {
-                return Pid::from_raw(ready);
+        while !birth.is_over() {
+            if birth.is_ready.load(Ordering::Acquire) {
+                return birth.pid;
             }
             hint::spin_loop();
         }
+        // It executes its program, unless it was killed on the way there, which is an end as any other.
+        birth.pid.filter(|_| birth.failed().is_none())
     }
 
     /// Returns once the program is being executed, or will not be. Cancel-safe.
@@ -169,9 +168,10 @@ struct Birth {
     descriptors: Option<Rlimit>,
     semrun: Pid,
     inherited: Inherited,
-    /// The new process, once signals that are sent to it are meant for the command; until then zero, and
-    /// again when it is not to be the command.
-    ready: AtomicI32,
+    /// The new process.
+    pid: Option<Pid>,
+    /// Whether signals that are sent to it are meant for the command.
+    is_ready: AtomicBool,
     /// Not zero until the process has left this memory: it executes its program, or has ended.
     shared: AtomicU32,
     /// Why it did not get there.
@@ -208,7 +208,8 @@ impl Birth {
             descriptors,
             semrun: getpid(),
             inherited: Inherited::recorded(),
-            ready: AtomicI32::new(0),
+            pid: None,
+            is_ready: AtomicBool::new(false),
             shared: AtomicU32::new(0),
             failed: None,
         });
@@ -226,6 +227,7 @@ impl Birth {
 
     fn begin(&mut self) -> Result<(), LaunchError> {
         self.failed = None;
+        self.is_ready.store(false, Ordering::Release);
         self.shared.store(1, Ordering::Release);
         let shared = self.shared.as_ptr();
         let top = self.stack.as_mut_ptr().wrapping_add(self.stack.capacity());
@@ -242,12 +244,24 @@ impl Birth {
                 let nothing = ptr::null_mut::<c_void>();
                 libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, shared)
             };
-            if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(pid) }
         });
-        pid.map_err(|error| {
-            self.shared.store(0, Ordering::Release);
-            LaunchError::Failed("start a process", error)
-        })
+        match pid {
+            Ok(pid) => {
+                self.pid = Pid::from_raw(pid);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.store(0, Ordering::Release);
+                Err(LaunchError::Failed("start a process", error))
+            }
+        }
+    }
+
+    /// Why the process did not get to its program, once it has left this memory.
+    fn failed(&self) -> Option<Failed> {
+        // SAFETY: it is ours, and the process that may have written there has left this memory.
+        unsafe { ptr::read_volatile(&raw const self.failed) }
     }
 
     /// Whether the process has left this memory.
@@ -267,9 +281,7 @@ impl Birth {
     }
 
     fn outcome(&mut self) -> Outcome {
-        // SAFETY: it is ours, and the process that may have written there has left this memory.
-        let failed = unsafe { ptr::read_volatile(&raw const self.failed) };
-        let (errno, file) = match failed {
+        let (errno, file) = match self.failed() {
             None => return Outcome::Executes,
             Some(Failed::Before(step, errno)) => {
                 return Outcome::Failed(LaunchError::Failed(step.doing(), errno.into()));
@@ -308,7 +320,7 @@ impl Birth {
         setpgid(None, *group).map_err(at(Step::Group))?;
         // What came while this process was in our group has come to us too.
         forget_pending();
-        self.ready.store(getpid().as_raw_nonzero().get(), Ordering::Release);
+        self.is_ready.store(true, Ordering::Release);
         if let Some(terminal) = terminal {
             // Fails where the terminal has gone since, and then there is none to have.
             let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
@@ -354,8 +366,6 @@ extern "C" fn be_born(birth: *mut c_void) -> c_int {
             Ok(()) => (*birth).execute(),
         };
         (*birth).failed = Some(failed);
-        // What is left of it is not the command.
-        (*birth).ready.store(0, Ordering::Release);
     }
     127
 }

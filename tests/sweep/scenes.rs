@@ -118,7 +118,10 @@ fn again(stage: &Stage, words: &[&str]) {
     let mut ended = stage.end(stage.semrun(words));
     // The holder may have given it back since it was taken away; and a lease may have run out.
     let late = matches!(stage.point.what, What::Stopped(time) if time > TTL);
-    if (words.contains(&"--force") || late) && ended.code == 76 {
+    // Where there is no room it is not remembered that a permit was given back.
+    let no_room =
+        matches!(stage.point.what, What::Failed(libc::ENOSPC | libc::EDQUOT | libc::EFBIG, ..));
+    if (words.contains(&"--force") || late || no_room) && ended.code == 76 {
         ended.code = 0;
     }
     stage.expect(&format!("the same again ({})", words[0]), &ended, 0);

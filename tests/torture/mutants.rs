@@ -31,7 +31,7 @@ const MUTANTS: [Mutant; 31] = [
     mutant("release-after-death", "serve", &["terminate"], 20, &[Limit]),
     mutant("guardian", "redis", &["kill-worker"], 20, &[Limit]),
     mutant("guardian", "serve", &["kill-guardian"], 90, &[DeadBefore]),
-    mutant("inherited-lock", "local", &["kill-guardian"], 0, &[Limit]),
+    mutant("inherited-lock", "local", &["kill-both"], 0, &[Limit]),
     mutant("wake-up", "redis", &[], 0, &[Prompt]),
     mutant("wake-up", "local", &[], 0, &[Served, Prompt]),
     mutant("tokens-grow", "redis", &["kill-server"], 0, &[Tokens]),

@@ -104,7 +104,7 @@ pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> 
     }
     // First: who is killed after that gives it back again, but who is killed before it and after the
     // end would hear that nobody knows the permit.
-    locked.remember(id);
+    locked.remember(id)?;
     let left = kept.in_phase(Phase::Kept);
     if kept.phase == Phase::Held && left.lasts()? {
         evict::shorten(locked, entry, left)?;

@@ -152,8 +152,9 @@ impl Semaphore {
             let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let _ = rustix::fs::openat(&self.directory, entry.file(), flags, Mode::empty());
         }
-        for file in [entry.record_file(), entry.file()] {
-            let _ = rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
+        let unlink = |file| rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
+        if let Ok(()) | Err(Errno::NOENT) = unlink(entry.record_file()) {
+            let _ = unlink(entry.file());
         }
     }
 

@@ -152,20 +152,31 @@ impl Locked<'_> {
     }
 
     /// Remembers that a permit was given back, in the place of the one that was given back first. Who
-    /// is killed in the middle of that spoils nothing but this place. That it fails is no reason not
-    /// to give a permit back.
-    pub(super) fn remember(&self, id: Uuid) {
+    /// is killed in the middle of that spoils nothing but this place. Where there is no room for that,
+    /// which may last, it is no reason not to give a permit back.
+    pub(super) fn remember(&self, id: Uuid) -> io::Result<()> {
+        let no_room = |error: &io::Error| {
+            use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+            matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem)
+        };
+        match self.write_down(id) {
+            Err(error) if !no_room(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_down(&self, id: Uuid) -> io::Result<()> {
         let file = match self.open_file("done", OFlags::RDWR) {
             Err(Errno::NOENT) => create_file(&self.0.directory, "done", self.0.sharing.file_mode()),
             file => file,
-        };
-        let Ok(file) = file else { return };
-        let Ok(places) = remembered(&file) else { return };
+        }?;
+        let places = remembered(&file)?;
         let last = places.iter().flatten().map(|(number, _)| *number).max().unwrap_or(0);
         let first = |at: &usize| places.get(*at).copied().flatten().map_or(0, |(number, _)| number);
         let at = (0..REMEMBERED).min_by_key(first).unwrap_or(0);
         let line = format!("{:020} {id}\n", last.saturating_add(1));
-        let _ = rustix::io::pwrite(&file, line.as_bytes(), (at * LINE) as u64);
+        rustix::io::pwrite(&file, line.as_bytes(), (at * LINE) as u64)?;
+        Ok(())
     }
 
     /// Whether a permit was given back, not too long ago.

@@ -18,6 +18,9 @@ use super::queue::WATCHED;
 const MOMENTS: u32 = 10;
 const MOMENT: Duration = Duration::from_micros(100);
 
+/// What wakes a waiter. It reads nothing of it but that there is something.
+const WAKE: &[u8] = b"x";
+
 impl Semaphore {
     /// What is left to do after a release: lets those who wait pass those at the front who are
     /// stopped, who may be all who were told, and removes what the dead left where nobody alive
@@ -132,13 +135,19 @@ impl Locked<'_> {
         self.pass_over_stopped(&mut waiters)?;
         let last = waiters.len().saturating_sub(WATCHED).max(WATCHED);
         let (first, last) = (waiters.iter().take(WATCHED), waiters.iter().skip(last));
-        first.chain(last).for_each(|waiter| self.poke(*waiter));
+        for waiter in first.chain(last) {
+            match self.write_to(*waiter, WAKE) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                // A FIFO that is full tells it as well.
+                _ => {}
+            }
+        }
         Ok(())
     }
 
     /// Wakes a waiter, so that it looks again.
     pub(super) fn poke(&self, waiter: Entry) {
         // A FIFO that is full tells it as well.
-        let _ = self.write_to(waiter, b"x");
+        let _ = self.write_to(waiter, WAKE);
     }
 }

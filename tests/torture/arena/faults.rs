@@ -122,7 +122,7 @@ impl Arena<'_> {
     }
 
     fn strike_client(&mut self, kind: &'static str) {
-        let two_processes = self.place.has_server();
+        let has_server = self.place.has_server();
         let waits = matches!(kind, "kill-waiter" | "stop-waiter");
         let candidates: Vec<usize> = (0..self.clients.len())
             .filter(|at| {
@@ -133,8 +133,10 @@ impl Arena<'_> {
                     _ if ask.job.kind == Kind::Step => {
                         matches!(kind, "kill-guardian" | "kill-waiter" | "terminate")
                     }
-                    // The command dies with them; what it started, if there is any, does not.
-                    "kill-both" => two_processes && ask.job.kind.is_alone(),
+                    // The command dies with them; what it started, if there is any, does not. On this
+                    // machine that has the permit, unless it has closed it.
+                    "kill-both" if has_server => ask.job.kind.is_alone(),
+                    "kill-both" => ask.job.kind != Kind::Closed,
                     "freeze-client" => ask.job.kind == Kind::Writer,
                     "kill-worker" | "stop-worker" => self.place.may_stop_workers(kind),
                     // A script's own `&` ignores it, and so goes on.
