@@ -133,7 +133,7 @@ fn who_is_stopped_as_a_whole_until_the_lease_is_over_says_so() {
     let world = World::in_redis();
     let options = [OPTIONS.as_slice(), &["-l", "6"]].concat();
     let holders: Vec<_> = (0..6)
-        .map(|_| Running::start(&mut world.script(&options, "sleep 7; echo $$ >> ended")))
+        .map(|_| Running::start(&mut world.script(&options, "sleep 10; echo $$ >> ended")))
         .collect();
     wait_until("all hold", || world.holders().len() == 6);
     let workers: Vec<_> = holders.iter().map(worker).collect();
