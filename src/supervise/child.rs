@@ -55,7 +55,7 @@ pub(crate) struct Tree {
     strangers: Vec<Process>,
     /// Orphans that were told to end, and are our children.
     told: Vec<Pid>,
-    /// What was found while killing, and nobody has been told yet.
+    /// What was found while killing, and the supervisor has not been told yet.
     found: Reaped,
 }
 
@@ -152,7 +152,7 @@ impl Tree {
         }
     }
 
-    /// The command's process. None: it could not be started, and somebody is about to say why.
+    /// The command's process. None: it could not be started, and the launch is about to say why.
     fn command(&self) -> Option<Pid> {
         match &self.command {
             Command::Spawning(spawning) => spawning.pid(),

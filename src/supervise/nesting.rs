@@ -93,7 +93,7 @@ pub(crate) struct Around {
 }
 
 impl Around {
-    /// To be called within a runtime. A nested run that finds nobody acquires as usual and says why, so
+    /// To be called within a runtime. A nested run that finds no holder acquires as usual and says why, so
     /// it is no failure that there is no such place, in a sandbox say.
     pub(crate) fn listen(permit: Uuid, news: News) -> Self {
         let listener = || {
