@@ -8,6 +8,20 @@
 mod support;
 
 mod failover {
+    /// Clients of two ages.
+    mod ages;
+    /// Clients from before.
+    mod former;
+    /// Servers that are lost.
+    mod losses;
+    /// Processes that are found by what they carry.
+    #[path = "../torture/processes.rs"]
+    #[expect(dead_code, reason = "the torture needs more of it")]
+    mod processes;
+    /// Primaries that are replaced.
+    mod promotions;
+    /// Where a case takes place.
+    mod scene;
     /// What the cases stand on.
     mod stage;
 }
