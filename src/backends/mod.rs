@@ -35,12 +35,8 @@ use uuid::Uuid;
 
 pub(crate) use self::permit::{Gone, Lost, Name, Permit, Tenure};
 use self::seen::millis;
-pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who};
+pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
 pub(crate) use self::turn::{Cancel, Notice, Turn};
-
-/// Why nobody is granted a permit for a while.
-pub(crate) const WITHHELD: &str =
-    "so that holders which the server may have forgotten can report (--quarantine)";
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

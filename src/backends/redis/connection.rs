@@ -12,6 +12,7 @@ use redis::{
 };
 
 use super::conversation::{Begun, Conversation, Dialler, only_plain, only_tls};
+use crate::backends::Withheld;
 use crate::backends::trouble::{CONNECTING, Trouble};
 use crate::clock::{self, Moment};
 
@@ -250,14 +251,14 @@ fn same(one: &[Cmd], other: &[Cmd]) -> bool {
     one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
 }
 
-const DECIDE: &str = include_str!("semaphore.lua");
-const LOOK: &str = include_str!("look.lua");
+pub(super) const DECIDE: &str = concat!(include_str!("server.lua"), include_str!("semaphore.lua"));
+const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"));
 
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "21eb2e524d478782841ec0e5cb1faab4489d1334";
-const LOOK_HASH: &str = "a34d49bfd16c077e586cd2831e1fe83ea8a3af0f";
+const DECIDE_HASH: &str = "739689569206bad410aea50cebfc841e7506c96f";
+const LOOK_HASH: &str = "583c9363655616eeface983999ce53bf70b8fca2";
 
 #[cfg(not(feature = "mutants"))]
 fn decide() -> (&'static str, Cow<'static, str>) {
@@ -307,6 +308,17 @@ impl From<RedisError> for Trouble {
                  an ACL"
                 ))
             }
+            _ if error.code() == Some("ALONE") => {
+                let mut numbers = error.detail().unwrap_or_default().split(' ').map(str::parse);
+                let (Some(Ok(in_step)), Some(Ok(needed))) = (numbers.next(), numbers.next()) else {
+                    return Self::refusing("the server answers what no script of ours does");
+                };
+                Self::withheld(Withheld::Replicas { in_step, needed })
+            }
+            _ if error.code() == Some("UNCOUNTED") => Self::lasting(
+                "the server does not say which replicas are in step with it (an ACL forbids INFO, or it \
+                 was renamed), and --replicas needs that; allow it with ACL SETUSER … +info",
+            ),
             _ if says(&["refused to switch database", "DB index is out of range"]) => {
                 Self::lasting("the server has no database of that number; check the URL")
             }

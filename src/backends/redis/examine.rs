@@ -277,6 +277,7 @@ mod tests {
             tls: Tls::default(),
             prefix: "p".parse().unwrap(),
             quarantine,
+            replicas: 0,
             allow_eviction: false,
         }
     }

@@ -79,7 +79,7 @@ impl Redis {
         id: Uuid,
     ) -> Result<(Reply, u32), Trouble> {
         let keys = Keys::new(&self.shared.place.prefix, name);
-        let call = Call::of(operation, id, self.shared.place.quarantine);
+        let call = Call::of(operation, id, &self.shared.place);
         let mut attempts = 0;
         let reply = patiently(TRY_ON, async || {
             attempts += 1;
@@ -115,13 +115,13 @@ impl Shared {
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
         let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, HEARTBEAT, self.place.quarantine).await
+        self.connection.look(&keys, name, &self.place).await
     }
 
     /// The same in one round trip.
     async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
         let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, HEARTBEAT, self.place.quarantine).await
+        self.connection.look_at_each(&keys, names, &self.place).await
     }
 
     /// Releases until it is known to be done, or `patience` is over.
@@ -203,7 +203,7 @@ impl Backend for Redis {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
-            let call = Call::of(Operation::Release, id, self.shared.place.quarantine);
+            let call = Call::of(Operation::Release, id, &self.shared.place);
             let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
             withdrawn.map_err(|trouble| {
                 self.shared.error(&format!("give back the permit of '{name}'"), trouble)
@@ -272,11 +272,9 @@ impl Backend for Redis {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
-            let quarantine = self.shared.place.quarantine;
-            let call = Call {
-                limit: limit.unwrap_or(0),
-                ..Call::of(Operation::Limit, Uuid::nil(), quarantine)
-            };
+            let place = &self.shared.place;
+            let limit = limit.unwrap_or(0);
+            let call = Call { limit, ..Call::of(Operation::Limit, Uuid::nil(), place) };
             let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
             set.await.map(drop).map_err(|trouble| {
                 self.shared.error(&format!("set the limit of '{name}'"), trouble)
