@@ -117,6 +117,11 @@ pub(crate) trait Backend {
     /// it cannot be used at all is an error.
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>>;
 
+    /// How long it takes until another server is in the place of one that does not answer.
+    fn takeover(&self) -> Pending<'_, Takeover> {
+        Box::pin(std::future::ready(Takeover::Never))
+    }
+
     /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
     fn reports(&self) -> bool;
 
@@ -186,6 +191,14 @@ pub(crate) enum Grade {
     Doubtful,
     /// It has to be mended.
     Bad,
+}
+
+/// Whether a server is replaced when it fails, and after what time clients can go on with another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    Never,
+    Unknown,
+    After(Duration),
 }
 
 /// What is asked of a backend.

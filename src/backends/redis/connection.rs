@@ -167,7 +167,21 @@ impl Connection {
             .await
             .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
         let answers = conversation.ask(std::slice::from_ref(question)).await?;
-        Ok(answers.into_iter().next().and_then(optional))
+        match answers.into_iter().next().map(Value::extract_error) {
+            Some(Err(error)) if will_pass(&error) => Err(error.into()),
+            Some(Ok(answer)) => Ok(optional(answer)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the server says on a channel first.
+    pub(super) async fn listen(&self, channel: &str) -> Result<Value, Trouble> {
+        let mut conversation = self.dialler.dial().await?;
+        let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
+        for answer in answers {
+            answer.extract_error()?;
+        }
+        Ok(conversation.hear().await?)
     }
 
     async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
@@ -231,6 +245,12 @@ impl Connection {
 /// renamed, a server of another make may not know it, and that is all the same.
 pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
     from_redis_value(answer.extract_error().ok()?).ok()
+}
+
+/// Whether it is no refusal: a server that has just changed its role, or is about to.
+fn will_pass(error: &RedisError) -> bool {
+    let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+    error.code().is_some_and(|code| words.contains(&code))
 }
 
 /// What an answer says, unless it is an error.

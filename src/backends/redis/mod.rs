@@ -12,6 +12,7 @@ mod mutants;
 pub(crate) mod place;
 mod queueing;
 mod reading;
+mod replication;
 mod script;
 #[cfg(test)]
 #[path = "../../../tests/cli/redis_server.rs"]
@@ -36,7 +37,7 @@ use self::script::{Call, Keys, Operation, Reply, Status};
 use super::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Pending, Snapshot, Takeover, Turn,
 };
 
 /// A waiter asks again at least as often, so that others see that it lives.
@@ -287,6 +288,10 @@ impl Backend for Redis {
             let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
             examined.map_err(|trouble| self.shared.error("examine the server", trouble))
         })
+    }
+
+    fn takeover(&self) -> Pending<'_, Takeover> {
+        Box::pin(self.shared.takeover())
     }
 
     fn reports(&self) -> bool {

@@ -20,7 +20,7 @@ const FOREIGN_TTL: Duration = Duration::from_secs(5);
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    keys: Vec<String>,
+    declared: Vec<String>,
     wake: String,
     /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
     /// name.
@@ -34,12 +34,12 @@ impl Keys {
         let others = ["queue", "alive", "asks", "grants", "state", "done"].map(beside);
         let wake = beside("wake");
         let server = format!("{{{prefix}-}}:server");
-        Self { keys: [permits].into_iter().chain(others).collect(), wake, server }
+        Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
     }
 
     /// All but the last one, of those that have given back.
     fn to_look(&self) -> &[String] {
-        &self.keys[..6]
+        &self.declared[..6]
     }
 
     /// The list on which one who waits or holds is told something.
@@ -254,7 +254,7 @@ impl Connection {
 
     /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
     pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
-        self.begin(&keys.keys, &call.arguments(keys), beside);
+        self.begin(&keys.declared, &call.arguments(keys), beside);
     }
 
     /// Calls, and asks something else before that, without waiting in between.
@@ -265,7 +265,7 @@ impl Connection {
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), Trouble> {
         let said =
-            self.script(&Program::decide(), &keys.keys, &call.arguments(keys), beside).await?;
+            self.script(&Program::decide(), &keys.declared, &call.arguments(keys), beside).await?;
         Ok((Reply::of(said.answer, said.since)?, said.beside))
     }
 
@@ -385,8 +385,8 @@ mod tests {
     #[test]
     fn the_keys_are_those_of_passbuddy_and_ours_beside_it() {
         let keys = Keys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
-        assert_eq!(keys.keys[0], "passbuddy-test lock");
-        assert!(keys.keys[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
+        assert_eq!(keys.declared[0], "passbuddy-test lock");
+        assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
         let wake = keys.wake(Uuid::nil());
         assert_eq!(wake, "{passbuddy-test lock}:wake:00000000-0000-0000-0000-000000000000");
     }

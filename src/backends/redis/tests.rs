@@ -445,14 +445,3 @@ fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
     world.release(1);
     assert_eq!(world.ask(2).status, Status::Held);
 }
-
-#[test]
-fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
-    let world = World::new();
-    world.write(&["ACL", "SETUSER", "default", "-info"]);
-    let blind = world.ask(1);
-    assert!(blind.blind && blind.status == Status::Held);
-    world.write(&["ACL", "SETUSER", "default", "+info"]);
-    let seeing = world.renew(1);
-    assert!(!seeing.blind && seeing.paused.is_none());
-}

@@ -162,9 +162,9 @@ fn replicas_that_come_later_begin_the_wait_of_those_who_ask_for_them() {
     let quarantine = Some(Duration::from_secs(1));
     let ttl = Duration::from_secs(1);
     let asks =
-        |who, replicas| Call { quarantine, ttl, ..with_replicas(Operation::Ask, who, replicas) };
+        |who, replicas| Call { ttl, quarantine, ..with_replicas(Operation::Ask, who, replicas) };
     until(|| world.call(&asks(1, 0)).status == Status::Held);
-    world.call(&Call { quarantine, ttl, ..call(Operation::Release, 1) });
+    world.call(&Call { ttl, quarantine, ..call(Operation::Release, 1) });
     replica.follow(&world);
     // The server before this one may have had the replica until a moment ago.
     let waiting = world.call(&asks(2, 1));
@@ -203,4 +203,15 @@ fn replicas_cannot_be_counted_where_the_server_does_not_tell() {
     let refused = world.tried(&with_replicas(Operation::Ask, 1, 1)).unwrap_err();
     assert!(refused.lasts() && refused.what.contains("+info"), "{refused:?}");
     assert_eq!(world.ask(1).status, Status::Held);
+}
+
+#[test]
+fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
+    let world = World::new();
+    world.write(&["ACL", "SETUSER", "default", "-info"]);
+    let blind = world.ask(1);
+    assert!(blind.blind && blind.status == Status::Held);
+    world.write(&["ACL", "SETUSER", "default", "+info"]);
+    let seeing = world.renew(1);
+    assert!(!seeing.blind && seeing.paused.is_none());
 }
