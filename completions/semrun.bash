@@ -50,7 +50,7 @@ _semrun() {
 
     case "${cmd}" in
         semrun)
-            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
+            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,6 +160,10 @@ _semrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --replicas)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
@@ -266,7 +270,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__acquire)
-            opts="-j -l -w -n -E -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --json --shell --help"
+            opts="-j -l -w -n -E -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --json --shell --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -341,6 +345,10 @@ _semrun() {
                     return 0
                     ;;
                 --quarantine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -456,7 +464,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__doctor)
-            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --verbose --quiet --json --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --verbose --quiet --json --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -566,6 +574,10 @@ _semrun() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --replicas)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --password-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
@@ -664,7 +676,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__limit)
-            opts="-h --unpin --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-h --unpin --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -679,6 +691,10 @@ _semrun() {
                     return 0
                     ;;
                 --quarantine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -794,7 +810,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__release)
-            opts="-h --permit --force --now --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-h --permit --force --now --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -813,6 +829,10 @@ _semrun() {
                     return 0
                     ;;
                 --quarantine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -914,7 +934,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__renew)
-            opts="-h --permit --while-pid --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-h --permit --while-pid --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -937,6 +957,10 @@ _semrun() {
                     return 0
                     ;;
                 --quarantine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1131,7 +1155,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__status)
-            opts="-l -h --backend --prefix --quarantine --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --limit --json --watch --help"
+            opts="-l -h --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --limit --json --watch --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1146,6 +1170,10 @@ _semrun() {
                     return 0
                     ;;
                 --quarantine)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

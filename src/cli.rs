@@ -193,6 +193,11 @@ pub(crate) struct BackendOptions {
     #[arg(long, value_name = "D", value_parser = values::quarantine)]
     pub(crate) quarantine: Option<Quarantine>,
 
+    /// How many replicas of a Redis must be in step before it grants or renews anything; the most that
+    /// one user of a semaphore asks for [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<u32>,
+
     /// Use a Redis that may evict keys under memory pressure, and permits with them
     #[arg(long)]
     pub(crate) allow_eviction: bool,

@@ -14,6 +14,13 @@
 pub(crate) enum Guard {
     /// A Redis that may have forgotten holders grants nothing until they could report.
     Quarantine,
+    /// A Redis grants and renews nothing while fewer replicas are in step than its users ask for.
+    Replicas,
+    /// A Redis that took another's place grants nothing of names that it does not know either, until holders
+    /// could report.
+    Promoted,
+    /// It waits for that as long as a lease that the last server extended may last.
+    Pause,
     /// A permit of PassBuddy's counts for one TTL beyond its expiry.
     ForeignRule,
     /// A lease is counted from before it was asked for, however late the answer comes.

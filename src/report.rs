@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitStatus};
 use self::forbidden::Forbidden;
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span, harmless};
-use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, WITHHELD};
+use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, Withheld};
 use crate::kernel::spawn::LaunchError;
 use crate::settings::NoShell;
 use crate::supervise::signals;
@@ -22,7 +22,10 @@ use crate::supervise::signals;
 /// Why somebody waits, and for whom.
 pub(crate) struct Waiting<'a> {
     pub(crate) name: &'a Name,
-    pub(crate) standing: &'a Standing,
+    /// None before there is a place in the queue.
+    pub(crate) standing: Option<&'a Standing>,
+    /// Why no permit is granted, whatever is free.
+    pub(crate) withheld: Option<Withheld>,
     /// Why nothing is known any more.
     pub(crate) trouble: Option<&'a str>,
     pub(crate) now: SystemTime,
@@ -30,14 +33,17 @@ pub(crate) struct Waiting<'a> {
 
 impl fmt::Display for Waiting<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Standing { ahead, held, holder, paused } = self.standing;
-        write!(f, "waiting for '{}', {} in line", self.name, Ordinal(ahead + 1))?;
+        write!(f, "waiting for '{}'", self.name)?;
+        if let Some(Standing { ahead, .. }) = self.standing {
+            write!(f, ", {} in line", Ordinal(ahead + 1))?;
+        }
         if let Some(trouble) = self.trouble {
             return write!(f, "; {trouble}");
         }
-        if let Some(paused) = paused {
-            return write!(f, "; nobody is granted a permit for {} yet, {WITHHELD}", Span(*paused));
+        if let Some(withheld) = self.withheld {
+            return write!(f, "; {withheld}");
         }
+        let Some(Standing { held, holder, .. }) = self.standing else { return Ok(()) };
         if let Some(holder) = holder {
             let age = self.now.duration_since(holder.since).unwrap_or_default();
             write!(f, "; held for {} by {}", Span(age), Holder(holder))?;
@@ -406,8 +412,9 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(192);
         let name = "deploy".parse().unwrap();
         let line = |ahead, held, holder| {
-            let standing = Standing { ahead, held, holder, paused: None };
-            Waiting { name: &name, standing: &standing, trouble: None, now }.to_string()
+            let standing = Standing { ahead, held, holder, withheld: None };
+            let (standing, withheld, trouble) = (Some(&standing), None, None);
+            Waiting { name: &name, standing, withheld, trouble, now }.to_string()
         };
         let who = Who { detached: true, ..holder.who.clone() };
         assert_eq!(
@@ -419,13 +426,19 @@ mod tests {
             "waiting for 'deploy', 2nd in line; held for 3m 12s by job (pid 42, ci\u{FFFD}@web1) and by 2 others"
         );
         assert_eq!(line(0, 0, None), "waiting for 'deploy', 1st in line");
-        let paused = Some(Duration::from_secs(12));
-        let standing = Standing { ahead: 0, held: 0, holder: None, paused };
-        let mut waiting = Waiting { name: &name, standing: &standing, trouble: None, now };
+        let standing = Standing::default();
+        let withheld = Some(Withheld::Quarantine(Duration::from_secs(12)));
+        let (standing, trouble) = (Some(&standing), None);
+        let mut waiting = Waiting { name: &name, standing, withheld, trouble, now };
         let granted = "1st in line; nobody is granted a permit for 12s yet";
         assert!(waiting.to_string().contains(granted), "{waiting}");
         waiting.trouble = Some("the server does not answer");
         assert!(waiting.to_string().ends_with("1st in line; the server does not answer"));
+        waiting.withheld = Some(Withheld::Replicas { in_step: 0, needed: 1 });
+        (waiting.standing, waiting.trouble) = (None, None);
+        let few =
+            "waiting for 'deploy'; too few replicas are in step with the server: 0, and 1 must be";
+        assert!(waiting.to_string().starts_with(few), "{waiting}");
         assert_eq!(
             line(10, 1, None),
             "waiting for 'deploy', 11th in line; held by one who left no record"

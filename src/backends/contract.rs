@@ -82,6 +82,7 @@ fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
         tls: Tls::default(),
         prefix: Uuid::new_v4().to_string().parse().unwrap(),
         quarantine: Some(Duration::ZERO),
+        replicas: 0,
         allow_eviction: false,
     };
     Store {

@@ -35,12 +35,8 @@ use uuid::Uuid;
 
 pub(crate) use self::permit::{Gone, Lost, Name, Permit, Tenure};
 use self::seen::millis;
-pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who};
+pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
 pub(crate) use self::turn::{Cancel, Notice, Turn};
-
-/// Why nobody is granted a permit for a while.
-pub(crate) const WITHHELD: &str =
-    "so that holders which the server may have forgotten can report (--quarantine)";
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -121,6 +117,11 @@ pub(crate) trait Backend {
     /// it cannot be used at all is an error.
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>>;
 
+    /// How long it takes until another server is in the place of one that does not answer.
+    fn takeover(&self) -> Pending<'_, Takeover> {
+        Box::pin(std::future::ready(Takeover::Never))
+    }
+
     /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
     fn reports(&self) -> bool;
 
@@ -190,6 +191,14 @@ pub(crate) enum Grade {
     Doubtful,
     /// It has to be mended.
     Bad,
+}
+
+/// Whether a server is replaced when it fails, and after what time clients can go on with another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    Never,
+    Unknown,
+    After(Duration),
 }
 
 /// What is asked of a backend.

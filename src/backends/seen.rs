@@ -1,5 +1,6 @@
 //! A semaphore as others may see it: who holds, who waits, and since when. Nothing is decided by it.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,8 @@ pub(crate) struct Snapshot {
     pub(crate) pinned: bool,
     /// The lease in force, where permits can expire.
     pub(crate) ttl: Option<Duration>,
-    /// For how long from now nobody is granted a permit, whatever is free.
-    pub(crate) paused: Option<Duration>,
+    /// Why no permit is granted now, whatever is free.
+    pub(crate) withheld: Option<Withheld>,
     /// In the order of their grants.
     pub(crate) holders: Vec<Holder>,
     /// In the order of the queue.
@@ -45,7 +46,7 @@ impl Snapshot {
             limit: None,
             pinned: false,
             ttl: None,
-            paused: None,
+            withheld: None,
             holders: Vec::new(),
             waiters: Vec::new(),
         }
@@ -54,7 +55,7 @@ impl Snapshot {
     /// Whether all permits are taken, or none is granted yet; `asked` is the limit where none is in
     /// force.
     pub(crate) fn full(&self, asked: u32) -> bool {
-        self.paused.is_some() || self.holders.len() >= self.limit.unwrap_or(asked) as usize
+        self.withheld.is_some() || self.holders.len() >= self.limit.unwrap_or(asked) as usize
     }
 
     /// Who has the permit with this identity.
@@ -194,6 +195,45 @@ impl From<Written> for Record {
     }
 }
 
+/// Why no permit is granted although one may be free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Withheld {
+    /// For so long from now: holders which the server may have forgotten can report meanwhile.
+    Quarantine(Duration),
+    /// Until more of the server's replicas are in step with it. It may not be the primary any more.
+    Replicas { in_step: u32, needed: u32 },
+}
+
+impl Withheld {
+    /// For how long, where that is known.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Self::Quarantine(left) => Some(left),
+            Self::Replicas { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quarantine(left) => {
+                let left = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
+                write!(
+                    f,
+                    "nobody is granted a permit for {left:?} yet, so that holders which the server may \
+                     have forgotten can report (--quarantine)"
+                )
+            }
+            Self::Replicas { in_step, needed } => write!(
+                f,
+                "too few replicas are in step with the server: {in_step}, and {needed} must be \
+                 (--replicas)"
+            ),
+        }
+    }
+}
+
 /// How things stand for one who waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -203,8 +243,8 @@ pub(crate) struct Standing {
     pub(crate) held: usize,
     /// Who has held one for the longest time.
     pub(crate) holder: Option<Record>,
-    /// For how long nobody is granted one that is free.
-    pub(crate) paused: Option<Duration>,
+    /// Why none is granted that is free.
+    pub(crate) withheld: Option<Withheld>,
 }
 
 impl Standing {
@@ -215,7 +255,7 @@ impl Standing {
         let holder = snapshot.holders.first().and_then(|holder| holder.record().cloned());
         let held = snapshot.holders.len();
         let free = snapshot.limit.is_none_or(|limit| held < limit as usize);
-        Some(Self { ahead, held, holder, paused: snapshot.paused.filter(|_| free) })
+        Some(Self { ahead, held, holder, withheld: snapshot.withheld.filter(|_| free) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Ask, Error, ErrorKind};
+use super::{Ask, Error, ErrorKind, Withheld};
 
 /// How long the start of something is tried while the server cannot be reached.
 pub(super) const TRY_ON: Duration = Duration::from_secs(5);
@@ -33,8 +33,8 @@ pub(super) enum TroubleKind {
     Unsupported,
     /// What stands there is not what was asked for.
     Differs,
-    /// Nobody is granted a permit yet.
-    Withheld,
+    /// No permit is granted yet.
+    Withheld(Withheld),
 }
 
 impl Trouble {
@@ -73,13 +73,9 @@ impl Trouble {
         Self::away("another server has taken its place")
     }
 
-    /// Nobody is granted a permit yet, whoever holds one.
-    pub(super) fn withheld(time: Duration) -> Self {
-        let up = u64::from(time.subsec_nanos() > 0);
-        let (time, why) = (Duration::from_secs(time.as_secs() + up), super::WITHHELD);
-        let what =
-            format!("nobody is granted a permit for {time:?} yet, {why}; wait for it (--wait)");
-        Self { what, kind: TroubleKind::Withheld }
+    /// No permit is granted yet, whatever is free.
+    pub(super) fn withheld(why: Withheld) -> Self {
+        Self { what: why.to_string(), kind: TroubleKind::Withheld(why) }
     }
 
     /// The permit, or the place in the queue, was given back by somebody else.
@@ -93,8 +89,9 @@ impl Trouble {
 
     /// Whether it ends also the waiting of one who is in the queue.
     pub(super) fn is_final(&self) -> bool {
-        use TroubleKind::{Differs, Final, Unsupported, Withheld};
-        matches!(self.kind, Final | Unsupported | Differs | Withheld)
+        use TroubleKind::{Differs, Final, Unsupported};
+        let quarantined = matches!(self.kind, TroubleKind::Withheld(Withheld::Quarantine(_)));
+        quarantined || matches!(self.kind, Final | Unsupported | Differs)
     }
 
     /// `backend` is a URL without secrets, `doing` fits "cannot …".
@@ -105,12 +102,15 @@ impl Trouble {
                 format!("cannot {doing}: {}; {hint}", self.what)
             }
             TroubleKind::Differs => self.what,
+            TroubleKind::Withheld(_) => {
+                format!("cannot {doing}: {}; wait for it (--wait)", self.what)
+            }
             _ => format!("cannot {doing}: {}", self.what),
         };
         let kind = match self.kind {
             TroubleKind::Unsupported => ErrorKind::Unsupported,
             TroubleKind::Differs => ErrorKind::Differs,
-            TroubleKind::Withheld => ErrorKind::Withheld,
+            TroubleKind::Withheld(_) => ErrorKind::Withheld,
             _ => ErrorKind::Unavailable,
         };
         Error { kind, backend: backend.into(), what, source: None }

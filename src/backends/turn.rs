@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Standing;
+use super::{Standing, Withheld};
 
 /// What a backend has to say while somebody waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// We are in the queue, or our place in it may have changed.
     Queued(Standing),
+    /// No permit is granted, and whoever asks is given no place either.
+    Withheld(Withheld),
     /// Another limit stands and counts; pinned, or because the semaphore is in use.
     Limit { asked: u32, stands: u32, pinned: bool },
     /// Another lease stands and counts.

@@ -10,12 +10,12 @@ use super::{block_on, print};
 use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Takeover, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::{Fine, harmless};
+use crate::report::{Fine, Span, harmless};
 use crate::settings::{Doctor, Examined, Given, GivenValue};
-use crate::supervise::descendants;
+use crate::supervise::{deadline, descendants};
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
 const TRIAL: &str = "semrun doctor";
@@ -85,6 +85,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
         Ok(found) => {
             checks.push(place);
             checks.extend(found);
+            checks.extend(takeover(backend.takeover().await, *ttl, *kill_after));
             checks.push(try_out(&*backend, *ttl, account).await);
         }
     }
@@ -97,6 +98,44 @@ fn finding(topic: &'static str, grade: Grade, text: &str) -> Finding {
 
 fn bad(topic: &'static str, text: String) -> Finding {
     Finding { topic, grade: Grade::Bad, text }
+}
+
+/// Whether running jobs survive it when another server takes the place of this one.
+fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Finding> {
+    let topic = "failover";
+    let room = deadline::outage(ttl, Some(kill_after));
+    let shown = humantime::format_duration(ttl);
+    // Between two attempts to renew there is a second or less, and finding the other server takes another.
+    let with_attempts = |time: Duration| time + Duration::from_secs(2);
+    Some(match takeover {
+        Takeover::Never => return None,
+        Takeover::Unknown => {
+            let text = format!(
+                "with a TTL of {shown} a running job goes on if another server takes the place of this one \
+                 within {}",
+                Span(room.saturating_sub(with_attempts(Duration::ZERO)))
+            );
+            finding(topic, Grade::Good, &text)
+        }
+        Takeover::After(time) if with_attempts(time) <= room => {
+            let text = format!(
+                "another server takes the place of this one after {}, and with a TTL of {shown} running \
+                 jobs go on",
+                Span(time)
+            );
+            finding(topic, Grade::Good, &text)
+        }
+        Takeover::After(time) => {
+            let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
+            let text = format!(
+                "another server takes the place of this one after {}, and with a TTL of {shown} every \
+                 running job is stopped by then (76); use --ttl {} or more, or make the failover faster",
+                Span(time),
+                humantime::format_duration(enough)
+            );
+            finding(topic, Grade::Doubtful, &text)
+        }
+    })
 }
 
 /// Takes a permit, and gives it back.

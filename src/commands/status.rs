@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use super::watch::{self, Screen};
 use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot};
+use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot, Withheld};
 use crate::exit::Exit;
 use crate::report::{Span, harmless};
 use crate::settings::Status;
@@ -94,7 +94,7 @@ fn changing(snapshots: &[Snapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {
         let Snapshot { name, limit, pinned, holders, waiters, .. } = snapshot;
-        let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.paused.is_some());
+        let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.withheld.is_some());
         for holder in holders {
             let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.phase(), holder.token());
         }
@@ -112,8 +112,13 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
         let limit = snapshot.limit.or((held > 0).then_some(asked));
         let idle = held == 0 && waiting == 0;
-        let soon = snapshot.paused.map(|left| format!(" in {} (quarantine)", Span(left)));
-        let free = format!("free{}", soon.unwrap_or_default());
+        let free = match snapshot.withheld {
+            None => "free".into(),
+            Some(Withheld::Quarantine(left)) => format!("free in {} (quarantine)", Span(left)),
+            Some(Withheld::Replicas { in_step, needed }) => {
+                format!("none granted, {in_step} of {needed} replicas in step")
+            }
+        };
         match limit {
             Some(limit) if snapshot.pinned && idle => {
                 let _ = writeln!(text, "{name}: {free}, limit {limit} pinned");
@@ -130,8 +135,14 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
         if snapshot.pinned {
             text.push_str(", limit pinned");
         }
-        if let Some(paused) = snapshot.paused {
-            let _ = write!(text, ", none granted for {}", Span(paused));
+        match snapshot.withheld {
+            None => {}
+            Some(Withheld::Quarantine(left)) => {
+                let _ = write!(text, ", none granted for {}", Span(left));
+            }
+            Some(Withheld::Replicas { .. }) => {
+                let _ = write!(text, ", {free}");
+            }
         }
         let _ = writeln!(text);
         let leases = snapshot.holders.iter().any(|holder| holder.left().is_some());
@@ -257,8 +268,17 @@ struct Semaphore<'a> {
     ttl_ms: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<Replicas>,
     holders: Vec<Holder<'a>>,
     waiters: Vec<Waiter<'a>>,
+}
+
+/// Too few of them, and so no permit is granted.
+#[derive(Serialize)]
+struct Replicas {
+    in_step: u32,
+    needed: u32,
 }
 
 #[derive(Serialize)]
@@ -341,7 +361,11 @@ impl<'a> Semaphore<'a> {
             limit: snapshot.limit,
             pinned: snapshot.pinned,
             ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
-            paused_ms: snapshot.paused.map(|paused| paused.as_millis()),
+            paused_ms: snapshot.withheld.and_then(Withheld::left).map(|left| left.as_millis()),
+            replicas: match snapshot.withheld {
+                Some(Withheld::Replicas { in_step, needed }) => Some(Replicas { in_step, needed }),
+                _ => None,
+            },
             holders: holders.collect(),
             waiters: waiters.collect(),
         }
@@ -387,7 +411,7 @@ mod tests {
         Snapshot {
             limit: Some(2),
             ttl: Some(Duration::from_secs(5)),
-            paused: Some(Duration::from_millis(1_500)),
+            withheld: Some(Withheld::Quarantine(Duration::from_millis(1_500))),
             holders: vec![
                 Holder::Known {
                     token: Some(8),

@@ -12,7 +12,7 @@ use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Snapshot,
-    Standing, Turn, WITHHELD, Who,
+    Standing, Turn, Who, Withheld,
 };
 use crate::exit::Exit;
 use crate::report::{Detail, Waited, Waiting, Warning};
@@ -253,6 +253,8 @@ struct View<'a> {
     console: &'a mut Console,
     /// How we stand, and when that was told.
     standing: Option<(Standing, Instant)>,
+    /// Why no permit is granted, and when that was told.
+    withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
     trouble: Option<String>,
     /// When that is worth a line again.
@@ -278,6 +280,7 @@ impl<'a> View<'a> {
             visible,
             console,
             standing: None,
+            withheld: None,
             trouble: None,
             next_complaint: Instant::now(),
             announced: false,
@@ -311,8 +314,17 @@ impl<'a> View<'a> {
         let name = &self.ask.name;
         match notice {
             Notice::Queued(standing) => {
-                self.standing = Some((standing, Instant::now()));
+                let now = Instant::now();
+                self.withheld = standing.withheld.map(|why| (why, now));
+                self.standing = Some((standing, now));
                 self.trouble = None;
+                self.heard();
+            }
+            Notice::Withheld(why) => {
+                let news = self.withheld.is_none();
+                self.withheld = Some((why, Instant::now()));
+                self.trouble = None;
+                self.announced &= !news;
                 self.heard();
             }
             // Who asked for nothing takes what is pinned for all.
@@ -347,10 +359,16 @@ impl<'a> View<'a> {
 
     /// What kept us from a permit that was free, or from knowing of one.
     fn hindrance(&mut self) -> Option<String> {
-        let paused = self.standing.as_ref().and_then(|(told, when)| Some(*when + told.paused?));
-        let paused = paused.filter(|end| *end > Instant::now());
-        let withheld = paused.map(|_| format!("nobody was granted a permit, {WITHHELD}"));
+        let withheld = self.withheld().map(|why| why.to_string());
         self.trouble.take().or(withheld)
+    }
+
+    /// Why no permit is granted, if that is still so.
+    fn withheld(&self) -> Option<Withheld> {
+        let (why, told) = self.withheld?;
+        let Withheld::Quarantine(left) = why else { return Some(why) };
+        let left = left.checked_sub(told.elapsed()).filter(|left| !left.is_zero());
+        left.map(Withheld::Quarantine)
     }
 
     fn warn(&mut self, warning: &Warning<'_>) {
@@ -386,6 +404,9 @@ impl<'a> View<'a> {
         // What cannot be looked at is said where it matters, by the acquiring.
         let standing = snapshot.ok().and_then(|snapshot| Standing::of(&snapshot, self.ask.id));
         let told = standing.map(|standing| (standing, Instant::now()));
+        if let Some((standing, now)) = &told {
+            self.withheld = standing.withheld.map(|why| (why, *now));
+        }
         self.standing = told.or(self.standing.take());
         self.announced = false;
         self.show();
@@ -416,15 +437,19 @@ impl<'a> View<'a> {
     }
 
     fn waiting(&self) -> Option<Waiting<'_>> {
-        let (standing, _) = self.standing.as_ref()?;
-        let trouble = self.trouble.as_deref();
-        Some(Waiting { name: &self.ask.name, standing, trouble, now: SystemTime::now() })
+        let (standing, withheld) = (self.standing.as_ref().map(|(told, _)| told), self.withheld());
+        if standing.is_none() && withheld.is_none() {
+            return None;
+        }
+        let (trouble, now) = (self.trouble.as_deref(), SystemTime::now());
+        Some(Waiting { name: &self.ask.name, standing, withheld, trouble, now })
     }
 
     /// Takes the waiting line away, or ends what a log was told.
     fn end(&mut self, waited: &Waited<'_>) {
         self.console.clear();
-        if self.standing.is_some() && !self.console.redraws() {
+        let told = self.standing.is_some() || self.withheld.is_some();
+        if told && !self.console.redraws() {
             self.console.say(Loudness::Normal, waited);
         }
     }

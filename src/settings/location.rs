@@ -87,6 +87,7 @@ pub(super) fn location(
             Some(Quarantine::For(time)) => Some(time),
             Some(Quarantine::Auto) | None => None,
         },
+        replicas: options.replicas.unwrap_or(0),
         allow_eviction: options.allow_eviction,
     })))
 }

@@ -45,6 +45,23 @@ impl Deadline {
     }
 }
 
+/// For how long a server may be away until a command under such a lease is told to end, if it went just
+/// before a renewal.
+pub(crate) fn outage(ttl: Duration, kill_after: Option<Duration>) -> Duration {
+    let begin = Moment::default();
+    let soft = Deadline::of(begin, ttl, kill_after).soft;
+    soft.saturating_sub(begin + ttl / 3)
+}
+
+/// The shortest TTL, in whole seconds, under which a command survives an outage of that length.
+pub(crate) fn ttl_for_outage(length: Duration, kill_after: Option<Duration>) -> Duration {
+    let long_enough = |ttl: &Duration| outage(*ttl, kill_after) >= length;
+    // Of a lease at least a quarter is room.
+    let most = length.as_secs().saturating_mul(4) + 60;
+    let mut ttls = (SHORTEST_TTL.as_secs()..most).map(Duration::from_secs);
+    ttls.find(long_enough).unwrap_or(Duration::from_secs(most))
+}
+
 /// How long it takes to kill a tree of so many processes, beyond what every lease has room for: a
 /// kernel ends several thousand in a second (`benches/killing`).
 pub(crate) fn killing(processes: usize) -> Duration {
@@ -87,6 +104,17 @@ mod tests {
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_longer_lease_survives_a_longer_outage() {
+        assert_eq!(outage(ms(30_000), None), ms(11_500));
+        assert_eq!(outage(ms(5_000), None).as_millis(), 1_083);
+        // A failover by sentinels that wait for 30 s.
+        assert_eq!(ttl_for_outage(ms(31_200), None), ms(65_000));
+        assert_eq!(ttl_for_outage(ms(0), None), SHORTEST_TTL);
+        let day = Duration::from_hours(24);
+        assert!(outage(ttl_for_outage(day, None), None) >= day);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Observed {
         let id = id.to_string();
         let ahead = self.waiting.iter().position(|one| *one == id).unwrap_or(self.waiting.len());
         let held = usize::from(self.running.is_some());
-        Standing { ahead, held, holder: None, paused: None }
+        Standing { ahead, held, holder: None, withheld: None }
     }
 }
 

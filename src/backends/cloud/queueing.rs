@@ -300,7 +300,7 @@ impl<'a> Queueing<'a> {
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
             Outcome::Busy => match told.withheld() {
-                Some(time) => return Err(Trouble::withheld(time)),
+                Some(why) => return Err(Trouble::withheld(why)),
                 None => Step::Done(Acquired::Busy),
             },
             Outcome::Evicted | Outcome::Lost => return Err(Trouble::withdrawn()),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{
-    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who,
+    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld,
 };
 
 /// On every request of our client and every answer that understood it: the version of this.
@@ -151,9 +151,11 @@ impl Told {
     }
 
     /// For how long nobody is granted a permit that is free.
-    pub(crate) fn withheld(&self) -> Option<Duration> {
+    pub(crate) fn withheld(&self) -> Option<Withheld> {
         let free = self.held < self.limit as usize;
-        self.paused_ms.filter(|_| free).map(Duration::from_millis)
+        self.paused_ms
+            .filter(|_| free)
+            .map(|left| Withheld::Quarantine(Duration::from_millis(left)))
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -161,7 +163,7 @@ impl Told {
             ahead: self.ahead,
             held: self.held,
             holder: self.holder.clone(),
-            paused: self.withheld(),
+            withheld: self.withheld(),
         }
     }
 }
@@ -232,7 +234,7 @@ impl Look {
             limit: self.limit.map(believed::limit).transpose()?,
             pinned: self.pinned,
             ttl: believed::time_if_any(self.ttl_ms)?,
-            paused: believed::time_if_any(self.paused_ms)?,
+            withheld: believed::time_if_any(self.paused_ms)?.map(Withheld::Quarantine),
             holders: self.holders.into_iter().map(holder).collect::<Result<_, _>>()?,
             waiters: self.waiters.into_iter().map(waiter).collect(),
         })

@@ -332,7 +332,7 @@ impl Survey {
 
     fn standing(&self, semaphore: &Semaphore) -> Standing {
         let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
-        Standing { ahead: self.ahead(), held: self.held, holder, paused: None }
+        Standing { ahead: self.ahead(), held: self.held, holder, withheld: None }
     }
 
     fn free(&self) -> bool {

@@ -12,6 +12,7 @@ use redis::{
 };
 
 use super::conversation::{Begun, Conversation, Dialler, only_plain, only_tls};
+use crate::backends::Withheld;
 use crate::backends::trouble::{CONNECTING, Trouble};
 use crate::clock::{self, Moment};
 
@@ -166,7 +167,21 @@ impl Connection {
             .await
             .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
         let answers = conversation.ask(std::slice::from_ref(question)).await?;
-        Ok(answers.into_iter().next().and_then(optional))
+        match answers.into_iter().next().map(Value::extract_error) {
+            Some(Err(error)) if will_pass(&error) => Err(error.into()),
+            Some(Ok(answer)) => Ok(optional(answer)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the server says on a channel first.
+    pub(super) async fn listen(&self, channel: &str) -> Result<Value, Trouble> {
+        let mut conversation = self.dialler.dial().await?;
+        let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
+        for answer in answers {
+            answer.extract_error()?;
+        }
+        Ok(conversation.hear().await?)
     }
 
     async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
@@ -232,6 +247,12 @@ pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
     from_redis_value(answer.extract_error().ok()?).ok()
 }
 
+/// Whether it is no refusal: a server that has just changed its role, or is about to.
+fn will_pass(error: &RedisError) -> bool {
+    let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+    error.code().is_some_and(|code| words.contains(&code))
+}
+
 /// What an answer says, unless it is an error.
 pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
     Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
@@ -250,14 +271,14 @@ fn same(one: &[Cmd], other: &[Cmd]) -> bool {
     one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
 }
 
-const DECIDE: &str = include_str!("semaphore.lua");
-const LOOK: &str = include_str!("look.lua");
+pub(super) const DECIDE: &str = concat!(include_str!("server.lua"), include_str!("semaphore.lua"));
+const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"));
 
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "21eb2e524d478782841ec0e5cb1faab4489d1334";
-const LOOK_HASH: &str = "a34d49bfd16c077e586cd2831e1fe83ea8a3af0f";
+const DECIDE_HASH: &str = "739689569206bad410aea50cebfc841e7506c96f";
+const LOOK_HASH: &str = "583c9363655616eeface983999ce53bf70b8fca2";
 
 #[cfg(not(feature = "mutants"))]
 fn decide() -> (&'static str, Cow<'static, str>) {
@@ -307,6 +328,17 @@ impl From<RedisError> for Trouble {
                  an ACL"
                 ))
             }
+            _ if error.code() == Some("ALONE") => {
+                let mut numbers = error.detail().unwrap_or_default().split(' ').map(str::parse);
+                let (Some(Ok(in_step)), Some(Ok(needed))) = (numbers.next(), numbers.next()) else {
+                    return Self::refusing("the server answers what no script of ours does");
+                };
+                Self::withheld(Withheld::Replicas { in_step, needed })
+            }
+            _ if error.code() == Some("UNCOUNTED") => Self::lasting(
+                "the server does not say which replicas are in step with it (an ACL forbids INFO, or it \
+                 was renamed), and --replicas needs that; allow it with ACL SETUSER … +info",
+            ),
             _ if says(&["refused to switch database", "DB index is out of range"]) => {
                 Self::lasting("the server has no database of that number; check the URL")
             }

@@ -266,7 +266,8 @@ impl Conversation {
         }
     }
 
-    async fn hear(&mut self) -> Result<Value, RedisError> {
+    /// What the server says next.
+    pub(super) async fn hear(&mut self) -> Result<Value, RedisError> {
         loop {
             if let Some(answer) = self.inbox.next()? {
                 return Ok(answer);
@@ -279,6 +280,14 @@ impl Conversation {
             }
         }
     }
+}
+
+/// What a sentinel says of a server that it watches under that name, if it talks to all.
+pub(super) async fn sentinel_says(address: SocketAddr, name: &str) -> Result<Value, RedisError> {
+    let stream = connected(open(&address.into())?, false).await?;
+    let mut conversation = Conversation::over(stream);
+    let answers = conversation.ask(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
+    answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
 }
 
 /// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.

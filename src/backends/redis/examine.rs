@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::cmd;
 use uuid::Uuid;
 
-use super::Shared;
 use super::place::Place;
 use super::script::Keys;
+use super::{Shared, replication};
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Finding, Grade};
@@ -26,6 +26,7 @@ pub(super) struct Info(String);
 struct Settings {
     save: Option<String>,
     appendfsync: Option<String>,
+    min_replicas: Option<String>,
 }
 
 impl Info {
@@ -33,12 +34,12 @@ impl Info {
         Self(text)
     }
 
-    fn field(&self, name: &str) -> &str {
+    pub(super) fn field(&self, name: &str) -> &str {
         let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.unwrap_or_default().trim()
     }
 
-    fn number(&self, name: &str) -> u64 {
+    pub(super) fn number(&self, name: &str) -> u64 {
         self.field(name).parse().unwrap_or(0)
     }
 
@@ -52,7 +53,7 @@ impl Info {
 
 impl Shared {
     /// None: it is not to be had.
-    async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
+    pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
         let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
         Ok(info?.map(Info))
     }
@@ -65,7 +66,8 @@ impl Shared {
             Some(info) => {
                 let save = self.setting("save").await?;
                 let appendfsync = self.setting("appendfsync").await?;
-                found(&info, &Settings { save, appendfsync }, &self.place)
+                let min_replicas = self.setting("min-replicas-to-write").await?;
+                found(&info, &Settings { save, appendfsync, min_replicas }, &self.place)
             }
             None => vec![doubtful(
                 "server",
@@ -87,7 +89,7 @@ impl Shared {
     }
 
     /// None: it does not say. Servers that are rented out often do not.
-    async fn setting(&self, name: &str) -> Result<Option<String>, Trouble> {
+    pub(super) async fn setting(&self, name: &str) -> Result<Option<String>, Trouble> {
         let got = self.connection.ask_if_granted(cmd("CONFIG").arg("GET").arg(name)).await;
         Ok(got?.and_then(|pair: Vec<String>| pair.into_iter().nth(1)))
     }
@@ -129,6 +131,7 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
         ));
     }
     findings.extend(quarantine(info, place));
+    findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
     findings
 }
 
@@ -253,15 +256,15 @@ fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     )
 }
 
-fn good(topic: &'static str, text: impl Into<String>) -> Finding {
+pub(super) fn good(topic: &'static str, text: impl Into<String>) -> Finding {
     Finding { topic, grade: Grade::Good, text: text.into() }
 }
 
-fn doubtful(topic: &'static str, text: impl Into<String>) -> Finding {
+pub(super) fn doubtful(topic: &'static str, text: impl Into<String>) -> Finding {
     Finding { topic, grade: Grade::Doubtful, text: text.into() }
 }
 
-fn bad(topic: &'static str, text: impl Into<String>) -> Finding {
+pub(super) fn bad(topic: &'static str, text: impl Into<String>) -> Finding {
     Finding { topic, grade: Grade::Bad, text: text.into() }
 }
 
@@ -277,12 +280,14 @@ mod tests {
             tls: Tls::default(),
             prefix: "p".parse().unwrap(),
             quarantine,
+            replicas: 0,
             allow_eviction: false,
         }
     }
 
     fn examined(info: &str, save: Option<&str>) -> Vec<(&'static str, Grade)> {
-        let settings = Settings { save: save.map(str::to_owned), appendfsync: None };
+        let save = save.map(str::to_owned);
+        let settings = Settings { save, appendfsync: None, min_replicas: None };
         let findings = found(&Info(info.replace(' ', "\r\n")), &settings, &place(None));
         findings.into_iter().map(|finding| (finding.topic, finding.grade)).collect()
     }

@@ -26,6 +26,9 @@ const DEAF: Duration = Duration::from_secs(1);
 /// How often one who was evicted, and may have missed something, asks for it.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// The limit, the TTL and the number of replicas in step that the users of a semaphore agreed upon.
+type Agreed = (u32, Duration, u32);
+
 /// What is needed to keep a permit and to let it go.
 pub(super) struct Grip {
     shared: Rc<Shared>,
@@ -34,7 +37,7 @@ pub(super) struct Grip {
     id: Uuid,
     token: u64,
     /// What its users agreed upon: a server that has forgotten it learns it from us.
-    agreed: Cell<(u32, Duration)>,
+    agreed: Cell<Agreed>,
     /// Until when it stays taken, whatever happens; the same holds for that.
     kept_until: Moment,
 }
@@ -53,21 +56,22 @@ impl Grip {
         let since = if off { clock::now() } else { reply.since };
         let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
         let keys = Keys::new(&shared.place.prefix, name);
-        let agreed = Cell::new((reply.agreed, reply.ttl));
+        let agreed = Cell::new((reply.agreed, reply.ttl, reply.replicas));
         let kept_until = clock::now() + reply.hold;
         let grip = Self { shared, keys, who, id, token: reply.token, agreed, kept_until };
         Leased::new(permit, tenure, grip)
     }
 
     fn request(&self, operation: Operation) -> Call<'_> {
-        let (limit, ttl) = self.agreed.get();
+        let (limit, ttl, replicas) = self.agreed.get();
         Call {
             limit,
             ttl,
             who: &self.who,
             token: self.token,
             hold: self.kept_until.saturating_sub(clock::now()),
-            ..Call::of(operation, self.id, self.shared.place.quarantine)
+            replicas,
+            ..Call::of(operation, self.id, &self.shared.place)
         }
     }
 
@@ -76,7 +80,7 @@ impl Grip {
         let reply = answer.map_err(|trouble| trouble.what)?;
         match reply.status {
             Status::Held => {
-                self.agreed.set((reply.agreed, reply.ttl));
+                self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
                 Ok(Renewed::For(reply.ttl))
             }
             Status::Evicted => Ok(Renewed::Lost(Lost::evicted())),

@@ -12,6 +12,7 @@ mod mutants;
 pub(crate) mod place;
 mod queueing;
 mod reading;
+mod replication;
 mod script;
 #[cfg(test)]
 #[path = "../../../tests/cli/redis_server.rs"]
@@ -36,7 +37,7 @@ use self::script::{Call, Keys, Operation, Reply, Status};
 use super::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Pending, Snapshot, Takeover, Turn,
 };
 
 /// A waiter asks again at least as often, so that others see that it lives.
@@ -79,7 +80,7 @@ impl Redis {
         id: Uuid,
     ) -> Result<(Reply, u32), Trouble> {
         let keys = Keys::new(&self.shared.place.prefix, name);
-        let call = Call::of(operation, id, self.shared.place.quarantine);
+        let call = Call::of(operation, id, &self.shared.place);
         let mut attempts = 0;
         let reply = patiently(TRY_ON, async || {
             attempts += 1;
@@ -115,13 +116,13 @@ impl Shared {
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
         let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, HEARTBEAT, self.place.quarantine).await
+        self.connection.look(&keys, name, &self.place).await
     }
 
     /// The same in one round trip.
     async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
         let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, HEARTBEAT, self.place.quarantine).await
+        self.connection.look_at_each(&keys, names, &self.place).await
     }
 
     /// Releases until it is known to be done, or `patience` is over.
@@ -203,7 +204,7 @@ impl Backend for Redis {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
-            let call = Call::of(Operation::Release, id, self.shared.place.quarantine);
+            let call = Call::of(Operation::Release, id, &self.shared.place);
             let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
             withdrawn.map_err(|trouble| {
                 self.shared.error(&format!("give back the permit of '{name}'"), trouble)
@@ -272,11 +273,9 @@ impl Backend for Redis {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = Keys::new(&self.shared.place.prefix, name);
-            let quarantine = self.shared.place.quarantine;
-            let call = Call {
-                limit: limit.unwrap_or(0),
-                ..Call::of(Operation::Limit, Uuid::nil(), quarantine)
-            };
+            let place = &self.shared.place;
+            let limit = limit.unwrap_or(0);
+            let call = Call { limit, ..Call::of(Operation::Limit, Uuid::nil(), place) };
             let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
             set.await.map(drop).map_err(|trouble| {
                 self.shared.error(&format!("set the limit of '{name}'"), trouble)
@@ -289,6 +288,10 @@ impl Backend for Redis {
             let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
             examined.map_err(|trouble| self.shared.error("examine the server", trouble))
         })
+    }
+
+    fn takeover(&self) -> Pending<'_, Takeover> {
+        Box::pin(self.shared.takeover())
     }
 
     fn reports(&self) -> bool {

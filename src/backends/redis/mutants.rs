@@ -7,16 +7,19 @@ use crate::mutants::{Guard, is_off};
 /// What is in the script, and what takes its place.
 type Change = (&'static str, &'static str);
 
-const CHANGES: [(Guard, &[Change]); 7] = [
+const CHANGES: [(Guard, &[Change]); 10] = [
     (
         Guard::Quarantine,
         &[
-            ("if up < quarantine then pause = now + quarantine - up end", ""),
-            ("if up < longest or not never then", "if false then"),
+            ("if not known and up < quarantine then", "if false then"),
+            ("if known or promoted then", "if false then"),
             ("if not known and (has_ticket > 0 or has_token > 0) then", "if false then"),
-            ("if auto then pause = math.max(pause, now + ttl - up) end", ""),
+            ("if auto then pause = math.max(pause, began(server, replicas, true) + ttl) end", ""),
         ],
     ),
+    (Guard::Replicas, &[("local alone = in_step < replicas", "local alone = false")]),
+    (Guard::Promoted, &[("if known or promoted then", "if known then")]),
+    (Guard::Pause, &[("since + math.min(quarantine, longest)", "since + longest / 5")]),
     (Guard::ForeignRule, &[("text(now - ttl)", "text(now)")]),
     (Guard::WakeUp, &[("wake(head, text(token))", "")]),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
@@ -57,7 +60,7 @@ mod tests {
     #[test]
     fn every_change_fits_the_script() {
         for (guard, changes) in CHANGES {
-            let script = include_str!("semaphore.lua");
+            let script = super::super::connection::DECIDE;
             assert_ne!(apply(script.to_owned(), changes), script, "{guard:?}");
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Place {
     /// How long a server that remembers nothing has to be up before it grants anything; none:
     /// the larger of 30 s and the TTL.
     pub(crate) quarantine: Option<Duration>,
+    /// How many replicas must be in step before anything is granted or renewed.
+    pub(crate) replicas: u32,
     pub(crate) allow_eviction: bool,
 }
 

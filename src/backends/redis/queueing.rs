@@ -11,8 +11,11 @@ use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
 use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, within};
+use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
 use crate::backends::{Acquired, Ask, Error, Notice, Pending, Standing, Turn, Who};
+
+/// How long one that does not wait tries to find a server that has enough replicas.
+const FOR_REPLICAS: Duration = Duration::from_secs(2);
 
 /// How long leaving the queue may take.
 const LEAVING: Duration = Duration::from_millis(900);
@@ -78,13 +81,14 @@ impl<'a> Queueing<'a> {
     /// Waits in turn.
     pub(super) async fn advance(&mut self) -> Result<Acquired, Error> {
         let mut pause = Pause::new();
-        let give_up = Instant::now() + TRY_ON;
-        let mut checked = false;
+        let begin = Instant::now();
+        let give_up = begin + TRY_ON;
+        let (mut checked, mut waits) = (false, false);
         let mut before = Before::default();
         loop {
             let shared = Rc::clone(&self.shared);
             let left = give_up.saturating_duration_since(Instant::now());
-            let time = if self.ticket > 0 { CONNECTING } else { CONNECTING.min(left) };
+            let time = if waits { CONNECTING } else { CONNECTING.min(left) };
             // At once with the first attempt; what comes of that is not used before it is known.
             let condition = shared.condition().filter(|_| !checked);
             let call = self.call(Operation::Ask);
@@ -102,12 +106,22 @@ impl<'a> Queueing<'a> {
                 Err(trouble) => {
                     let again = before.any();
                     let trouble = before.or(trouble, time);
-                    let queued = self.ticket > 0;
-                    let over = trouble.lasts() || self.ask.nonblock;
-                    if !over {
-                        self.tell_trouble(trouble.clone(), queued && again);
-                    }
-                    if over || !pause.sleep_while(queued, give_up).await {
+                    let nonblock = self.ask.nonblock;
+                    let over = if let TroubleKind::Withheld(why) = trouble.kind {
+                        // The address may move to a server that has them.
+                        waits |= !nonblock;
+                        self.turn.tell(Notice::Withheld(why));
+                        nonblock && begin.elapsed() >= FOR_REPLICAS
+                    } else {
+                        let over = trouble.lasts() || nonblock;
+                        if !over {
+                            self.tell_trouble(trouble.clone(), waits && again);
+                        }
+                        over
+                    };
+                    // It may listen to a server that is not the primary any more.
+                    self.wake = None;
+                    if over || !pause.sleep_while(waits, give_up).await {
                         let doing = format!("take a permit of '{}'", self.ask.name);
                         return Err(self.shared.error(&doing, trouble));
                     }
@@ -121,21 +135,21 @@ impl<'a> Queueing<'a> {
             match reply.status {
                 Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
                 Status::Busy => {
-                    let Some(time) = reply.withheld() else { return Ok(Acquired::Busy) };
+                    let Some(why) = reply.withheld() else { return Ok(Acquired::Busy) };
                     let doing = format!("take a permit of '{}'", self.ask.name);
-                    return Err(self.shared.error(&doing, Trouble::withheld(time)));
+                    return Err(self.shared.error(&doing, Trouble::withheld(why)));
                 }
                 Status::Differs => {
                     let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
                     return Err(self.shared.error("", trouble));
                 }
                 Status::Queued => {
-                    self.ticket = reply.ticket;
+                    (self.ticket, waits) = (reply.ticket, true);
                     self.turn.tell(Notice::Queued(Standing {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
-                        paused: reply.withheld(),
+                        withheld: reply.withheld(),
                     }));
                     if let Err(trouble) = self.wait(&reply).await {
                         return Err(self.shared.error("be told of a permit", trouble));
@@ -158,7 +172,7 @@ impl<'a> Queueing<'a> {
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
             hold: self.ask.min_hold,
-            ..Call::of(operation, self.ask.id, self.shared.place.quarantine)
+            ..Call::of(operation, self.ask.id, &self.shared.place)
         }
     }
 

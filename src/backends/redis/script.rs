@@ -1,5 +1,5 @@
-//! What the scripts are called with, and what they answer. `semaphore.lua` and `look.lua` say what they
-//! do.
+//! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
+//! with, `server.lua`, say what they do.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,16 +8,23 @@ use uuid::Uuid;
 
 use super::HEARTBEAT;
 use super::connection::{Connection, Program};
+use super::place::Place;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, millis};
+use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, Withheld, millis};
 use crate::clock::Moment;
+
+/// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
+const FOREIGN_TTL: Duration = Duration::from_secs(5);
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
-    keys: Vec<String>,
+    declared: Vec<String>,
     wake: String,
+    /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
+    /// name.
+    server: String,
 }
 
 impl Keys {
@@ -26,12 +33,13 @@ impl Keys {
         let beside = |what: &str| format!("{{{permits}}}:{what}");
         let others = ["queue", "alive", "asks", "grants", "state", "done"].map(beside);
         let wake = beside("wake");
-        Self { keys: [permits].into_iter().chain(others).collect(), wake }
+        let server = format!("{{{prefix}-}}:server");
+        Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
     }
 
     /// All but the last one, of those that have given back.
     fn to_look(&self) -> &[String] {
-        &self.keys[..6]
+        &self.declared[..6]
     }
 
     /// The list on which one who waits or holds is told something.
@@ -60,11 +68,13 @@ pub(super) struct Call<'a> {
     pub(super) strict: bool,
     /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
     pub(super) hold: Duration,
+    /// How many replicas must be in step with the server.
+    pub(super) replicas: u32,
 }
 
 impl Call<'_> {
     /// A call of one who does not ask for a permit.
-    pub(super) fn of(operation: Operation, id: Uuid, quarantine: Option<Duration>) -> Self {
+    pub(super) fn of(operation: Operation, id: Uuid, place: &Place) -> Self {
         Self {
             operation,
             id,
@@ -73,15 +83,16 @@ impl Call<'_> {
             who: "",
             ticket: 0,
             token: 0,
-            quarantine,
+            quarantine: place.quarantine,
             window: HEARTBEAT,
             nonblock: false,
             strict: false,
             hold: Duration::ZERO,
+            replicas: place.replicas,
         }
     }
 
-    fn arguments(&self) -> [String; 12] {
+    fn arguments(&self, keys: &Keys) -> [String; 14] {
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
@@ -96,6 +107,8 @@ impl Call<'_> {
             flag(self.nonblock, "nonblock"),
             flag(self.strict, "strict"),
             self.hold.as_millis().to_string(),
+            self.replicas.to_string(),
+            keys.server.clone(),
         ]
     }
 }
@@ -171,6 +184,8 @@ pub(super) struct Reply {
     pub(super) ttl: Duration,
     /// What is left of the time for which it stays taken.
     pub(super) hold: Duration,
+    /// How many replicas must be in step: the most that one of its users asks for.
+    pub(super) replicas: u32,
     pub(super) paused: Option<Duration>,
     /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
     pub(super) whose: Option<Record>,
@@ -182,13 +197,13 @@ pub(super) struct Reply {
 
 /// As the script gives it.
 type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
-type Terms = (u32, u8, u32, u64, u64);
+type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
     fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
-        let (limit, pinned, agreed, ttl, hold_left) = terms;
+        let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
             "held" => Status::Held,
             "queued" => Status::Queued,
@@ -217,6 +232,7 @@ impl Reply {
             agreed,
             ttl: if status == Status::Held { believed::lease(ttl)? } else { believed::time(ttl)? },
             hold: believed::time(hold_left)?,
+            replicas,
             paused: pause(paused)?,
             whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
             blind: blind != 0,
@@ -225,8 +241,8 @@ impl Reply {
     }
 
     /// For how long nobody is granted a permit that is free.
-    pub(super) fn withheld(&self) -> Option<Duration> {
-        self.paused.filter(|_| self.held < self.limit as usize)
+    pub(super) fn withheld(&self) -> Option<Withheld> {
+        self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
     }
 }
 
@@ -238,7 +254,7 @@ impl Connection {
 
     /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
     pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
-        self.begin(&keys.keys, &call.arguments(), beside);
+        self.begin(&keys.declared, &call.arguments(keys), beside);
     }
 
     /// Calls, and asks something else before that, without waiting in between.
@@ -248,20 +264,19 @@ impl Connection {
         call: &Call<'_>,
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), Trouble> {
-        let said = self.script(&Program::decide(), &keys.keys, &call.arguments(), beside).await?;
+        let said =
+            self.script(&Program::decide(), &keys.declared, &call.arguments(keys), beside).await?;
         Ok((Reply::of(said.answer, said.since)?, said.beside))
     }
 
-    /// Looks without changing anything; `ttl` is what foreign members are taken to have where
-    /// none is in force.
+    /// Looks without changing anything.
     pub(super) async fn look(
         &self,
         keys: &Keys,
         name: &Name,
-        ttl: Duration,
-        quarantine: Option<Duration>,
+        place: &Place,
     ) -> Result<Snapshot, Trouble> {
-        let arguments = to_look(ttl, quarantine);
+        let arguments = to_look(keys, place);
         let looked = self.script(&Program::look(), keys.to_look(), &arguments, None).await?;
         snapshot(name, looked.answer)
     }
@@ -272,22 +287,22 @@ impl Connection {
         &self,
         keys: &[Keys],
         names: &[Name],
-        ttl: Duration,
-        quarantine: Option<Duration>,
+        place: &Place,
     ) -> Result<Vec<Snapshot>, Trouble> {
-        let (program, arguments) = (Program::look(), to_look(ttl, quarantine));
-        let questions: Vec<_> =
-            keys.iter().map(|keys| program.known(keys.to_look(), &arguments)).collect();
+        let program = Program::look();
+        let question = |keys: &Keys| program.known(keys.to_look(), &to_look(keys, place));
+        let questions: Vec<_> = keys.iter().map(question).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
         names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect()
     }
 }
 
-/// Limit, whether that is pinned, TTL, pause, holders and waiters.
-type Looked = (u32, u8, u64, u64, Vec<(String, i64, String)>, Vec<(String, String)>);
+/// Limit, whether that is pinned, TTL, pause, replicas in step and how many must be, holders and waiters.
+type Looked = (u32, u8, u64, u64, u32, u32, Vec<(String, i64, String)>, Vec<(String, String)>);
 
-fn to_look(ttl: Duration, quarantine: Option<Duration>) -> [String; 2] {
-    [ttl.as_millis().to_string(), written(quarantine)]
+fn to_look(keys: &Keys, place: &Place) -> [String; 4] {
+    let ttl = FOREIGN_TTL.as_millis().to_string();
+    [ttl, written(place.quarantine), place.replicas.to_string(), keys.server.clone()]
 }
 
 /// A quarantine as the scripts take it.
@@ -296,7 +311,7 @@ fn written(quarantine: Option<Duration>) -> String {
 }
 
 fn snapshot(name: &Name, looked: Looked) -> Result<Snapshot, Trouble> {
-    let (limit, pinned, ttl, paused, holders, waiters) = looked;
+    let (limit, pinned, ttl, paused, in_step, needed, holders, waiters) = looked;
     let mut holders: Vec<_> = holders
         .into_iter()
         .map(|(id, left, grant)| {
@@ -321,8 +336,11 @@ fn snapshot(name: &Name, looked: Looked) -> Result<Snapshot, Trouble> {
     let pinned = pinned != 0;
     let limit = if in_use || pinned { Some(believed::limit(limit)?) } else { None };
     let ttl = if in_use { Some(believed::time(ttl)?) } else { None };
-    let (name, paused) = (name.clone(), pause(paused)?);
-    Ok(Snapshot { name, limit, pinned, ttl, paused, holders, waiters })
+    let withheld = match pause(paused)? {
+        _ if in_step < needed => Some(Withheld::Replicas { in_step, needed }),
+        paused => paused.map(Withheld::Quarantine),
+    };
+    Ok(Snapshot { name: name.clone(), limit, pinned, ttl, withheld, holders, waiters })
 }
 
 fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
@@ -367,8 +385,8 @@ mod tests {
     #[test]
     fn the_keys_are_those_of_passbuddy_and_ours_beside_it() {
         let keys = Keys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
-        assert_eq!(keys.keys[0], "passbuddy-test lock");
-        assert!(keys.keys[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
+        assert_eq!(keys.declared[0], "passbuddy-test lock");
+        assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
         let wake = keys.wake(Uuid::nil());
         assert_eq!(wake, "{passbuddy-test lock}:wake:00000000-0000-0000-0000-000000000000");
     }

@@ -10,34 +10,29 @@
 --       8 quarantine, ms, or -1: the larger of 30 s and the TTL
 --       9 for how long a waiter counts, ms   10 nonblock, or empty   11 strict, or empty
 --       12 hold: for how long from its grant a permit stays taken, ms
+--       13 how many replicas must be in step   14 key of what the server remembers of itself
 --
 -- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
 -- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
 -- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
--- look.lua.
+-- look.lua. Before this comes server.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 local has_ticket, has_token = tonumber(ARGV[6]), tonumber(ARGV[7])
 local asked_hold = tonumber(ARGV[12])
-local call = redis.call
+local asked_replicas, server = tonumber(ARGV[13]), ARGV[14]
 
 local UNCLAIMED = 5000 -- ms for which a waiter's permit is kept until it says that it has it
 local WAKE = 30000 -- ms for which a wake-up is kept
 local HOUR, DAY, YEAR = 3600000, 86400000, 31536000000
 local NEAR = 4 -- how many of those in line have a timer for what ends next
 
-local function text(number) return string.format('%.0f', number) end
 local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
 
-local time = call('TIME')
-local micros = time[1] * 1000000 + time[2]
-local now = math.floor(micros / 1000)
-
--- The first write of a script may not ask for memory; then the rest may, even when it is full.
-call('ZREMRANGEBYSCORE', done, '-inf', text(now))
-
-local names = { 'run', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'soonest', 'pin' }
+local names = {
+    'run', 'history', 'replicas', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'soonest', 'pin',
+}
 local kept = {}
 for at, value in ipairs(call('HMGET', state, unpack(names))) do kept[names[at]] = value end
 local known = kept.last and true or false
@@ -48,6 +43,25 @@ local limit, ttl = tonumber(kept.limit or asked_limit), tonumber(kept.ttl or ask
 local pin = tonumber(kept.pin or nil)
 local shared = kept.shared == '1'
 local soonest = tonumber(kept.soonest or 0) -- when the first member ends, as of the last call
+
+-- Another server may have taken this one's place, and its replicas with that. So nothing is granted or renewed
+-- while fewer are in step than any client asks for that uses the semaphore.
+local kept_replicas = tonumber(kept.replicas or 0)
+local replicas = math.max(asked_replicas, kept_replicas)
+if operation == 'ask' and replicas > asked_replicas and call('HLEN', grants) == 0
+    and not call('ZRANGEBYSCORE', alive, '(' .. text(now), '+inf', 'LIMIT', 0, 1)[1] then
+    replicas = asked_replicas -- it is idle
+end
+local in_step = replicas > 0 and count_in_step() or 0
+local alone = in_step < replicas
+local wants = operation == 'ask' or operation == 'renew'
+if alone and (wants or operation == 'attach' or operation == 'limit') then
+    if replication == '' then return redis.error_reply('UNCOUNTED replicas') end
+    return redis.error_reply('ALONE ' .. in_step .. ' ' .. replicas)
+end
+
+-- The first write of a script may not ask for memory; then the rest may, even when it is full.
+call('ZREMRANGEBYSCORE', done, '-inf', text(now))
 
 local function members(from, to) return call('ZRANGEBYSCORE', permits, from, to, 'WITHSCORES') end
 local function ours(member) return call('HEXISTS', grants, member) == 1 end
@@ -83,32 +97,19 @@ local function drop(member)
     call('HDEL', grants, member)
 end
 
--- Who is answering? A server that was restarted, or one that took another's place, may have
--- forgotten the last grants: until those who hold them have spoken, nobody gets one.
-local info = redis.pcall('INFO', 'server')
-if type(info) ~= 'string' then info = '' end -- an ACL may forbid it; the client says so
-local run = string.match(info, 'run_id:(%x+)') or ''
-local blind = run == '' and 1 or 0
--- By the wall clock: one that went back makes it negative, and then nobody knows.
-local up = math.max(0, tonumber(string.match(info, 'uptime_in_seconds:(-?%d+)') or 0) * 1000)
+-- A server that was restarted, or one that took another's place, may have forgotten the last grants: until
+-- their holders have spoken, no one gets one.
+local blind = history == '' and 1 or 0
 local longest = math.max(ttl, asked_ttl)
 local quarantine = tonumber(ARGV[8])
 local auto = quarantine < 0
 if auto then quarantine = math.max(30000, longest) end
-local before = kept.run or ''
-if run == '' then
-    run = before
-elseif not known then
-    -- Nothing is remembered: of a new name, or any more.
-    if up < quarantine then pause = now + quarantine - up end
-elseif before ~= '' and before ~= run then
-    -- After a restart long ago all holders have spoken or are dead. A replica that was promoted has
-    -- been up for as long as it likes.
-    local replication = redis.pcall('INFO', 'replication')
-    local never = type(replication) == 'string' and string.find(replication, 'second_repl_offset:-1', 1, true)
-    if up < longest or not never then
-        pause = math.max(pause, now + math.min(quarantine, longest))
-    end
+local run, decided = kept.run or '', kept.history or ''
+if blind == 0 and not alone and not is_decided(decided, replicas) then
+    local since, up, its_run = began(server, replicas, true)
+    pause = math.max(pause, not_before(known, since, up, quarantine, longest))
+    -- Older clients judge by the run_id alone.
+    run, decided = its_run or run, history .. ':' .. replicas
 end
 if not known and (has_ticket > 0 or has_token > 0) then
     -- Somebody is known to have been here: the keys were deleted while in use.
@@ -158,10 +159,10 @@ if last > 0 and now - last > 0.6 * ttl then
     end
 end
 
--- What has ended.
+-- What has ended. While replicas are missing it may have been extended where they are.
 for _, waiter in ipairs(call('ZRANGEBYSCORE', alive, '-inf', text(now))) do leave_queue(waiter) end
 local over_by_now = call('ZRANGEBYSCORE', permits, '-inf', text(now))
-if now >= pause then
+if now >= pause and not alone then
     for _, member in ipairs(over_by_now) do
         if ours(member) then drop(member) end
     end
@@ -185,7 +186,7 @@ if operation == 'ask' and not mine and not waits then
         end
     end
     if call('HLEN', grants) == 0 and call('ZCARD', queue) == 0 then
-        limit, ttl = asked_limit, asked_ttl -- it was idle
+        limit, ttl, replicas = asked_limit, asked_ttl, asked_replicas -- it was idle
     end
 end
 
@@ -279,7 +280,7 @@ elseif operation == 'renew' then
         -- A holder that this server does not remember: it has the permit, even if that makes one
         -- too many, and brings back what was in force.
         limit, ttl = asked_limit, asked_ttl
-        if auto then pause = math.max(pause, now + ttl - up) end
+        if auto then pause = math.max(pause, began(server, replicas, true) + ttl) end
         token = math.max(token, has_token)
         mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
         extend()
@@ -337,7 +338,7 @@ end
 
 -- Whoever is first in line gets what is free.
 local count = call('ZCARD', permits)
-while now >= pause and count < (pin or limit) do
+while not alone and now >= pause and count < (pin or limit) do
     local head = call('ZRANGE', queue, 0, 0)[1]
     if not head then break end
     local ask = call('HGET', asks, head)
@@ -388,11 +389,12 @@ end
 
 -- To withdraw something from a server that remembers nothing, or to pin a limit there, must not look
 -- as if it did.
-local uses = operation == 'ask' or operation == 'renew' or has_token > 0 or has_ticket > 0
+local uses = wants or has_token > 0 or has_ticket > 0
 if known or uses then
     local first = call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2] or '0'
-    call('HSET', state, 'run', run, 'last', text(now), 'pause', text(pause), 'token', text(token), 'ticket',
-        text(ticket), 'limit', text(limit), 'ttl', text(ttl), 'shared', shared and '1' or '0', 'soonest', first)
+    call('HSET', state, 'run', run, 'history', decided, 'replicas', wants and replicas or kept_replicas,
+        'last', text(now), 'pause', text(pause), 'token', text(token), 'ticket', text(ticket), 'limit', text(limit),
+        'ttl', text(ttl), 'shared', shared and '1' or '0', 'soonest', first)
 end
 -- Until the last hold is over, if that is later; others may have written any number there.
 local latest = tonumber(call('ZRANGE', permits, -1, -1, 'WITHSCORES')[2] or 0)
@@ -409,6 +411,6 @@ if status ~= 'held' then mine = read(id) end
 local hold_left = mine and math.max(0, mine.since + mine.hold - now) or 0
 return {
     status, mine and mine.token or '0', text(place), ahead, count, foreign, text(next_end),
-    { text(pin or limit), pin and 1 or 0, text(limit), text(ttl), text(hold_left) },
+    { text(pin or limit), pin and 1 or 0, text(limit), text(ttl), text(hold_left), replicas },
     text(math.max(0, pause - now)), whose, blind,
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod lasting;
+mod replicas;
 
 use std::time::Duration;
 
@@ -37,14 +38,11 @@ impl World {
     }
 
     fn connection(&self) -> Connection {
-        let place = Place {
-            url: super::place::Url::parse(&self.server.url()).unwrap(),
-            tls: crate::backends::tls::Tls::default(),
-            prefix: "p".parse().unwrap(),
-            quarantine: None,
-            allow_eviction: false,
-        };
-        Connection::new(Dialler::new(&place).unwrap())
+        Connection::new(Dialler::new(&self.place()).unwrap())
+    }
+
+    fn place(&self) -> Place {
+        place(&self.server.url())
     }
 
     fn call(&self, call: &Call<'_>) -> Reply {
@@ -70,7 +68,7 @@ impl World {
 
     async fn look_at(&self) -> Snapshot {
         let keys = self.keys();
-        self.connection().look(&keys, &self.name, TTL, Some(Duration::ZERO)).await.unwrap()
+        self.connection().look(&keys, &self.name, &self.place()).await.unwrap()
     }
 
     fn now(&self) -> i64 {
@@ -91,6 +89,18 @@ impl World {
     }
 }
 
+/// That of one who waits for no quarantine.
+fn place(url: &str) -> Place {
+    Place {
+        url: super::place::Url::parse(url).unwrap(),
+        tls: crate::backends::tls::Tls::default(),
+        prefix: "p".parse().unwrap(),
+        quarantine: Some(Duration::ZERO),
+        replicas: 0,
+        allow_eviction: false,
+    }
+}
+
 fn id(who: u128) -> Uuid {
     Uuid::from_u128(who)
 }
@@ -100,7 +110,7 @@ fn call(operation: Operation, who: u128) -> Call<'static> {
         ttl: TTL,
         who: WHO,
         window: Duration::from_secs(15),
-        ..Call::of(operation, id(who), Some(Duration::ZERO))
+        ..Call::of(operation, id(who), &place("redis://h"))
     }
 }
 
@@ -250,7 +260,7 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     let world = World::new();
     world.ask(1);
     world.release(1);
-    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = Some(Duration::from_mins(5));
     // However long nobody has called.
     world.remembers("last", world.now() - 3_600_000);
@@ -268,7 +278,7 @@ fn after_a_restart_long_ago_nobody_has_to_wait() {
     world.release(1);
     // The server has to be up for one lease.
     std::thread::sleep(Duration::from_millis(2_100));
-    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
     let granted = world.call(&Call { ttl, quarantine, ..call(Operation::Ask, 2) });
     assert_eq!(granted.status, Status::Held, "{granted:?}");
@@ -279,7 +289,7 @@ fn holders_with_a_longer_lease_than_those_who_ask_are_waited_for() {
     let world = World::new();
     let minutes = Duration::from_mins(10);
     world.call(&Call { ttl: minutes, ..call(Operation::Ask, 1) });
-    world.write(&["HSET", "{p-a}:state", "run", "0123456789abcdef"]);
+    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
@@ -434,15 +444,4 @@ fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
     assert_eq!(world.ask(2).status, Status::Queued);
     world.release(1);
     assert_eq!(world.ask(2).status, Status::Held);
-}
-
-#[test]
-fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
-    let world = World::new();
-    world.write(&["ACL", "SETUSER", "default", "-info"]);
-    let blind = world.ask(1);
-    assert!(blind.blind && blind.status == Status::Held);
-    world.write(&["ACL", "SETUSER", "default", "+info"]);
-    let seeing = world.renew(1);
-    assert!(!seeing.blind && seeing.paused.is_none());
 }

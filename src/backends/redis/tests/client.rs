@@ -12,16 +12,6 @@ use crate::clock;
 const SOON: Duration = Duration::from_secs(5);
 
 impl World {
-    fn place(&self) -> Place {
-        Place {
-            url: crate::backends::redis::place::Url::parse(&self.server.url()).unwrap(),
-            tls: crate::backends::tls::Tls::default(),
-            prefix: "p".parse().unwrap(),
-            quarantine: Some(Duration::ZERO),
-            allow_eviction: false,
-        }
-    }
-
     fn client(&self) -> Redis {
         Redis::new(self.place()).unwrap()
     }
