@@ -68,6 +68,7 @@ fn a_server_can_forget_be_stranded_and_be_promoted_by_hand() {
     assert_eq!(get(farm.node(2)).as_deref(), Some("1"));
     farm.node_mut(2).kill();
     farm.node_mut(2).restart_empty();
+    farm.replicas_in_step(0, 1);
     farm.promote(2);
     farm.follow(1, 2);
     assert_eq!(get(farm.node(1)).as_deref(), Some("2"), "it first copied server 0 again");
