@@ -66,14 +66,16 @@ fn a_planned_failover_leaves_no_holder_behind_on_the_old_primary() {
 
 #[test]
 fn a_primary_that_was_frozen_renews_nothing_once_it_is_replaced() {
-    let scene = Scene::new(&Shape::default(), 1);
-    let holder = scene.holder("x", "holder", &["--ttl", "10s"]);
-    // The next renewal is due in 3.3 s.
+    const OPTIONS: [&str; 2] = ["--ttl", "8s"];
+    let down_after = Duration::from_secs(1);
+    let scene = Scene::new(&Shape { down_after, ..Shape::default() }, 1);
+    let holder = scene.holder("x", "holder", &OPTIONS);
+    // The next renewal is due in 2.7 s, when another one is the primary.
     scene.is_renewed(0, "x");
     scene.farm.node(0).freeze();
     let promoted = scene.farm.primary_after(0);
     scene.move_to(promoted, Old::Kept);
-    let newcomers = vec![scene.run("x", "newcomer", &["--ttl", "10s"])];
+    let newcomers = vec![scene.run("x", "newcomer", &OPTIONS)];
     scene.farm.node(0).thaw();
     watch(&newcomers);
     scene.ends(vec![holder], newcomers);

@@ -14,6 +14,9 @@ pub(crate) const CLIENT: &str = "cli:cp@";
 /// What sentinels call the set.
 pub(crate) const SET: &str = "m";
 
+/// How many lines of each log a test shows that fails.
+const SHOWN: usize = 40;
+
 /// On every server. Nobody is let in without a name.
 const USERS: [&str; 6] = [
     "user default off",
@@ -37,9 +40,10 @@ pub(crate) struct Shape {
 }
 
 impl Default for Shape {
-    /// Two replicas, three sentinels that are quick.
+    /// Two replicas, three sentinels. They ask once a second: if they wait no longer than that for an
+    /// answer, they replace at times a new primary at once.
     fn default() -> Self {
-        let down_after = Duration::from_secs(1);
+        let down_after = Duration::from_secs(2);
         Self { replicas: 2, sentinels: 3, down_after, settings: Vec::new() }
     }
 }
@@ -219,6 +223,20 @@ impl Farm {
         let named = self.sentinels.iter().find_map(|one| one.try_ask(&words).ok());
         let (_, port): (String, String) = named?;
         self.nodes.iter().position(|node| node.port().to_string() == port)
+    }
+}
+
+/// A test that fails shows what its servers wrote last.
+impl Drop for Farm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in self.nodes.iter().chain(&self.sentinels) {
+                let log = node.log();
+                let from = log.lines().count().saturating_sub(SHOWN);
+                let last: Vec<_> = log.lines().skip(from).collect();
+                eprintln!("---- the server on port {}\n{}", node.port(), last.join("\n"));
+            }
+        }
     }
 }
 
