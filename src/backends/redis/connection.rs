@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
@@ -15,6 +16,9 @@ use super::conversation::{Begun, Conversation, Dialler, only_plain, only_tls};
 use crate::backends::Withheld;
 use crate::backends::trouble::{CONNECTING, Trouble};
 use crate::clock::{self, Moment};
+
+/// How long replicas have to confirm what was written. They are asked at once.
+const CONFIRMING: Duration = Duration::from_millis(500);
 
 pub(super) struct Connection {
     dialler: Dialler,
@@ -41,6 +45,30 @@ pub(super) struct Said<T> {
     pub(super) since: Moment,
     /// What was asked beside it.
     pub(super) beside: Option<Value>,
+    /// How many replicas have what it wrote.
+    pub(super) confirmed: u32,
+}
+
+/// A call of a script.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) keys: &'a [String],
+    pub(super) arguments: &'a [String],
+    /// Something asked before it at the same time.
+    pub(super) beside: Option<&'a Cmd>,
+    /// How many replicas are to have what it writes before there is an answer, or after a while.
+    pub(super) replicas: u32,
+}
+
+impl Question<'_> {
+    fn whole(&self, call: Cmd) -> Vec<Cmd> {
+        let confirmed = (self.replicas > 0).then(|| {
+            let mut wait = cmd("WAIT");
+            wait.arg(self.replicas).arg(CONFIRMING.as_millis().to_string());
+            wait
+        });
+        self.beside.cloned().into_iter().chain([call]).chain(confirmed).collect()
+    }
 }
 
 impl Program {
@@ -84,23 +112,22 @@ impl Connection {
 
     /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
     /// waits for the answer when it is called in the same way. Needs no runtime.
-    pub(super) fn begin(&self, keys: &[String], arguments: &[String], beside: Option<&Cmd>) {
-        let questions = questions(&Program::decide(), keys, arguments, beside);
+    pub(super) fn begin(&self, question: Question<'_>) {
+        let questions = question.whole(Program::decide().known(question.keys, question.arguments));
         let since = clock::now();
         let begun = self.dialler.begin(&questions);
         self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
         self.begun.replace(begun.map(|begun| (questions, since, begun)));
     }
 
-    /// Calls a script, with something asked before it at the same time.
+    /// Calls a script.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
         program: &Program,
-        keys: &[String],
-        arguments: &[String],
-        beside: Option<&Cmd>,
+        question: Question<'_>,
     ) -> Result<Said<T>, Trouble> {
-        let questions = questions(program, keys, arguments, beside);
+        let Question { keys, arguments, replicas, .. } = question;
+        let questions = question.whole(program.known(keys, arguments));
         let mut since = clock::now();
         let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
         let answers = match begun {
@@ -111,20 +138,25 @@ impl Connection {
             None => self.query(&questions).await,
         };
         let mut answers = answers?;
+        let mut confirmed = if replicas > 0 { answers.pop() } else { None };
         let answer = match answers.pop().map(Value::extract_error).transpose() {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.one(program.whole(keys, arguments)).await?
+                let again = Question { beside: None, ..question };
+                let mut answers = self.query(&again.whole(program.whole(keys, arguments))).await?;
+                confirmed = if replicas > 0 { answers.pop() } else { None };
+                answers.pop().unwrap_or(Value::Nil).extract_error()?
             }
             answer => answer?.unwrap_or(Value::Nil),
         };
+        let confirmed = confirmed.map(told).transpose()?.unwrap_or(0);
         let answer = from_redis_value(answer).map_err(|error| {
             // It may belong to another question, and then so does the next one.
             self.idle.take();
             RedisError::from(error)
         })?;
-        Ok(Said { answer, since, beside: answers.pop() })
+        Ok(Said { answer, since, beside: answers.pop(), confirmed })
     }
 
     /// Whether there is anything to take back.
@@ -258,15 +290,6 @@ pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
     Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
 }
 
-fn questions(
-    program: &Program,
-    keys: &[String],
-    arguments: &[String],
-    beside: Option<&Cmd>,
-) -> Vec<Cmd> {
-    beside.cloned().into_iter().chain([program.known(keys, arguments)]).collect()
-}
-
 fn same(one: &[Cmd], other: &[Cmd]) -> bool {
     one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
 }
@@ -277,8 +300,8 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"))
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "739689569206bad410aea50cebfc841e7506c96f";
-const LOOK_HASH: &str = "583c9363655616eeface983999ce53bf70b8fca2";
+const DECIDE_HASH: &str = "1ddd44f646683e41c63f6a04770441c05d27b407";
+const LOOK_HASH: &str = "3df0efc078367e0bc280d9a81b91e7c70a7ffeb5";
 
 #[cfg(not(feature = "mutants"))]
 fn decide() -> (&'static str, Cow<'static, str>) {

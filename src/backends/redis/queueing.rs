@@ -42,6 +42,8 @@ pub(super) struct Queueing<'a> {
     /// Whether anything ever came of asking.
     outcome: bool,
     ticket: u64,
+    /// How many replicas its users need, as far as we know.
+    replicas: u32,
     told: Told,
     wake: Option<Pending<'static, Result<Heard, Trouble>>>,
 }
@@ -58,6 +60,7 @@ struct Told {
 impl<'a> Queueing<'a> {
     pub(super) fn new(shared: Rc<Shared>, ask: &'a Ask, turn: &'a Turn) -> Self {
         let keys = Keys::new(&shared.place.prefix, &ask.name);
+        let replicas = shared.place.replicas;
         Self {
             shared,
             keys,
@@ -66,6 +69,7 @@ impl<'a> Queueing<'a> {
             who: describe(&ask.who),
             outcome: false,
             ticket: 0,
+            replicas,
             told: Told::default(),
             wake: None,
         }
@@ -110,7 +114,9 @@ impl<'a> Queueing<'a> {
                     let over = if let TroubleKind::Withheld(why) = trouble.kind {
                         // The address may move to a server that has them.
                         waits |= !nonblock;
-                        self.turn.tell(Notice::Withheld(why));
+                        if waits {
+                            self.turn.tell(Notice::Withheld(why));
+                        }
                         nonblock && begin.elapsed() >= FOR_REPLICAS
                     } else {
                         let over = trouble.lasts() || nonblock;
@@ -129,6 +135,7 @@ impl<'a> Queueing<'a> {
                 }
             };
             (pause, before) = (Pause::new(), Before::default());
+            self.replicas = self.replicas.max(reply.replicas);
             if matches!(reply.status, Status::Held | Status::Queued | Status::Busy) {
                 self.tell(&reply);
             }
@@ -172,6 +179,7 @@ impl<'a> Queueing<'a> {
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
             hold: self.ask.min_hold,
+            replicas: self.replicas,
             ..Call::of(operation, self.ask.id, &self.shared.place)
         }
     }

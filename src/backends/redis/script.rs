@@ -7,12 +7,13 @@ use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::HEARTBEAT;
-use super::connection::{Connection, Program};
+use super::connection::{Connection, Program, Question};
 use super::place::Place;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, Withheld, millis};
 use crate::clock::Moment;
+use crate::mutants::{Guard, is_off};
 
 /// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
 const FOREIGN_TTL: Duration = Duration::from_secs(5);
@@ -92,6 +93,11 @@ impl Call<'_> {
         }
     }
 
+    /// By how many replicas what it does has to be confirmed.
+    fn confirmations(&self) -> u32 {
+        if self.operation.needs_replicas() { self.replicas } else { 0 }
+    }
+
     fn arguments(&self, keys: &Keys) -> [String; 14] {
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
@@ -145,6 +151,14 @@ impl Operation {
             Self::Remove => "remove",
             Self::Limit => "limit",
         }
+    }
+}
+
+impl Operation {
+    /// Whether it counts only if enough replicas have it: what a server that was replaced grants or
+    /// extends must not be used. An old message of a replica may still make it look as if it were in step.
+    fn needs_replicas(self) -> bool {
+        matches!(self, Self::Ask | Self::Renew | Self::Attach | Self::Limit)
     }
 }
 
@@ -254,7 +268,8 @@ impl Connection {
 
     /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
     pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
-        self.begin(&keys.declared, &call.arguments(keys), beside);
+        let (keys, arguments) = (&keys.declared, &call.arguments(keys));
+        self.begin(Question { keys, arguments, beside, replicas: call.confirmations() });
     }
 
     /// Calls, and asks something else before that, without waiting in between.
@@ -264,9 +279,24 @@ impl Connection {
         call: &Call<'_>,
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), Trouble> {
-        let said =
-            self.script(&Program::decide(), &keys.declared, &call.arguments(keys), beside).await?;
-        Ok((Reply::of(said.answer, said.since)?, said.beside))
+        let ask = async |call: &Call<'_>, beside| {
+            let (keys, arguments) = (&keys.declared, &call.arguments(keys));
+            let question = Question { keys, arguments, beside, replicas: call.confirmations() };
+            let said = self.script(&Program::decide(), question).await?;
+            let reply = Reply::of(said.answer, said.since)?;
+            Ok::<_, Trouble>((reply, said.beside, said.confirmed))
+        };
+        let (mut reply, beside, mut confirmed) = ask(call, beside).await?;
+        if call.operation.needs_replicas() && reply.replicas > call.replicas {
+            // Others need more, which is known only now: it has to be confirmed by as many.
+            let again = Call { replicas: reply.replicas, ..call.clone() };
+            (reply, _, confirmed) = ask(&again, None).await?;
+        }
+        let needed = reply.replicas;
+        if call.operation.needs_replicas() && confirmed < needed && !is_off(Guard::Replicas) {
+            return Err(Trouble::withheld(Withheld::Replicas { in_step: confirmed, needed }));
+        }
+        Ok((reply, beside))
     }
 
     /// Looks without changing anything.
@@ -276,8 +306,9 @@ impl Connection {
         name: &Name,
         place: &Place,
     ) -> Result<Snapshot, Trouble> {
-        let arguments = to_look(keys, place);
-        let looked = self.script(&Program::look(), keys.to_look(), &arguments, None).await?;
+        let arguments = &to_look(keys, place);
+        let question = Question { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
+        let looked = self.script(&Program::look(), question).await?;
         snapshot(name, looked.answer)
     }
 

@@ -2,7 +2,6 @@
 local call = redis.call
 
 local LAG = 2 -- whole seconds since a replica that is in step was last heard of
-local TAIL = (LAG + 1) * 1000 -- ms for which a server may count one that has gone to another server
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -21,6 +20,8 @@ local replication = info('replication')
 local history = string.match(replication, 'master_replid:(%x+)') or ''
 local promoted = history ~= '' and not string.find(replication, 'second_repl_offset:-1', 1, true)
 
+-- One that has gone to another server may be counted too, for a while: the client has the last word, with
+-- WAIT.
 local function count_in_step()
     local count = 0
     for lag in string.gmatch(replication, 'slave%d+:[^\n]*state=online[^\n]*lag=(%d+)') do
@@ -56,7 +57,7 @@ local function began(key, replicas, notes)
             call('HSET', key, 'history', history, field, text(now))
         end
     end
-    return math.min(now, since or now) + (replicas > 0 and TAIL or 0), up, run
+    return math.min(now, since or now), up, run
 end
 
 -- Until when no permit is granted of a semaphore that was not decided on in this history. `known` is one of
