@@ -102,7 +102,7 @@ impl Trouble {
                 format!("cannot {doing}: {}; {hint}", self.what)
             }
             TroubleKind::Differs => self.what,
-            TroubleKind::Withheld(_) => {
+            TroubleKind::Withheld(Withheld::Quarantine(_)) => {
                 format!("cannot {doing}: {}; wait for it (--wait)", self.what)
             }
             _ => format!("cannot {doing}: {}", self.what),
