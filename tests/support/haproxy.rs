@@ -68,7 +68,10 @@ fn launch(directory: &TempDir, port: u16, nodes: &[Node]) -> Option<Child> {
     let control = here.join("control");
     let file = here.join("haproxy.cfg");
     fs::write(&file, configuration(&control, port, nodes)).unwrap();
+    // Where Debian has it, and not every user looks.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
     let mut process = mortal(OsStr::new("haproxy"))
+        .env("PATH", path)
         .args(["-q", "-db", "-f"])
         .arg(file)
         .current_dir(here)
