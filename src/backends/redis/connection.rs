@@ -12,7 +12,7 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::conversation::{Begun, Conversation, Dialler, only_plain, only_tls};
+use super::conversation::{Begun, Conversation, Dialler, is_refusal, only_plain, only_tls};
 use crate::backends::Withheld;
 use crate::backends::trouble::{CONNECTING, Trouble};
 use crate::clock::{self, Moment};
@@ -138,14 +138,14 @@ impl Connection {
             None => self.query(&questions).await,
         };
         let mut answers = answers?;
-        let mut confirmed = if replicas > 0 { answers.pop() } else { None };
+        let mut confirmed = confirmation(&mut answers, replicas);
         let answer = match answers.pop().map(Value::extract_error).transpose() {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 let again = Question { beside: None, ..question };
                 let mut answers = self.query(&again.whole(program.whole(keys, arguments))).await?;
-                confirmed = if replicas > 0 { answers.pop() } else { None };
+                confirmed = confirmation(&mut answers, replicas);
                 answers.pop().unwrap_or(Value::Nil).extract_error()?
             }
             answer => answer?.unwrap_or(Value::Nil),
@@ -271,6 +271,11 @@ impl Connection {
             self.idle.replace(Some(conversation));
         }
     }
+}
+
+/// Takes what the replicas confirmed off the answers, where that was asked for and the script did anything.
+fn confirmation(answers: &mut Vec<Value>, replicas: u32) -> Option<Value> {
+    if replicas == 0 || answers.last().is_some_and(is_refusal) { None } else { answers.pop() }
 }
 
 /// What an answer says to a question that can be done without: an ACL may forbid it, it may have been

@@ -214,7 +214,8 @@ impl Conversation {
         Self { stream, inbox: Inbox::default(), introduced: false }
     }
 
-    /// Asks several things at once. An error among the answers is one of those.
+    /// Asks several things at once. An error among the answers is one of those, and if it is a
+    /// [refusal](is_refusal) the last one.
     pub(super) async fn ask(&mut self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
         if !self.introduced {
             self.say(&introduced(questions)).await?;
@@ -243,7 +244,13 @@ impl Conversation {
     async fn answers(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
         let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
-            answers.push(self.hear().await?);
+            let answer = self.hear().await?;
+            let refused = is_refusal(&answer);
+            answers.push(answer);
+            // What was asked behind it is answered only after a while.
+            if refused {
+                break;
+            }
         }
         Ok(answers)
     }
@@ -280,6 +287,11 @@ impl Conversation {
             }
         }
     }
+}
+
+/// Whether a script did nothing because too few replicas are in step.
+pub(super) fn is_refusal(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "ALONE")
 }
 
 /// What a sentinel says of a server that it watches under that name, if it talks to all.
