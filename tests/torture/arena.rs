@@ -12,6 +12,7 @@ use super::command;
 use super::dice::Dice;
 use super::figures::Figures;
 use super::history::{History, Job, Kind, Moment, Run, Semaphore, What};
+use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
 use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
@@ -104,6 +105,8 @@ struct Stopped {
     processes: Vec<Process>,
     kind: &'static str,
     run: Run,
+    /// All others of its semaphore wait for it.
+    in_mutex: bool,
 }
 
 /// Ends whatever carries the mark, however the run ends.
@@ -233,7 +236,7 @@ impl Arena<'_> {
     }
 
     fn go_on(&mut self, stopped: &Stopped) {
-        let Stopped { processes, kind, run, .. } = stopped;
+        let Stopped { processes, kind, run, in_mutex, .. } = stopped;
         for (at, process) in processes.iter().enumerate() {
             process.signal(Signal::CONT);
             if at == 0 && *kind == "freeze-client" {
@@ -242,6 +245,9 @@ impl Arena<'_> {
             }
         }
         self.history.add(What::Mended { kind, runs: vec![*run] });
+        if *in_mutex {
+            self.history.add(What::Mended { kind: STOP_IN_MUTEX, runs: vec![*run] });
+        }
     }
 
     fn watch(&mut self, time: Duration) {
