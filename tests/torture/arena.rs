@@ -12,6 +12,7 @@ use super::command;
 use super::dice::Dice;
 use super::figures::Figures;
 use super::history::{History, Job, Kind, Moment, Run, Semaphore, What};
+use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
 use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
@@ -104,6 +105,8 @@ struct Stopped {
     processes: Vec<Process>,
     kind: &'static str,
     run: Run,
+    /// All others of its semaphore wait for it.
+    in_mutex: bool,
 }
 
 /// Ends whatever carries the mark, however the run ends.
@@ -208,7 +211,8 @@ impl Arena<'_> {
         while self.status(semaphore).map_or(0, queued) < 2 && Instant::now() < end {
             self.tick();
         }
-        self.watch(Duration::from_millis(700));
+        let holders: Vec<Run> =
+            self.clients.iter().take(semaphore.limit).map(|one| one.run).collect();
         let waiting = self.clients.iter().filter(|client| client.command.is_none());
         let pids: Vec<Pid> = waiting
             .filter_map(|client| Some(Pid::from_child(client.semrun.as_ref()?)))
@@ -217,8 +221,22 @@ impl Arena<'_> {
         let cost = |place: &mut Box<dyn Place>| {
             (place.requests(), pids.iter().filter_map(|pid| wakes(*pid)).sum::<u64>())
         };
+        // On a busy machine it takes them a while until they sleep; who never does is told below.
+        for _ in 0..4 {
+            let before = cost(&mut self.place);
+            self.watch(Duration::from_millis(700));
+            if cost(&mut self.place) == before {
+                break;
+            }
+        }
         let before = cost(&mut self.place);
         self.watch(TIME);
+        let held =
+            |run: &Run| self.clients.iter().any(|one| one.run == *run && one.semrun.is_some());
+        if !holders.iter().all(held) {
+            // It has come to nothing: they were granted a permit meanwhile.
+            return;
+        }
         let after = cost(&mut self.place);
         // Two waiters and a holder's renewals; a place that has no requests has nothing to wake for.
         let requests = after.0.zip(before.0).map(|(after, before)| after - before);
@@ -233,7 +251,7 @@ impl Arena<'_> {
     }
 
     fn go_on(&mut self, stopped: &Stopped) {
-        let Stopped { processes, kind, run, .. } = stopped;
+        let Stopped { processes, kind, run, in_mutex, .. } = stopped;
         for (at, process) in processes.iter().enumerate() {
             process.signal(Signal::CONT);
             if at == 0 && *kind == "freeze-client" {
@@ -242,6 +260,9 @@ impl Arena<'_> {
             }
         }
         self.history.add(What::Mended { kind, runs: vec![*run] });
+        if *in_mutex {
+            self.history.add(What::Mended { kind: STOP_IN_MUTEX, runs: vec![*run] });
+        }
     }
 
     fn watch(&mut self, time: Duration) {

@@ -15,6 +15,9 @@ const OUTAGES: [&str; 6] =
 /// Those of the network that are too short to cost anybody a permit or its place.
 const BLIPS: [&str; 2] = ["cut", "replay"];
 
+/// From then to then.
+pub(crate) type Span = (Moment, Moment);
+
 /// What happened to one run.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Life {
@@ -99,11 +102,23 @@ impl Lives {
     /// Whether something that happened to the place may be why a run did not get what it asked for,
     /// or lost it.
     pub(crate) fn is_excused(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
-        self.troubles.iter().any(|one| {
+        self.excuses(ask).any(|(began, end)| began <= to && end >= from)
+    }
+
+    /// From when to when that may be.
+    pub(crate) fn excuses(&self, ask: &Ask) -> impl Iterator<Item = Span> {
+        let by_proxy = ask.by_proxy;
+        let reasons = self.troubles.iter().filter(move |one| {
             let network = concern_the_network(&[one.kind]) && !BLIPS.contains(&one.kind);
-            let reason = OUTAGES.contains(&one.kind) || (network && ask.by_proxy);
-            reason && one.began <= to && one.end.plus(AFTERMATH) >= from
-        })
+            OUTAGES.contains(&one.kind) || (network && by_proxy)
+        });
+        reasons.map(|one| (one.began, one.end.plus(AFTERMATH)))
+    }
+
+    /// When a fault of this kind was at work that struck somebody of a semaphore.
+    pub(crate) fn spans(&self, kind: &str, semaphore: Semaphore) -> impl Iterator<Item = Span> {
+        let such = move |one: &&Trouble| one.kind == kind && one.semaphore == Some(semaphore);
+        self.troubles.iter().filter(such).map(|one| (one.began, one.end))
     }
 
     /// Whether somebody is stopped, who may be in the way of all others on this machine.

@@ -4,13 +4,14 @@ use libtest_mimic::{Failed, Trial};
 
 use super::check::{self, Invariant};
 use super::history::{Ask, Event, History, Job, Judge, Kind, Moment, Pin, Run, Semaphore, What};
-use super::passed_over::STOP_QUEUE;
+use super::passed_over::{STOP_IN_MUTEX, STOP_QUEUE};
 use super::report;
 
-/// Each invariant with a history that breaks it, and a quiet one, that breaks none.
+type Change = fn(&mut History);
+
+/// Each invariant with a history that breaks it, and some that break none.
 pub(crate) fn trials() -> Vec<Trial> {
-    type Break = fn(&mut History);
-    let broken: [(&str, Invariant, Break); 21] = [
+    let broken: [(&str, Invariant, Change); 21] = [
         ("two_at_once", Invariant::Limit, |history| move_entry(history, 1, 150)),
         ("no_free_lock_file", Invariant::Limit, |history| add(history, 210, What::Crowded(Run(1)))),
         ("a_stranger_too_many", Invariant::Limit, |history| {
@@ -52,13 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("never_served", Invariant::Served, |history| history.unserved.push(Run(1))),
         ("something_left", Invariant::Served, |history| history.leftovers.push("a file".into())),
         ("costly_waiting", Invariant::Idle, |history| history.costly.push("1000 times".into())),
-        ("waiting_behind_stopped_ones", Invariant::Prompt, |history| {
-            one(history, 2, 300, 14_300);
-            one(history, 3, 301, 14_500);
-            let (kind, runs, detail) = (STOP_QUEUE, vec![Run(3)], String::new());
-            add(history, 310, What::Struck { kind, runs, detail });
-            add(history, 14_250, What::Mended { kind: STOP_QUEUE, runs: vec![Run(3)] });
-        }),
+        ("waiting_behind_stopped_ones", Invariant::Prompt, behind_a_stopped_one),
         ("another_code", Invariant::Mirrored, |history| end_with(history, 1, 4, "")),
         ("a_failure_without_words", Invariant::Codes, |history| {
             history.events.retain(|event| !matches!(event.what, What::Left { run: Run(1), .. }));
@@ -91,13 +86,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             add(history, 230, What::Entered { run: Run(1), token: Some(11), permit });
         }),
     ];
-    let mut trials = vec![
-        Trial::test("oracle::a_quiet_history_breaks_nothing", || {
-            let breaches = check::all(&quiet());
-            if breaches.is_empty() { Ok(()) } else { Err(format!("{breaches:?}").into()) }
-        }),
-        Trial::test("oracle::late_hand_overs", late_hand_overs),
-    ];
+    let mut trials = sound();
+    trials.push(Trial::test("oracle::late_hand_overs", late_hand_overs));
     for (name, invariant, break_it) in broken {
         trials.push(Trial::test(format!("oracle::{name}"), move || {
             let mut history = quiet();
@@ -106,6 +96,33 @@ pub(crate) fn trials() -> Vec<Trial> {
         }));
     }
     trials
+}
+
+/// Histories in which all is as it should be.
+fn sound() -> Vec<Trial> {
+    let sound: [(&str, Change); 3] = [
+        ("a_quiet_history", |_| ()),
+        ("waiting_for_one_that_is_stopped_in_the_mutex", |history| {
+            behind_a_stopped_one(history);
+            during(history, 311, 14_250, STOP_IN_MUTEX, &[Run(3)]);
+        }),
+        ("waiting_for_one_that_does_not_hear_of_its_permit", |history| {
+            behind_a_stopped_one(history);
+            history.asks[2].by_proxy = true;
+            move_entry(history, 2, 13_000);
+            one(history, 4, 302, 14_700);
+            during(history, 5000, 12_000, "slow-then-lost", &[]);
+        }),
+    ];
+    let trial = |(name, change): (&str, Change)| {
+        Trial::test(format!("oracle::{name}_breaks_nothing"), move || {
+            let mut history = quiet();
+            change(&mut history);
+            let breaches = check::all(&history);
+            if breaches.is_empty() { Ok(()) } else { Err(format!("{breaches:?}").into()) }
+        })
+    };
+    sound.into_iter().map(trial).collect()
 }
 
 fn expect_only(history: &History, invariant: Invariant) -> Result<(), Failed> {
@@ -119,6 +136,19 @@ fn expect_only(history: &History, invariant: Invariant) -> Result<(), Failed> {
     } else {
         Err(format!("{breaches:?}\n{report}").into())
     }
+}
+
+/// Nobody holds, one waits, and one after it is stopped.
+fn behind_a_stopped_one(history: &mut History) {
+    one(history, 2, 300, 14_300);
+    one(history, 3, 301, 14_500);
+    during(history, 310, 14_250, STOP_QUEUE, &[Run(3)]);
+}
+
+fn during(history: &mut History, from: u64, to: u64, kind: &'static str, runs: &[Run]) {
+    let (runs, detail) = (runs.to_vec(), String::new());
+    add(history, from, What::Struck { kind, runs: runs.clone(), detail });
+    add(history, to, What::Mended { kind, runs });
 }
 
 fn late_hand_overs() -> Result<(), Failed> {

@@ -6,18 +6,18 @@ use std::time::Duration;
 use super::arena::TTL;
 use super::check::{Breach, Invariant, semaphores};
 use super::history::{History, Kind, Moment, Run, Semaphore, What};
-use super::lives::{Life, Lives};
+use super::lives::{Life, Lives, Span};
 
 /// The fault that stops so many.
 pub(crate) const STOP_QUEUE: &str = "stop-queue";
+
+/// One of them, or of others, was stopped where it keeps all from deciding anything.
+pub(crate) const STOP_IN_MUTEX: &str = "stop-in-mutex";
 
 /// Longer than it takes to pass over as many, and than the lease of a holder that is dead.
 const BOUND: Duration = TTL.saturating_add(Duration::from_secs(6));
 /// For how long they are stopped.
 pub(crate) const STOPPED: Duration = BOUND.saturating_add(Duration::from_secs(3));
-
-/// Of one semaphore, from then to then.
-type Span = (Moment, Moment);
 
 pub(crate) fn breaches(history: &History, lives: &Lives) -> Vec<Breach> {
     let single = |one: &Semaphore| one.limit == 1 && one.judge.locks();
@@ -30,6 +30,9 @@ fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> 
     let runs: Vec<(Run, &Life)> = lives.semaphore(history, semaphore).collect();
     let mut busy: Vec<Span> =
         runs.iter().filter_map(|(run, life)| held(history, *run, life)).collect();
+    busy.extend(runs.iter().flat_map(|(run, life)| cut_off(history, lives, *run, life)));
+    // None of them can be passed over, by anybody.
+    busy.extend(lives.spans(STOP_IN_MUTEX, semaphore));
     busy.sort();
     let last = history.events.last()?.at;
     for (run, life) in runs.iter().filter(|(_, life)| life.struck.is_empty()) {
@@ -79,6 +82,18 @@ fn held(history: &History, run: Run, life: &Life) -> Option<Span> {
     let ended = life.ended.as_ref().map(|(at, ..)| *at);
     let to = life.dead.max(ended).unwrap_or(Moment(u64::MAX));
     Some((from, to.max(from.plus(ask.job.hold))))
+}
+
+/// When its server may have granted it the permit, and it did not hear of that.
+fn cut_off(history: &History, lives: &Lives, run: Run, life: &Life) -> Vec<Span> {
+    let Some(started) = life.started.filter(|_| !life.struck.contains_key(STOP_QUEUE)) else {
+        return Vec::new();
+    };
+    let ended = life.ended.as_ref().map(|(at, ..)| *at);
+    let heard = life.entered.first().copied().or(ended).unwrap_or(Moment(u64::MAX));
+    let excuses = lives.excuses(history.ask(run));
+    let within = excuses.map(|(began, end)| (began.max(started), end.min(heard)));
+    within.filter(|(from, to)| from < to).collect()
 }
 
 fn longest_gap(busy: &[Span], from: Moment, to: Moment) -> Duration {

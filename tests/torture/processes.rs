@@ -1,5 +1,7 @@
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -7,17 +9,48 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 pub(crate) const MARK: &str = "TORTURE_ARENA";
 
 /// A process that cannot be mistaken for another one of the same number.
-pub(crate) struct Process(OwnedFd);
+pub(crate) struct Process {
+    handle: OwnedFd,
+    pid: Pid,
+}
 
 impl Process {
     /// None if there is none, or if it does not carry the mark: a number that somebody else has now.
     pub(crate) fn find(pid: Pid, mark: &str) -> Option<Self> {
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        carries(&pid.as_raw_nonzero().to_string(), mark).then_some(Self(handle))
+        carries(&pid.as_raw_nonzero().to_string(), mark).then_some(Self { handle, pid })
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        pidfd_send_signal(&self.0, signal).is_ok()
+        pidfd_send_signal(&self.handle, signal).is_ok()
+    }
+
+    /// Waits until it is stopped, which a busy machine does not do at once, or gone.
+    pub(crate) fn wait_for_stop(&self) {
+        let running = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()));
+            status.is_ok_and(|status| {
+                ["T", "t", "Z", "X"]
+                    .iter()
+                    .all(|state| !status.contains(&format!("State:\t{state}")))
+            })
+        };
+        let mut looks = 0..500;
+        while running() && looks.next().is_some() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether it has this file locked by flock(2), as the kernel lists it.
+    pub(crate) fn has_locked(&self, file: &Metadata) -> bool {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let pid = self.pid.as_raw_nonzero().to_string();
+        locks.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [_, "FLOCK", _, "WRITE", by, place, ..] = words[..] else { return false };
+            let inode = place.rsplit(':').next().and_then(|inode| inode.parse().ok());
+            by == pid && inode == Some(file.ino())
+        })
     }
 }
 

@@ -67,6 +67,11 @@ impl Dying {
         }
     }
 
+    /// Whether there is nobody to wait for. False where that cannot be seen.
+    pub(super) fn are_gone(&self) -> bool {
+        self.since.is_none() || (self.first().is_none() && self.sees_all())
+    }
+
     /// The first that is still ending, for words.
     pub(super) fn first(&self) -> Option<u32> {
         self.all().find(|pid| self.since.is_some_and(|since| self.has(*pid, since)))

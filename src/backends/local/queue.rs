@@ -50,6 +50,10 @@ const TRY_ON: Duration = Duration::from_secs(5);
 /// How often that is tried.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long one in the queue who cannot take what is its, from the first time on, lets those behind it
+/// wait for that. They mostly could not either; but it may be its own trouble, a quota, say.
+const KEEPS_ITS_TURN: Duration = Duration::from_secs(15);
+
 /// Another limit is in force, and `--strict-limit` takes no other.
 pub(super) struct Differs {
     pub(super) stands: u32,
@@ -65,6 +69,7 @@ pub(super) async fn take_turn(
     // To watch as many permits as can be; the command gets the original limit.
     raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
+    let mut turn_ends = None;
     let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, told: None };
     loop {
         match turn.advance().await {
@@ -75,7 +80,9 @@ pub(super) async fn take_turn(
             Err(error) if passes(&error) && turn.tries_on(give_up) => {
                 let may_last = turn.place.is_some();
                 turn.turn.tell(Notice::Trouble { what: error.to_string(), may_last });
-                sleep(TRY_AGAIN).await;
+                let now = Instant::now();
+                let end = *turn_ends.get_or_insert(now + KEEPS_ITS_TURN);
+                hearing(turn.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
             }
             Err(error) => return Err(error),
         }
@@ -107,7 +114,8 @@ impl Queueing<'_> {
     async fn advance(&mut self) -> io::Result<Step> {
         let Self { semaphore, ask, turn, .. } = self;
         let for_mutex = if ask.nonblock { ForMutex::Bounded } else { ForMutex::Endless(turn) };
-        let Some(locked) = semaphore.lock(for_mutex).await? else { return Ok(Step::Deleted) };
+        let locking = hearing(self.place.as_ref(), semaphore.lock(for_mutex));
+        let Some(locked) = locking.await? else { return Ok(Step::Deleted) };
         let state = locked.state()?;
         let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
         let Some(mut survey) = survey else { return Ok(Step::Deleted) };
@@ -167,11 +175,7 @@ impl Queueing<'_> {
             dying.complete().await;
             true
         };
-        let gone = match &self.place {
-            Some(place) => place.hearing(gone).await,
-            None => gone.await,
-        };
-        if !gone {
+        if !hearing(self.place.as_ref(), gone).await {
             return Ok(Step::Acquired(Acquired::Busy));
         }
         for permit in dead {
@@ -184,6 +188,15 @@ impl Queueing<'_> {
     /// it for a while.
     fn tries_on(&self, give_up: Instant) -> bool {
         self.place.is_some() || (!self.ask.nonblock && Instant::now() < give_up)
+    }
+}
+
+/// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
+/// and is not passed over.
+async fn hearing<T>(place: Option<&Queued>, doing: impl Future<Output = T>) -> T {
+    match place {
+        Some(place) => place.hearing(doing).await,
+        None => doing.await,
     }
 }
 

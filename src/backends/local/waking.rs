@@ -9,10 +9,12 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::entries::{Entry, Kind, Listing};
-use super::files::{Permit, Said, Semaphore};
+use super::exits::Dying;
+use super::files::{Said, Semaphore};
 use super::locks::{self, Locks};
 use super::mutex::{ForMutex, Locked};
 use super::queue::WATCHED;
+use super::taken::Permits;
 
 /// How often, and how far apart, to look whether a waiter goes ahead; it usually takes 0.3 ms.
 const MOMENTS: u32 = 10;
@@ -39,7 +41,7 @@ impl Semaphore {
             _ => {}
         }
         let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
-        let Listing { mut waiters, passed_over, permits, .. } = self.list()?;
+        let Listing { mut waiters, passed_over, permits, kept } = self.list()?;
         locked.pass_over_stopped(&mut waiters)?;
         // Those who wait remove what is dead before them, so look from the end.
         for entry in waiters.iter().chain(&passed_over).rev() {
@@ -47,10 +49,13 @@ impl Semaphore {
                 return Ok(());
             }
         }
-        for entry in permits {
-            // The dead may still be dying: whoever takes their permits waits for that.
-            if matches!(locked.probe_permit(entry)?, Permit::Released) {
-                self.remove(entry);
+        let Permits { dead, .. } = Permits::look(&locked, permits, kept)?;
+        drop(locked);
+        // Who takes the place of the dead removes them. Where other permits are free, no one may need
+        // their place for a long time.
+        if Dying::with(self, &dead)?.are_gone() {
+            for permit in dead {
+                self.remove(permit);
             }
         }
         Ok(())

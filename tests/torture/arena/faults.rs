@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{Arena, Client, Stopped, TTL};
 use crate::torture::history::{Job, Kind, Moment, Run, Semaphore, What};
-use crate::torture::passed_over::{STOP_QUEUE, STOPPED};
+use crate::torture::passed_over::{STOP_IN_MUTEX, STOP_QUEUE, STOPPED};
 use crate::torture::places::Situation;
 use crate::torture::processes::{Process, parent, worker};
 
@@ -117,8 +117,25 @@ impl Arena<'_> {
             self.clients[*at].struck = true;
             let detail = String::new();
             self.history.add_at(before, What::Struck { kind, runs: vec![run], detail });
-            self.stopped.push(Stopped { until, processes, kind, run });
+            self.are_stopped(until, processes, kind, run);
         }
+    }
+
+    /// They were told to stop, and stay so until then.
+    fn are_stopped(
+        &mut self,
+        until: Instant,
+        processes: Vec<Process>,
+        kind: &'static str,
+        run: Run,
+    ) {
+        let before = Moment::now();
+        let in_mutex = self.place.is_stuck(self.history.ask(run).semaphore, &processes);
+        if in_mutex {
+            let (kind, runs, detail) = (STOP_IN_MUTEX, vec![run], String::new());
+            self.history.add_at(before, What::Struck { kind, runs, detail });
+        }
+        self.stopped.push(Stopped { until, processes, kind, run, in_mutex });
     }
 
     fn strike_client(&mut self, kind: &'static str) {
@@ -187,7 +204,7 @@ impl Arena<'_> {
                 _ => self.dice.millis(20..1500),
             };
             let until = Instant::now() + time;
-            self.stopped.push(Stopped { until, processes: victims, kind, run });
+            self.are_stopped(until, victims, kind, run);
         }
     }
 

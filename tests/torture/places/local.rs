@@ -7,6 +7,7 @@ use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
+use crate::torture::processes::Process;
 
 /// Whose the shared directory is, and who may use it besides.
 const GROUP: u32 = 61_000;
@@ -79,6 +80,12 @@ impl Place for Local {
             }
             _ => (Vec::new(), false),
         }
+    }
+
+    fn is_stuck(&self, semaphore: Semaphore, stopped: &[Process]) -> bool {
+        stopped.iter().for_each(Process::wait_for_stop);
+        let mutex = fs::metadata(self.disk.path().join(semaphore.name).join("mutex"));
+        mutex.is_ok_and(|mutex| stopped.iter().any(|one| one.has_locked(&mutex)))
     }
 
     fn long_jobs(&self) -> usize {

@@ -190,6 +190,25 @@ fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
 }
 
 #[test]
+fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
+    World::run(async |world| {
+        let ask = || Ask { limit: 3, ..ask() };
+        let begin = Instant::now();
+        for dead in [1, 2] {
+            for _ in 0..dead {
+                drop(world.granted(ask()).await);
+            }
+            assert_eq!(world.files().len(), 1 + 2 * dead, "{:?}", world.files());
+            // Not while any process is in the middle of its end that may have had such a permit.
+            while world.files() != ["mutex"] {
+                assert!(begin.elapsed() < PATIENCE, "{:?}", world.files());
+                world.granted(ask()).await.release(PATIENCE).await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
     World::run(async |world| {
         let asked = detached(HOUR);

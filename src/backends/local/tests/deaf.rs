@@ -93,6 +93,32 @@ fn who_is_among_the_last_again_because_those_behind_left_hears_of_a_free_permit(
 }
 
 #[test]
+fn who_waits_for_the_mutex_hears() {
+    World::run(async |world| {
+        let holder = world.granted(ask()).await;
+        let waiting = world.waits(ask()).await;
+        let is_it = |file: &String| file.starts_with("q.") && !file.ends_with("json");
+        let path = world.path().join(world.files().into_iter().find(is_it).unwrap());
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fifo = rustix::fs::openat(CWD, &path, flags, Mode::empty()).unwrap();
+        let mutex = fs::File::open(world.path().join("mutex")).unwrap();
+        flock(&mutex, FlockOperation::LockExclusive).unwrap();
+        // The first has it look, for which it needs the mutex.
+        for number in 1..=2 {
+            rustix::io::write(&fifo, b"x").unwrap();
+            let begin = Instant::now();
+            while rustix::io::ioctl_fionread(&fifo).unwrap() > 0 {
+                assert!(begin.elapsed() < PATIENCE, "the byte of number {number}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        drop(mutex);
+        holder.release(PATIENCE).await.unwrap();
+        waiting.granted().await;
+    });
+}
+
+#[test]
 fn those_who_wait_in_the_middle_are_not_woken_by_grants() {
     World::run(async |world| {
         let holder = world.granted(ask()).await;
