@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use self::forbidden::Forbidden;
-pub(crate) use self::foreign::{Among, harmless, quoted, shortened};
+pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
 pub(crate) use self::page::Page;
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span};
@@ -292,6 +292,8 @@ pub(crate) enum Detail<'a> {
     /// What a command that has exited leaves running.
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
+    /// A name that may be taken for another one, and why.
+    Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
 }
 
@@ -322,6 +324,9 @@ impl fmt::Display for Detail<'_> {
                 )
             }
             Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
+            Self::Pitfall(name, why) => {
+                write!(f, "the name '{name}' {why}, and one that looks the same may be another")
+            }
             Self::Released(permit) => write!(f, "released {permit}"),
             Self::NoShell(NoShell { shell, why }) => {
                 let shell = shell.to_string_lossy();

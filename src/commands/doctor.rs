@@ -12,7 +12,7 @@ use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::{Fine, Page};
+use crate::report::{Fine, Page, pitfall};
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::descendants;
 
@@ -41,12 +41,18 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
 }
 
 async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
-    let Examined { location, ttl, kill_after, typed_password, .. } = examined;
+    let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
     if *typed_password {
         let text = "a password in --backend can be seen by everybody in the list of processes; \
                     --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
         checks.push(finding("password", Grade::Doubtful, text));
+    }
+    if let Some(name) = name
+        && let Some(why) = pitfall(name.as_str())
+    {
+        let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
+        checks.push(finding("name", Grade::Doubtful, &text));
     }
     if location.expires() {
         let (time, ttl) =

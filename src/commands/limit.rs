@@ -44,8 +44,11 @@ impl<'a> InForce<'a> {
 
 impl fmt::Display for InForce<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, limit, pinned, holders, .. } = self.snapshot;
+        let Snapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
         let name = quoted(name.as_str(), Among::Front);
+        if let Some(odd) = odd {
+            return write!(f, "{name}: not known; {odd}");
+        }
         match limit {
             None => return write!(f, "{name}: not in use, its next user says the limit"),
             Some(limit) if *pinned => write!(f, "{name}: limit {limit}, pinned")?,

@@ -89,12 +89,12 @@ async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
 fn changing(snapshots: &[Snapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {
-        let Snapshot { name, limit, pinned, holders, waiters, .. } = snapshot;
+        let Snapshot { name, limit, pinned, holders, waiters, odd, .. } = snapshot;
         let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.paused.is_some());
         for holder in holders {
             let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.phase(), holder.token());
         }
-        let _ = write!(text, " {waiters:?}");
+        let _ = write!(text, " {waiters:?} {odd:?}");
     }
     text
 }
@@ -127,7 +127,9 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> Page {
             });
             let row = rows.last_mut().expect("just pushed");
             row.token = holder.token().map(|token| token.to_string().into()).unwrap_or_default();
-            row.left = holder.left().map(|left| Span(left).to_string().into()).unwrap_or_default();
+            let left = holder.left().map(|left| Span(left).to_string().into());
+            let known = holder.record().is_some();
+            row.left = left.unwrap_or_else(|| if known { "".into() } else { "?".into() });
         }
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
             let state = format!("  waits, {}", place + 1).into();
@@ -145,11 +147,15 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> Page {
 /// How a semaphore stands as a whole.
 fn heading(snapshot: &Snapshot, asked: u32) -> String {
     let name = quoted(snapshot.name.as_str(), Among::Front);
+    let odd = snapshot.odd.as_ref().map(|what| format!("; {what}")).unwrap_or_default();
     let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
     let idle = held == 0 && waiting == 0;
     let soon = snapshot.paused.map(|left| format!(" in {} (quarantine)", Span(left)));
     let free = format!("free{}", soon.unwrap_or_default());
-    let limit = snapshot.limit.or((held > 0).then_some(asked));
+    if idle && let Some(what) = &snapshot.odd {
+        return format!("{name}: not known; {what}");
+    }
+    let limit = snapshot.limit.or((!idle).then_some(asked));
     let Some(limit) = limit else { return format!("{name}: {free}") };
     if snapshot.pinned && idle {
         return format!("{name}: {free}, limit {limit} pinned");
@@ -157,7 +163,7 @@ fn heading(snapshot: &Snapshot, asked: u32) -> String {
     let pinned = if snapshot.pinned { ", limit pinned" } else { "" };
     let paused = snapshot.paused.map(|paused| format!(", none granted for {}", Span(paused)));
     let paused = paused.unwrap_or_default();
-    format!("{name}: {held} of {limit} held, {waiting} waiting{pinned}{paused}")
+    format!("{name}: {held} of {limit} held, {waiting} waiting{pinned}{paused}{odd}")
 }
 
 type Cell<'a> = Cow<'a, str>;
@@ -233,6 +239,8 @@ struct Semaphore<'a> {
     paused_ms: Option<u128>,
     holders: Vec<Holder<'a>>,
     waiters: Vec<Waiter<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    odd: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -318,6 +326,7 @@ impl<'a> Semaphore<'a> {
             paused_ms: snapshot.paused.map(|paused| paused.as_millis()),
             holders: holders.collect(),
             waiters: waiters.collect(),
+            odd: snapshot.odd.as_deref(),
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
+
 /// What moves a cursor, turns the direction of writing, or is not seen at all: the categories Cc, Cf,
 /// Zl and Zp of Unicode 16, and what it calls default ignorable.
 const HIDDEN: [(u32, u32); 27] = [
@@ -96,7 +98,7 @@ pub(crate) fn quoted(text: &str, among: Among) -> Cow<'_, str> {
     let doubled = || text.chars().zip(text.chars().skip(1)).any(|(a, b)| blanks(a) && blanks(b));
     let means_more = match among {
         Among::Words => text.contains(|c| blanks(c) || "\"'()[];,".contains(c)),
-        Among::Columns => text.contains('"') || matches!(text, "foreign" | "?" | "-"),
+        Among::Columns => text.contains(['"', '(', ')']) || matches!(text, "foreign" | "?" | "-"),
         Among::Front => text.contains('"') || text.contains(": ") || text.ends_with(':'),
         Among::Log => text.contains(|c| "\"[]:".contains(c)),
     };
@@ -105,6 +107,19 @@ pub(crate) fn quoted(text: &str, among: Among) -> Cow<'_, str> {
         format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")).into()
     } else {
         text
+    }
+}
+
+/// Why a name may be taken for another one by those who read or type it. To programs it is one like any.
+pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
+    if name.trim() != name {
+        Some("begins or ends with a blank")
+    } else if name.contains(is_hidden) {
+        Some("has characters that are not seen")
+    } else if !name.is_ascii() && !ComposingNormalizerBorrowed::new_nfc().is_normalized(name) {
+        Some("is not in the normal form NFC of Unicode")
+    } else {
+        None
     }
 }
 
@@ -157,6 +172,23 @@ mod tests {
         for good in ["", "deploy", "bücher v1.2", "日本語", "עברית", "العربية", "🚀", "a\u{a0}b"]
         {
             assert_eq!(harmless(good), good);
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_another_is_noticed() {
+        for (name, word) in [
+            (" deploy", "blank"),
+            ("deploy ", "blank"),
+            ("deploy\u{3000}", "blank"),
+            ("de\u{200b}ploy", "not seen"),
+            ("bu\u{308}cher", "NFC"),
+            ("\u{212b}", "NFC"),
+        ] {
+            assert!(pitfall(name).is_some_and(|why| why.contains(word)), "{name:?}");
+        }
+        for name in ["deploy", "b\u{fc}cher", "日本語", "a b", "🚀"] {
+            assert_eq!(pitfall(name), None, "{name}");
         }
     }
 
