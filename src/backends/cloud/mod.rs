@@ -2,6 +2,8 @@
 //! answer to the first request; `docs/serve.md` says what that means.
 
 mod examine;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod ghosts;
 mod intervention;
 mod link;
@@ -21,6 +23,8 @@ use hyper::body::Bytes;
 use hyper::http::request;
 use uuid::Uuid;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::fuzz;
 use self::link::{Dialler, Link, unexpected};
 use self::node::Observed;
 use self::place::Place;

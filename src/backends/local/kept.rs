@@ -96,7 +96,7 @@ impl Kept {
     }
 
     /// What is garbled or unfinished, or would last for centuries, counts for nothing.
-    fn from_text(text: &[u8]) -> Option<Self> {
+    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
@@ -209,13 +209,16 @@ pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The permits that were given back, with numbers that grow. None: an unfinished one.
 fn remembered(file: &OwnedFd) -> io::Result<Vec<Option<(u64, Uuid)>>> {
+    Ok(places(&read_whole::<{ LINE * REMEMBERED }>(file)?))
+}
+
+pub(super) fn places(text: &[u8]) -> Vec<Option<(u64, Uuid)>> {
     let place = |line: &[u8]| {
         let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (number, id) = line.split_once(' ')?;
         Some((number.parse().ok()?, id.parse().ok()?))
     };
-    let text = read_whole::<{ LINE * REMEMBERED }>(file)?;
-    Ok(text.chunks(LINE).map(place).collect())
+    text.chunks(LINE).map(place).collect()
 }
 
 fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {

@@ -10,6 +10,8 @@ mod evict;
 mod examine;
 mod exits;
 mod files;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod held;
 mod kept;
 mod locks;
@@ -35,6 +37,8 @@ use uuid::Uuid;
 
 use self::entries::State;
 use self::files::Semaphore;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::{fuzz, fuzz_name};
 use self::mutex::{ForMutex, GIVE_UP, Locked};
 use self::place::{Base, Place};
 use super::{

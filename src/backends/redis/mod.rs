@@ -5,6 +5,8 @@
 mod connection;
 mod conversation;
 mod examine;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod held;
 mod listing;
 #[cfg(feature = "mutants")]
@@ -29,6 +31,8 @@ use uuid::Uuid;
 use self::connection::{Connection, optional};
 use self::conversation::Dialler;
 use self::examine::Info;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::fuzz;
 use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};

@@ -361,6 +361,19 @@ fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
     believed::time_if_any((millis > 0).then_some(millis))
 }
 
+/// What a script may have answered.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(value: Value) {
+    if let Some(looked) = of(value.clone()) {
+        let snapshot = snapshot(&"x".parse().expect("a good name"), looked);
+        assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
+        assert!(snapshot.holders.iter().all(|one| one.left().is_none_or(believed::is_time)));
+    }
+    if let Some(Ok(reply)) = of(value).map(|raw| Reply::of(raw, crate::clock::now())) {
+        let _ = (reply.withheld(), reply.since + reply.ttl + reply.hold);
+    }
+}
+
 struct Grant {
     token: u64,
     phase: Phase,
