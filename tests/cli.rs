@@ -6,6 +6,9 @@
 mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
+    /// Bytes that are nearly right.
+    #[path = "../../src/fuzz/changes.rs"]
+    mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
     /// Configuration files.
@@ -38,6 +41,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What is nearly right, in great number.
+    mod mutated;
     /// Runs within a run.
     mod nested;
     /// Permits in a server like the original, which live as long as a connection.

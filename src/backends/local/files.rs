@@ -149,7 +149,9 @@ impl Semaphore {
     /// by which the next who looks finds what a crash has left.
     pub(super) fn remove(&self, entry: Entry) {
         if entry.kind == Kind::Kept {
-            let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // A pipe in its place must not hold us up.
+            let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let flags = OFlags::WRONLY | OFlags::TRUNC | how;
             let _ = rustix::fs::openat(&self.directory, entry.file(), flags, Mode::empty());
         }
         let unlink = |file| rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
