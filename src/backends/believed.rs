@@ -16,6 +16,8 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 const LIMITS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// More than anything can wait or hold.
 const MOST: usize = 1 << 30;
+/// More semaphores than are in use anywhere, and fewer than what memory has no room for.
+const MOST_NAMES: usize = 200_000;
 
 /// More characters than any label, host or user of ours has, and than any identity.
 const LONGEST_TEXT: usize = 300;
@@ -84,6 +86,15 @@ pub(super) fn limit(limit: u32) -> Result<u32, Trouble> {
 /// How many wait or hold.
 pub(super) fn count(count: usize) -> Result<usize, Trouble> {
     if count > MOST { Err(absurd(&format!("{count} that wait or hold"))) } else { Ok(count) }
+}
+
+/// How many semaphores there are.
+pub(super) fn names(count: usize) -> Result<(), Trouble> {
+    if count > MOST_NAMES {
+        Err(absurd(&format!("more than {MOST_NAMES} semaphores")))
+    } else {
+        Ok(())
+    }
 }
 
 /// What is believed; otherwise it is noted that it is not.

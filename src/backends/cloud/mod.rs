@@ -30,10 +30,10 @@ use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
 use self::wire::{LIST, Named, Page};
-use super::trouble::{TRY_ON, Trouble, TroubleKind, patiently};
+use super::trouble::{Patience, TRY_ON, Trouble, TroubleKind, patiently};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Pending, Snapshot, Turn, believed,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -170,8 +170,13 @@ impl Backend for Cloud {
     fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let (mut snapshots, mut behind) = (Vec::new(), String::new());
+            let mut patience = Patience::new();
             loop {
-                let page = patiently(TRY_ON, async || self.shared.page(&behind).await).await;
+                let page = patience.with(async || self.shared.page(&behind).await).await;
+                let page = page.and_then(|page| {
+                    believed::names(snapshots.len() + page.semaphores.len())?;
+                    Ok(page)
+                });
                 let page = self.shared.done(page, || "list the semaphores".into())?;
                 let last = page.semaphores.last().filter(|_| page.more);
                 let next = last.map(|last| last.name.clone());

@@ -37,7 +37,7 @@ use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
-use super::trouble::{CONNECTING, TRY_ON, Trouble, TroubleKind, patiently, within};
+use super::trouble::{CONNECTING, Patience, TRY_ON, Trouble, TroubleKind, patiently, within};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Turn,
@@ -124,8 +124,8 @@ impl Shared {
 
     /// The same of one among many. The server answers, so what it says is of this one alone: that must not
     /// hide the others.
-    async fn look_among(&self, name: &Name) -> Result<Snapshot, Error> {
-        let looked = patiently(TRY_ON, async || match self.look(name).await {
+    async fn look_among(&self, name: &Name, patience: &mut Patience) -> Result<Snapshot, Error> {
+        let looked = patience.with(async || match self.look(name).await {
             Err(trouble) if trouble.kind != TroubleKind::Away => {
                 Ok(Snapshot::odd(name, trouble.what))
             }
@@ -197,6 +197,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let names = self.shared.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
+            let mut patience = Patience::new();
             for names in names.chunks(TOGETHER) {
                 if let Ok(mut looked) = within(CONNECTING, self.shared.look_at_each(names)).await {
                     snapshots.append(&mut looked);
@@ -204,7 +205,7 @@ impl Backend for Redis {
                 }
                 // Which of them is in the way, and whether it passes, shows one after the other.
                 for name in names {
-                    snapshots.push(self.shared.look_among(name).await?);
+                    snapshots.push(self.shared.look_among(name, &mut patience).await?);
                 }
             }
             // What is wrong with all of them is wrong with the server, or with what we may do there.
