@@ -29,7 +29,7 @@ unsafe extern "C" {}
 /// Where the program starts. Rust's own start, before a `main` of its own, takes a twentieth of the
 /// time of a run for what semrun does not need: a message when the stack overflows.
 // SAFETY: no other function has this name; the C library calls it once.
-#[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(not(any(test, fuzzing)), unsafe(no_mangle))]
 #[cfg_attr(test, expect(dead_code, reason = "tests have a start of their own"))]
 extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     crate::supervise::signals::record();

@@ -1,6 +1,8 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
 mod forbidden;
+mod foreign;
+mod page;
 mod words;
 
 use std::ffi::OsStr;
@@ -12,8 +14,10 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use self::forbidden::Forbidden;
+pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
+pub(crate) use self::page::Page;
 use self::words::Ordinal;
-pub(crate) use self::words::{Fine, Holder, Span, harmless};
+pub(crate) use self::words::{Fine, Holder, Span};
 use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, Withheld};
 use crate::kernel::spawn::LaunchError;
 use crate::settings::NoShell;
@@ -240,7 +244,7 @@ impl fmt::Display for Evicting<'_> {
                 write!(f, "{}, who has held it for {}", Holder(record), Span(age))?;
             }
             (backends::Holder::Foreign { permit, .. }, _) => {
-                write!(f, "another program ({})", harmless(permit))?;
+                write!(f, "another program ({})", quoted(permit, Among::Words))?;
             }
             (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
         }
@@ -294,6 +298,8 @@ pub(crate) enum Detail<'a> {
     /// What a command that has exited leaves running.
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
+    /// A name that may be taken for another one, and why.
+    Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
 }
 
@@ -309,8 +315,8 @@ impl fmt::Display for Detail<'_> {
                 }
             }
             Self::Leaves(processes) => {
-                let names =
-                    processes.iter().map(|(pid, name)| format!("{pid} ({})", harmless(name)));
+                let name = |name| quoted(name, Among::Words);
+                let names = processes.iter().map(|(pid, one)| format!("{pid} ({})", name(one)));
                 let names: Vec<_> = names.collect();
                 write!(
                     f,
@@ -324,10 +330,13 @@ impl fmt::Display for Detail<'_> {
                 )
             }
             Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
+            Self::Pitfall(name, why) => {
+                write!(f, "the name '{name}' {why}, and one that looks the same may be another")
+            }
             Self::Released(permit) => write!(f, "released {permit}"),
             Self::NoShell(NoShell { shell, why }) => {
                 let shell = shell.to_string_lossy();
-                write!(f, "SHELL is '{}', {why}; using /bin/sh", harmless(&shell))
+                write!(f, "SHELL is '{shell}', {why}; using /bin/sh")
             }
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")

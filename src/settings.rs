@@ -333,5 +333,15 @@ fn print_or_misuse(
     }
 }
 
+/// A configuration file as a function of bytes. No complaint has more than one line.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(misuse) = Config::parse(Path::new("config.toml").into(), &text) {
+        let complaint = misuse.to_string();
+        assert!(!complaint.contains('\n') && !complaint.contains("geheim"), "{complaint}");
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,9 @@
 mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
+    /// Bytes that are nearly right.
+    #[path = "../../src/fuzz/changes.rs"]
+    mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
     /// Configuration files.
@@ -28,6 +31,8 @@ mod cli {
     mod guides;
     /// The README's table of habits, row by row.
     mod habits;
+    /// What comes from elsewhere and means ill.
+    mod hostile;
     /// A client of HTTP that knows nothing of ours.
     mod http;
     /// Permits in `semrun serve`: leases that survive connections and restarts.
@@ -36,6 +41,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What is nearly right, in great number.
+    mod mutated;
     /// Runs within a run.
     mod nested;
     /// Permits in a server like the original, which live as long as a connection.

@@ -26,7 +26,7 @@ use crate::account::Account;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
 use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, Detail, NotOurs};
+use crate::report::{CannotRun, Detail, NotOurs, Page};
 use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
 use crate::terminal::{Console, Loudness};
@@ -54,7 +54,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
         };
         if code != 0 {
             // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
-            let _ = print(format!("(exit {code})\n").as_bytes());
+            let _ = write_out(format!("(exit {code})\n").as_bytes());
         }
     }
     done
@@ -79,8 +79,8 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
         Task::Limit(settings) => limit::run(&settings, account),
         Task::Doctor(settings) => doctor::run(*settings, account),
         Task::Serve(settings) => serve::run(settings),
-        Task::Completions(shell) => print(&generate::completions(shell)),
-        Task::Man(subcommand) => print(&generate::man(subcommand.as_deref())?),
+        Task::Completions(shell) => write_out(&generate::completions(shell)),
+        Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
         Task::Print(page) => match page.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
@@ -146,8 +146,13 @@ fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(done)
 }
 
-/// Writes to standard output. A reader who has seen enough is no failure.
-fn print(text: &[u8]) -> anyhow::Result<Exit> {
+/// Shows something on standard output.
+fn print(page: &Page) -> anyhow::Result<Exit> {
+    write_out(page.text().as_bytes())
+}
+
+/// Writes what programs read to standard output. A reader who has seen enough is no failure.
+fn write_out(text: &[u8]) -> anyhow::Result<Exit> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),

@@ -15,7 +15,7 @@ use crate::backends::{
     Standing, Turn, Who, Withheld,
 };
 use crate::exit::Exit;
-use crate::report::{Detail, Waited, Waiting, Warning};
+use crate::report::{Detail, Waited, Waiting, Warning, pitfall};
 use crate::settings::{Request, Wait};
 use crate::supervise::guardian::{Told, Visible};
 use crate::supervise::hold;
@@ -149,6 +149,9 @@ pub(super) async fn wait_in_turn(
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<Turned> {
+    if let Some(why) = pitfall(ask.name.as_str()) {
+        console.say(Loudness::Verbose, Detail::Pitfall(&ask.name, why));
+    }
     let jitter = chance(request.jitter, ask.id);
     if !jitter.is_zero() {
         console.say(Loudness::Verbose, Detail::Jitter(jitter));

@@ -20,6 +20,8 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::format::fuzz;
 use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
 use self::work::{AGAIN, Job, Progress, Work, private, rename_from_aside, write_aside};

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::report::harmless;
+use crate::report::{Among, quoted, shortened};
 use crate::terminal;
 
 /// What can be logged.
@@ -81,18 +81,19 @@ impl Log {
             return;
         }
         let Subject { name, id, actor } = subject;
-        let (name, actor) = (shortened(name), shortened(actor));
+        let (name, actor) = (shortened(name, MOST), shortened(actor, MOST));
         let line = match self.format {
             Format::Text => {
                 let id = id.map_or_else(|| "-".into(), |id| id.to_string());
-                format!("server: [{}:{id}:{}] {action}", harmless(&name), harmless(&actor))
+                let [name, actor] = [&name, &actor].map(|text| quoted(text, Among::Log));
+                format!("server: [{name}:{id}:{actor}] {action}")
             }
             Format::Json => {
                 let what = json!({ "name": name, "id": id, "key": actor, "action": action });
                 line_of(event, what)
             }
         };
-        terminal::log(&format!("{line}\n"));
+        terminal::log(&line);
     }
 
     /// Logs what concerns the whole server.
@@ -100,12 +101,12 @@ impl Log {
         if !self.logs(event) {
             return;
         }
-        let text = shortened(text);
+        let text = shortened(text, MOST);
         let line = match self.format {
-            Format::Text => format!("server: {}", harmless(&text)),
+            Format::Text => format!("server: {text}"),
             Format::Json => line_of(event, json!({ "message": text })),
         };
-        terminal::log(&format!("{line}\n"));
+        terminal::log(&line);
     }
 
     pub(crate) fn logs(&self, event: Event) -> bool {
@@ -157,15 +158,10 @@ pub(crate) enum Refused {
     Null,
 }
 
-/// Whoever reads a pipe slowly must not hold the server up, and a pipe that has room takes a line
-/// at once only if that has less than 4,096 bytes. Escaped, a character may have six.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 250;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into(),
-    }
-}
+/// How many characters of a text are logged. Whoever reads a pipe slowly must not hold the server up,
+/// and a pipe that has room takes a line at once only if that has less than 4,096 bytes. Escaped, a
+/// character may have six.
+const MOST: usize = 250;
 
 fn line_of(event: Event, what: Value) -> String {
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
@@ -246,10 +242,11 @@ mod tests {
     #[test]
     fn no_line_is_longer_than_what_a_pipe_takes_at_once() {
         for nasty in ["\u{1}", "\u{10FFFF}", "\"", "a"] {
-            let text = shortened(&nasty.repeat(5_000));
+            let text = nasty.repeat(5_000);
+            let text = shortened(&text, MOST);
             let what = json!({ "name": text, "key": text, "action": "waiting" });
             assert!(line_of(Event::SemTransition, what).len() < 4_000);
-            assert!(harmless(&text).len() < 1_100);
+            assert!(quoted(&text, Among::Log).len() < 1_100);
         }
     }
 

@@ -1,7 +1,7 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
-mod reading;
+pub(crate) mod reading;
 
 use std::convert::Infallible;
 use std::pin::Pin;

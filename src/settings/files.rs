@@ -86,7 +86,7 @@ impl Config {
         Ok(Some(config))
     }
 
-    fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
+    pub(super) fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
         let reader = Reader { path: &path, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);

@@ -86,6 +86,8 @@ pub(crate) struct Doctor {
 /// Settings that can be used.
 #[derive(Debug)]
 pub(crate) struct Examined {
+    /// If one was named.
+    pub(crate) name: Option<Name>,
     pub(crate) location: Location,
     pub(crate) limit: u32,
     pub(crate) ttl: Duration,
@@ -199,11 +201,13 @@ fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let cli::Doctor { mut ask, supervision, loudness, backend, .. } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
+    let name = ask.name.clone();
     // Which one is meant need not be said.
     ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
     let request = runs::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
     let Request { location, limit, ttl, .. } = request;
     Ok(Examined {
+        name,
         kill_after: kill_after(supervision.kill_after, &location, ttl, &all.layers)?,
         location,
         limit,

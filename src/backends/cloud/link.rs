@@ -166,7 +166,7 @@ impl Link {
             StatusCode::SERVICE_UNAVAILABLE if ours => {
                 let text =
                     self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
-                let text = printable(&String::from_utf8_lossy(&text));
+                let text = beginning(&text);
                 Err(Trouble::refusing(format!("the server cannot do it now: {text}")))
             }
             _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
@@ -276,8 +276,7 @@ fn broken(error: &hyper::Error) -> Trouble {
 
 /// Nothing is followed: what is told to another server than the one that was named has a key in it.
 fn redirected(headers: &HeaderMap) -> Trouble {
-    let there =
-        headers.get(LOCATION).map(|there| printable(&String::from_utf8_lossy(there.as_bytes())));
+    let there = headers.get(LOCATION).map(|there| beginning(there.as_bytes()));
     let there = there.unwrap_or_else(|| "another place".into());
     Trouble::lasting(format!(
         "what answers there sends us on, to {there}; name the server itself in the URL"
@@ -307,9 +306,10 @@ fn of_a_gateway(status: StatusCode) -> Option<Trouble> {
 }
 
 /// What a server wrote, as much of it as belongs in a line.
-fn printable(text: &str) -> String {
+fn beginning(text: &[u8]) -> String {
     const SHOWN: usize = 300;
-    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+    let text = String::from_utf8_lossy(text);
+    text.lines().next().unwrap_or_default().chars().take(SHOWN).collect()
 }
 
 /// An answer that means nothing to us.

@@ -36,7 +36,8 @@ impl Url {
         if uri.path() != "/" || uri.query().is_some() || url.contains('#') {
             return Err(format!("has more than a host and a port; {FORM}"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority.host();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
         let tls = scheme.eq_ignore_ascii_case("https");
         let port = match port {
@@ -48,7 +49,7 @@ impl Url {
             }
         };
         let port = port.map_err(|what| format!("{what}; {FORM}"))?;
-        if host.is_empty() {
+        if host.is_empty() || host.contains(['[', ']']) {
             return Err(format!("names no server; {FORM}"));
         }
         Ok(Self { tls, host: host.into(), port })
@@ -95,6 +96,7 @@ mod tests {
             "http://h/geheim",
             "http://h?geheim",
             "http://h?",
+            "http://[geheim[:1",
             "http://h/?geheim",
             "http://h//",
             "http://h:+80",

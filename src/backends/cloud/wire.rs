@@ -199,6 +199,7 @@ pub(crate) struct Named {
 /// One who holds or waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Party {
+    /// Nil where what was answered is none (`mending.rs`).
     pub(crate) id: Uuid,
     /// The fencing token of one who holds.
     #[serde(default)]
@@ -213,31 +214,37 @@ pub(crate) struct Party {
 }
 
 impl Look {
-    /// An error: no server of ours says that.
-    pub(super) fn snapshot(self, name: &Name) -> Result<Snapshot, Trouble> {
-        let holder = |party: Party| {
-            let left = believed::time_if_any(party.left_ms)?;
-            Ok::<_, Trouble>(match party.record {
-                record @ Some(_) => {
-                    let (token, phase) = (Some(party.token), party.phase);
-                    Holder::Known { token, record, phase, left }
-                }
-                None => Holder::Foreign { permit: party.id.to_string(), left },
-            })
+    /// What cannot be so is left out, and hides nothing else.
+    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+        let holder = |party: Party| match (party.record, believed::time_if_any(party.left_ms)) {
+            (record @ Some(_), Ok(left)) => {
+                let (token, phase) = (Some(party.token), party.phase);
+                Holder::Known { token, record, phase, left }
+            }
+            (Some(_), Err(_)) => Holder::unknown(),
+            (None, _) if party.id.is_nil() => Holder::unknown(),
+            (None, left) => {
+                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten() }
+            }
         };
         let waiter = |party: Party| match party.record {
-            record @ Some(_) => Waiter::known(record),
-            None => Waiter::foreign(party.id.to_string()),
+            None if !party.id.is_nil() => Waiter::foreign(&party.id.to_string()),
+            record => Waiter::known(record),
         };
-        Ok(Snapshot {
+        let mut odd = None;
+        let limit = self.limit.map(believed::limit).transpose();
+        let ttl = believed::time_if_any(self.ttl_ms);
+        let paused = believed::time_if_any(self.paused_ms);
+        Snapshot {
             name: name.clone(),
-            limit: self.limit.map(believed::limit).transpose()?,
+            limit: believed::or_note(limit, &mut odd),
             pinned: self.pinned,
-            ttl: believed::time_if_any(self.ttl_ms)?,
-            withheld: believed::time_if_any(self.paused_ms)?.map(Withheld::Quarantine),
-            holders: self.holders.into_iter().map(holder).collect::<Result<_, _>>()?,
+            ttl: believed::or_note(ttl, &mut odd),
+            withheld: believed::or_note(paused, &mut odd).map(Withheld::Quarantine),
+            holders: self.holders.into_iter().map(holder).collect(),
             waiters: self.waiters.into_iter().map(waiter).collect(),
-        })
+            odd,
+        }
     }
 }
 

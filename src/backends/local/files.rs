@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,9 @@ impl Semaphore {
     /// by which the next who looks finds what a crash has left.
     pub(super) fn remove(&self, entry: Entry) {
         if entry.kind == Kind::Kept {
-            let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // A pipe in its place must not hold us up.
+            let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let flags = OFlags::WRONLY | OFlags::TRUNC | how;
             let _ = rustix::fs::openat(&self.directory, entry.file(), flags, Mode::empty());
         }
         let unlink = |file| rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
@@ -176,14 +178,39 @@ impl Semaphore {
         self.record(entry).ok().flatten()
     }
 
-    /// Whether it belongs to the one of this identity.
-    pub(super) fn is_of(&self, entry: Entry, id: Uuid) -> io::Result<bool> {
-        Ok(self.record(entry)?.is_some_and(|record: Record| record.permit == id))
+    /// Which of several belongs to the one of this identity. A record that cannot be read hides none of
+    /// the others, but it may be the one.
+    pub(super) fn find<T>(
+        &self,
+        several: impl IntoIterator<Item = T>,
+        entry: impl Fn(&T) -> Entry,
+        id: Uuid,
+    ) -> io::Result<Option<T>> {
+        let mut unread = None;
+        for one in several {
+            match self.record::<Record>(entry(&one)) {
+                Ok(Some(record)) if record.permit == id => return Ok(Some(one)),
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        unread.map_or(Ok(None), Err)
     }
 
     /// When a permit was granted, and to which process.
     pub(super) fn granted(&self, entry: Entry) -> io::Result<Option<Granted>> {
-        self.record(entry)
+        match self.record(entry) {
+            // We made no link, no socket and no directory of it.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR)
+                ) =>
+            {
+                Ok(None)
+            }
+            granted => granted,
+        }
     }
 
     /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
@@ -254,11 +281,17 @@ impl Locked<'_> {
         })
     }
 
+    /// None: there is none, or it is something that we did not make, a link, a socket or a directory,
+    /// which counts for nothing.
     fn open(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
-            Err(Errno::NOENT) => Ok(None),
-            opened => Ok(Some(opened?)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
+            fifo => {
+                let fifo = fifo?;
+                let kind = FileType::from_raw_mode(rustix::fs::fstat(&fifo)?.st_mode);
+                Ok(kind.is_fifo().then_some(fifo))
+            }
         }
     }
 
@@ -301,7 +334,7 @@ impl Locked<'_> {
     pub(super) fn write_to(&self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NXIO) => {}
+            Err(Errno::NOENT | Errno::NXIO | Errno::LOOP | Errno::ISDIR) => {}
             fifo => _ = rustix::io::write(fifo?, bytes)?,
         }
         Ok(())

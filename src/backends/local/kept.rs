@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::create::create_file;
 use super::entries::Entry;
 use super::mutex::Locked;
-use crate::backends::{Ask, Phase, Record};
+use crate::backends::{Ask, Phase, Record, believed};
 use crate::clock::{self, Moment};
 use crate::kernel;
 
@@ -95,8 +95,8 @@ impl Kept {
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
 
-    /// What is garbled or unfinished counts for nothing.
-    fn from_text(text: &[u8]) -> Option<Self> {
+    /// What is garbled or unfinished, or would last for centuries, counts for nothing.
+    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
@@ -105,7 +105,10 @@ impl Kept {
             "k" => Phase::Kept,
             _ => return None,
         };
-        let mut time = || Some(Duration::from_micros(words.next()?.parse().ok()?));
+        let mut time = || {
+            let time = Duration::from_micros(words.next()?.parse().ok()?);
+            believed::is_time(time).then_some(time)
+        };
         Some(Self { boot, phase, ttl: time()?, lease_end: time()?, hold_end: time()? })
     }
 }
@@ -140,7 +143,9 @@ impl Locked<'_> {
     pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
-            file => read_whole::<256>(&file?)?,
+            Err(Errno::LOOP | Errno::NXIO) => Vec::new(),
+            // What is no file has no text.
+            file => read_whole::<256>(&file?).unwrap_or_default(),
         };
         if let Some(kept) = Kept::from_text(&text)
             && kept.lasts()?
@@ -204,13 +209,16 @@ pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The permits that were given back, with numbers that grow. None: an unfinished one.
 fn remembered(file: &OwnedFd) -> io::Result<Vec<Option<(u64, Uuid)>>> {
+    Ok(places(&read_whole::<{ LINE * REMEMBERED }>(file)?))
+}
+
+pub(super) fn places(text: &[u8]) -> Vec<Option<(u64, Uuid)>> {
     let place = |line: &[u8]| {
         let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (number, id) = line.split_once(' ')?;
         Some((number.parse().ok()?, id.parse().ok()?))
     };
-    let text = read_whole::<{ LINE * REMEMBERED }>(file)?;
-    Ok(text.chunks(LINE).map(place).collect())
+    text.chunks(LINE).map(place).collect()
 }
 
 fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {
@@ -256,7 +264,7 @@ mod tests {
         let mut width = None;
         for phase in [Phase::Held, Phase::Evicted, Phase::Kept] {
             let mut kept = kept(phase);
-            kept.hold_end = Duration::from_micros(u64::MAX);
+            kept.hold_end = Duration::from_hours(100 * 365 * 24);
             let text = kept.to_text();
             let back = Kept::from_text(text.as_bytes()).unwrap();
             assert_eq!((back.to_text(), back.phase), (text.clone(), phase));
@@ -266,6 +274,8 @@ mod tests {
         for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
             assert_eq!(Kept::from_text(garbled), None);
         }
+        let for_ever = Kept { hold_end: Duration::from_micros(u64::MAX), ..kept(Phase::Kept) };
+        assert_eq!(Kept::from_text(for_ever.to_text().as_bytes()), None);
     }
 
     #[test]

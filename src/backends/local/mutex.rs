@@ -20,7 +20,7 @@ use crate::backends::{Notice, Turn};
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
 /// How long whoever does not want to wait tries all the same.
-const GIVE_UP: Duration = Duration::from_secs(5);
+pub(super) const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a thread that got the mutex offers it to us.
 const OFFER: Duration = Duration::from_millis(100);

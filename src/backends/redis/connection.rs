@@ -396,7 +396,7 @@ pub(super) fn one_line(error: &RedisError) -> String {
     let line = text.lines().next().unwrap_or_default();
     // Redis adds where in the script it was.
     let line = line.split(" script: ").next().unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+    line.chars().take(SHOWN).collect()
 }
 
 fn tls_error(error: &RedisError) -> Option<&rustls::Error> {

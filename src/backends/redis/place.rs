@@ -91,7 +91,7 @@ impl Url {
     }
 
     /// The password, if there is one. An empty one is none, wherever it is from.
-    pub(super) fn secret(&self) -> Option<&str> {
+    pub(crate) fn secret(&self) -> Option<&str> {
         self.0.redis_settings().password().filter(|password| !password.is_empty())
     }
 

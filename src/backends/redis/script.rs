@@ -1,9 +1,10 @@
 //! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use redis::{Cmd, Value};
+use redis::{Cmd, FromRedisValue, Value, from_redis_value};
 use uuid::Uuid;
 
 use super::HEARTBEAT;
@@ -210,7 +211,7 @@ pub(super) struct Reply {
 }
 
 /// As the script gives it.
-type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
+type Raw = (String, u64, u64, usize, usize, usize, Value, Terms, u64, Value, u8);
 type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
@@ -229,7 +230,9 @@ impl Reply {
             _ => Status::Gone,
         };
         // To the others no limit is said.
-        if matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs) {
+        let agree =
+            matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs);
+        if agree {
             believed::limit(limit)?;
             believed::limit(agreed)?;
         }
@@ -240,15 +243,19 @@ impl Reply {
             ahead: believed::count(ahead)?,
             held: believed::count(held)?,
             foreign: believed::count(foreign)?,
-            next: believed::time_if_any(u64::try_from(next).ok())?,
+            // A member of another program may end at no time that there is: then it is no reason.
+            next: of(next).and_then(|next: u64| believed::time(next).ok()),
             limit,
             pinned: pinned != 0,
             agreed,
-            ttl: if status == Status::Held { believed::lease(ttl)? } else { believed::time(ttl)? },
+            ttl: if agree { believed::lease(ttl)? } else { believed::time(ttl)? },
             hold: believed::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
-            whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
+            whose: lossy(&whose).split_once(' ').and_then(|(id, grant)| {
+                let grant = granted(id, grant)?;
+                Some(grant.record)
+            }),
             blind: blind != 0,
             since,
         })
@@ -309,7 +316,7 @@ impl Connection {
         let arguments = &to_look(keys, place);
         let question = Question { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
         let looked = self.script(&Program::look(), question).await?;
-        snapshot(name, looked.answer)
+        Ok(snapshot(name, looked.answer))
     }
 
     /// The same at several in one round trip. An error may be that of any, or that the server does not
@@ -324,12 +331,13 @@ impl Connection {
         let question = |keys: &Keys| program.known(keys.to_look(), &to_look(keys, place));
         let questions: Vec<_> = keys.iter().map(question).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
-        names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect()
+        Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
     }
 }
 
 /// Limit, whether that is pinned, TTL, pause, replicas in step and how many must be, holders and waiters.
-type Looked = (u32, u8, u64, u64, u32, u32, Vec<(String, i64, String)>, Vec<(String, String)>);
+/// Others may have written anything into the keys, so each of it is understood by itself.
+type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>);
 
 fn to_look(keys: &Keys, place: &Place) -> [String; 4] {
     let ttl = FOREIGN_TTL.as_millis().to_string();
@@ -341,41 +349,79 @@ fn written(quarantine: Option<Duration>) -> String {
     quarantine.map_or("-1".into(), |time| time.as_millis().to_string())
 }
 
-fn snapshot(name: &Name, looked: Looked) -> Result<Snapshot, Trouble> {
+fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     let (limit, pinned, ttl, paused, in_step, needed, holders, waiters) = looked;
-    let mut holders: Vec<_> = holders
-        .into_iter()
-        .map(|(id, left, grant)| {
-            let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-            if grant.is_empty() {
-                return Holder::Foreign { permit: id, left: Some(left) };
-            }
-            let left = Some(left);
-            match granted(&id, &grant) {
-                Some(Grant { token, phase, record }) => {
-                    Holder::Known { token: Some(token), record: Some(record), phase, left }
-                }
-                None => Holder::Known { token: None, record: None, phase: Phase::Held, left },
-            }
-        })
-        .collect();
+    let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
     // The order of the grants; who has no token comes last.
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
-    let waiters: Vec<_> = waiters.iter().map(|(id, ask)| Waiter::known(asked(id, ask))).collect();
+    let waiter = |said| {
+        let (id, ask): (Value, Value) = of(said)?;
+        asked(&lossy(&id), &lossy(&ask))
+    };
+    let waiters: Vec<_> = waiters.into_iter().map(|said| Waiter::known(waiter(said))).collect();
     let ours = |one: &Holder| matches!(one, Holder::Known { .. });
     let in_use = holders.iter().any(ours) || !waiters.is_empty();
-    let pinned = pinned != 0;
-    let limit = if in_use || pinned { Some(believed::limit(limit)?) } else { None };
-    let ttl = if in_use { Some(believed::time(ttl)?) } else { None };
-    let withheld = match pause(paused)? {
-        _ if in_step < needed => Some(Withheld::Replicas { in_step, needed }),
-        paused => paused.map(Withheld::Quarantine),
+    let pinned = of(pinned) != Some(0_u8);
+    let mut odd = None;
+    // What is no number at all is none that can be.
+    let limit = believed::limit(of(limit).unwrap_or(0)).map(Some);
+    let limit = believed::or_note(if in_use || pinned { limit } else { Ok(None) }, &mut odd);
+    let ttl = believed::time(of(ttl).unwrap_or(u64::MAX)).map(Some);
+    let ttl = believed::or_note(if in_use { ttl } else { Ok(None) }, &mut odd);
+    let paused = believed::or_note(pause(of(paused).unwrap_or(u64::MAX)), &mut odd);
+    let withheld = match of(needed) {
+        Some(needed) if in_step < needed => Some(Withheld::Replicas { in_step, needed }),
+        _ => paused.map(Withheld::Quarantine),
     };
-    Ok(Snapshot { name: name.clone(), limit, pinned, ttl, withheld, holders, waiters })
+    Snapshot { name: name.clone(), limit, pinned, ttl, withheld, holders, waiters, odd }
+}
+
+fn holder(said: Value) -> Holder {
+    let Some((id, left, grant)) = of::<(Value, Value, Value)>(said) else {
+        return Holder::unknown();
+    };
+    let (id, grant) = (lossy(&id), lossy(&grant));
+    let left = of(left).and_then(|left: i64| believed::time(u64::try_from(left).unwrap_or(0)).ok());
+    if grant.is_empty() {
+        return Holder::Foreign { permit: believed::identity(&id), left };
+    }
+    match granted(&id, &grant) {
+        Some(Grant { token, phase, record }) if left.is_some() => {
+            Holder::Known { token: Some(token), record: Some(record), phase, left }
+        }
+        _ => Holder::Known { token: None, record: None, phase: Phase::Held, left },
+    }
+}
+
+/// What a value says, if it says anything of this kind.
+fn of<T: FromRedisValue>(value: Value) -> Option<T> {
+    from_redis_value(value).ok()
+}
+
+/// A text, whatever is in it.
+fn lossy(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
+        Value::SimpleString(text) => text.into(),
+        _ => "".into(),
+    }
 }
 
 fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
     believed::time_if_any((millis > 0).then_some(millis))
+}
+
+/// What a script may have answered.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(value: Value) {
+    if let Some(looked) = of(value.clone()) {
+        let snapshot = snapshot(&"x".parse().expect("a good name"), looked);
+        assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
+        assert!(snapshot.holders.iter().all(|one| one.left().is_none_or(believed::is_time)));
+    }
+    if let Some(Ok(reply)) = of(value).map(|raw| Reply::of(raw, crate::clock::now())) {
+        let _ = (reply.withheld(), reply.since + reply.ttl + reply.hold);
+    }
 }
 
 struct Grant {

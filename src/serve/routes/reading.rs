@@ -145,3 +145,40 @@ pub(super) fn pinning_in(headers: &HeaderMap) -> Option<Pinning> {
 }
 
 const LIMITS: RangeInclusive<u32> = 1..=10_000;
+
+/// A request as a function of bytes: a line with its path and query, one for each header, and its body.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut lines = bytes.splitn(8, |byte| *byte == b'\n');
+    let target = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST] {
+        let _ = Route::of(&method, path);
+    }
+    let name = name_in(query);
+    assert!(name.len() <= 3 * query.len() + 9, "{name:?}");
+    for line in lines {
+        if let Some(asking) = asking_in(line) {
+            assert!(LIMITS.contains(&asking.limit) && asking.who.label.len() < 2_000);
+        }
+        let Ok(value) = HeaderValue::from_bytes(line) else { continue };
+        let mut headers = HeaderMap::new();
+        for header in [ID_HEADER, HOW_HEADER, LIMIT_HEADER] {
+            headers.insert(header, value.clone());
+        }
+        headers.insert(CONTENT_TYPE, value);
+        let _ = (id_in(&headers), how_in(&headers), is_json(&headers));
+        if let Some(limit) = pinning_in(&headers).and_then(Pinning::limit) {
+            assert!(LIMITS.contains(&limit));
+        }
+    }
+    let body = http_body_util::Full::new(Bytes::copy_from_slice(bytes));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let read = runtime.expect("a runtime").block_on(read_json(body));
+    if let Ok(Some(change)) = read {
+        let log = crate::serve::log::Log::new(&[], crate::serve::log::Format::Json);
+        let _ = log.change(&change);
+        let again: Value = serde_json::from_str(&log.configuration()).expect("JSON");
+        assert_eq!(log.change(&again), Ok(()));
+    }
+}
