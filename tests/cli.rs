@@ -28,6 +28,8 @@ mod cli {
     mod guides;
     /// The README's table of habits, row by row.
     mod habits;
+    /// Peers that mean harm to `semrun serve`, without a key and with one.
+    mod hostile;
     /// A client of HTTP that knows nothing of ours.
     mod http;
     /// Permits in `semrun serve`: leases that survive connections and restarts.
