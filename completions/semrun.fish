@@ -161,6 +161,12 @@ complete -c semrun -n "__fish_semrun_using_subcommand serve" -l listen -d 'Where
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-cert -d 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-key -d 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l state-dir -d 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated -d 'Connections that have not shown a key, of all addresses; the oldest is closed when another one comes [default: a quarter of the descriptors, 1024 at most] [env: SEMRUN_MAX_UNAUTHENTICATED]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated-per-address -d 'The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of --max-unauthenticated] [env: SEMRUN_MAX_UNAUTHENTICATED_PER_ADDRESS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-clients -d 'Clients that register, wait or hold, of all semaphores [default: 200000] [env: SEMRUN_MAX_CLIENTS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-waiters -d 'Clients that register or wait, of one semaphore [default: 20000] [env: SEMRUN_MAX_WAITERS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-names -d 'Semaphores that are in use or have a pinned limit [default: 20000] [env: SEMRUN_MAX_NAMES]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-pins -d 'Semaphores with a pinned limit [default: 10000] [env: SEMRUN_MAX_PINS]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l log -d 'What to log beside info and alert, on standard error [env: SEMRUN_LOG]' -r -f -a "info\t''
 alert\t''
 sem_events\t''

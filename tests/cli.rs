@@ -89,6 +89,8 @@ mod cli {
     mod steps;
     /// What answers and is no server, or a strange one.
     mod strange;
+    /// Peers that mean harm to `semrun serve`, without a key and with one.
+    mod strangers;
     /// What the tests are made of.
     mod support;
     /// Job control and the waiting line, on a pseudo-terminal.

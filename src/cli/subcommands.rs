@@ -176,6 +176,32 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
 
+    /// Connections that have not shown a key, of all addresses; the oldest is closed when another one
+    /// comes [default: a quarter of the descriptors, 1024 at most]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_unauthenticated: Option<usize>,
+
+    /// The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of
+    /// --max-unauthenticated]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_unauthenticated_per_address: Option<usize>,
+
+    /// Clients that register, wait or hold, of all semaphores [default: 200000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_clients: Option<usize>,
+
+    /// Clients that register or wait, of one semaphore [default: 20000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_waiters: Option<usize>,
+
+    /// Semaphores that are in use or have a pinned limit [default: 20000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_names: Option<usize>,
+
+    /// Semaphores with a pinned limit [default: 10000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_pins: Option<usize>,
+
     /// What to log beside info and alert, on standard error
     #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_parser = values::event())]
     pub(crate) log: Vec<Event>,

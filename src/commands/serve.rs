@@ -10,8 +10,9 @@ use tokio::task::LocalSet;
 use super::block_on;
 use crate::backends::tls;
 use crate::exit::{Exit, Failure};
-use crate::kernel::raise_open_files_limit;
+use crate::kernel::{open_files_limit, raise_open_files_limit};
 use crate::report::Span;
+use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::log::{Event, Log};
 use crate::serve::routes::Routes;
@@ -24,7 +25,21 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;
     // Each client needs two.
     raise_open_files_limit();
-    let Serve { listen, keys, tls, state_dir, log, log_format } = settings;
+    let Serve {
+        listen,
+        keys,
+        tls,
+        state_dir,
+        strangers,
+        strangers_of_one_address,
+        bounds,
+        log,
+        log_format,
+    } = settings;
+    let descriptors = open_files_limit().and_then(|limit| limit.current);
+    let descriptors =
+        descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
+    let room = Room::within(descriptors, strangers, strangers_of_one_address);
     let tls = match tls {
         Some((cert, key)) => Some(
             tls::server(&cert, &key.0).map_err(|text| Misuse::new(Failure::Unsupported, text))?,
@@ -40,7 +55,7 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     };
     let log = Log::new(&log, log_format);
     let restored = found.grants.len();
-    let semaphores = Semaphores::new(journal, found, log);
+    let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
@@ -48,8 +63,17 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
         })?;
         let port = listener.local_addr().context("cannot listen")?.port();
         announce(&semaphores, port, restored);
-        let routes = Rc::new(Routes { semaphores: Rc::clone(&semaphores), keys });
-        crate::serve::run(listener, tls, routes, told_to_end(signals)).await.context("cannot serve")
+        if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
+            let text = format!(
+                "--max-unauthenticated {asked} is more than half of the {descriptors} descriptors that \
+                 it may have; it is {} now",
+                room.strangers
+            );
+            semaphores.log.say(Event::Alert, &text);
+        }
+        let routes = Routes::new(Rc::clone(&semaphores), keys);
+        let (door, end) = (Door::new(room), told_to_end(signals));
+        crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
     semaphores.log.say(Event::Info, "The server has ended");
     Ok(Exit::Success)

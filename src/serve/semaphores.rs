@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::one::{Phase, Request, Semaphore, UNATTACHED};
 pub(crate) use self::one::{Verdict, Which};
+use super::bounds::{Bounds, Full};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
@@ -35,9 +36,8 @@ const AFTER_RESTART: Duration = Duration::from_secs(30);
 /// wait waits for this, and gives up after two seconds.
 pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
-/// How many names that nobody uses are remembered, and how many clients are served.
+/// How many names that nobody uses are remembered.
 const MOST_NAMES: usize = 10_000;
-const MOST_CLIENTS: usize = 200_000;
 
 /// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
 /// nobody else is served meanwhile, so it is to be done in a few milliseconds.
@@ -52,7 +52,11 @@ pub(crate) struct Semaphores {
     sooner: Notify,
     /// No number that was ever given out is greater.
     last: Cell<u64>,
+    bounds: Bounds,
     clients: Cell<usize>,
+    pins: Cell<usize>,
+    /// Until when it is known that all names are in use.
+    no_room_until: Cell<Moment>,
     registered: Cell<u64>,
     /// How many names there may be before those that nobody uses are forgotten.
     enough_names: Cell<usize>,
@@ -70,7 +74,7 @@ pub(crate) enum Refused {
     Unknown,
     /// Only a holder releases.
     NotHolder,
-    TooMany,
+    Full(Full),
 }
 
 /// A request that stays open; dropping this is what its connection's end does.
@@ -96,7 +100,7 @@ impl Drop for Attached {
 }
 
 impl Semaphores {
-    pub(crate) fn new(journal: Journal, found: Found, log: Log) -> Rc<Self> {
+    pub(crate) fn new(journal: Journal, found: Found, bounds: Bounds, log: Log) -> Rc<Self> {
         let now = clock::now();
         let back = if found.restarted { COMING_BACK } else { Duration::ZERO };
         let pause = found.rebooted.unwrap_or_default().max(back);
@@ -106,7 +110,10 @@ impl Semaphores {
             due: RefCell::default(),
             sooner: Notify::new(),
             last: Cell::new(found.last),
+            bounds,
             clients: Cell::new(0),
+            pins: Cell::new(found.pins.len()),
+            no_room_until: Cell::new(Moment::ZERO),
             registered: Cell::new(0),
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
@@ -158,15 +165,18 @@ impl Semaphores {
     /// A new client, which is known from now on and not in the queue yet.
     pub(crate) fn register(&self, name: &Rc<str>, actor: Rc<str>) -> Result<Uuid, Refused> {
         let id = Uuid::new_v4();
-        if self.clients.get() >= MOST_CLIENTS {
-            return Err(Refused::TooMany);
-        }
+        self.has_room(name)?;
+        let mut outcome = Ok(id);
         self.change(name, |semaphore| {
+            if let Err(refused) = self.has_room_in(semaphore, false) {
+                outcome = Err(refused);
+                return Vec::new();
+            }
             self.admit(semaphore, id, actor, false);
             semaphore.unattached.push_back((clock::now() + UNATTACHED, id));
             Vec::new()
         });
-        Ok(id)
+        outcome
     }
 
     /// One of the two requests of a client of the original. When both are there it joins the
@@ -262,7 +272,8 @@ impl Semaphores {
         if self.finished.borrow().contains(id) {
             return Ok((Told::lost(), None));
         }
-        let mut told = Err(Refused::TooMany);
+        self.has_room(name)?;
+        let mut told = Err(Refused::Unknown);
         let mut waits = false;
         // What is over has to be over for everybody before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
@@ -270,7 +281,8 @@ impl Semaphores {
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
             let stands = semaphore.ledger.terms_or(asked);
-            if !known && self.clients.get() >= MOST_CLIENTS {
+            if !known && let Err(refused) = self.has_room_in(semaphore, asking.nonblock) {
+                told = Err(refused);
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
@@ -401,7 +413,13 @@ impl Semaphores {
         look
     }
 
-    /// The same, for clients of the original; none if nobody ever registered there.
+    /// About how many bytes it takes to tell how it stands.
+    pub(crate) fn size(&self, name: &Rc<str>) -> usize {
+        const EACH: usize = 150;
+        self.all.borrow().get(name).map_or(0, |semaphore| semaphore.clients.len() * EACH)
+    }
+
+    /// How it stands, for clients of the original; none if nobody ever registered there.
     pub(crate) fn observe(&self, name: &Rc<str>) -> Option<String> {
         let all = self.all.borrow();
         Some(all.get(name)?.observed(name))

@@ -8,6 +8,7 @@ use super::misuse::{Misuse, misconfigured, misuse};
 use super::{Files, Surroundings};
 use crate::backends::tls::Secret;
 use crate::cli;
+use crate::serve::bounds::Bounds;
 use crate::serve::keys::Keys;
 use crate::serve::log::{Event, Format};
 
@@ -18,6 +19,11 @@ pub(crate) struct Serve {
     /// The certificates and the key.
     pub(crate) tls: Option<(Vec<u8>, Secret)>,
     pub(crate) state_dir: Option<PathBuf>,
+    /// How many connections that have not shown a key may be open, in all and from one address, where
+    /// that is said.
+    pub(crate) strangers: Option<usize>,
+    pub(crate) strangers_of_one_address: Option<usize>,
+    pub(crate) bounds: Bounds,
     pub(crate) log: Vec<Event>,
     pub(crate) log_format: Format,
 }
@@ -60,11 +66,20 @@ pub(super) fn settings(
             return Err(layers.misuse(given, "--tls-cert and --tls-key go together"));
         }
     };
+    let usual = Bounds::default();
     Ok(Serve {
         listen: options.listen.unwrap_or_else(|| LISTEN.into()),
         keys,
         tls,
         state_dir: options.state_dir,
+        strangers: options.max_unauthenticated,
+        strangers_of_one_address: options.max_unauthenticated_per_address,
+        bounds: Bounds {
+            clients: options.max_clients.unwrap_or(usual.clients),
+            waiters: options.max_waiters.unwrap_or(usual.waiters),
+            names: options.max_names.unwrap_or(usual.names),
+            pins: options.max_pins.unwrap_or(usual.pins),
+        },
         log: options.log,
         log_format: options.log_format.unwrap_or_default(),
     })

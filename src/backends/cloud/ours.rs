@@ -8,7 +8,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::link::Link;
 use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use super::{Shared, understood};
@@ -91,58 +90,40 @@ async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
 async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> Lost {
-    // It takes a connection of its own, for which a short command should not wait.
+    // It takes a connection of its own, for which a short command should not wait. The one that is there
+    // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
-    let mut known = match shared.idle.take() {
-        Some(link) => link.if_idle().await,
-        None => None,
-    };
     let mut pause = Pause::new();
+    let mut first = true;
     loop {
-        let fresh = known.is_none();
         let since = Instant::now();
-        match watched(shared, name, id, known.take()).await {
+        match watched(shared, name, id, std::mem::take(&mut first)).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
             pause = Pause::new();
         }
-        if fresh {
-            pause.sleep().await;
-        }
+        pause.sleep().await;
     }
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `known` is a connection over which it said that it is.
-async fn watched(
-    shared: &Shared,
-    name: &Name,
-    id: Uuid,
-    known: Option<Link>,
-) -> Result<Lost, Trouble> {
+/// `first`: the server has said a moment ago that it is, and where it does not know that now, it was
+/// taken away.
+async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-    let fresh = known.is_none();
-    let dialled = shared.dialler.dial().await?;
-    let mut link = if let Some(known) = known {
-        // Another one for what is answered at once: renewals, and giving back.
-        shared.idle.replace(Some(dialled));
-        known
-    } else {
-        let mut link = dialled;
-        // One of the original kind may have taken its place, and would end at once if it were
-        // asked to watch over somebody whom it does not know.
-        let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
-        if !answer.ours {
-            return Err(Trouble::other_server());
-        }
-        within(CONNECTING, link.read(answer)).await?;
-        link
-    };
+    let mut link = shared.dialler.dial().await?;
+    // One of the original kind may have taken its place, and would end at once if it were asked to
+    // watch over somebody whom it does not know.
+    let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
+    if !answer.ours {
+        return Err(Trouble::other_server());
+    }
+    within(CONNECTING, link.read(answer)).await?;
     let answer = link.ask(request(MONITOR)).await?;
-    let taken_away = answer.status == StatusCode::NOT_FOUND && !fresh;
+    let taken_away = answer.status == StatusCode::NOT_FOUND && first;
     if !answer.ours || !(answer.status == StatusCode::OK || taken_away) {
         return Err(Trouble::other_server());
     }

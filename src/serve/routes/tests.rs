@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use http_body_util::BodyExt;
 use hyper::Method;
+use hyper::header::HOST;
 use proptest::prelude::*;
 
 use super::*;
 use crate::backends::cloud::wire::{
     ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
 };
+use crate::serve::door::{Door, Room};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {
@@ -54,8 +56,20 @@ const KEY: &str = "a-key-for-tests";
 fn routes() -> Rc<Routes> {
     let log = log::Log::new(&[], log::Format::Text);
     let journal = crate::serve::journal::Journal::none();
-    let semaphores = Semaphores::new(journal, crate::serve::journal::Found::default(), log);
-    Rc::new(Routes { semaphores, keys: Keys::of_words(KEY).unwrap() })
+    let semaphores = Semaphores::new(
+        journal,
+        crate::serve::journal::Found::default(),
+        crate::serve::bounds::Bounds::default(),
+        log,
+    );
+    Routes::new(semaphores, Keys::of_words(KEY).unwrap())
+}
+
+/// A connection to a server that has no other.
+fn alone(stream: tokio::net::TcpStream) -> Peer {
+    let door = Door::new(Room::within(1024, None, None));
+    let address = stream.peer_addr().unwrap().ip();
+    Peer::new(stream, door.enter(address))
 }
 
 /// A request of anybody's, about one of a few semaphores and clients.
@@ -163,7 +177,7 @@ async fn any_history(steps: Vec<Step>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
+    let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
     let mut open = Vec::new();
     let mut clients: Vec<Uuid> = Vec::new();
     let mut held: HashMap<&str, usize> = HashMap::new();
@@ -173,7 +187,8 @@ async fn any_history(steps: Vec<Step>) {
                 if let Some(id) = client.and_then(|client| clients.get(client)) {
                     headers.push((ID_HEADER, id.to_string()));
                 }
-                let mut request = Request::builder().method(method).uri(path.as_str());
+                let mut request =
+                    Request::builder().method(method).uri(path.as_str()).header(HOST, "x");
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
@@ -258,7 +273,8 @@ async fn who_waits_hears_now_and_then_that_the_server_is_there() {
         tokio::time::sleep(BEAT * 5 / 2).await;
         Verdict::Granted
     });
-    let mut content = Content { first: Some("told\n".into()), then: Some(then), beats };
+    let mut content =
+        Content { first: Some("told\n".into()), then: Some(then), beats, asking: None };
     let began = Instant::now();
     let mut heard = Vec::new();
     while let Some(frame) = content.frame().await {
@@ -280,9 +296,10 @@ async fn answered(
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
+    let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
     let request = Request::get(format!("{path}?name=a"))
         .header(KEY_HEADER, KEY)
+        .header(HOST, "x")
         .header(VERSION_HEADER, VERSION)
         .header(header.0, header.1);
     let request = id.into_iter().fold(request, |to, id| to.header(ID_HEADER, id.to_string()));

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Refused, Semaphores};
 use crate::backends::{Eviction, GivenBack, Phase};
 use crate::clock;
+use crate::serve::bounds::Full;
 use crate::serve::log::{Event, Subject};
 
 impl Semaphores {
@@ -77,8 +78,24 @@ impl Semaphores {
     }
 
     /// Pins a limit, or leaves it to those who use the semaphore again.
-    pub(crate) fn pin(&self, name: &Rc<str>, limit: Option<u32>, actor: &str) {
+    pub(crate) fn pin(
+        &self,
+        name: &Rc<str>,
+        limit: Option<u32>,
+        actor: &str,
+    ) -> Result<(), Refused> {
+        let most = self.bounds.pins;
+        let mut outcome = Ok(());
         let pin = |semaphore: &mut super::Semaphore| {
+            match (semaphore.ledger.pinned(), limit) {
+                (None, Some(_)) if self.pins.get() >= most => {
+                    outcome = Err(Refused::Full(Full::Pins(most)));
+                    return Vec::new();
+                }
+                (None, Some(_)) => self.pins.set(self.pins.get() + 1),
+                (Some(_), None) => self.pins.set(self.pins.get() - 1),
+                _ => {}
+            }
             if semaphore.ledger.pinned() != limit {
                 self.journal.pinned(name, limit);
                 let subject = Subject { name, id: None, actor };
@@ -89,9 +106,11 @@ impl Semaphores {
             semaphore.ledger.pin(clock::now(), limit)
         };
         if limit.is_some() {
+            self.has_room(name)?;
             self.change(name, pin);
         } else {
             self.change_known(name, pin);
         }
+        outcome
     }
 }

@@ -4,7 +4,7 @@ use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
 use crate::serve::log::Format;
 
 fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
-    Semaphores::new(journal, found, Log::new(&[], Format::Text))
+    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text))
 }
 
 fn asking(id: Uuid, ttl_ms: u64) -> Asking {
@@ -104,9 +104,9 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     let directory = tempfile::TempDir::new().unwrap();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
-    server.pin(&name, Some(7), "");
-    server.pin(&"y".into(), Some(2), "");
-    server.pin(&"y".into(), None, "");
+    server.pin(&name, Some(7), "").unwrap();
+    server.pin(&"y".into(), Some(2), "").unwrap();
+    server.pin(&"y".into(), None, "").unwrap();
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
@@ -126,12 +126,12 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
 fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_any_more() {
     let directory = tempfile::TempDir::new().unwrap();
     let server = started(&directory);
-    server.pin(&"x".into(), Some(7), "");
+    server.pin(&"x".into(), Some(7), "").unwrap();
     ask(&server, asking(Uuid::new_v4(), 60_000));
     drop(server);
     let server = started(&directory);
     assert_eq!(look(&server).limit, Some(7));
-    server.pin(&"x".into(), None, "");
+    server.pin(&"x".into(), None, "").unwrap();
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(1), false));
 }
 
@@ -265,7 +265,7 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
     let id = server.register(&name, "".into()).unwrap();
     let _both =
         [Which::Monitor, Which::Wait].map(|which| server.attach(&name, id, which).ok().unwrap());
-    server.pin(&name, Some(9), "");
+    server.pin(&name, Some(9), "").unwrap();
     let (told, _waits) = ask(&server, asking(Uuid::new_v4(), 60_000));
     assert_eq!(told.outcome, Outcome::Queued);
     assert!(server.evict(&name, id, Eviction::Gently, "".into()));

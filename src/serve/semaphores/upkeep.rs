@@ -7,14 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::one::{Client, Phase, Request, Semaphore, Verdict, Which};
-use super::{MOST_NAMES, Semaphores};
+use super::{MOST_NAMES, Refused, Semaphores};
 use crate::backends::Record;
 use crate::backends::cloud::wire::millis;
 use crate::backends::ledger::{Change, Claim, Holding, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
+use crate::serve::bounds::{Bounds, Full};
 use crate::serve::journal::Grant;
 use crate::serve::log::{Event, Subject};
+
+/// How long it is not looked again whether a name is not used any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Semaphores {
     /// Does what is due by itself, for ever.
@@ -81,6 +85,36 @@ impl Semaphores {
         }
         drop(all);
         self.change_known(name, change);
+    }
+
+    /// Whether one more name can be used.
+    pub(super) fn has_room(&self, name: &Rc<str>) -> Result<(), Refused> {
+        let mut all = self.all.borrow_mut();
+        let most = self.bounds.names;
+        if all.len() < most || all.contains_key(name) {
+            return Ok(());
+        }
+        // Not for each who asks: there are many names.
+        let now = clock::now();
+        if self.no_room_until.get() <= now {
+            self.forget_idle(&mut all);
+            self.no_room_until.set(now + LOOK_AGAIN);
+        }
+        if all.len() < most { Ok(()) } else { Err(Refused::Full(Full::Names(most))) }
+    }
+
+    /// Whether one more can register or wait there.
+    pub(super) fn has_room_in(&self, semaphore: &Semaphore, nonblock: bool) -> Result<(), Refused> {
+        let Bounds { clients, waiters, .. } = self.bounds;
+        let waiting = semaphore.clients.len().saturating_sub(semaphore.ledger.holders().len());
+        if self.clients.get() >= clients {
+            return Err(Refused::Full(Full::Clients(clients)));
+        }
+        if waiting >= waiters && !nonblock {
+            Err(Refused::Full(Full::Waiters(waiters)))
+        } else {
+            Ok(())
+        }
     }
 
     fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
