@@ -150,7 +150,7 @@ fn what_cannot_be_so_is_not_believed() {
     }
     let raw = |terms: &str| {
         format!(
-            "+OK\r\n+OK\r\n*0\r\n*11\r\n$4\r\nheld\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*5\r\n{terms}:0\r\n$0\r\n\r\n:0\r\n"
+            "+OK\r\n+OK\r\n*0\r\n*11\r\n$4\r\nheld\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
         )
     };
     for terms in [

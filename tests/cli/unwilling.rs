@@ -87,7 +87,7 @@ fn a_redis_that_has_just_come_up_is_not_busy() {
     let output = fresh(&["--name", "x", "-w", "0.3", "true"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{stderr}");
-    assert!(stderr.contains("gave up waiting for 'x': nobody was granted a permit"), "{stderr}");
+    assert!(stderr.contains("gave up waiting for 'x': nobody is granted a permit"), "{stderr}");
     fails(&fresh(&["acquire", "--name", "x", "-n"]), 69, &[words]);
     looks_so();
 }
