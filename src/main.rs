@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod commands;
 mod exit;
+mod files;
 mod kernel;
 mod mutants;
 mod report;

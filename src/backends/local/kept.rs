@@ -13,17 +13,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::create::create_file;
 use super::entries::Entry;
 use super::mutex::Locked;
 use crate::backends::{Ask, Phase, Record};
 use crate::clock::{self, Moment};
+use crate::files::ours;
 use crate::kernel;
 
 /// How many of the permits that were given back last are remembered.
@@ -116,7 +116,7 @@ impl Locked<'_> {
     pub(super) fn write_kept(&self, entry: Entry, kept: Kept, record: &Record) -> io::Result<()> {
         let write = || {
             let mode = self.0.sharing.file_mode();
-            let file = create_file(&self.0.directory, &entry.file(), mode)?;
+            let file = ours::create(&self.0.directory, &entry.file(), mode)?;
             self.write_record(entry, record)?;
             write_whole(&file, &kept.to_text())
         };
@@ -140,6 +140,8 @@ impl Locked<'_> {
     pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
+            // Nothing that we made: it is removed as what is garbled is.
+            Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
             file => read_whole::<256>(&file?)?,
         };
         if let Some(kept) = Kept::from_text(&text)
@@ -167,7 +169,9 @@ impl Locked<'_> {
 
     fn write_down(&self, id: Uuid) -> io::Result<()> {
         let file = match self.open_file("done", OFlags::RDWR) {
-            Err(Errno::NOENT) => create_file(&self.0.directory, "done", self.0.sharing.file_mode()),
+            Err(Errno::NOENT) => {
+                ours::create(&self.0.directory, "done", self.0.sharing.file_mode())
+            }
             file => file,
         }?;
         let places = remembered(&file)?;
@@ -189,8 +193,9 @@ impl Locked<'_> {
     }
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0.directory, file, flags, Mode::empty())
+        let file = ours::open(&self.0.directory, file, access)?;
+        // Another name of a file elsewhere, or a FIFO, is nothing that we made.
+        if ours::is_single(&file)? { Ok(file) } else { Err(Errno::MLINK) }
     }
 }
 

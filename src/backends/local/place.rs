@@ -11,6 +11,7 @@ use rustix::process::geteuid;
 
 use crate::account::{Account, Home, stands_for_unmapped};
 use crate::backends::{Error, ErrorKind};
+use crate::files::ours::{moved_by, with_exact_modes};
 
 /// The directory in which each semaphore has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +159,9 @@ impl Candidate {
             .map_err(|errno| self.failed("cannot examine the file system", errno))?;
         self.refuse_foreign(&filesystem)?;
         self.check_owner(&stat)?;
-        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
+        let sharing = Sharing::of(&stat);
+        self.check_way(sharing)?;
+        Ok(Some(Base { fd, path: self.path.clone(), sharing }))
     }
 
     fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
@@ -177,7 +180,7 @@ impl Candidate {
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
             // Private: whoever wants to share it says so with chmod.
-            match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+            match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => {
                     return Err(self.failed(
@@ -244,6 +247,20 @@ impl Candidate {
             return Err(self.error(ErrorKind::Unavailable, what.into(), None));
         }
         Ok(())
+    }
+
+    /// Who can move the directory away has the next semrun meet nobody in another one. Those who share
+    /// it may share what it lies in, too.
+    fn check_way(&self, sharing: Sharing) -> Result<(), Error> {
+        let group = sharing.group.map(Gid::as_raw);
+        match moved_by(&self.path, group) {
+            Ok(None) => Ok(()),
+            Ok(Some(doubt)) => Err(self.error(ErrorKind::Unavailable, doubt.to_string(), None)),
+            Err(error) => {
+                let what = "cannot be reached by its path";
+                Err(self.error(ErrorKind::Unavailable, what.into(), Some(error)))
+            }
+        }
     }
 
     fn failed(&self, what: &str, errno: rustix::io::Errno) -> Error {
