@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_semrun_global_optspecs
-    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground backend= prefix= quarantine= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
+    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground clean-env backend= prefix= quarantine= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
 end
 
 function __fish_semrun_needs_command
@@ -56,6 +56,7 @@ complete -c semrun -n "__fish_semrun_needs_command" -s c -l command -d 'Run STR 
 complete -c semrun -n "__fish_semrun_needs_command" -l strict-limit -d 'Another limit or TTL that is in force is an error [env: SEMRUN_STRICT_LIMIT]'
 complete -c semrun -n "__fish_semrun_needs_command" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
 complete -c semrun -n "__fish_semrun_needs_command" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_needs_command" -l clean-env -d 'Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the command [env: SEMRUN_CLEAN_ENV]'
 complete -c semrun -n "__fish_semrun_needs_command" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_needs_command" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_needs_command" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
@@ -195,6 +196,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l config -d 'A co
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l strict-limit -d 'Another limit or TTL that is in force is an error [env: SEMRUN_STRICT_LIMIT]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l clean-env -d 'Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the command [env: SEMRUN_CLEAN_ENV]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l json -d 'Print a JSON document (docs/operations/doctor.md has its fields)'

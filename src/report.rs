@@ -1,5 +1,6 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+mod exposed;
 mod forbidden;
 mod words;
 
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
+pub(crate) use self::exposed::Exposed;
 use self::forbidden::Forbidden;
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span, harmless};
