@@ -30,13 +30,6 @@ pub(crate) struct Doubt {
     pub(super) why: Why,
 }
 
-impl Doubt {
-    /// Whether it concerns only those who share what lies there: all (none) or a group.
-    pub(crate) fn is_among(&self, group: u32) -> bool {
-        self.why == Why::Group(group)
-    }
-}
-
 /// Fits behind the path of a file.
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

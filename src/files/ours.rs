@@ -87,11 +87,9 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
     }
 }
 
-/// By what others could move a directory away, but for those of a group who share it.
-pub(crate) fn moved_by(path: &Path, group: Option<u32>) -> io::Result<Option<Doubt>> {
-    let mut doubts = walk(path)?.doubts.into_iter();
-    let shares = |doubt: &Doubt| group.is_some_and(|group| doubt.is_among(group));
-    Ok(doubts.find(|doubt| !shares(doubt)))
+/// By what others could move a directory away, or a part of its path.
+pub(crate) fn moved_by(path: &Path) -> io::Result<Option<Doubt>> {
+    Ok(walk(path)?.doubts.into_iter().next())
 }
 
 /// Makes a private directory, and those above it.

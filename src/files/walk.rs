@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -38,8 +38,8 @@ pub(super) struct Found {
 }
 
 struct Walk {
-    /// From the root to where we are, without links.
-    directories: Vec<(OwnedFd, Stat)>,
+    /// Where we are, and its path without links.
+    here: OwnedFd,
     names: PathBuf,
     doubts: Vec<Doubt>,
     /// Whom the root directory belongs to. They could change everything anyway.
@@ -54,12 +54,12 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
     let mut links = 0;
     while let Some(step) = todo.pop_front() {
         if step == ".." {
-            walk.up();
+            walk.up()?;
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Has a directory mounted that is mounted when it is used.
-        match openat(walk.here(), &step, flags | OFlags::DIRECTORY, Mode::empty()) {
+        match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
                 walk.down(directory, &step)?;
                 continue;
@@ -67,7 +67,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             Err(Errno::NOTDIR | Errno::LOOP) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let found = openat(walk.here(), &step, flags, Mode::empty())?;
+        let found = openat(&walk.here, &step, flags, Mode::empty())?;
         let stat = fstat(&found)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             return walk.end(step, false, &todo);
@@ -75,7 +75,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
         if is_of_proc(&found)? {
             // It stands for what a process has open, which need not have a path.
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            match openat(walk.here(), &step, flags | OFlags::DIRECTORY, Mode::empty()) {
+            match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(directory) => walk.down(directory, &step)?,
                 Err(Errno::NOTDIR) => return walk.end(step, true, &todo),
                 Err(errno) => return Err(errno.into()),
@@ -92,7 +92,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
         let target = readlinkat(&found, "", Vec::new())?;
         let target = Path::new(OsStr::from_bytes(target.as_bytes()));
         if target.is_absolute() {
-            walk.directories.truncate(1);
+            walk.here = root()?;
             walk.names = "/".into();
         }
         for step in steps(target).collect::<Vec<_>>().into_iter().rev() {
@@ -100,8 +100,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
         }
     }
     walk.forget_last();
-    let directory = walk.directories.pop().expect("the root is never left").0;
-    Ok(Reached { directory, file: None, doubts: walk.doubts })
+    Ok(Reached { directory: walk.here, file: None, doubts: walk.doubts })
 }
 
 /// What to do one after the other for a path.
@@ -119,42 +118,32 @@ fn is_of_proc(fd: &OwnedFd) -> io::Result<bool> {
 
 impl Walk {
     fn begin() -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, "/", flags, Mode::empty())?;
+        let root = root()?;
         let stat = fstat(&root)?;
-        let mut walk = Self {
-            directories: Vec::new(),
-            names: "/".into(),
-            doubts: Vec::new(),
-            root: if stands_for_unmapped(stat.st_uid) { stat.st_uid } else { 0 },
-        };
-        walk.doubt(&root, &stat);
-        walk.directories.push((root, stat));
+        let owner = if stands_for_unmapped(stat.st_uid) { stat.st_uid } else { 0 };
+        let doubts = Vec::new();
+        let mut walk = Self { here: root, names: "/".into(), doubts, root: owner };
+        walk.doubt(&stat);
         Ok(walk)
-    }
-
-    fn here(&self) -> impl AsFd + '_ {
-        self.directories.last().map(|(directory, _)| directory).expect("the root is never left")
     }
 
     fn down(&mut self, directory: OwnedFd, name: &OsStr) -> io::Result<()> {
         let stat = fstat(&directory)?;
+        self.here = directory;
         self.names.push(name);
-        self.doubt(&directory, &stat);
-        self.directories.push((directory, stat));
+        self.doubt(&stat);
         Ok(())
     }
 
-    fn up(&mut self) {
-        if self.directories.len() > 1 {
-            self.directories.pop();
-            self.names.pop();
-        }
+    fn up(&mut self) -> io::Result<()> {
+        self.here = openat(&self.here, "..", DIRECTORY, Mode::empty())?;
+        self.names.pop();
+        Ok(())
     }
 
     /// What ends the way though there is more of it leads nowhere.
     fn end(
-        mut self,
+        self,
         name: OsString,
         is_opened: bool,
         todo: &VecDeque<OsString>,
@@ -162,15 +151,18 @@ impl Walk {
         if !todo.is_empty() {
             return Err(Errno::NOTDIR.into());
         }
-        let directory = self.directories.pop().expect("the root is never left").0;
-        Ok(Reached { directory, file: Some(Found { name, is_opened }), doubts: self.doubts })
+        Ok(Reached {
+            directory: self.here,
+            file: Some(Found { name, is_opened }),
+            doubts: self.doubts,
+        })
     }
 
     /// In a sticky directory all may make files, but each changes only their own; and whose each step
     /// is is looked at.
-    fn doubt(&mut self, directory: &OwnedFd, stat: &Stat) {
+    fn doubt(&mut self, stat: &Stat) {
         let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
-        let why = self.stranger(stat).or_else(|| writers(directory, stat).filter(|_| !sticky));
+        let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));
         self.doubts.extend(why.map(|why| Doubt { what: self.names.clone(), is_link: false, why }));
     }
 
@@ -185,6 +177,12 @@ impl Walk {
             self.doubts.pop();
         }
     }
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn root() -> io::Result<OwnedFd> {
+    Ok(openat(CWD, "/", DIRECTORY, Mode::empty())?)
 }
 
 /// Whether a path itself is a symbolic link, and whose.

@@ -65,16 +65,13 @@ impl Config {
             {
                 return Ok(None);
             }
-            Err(Refused::Io(error)) => {
-                let theirs = path.ends_with(OF_USER);
-                let advice = match error.kind() {
-                    io::ErrorKind::PermissionDenied if theirs => {
-                        "; --config FILE names another one, /dev/null none"
-                    }
-                    _ => "",
-                };
-                let what = format!("cannot read {}: {error}{advice}", path.display());
-                return Err(misconfigured(what));
+            Err(Refused::Io(error))
+                if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(OF_USER) =>
+            {
+                return Err(misconfigured(format!(
+                    "cannot read {}: {error}; --config FILE names another one, /dev/null none",
+                    path.display()
+                )));
             }
             Err(refused) => return Err(unreadable(path, &refused)),
         };

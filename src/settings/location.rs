@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::layers::{GivenValue, Layers, Source};
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
@@ -156,10 +158,16 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
 
 /// Why a file was not read.
 pub(super) fn unreadable(path: &Path, refused: &Refused) -> Misuse {
-    misconfigured(match refused {
-        Refused::Io(error) => format!("cannot read {}: {error}", path.display()),
-        refused => format!("{} {refused}", path.display()),
-    })
+    match refused {
+        Refused::Io(error) => {
+            // That is no fault of the file's.
+            let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+            let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
+            let failure = if ours { Failure::Internal } else { Failure::Unsupported };
+            Misuse::new(failure, format!("cannot read {}: {error}", path.display()))
+        }
+        refused => misconfigured(format!("{} {refused}", path.display())),
+    }
 }
 
 fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::entries::Entry;
 use super::mutex::Locked;
+use crate::backends::believed::LONGEST;
 use crate::backends::{Ask, Phase, Record};
 use crate::clock::{self, Moment};
 use crate::files::ours;
@@ -80,9 +81,11 @@ impl Kept {
         Self { phase, ..self }
     }
 
-    /// Whether it counts.
+    /// Whether it counts. One that ends after any time that can be asked for was written by other
+    /// means, and would show centuries.
     pub(super) fn lasts(self) -> io::Result<bool> {
-        Ok(self.end() > clock::now() && self.boot == this_boot()?)
+        let left = self.end().saturating_sub(clock::now());
+        Ok(!left.is_zero() && left <= LONGEST && self.boot == this_boot()?)
     }
 
     fn to_text(self) -> String {
@@ -281,6 +284,8 @@ mod tests {
         assert_eq!(held.in_phase(Phase::Kept).end(), held.hold_end);
         assert!(held.lasts().unwrap());
         assert!(!Kept { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
+        let centuries = Duration::from_micros(u64::MAX);
+        assert!(!Kept { lease_end: centuries, ..held }.lasts().unwrap());
         let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::Kept);
         assert!(!over.lasts().unwrap());
     }

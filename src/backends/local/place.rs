@@ -18,13 +18,13 @@ use crate::files::ours::{moved_by, with_exact_modes};
 pub(crate) struct Place {
     /// The first one that can be used counts; more than one only where a home may be missing.
     candidates: Vec<Candidate>,
-    /// Whether the user named it.
-    named: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
     path: PathBuf,
+    /// Whether the user named it.
+    named: bool,
     /// Directories above it that may be made as well.
     parents: usize,
 }
@@ -51,19 +51,20 @@ impl Place {
     pub(crate) fn named(path: &Path) -> Self {
         // A slash at the end would make the kernel follow a symbolic link.
         let path = path.components().collect();
-        Self { candidates: vec![Candidate { path, parents: 0 }], named: true }
+        Self { candidates: vec![Candidate { path, named: true, parents: 0 }] }
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
     pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
         if account.uid == 0 {
-            return Ok(Self { named: false, ..Self::named(Path::new("/run/semrun")) });
+            let path = "/run/semrun".into();
+            return Ok(Self { candidates: vec![Candidate { path, named: false, parents: 0 }] });
         }
-        let temporary =
-            Candidate { path: format!("/var/tmp/semrun-{}", account.uid).into(), parents: 0 };
+        let path = format!("/var/tmp/semrun-{}", account.uid).into();
+        let temporary = Candidate { path, named: false, parents: 0 };
         let home = match &account.home {
             Home::At(home) => {
-                Some(Candidate { path: home.join(".local/state/semrun"), parents: 2 })
+                Some(Candidate { path: home.join(".local/state/semrun"), named: false, parents: 2 })
             }
             Home::None => None,
             Home::Unknown(trouble) => {
@@ -75,7 +76,7 @@ impl Place {
                 return Err(temporary.error(ErrorKind::Unavailable, what, None));
             }
         };
-        Ok(Self { candidates: home.into_iter().chain([temporary]).collect(), named: false })
+        Ok(Self { candidates: home.into_iter().chain([temporary]).collect() })
     }
 
     /// What to call it before it is known which candidate can be used.
@@ -101,7 +102,7 @@ impl Place {
     }
 
     pub(super) fn is_named(&self) -> bool {
-        self.named
+        self.candidates.iter().all(|candidate| candidate.named)
     }
 
     /// The directory that whoever asks for a permit uses; not open if it has to be made first.
@@ -159,9 +160,10 @@ impl Candidate {
             .map_err(|errno| self.failed("cannot examine the file system", errno))?;
         self.refuse_foreign(&filesystem)?;
         self.check_owner(&stat)?;
-        let sharing = Sharing::of(&stat);
-        self.check_way(sharing)?;
-        Ok(Some(Base { fd, path: self.path.clone(), sharing }))
+        if !self.named {
+            self.check_way()?;
+        }
+        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
     }
 
     fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
@@ -249,11 +251,10 @@ impl Candidate {
         Ok(())
     }
 
-    /// Who can move the directory away has the next semrun meet nobody in another one. Those who share
-    /// it may share what it lies in, too.
-    fn check_way(&self, sharing: Sharing) -> Result<(), Error> {
-        let group = sharing.group.map(Gid::as_raw);
-        match moved_by(&self.path, group) {
+    /// Who can move the directory away has the next semrun meet nobody in another one. Where the user
+    /// named it, with whom to share what it lies in was the user's to say.
+    fn check_way(&self) -> Result<(), Error> {
+        match moved_by(&self.path) {
             Ok(None) => Ok(()),
             Ok(Some(doubt)) => Err(self.error(ErrorKind::Unavailable, doubt.to_string(), None)),
             Err(error) => {
