@@ -137,6 +137,32 @@ pub(crate) fn raise_file_size_limit() {
     }
 }
 
+/// What semrun was started with, where it has a secret.
+static CORE: OnceLock<Rlimit> = OnceLock::new();
+
+/// What the command gets, where that is another one than ours.
+pub(crate) fn original_core_limit() -> Option<Rlimit> {
+    CORE.get().copied()
+}
+
+/// Has this process, and those it becomes, leave no core file, which would hold its secret.
+///
+/// A limit of one byte also keeps the kernel from handing the core to a program (`core_pattern` with
+/// a pipe), which a limit of zero does not. `PR_SET_DUMPABLE` would do more than is wanted: it gives
+/// our /proc to root, and with hidepid=2 hides us from the semrun within us that looks for its outer
+/// one.
+pub(crate) fn keep_from_core_files() {
+    if let Some(limit) = limit_of(libc::RLIMIT_CORE)
+        && CORE.get().is_none()
+    {
+        let least = limit.maximum.map_or(1, |maximum| maximum.min(1));
+        let ours = Rlimit { current: Some(least), ..limit };
+        if setrlimit(Resource::Core, ours).is_ok() {
+            let _ = CORE.set(limit);
+        }
+    }
+}
+
 /// Lets this process have as many open files as the system allows it. What cannot be raised is said
 /// where there are none left.
 pub(crate) fn raise_open_files_limit() {

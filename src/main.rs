@@ -10,6 +10,7 @@ mod cli;
 mod clock;
 mod commands;
 mod exit;
+mod files;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzz;
 #[cfg(fuzzing)]

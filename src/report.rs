@@ -1,5 +1,6 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+mod exposed;
 mod forbidden;
 mod foreign;
 mod page;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
+pub(crate) use self::exposed::Exposed;
 use self::forbidden::Forbidden;
 pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
 pub(crate) use self::page::Page;

@@ -22,6 +22,7 @@ use clap::{Args, Command, CommandFactory};
 use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
+use self::location::has_password;
 pub(crate) use self::misuse::Misuse;
 use self::misuse::{misconfigured, misuse, one_line};
 pub(crate) use self::runs::{Request, Run, Wait};
@@ -34,7 +35,7 @@ use crate::account::{Account, Home};
 use crate::backends::Name;
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
-use crate::kernel::environment;
+use crate::kernel::{environment, keep_from_core_files};
 
 /// What is to be done.
 #[derive(Debug)]
@@ -89,7 +90,24 @@ pub(crate) struct Variables {
 impl Variables {
     /// Those that this process was started with.
     pub(crate) fn own() -> Self {
-        environment().filter_map(variable).collect()
+        let own: Self = environment().filter_map(variable).collect();
+        if !own.secrets().is_empty() {
+            keep_from_core_files();
+        }
+        own
+    }
+
+    /// The variables that hold a secret.
+    fn secrets(&self) -> Vec<&'static str> {
+        let holds = |option: &str, value: &OsString| {
+            is_secret(option) || option == "backend" && has_password(value)
+        };
+        let all = [("api-key", "SEMRUN_API_KEY"), ("password", "SEMRUN_PASSWORD")];
+        let all = all.into_iter().chain([("backend", "SEMRUN_BACKEND")]);
+        let is_one = |(option, _): &(&str, _)| {
+            self.options.iter().any(|(one, value)| one == option && holds(one, value))
+        };
+        all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
     fn shell(&self) -> Option<&OsString> {

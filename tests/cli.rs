@@ -77,6 +77,8 @@ mod cli {
     mod run;
     /// The JSON documents against their schemas.
     mod schema;
+    /// Secrets that others could read.
+    mod secrets;
     /// Directories that several users share.
     mod shared;
     /// One semaphore with PassBuddy's programs.
@@ -99,6 +101,10 @@ mod cli {
     mod tls;
     /// Whole trees: what stops them, and what stops with them.
     mod trees;
+    /// What a user who may write a shared directory can do to the others there.
+    mod trespass;
+    /// Files that decide what is done, or whom to trust.
+    mod trust;
     /// Redis servers that do not grant everything, or nothing yet.
     mod unwilling;
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::trouble::Trouble;
 
 /// Longer than any option says.
-const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
+pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
 /// Shorter than any that can be kept.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// What `--limit` takes.

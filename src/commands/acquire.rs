@@ -30,7 +30,7 @@ async fn acquire(
     ask: &Ask,
     caught: Caught,
 ) -> anyhow::Result<Exit> {
-    let Acquire { request, printed } = settings;
+    let Acquire { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
     let backend = request.location.connect(account)?;

@@ -23,11 +23,12 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
 use crate::account::Account;
+use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
 use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, Detail, NotOurs, Page};
-use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
+use crate::report::{CannotRun, Detail, Exposed, NotOurs, Page};
+use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
 use crate::terminal::{Console, Loudness};
 
@@ -70,11 +71,20 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
                 let mut console = Console::new(settings.request.loudness);
                 console.say(Loudness::Verbose, Detail::NoShell(no_shell));
             }
+            warn(&settings.request, settings.typed_password);
             run::run(&settings, account)
         }
         Task::Status(settings) => status::run(&settings, account),
-        Task::Acquire(settings) => acquire::run(&settings, account),
-        Task::Renew(settings) => renew::run(&settings, account),
+        Task::Acquire(settings) => {
+            warn(&settings.request, settings.typed_password);
+            acquire::run(&settings, account)
+        }
+        Task::Renew(settings) => {
+            if settings.typed_password {
+                Console::new(Loudness::Normal).say(Loudness::Normal, Exposed::Typed);
+            }
+            renew::run(&settings, account)
+        }
         Task::Release(settings) => release::run(&settings, account),
         Task::Limit(settings) => limit::run(&settings, account),
         Task::Doctor(settings) => doctor::run(*settings, account),
@@ -85,6 +95,27 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
         },
+    }
+}
+
+/// Tells of secrets that others can read.
+fn warn(request: &Request, typed_password: bool) {
+    let mut console = Console::new(request.loudness);
+    if typed_password {
+        console.say(Loudness::Normal, Exposed::Typed);
+    }
+    let exposed = match &request.location {
+        Location::Default | Location::Directory(_) => None,
+        Location::Redis(place) => {
+            place.url.tells_the_network_its_password().then_some(Exposed::Password)
+        }
+        Location::Cloud(place) => {
+            let told = place.key.is_some() && place.url.tells_the_network_its_key();
+            told.then_some(Exposed::Key)
+        }
+    };
+    if let Some(exposed) = exposed {
+        console.say(Loudness::Verbose, exposed);
     }
 }
 

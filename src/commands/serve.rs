@@ -10,6 +10,7 @@ use tokio::task::LocalSet;
 use super::block_on;
 use crate::backends::tls;
 use crate::exit::{Exit, Failure};
+use crate::files::ours::Unfit;
 use crate::kernel::{open_files_limit, raise_open_files_limit};
 use crate::report::Span;
 use crate::serve::door::{Door, Room};
@@ -21,8 +22,11 @@ use crate::settings::{Misuse, Serve};
 use crate::supervise::signals::{Caught, Signals};
 use crate::terminal;
 
+const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other machines can be read \
+                          on the network; --tls-cert and --tls-key encrypt it, and --listen \
+                          127.0.0.1:PORT keeps it on this machine";
+
 pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
-    let caught = Caught::install().context("cannot listen to signals")?;
     // Each client needs two.
     raise_open_files_limit();
     let Serve {
@@ -47,12 +51,18 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
         None => None,
     };
     let (journal, found) = match &state_dir {
-        Some(directory) => Journal::open(directory).map_err(|error| {
-            let text = format!("cannot use the state directory {}: {error}", directory.display());
-            Misuse::new(Failure::Unavailable, text)
+        Some(directory) => Journal::open(directory).map_err(|unfit| {
+            let failure = match unfit {
+                Unfit::Io(_) => Failure::Unavailable,
+                Unfit::Unsafe(_) => Failure::Unsupported,
+            };
+            let shown = directory.display();
+            Misuse::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
         })?,
         None => (Journal::none(), Found::default()),
     };
+    // Not before: whatever takes long until here, a signal ends it.
+    let caught = Caught::install().context("cannot listen to signals")?;
     let log = Log::new(&log, log_format);
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
@@ -61,8 +71,11 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
             Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
         })?;
-        let port = listener.local_addr().context("cannot listen")?.port();
-        announce(&semaphores, port, restored);
+        let address = listener.local_addr().context("cannot listen")?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            semaphores.log.say(Event::Alert, CLEAR_TEXT);
+        }
+        announce(&semaphores, address.port(), restored);
         if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
             let text = format!(
                 "--max-unauthenticated {asked} is more than half of the {descriptors} descriptors that \

@@ -33,6 +33,8 @@ pub(crate) struct Status {
 pub(crate) struct Acquire {
     pub(crate) request: Request,
     pub(crate) printed: Printed,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
 }
 
 /// How a permit is printed.
@@ -49,6 +51,8 @@ pub(crate) struct Renew {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
     pub(crate) while_pid: Option<Pid>,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
 }
 
 #[derive(Debug)]
@@ -143,7 +147,7 @@ pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
         (_, true) => Printed::Shell,
         _ => Printed::Plain,
     };
-    Ok(Acquire { request, printed })
+    Ok(Acquire { request, printed, typed_password: types_a_password(&all.layers) })
 }
 
 const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
@@ -158,7 +162,8 @@ pub(super) fn renew(
     let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
     let while_pid = merged.wanted.while_pid;
     let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
-    Ok(Renew { location, id, name, while_pid })
+    let typed_password = types_a_password(&all.layers);
+    Ok(Renew { location, id, name, while_pid, typed_password })
 }
 
 pub(super) fn release(

@@ -1,6 +1,5 @@
 //! What there is to know of a cloud-semaphore server, and of the way to it.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
@@ -73,10 +72,9 @@ fn about_the_original() -> Finding {
 }
 
 fn about_the_way(url: &Url) -> Finding {
-    let loopback = url.host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
     if url.tls {
         good("network", "the connection is encrypted, and the server has a certificate".into())
-    } else if loopback || url.host.eq_ignore_ascii_case("localhost") {
+    } else if url.is_here() {
         good("network", "the connection does not leave this machine".into())
     } else {
         let text =

@@ -1,5 +1,7 @@
 //! Which cloud-semaphore server: its URL, key and certificates.
 
+use std::net::IpAddr;
+
 use crate::backends::tls::{Secret, Tls};
 
 /// `http://host[:port]` or `https://host[:port]`.
@@ -59,6 +61,17 @@ impl Url {
     pub(crate) fn shown(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.authority())
+    }
+
+    /// Whether what is sent stays on this machine.
+    pub(super) fn is_here(&self) -> bool {
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        self.host.eq_ignore_ascii_case("localhost") || self.host.parse().is_ok_and(is_loopback)
+    }
+
+    /// Whether a key is sent to another machine as it is.
+    pub(crate) fn tells_the_network_its_key(&self) -> bool {
+        !self.tls && !self.is_here()
     }
 
     /// What goes into the `Host` header.

@@ -13,17 +13,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::create::create_file;
 use super::entries::Entry;
 use super::mutex::Locked;
 use crate::backends::{Ask, Phase, Record, believed};
 use crate::clock::{self, Moment};
+use crate::files::ours;
 use crate::kernel;
 
 /// How many of the permits that were given back last are remembered.
@@ -80,9 +80,11 @@ impl Kept {
         Self { phase, ..self }
     }
 
-    /// Whether it counts.
+    /// Whether it counts. One that ends after any time that can be asked for was written by other
+    /// means, and would show centuries.
     pub(super) fn lasts(self) -> io::Result<bool> {
-        Ok(self.end() > clock::now() && self.boot == this_boot()?)
+        let left = self.end().saturating_sub(clock::now());
+        Ok(!left.is_zero() && left <= believed::LONGEST && self.boot == this_boot()?)
     }
 
     fn to_text(self) -> String {
@@ -119,7 +121,7 @@ impl Locked<'_> {
     pub(super) fn write_kept(&self, entry: Entry, kept: Kept, record: &Record) -> io::Result<()> {
         let write = || {
             let mode = self.0.sharing.file_mode();
-            let file = create_file(&self.0.directory, &entry.file(), mode)?;
+            let file = ours::create(&self.0.directory, &entry.file(), mode)?;
             self.write_record(entry, record)?;
             write_whole(&file, &kept.to_text())
         };
@@ -143,7 +145,8 @@ impl Locked<'_> {
     pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP | Errno::NXIO) => Vec::new(),
+            // Nothing that we made: it is removed as what is garbled is.
+            Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
             // What is no file has no text.
             file => read_whole::<256>(&file?).unwrap_or_default(),
         };
@@ -172,7 +175,9 @@ impl Locked<'_> {
 
     fn write_down(&self, id: Uuid) -> io::Result<()> {
         let file = match self.open_file("done", OFlags::RDWR) {
-            Err(Errno::NOENT) => create_file(&self.0.directory, "done", self.0.sharing.file_mode()),
+            Err(Errno::NOENT) => {
+                ours::create(&self.0.directory, "done", self.0.sharing.file_mode())
+            }
             file => file,
         }?;
         let places = remembered(&file)?;
@@ -194,8 +199,9 @@ impl Locked<'_> {
     }
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0.directory, file, flags, Mode::empty())
+        let file = ours::open(&self.0.directory, file, access)?;
+        // Another name of a file elsewhere, or a FIFO, is nothing that we made.
+        if ours::is_single(&file)? { Ok(file) } else { Err(Errno::MLINK) }
     }
 }
 
@@ -286,6 +292,8 @@ mod tests {
         assert_eq!(held.in_phase(Phase::Kept).end(), held.hold_end);
         assert!(held.lasts().unwrap());
         assert!(!Kept { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
+        let centuries = Duration::from_micros(u64::MAX);
+        assert!(!Kept { lease_end: centuries, ..held }.lasts().unwrap());
         let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::Kept);
         assert!(!over.lasts().unwrap());
     }

@@ -3,7 +3,6 @@
 //! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
 //! built so; `files.rs` knows the files.
 
-mod create;
 mod detached;
 mod entries;
 mod evict;

@@ -1,3 +1,5 @@
+mod journals;
+
 use super::*;
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
