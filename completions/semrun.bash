@@ -50,7 +50,7 @@ _semrun() {
 
     case "${cmd}" in
         semrun)
-            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
+            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --clean-env --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -464,7 +464,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__doctor)
-            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --verbose --quiet --json --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --clean-env --verbose --quiet --json --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

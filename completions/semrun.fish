@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_semrun_global_optspecs
-    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground backend= prefix= quarantine= replicas= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
+    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground clean-env backend= prefix= quarantine= replicas= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
 end
 
 function __fish_semrun_needs_command
