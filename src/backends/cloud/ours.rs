@@ -72,10 +72,15 @@ impl leased::Grip for Grip {
 async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String> {
     let request = shared.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
     let (status, body) = shared.exchange(request).await.map_err(|trouble| trouble.what)?;
+    renewed(status, &body)
+}
+
+/// What a server of ours says to a renewal.
+fn renewed(status: StatusCode, body: &[u8]) -> Result<Renewed, String> {
     if status != StatusCode::OK {
         return Err(format!("the server answers {status} to {RENEW}"));
     }
-    let told = understood::<Told>(&body).and_then(Told::believed);
+    let told = understood::<Told>(body).and_then(Told::believed);
     let told = told.map_err(|trouble| trouble.what)?;
     match told.outcome {
         Outcome::Held => return Ok(Renewed::For(Duration::from_millis(told.ttl_ms))),
@@ -94,10 +99,9 @@ async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> L
     // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
     let mut pause = Pause::new();
-    let mut first = true;
     loop {
         let since = Instant::now();
-        match watched(shared, name, id, std::mem::take(&mut first)).await {
+        match watched(shared, name, id).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
@@ -109,9 +113,7 @@ async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> L
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `first`: the server has said a moment ago that it is, and where it does not know that now, it was
-/// taken away.
-async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<Lost, Trouble> {
+async fn watched(shared: &Shared, name: &Name, id: Uuid) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = shared.dialler.dial().await?;
@@ -121,9 +123,16 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<
     if !answer.ours {
         return Err(Trouble::other_server());
     }
-    within(CONNECTING, link.read(answer)).await?;
+    let status = answer.status;
+    let body = within(CONNECTING, link.read(answer)).await?;
+    match renewed(status, &body) {
+        Ok(Renewed::For(_)) => {}
+        Ok(Renewed::Lost(lost)) => return Ok(lost),
+        Err(what) => return Err(Trouble::refusing(what)),
+    }
     let answer = link.ask(request(MONITOR)).await?;
-    let taken_away = answer.status == StatusCode::NOT_FOUND && first;
+    // After it was ours a moment ago.
+    let taken_away = answer.status == StatusCode::NOT_FOUND;
     if !answer.ours || !(answer.status == StatusCode::OK || taken_away) {
         return Err(Trouble::other_server());
     }
