@@ -4,8 +4,8 @@ use redis::Value;
 
 use super::connection::one_line;
 use super::examine::Info;
+use super::looks;
 use super::reading::Inbox;
-use super::script;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     // In two pieces, as a network may bring them.
@@ -31,5 +31,5 @@ fn understood(value: Value) {
         let info = Info::new(String::from_utf8_lossy(text).into_owned());
         let _ = info.evicts();
     }
-    script::fuzz(value);
+    looks::fuzz(value);
 }

@@ -9,6 +9,7 @@ mod examine;
 mod fuzz;
 mod held;
 mod listing;
+mod looks;
 #[cfg(feature = "mutants")]
 mod mutants;
 pub(crate) mod place;
