@@ -8,7 +8,6 @@ mod page;
 mod words;
 
 use std::fmt;
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};

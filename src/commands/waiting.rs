@@ -13,15 +13,14 @@ use super::nested::{self, Outer, outer_permits};
 use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Pending, Snapshot,
-    Standing, Turn, Who, Withheld,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::{Detail, Waited, Waiting, Warning, pitfall};
+use crate::report::{Detail, Waited, Warning, pitfall};
 use crate::settings::{Request, Wait};
 use crate::supervise::guardian::{Told, Visible};
 use crate::supervise::hold;
-use crate::supervise::signals::{Signals, Whom};
+use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
 
 /// How often one that waits within a command looks whether the permit around it is back.

@@ -105,7 +105,7 @@ fn holder(said: Value) -> Holder {
 }
 
 /// What a value says, if it says anything of this kind.
-fn of<T: FromRedisValue>(value: Value) -> Option<T> {
+pub(super) fn of<T: FromRedisValue>(value: Value) -> Option<T> {
     from_redis_value(value).ok()
 }
 
@@ -130,7 +130,8 @@ pub(super) fn fuzz(value: Value) {
         assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
         assert!(snapshot.holders.iter().all(|one| one.left().is_none_or(believed::is_time)));
     }
-    if let Some(Ok(reply)) = of(value).map(|raw| Reply::of(raw, crate::clock::now())) {
+    if let Some(Ok(reply)) = of(value).map(|raw| super::script::Reply::of(raw, crate::clock::now()))
+    {
         let _ = (reply.withheld(), reply.since + reply.ttl + reply.hold);
     }
 }

@@ -1,19 +1,18 @@
 //! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
-use std::borrow::Cow;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue, Value, from_redis_value};
+use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::HEARTBEAT;
 use super::connection::{Connection, Program, Question};
-use super::looks::{granted, lossy, pause, written};
+use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, Withheld, millis};
+use crate::backends::{Name, Record, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
@@ -209,12 +208,12 @@ pub(super) struct Reply {
 }
 
 /// As the script gives it.
-type Raw = (String, u64, u64, usize, usize, usize, Value, Terms, u64, Value, u8);
+pub(super) type Raw = (String, u64, u64, usize, usize, usize, Value, Terms, u64, Value, u8);
 type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
-    fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
+    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {

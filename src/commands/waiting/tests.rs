@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::view::REDRAW;
 use super::*;
+use crate::backends::Standing;
 use crate::backends::connect::Location;
 use crate::settings::{self, Run, Surroundings, Task, Variables};
 
