@@ -127,13 +127,16 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid) -> Result<Lost, Trouble
     let body = within(CONNECTING, link.read(answer)).await?;
     match renewed(status, &body) {
         Ok(Renewed::For(_)) => {}
+        Ok(Renewed::Lost(lost)) if lost.gone == Gone::Before && is_the_same(shared).await => {
+            return Ok(taken_away());
+        }
         Ok(Renewed::Lost(lost)) => return Ok(lost),
         Err(what) => return Err(Trouble::refusing(what)),
     }
     let answer = link.ask(request(MONITOR)).await?;
     // After it was ours a moment ago.
-    let taken_away = answer.status == StatusCode::NOT_FOUND;
-    if !answer.ours || !(answer.status == StatusCode::OK || taken_away) {
+    let gone = answer.status == StatusCode::NOT_FOUND;
+    if !answer.ours || !(answer.status == StatusCode::OK || gone) {
         return Err(Trouble::other_server());
     }
     let body = within(CONNECTING, link.read(answer)).await?;
@@ -142,5 +145,19 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid) -> Result<Lost, Trouble
     if told.is_some_and(|told| told.outcome == Outcome::Evicted) {
         return Ok(Lost::evicted());
     }
-    Ok(Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now })
+    Ok(taken_away())
+}
+
+/// What a server means that knew the permit and does not any more.
+fn taken_away() -> Lost {
+    Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now }
+}
+
+/// Whether the server is still there that answered last: the connection to it is.
+async fn is_the_same(shared: &Shared) -> bool {
+    let Some(link) = shared.idle.take() else { return false };
+    let link = link.if_idle().await;
+    let is_there = link.is_some();
+    shared.idle.replace(link);
+    is_there
 }
