@@ -1,0 +1,13 @@
+//! A Redis whose primary is replaced: crashes, partitions, planned failovers. The kernel is the
+//! judge: every command takes a lock on one file while it runs, and says so if that was taken.
+//! Plain `cargo test` leaves this out, because it takes long: `cargo test --test failover`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+/// Servers, and what happens to them.
+mod support;
+
+mod failover {
+    /// What the cases stand on.
+    mod stage;
+}
