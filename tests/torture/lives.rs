@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::{Ask, History, Moment, Run, Semaphore, What};
-use super::places::concern_the_network;
+use super::places::{concern_the_network, moving};
 
 /// For how long a fault that is over can still be the reason for what happens: until who tries again
 /// for five seconds has given up.
@@ -101,7 +101,8 @@ impl Lives {
     pub(crate) fn is_excused(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
         self.troubles.iter().any(|one| {
             let network = concern_the_network(&[one.kind]) && !BLIPS.contains(&one.kind);
-            let reason = OUTAGES.contains(&one.kind) || (network && ask.by_proxy);
+            let outage = OUTAGES.contains(&one.kind) || moving::keeps_waiting(one.kind);
+            let reason = outage || (network && ask.by_proxy);
             reason && one.began <= to && one.end.plus(AFTERMATH) >= from
         })
     }
