@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::arena::Setting;
 use super::dice::Dice;
 use super::history::{Job, Judge, Kept, Kind, Semaphore};
-use super::processes::Process;
 
 /// A disk that can be full.
 mod disk;
@@ -47,7 +46,7 @@ pub(crate) trait Place {
     fn has_server(&self) -> bool {
         true
     }
-    /// What is said to those who use it besides where it is.
+    /// What its clients are told in variables, besides where it is.
     fn variables(&self) -> &[(&'static str, &'static str)] {
         &[]
     }
@@ -59,7 +58,7 @@ pub(crate) trait Place {
         dice: &mut Dice,
         situation: &Situation,
     ) -> Option<Strike>;
-    /// Whether the fault needs more time than was thought.
+    /// Whether a fault whose time is over needs more of it.
     fn goes_on(&self) -> bool {
         false
     }
@@ -73,11 +72,6 @@ pub(crate) trait Place {
     /// Whether a worker may be killed or stopped now.
     fn may_stop_workers(&self, _kind: &str) -> bool {
         true
-    }
-
-    /// Whether these, who were just stopped, keep all others of a semaphore from deciding anything.
-    fn is_stuck(&self, _semaphore: Semaphore, _stopped: &[Process]) -> bool {
-        false
     }
 
     /// The faults begin.
@@ -105,7 +99,7 @@ pub(crate) trait Place {
         false
     }
 
-    /// Whether whoever asks now would only be kept waiting.
+    /// Whether a client that asks now would only be kept waiting.
     fn is_away(&self) -> bool {
         false
     }

@@ -37,7 +37,7 @@ const MOVES: [&str; 9] = [
 /// What happens to replicas. To lose one of two costs nothing.
 const LOSSES: [&str; 3] = ["lose-replica", "lose-replicas", "freeze-replicas"];
 
-/// How many of the names that came last are looked at: nobody uses those before them any more.
+/// How many of the names that came last are looked at: those before them have no users any more.
 const IN_USE: usize = 6;
 
 /// How many more come when clients are let to another server.
@@ -187,7 +187,7 @@ impl Place for Moving {
     fn leftovers(&mut self) -> Vec<String> {
         let keys: Vec<String> = self.ask(&["KEYS", "*"]).unwrap();
         let left = |key: &String| self.ask(&["PTTL", key]).unwrap();
-        // Of a name that is not in use any more nobody has come by to clear up.
+        // What is left of a name that is not in use any more is cleared up by no client.
         let names = self.semaphores.iter().map(|one| format!("semrun-{}", one.name));
         let names: Vec<_> = names.collect();
         let own = |key: &String| {

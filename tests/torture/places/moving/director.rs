@@ -26,14 +26,15 @@ pub(super) struct Order {
     stranded: bool,
     /// For how long there is a name then that was not there before.
     window: Duration,
-    /// How much later than the servers clients learn it, and what becomes of their connections.
+    /// How much later than the servers clients learn it.
     late: Duration,
     /// How much later still half of them do.
     later: Duration,
+    /// What becomes of their connections.
     old: Old,
-    /// Whether they learn it before the other replica does.
+    /// Whether clients learn it before the other replica does.
     early: bool,
-    /// When a kept connection becomes a silent one, if it does.
+    /// When all connections fall silent, if they do.
     silent: Option<Duration>,
     /// For how long the old primary is away; or is there, with the clients that it has.
     short: Duration,
@@ -72,9 +73,9 @@ pub(super) struct Shared {
     pub(super) haste: Arc<Haste>,
     /// The set is not whole.
     pub(super) busy: AtomicBool,
-    /// Where clients ask, nobody is primary.
+    /// Where clients ask there is no primary.
     pub(super) away: AtomicBool,
-    /// They have just learnt of a new one.
+    /// Clients have just learnt of a new one.
     pub(super) moved: AtomicBool,
     /// How many names there have to have been by now.
     pub(super) names: AtomicUsize,
@@ -87,7 +88,7 @@ pub(super) struct Director {
     pub(super) ports: Vec<u16>,
     /// Of the two ways to the primary.
     pub(super) addresses: [u16; 2],
-    /// None: it is to end.
+    /// None: the thread is to end.
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -348,7 +349,7 @@ impl Play {
         Ok(())
     }
 
-    /// Kept connections go on for a while, and not for longer than that.
+    /// Clients that stay with the old one have it for a while, and not for longer than that.
     fn fall_silent(&self, order: &Order, time: Duration) -> Result<(), Over> {
         if let Some(at) = order.silent {
             self.pause(at.saturating_sub(self.moved.elapsed()))?;

@@ -94,7 +94,7 @@ pub(super) struct Set {
 }
 
 impl Set {
-    /// The first one is the primary. Nobody waits until the others are in step.
+    /// Three primaries that know nothing of each other yet.
     pub(super) fn start(haste: Arc<Haste>) -> Self {
         let settings = SETTINGS.map(String::from);
         let nodes: Vec<_> = (0..3).map(|_| Node::start(Kind::Server, &settings, "")).collect();
@@ -166,7 +166,7 @@ impl Set {
         self.haste.wait_until(&what, || !self.online(primary).contains(&port))
     }
 
-    /// Whether those that copy a server reach it; nobody is told that they do not.
+    /// Whether those that copy a server reach it; neither side is told that they do not.
     pub(super) fn connect(&self, number: usize, connected: bool) {
         self.links[number].weather(if connected { Weather::Fair } else { Weather::Lost });
     }
@@ -175,7 +175,7 @@ impl Set {
     pub(super) fn keep_out(&self, number: usize, user: &str) -> Result<(), Over> {
         let node = &self.nodes[number];
         node.ask::<()>(&["ACL", "SETUSER", user, "off"]);
-        self.haste.wait_until(&format!("nobody is {user} on server {number}"), || {
+        self.haste.wait_until(&format!("{user} is kept out of server {number}"), || {
             let _: RedisResult<u64> = node.try_ask(&["CLIENT", "KILL", "USER", user]);
             let clients: RedisResult<String> = node.try_ask(&["CLIENT", "LIST"]);
             clients.is_ok_and(|clients| !clients.contains(&format!(" user={user} ")))
