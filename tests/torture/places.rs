@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::arena::Setting;
 use super::dice::Dice;
 use super::history::{Job, Judge, Kept, Kind, Semaphore};
+use super::processes::Process;
 
 /// A disk that can be full.
 mod disk;
@@ -72,6 +73,11 @@ pub(crate) trait Place {
     /// Whether a worker may be killed or stopped now.
     fn may_stop_workers(&self, _kind: &str) -> bool {
         true
+    }
+
+    /// Whether these, who were just stopped, keep all others of a semaphore from deciding anything.
+    fn is_stuck(&self, _semaphore: Semaphore, _stopped: &[Process]) -> bool {
+        false
     }
 
     /// The faults begin.
