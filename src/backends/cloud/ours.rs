@@ -99,9 +99,10 @@ async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> L
     // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
     let mut pause = Pause::new();
+    let mut first = true;
     loop {
         let since = Instant::now();
-        match watched(shared, name, id).await {
+        match watched(shared, name, id, std::mem::take(&mut first)).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
@@ -113,7 +114,8 @@ async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> L
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-async fn watched(shared: &Shared, name: &Name, id: Uuid) -> Result<Lost, Trouble> {
+/// `first`: the connection that is there is the one over which the permit was granted.
+async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = shared.dialler.dial().await?;
@@ -127,10 +129,10 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid) -> Result<Lost, Trouble
     let body = within(CONNECTING, link.read(answer)).await?;
     match renewed(status, &body) {
         Ok(Renewed::For(_)) => {}
-        Ok(Renewed::Lost(lost)) if lost.gone == Gone::Before && is_the_same(shared).await => {
-            return Ok(taken_away());
+        Ok(Renewed::Lost(lost)) => {
+            let forgotten = lost.gone != Gone::Before || !first || !is_the_same(shared).await;
+            return Ok(if forgotten { lost } else { taken_away() });
         }
-        Ok(Renewed::Lost(lost)) => return Ok(lost),
         Err(what) => return Err(Trouble::refusing(what)),
     }
     let answer = link.ask(request(MONITOR)).await?;
