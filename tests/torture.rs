@@ -50,6 +50,9 @@ mod torture {
     /// Programs that need root.
     #[path = "../cli/root.rs"]
     pub(crate) mod root;
+    #[path = "../support/mod.rs"]
+    #[expect(dead_code, reason = "other tests need more of it")]
+    mod servers;
     /// A step under a permit that outlives who acquired it.
     mod step;
     /// What the servers of other tests need, too.

@@ -317,11 +317,14 @@ impl Arena<'_> {
         for stopped in std::mem::take(&mut self.stopped) {
             self.go_on(&stopped);
         }
+        self.place.calm();
+        while self.strike.is_some() && self.place.goes_on() {
+            self.tick();
+        }
         if let Some((_, kind)) = self.strike.take() {
             self.place.mend(kind);
             self.history.add(What::Mended { kind, runs: Vec::new() });
         }
-        self.place.calm();
         let time = if self.plan.mutant.is_some() { SERVED_OR_NOT } else { SERVED };
         let end = Instant::now() + time;
         while !self.clients.is_empty() && Instant::now() < end {

@@ -285,20 +285,26 @@ impl Notes {
 
 /// Makes what commands need there.
 pub(crate) fn prepare(here: &Path, semaphores: &[Semaphore]) {
-    let for_all = |path: &Path, mode| {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-    };
     for_all(here, 0o755);
     File::create(history_file(here)).unwrap();
     for_all(&history_file(here), 0o666);
     for semaphore in semaphores {
-        let files = semaphore_directory(here, semaphore.name);
-        fs::create_dir_all(&files).unwrap();
-        for_all(&files, 0o777);
-        let judges = (1..=semaphore.limit).map(|number| format!("judge.{number}"));
-        for file in judges.chain(["store".into(), "violations".into(), "ran".into()]) {
-            File::create(files.join(&file)).unwrap();
-            for_all(&files.join(&file), 0o666);
-        }
+        prepare_semaphore(here, *semaphore);
     }
+}
+
+/// The same for one of them.
+pub(crate) fn prepare_semaphore(here: &Path, semaphore: Semaphore) {
+    let files = semaphore_directory(here, semaphore.name);
+    fs::create_dir_all(&files).unwrap();
+    for_all(&files, 0o777);
+    let judges = (1..=semaphore.limit).map(|number| format!("judge.{number}"));
+    for file in judges.chain(["store".into(), "violations".into(), "ran".into()]) {
+        File::create(files.join(&file)).unwrap();
+        for_all(&files.join(&file), 0o666);
+    }
+}
+
+fn for_all(path: &Path, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::history::{Ask, History, Moment, Run, Semaphore, What};
-use super::places::concern_the_network;
+use super::places::{concern_the_network, moving};
 
 /// For how long a fault that is over can still be the reason for what happens: until who tries again
 /// for five seconds has given up.
@@ -110,7 +110,8 @@ impl Lives {
         let by_proxy = ask.by_proxy;
         let reasons = self.troubles.iter().filter(move |one| {
             let network = concern_the_network(&[one.kind]) && !BLIPS.contains(&one.kind);
-            OUTAGES.contains(&one.kind) || (network && by_proxy)
+            let outage = OUTAGES.contains(&one.kind) || moving::keeps_waiting(one.kind);
+            outage || (network && by_proxy)
         });
         reasons.map(|one| (one.began, one.end.plus(AFTERMATH)))
     }

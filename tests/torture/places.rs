@@ -12,6 +12,8 @@ use super::processes::Process;
 /// A disk that can be full.
 mod disk;
 mod local;
+/// A Redis that is replaced.
+pub(crate) mod moving;
 mod node;
 pub(crate) mod redis;
 mod serve;
@@ -45,6 +47,10 @@ pub(crate) trait Place {
     fn has_server(&self) -> bool {
         true
     }
+    /// What its clients are told in variables, besides where it is.
+    fn variables(&self) -> &[(&'static str, &'static str)] {
+        &[]
+    }
     fn faults(&self) -> &[&'static str];
     /// None: not now.
     fn strike(
@@ -53,6 +59,10 @@ pub(crate) trait Place {
         dice: &mut Dice,
         situation: &Situation,
     ) -> Option<Strike>;
+    /// Whether a fault whose time is over needs more of it.
+    fn goes_on(&self) -> bool {
+        false
+    }
     fn mend(&mut self, kind: &'static str);
 
     /// How much time there is between faults of semruns and commands, in milliseconds.
@@ -90,9 +100,19 @@ pub(crate) trait Place {
         true
     }
 
-    /// Whether it remembers nothing when it is killed.
-    fn forgets(&self) -> bool {
+    /// Whether it may remember nothing of the last minutes after that.
+    fn forgets(&self, _kind: &str) -> bool {
         false
+    }
+
+    /// Whether a client that asks now would only be kept waiting.
+    fn is_away(&self) -> bool {
+        false
+    }
+
+    /// How many more there should be of each semaphore than usual.
+    fn newcomers(&self) -> usize {
+        0
     }
 
     /// The faults by which a permit may pass on sooner than it was to be held.
@@ -192,6 +212,11 @@ pub(crate) fn concern_the_network(faults: &[&str]) -> bool {
     faults.iter().any(|fault| weather::FAULTS.contains(fault))
 }
 
+/// Whether any of these faults is one that half of the clients meet otherwise than the rest.
+pub(crate) fn divide_the_clients(faults: &[&str]) -> bool {
+    concern_the_network(faults) || faults.iter().any(|fault| moving::moves(fault))
+}
+
 /// Makes what an arena happens in.
 pub(crate) type Make = fn(&Setting) -> Box<dyn Place>;
 
@@ -201,6 +226,7 @@ pub(crate) fn all() -> Vec<(&'static str, Make)> {
         ("local", |setting| Box::new(local::Local::new(setting))),
         ("redis", |setting| Box::new(redis::Redis::that_forgets(setting))),
         ("redis-shared", |setting| Box::new(redis::Redis::that_is_shared(setting))),
+        ("redis-moving", |setting| Box::new(moving::Moving::new(setting))),
         ("serve", |setting| Box::new(serve::Serve::new(setting))),
         ("node", |setting| Box::new(node::Node::new(setting))),
     ]

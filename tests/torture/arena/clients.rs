@@ -42,7 +42,7 @@ impl Arena<'_> {
                 client.semrun.is_some() && self.history.ask(client.run).semaphore == semaphore
             };
             let count = self.clients.iter().filter(here).count();
-            for _ in count..semaphore.limit + 3 {
+            for _ in count..semaphore.limit + 3 + self.place.newcomers() {
                 let long = self.plan.long_jobs.unwrap_or_else(|| self.place.long_jobs());
                 let more = self.place.knows_interventions();
                 let holds = if more { self.plan.holds } else { 0 };
@@ -75,6 +75,7 @@ impl Arena<'_> {
             .env("SEMRUN_API_KEY", KEY)
             .env("SEMRUN_TTL", format!("{}", TTL.as_secs()))
             .env("SEMRUN_QUARANTINE", QUARANTINE)
+            .envs(self.place.variables().iter().copied())
             .env(MARK, self.mark())
             .current_dir(self.here())
             .stdin(Stdio::null())
@@ -88,8 +89,8 @@ impl Arena<'_> {
     pub(super) fn start(&mut self, semaphore: Semaphore, job: Job) {
         let run = Run(self.history.asks.len());
         let calm = self.clients.is_empty() && self.history.events.is_empty();
-        let weather = self.plan.only.is_none_or(places::concern_the_network);
-        let by_proxy = !calm && weather && self.place.has_server() && self.dice.one_in(2);
+        let apart = self.plan.only.is_none_or(places::divide_the_clients);
+        let by_proxy = !calm && apart && self.place.has_server() && self.dice.one_in(2);
         let alive = alive_file(self.here(), run);
         mknodat(CWD, &alive, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         fs::set_permissions(&alive, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -189,7 +190,8 @@ impl Arena<'_> {
             let stopped = self.stopped.swap_remove(at);
             self.go_on(&stopped);
         }
-        if let Some((_, kind)) = self.strike.filter(|(end, _)| Instant::now() > *end) {
+        let over = |(end, _): &(Instant, _)| Instant::now() > *end && !self.place.goes_on();
+        if let Some((_, kind)) = self.strike.filter(over) {
             self.place.mend(kind);
             self.history.add(What::Mended { kind, runs: Vec::new() });
             self.strike = None;

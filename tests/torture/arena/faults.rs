@@ -70,7 +70,7 @@ impl Arena<'_> {
             }
             let before = Moment::now();
             let situation = Situation { stopped: self.stopped.len() };
-            if kind == "kill-server" && self.place.forgets() {
+            if self.place.forgets(kind) {
                 self.unpinned();
             }
             if let Some(strike) = self.place.strike(kind, &mut self.dice, &situation) {

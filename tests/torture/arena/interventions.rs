@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Arena;
 use crate::torture::history::{Moment, Pin, Run, Semaphore, What};
+use crate::torture::places::moving;
 
 impl Arena<'_> {
     /// Takes a permit from whoever has one, gently; also from one that cannot hear of it, and one that
@@ -40,7 +41,7 @@ impl Arena<'_> {
     pub(super) fn pin(&mut self) {
         let several = |one: &Semaphore| one.limit > 1 && one.judge.locks();
         let Some(semaphore) = self.place.semaphores().iter().copied().find(several) else { return };
-        if self.pinned.is_some() || self.nobody_is_there() {
+        if self.pinned.is_some() || self.nobody_is_there() || self.may_be_forgotten() {
             return;
         }
         let limit = 1 + self.dice.below(semaphore.limit - 1);
@@ -62,7 +63,8 @@ impl Arena<'_> {
     /// Ends that when it is time, or at once; sometimes by another limit.
     pub(super) fn unpin(&mut self, at_once: bool) {
         let Some((until, semaphore)) = self.pinned else { return };
-        if (Instant::now() < until && !at_once) || self.nobody_is_there() {
+        let not_yet = Instant::now() < until && !at_once;
+        if not_yet || self.nobody_is_there() || self.may_be_forgotten() {
             return;
         }
         self.unpinned();
@@ -89,8 +91,14 @@ impl Arena<'_> {
 
     /// Whoever asks now would only be kept waiting.
     fn nobody_is_there(&self) -> bool {
-        self.strike.is_some_and(|(_, kind)| {
+        let down = self.strike.is_some_and(|(_, kind)| {
             matches!(kind, "kill-server" | "restart-server" | "stop-server")
-        })
+        });
+        down || self.place.is_away()
+    }
+
+    /// A limit that is pinned or given up now may be another one on the next server.
+    fn may_be_forgotten(&self) -> bool {
+        self.strike.is_some_and(|(_, kind)| moving::keeps_waiting(kind))
     }
 }

@@ -225,8 +225,8 @@ impl Place for Redis {
         }
     }
 
-    fn forgets(&self) -> bool {
-        self.clock.is_some()
+    fn forgets(&self, kind: &str) -> bool {
+        kind == "kill-server" && self.clock.is_some()
     }
 
     fn end_holds(&self) -> &'static [&'static str] {
@@ -240,23 +240,13 @@ impl Place for Redis {
     }
 
     fn requests(&self) -> Option<u64> {
-        let info: String = self.server.ask(&["INFO", "commandstats"]);
-        let calls = |line: &str| -> Option<u64> {
-            let (name, rest) = line.split_once(":calls=")?;
-            ["cmdstat_evalsha", "cmdstat_eval", "cmdstat_blpop"].contains(&name).then_some(())?;
-            rest.split_once(',')?.0.parse().ok()
-        };
-        Some(info.lines().filter_map(calls).sum())
+        Some(commands(&self.server.ask::<String>(&["INFO", "commandstats"])))
     }
 
     fn leftovers(&mut self) -> Vec<String> {
         let keys: Vec<String> = self.server.ask(&["KEYS", "*"]);
-        // What nobody collected goes by itself.
-        let goes =
-            |key: &String| self.server.ask::<i64>(&["PTTL", key]) > 0 && key.contains("}:wake:");
-        let stays = |key: &String| key.ends_with("}:state") || key.ends_with("}:done") || goes(key);
         // Members of PassBuddy's that died count for two TTLs; then the set is empty and gone.
-        keys.into_iter().filter(|key| !stays(key)).collect()
+        keys.into_iter().filter(|key| !may_stay(key, || self.server.ask(&["PTTL", key]))).collect()
     }
 
     fn kept(&self) -> Kept {
@@ -333,7 +323,8 @@ fn watch(server: &RedisServer) -> Watch {
             let time = Duration::from_millis(300);
             connection = client.get_connection_with_timeout(time).ok();
         }
-        let seen = look_at(connection.as_mut()?).ok();
+        let names = SEMAPHORES.map(|semaphore| semaphore.name);
+        let seen = look_at(connection.as_mut()?, &names, Duration::from_secs(10)).ok();
         if seen.is_none() {
             connection = None;
         }
@@ -341,23 +332,47 @@ fn watch(server: &RedisServer) -> Watch {
     })
 }
 
+/// How many requests of semruns a server has had, by what it counts.
+pub(super) fn commands(info: &str) -> u64 {
+    let calls = |line: &str| -> Option<u64> {
+        let (name, rest) = line.split_once(":calls=")?;
+        ["cmdstat_evalsha", "cmdstat_eval", "cmdstat_blpop"].contains(&name).then_some(())?;
+        rest.split_once(',')?.0.parse().ok()
+    };
+    info.lines().filter_map(calls).sum()
+}
+
+/// Whether a key may be there though nobody holds or waits; given the milliseconds that are left of it.
+pub(super) fn may_stay(key: &str, left: impl FnOnce() -> i64) -> bool {
+    // What nobody collected goes by itself.
+    let goes = || key.contains("}:wake:") && left() > 0;
+    ["}:state", "}:done", "}:server"].iter().any(|end| key.ends_with(end)) || goes()
+}
+
 /// The permits, and until when the server keeps them at least.
-fn look_at(connection: &mut redis::Connection) -> redis::RedisResult<Vec<(String, Moment)>> {
-    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+pub(super) fn look_at(
+    connection: &mut redis::Connection,
+    names: &[&str],
+    patience: Duration,
+) -> redis::RedisResult<Vec<(String, Moment)>> {
+    connection.set_read_timeout(Some(patience))?;
+    let before = Moment::now();
+    let mut all = redis::pipe();
+    all.atomic().cmd("TIME");
+    for name in names {
+        all.cmd("ZRANGE").arg(format!("semrun-{name}")).arg(0).arg(-1).arg("WITHSCORES");
+    }
+    let mut answers: Vec<redis::Value> = all.query(connection)?;
+    let members = answers.split_off(1);
+    let (seconds, micros): (i64, i64) = redis::from_redis_value(answers.remove(0))?;
+    let now = seconds * 1000 + micros / 1000;
     let mut found = Vec::new();
-    for semaphore in SEMAPHORES {
-        let before = Moment::now();
-        let mut both = redis::pipe();
-        let key = format!("semrun-{}", semaphore.name);
-        both.atomic().cmd("TIME").cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES");
-        let ((seconds, micros), members): ((i64, i64), Vec<(String, f64)>) =
-            both.query(connection)?;
-        let now = seconds * 1000 + micros / 1000;
+    for (name, members) in names.iter().zip(members) {
+        let members: Vec<(String, f64)> = redis::from_redis_value(members)?;
         for (id, end) in members {
             #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
             let left = u64::try_from(end as i64 - now).unwrap_or(0);
-            let permit = format!("{id}@{}", semaphore.name);
-            found.push((permit, before.plus(Duration::from_millis(left))));
+            found.push((format!("{id}@{name}"), before.plus(Duration::from_millis(left))));
         }
     }
     Ok(found)
