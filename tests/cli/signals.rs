@@ -172,7 +172,7 @@ fn nohup_keeps_its_meaning() {
 
 #[test]
 fn orphans_are_left_waited_for_or_killed_as_chosen() {
-    let script = "(setsid sh -c 'echo $$ > daemon; while [ ! -e go ]; do sleep 0.02; done; echo > done' &) ; while [ ! -e daemon ]; do sleep 0.01; done; exit 3";
+    let script = "(setsid sh -c 'echo $$ > daemon; while [ ! -e go ]; do sleep 0.02; done; echo > done' &) ; while [ ! -s daemon ]; do sleep 0.01; done; exit 3";
     // Left alone: semrun ends with the command, the permit is free, the daemon goes on.
     let world = World::new();
     shows(&Running::start(&mut world.script(&[], script)).finish(), 3, "", "");

@@ -73,9 +73,11 @@ impl<'a> Terminal<'a> {
 fn ctrl_c_ends_the_command_and_semrun_as_it_would_without_semrun() {
     let world = World::new();
     let mut terminal = Terminal::open(&world);
+    // The permit is granted before there is a command; Ctrl-C in between ends a waiter.
+    terminal.script("echo begun; exec sleep 1000");
     // The shell forgets the rest of a line of which a part died of Ctrl-C.
-    terminal.enters("$semrun --name x -- sleep 1000; echo \"wro\"\"ng\"");
-    terminal.holds();
+    terminal.enters("$semrun --name x -- sh script; echo \"wro\"\"ng\"");
+    terminal.shows("begun");
     terminal.types('c');
     terminal.shows("ready> ");
     terminal.enters("echo \"co\"\"de=$?\"");
@@ -83,8 +85,8 @@ fn ctrl_c_ends_the_command_and_semrun_as_it_would_without_semrun() {
     assert!(!before.contains("wrong"), "{before}");
     assert_eq!(world.leftovers(), [""; 0]);
     // A script around it ends as well, and does not go on with its next line.
-    terminal.enters("sh -c '$semrun --name x -- sleep 1000; echo \"wro\"\"ng\"'");
-    terminal.holds();
+    terminal.enters("sh -c '$semrun --name x -- sh script; echo \"wro\"\"ng\"'");
+    terminal.shows("begun");
     terminal.types('c');
     terminal.shows("ready> ");
     terminal.enters("echo \"co\"\"de=$?\"");
@@ -195,8 +197,9 @@ fn a_pipelines_other_commands_keep_the_terminal() {
     terminal.shows("got=hello");
     terminal.shows("ready> ");
     // Ctrl-C and Ctrl-Z reach all parts, although the command is in another group.
-    terminal.enters("$semrun --name x -- sleep 1000 | cat; echo \"co\"\"des=${PIPESTATUS[*]}\"");
-    terminal.holds();
+    terminal.script("echo begun; exec sleep 1000");
+    terminal.enters("$semrun --name x -- sh script | cat; echo \"co\"\"des=${PIPESTATUS[*]}\"");
+    terminal.shows("begun");
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");

@@ -21,14 +21,13 @@ struct Mutant {
     caught_by: &'static [Invariant],
 }
 
-const MUTANTS: [Mutant; 34] = [
+const MUTANTS: [Mutant; 33] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
     // The old primary goes on granting to those who stay with it.
     mutant("replicas", "redis-moving", &["cut-off"], 20, &[Limit]),
     // What is granted of a new name at its end, the next one does not know.
     mutant("promoted", "redis-moving", &["crash"], 40, &[Limit]),
     // It renews for as long as it takes its replicas for present.
-    mutant("pause", "redis-moving", &["silence"], 60, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),

@@ -173,6 +173,12 @@ if mine and not call('ZSCORE', permits, id) then
     call('HDEL', grants, id) -- somebody took the permit away
     mine = nil
 end
+if operation == 'ask' and mine and now < pause and (mine.phase == '-' or mine.phase == 'h') then
+    -- It does not know of its permit, so nothing runs under it. And in what this server has forgotten it may have
+    -- been granted to another one, because it was not claimed in time.
+    drop(id)
+    mine = nil
+end
 local held = mine and (mine.phase == '-' or mine.phase == 'h')
 local waits = call('ZSCORE', queue, id)
 if operation == 'ask' and not mine and not waits then

@@ -170,6 +170,24 @@ fn a_promoted_server_grants_nothing_of_a_name_that_it_does_not_know_for_a_lease(
 }
 
 #[test]
+fn what_was_not_claimed_before_a_promotion_is_not_claimed_after_it() {
+    let (old, new) = (World::new(), World::new());
+    new.follow(&old);
+    old.ask(1);
+    let ticket = old.ask(2).ticket;
+    old.release(1);
+    // The second one has the permit, and has not heard of it.
+    until(|| new.expiry(2).is_some());
+    new.write(&["REPLICAOF", "NO", "ONE"]);
+    // Meanwhile it went on to a third one at the old server.
+    let quarantine = Some(TTL);
+    let claims = new.call(&Call { ticket, quarantine, ..call(Operation::Ask, 2) });
+    assert_eq!((claims.status, claims.held), (Status::Queued, 0), "{claims:?}");
+    let third = Call { token: claims.ticket, quarantine, ..call(Operation::Renew, 3) };
+    assert_eq!(new.call(&third).status, Status::Held);
+}
+
+#[test]
 fn each_promotion_is_one_of_its_own() {
     let world = World::promoted();
     world.ask(1);
