@@ -206,9 +206,9 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             .filter_map(|permit| by_permit.get(permit.as_str()).copied())
             .filter(|run| {
                 let (life, ask) = (&lives.of[run], history.ask(*run));
-                let waited = life.started.unwrap_or(event.at);
-                let reached = !ask.by_proxy || !lives.is_excused(ask, waited, life.entered[0]);
-                life.struck.is_empty() && reached
+                let (from, to) = (life.started.unwrap_or(event.at), life.entered[0]);
+                let excused = ask.by_proxy && lives.is_excused(ask, from, to);
+                life.struck.is_empty() && !excused && !lives.is_cut(ask, from, to)
             })
             .filter(|run| history.ask(*run).semaphore.judge.locks())
             .collect();

@@ -105,6 +105,12 @@ impl Lives {
         self.excuses(ask).any(|(began, end)| began <= to && end >= from)
     }
 
+    /// Whether its connection was cut. A waiter's server may pass it over until it is back.
+    pub(crate) fn is_cut(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
+        let cuts = |one: &Trouble| one.kind == "cut" && one.began <= to && one.end >= from;
+        ask.by_proxy && self.troubles.iter().any(cuts)
+    }
+
     /// From when to when that may be.
     pub(crate) fn excuses(&self, ask: &Ask) -> impl Iterator<Item = Span> {
         let by_proxy = ask.by_proxy;

@@ -100,8 +100,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Histories in which all is as it should be.
 fn sound() -> Vec<Trial> {
-    let sound: [(&str, Change); 3] = [
+    let sound: [(&str, Change); 4] = [
         ("a_quiet_history", |_| ()),
+        ("a_turn_that_comes_while_a_connection_is_cut", |history| {
+            let permits = vec!["1@one".into(), "0@one".into()];
+            add(history, 20, What::Queue { semaphore: "one", permits });
+            history.asks[1].by_proxy = true;
+            during(history, 90, 91, "cut", &[]);
+        }),
         ("waiting_for_one_that_is_stopped_in_the_mutex", |history| {
             behind_a_stopped_one(history);
             during(history, 311, 14_250, STOP_IN_MUTEX, &[Run(3)]);

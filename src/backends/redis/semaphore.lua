@@ -148,14 +148,21 @@ if last > 0 and paused > 0 and now - last > 10000 then pause = math.max(pause, n
 
 -- The clock leapt forward, or nobody has called for long: holders that were still valid when
 -- somebody last looked get the time of a renewal before they are given up. One that was evicted gets
--- what may be left of its lease, because it cannot renew; nobody uses one that is kept.
+-- what may be left of its lease, because it cannot renew; nobody uses one that is kept. A leap takes as
+-- much from those that are valid still.
 if last > 0 and now - last > 0.6 * ttl then
-    local ended = members('(' .. text(last), text(now))
+    local touched = members('(' .. text(last), text(now + ttl))
     local graces = { ['-'] = ttl / 2, h = ttl / 2, e = ttl }
-    for at = 1, #ended, 2 do
-        local grant = read(ended[at])
+    for at = 1, #touched, 2 do
+        local member, ends = touched[at], tonumber(touched[at + 1])
+        local grant = read(member)
         local grace = grant and graces[grant.phase]
-        if grace then pause = math.max(pause, now + math.floor(grace)) end
+        local enough = grace and now + math.floor(grace)
+        if grace and ends <= now then
+            pause = math.max(pause, enough)
+        elseif grace and ends < enough then
+            call('ZADD', permits, text(enough), member)
+        end
     end
 end
 

@@ -109,6 +109,21 @@ fn a_clock_that_went_back_leaves_of_a_hold_what_was_left() {
 }
 
 #[test]
+fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_time_to_renew() {
+    let world = World::new();
+    world.ask(1);
+    world.ask(2);
+    let now = world.now();
+    world.remembers("last", now - 19_000);
+    world.write(&["ZADD", "p-a", &(now + 100).to_string(), &id(1).to_string()]);
+    let waiting = world.ask(2);
+    // Others are not kept from what is free.
+    assert_eq!((waiting.status, waiting.paused), (Status::Queued, None));
+    let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
+    assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
+}
+
+#[test]
 fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
     let world = World::new();
     world.holds(1, HOLD);
