@@ -14,8 +14,10 @@ pub(crate) const STOP_QUEUE: &str = "stop-queue";
 /// One of them, or of others, was stopped where it keeps all from deciding anything.
 pub(crate) const STOP_IN_MUTEX: &str = "stop-in-mutex";
 
-/// Longer than it takes to pass over as many, and than the lease of a holder that is dead.
+/// Longer than it takes to pass over a few, and than the lease of a holder that is dead.
 const BOUND: Duration = TTL.saturating_add(Duration::from_secs(6));
+/// How long a server waits for each of them: documented.
+const EACH: Duration = Duration::from_secs(2);
 /// For how long they are stopped.
 pub(crate) const STOPPED: Duration = BOUND.saturating_add(Duration::from_secs(3));
 
@@ -39,10 +41,12 @@ fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> 
         let Some(started) = life.started else { continue };
         let ended = life.ended.as_ref().map_or(last, |(at, ..)| *at);
         let entered = life.entered.first().copied().unwrap_or(ended);
-        for (from, to) in &stopped {
+        for (from, to, count) in &stopped {
             let (from, to) = (started.max(*from), entered.min(*to));
             let free = longest_gap(&busy, from, to);
-            if free > BOUND && !lives.is_excused(history.ask(*run), from, to) {
+            if free > BOUND.max(TTL + EACH * *count)
+                && !lives.is_excused(history.ask(*run), from, to)
+            {
                 let text =
                     format!("{run} waited behind stopped ones for {free:?}, and nobody held");
                 let (invariant, at, runs) = (Invariant::Prompt, to, vec![*run]);
@@ -53,8 +57,8 @@ fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> 
     None
 }
 
-/// When some of its waiters were stopped.
-fn stopped(history: &History, semaphore: Semaphore) -> Vec<Span> {
+/// When some of its waiters were stopped, and how many in all.
+fn stopped(history: &History, semaphore: Semaphore) -> Vec<(Moment, Moment, u32)> {
     let mut open: BTreeMap<Run, Moment> = BTreeMap::new();
     let mut spans = Vec::new();
     for event in &history.events {
@@ -70,7 +74,10 @@ fn stopped(history: &History, semaphore: Semaphore) -> Vec<Span> {
             _ => (),
         }
     }
-    spans
+    let beside =
+        |(from, to): &Span| spans.iter().filter(|one| one.0 < *to && one.1 > *from).count();
+    let count = |span: &Span| u32::try_from(beside(span)).unwrap_or(u32::MAX);
+    spans.iter().map(|span| (span.0, span.1, count(span))).collect()
 }
 
 /// When it may have had the permit.
