@@ -300,6 +300,7 @@ impl<'a> Queueing<'a> {
                     shared: Rc::clone(&self.shared),
                     name: permit.name.clone(),
                     id: permit.id,
+                    server: told.server,
                 };
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
