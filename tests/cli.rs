@@ -53,6 +53,8 @@ mod cli {
     mod outcomes;
     /// Processes by their numbers.
     mod pids;
+    /// Places in the queue of `semrun serve`, and clients that lie about theirs.
+    mod places;
     /// Processes that are found by what they carry.
     #[path = "../torture/processes.rs"]
     #[expect(dead_code, reason = "the torture needs more of it")]

@@ -22,6 +22,8 @@ const MOST_NAMES: usize = 200_000;
 /// More characters than any label, host or user of ours has, and than any identity.
 const LONGEST_TEXT: usize = 300;
 const LONGEST_IDENTITY: usize = 100;
+/// More than any of ours has.
+const LONGEST_SEAL: usize = 200;
 
 /// A text that people read, cut where it is longer than any of ours.
 pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
@@ -86,6 +88,12 @@ pub(super) fn limit(limit: u32) -> Result<u32, Trouble> {
 /// How many wait or hold.
 pub(super) fn count(count: usize) -> Result<usize, Trouble> {
     if count > MOST { Err(absurd(&format!("{count} that wait or hold"))) } else { Ok(count) }
+}
+
+/// What seals a place, which goes back in a header.
+pub(super) fn seal(text: &str) -> Result<(), Trouble> {
+    let sensible = text.len() <= LONGEST_SEAL && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if sensible { Ok(()) } else { Err(absurd("a seal that is none")) }
 }
 
 /// How many semaphores there are.

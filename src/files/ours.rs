@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -126,6 +126,24 @@ pub(crate) fn create_private(directory: impl AsFd, file: &str) -> io::Result<Fil
     let made = openat(directory, file, flags, MODE)?;
     fchmod(&made, MODE)?;
     Ok(made.into())
+}
+
+/// A private file with all of this in it, on the disk: it is to take another one's place. What a crash
+/// left there is not written to: it goes.
+pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> io::Result<File> {
+    let remove = || unlinkat(&directory, file, AtFlags::empty());
+    let write = || {
+        let mut made = create_private(&directory, file)?;
+        made.write_all(content)?;
+        made.sync_all()?;
+        Ok(made)
+    };
+    // What cannot be removed is in the way of a new one, which says so.
+    let _ = remove();
+    write().inspect_err(|_: &io::Error| {
+        // Half of it would only take room.
+        let _ = remove();
+    })
 }
 
 /// Opens what is there, and waits for nobody: not for a FIFO's other end.

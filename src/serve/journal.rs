@@ -28,6 +28,7 @@ use self::work::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_a
 use crate::files::ours::{self, Unfit};
 use crate::kernel::file_size_limit;
 use crate::mutants::{self, Guard};
+use crate::serve::seals::Seals;
 use crate::supervise::signals::deaf;
 
 /// Where grants are recorded.
@@ -81,7 +82,7 @@ impl Journal {
             return Err(io::Error::other("another server uses it").into());
         }
         let path = path.join(JOURNAL);
-        let found = match ours::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
+        let mut found = match ours::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
             Some(mut file) => {
                 let mut bytes = Vec::new();
                 file.read_to_end(&mut bytes)?;
@@ -96,6 +97,7 @@ impl Journal {
         let file = write_aside(&directory, &content)?;
         rename_from_aside(&directory)?;
         directory.sync_all()?;
+        found.seals = Some(Seals::open(&directory)?);
         let (jobs, todo) = channel();
         let (tell, progress) = watch::channel(Progress::default());
         let size = content.len() as u64;

@@ -11,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod routes;
+pub(crate) mod seals;
 pub(crate) mod semaphores;
 
 use std::cell::Cell;

@@ -21,6 +21,7 @@ use super::bounds::{Bounds, Full};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
+use super::seals::Seals;
 use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told, millis};
 use crate::backends::ledger::{Change, Claim, Renewal, Terms};
 use crate::backends::{self, Record};
@@ -62,6 +63,7 @@ pub(crate) struct Semaphores {
     enough_names: Cell<usize>,
     finished: RefCell<Finished>,
     not_before: Moment,
+    seals: Seals,
     /// Whether connections end because the server does, which changes nothing on record.
     closing: Cell<bool>,
     pub(crate) journal: Journal,
@@ -118,6 +120,7 @@ impl Semaphores {
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
             closing: Cell::new(false),
+            seals: found.seals.unwrap_or_else(Seals::fleeting),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
             journal,
             log,
@@ -270,7 +273,7 @@ impl Semaphores {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
         if self.finished.borrow().contains(id) {
-            return Ok((Told::lost(), None));
+            return Ok((self.signed(name, id, Told::lost()), None));
         }
         self.has_room(name)?;
         let mut told = Err(Refused::Unknown);
@@ -278,6 +281,10 @@ impl Semaphores {
         // What is over has to be over for everybody before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
+            if self.is_of_another_key(name, semaphore, &asking, actor) {
+                told = Ok(Told::lost());
+                return Vec::new();
+            }
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
             let stands = semaphore.ledger.terms_or(asked);
@@ -292,7 +299,9 @@ impl Semaphores {
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let min_hold = Duration::from_millis(asking.min_hold_ms);
             let claim = Claim { id, terms: Some(asked), min_hold, record };
-            let ticket = Some(asking.ticket).filter(|ticket| *ticket > 0);
+            // A place that it was not given is none, and it comes in at the end.
+            let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
+            let ticket = Some(asking.ticket).filter(given);
             let mut changes = semaphore.ledger.ask(now, claim, ticket);
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let held = phase.is_some();
@@ -332,7 +341,7 @@ impl Semaphores {
             }
             changes
         });
-        let told = told?;
+        let told = self.signed(name, id, told?);
         let attached = waits.then(|| {
             let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
             Attached { semaphores, name, id, which: Which::Wait, number, verdict }
@@ -355,7 +364,7 @@ impl Semaphores {
             }
             Vec::new()
         });
-        told
+        self.signed(name, id, told)
     }
 
     /// One of our clients, which holds, wants to hear when it does not any more.

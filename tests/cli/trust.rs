@@ -93,7 +93,7 @@ fn a_server_starts_only_with_files_that_it_made() {
     let script = "
         start() { $serve --api-key-file other --state-dir $1 2>&1 | grep -c \"$2\"; }
         code() { $serve --api-key-file other --state-dir $1 2> /dev/null; echo $?; }
-        for file in journal lock; do
+        for file in journal lock seal-key; do
             rm -rf state; mkdir -m 700 state; mkfifo state/$file
             start state \"$file is not a regular file\"; code state
             rm state/$file; ln -s $PWD/other state/$file; start state \"$file is not a regular file\"
@@ -110,8 +110,10 @@ fn a_server_starts_only_with_files_that_it_made() {
         umask 22; mkdir private; mkdir -m 700 private/state; chown 61001 private/state; ln -s private/state systemd
         cp other theirs; chown 61001 theirs
         $alice $serve --api-key-file theirs --state-dir systemd 2>&1 | grep -c 'cannot listen'";
-    let expected = "1\n78\n1\n1\n1\n78\n1\n1\n1\njournal\nlock\n1\n78\n1\n78\n1\n78\n1\n1\n1\n\
+    let expected = "1\n78\n1\n1\n1\n78\n1\n1\n1\n78\n1\n1\n1\njournal\nlock\nseal-key\n\
+        1\n78\n1\n78\n1\n78\n1\n1\n1\n\
         700 deep\n700 deep/er\n700 deep/er/state\n600 deep/er/state/journal\n\
-        600 deep/er/state/lock\n600 deep/too/journal\n600 deep/too/lock\n1\n";
+        600 deep/er/state/lock\n600 deep/er/state/seal-key\n600 deep/too/journal\n\
+        600 deep/too/lock\n600 deep/too/seal-key\n1\n";
     shows(script, expected);
 }

@@ -28,17 +28,19 @@ pub(super) struct Grip {
     pub(super) shared: Rc<Shared>,
     pub(super) name: Name,
     pub(super) id: Uuid,
+    /// Which server granted it, if it said so.
+    pub(super) server: Option<Uuid>,
 }
 
 impl leased::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
-            let Self { shared, name, id } = &*self;
+            let Self { shared, name, id, server } = &*self;
             let hurry = Notify::new();
             let attempt = || -> Pending<'_, _> { Box::pin(renew(shared, name, *id)) };
             tokio::select! {
                 lost = renewal::keep(*id, tenure, &hurry, attempt) => lost,
-                lost = watch_over(shared, name, *id, &hurry) => lost,
+                lost = watch_over(shared, name, *id, *server, &hurry) => lost,
             }
         })
     }
@@ -72,37 +74,45 @@ impl leased::Grip for Grip {
 async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String> {
     let request = shared.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
     let (status, body) = shared.exchange(request).await.map_err(|trouble| trouble.what)?;
-    renewed(status, &body)
+    Ok(renewed(&told(status, &body)?))
 }
 
 /// What a server of ours says to a renewal.
-fn renewed(status: StatusCode, body: &[u8]) -> Result<Renewed, String> {
+fn told(status: StatusCode, body: &[u8]) -> Result<Told, String> {
     if status != StatusCode::OK {
         return Err(format!("the server answers {status} to {RENEW}"));
     }
     let told = understood::<Told>(body).and_then(Told::believed);
-    let told = told.map_err(|trouble| trouble.what)?;
+    told.map_err(|trouble| trouble.what)
+}
+
+fn renewed(told: &Told) -> Renewed {
     match told.outcome {
-        Outcome::Held => return Ok(Renewed::For(Duration::from_millis(told.ttl_ms))),
-        Outcome::Evicted => return Ok(Renewed::Lost(Lost::evicted())),
+        Outcome::Held => return Renewed::For(Duration::from_millis(told.ttl_ms)),
+        Outcome::Evicted => return Renewed::Lost(Lost::evicted()),
         _ => {}
     }
     let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
                forgot it; it may be somebody else's by now";
-    Ok(Renewed::Lost(Lost { why: why.into(), gone: Gone::Before }))
+    Renewed::Lost(Lost { why: why.into(), gone: Gone::Before })
 }
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
-async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> Lost {
+async fn watch_over(
+    shared: &Shared,
+    name: &Name,
+    id: Uuid,
+    mut server: Option<Uuid>,
+    hurry: &Notify,
+) -> Lost {
     // It takes a connection of its own, for which a short command should not wait. The one that is there
     // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
     let mut pause = Pause::new();
-    let mut first = true;
     loop {
         let since = Instant::now();
-        match watched(shared, name, id, std::mem::take(&mut first)).await {
+        match watched(shared, name, id, server.take()).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
@@ -114,8 +124,14 @@ async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> L
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `first`: the connection that is there is the one over which the permit was granted.
-async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<Lost, Trouble> {
+/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit it was taken
+/// away; another one has forgotten it, or never knew it.
+async fn watched(
+    shared: &Shared,
+    name: &Name,
+    id: Uuid,
+    granted_by: Option<Uuid>,
+) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = shared.dialler.dial().await?;
@@ -127,13 +143,10 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<
     }
     let status = answer.status;
     let body = within(CONNECTING, link.read(answer)).await?;
-    match renewed(status, &body) {
-        Ok(Renewed::For(_)) => {}
-        Ok(Renewed::Lost(lost)) => {
-            let forgotten = lost.gone != Gone::Before || !first || !is_the_same(shared).await;
-            return Ok(if forgotten { lost } else { taken_away() });
-        }
-        Err(what) => return Err(Trouble::refusing(what)),
+    let told = told(status, &body).map_err(Trouble::refusing)?;
+    if let Renewed::Lost(lost) = renewed(&told) {
+        let knew = granted_by.is_some() && told.server == granted_by;
+        return Ok(if knew && lost.gone == Gone::Before { taken_away() } else { lost });
     }
     let answer = link.ask(request(MONITOR)).await?;
     // After it was ours a moment ago.
@@ -153,13 +166,4 @@ async fn watched(shared: &Shared, name: &Name, id: Uuid, first: bool) -> Result<
 /// What a server means that knew the permit and does not any more.
 fn taken_away() -> Lost {
     Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now }
-}
-
-/// Whether the server is still there that answered last: the connection to it is.
-async fn is_the_same(shared: &Shared) -> bool {
-    let Some(link) = shared.idle.take() else { return false };
-    let link = link.if_idle().await;
-    let is_there = link.is_some();
-    shared.idle.replace(link);
-    is_there
 }

@@ -63,6 +63,9 @@ pub(crate) struct Asking {
     /// The place in the queue that we had, or 0.
     #[serde(default)]
     pub(crate) ticket: u64,
+    /// What came with it. Without the right one there is no place to come back to.
+    #[serde(default)]
+    pub(crate) seal: String,
     #[serde(default)]
     pub(crate) nonblock: bool,
     #[serde(default)]
@@ -88,6 +91,9 @@ pub(crate) struct Told {
     /// The place of one who waits.
     #[serde(default)]
     pub(crate) ticket: u64,
+    /// What only the server can make of that place, for whoever it was given to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) seal: String,
     #[serde(default)]
     pub(crate) ahead: usize,
     #[serde(default)]
@@ -96,6 +102,9 @@ pub(crate) struct Told {
     pub(crate) holder: Option<Record>,
     #[serde(default)]
     pub(crate) paused_ms: Option<u64>,
+    /// Which server says so: another one after a restart that forgets all.
+    #[serde(default)]
+    pub(crate) server: Option<Uuid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +134,12 @@ impl Told {
             ttl_ms: 0,
             token: 0,
             ticket: 0,
+            seal: String::new(),
             ahead: 0,
             held: 0,
             holder: None,
             paused_ms: None,
+            server: None,
         }
     }
 
@@ -147,6 +158,7 @@ impl Told {
         believed::time_if_any(self.paused_ms)?;
         believed::count(self.ahead)?;
         believed::count(self.held)?;
+        believed::seal(&self.seal)?;
         Ok(self)
     }
 
@@ -315,6 +327,7 @@ mod tests {
             limit: 3,
             ttl_ms: 1,
             ticket: 9,
+            seal: "5ea1".into(),
             nonblock: true,
             strict: false,
             min_hold_ms: 0,
@@ -323,6 +336,6 @@ mod tests {
         let text = ascii_json(&asking);
         assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
         let read: Asking = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.who, read.ticket), (asking.who, 9));
+        assert_eq!((read.who, read.ticket, read.seal), (asking.who, 9, asking.seal));
     }
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Phase, Record};
+use crate::serve::seals::Seals;
 
 /// A permit on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub(crate) struct Found {
     pub(crate) rebooted: Option<Duration>,
     /// When it was started, for the record.
     pub(super) boot: String,
+    /// The key that is kept beside it.
+    pub(crate) seals: Option<Seals>,
 }
 
 /// What the journal is when nothing has been appended: a line to begin with, and one with all

@@ -2,13 +2,13 @@
 //! does not get there is tried again until it does.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, renameat, unlinkat};
+use rustix::fs::renameat;
 use tokio::sync::watch;
 
 use super::format::line;
@@ -157,21 +157,8 @@ impl Work {
     }
 }
 
-/// Beside the journal, and on the disk. What a crash left there is not written to: it goes.
 pub(super) fn write_aside(directory: &File, content: &[u8]) -> io::Result<File> {
-    let remove = || unlinkat(directory, ASIDE, AtFlags::empty());
-    let write = || {
-        let mut file = ours::create_private(directory, ASIDE)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    // What cannot be removed is in the way of a new one, which says so.
-    let _ = remove();
-    write().inspect_err(|_: &io::Error| {
-        // Half of it would only take room.
-        let _ = remove();
-    })
+    ours::write_aside(directory, ASIDE, content)
 }
 
 pub(super) fn rename_from_aside(directory: &File) -> io::Result<()> {

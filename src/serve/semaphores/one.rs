@@ -115,10 +115,12 @@ impl Semaphore {
             ttl_ms: millis(terms.ttl.unwrap_or_default()),
             token: self.ledger.holding(id).map_or(0, |holding| holding.token),
             ticket,
+            seal: String::new(),
             ahead,
             held: self.ledger.holders().len(),
             holder: oldest.and_then(|holding| holding.claim.record.clone()),
             paused_ms: self.paused(now),
+            server: None,
         }
     }
 

@@ -1,4 +1,5 @@
 mod journals;
+mod places;
 
 use super::*;
 use crate::backends::cloud::wire::millis;
@@ -12,8 +13,8 @@ fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
 fn asking(id: Uuid, ttl_ms: u64) -> Asking {
     let who =
         Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached: false };
-    let (limit, ticket, min_hold_ms) = (1, 0, 0);
-    Asking { id, limit, ttl_ms, ticket, nonblock: false, strict: false, min_hold_ms, who }
+    let (limit, ticket, seal, min_hold_ms) = (1, 0, String::new(), 0);
+    Asking { id, limit, ttl_ms, ticket, seal, nonblock: false, strict: false, min_hold_ms, who }
 }
 
 #[test]
@@ -191,7 +192,7 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     assert!(server.evict(&name, id, Eviction::Gently, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id), Told::evicted());
+    assert_eq!(server.renew(&name, id).outcome, Outcome::Evicted);
     assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Evicted);
     let mut watched = server.watch(&name, id).ok().unwrap();
     assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));

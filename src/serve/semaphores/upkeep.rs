@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::one::{Client, Phase, Request, Semaphore, Verdict, Which};
 use super::{MOST_NAMES, Refused, Semaphores};
 use crate::backends::Record;
-use crate::backends::cloud::wire::millis;
+use crate::backends::cloud::wire::{Asking, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
@@ -115,6 +115,30 @@ impl Semaphores {
         } else {
             Ok(())
         }
+    }
+
+    /// With what only this server can say.
+    pub(super) fn signed(&self, name: &str, id: Uuid, told: Told) -> Told {
+        let waits = told.ticket > 0;
+        let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
+        Told { seal, server: Some(self.seals.server()), ..told }
+    }
+
+    /// Whether a client asks under an identity that came with another key, and was not given its place:
+    /// all who have a key are told identities. Whose key it was is not remembered over a restart.
+    pub(super) fn is_of_another_key(
+        &self,
+        name: &str,
+        semaphore: &Semaphore,
+        asking: &Asking,
+        actor: &str,
+    ) -> bool {
+        let Asking { id, seal, .. } = asking;
+        let brought = semaphore.clients.get(id).map_or("", |client| &*client.actor);
+        let holding = semaphore.ledger.holding(*id).map(|holding| holding.ticket);
+        let ticket = semaphore.ledger.waiting(*id).map(|(ticket, _)| ticket).or(holding);
+        let was_given = |ticket| self.seals.is_right(name, *id, ticket, seal);
+        !brought.is_empty() && brought != actor && !ticket.is_some_and(was_given)
     }
 
     fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {

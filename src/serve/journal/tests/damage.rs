@@ -126,7 +126,7 @@ fn what_is_not_a_file_of_ours_is_neither_waited_for_nor_followed() {
         ("a link to nothing", |path| symlink("nothing", path).unwrap()),
     ];
     for (what, put) in odd {
-        for file in ["journal", "lock"] {
+        for file in ["journal", "lock", "seal-key"] {
             let directory = TempDir::new().unwrap();
             fs::write(directory.path().join("victim"), "precious").unwrap();
             put(&directory.path().join(file));
