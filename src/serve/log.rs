@@ -130,12 +130,27 @@ impl Log {
         self.write(event, line);
     }
 
-    /// A reader that is slow misses lines, but not how somebody filled its pipe and what came then.
-    fn write(&self, event: Event, line: String) {
+    /// Writes what must be written and was not, as far as it can be now.
+    pub(crate) fn catch_up(&self) {
+        self.pay(terminal::log);
+    }
+
+    /// The same for the last time.
+    pub(crate) fn finish(&self) {
+        self.pay(terminal::last_log);
+    }
+
+    fn pay(&self, write: impl Fn(&str) -> bool) {
         let mut owed = self.owed.borrow_mut();
-        while owed.front().is_some_and(|line| terminal::log(line)) {
+        while owed.front().is_some_and(|line| write(line)) {
             owed.pop_front();
         }
+    }
+
+    /// A reader that is slow misses lines, but not how somebody filled its pipe and what came then.
+    fn write(&self, event: Event, line: String) {
+        self.catch_up();
+        let mut owed = self.owed.borrow_mut();
         let written = owed.is_empty() && terminal::log(&line);
         if !written && event == Event::Intervention && owed.len() < MOST_OWED {
             owed.push_back(line);

@@ -99,6 +99,7 @@ impl Routes {
         let (head, body) = request.into_parts();
         let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
+        log.catch_up();
         let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ready = if is_json(&head.headers) {
             Err((head, body))

@@ -32,7 +32,7 @@ impl Shared {
         let mut findings = vec![good("server", "it answers, and accepts the API key".into())];
         match about {
             Some(body) => {
-                findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2))
+                findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
             }
             None => findings.push(about_the_original()),
         }
