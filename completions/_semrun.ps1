@@ -200,7 +200,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             break
         }
         'semrun;serve' {
-            [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]')
+            [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]')
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]')
             [CompletionResult]::new('--tls-cert', '--tls-cert', [CompletionResultType]::ParameterName, 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]')
             [CompletionResult]::new('--tls-key', '--tls-key', [CompletionResultType]::ParameterName, 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]')

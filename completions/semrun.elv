@@ -191,7 +191,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --help 'Print help'
         }
         &'semrun;serve'= {
-            cand --api-key-file 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]'
+            cand --api-key-file 'The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]'
             cand --listen 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]'
             cand --tls-cert 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]'
             cand --tls-key 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]'

@@ -157,7 +157,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand limit" -l config -d 'A con
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l unpin -d 'Leave it to its users again'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -s h -l help -d 'Print help'
-complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l listen -d 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-cert -d 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-key -d 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]' -r -F

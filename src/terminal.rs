@@ -96,9 +96,14 @@ pub(crate) fn announce(line: &str) {
     }
 }
 
-/// Writes a line at once or not at all, for one who has others to serve.
-pub(crate) fn log(line: &str) {
-    write(&one_line(line), &Timespec { tv_sec: 0, tv_nsec: 0 });
+/// Writes a line at once or not at all, for one who has others to serve; and says which.
+pub(crate) fn log(line: &str) -> bool {
+    write(&one_line(line), &Timespec { tv_sec: 0, tv_nsec: 0 })
+}
+
+/// The same, for one who ends: a reader may be slow.
+pub(crate) fn last_log(line: &str) -> bool {
+    write(&one_line(line), &PATIENCE)
 }
 
 /// A server may send a message of any length.
@@ -110,15 +115,17 @@ fn one_line(line: &str) -> String {
 }
 
 /// Nobody may be reading, or not just now; that must neither end a job nor hold it up.
-fn write(text: &str, patience: &Timespec) {
+fn write(text: &str, patience: &Timespec) -> bool {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     // What is ready takes a line without blocking.
     if poll(&mut ready, Some(patience)) == Ok(0) {
-        return;
+        return false;
     }
     // `stty tostop` stops whoever writes from the background; semrun has a command to look after.
     let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
+    // Where there is nothing to write to, there is nothing to wait for.
+    true
 }
 
 /// Whether a terminal knows no more than lines.

@@ -73,6 +73,8 @@ mod cli {
     mod redis_server;
     /// Restarts of `semrun serve`, and what it keeps on the disk.
     mod restarts;
+    /// Keys of `semrun serve` that may do some things.
+    mod roles;
     /// Programs that need root.
     mod root;
     /// A command's surroundings and exit codes.

@@ -155,7 +155,7 @@ pub(crate) struct Doctor {
     after_help = "Stops in good order on SIGTERM. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
 )]
 pub(crate) struct Serve {
-    /// The API keys that are accepted, one a line, each with a label for the log behind a space;
+    /// The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL;
     /// also in the variable SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) api_key_file: Option<PathBuf>,

@@ -88,6 +88,7 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
         let (door, end) = (Door::new(room), told_to_end(signals));
         crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
+    semaphores.log.finish();
     semaphores.log.say(Event::Info, "The server has ended");
     Ok(Exit::Success)
 }

@@ -1,6 +1,7 @@
 //! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
 //! and what ends it come from outside.
 
+pub(crate) mod bearer;
 pub(crate) mod bounds;
 pub(crate) mod door;
 mod failures;

@@ -3,6 +3,7 @@
 
 mod content;
 pub(crate) mod reading;
+mod rights;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ use self::content::{Content, LongAnswers};
 use self::reading::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
+use self::rights::{Forbidden, Whose, may};
+use super::bearer::Actor;
 use super::failures::Failures;
 use super::keys::Keys;
 use super::log::{self, Event};
@@ -52,8 +55,7 @@ struct Wanted {
     ours: bool,
     name: Rc<str>,
     id: Option<Uuid>,
-    /// The label of the key that it came with.
-    actor: Rc<str>,
+    actor: Actor,
     asking: Option<Asking>,
     how: Option<Eviction>,
     pinning: Option<Pinning>,
@@ -97,6 +99,7 @@ impl Routes {
         let (head, body) = request.into_parts();
         let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
+        log.catch_up();
         let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ready = if is_json(&head.headers) {
             Err((head, body))
@@ -183,13 +186,15 @@ impl Routes {
         let json = json.map_err(|()| StatusCode::BAD_REQUEST)?;
         let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-        let Some(actor) = self.keys.label(key) else {
+        let address = peer.guest().address();
+        let Some(bearer) = self.keys.bearer(key) else {
             // What asks without any, a balancer say, does not guess.
             if !key.is_empty() {
-                self.failures.add(peer.guest().address(), &self.semaphores.log);
+                self.failures.add(address, &self.semaphores.log);
             }
             return Err(StatusCode::UNAUTHORIZED);
         };
+        let actor = Actor { bearer, from: Some(address) };
         peer.guest().shows_key();
         let name = name_in(head.uri.query().unwrap_or_default());
         if name.len() > LONGEST_NAME {
@@ -205,8 +210,24 @@ impl Routes {
         Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
+    /// Whether the key of a request may make it.
+    fn allows(&self, wanted: &Wanted) -> Result<(), Forbidden> {
+        let Wanted { route, name, actor, asking, .. } = wanted;
+        let asked = asking.as_ref().filter(|_| *route == Route::Register).map(|asking| asking.id);
+        let taker = asked.or(wanted.id).and_then(|id| self.semaphores.taker(name, id));
+        let whose = match taker {
+            None => Whose::Nobodys,
+            Some(taker) if actor.bearer.owns(&taker) => Whose::Own,
+            Some(_) => Whose::Anothers,
+        };
+        may(&actor.bearer, *route, name, whose)
+    }
+
     /// Does what is wanted, as far as that can be done at once.
     fn act(&self, wanted: Wanted, peer: &Peer) -> Done {
+        if let Err(forbidden) = self.allows(&wanted) {
+            return Done::Answered(not_allowed(forbidden));
+        }
         let soon = |pause: Duration| pause <= COMING_BACK;
         if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
             && self.semaphores.paused().is_some_and(soon)
@@ -241,7 +262,7 @@ impl Routes {
             (Route::Attach(_), Some(_)) if !peer.guest().is_known() => {
                 refusal("it has as many connections as it may have".into())
             }
-            (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which) {
+            (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
                 Ok(attached) => return Done::Open(attached, which),
                 Err(refused) => refused_for(refused),
             },
@@ -249,18 +270,22 @@ impl Routes {
             (Route::Signal, id) => {
                 let id = id.unwrap_or_default();
                 if ours {
-                    semaphores.finish(id);
+                    semaphores.finish(id, &actor.bearer);
                 }
                 let done = semaphores.signal(&name, id, actor);
                 return Done::Changed(done.map_or_else(refused_for, |()| empty(StatusCode::OK)));
             }
             // Not made first and then refused.
             (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => crowded(),
-            (Route::Observe, _) if ours => self.long(plain_json(&semaphores.look(&name))),
-            (Route::Observe, _) => self.long(html(semaphores.observe(&name).unwrap_or_default())),
-            (Route::LogConfig, _) => self.configure(json),
+            (Route::Observe, _) if ours => {
+                self.long(plain_json(&semaphores.look(&name, &actor.bearer)))
+            }
+            (Route::Observe, _) => {
+                self.long(html(semaphores.observe(&name, &actor.bearer).unwrap_or_default()))
+            }
+            (Route::LogConfig, _) => self.configure(json, &actor),
             (Route::Renew, Some(id)) => {
-                let told = semaphores.renew(&name, id);
+                let told = semaphores.renew(&name, id, &actor.bearer);
                 peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
                 plain_json(&told)
             }
@@ -284,7 +309,7 @@ impl Routes {
                 None => empty(StatusCode::BAD_REQUEST),
             },
             (Route::About, _) => plain_json(&self.about()),
-            (Route::List, _) => self.long(plain_json(&semaphores.page(&name))),
+            (Route::List, _) => self.long(plain_json(&semaphores.page(&name, &actor.bearer))),
         })
     }
 
@@ -335,9 +360,9 @@ impl Routes {
         About { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
     }
 
-    fn configure(&self, json: Option<Value>) -> Answer {
+    fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
         let log = &self.semaphores.log;
-        match json.map_or(Ok(()), |json| log.change(&json)) {
+        match json.map_or(Ok(()), |json| log.change_for(actor, &json)) {
             Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
             Err(log::Refused::Unknown) => empty(StatusCode::OK),
             Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
@@ -368,6 +393,12 @@ fn empty(status: StatusCode) -> Answer {
     *answer.status_mut() = status;
     // Node's clients close what they do not use a little earlier, and so never race with us.
     answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
+    answer
+}
+
+fn not_allowed(forbidden: Forbidden) -> Answer {
+    let mut answer = empty(StatusCode::FORBIDDEN);
+    *answer.body_mut() = Content::text(forbidden.to_string());
     answer
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::one::{Phase, Request, Semaphore, UNATTACHED};
 pub(crate) use self::one::{Verdict, Which};
+use super::bearer::{Actor, Bearer};
 use super::bounds::{Bounds, Full};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
@@ -137,7 +138,7 @@ impl Semaphores {
     /// A permit that is on record is held, with its whole lease from now on. How long it was held
     /// by then is not known after another start of the machine.
     fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
-        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, record } = grant;
+        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } = grant;
         let time = Duration::from_millis;
         let since = if rebooted { now } else { time(since_ms).min(now) };
         self.change(&name.into(), |semaphore| {
@@ -146,7 +147,8 @@ impl Semaphores {
             let ours = terms.is_some();
             let claim = Claim { id, terms, min_hold: time(min_hold_ms), record };
             semaphore.ledger.restore(claim, token, since, phase, Some(now + ttl));
-            self.admit(semaphore, id, "".into(), ours);
+            let actor = Actor { bearer: Bearer::on_record(key), from: None };
+            self.admit(semaphore, id, actor, ours);
             Vec::new()
         });
     }
@@ -166,7 +168,7 @@ impl Semaphores {
     }
 
     /// A new client, which is known from now on and not in the queue yet.
-    pub(crate) fn register(&self, name: &Rc<str>, actor: Rc<str>) -> Result<Uuid, Refused> {
+    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, Refused> {
         let id = Uuid::new_v4();
         self.has_room(name)?;
         let mut outcome = Ok(id);
@@ -189,6 +191,7 @@ impl Semaphores {
         name: &Rc<str>,
         id: Uuid,
         which: Which,
+        actor: &Actor,
     ) -> Result<Attached, Refused> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
@@ -212,6 +215,7 @@ impl Semaphores {
                 return Vec::new();
             }
             *request = Request::Open(number, sender);
+            self.log_if_anothers(name, id, client, actor, "attached to");
             self.log_request(name, id, client, which, "opened");
             if client.is_attached() && phase == Phase::Registered {
                 client.phase = Phase::Waiting;
@@ -265,14 +269,14 @@ impl Semaphores {
         self: &Rc<Self>,
         name: &Rc<str>,
         asking: Asking,
-        actor: &Rc<str>,
+        actor: &Actor,
     ) -> Result<(Told, Option<Attached>), Refused> {
         let now = clock::now();
         let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
         let id = asking.id;
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        if self.finished.borrow().contains(id) {
+        if self.finished.borrow().contains(id, &actor.bearer) {
             return Ok((self.signed(name, id, Told::lost()), None));
         }
         self.has_room(name)?;
@@ -293,7 +297,7 @@ impl Semaphores {
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
-                told = Ok(semaphore.told(Outcome::Differs, id, now, stands));
+                told = Ok(semaphore.told(Outcome::Differs, id, now, stands, &actor.bearer));
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
@@ -309,11 +313,11 @@ impl Semaphores {
                 changes.extend(semaphore.ledger.release(now, id));
                 // Nobody has to hear of one that was never here.
                 changes.retain(|change| *change != Change::Gone(id));
-                told = Ok(semaphore.told(Outcome::Busy, id, now, stands));
+                told = Ok(semaphore.told(Outcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
             }
             if !semaphore.clients.contains_key(&id) {
-                self.admit(semaphore, id, Rc::clone(actor), true);
+                self.admit(semaphore, id, actor.clone(), true);
             }
             if held && known && asking.min_hold_ms > 0 {
                 // It holds from now on whatever becomes of it: it knows that it was granted.
@@ -325,9 +329,10 @@ impl Semaphores {
                 Some(backends::Phase::Kept) => Outcome::Lost,
                 None => Outcome::Queued,
             };
-            told = Ok(semaphore.told(outcome, id, now, asked));
+            told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
-            client.actor = Rc::clone(actor);
+            self.log_if_anothers(name, id, client, actor, "asked for");
+            client.actor = actor.clone();
             client.ours = true;
             if held {
                 client.wait = Request::Over;
@@ -350,14 +355,14 @@ impl Semaphores {
     }
 
     /// One of our clients keeps its permit.
-    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid) -> Told {
+    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> Told {
         let now = clock::now();
         let mut told = Told::lost();
         self.change_known(name, |semaphore| {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(Outcome::Held, id, now, terms);
+                    told = semaphore.told(Outcome::Held, id, now, terms, asks);
                 }
                 (Renewal::Evicted, _) => told = Told::evicted(),
                 _ => {}
@@ -389,16 +394,16 @@ impl Semaphores {
     }
 
     /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
-    /// them, from behind a name on.
-    pub(crate) fn page(&self, behind: &str) -> Page {
+    /// them, from behind a name on, as far as the key is for them.
+    pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> Page {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
-        let matter = rest.filter(|(_, semaphore)| semaphore.matters());
+        let matter = rest.filter(|(name, semaphore)| semaphore.matters() && asks.is_for(name));
         let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
         drop(all);
         let (mut page, mut parties) = (Page::default(), 0);
         for name in &names {
-            let look = self.look(name);
+            let look = self.look(name, asks);
             parties += look.holders.len() + look.waiters.len();
             page.semaphores.push(Named { name: name.to_string(), look });
             if parties >= MOST_PARTIES {
@@ -410,13 +415,13 @@ impl Semaphores {
     }
 
     /// How a semaphore stands, for our clients.
-    pub(crate) fn look(&self, name: &Rc<str>) -> Look {
+    pub(crate) fn look(&self, name: &Rc<str>, asks: &Bearer) -> Look {
         let now = clock::now();
         let paused = self.paused().filter(|left| *left > COMING_BACK);
         let mut look = Look { paused_ms: paused.map(millis), ..Look::default() };
         self.change_known(name, |semaphore| {
             let changes = semaphore.ledger.expire(now);
-            look = semaphore.look(now);
+            look = semaphore.look(now, asks);
             changes
         });
         look
@@ -429,9 +434,14 @@ impl Semaphores {
     }
 
     /// How it stands, for clients of the original; none if nobody ever registered there.
-    pub(crate) fn observe(&self, name: &Rc<str>) -> Option<String> {
+    pub(crate) fn observe(&self, name: &Rc<str>, asks: &Bearer) -> Option<String> {
         let all = self.all.borrow();
-        Some(all.get(name)?.observed(name))
+        Some(all.get(name)?.observed(name, asks))
+    }
+
+    /// Whose somebody is who registered, waits or holds there.
+    pub(crate) fn taker(&self, name: &str, id: Uuid) -> Option<Rc<Bearer>> {
+        Some(Rc::clone(&self.all.borrow().get(name)?.clients.get(&id)?.taker))
     }
 }
 

@@ -61,9 +61,19 @@ impl CloudServer {
         Self::start(Program::LikeNode)
     }
 
+    /// One with other keys.
+    pub(crate) fn ours_with_keys(lines: &str, options: &[&str]) -> Self {
+        let options = options.iter().map(OsString::from).collect();
+        Self::start_with_keys(Program::Ours(options, Vec::new(), None), lines)
+    }
+
     fn start(program: Program) -> Self {
+        Self::start_with_keys(program, &format!("{KEY} first\n{OTHER_KEY} second\n"))
+    }
+
+    fn start_with_keys(program: Program, lines: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        write_keys(&directory, &format!("{KEY} first\n{OTHER_KEY} second\n"));
+        write_keys(&directory, lines);
         let (process, port) = launch(&directory, &program, 0)
             .unwrap_or_else(|status| panic!("{status}: {}", read(&directory, "stderr")));
         Self { process, directory, program, port }

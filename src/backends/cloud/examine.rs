@@ -19,20 +19,22 @@ const FAR: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub(super) async fn examine(&self) -> Result<Vec<Finding>, Trouble> {
-        // The original looks at the key only where it knows the path.
-        let (status, ours, _) = self.exchange_with(self.dialler.request(OBSERVE, ANY)).await?;
-        if status != StatusCode::OK {
-            return Err(unexpected(status, OBSERVE));
+        let asked = SystemTime::now();
+        let about = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
+        let took = asked.elapsed().unwrap_or_default();
+        if about.is_none() {
+            // The original looks at the key only where it knows the path.
+            let (status, _) = self.exchange(self.dialler.request(OBSERVE, ANY)).await?;
+            if status != StatusCode::OK {
+                return Err(unexpected(status, OBSERVE));
+            }
         }
         let mut findings = vec![good("server", "it answers, and accepts the API key".into())];
-        if ours {
-            let asked = SystemTime::now();
-            let body = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
-            let about: About = understood(&body.ok_or_else(Trouble::other_server)?)?;
-            let took = asked.elapsed().unwrap_or_default();
-            findings.extend(about_ours(&about, asked + took / 2));
-        } else {
-            findings.push(about_the_original());
+        match about {
+            Some(body) => {
+                findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
+            }
+            None => findings.push(about_the_original()),
         }
         findings.push(about_the_way(&self.dialler.place.url));
         Ok(findings)

@@ -163,11 +163,15 @@ impl Link {
                 "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
             )),
             // One of ours says why.
-            StatusCode::SERVICE_UNAVAILABLE if ours => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::FORBIDDEN if ours => {
                 let text =
                     self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
                 let text = beginning(&text);
-                Err(Trouble::refusing(format!("the server cannot do it now: {text}")))
+                Err(if status == StatusCode::FORBIDDEN {
+                    Trouble::lasting(format!("the server does not allow it: {text}"))
+                } else {
+                    Trouble::refusing(format!("the server cannot do it now: {text}"))
+                })
             }
             _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
             status if status.is_redirection() => Err(redirected(answer.headers())),

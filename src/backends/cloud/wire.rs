@@ -211,7 +211,8 @@ pub(crate) struct Named {
 /// One who holds or waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Party {
-    /// Nil where what was answered is none (`mending.rs`).
+    /// Nil where what was answered is none (`mending.rs`), and for one whom the key may not know: of
+    /// that one there are the phase and what is left.
     pub(crate) id: Uuid,
     /// The fencing token of one who holds.
     #[serde(default)]
@@ -234,7 +235,11 @@ impl Look {
                 Holder::Known { token, record, phase, left }
             }
             (Some(_), Err(_)) => Holder::unknown(),
-            (None, _) if party.id.is_nil() => Holder::unknown(),
+            // One whom the key that we have may not know.
+            (None, Ok(left)) if party.id.is_nil() => {
+                Holder::Known { token: None, record: None, phase: party.phase, left }
+            }
+            (None, Err(_)) if party.id.is_nil() => Holder::unknown(),
             (None, left) => {
                 Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten() }
             }

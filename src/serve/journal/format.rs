@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Phase, Record};
+use crate::serve::bearer::Print;
 use crate::serve::seals::Seals;
 
 /// A permit on record.
@@ -36,6 +37,9 @@ pub(crate) struct Grant {
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
     pub(crate) phase: Phase,
+    /// What tells the API key that it was taken with; earlier versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Print>,
     pub(crate) record: Option<Record>,
 }
 

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use super::format::{line, read_line};
 use super::*;
 use crate::backends::Phase;
+use crate::serve::bearer::Print;
 
 fn grant(number: u64) -> Grant {
     Grant {
@@ -16,6 +17,7 @@ fn grant(number: u64) -> Grant {
         min_hold_ms: 0,
         since_ms: 0,
         phase: Phase::Held,
+        key: None,
         record: None,
     }
 }
@@ -40,6 +42,20 @@ fn what_was_granted_and_not_ended_is_found_again() {
     let (_, again) = Journal::open_at(directory.path(), "other".into()).unwrap();
     let longest = Some(Duration::from_secs(30));
     assert_eq!((again.grants, again.last, again.rebooted), (vec![grant(3), grant(5)], 7, longest));
+}
+
+#[test]
+fn what_tells_a_key_is_on_record_and_the_key_is_not_and_older_records_have_none() {
+    let directory = TempDir::new().unwrap();
+    let taken = Grant { key: Some(Print::of(b"a-key-for-tests")), ..grant(1) };
+    let (journal, _) = Journal::open_at(directory.path(), "b".into()).unwrap();
+    journal.granted(&taken);
+    journal.granted(&grant(2));
+    drop(journal);
+    let text = fs::read_to_string(directory.path().join("journal")).unwrap();
+    assert!(!text.contains("a-key-for-tests"), "{text}");
+    assert_eq!(text.matches("\"key\"").count(), 1, "{text}");
+    assert_eq!(found(&directory), [taken, grant(2)]);
 }
 
 #[test]

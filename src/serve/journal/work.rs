@@ -182,6 +182,7 @@ mod tests {
             min_hold_ms: 0,
             since_ms: 0,
             phase: crate::backends::Phase::Held,
+            key: None,
             record: None,
         };
         serde_json::to_string(&Entry::Grant(std::borrow::Cow::Owned(grant))).unwrap()

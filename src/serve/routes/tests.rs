@@ -11,6 +11,7 @@ use super::*;
 use crate::backends::cloud::wire::{
     ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
 };
+use crate::serve::bearer::Bearer;
 use crate::serve::door::{Door, Room};
 
 #[test]
@@ -63,6 +64,11 @@ fn routes() -> Rc<Routes> {
         log,
     );
     Routes::new(semaphores, Keys::of_words(KEY).unwrap())
+}
+
+/// A key that may do everything.
+fn anybody() -> Rc<Bearer> {
+    Actor::from("").bearer
 }
 
 /// A connection to a server that has no other.
@@ -225,7 +231,7 @@ async fn any_history(steps: Vec<Step>) {
         }
         open = waiting;
         for name in ["a", "b", "undefined"] {
-            let look = routes.semaphores.look(&name.into());
+            let look = routes.semaphores.look(&name.into(), &anybody());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
             // A limit that was lowered stops nobody.
@@ -235,7 +241,7 @@ async fn any_history(steps: Vec<Step>) {
             assert!(
                 !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
             );
-            let observed = routes.semaphores.observe(&name.into());
+            let observed = routes.semaphores.observe(&name.into(), &anybody());
             if let Some(observed) = observed {
                 serde_json::from_str::<Value>(&observed).unwrap();
             }
@@ -251,7 +257,7 @@ async fn any_history(steps: Vec<Step>) {
             // One that is kept is not free before it was taken away.
             routes.semaphores.evict(&name, id, Eviction::Now, "".into());
         }
-        let look = routes.semaphores.look(&name.into());
+        let look = routes.semaphores.look(&name.into(), &anybody());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
     }
 }
@@ -329,7 +335,7 @@ async fn what_says_too_little_changes_nothing() {
     ] {
         assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
     }
-    assert!(routes.semaphores.page("").semaphores.is_empty());
+    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
 }
 
 #[tokio::test]
@@ -355,7 +361,7 @@ async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
         assert_eq!(evicted.1, format!(r#"{{"held":{held}}}"#));
     }
     answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
-    assert!(routes.semaphores.page("").semaphores.is_empty());
+    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
     let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
     assert!(about.contains(r#""remembers":false"#), "{about}");
 }

@@ -13,6 +13,7 @@ use crate::backends::cloud::wire::{Asking, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
+use crate::serve::bearer::Actor;
 use crate::serve::bounds::{Bounds, Full};
 use crate::serve::journal::Grant;
 use crate::serve::log::{Event, Subject};
@@ -58,14 +59,15 @@ impl Semaphores {
         self.registered.get()
     }
 
-    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Rc<str>, ours: bool) {
+    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Actor, ours: bool) {
         let number = self.next_registration();
         let holds = semaphore.ledger.holding(id).is_some();
         let phase = if holds { Phase::Holding } else { Phase::Registered };
         let (monitor, wait, watchers) = (Request::Expected, Request::Expected, Vec::new());
+        let taker = Rc::clone(&actor.bearer);
         semaphore
             .clients
-            .insert(id, Client { number, actor, ours, phase, monitor, wait, watchers });
+            .insert(id, Client { number, taker, actor, ours, phase, monitor, wait, watchers });
         self.clients.set(self.clients.get() + 1);
     }
 
@@ -125,20 +127,22 @@ impl Semaphores {
     }
 
     /// Whether a client asks under an identity that came with another key, and was not given its place:
-    /// all who have a key are told identities. Whose key it was is not remembered over a restart.
+    /// all who may look at it whole are told identities.
     pub(super) fn is_of_another_key(
         &self,
         name: &str,
         semaphore: &Semaphore,
         asking: &Asking,
-        actor: &str,
+        actor: &Actor,
     ) -> bool {
         let Asking { id, seal, .. } = asking;
-        let brought = semaphore.clients.get(id).map_or("", |client| &*client.actor);
+        let taker = semaphore.clients.get(id).map(|client| &client.actor.bearer);
+        let of_another =
+            taker.is_some_and(|taker| taker.print.is_some() && !actor.bearer.owns(taker));
         let holding = semaphore.ledger.holding(*id).map(|holding| holding.ticket);
         let ticket = semaphore.ledger.waiting(*id).map(|(ticket, _)| ticket).or(holding);
         let was_given = |ticket| self.seals.is_right(name, *id, ticket, seal);
-        !brought.is_empty() && brought != actor && !ticket.is_some_and(was_given)
+        of_another && !ticket.is_some_and(was_given)
     }
 
     fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
@@ -194,10 +198,9 @@ impl Semaphores {
     }
 
     fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
-        let Semaphore { ledger, clients, .. } = semaphore;
-        let Some(holding) = ledger.holding(id) else { return };
-        self.journal.granted(&on_record(name, holding, ledger.agreed()));
-        let Some(client) = clients.get_mut(&id) else { return };
+        let Some(holding) = semaphore.ledger.holding(id) else { return };
+        self.journal.granted(&on_record(name, holding, semaphore));
+        let Some(client) = semaphore.clients.get_mut(&id) else { return };
         client.phase = Phase::Holding;
         self.log_transition(name, id, client, "holding");
         if mutants::is_off(Guard::WakeUp) {
@@ -229,7 +232,7 @@ impl Semaphores {
     /// Puts on record how a permit is held now.
     pub(super) fn record(&self, name: &Rc<str>, semaphore: &Semaphore, id: Uuid) {
         if let Some(holding) = semaphore.ledger.holding(id) {
-            self.journal.granted(&on_record(name, holding, semaphore.ledger.agreed()));
+            self.journal.granted(&on_record(name, holding, semaphore));
         }
     }
 
@@ -290,11 +293,10 @@ impl Semaphores {
         let mut last = self.last.get();
         let (mut pins, mut grants) = (BTreeMap::new(), Vec::new());
         for (name, semaphore) in all.iter() {
-            let terms = semaphore.ledger.agreed();
             pins.extend(semaphore.ledger.pinned().map(|limit| (name.to_string(), limit)));
             last = last.max(semaphore.ledger.last_number());
-            grants
-                .extend(semaphore.ledger.holders().map(|holding| on_record(name, holding, terms)));
+            let holders = semaphore.ledger.holders();
+            grants.extend(holders.map(|holding| on_record(name, holding, semaphore)));
         }
         grants.sort_unstable_by_key(|grant| grant.token);
         self.journal.rewrite(last, &pins, &grants);
@@ -321,9 +323,9 @@ impl Semaphores {
     }
 }
 
-fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>) -> Grant {
+fn on_record(name: &str, holding: &Holding<Option<Record>>, semaphore: &Semaphore) -> Grant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
-    let terms = brought.and(terms);
+    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
     Grant {
         name: name.into(),
         id,
@@ -333,6 +335,7 @@ fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>
         // Not earlier than it was.
         since_ms: millis(holding.since + Duration::from_micros(999)),
         phase: holding.phase,
+        key: semaphore.clients.get(&id).and_then(|client| client.taker.print),
         record,
     }
 }
