@@ -74,7 +74,7 @@ impl Reload {
         let options = self.files.options();
         let mut text = match &options[..] {
             [] => "SIGHUP: there is nothing to read again".into(),
-            options => format!("SIGHUP: {} were read again", options.join(", ")),
+            options => format!("SIGHUP: read again: {}", options.join(", ")),
         };
         if !self.files.has_keys() {
             text += "; the API keys come from a variable, and stay";
