@@ -1062,7 +1062,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__serve)
-            opts="-h --api-key-file --listen --tls-cert --tls-key --state-dir --max-unauthenticated --max-unauthenticated-per-address --max-clients --max-waiters --max-names --max-pins --log --log-format --config --help"
+            opts="-h --api-key-file --listen --tls-cert --tls-key --client-ca-file --state-dir --max-unauthenticated --max-unauthenticated-per-address --max-clients --max-waiters --max-names --max-pins --log --log-format --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1103,6 +1103,21 @@ _semrun() {
                     return 0
                     ;;
                 --tls-key)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --client-ca-file)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"

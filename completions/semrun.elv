@@ -195,6 +195,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --listen 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]'
             cand --tls-cert 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]'
             cand --tls-key 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]'
+            cand --client-ca-file 'Let in only clients that also show a certificate which an authority in this file has signed (PEM); with --tls-cert [env: SEMRUN_CLIENT_CA_FILE]'
             cand --state-dir 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]'
             cand --max-unauthenticated 'Connections that have not shown a key, of all addresses; the oldest is closed when another one comes [default: a quarter of the descriptors, 1024 at most] [env: SEMRUN_MAX_UNAUTHENTICATED]'
             cand --max-unauthenticated-per-address 'The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of --max-unauthenticated] [env: SEMRUN_MAX_UNAUTHENTICATED_PER_ADDRESS]'

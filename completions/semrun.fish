@@ -161,6 +161,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l listen -d 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-cert -d 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-key -d 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l client-ca-file -d 'Let in only clients that also show a certificate which an authority in this file has signed (PEM); with --tls-cert [env: SEMRUN_CLIENT_CA_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l state-dir -d 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]' -r -f -a "(__fish_complete_directories)"
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated -d 'Connections that have not shown a key, of all addresses; the oldest is closed when another one comes [default: a quarter of the descriptors, 1024 at most] [env: SEMRUN_MAX_UNAUTHENTICATED]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated-per-address -d 'The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of --max-unauthenticated] [env: SEMRUN_MAX_UNAUTHENTICATED_PER_ADDRESS]' -r

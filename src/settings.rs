@@ -2,6 +2,7 @@
 //! defaults, checked, in plain values. Everything that can be wrong with them is found here, before
 //! anything starts.
 
+mod credentials;
 mod files;
 mod layers;
 mod location;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
+pub(crate) use self::credentials::CredentialFiles;
 use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
@@ -47,7 +49,7 @@ pub(crate) enum Task {
     Release(Release),
     Limit(Limit),
     Doctor(Box<Doctor>),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
@@ -211,7 +213,7 @@ fn subcommand(
         "release" => Task::Release(subcommands::release(flags, operands, around)?),
         "limit" => Task::Limit(subcommands::limit(flags, operands, around)?),
         "doctor" => Task::Doctor(Box::new(subcommands::doctor(flags, operands, around))),
-        "serve" => Task::Serve(server::settings(flags, around)?),
+        "serve" => Task::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
             Task::Completions(shell.ok_or_else(|| misuse("no shell"))?)

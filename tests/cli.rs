@@ -71,6 +71,8 @@ mod cli {
     mod redis;
     /// A server of one's own.
     mod redis_server;
+    /// Keys and certificates that `semrun serve` reads again.
+    mod reload;
     /// Restarts of `semrun serve`, and what it keeps on the disk.
     mod restarts;
     /// Keys of `semrun serve` that may do some things.

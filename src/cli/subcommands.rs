@@ -152,7 +152,7 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(
-    after_help = "Stops in good order on SIGTERM. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
+    after_help = "Stops in good order on SIGTERM, and reads keys and certificates again on SIGHUP. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
 )]
 pub(crate) struct Serve {
     /// The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL;
@@ -171,6 +171,11 @@ pub(crate) struct Serve {
     /// The key of --tls-cert (PEM)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_key: Option<PathBuf>,
+
+    /// Let in only clients that also show a certificate which an authority in this file has signed
+    /// (PEM); with --tls-cert
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) client_ca_file: Option<PathBuf>,
 
     /// Where to record permits, so that they outlive a restart
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]

@@ -88,7 +88,7 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
         Task::Release(settings) => release::run(&settings, account),
         Task::Limit(settings) => limit::run(&settings, account),
         Task::Doctor(settings) => doctor::run(*settings, account),
-        Task::Serve(settings) => serve::run(settings),
+        Task::Serve(settings) => serve::run(*settings),
         Task::Completions(shell) => write_out(&generate::completions(shell)),
         Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
         Task::Print(page) => match page.print() {

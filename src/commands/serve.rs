@@ -1,14 +1,18 @@
 //! Running a cloud-semaphore server until a signal comes.
 
+mod reload;
+
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::Context;
 use rustix::process::Signal;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
+use self::reload::Reload;
 use super::block_on;
-use crate::backends::tls;
 use crate::exit::{Exit, Failure};
 use crate::files::ours::Unfit;
 use crate::kernel::{open_files_limit, raise_open_files_limit};
@@ -19,7 +23,7 @@ use crate::serve::log::{Event, Log};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::{Misuse, Serve};
-use crate::supervise::signals::{Caught, Signals};
+use crate::supervise::signals::{Caught, Signals, hold_back};
 use crate::terminal;
 
 const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other machines can be read \
@@ -27,12 +31,15 @@ const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other ma
                           127.0.0.1:PORT keeps it on this machine";
 
 pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
+    // It ends nothing, however early it comes.
+    hold_back(Signal::HUP);
     // Each client needs two.
     raise_open_files_limit();
     let Serve {
         listen,
         keys,
-        tls,
+        credentials,
+        credential_files,
         state_dir,
         strangers,
         strangers_of_one_address,
@@ -44,12 +51,8 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let descriptors =
         descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
     let room = Room::within(descriptors, strangers, strangers_of_one_address);
-    let tls = match tls {
-        Some((cert, key)) => Some(
-            tls::server(&cert, &key.0).map_err(|text| Misuse::new(Failure::Unsupported, text))?,
-        ),
-        None => None,
-    };
+    let tls = credentials.tls()?.map(|tls| Rc::new(RefCell::new(tls)));
+    drop(credentials);
     let (journal, found) = match &state_dir {
         Some(directory) => Journal::open(directory).map_err(|unfit| {
             let failure = match unfit {
@@ -85,7 +88,14 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
             semaphores.log.say(Event::Alert, &text);
         }
         let routes = Routes::new(Rc::clone(&semaphores), keys);
-        let (door, end) = (Door::new(room), told_to_end(signals));
+        let reload = Reload::new(credential_files, Rc::clone(&routes), tls.clone());
+        let (door, again) = (Door::new(room), Notify::new());
+        let end = async {
+            tokio::select! {
+                () = told_to_end(signals, &again) => {}
+                () = reload.whenever(&again) => {}
+            }
+        };
         crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
     semaphores.log.finish();
@@ -118,17 +128,14 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }
 
-/// Every signal that ends a program ends this one, in good order.
-async fn told_to_end(mut signals: Signals) {
-    loop {
-        match signals.next().await {
-            Ok(arrival) => {
-                let ending = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
-                if ending.contains(&arrival.signal) {
-                    return;
-                }
-            }
-            Err(_) => return,
+/// Every signal that ends a program ends this one, in good order, but for the one that has it read
+/// files again.
+async fn told_to_end(mut signals: Signals, again: &Notify) {
+    while let Ok(arrival) = signals.next().await {
+        match arrival.signal {
+            Signal::TERM | Signal::INT | Signal::QUIT => return,
+            Signal::HUP => again.notify_one(),
+            _ => {}
         }
     }
 }

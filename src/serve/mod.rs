@@ -15,7 +15,7 @@ pub(crate) mod routes;
 pub(crate) mod seals;
 pub(crate) mod semaphores;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -56,16 +56,18 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// How long that is not said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
+/// What those who come are greeted with. Another may take its place while the server runs.
+pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;
+
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
 pub(crate) async fn run(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Rc<Greeting>>,
     routes: Rc<Routes>,
     door: Rc<Door>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     prepare(&listener)?;
-    let tls = tls.map(TlsAcceptor::from);
     let mut connections = JoinSet::new();
     let semaphores = Rc::clone(&routes.semaphores);
     let mut shutdown = std::pin::pin!(shutdown);
@@ -87,7 +89,8 @@ pub(crate) async fn run(
             Some(_) = connections.join_next() => {}
             (stream, from) = next_connection(&listener, &said, &semaphores.log) => {
                 let peer = Peer::new(stream, door.enter(from.ip()));
-                let talk = converse(peer.clone(), tls.clone(), Rc::clone(&routes));
+                let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
+                let talk = converse(peer.clone(), tls, Rc::clone(&routes));
                 let ends = connections.spawn_local(talk);
                 door.watch(peer.guest(), ends, peer.stream());
                 drop(peer);

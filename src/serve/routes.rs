@@ -5,13 +5,14 @@ mod content;
 pub(crate) mod reading;
 mod rights;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::{Body, Bytes};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
@@ -41,7 +42,8 @@ const LONGEST_NAME: usize = 4096;
 /// What answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
-    pub(crate) keys: Keys,
+    /// Others may take their place while the server runs.
+    pub(crate) keys: RefCell<Rc<Keys>>,
     pub(super) failures: Failures,
     long_answers: LongAnswers,
 }
@@ -81,6 +83,7 @@ enum Done {
 impl Routes {
     pub(crate) fn new(semaphores: Rc<Semaphores>, keys: Keys) -> Rc<Self> {
         let (failures, long_answers) = (Failures::default(), LongAnswers::default());
+        let keys = RefCell::new(Rc::new(keys));
         Rc::new(Self { semaphores, keys, failures, long_answers })
     }
 
@@ -168,7 +171,14 @@ impl Routes {
     ) -> Done {
         match self.understand(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
-            Err(status) => Done::Answered(empty(status)),
+            Err(status) => {
+                let mut answer = empty(status);
+                // It had a key that is none any more, and leaves the room of those that have one.
+                if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Done::Answered(answer)
+            }
         }
     }
 
@@ -187,7 +197,7 @@ impl Routes {
         let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
         let address = peer.guest().address();
-        let Some(bearer) = self.keys.bearer(key) else {
+        let Some(bearer) = self.keys.borrow().bearer(key) else {
             // What asks without any, a balancer say, does not guess.
             if !key.is_empty() {
                 self.failures.add(address, &self.semaphores.log);

@@ -95,6 +95,11 @@ impl CloudServer {
         self.directory.path().join(file)
     }
 
+    /// Replaces what is in the file with its keys.
+    pub(crate) fn write_keys(&self, lines: &str) {
+        write_keys(&self.directory, lines);
+    }
+
     /// What it wrote to standard error, in all its lives.
     pub(crate) fn log(&self) -> String {
         read(&self.directory, "stderr")

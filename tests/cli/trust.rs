@@ -1,7 +1,7 @@
 use super::shared::shows_as_users;
 use super::support::World;
 
-/// `reads FILE WORDS`: how many of the nine options that read a file refuse it with these words.
+/// `reads FILE WORDS`: how many of the ten options that read a file refuse it with these words.
 const READERS: &str = r#"
     export SEMRUN_CONFIG=/dev/null
     unset SEMRUN_API_KEY SEMRUN_BACKEND
@@ -13,6 +13,7 @@ const READERS: &str = r#"
         $serve --api-key-file $1
         $serve --api-key-file other --tls-cert $1 --tls-key other
         $serve --api-key-file other --tls-cert other --tls-key $1
+        $serve --api-key-file other --tls-cert other --tls-key other --client-ca-file $1
         client http://127.0.0.1:1 --api-key-file $1
         client redis://127.0.0.1:1 --password-file $1
         client rediss://127.0.0.1:1 --ca-file $1
@@ -42,7 +43,7 @@ fn each_file_that_decides_is_one_that_only_we_and_root_may_change() {
         chmod 600 file; chown 61003 file; reads file 'belongs to uid 61003, and only you (uid 0) or root may own it'
         client http://127.0.0.1:1 --api-key-file file 2> /dev/null; echo $?
         $serve --api-key-file file 2> /dev/null; echo $?";
-    shows(script, "0\n9\n9\n78\n78\n");
+    shows(script, "0\n10\n10\n78\n78\n");
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn each_directory_on_the_way_is_one_that_only_we_and_root_may_change() {
         chmod 1777 a; trusted a/b/file
         chmod 755 a; chown 61003 a/b; reads a/b/file 'lies in .*/a/b, which belongs to uid 61003'
         chown 0 a/b; chmod 1777 a/b; trusted a/b/file";
-    shows(script, "0\n9\n9\n0\n9\n0\n");
+    shows(script, "0\n10\n10\n0\n10\n0\n");
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn links_are_followed_where_only_we_and_root_could_have_made_them() {
         mkdir -m 777 open; good open/key; ln -s ../open/key live/open
         reads live/open 'lies in .*/open, which can be written by others'
         ln -s loop loop; reads loop 'cannot read'";
-    shows(script, "0\n0\n0\n9\n9\n0\n");
+    shows(script, "0\n0\n0\n10\n10\n0\n");
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn a_fifo_is_not_waited_for_and_what_a_shell_has_open_is_read() {
         $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'can be read by everybody'
         $semrun --config /dev/null --backend file://$PWD/permits --name x -- echo fine
         $semrun --config /dev/zero --name x -- echo no 2>&1 | grep -c 'larger than'";
-    shows(script, "9\n1\n1\n1\nfine\n1\n");
+    shows(script, "10\n1\n1\n1\nfine\n1\n");
 }
 
 /// A FIFO in the state directory hung the server, which no signal but KILL ended.

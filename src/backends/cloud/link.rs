@@ -28,7 +28,7 @@ use super::OBSERVE;
 use super::place::Place;
 use super::wire::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
 use crate::backends::resolve::addresses;
-use crate::backends::tls::Secret;
+use crate::backends::tls::{self, Secret};
 use crate::backends::trouble::{CONNECTING, Trouble, within};
 
 /// How long one of several addresses may take to answer.
@@ -246,16 +246,18 @@ fn unreachable(error: &io::Error) -> Trouble {
     Trouble::away(format!("no connection to the server: {error}"))
 }
 
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 fn tls_trouble(error: &io::Error) -> Trouble {
-    match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+    match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => Trouble::lasting(
             "no TLS connection to the server: what answers there does not speak TLS; is it http:// ?",
         ),
-        Some(tls) => Trouble::lasting(format!(
-            "no TLS connection to the server: {tls}; name the authority that signed its certificate \
-             with --ca-file, and the server as its certificate does; --client-cert and --client-key \
-             if it asks for ours"
-        )),
+        Some(error) => {
+            Trouble::lasting(format!("no TLS connection to the server: {}", tls::refusal(error)))
+        }
         None => unreachable(error),
     }
 }
@@ -265,7 +267,12 @@ fn broken(error: &hyper::Error) -> Trouble {
         return Trouble::lasting("what answers there does not speak HTTP; check the URL");
     }
     let cause = std::error::Error::source(error);
-    match cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
+    let of_io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    // What a server thinks of our certificate comes when the handshake is over for us.
+    if let Some(error) = of_io.filter(|error| tls_error(error).is_some()) {
+        return tls_trouble(error);
+    }
+    match of_io.map(io::Error::kind) {
         // What the kernel finds out about one that is gone without a word.
         Some(io::ErrorKind::TimedOut) => return Trouble::silence(),
         Some(io::ErrorKind::UnexpectedEof) => return Trouble::closed(),

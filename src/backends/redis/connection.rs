@@ -329,10 +329,8 @@ impl From<RedisError> for Trouble {
             return only_plain().into();
         }
         if let Some(tls) = tls_error(&error) {
-            let hint = "name the authority that signed its certificate with --ca-file, and the \
-                        server as its certificate does; --client-cert and --client-key if it asks \
-                        for ours";
-            return Self::lasting(format!("no TLS connection to the server: {tls}; {hint}"));
+            let why = crate::backends::tls::refusal(tls);
+            return Self::lasting(format!("no TLS connection to the server: {why}"));
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => {
