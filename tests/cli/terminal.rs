@@ -1,9 +1,10 @@
 use std::process::Command;
 
 use rexpect::session::{PtySession, spawn_command};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
-use super::support::{SEMRUN, World, wait_until};
+use super::pids::{pids_of_children, state};
+use super::support::{SEMRUN, World, pid_in, wait_until};
 
 /// The terminal after a death.
 mod deserted;
@@ -35,7 +36,7 @@ impl<'a> Terminal<'a> {
         let mut terminal = Self { world, shell };
         terminal.shows("ready> ");
         // So that what is typed is not mistaken for what is shown.
-        terminal.enters("bind 'set enable-bracketed-paste off'; stty cols 80");
+        terminal.enters("bind 'set enable-bracketed-paste off'; stty cols 80; echo $$ > shell");
         terminal.shows("ready> ");
         terminal
     }
@@ -63,10 +64,23 @@ impl<'a> Terminal<'a> {
         }
     }
 
+    /// Continues the stopped job. A key that is typed before it goes on is the shell's still, or lost.
+    #[track_caller]
+    fn continues(&mut self) {
+        self.enters("fg");
+        let shell = pid_in(&self.world.path("shell"));
+        wait_until("all of the job goes on", || !is_stopped_below(shell));
+    }
+
     #[track_caller]
     fn holds(&self) {
         wait_until("the permit is held", || self.world.holders().len() == 1);
     }
+}
+
+fn is_stopped_below(parent: Pid) -> bool {
+    let stopped = |child: &Pid| state(*child) == Some('T') || is_stopped_below(*child);
+    pids_of_children(parent).iter().any(stopped)
 }
 
 #[test]
@@ -125,7 +139,7 @@ fn ctrl_z_stops_the_job_which_keeps_its_permit_and_fg_continues_it() {
             terminal.shows("Stopped");
             terminal.shows("ready> ");
             assert_eq!(world.holders().len(), 1, "a stopped job keeps its permit");
-            terminal.enters("fg");
+            terminal.continues();
             terminal.shows("bash script");
         }
         terminal.enters("hello");
@@ -203,7 +217,7 @@ fn a_pipelines_other_commands_keep_the_terminal() {
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
-    terminal.enters("fg");
+    terminal.continues();
     terminal.shows("cat");
     terminal.types('c');
     terminal.shows("ready> ");
@@ -289,7 +303,7 @@ fn a_pipeline_that_was_stopped_goes_on_as_a_whole() {
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
-    terminal.enters("fg");
+    terminal.continues();
     terminal.shows("head -3");
     terminal.enters("hello");
     terminal.shows("got=hello");

@@ -88,18 +88,12 @@ impl Arrived {
         }
     }
 
-    /// Notes one. As for the kernel, a process that is to continue is not to stop, and the other way
-    /// round.
+    /// Notes one. As for the kernel, a process that is to continue is not to stop for what came before.
     fn note(&self, number: libc::c_int, origin: Origin) {
         const STOPS: u64 = bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
-        let undone = match number {
-            libc::SIGCONT => STOPS,
-            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => bit(libc::SIGCONT),
-            _ => 0,
-        };
-        for arrived in [&self.from_kernel, &self.from_processes] {
-            if undone != 0 {
-                arrived.fetch_and(!undone, Ordering::AcqRel);
+        if number == libc::SIGCONT {
+            for arrived in [&self.from_kernel, &self.from_processes] {
+                arrived.fetch_and(!STOPS, Ordering::AcqRel);
             }
         }
         self.ever.fetch_or(bit(number), Ordering::AcqRel);
@@ -113,12 +107,16 @@ impl Arrived {
         }
     }
 
-    /// The next one, in the order in which the kernel would deliver them.
+    /// The next one, in the order in which the kernel would deliver them. What stops came after what
+    /// continues: a command that is stopped has to run before it can be stopped again.
     fn take(&self) -> Option<Arrival> {
-        for origin in [Origin::Kernel, Origin::Process] {
+        let continues =
+            [Origin::Kernel, Origin::Process].map(|origin| (origin, bit(libc::SIGCONT)));
+        let all = [Origin::Kernel, Origin::Process].map(|origin| (origin, u64::MAX));
+        for (origin, which) in continues.into_iter().chain(all) {
             let arrived = self.of(origin);
             loop {
-                let waiting = arrived.load(Ordering::Acquire);
+                let waiting = arrived.load(Ordering::Acquire) & which;
                 if waiting == 0 {
                     break;
                 }
@@ -290,4 +288,28 @@ pub(super) fn forget_continuation() {
 
 pub(super) fn continued() -> bool {
     CONTINUED.load(Ordering::Acquire)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is heard of signals that came in this order before anything was heard.
+    fn heard_of(signals: &[(Signal, Origin)]) -> Vec<Signal> {
+        let arrived = Arrived::shared().unwrap();
+        for (signal, origin) in signals {
+            arrived.note(signal.as_raw(), *origin);
+        }
+        std::iter::from_fn(|| arrived.take()).map(|arrival| arrival.signal).collect()
+    }
+
+    #[test]
+    fn one_that_is_stopped_again_is_continued_before() {
+        let (shell, typed) = ((Signal::CONT, Origin::Process), (Signal::TSTP, Origin::Kernel));
+        assert_eq!(heard_of(&[shell, typed]), [Signal::CONT, Signal::TSTP]);
+        assert_eq!(heard_of(&[typed, shell]), [Signal::CONT]);
+        assert_eq!(heard_of(&[typed, shell, typed]), [Signal::CONT, Signal::TSTP]);
+        let others = [(Signal::TERM, Origin::Kernel), shell, (Signal::HUP, Origin::Process)];
+        assert_eq!(heard_of(&others), [Signal::CONT, Signal::TERM, Signal::HUP]);
+    }
 }

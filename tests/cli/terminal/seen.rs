@@ -101,7 +101,7 @@ fn a_random_time_can_be_stopped_and_ended() {
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
-    terminal.enters("fg");
+    terminal.continues();
     terminal.shows("echo no");
     terminal.types('c');
     terminal.shows("ready> ");
