@@ -153,28 +153,35 @@ fn ctrl_z_stops_the_job_which_keeps_its_permit_and_fg_continues_it() {
 #[test]
 fn ctrl_z_before_semrun_knows_that_it_was_continued_stops_the_job_again() {
     let world = World::with_details();
-    let mut terminal = Terminal::open(&world);
-    terminal.script("echo started; exec sleep 1000");
-    terminal.enters("$semrun --name x -- sh script");
-    terminal.shows("started");
-    let semrun = Pid::from_raw(world.holders()[0].cast_signed()).unwrap();
-    let worker = worker_of(semrun);
-    terminal.types('z');
-    terminal.shows("Stopped");
-    terminal.shows("ready> ");
-    kill_process(worker, Signal::STOP).unwrap();
-    wait_until("the worker hears nothing", || state(worker) == Some('T'));
-    terminal.enters("fg");
-    wait_until("the job was continued", || state(semrun) != Some('T'));
-    terminal.types('z');
-    std::thread::sleep(Duration::from_millis(100));
-    kill_process(worker, Signal::CONT).unwrap();
-    terminal.shows("Stopped");
-    terminal.shows("ready> ");
-    terminal.continues();
-    terminal.types('c');
-    terminal.shows("ready> ");
-    assert_eq!(world.leftovers(), [""; 0]);
+    for option in ["", "--foreground"] {
+        let mut terminal = Terminal::open(&world);
+        terminal.script("echo started; exec sleep 1000");
+        terminal.enters(&format!("$semrun --name x {option} -- sh script"));
+        terminal.shows("started");
+        let semrun = Pid::from_raw(world.holders()[0].cast_signed()).unwrap();
+        let worker = worker_of(semrun);
+        let command = pids_of_children(worker)[0];
+        terminal.types('z');
+        terminal.shows("Stopped");
+        terminal.shows("ready> ");
+        kill_process(worker, Signal::STOP).unwrap();
+        wait_until("the worker hears nothing", || state(worker) == Some('T'));
+        terminal.enters("fg");
+        wait_until("the job was continued", || {
+            let continued = |pid| state(pid) != Some('T');
+            continued(semrun) && (option.is_empty() || continued(command))
+        });
+        terminal.types('z');
+        std::thread::sleep(Duration::from_millis(100));
+        kill_process(worker, Signal::CONT).unwrap();
+        terminal.shows("Stopped");
+        terminal.shows("ready> ");
+        assert_eq!(state(command), Some('T'), "{option}");
+        terminal.continues();
+        terminal.types('c');
+        terminal.shows("ready> ");
+        assert_eq!(world.leftovers(), [""; 0]);
+    }
 }
 
 #[test]
