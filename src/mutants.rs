@@ -19,8 +19,6 @@ pub(crate) enum Guard {
     /// A Redis that took another's place grants nothing of names that it does not know either, until holders
     /// could report.
     Promoted,
-    /// It waits for that as long as a lease that the last server extended may last.
-    Pause,
     /// A permit of PassBuddy's counts for one TTL beyond its expiry.
     ForeignRule,
     /// A lease is counted from before it was asked for, however late the answer comes.

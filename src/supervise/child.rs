@@ -85,11 +85,11 @@ impl Tree {
         // tree escapes, and it is gone when nothing is left to wait for.
         set_child_subreaper(Some(getpid())).map_err(failed("look after processes (prctl)"))?;
         let strangers = strangers();
-        let ours = own_group().filter(|_| !launch.foreground);
+        let ours = own_group();
         let terminal = ours.and_then(|_| open_terminal());
         // A pipeline's other commands need the terminal as well (`semrun … | less`); there ours
-        // gets it when it asks.
-        let wants_terminal = isatty(io::stdin()) && isatty(io::stdout());
+        // gets it when it asks. One in our group needs nothing.
+        let wants_terminal = !launch.foreground && isatty(io::stdin()) && isatty(io::stdout());
         let give = terminal.as_ref().filter(|terminal| wants_terminal && owner(terminal) == ours);
         let program = Program::new(launch.program, launch.arguments, &launch.environment)
             .map_err(failed("pass on such words"))?;
@@ -97,7 +97,7 @@ impl Tree {
             descriptor.try_clone_to_owned().map_err(failed("copy a descriptor"))
         };
         let preparation = Preparation {
-            group: own_group().filter(|_| launch.foreground),
+            group: ours.filter(|_| launch.foreground),
             terminal: give.map(|terminal| copy(terminal.as_fd())).transpose()?,
             inherit: launch.inherit.map(copy).transpose()?,
             descriptors: launch.descriptors,

@@ -146,6 +146,8 @@ pub(crate) enum Action {
 pub(crate) struct Policy {
     rules: Rules,
     phase: Phase,
+    /// Whether semrun was stopped, and not continued since, in one group with the command.
+    stopped_with_command: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,10 +161,20 @@ enum Phase {
 
 impl Policy {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, phase: Phase::Running }
+        Self { rules, phase: Phase::Running, stopped_with_command: false }
     }
 
     pub(crate) fn on(&mut self, event: Event) -> Action {
+        let action = self.decide(event);
+        match (event, action) {
+            (_, Action::SuspendAlone(_)) => self.stopped_with_command = true,
+            (Event::NotSuspended { .. }, _) => self.stopped_with_command = false,
+            _ => {}
+        }
+        action
+    }
+
+    fn decide(&mut self, event: Event) -> Action {
         match event {
             Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
             Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
@@ -227,6 +239,13 @@ impl Policy {
                     Action::Stop((!has_it).then_some(signal))
                 }
             },
+            // The shell's `fg` has continued the whole group. To do so once more, and later, would undo a
+            // Ctrl-Z that was typed meanwhile.
+            Signal::CONT
+                if std::mem::take(&mut self.stopped_with_command) && terminal == Terminal::Ours =>
+            {
+                Action::Nothing
+            }
             // Also means that somebody continued us: the shell's `fg` and `bg`.
             Signal::CONT => Action::Resume,
             // With --foreground nobody else stops us. Otherwise we stop once the command has,
@@ -248,12 +267,12 @@ impl Policy {
     fn on_stopped(&self, signal: Signal, terminal: Terminal) -> Action {
         let wants_terminal = signal == Signal::TTIN || signal == Signal::TTOU;
         match (terminal, self.phase) {
+            // What Ctrl-Z sends comes to us as well, or went to us alone.
+            _ if self.rules.foreground => Action::Nothing,
             // It was told to end, and may need the terminal for that; otherwise it is killed soon.
             (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
             (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
             (_, Phase::Stopping(_)) => Action::Nothing,
-            // What Ctrl-Z sends comes to us as well, or went to us alone.
-            _ if self.rules.foreground => Action::Nothing,
             // Without a terminal there is no shell whose job this could be.
             (Terminal::None, _) => Action::Nothing,
             // The command did not have the terminal and asks for it; ours to give.

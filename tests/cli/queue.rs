@@ -326,22 +326,29 @@ fn a_process_that_hangs_does_not_keep_the_mutex_that_a_thread_of_its_got() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ran\ndone\n", "{stderr}");
 }
 
+/// A permit that is held until there is a file `go`, on a disk that `fill` fills, and then that script.
+fn held_on_a_small_disk(script: &str) -> String {
+    let held = "
+        mkdir disk; mount -t tmpfs -o nr_inodes=40 none disk; chmod 700 disk
+        export SEMRUN_BACKEND=file://$PWD/disk
+        fill() { i=0; while touch disk/$i 2>/dev/null; do i=$((i+1)); done; }
+        $semrun --name x -- sh -c 'echo > held; while [ ! -e go ]; do sleep 0.02; done' &
+        while [ ! -e held ]; do sleep 0.02; done";
+    format!("{held}{script}")
+}
+
 #[test]
 fn a_full_disk_does_not_throw_waiters_out_of_the_queue() {
     let world = World::new();
     let script = "
-        mkdir disk; mount -t tmpfs -o nr_inodes=40 none disk; chmod 700 disk
-        export SEMRUN_BACKEND=file://$PWD/disk
-        $semrun --name x -- sh -c 'echo > held; while [ ! -e go ]; do sleep 0.02; done' &
-        while [ ! -e held ]; do sleep 0.02; done
         $semrun --name x -- echo waited 2>said & waiter=$!
         while ! grep -q waiting said; do sleep 0.02; done
-        i=0; while touch disk/$i 2>/dev/null; do i=$((i+1)); done
+        fill
         touch go
         # Nearly always: the files of the holder may be gone first, and make room.
         for i in $(seq 100); do grep -q 'keep trying: No space left' said && break; sleep 0.02; done
         rm disk/[0-9]*; wait $waiter";
-    let output = world.with_mounts(script);
+    let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "waited\n", "{output:?}");
 }
 
@@ -349,20 +356,16 @@ fn a_full_disk_does_not_throw_waiters_out_of_the_queue() {
 fn a_full_disk_does_not_cost_the_first_in_line_its_turn() {
     let world = World::new();
     let script = "
-        mkdir disk; mount -t tmpfs -o nr_inodes=40 none disk; chmod 700 disk
-        export SEMRUN_BACKEND=file://$PWD/disk
-        $semrun --name x -- sh -c 'echo > held; while [ ! -e go ]; do sleep 0.02; done' &
-        while [ ! -e held ]; do sleep 0.02; done
         for i in 1 2; do
             $semrun --name x -- echo $i 2>said.$i &
             while ! grep -q waiting said.$i; do sleep 0.02; done
         done
-        i=0; while touch disk/$i 2>/dev/null; do i=$((i+1)); done
+        fill
         $semrun limit x 2 >&2
         while ! grep -q 'keep trying: No space left' said.1; do sleep 0.02; done
         # The second one would pass over one before it that does not hear, and try for itself.
         for i in $(seq 60); do ! grep 'keep trying' said.2 || break; sleep 0.05; done
         rm disk/[0-9]*; while ! grep -q got said.2; do sleep 0.02; done; touch go; wait";
-    let output = world.with_mounts(script);
+    let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n", "{output:?}");
 }

@@ -1,10 +1,11 @@
 use std::process::Command;
+use std::time::Duration;
 
 use rexpect::session::{PtySession, spawn_command};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::pids::{pids_of_children, state};
-use super::support::{SEMRUN, World, pid_in, wait_until};
+use super::support::{SEMRUN, World, pid_in, wait_until, worker_of};
 
 /// The terminal after a death.
 mod deserted;
@@ -144,6 +145,40 @@ fn ctrl_z_stops_the_job_which_keeps_its_permit_and_fg_continues_it() {
         }
         terminal.enters("hello");
         terminal.shows("got=hello");
+        terminal.shows("ready> ");
+        assert_eq!(world.leftovers(), [""; 0]);
+    }
+}
+
+#[test]
+fn ctrl_z_before_semrun_knows_that_it_was_continued_stops_the_job_again() {
+    let world = World::with_details();
+    for option in ["", "--foreground"] {
+        let mut terminal = Terminal::open(&world);
+        terminal.script("echo started; exec sleep 1000");
+        terminal.enters(&format!("$semrun --name x {option} -- sh script"));
+        terminal.shows("started");
+        let semrun = Pid::from_raw(world.holders()[0].cast_signed()).unwrap();
+        let worker = worker_of(semrun);
+        let command = pids_of_children(worker)[0];
+        terminal.types('z');
+        terminal.shows("Stopped");
+        terminal.shows("ready> ");
+        kill_process(worker, Signal::STOP).unwrap();
+        wait_until("the worker hears nothing", || state(worker) == Some('T'));
+        terminal.enters("fg");
+        wait_until("the job was continued", || {
+            let continued = |pid| state(pid) != Some('T');
+            continued(semrun) && (option.is_empty() || continued(command))
+        });
+        terminal.types('z');
+        std::thread::sleep(Duration::from_millis(100));
+        kill_process(worker, Signal::CONT).unwrap();
+        terminal.shows("Stopped");
+        terminal.shows("ready> ");
+        assert_eq!(state(command), Some('T'), "{option}");
+        terminal.continues();
+        terminal.types('c');
         terminal.shows("ready> ");
         assert_eq!(world.leftovers(), [""; 0]);
     }
@@ -340,9 +375,9 @@ fn a_background_job_that_no_shell_controls_does_not_spin() {
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     let before = used();
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     assert!(used() - before < 10, "of a hundred: {before}, {}", used());
     rustix::process::kill_process(semrun, Signal::TERM).unwrap();
     wait_until("it ends", || world.leftovers().is_empty());

@@ -27,7 +27,6 @@ const MUTANTS: [Mutant; 33] = [
     mutant("replicas", "redis-moving", &["cut-off"], 20, &[Limit]),
     // What is granted of a new name at its end, the next one does not know.
     mutant("promoted", "redis-moving", &["crash"], 40, &[Limit]),
-    // It renews for as long as it takes its replicas for present.
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
     mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),

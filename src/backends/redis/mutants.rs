@@ -7,7 +7,7 @@ use crate::mutants::{Guard, is_off};
 /// What is in the script, and what takes its place.
 type Change = (&'static str, &'static str);
 
-const CHANGES: [(Guard, &[Change]); 10] = [
+const CHANGES: [(Guard, &[Change]); 9] = [
     (
         Guard::Quarantine,
         &[
@@ -19,7 +19,6 @@ const CHANGES: [(Guard, &[Change]); 10] = [
     ),
     (Guard::Replicas, &[("local alone = in_step < replicas", "local alone = false")]),
     (Guard::Promoted, &[("if known or promoted then", "if known then")]),
-    (Guard::Pause, &[("since + math.min(quarantine, longest)", "since + longest / 5")]),
     (Guard::ForeignRule, &[("text(now - ttl)", "text(now)")]),
     (Guard::WakeUp, &[("wake(head, text(token))", "")]),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),

@@ -148,8 +148,8 @@ if last > 0 and paused > 0 and now - last > 10000 then pause = math.max(pause, n
 
 -- The clock leapt forward, or nobody has called for long: holders that were still valid when
 -- somebody last looked get the time of a renewal before they are given up. One that was evicted gets
--- what may be left of its lease, because it cannot renew; nobody uses one that is kept. A leap takes as
--- much from those that are valid still.
+-- what may be left of its lease, because it cannot renew; nobody uses one that is kept. A leap to just
+-- before the end of a lease leaves its holder as little time, so the lease ends later.
 if last > 0 and now - last > 0.6 * ttl then
     local touched = members('(' .. text(last), text(now + ttl))
     local graces = { ['-'] = ttl / 2, h = ttl / 2, e = ttl }

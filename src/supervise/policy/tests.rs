@@ -205,3 +205,24 @@ fn where_nobody_can_continue_us_the_command_goes_on_if_it_may() {
 fn fg_and_bg_resume_the_command() {
     assert_eq!(policy().on(sent(Signal::CONT)), Action::Resume);
 }
+
+#[test]
+fn in_the_foreground_fg_is_left_to_the_shell() {
+    let continued = |terminal| {
+        let arrival = Arrival { signal: Signal::CONT, origin: Origin::Process };
+        Event::Arrived { arrival, terminal }
+    };
+    for stops in [typed(Signal::TSTP), sent(Signal::TSTP), sent(Signal::TTIN)] {
+        let mut policy = in_foreground();
+        policy.on(stops);
+        assert_eq!(policy.on(continued(Terminal::Ours)), Action::Nothing);
+        // Whatever stopped the command now was not the terminal.
+        assert_eq!(policy.on(continued(Terminal::Ours)), Action::Resume);
+        // `bg`, or a CONT for us alone.
+        policy.on(stops);
+        assert_eq!(policy.on(continued(Terminal::Elsewhere)), Action::Resume);
+        policy.on(stops);
+        policy.on(Event::NotSuspended { terminal: Terminal::Ours });
+        assert_eq!(policy.on(continued(Terminal::Ours)), Action::Resume);
+    }
+}

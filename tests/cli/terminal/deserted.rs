@@ -3,7 +3,8 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::super::support::{World, worker_of};
+use super::super::pids::children;
+use super::super::support::{World, wait_until, worker_of};
 use super::Terminal;
 
 /// Runs semrun in a script that reads afterwards; `strike` gets the guardian and the worker.
@@ -20,6 +21,9 @@ fn reads_after(world: &World, strike: impl Fn(Pid, Pid), code: i32) {
     terminal.enters("bash script");
     terminal.holds();
     let guardian = Pid::from_raw(world.holders()[0].cast_signed()).unwrap();
+    // The permit is granted before the worker knows, and one that is stopped by then is a waiter.
+    let runs = |(_, name): &(Pid, String)| name == "sleep";
+    wait_until("the command runs", || children(worker_of(guardian)).iter().any(runs));
     strike(guardian, worker_of(guardian));
     terminal.shows(&format!("code={code}"));
     terminal.enters("hello");

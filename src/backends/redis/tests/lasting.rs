@@ -121,6 +121,12 @@ fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_ti
     assert_eq!((waiting.status, waiting.paused), (Status::Queued, None));
     let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
     assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
+    // One that renews in time anyway ends when it ended.
+    world.remembers("last", world.now() - 19_000);
+    let ends = world.now() + 25_000;
+    world.write(&["ZADD", "p-a", &ends.to_string(), &id(1).to_string()]);
+    world.ask(2);
+    assert_eq!(world.expiry(1), Some(ends));
 }
 
 #[test]
