@@ -216,7 +216,9 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             let [first, second] = [&lives.of[&pair[0]], &lives.of[&pair[1]]];
             let (one, other) = (first.entered[0], second.entered[0]);
             let wrong = match (first.token, second.token) {
-                (Some(first), Some(second)) => first > second,
+                (Some(first), Some(second)) => {
+                    first > second && !lives.are_forgotten(event.at, one.min(other))
+                }
                 // A server that hands out no tokens remembers nobody either when it starts again.
                 _ => one > other && !lives.is_excused(history.ask(pair[0]), event.at, one),
             };

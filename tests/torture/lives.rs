@@ -8,6 +8,9 @@ use super::places::{concern_the_network, moving};
 /// for five seconds has given up.
 const AFTERMATH: Duration = Duration::from_secs(7);
 
+/// How often a waiter says that it is still there.
+const HEARTBEAT: Duration = Duration::from_millis(2500);
+
 /// Those that may keep every client from its server, or a server from granting and renewing.
 const OUTAGES: [&str; 6] =
     ["kill-server", "restart-server", "stop-server", "fill-disk", "fill-memory", "leap"];
@@ -109,6 +112,32 @@ impl Lives {
     pub(crate) fn is_cut(&self, ask: &Ask, from: Moment, to: Moment) -> bool {
         let cuts = |one: &Trouble| one.kind == "cut" && one.began <= to && one.end >= from;
         ask.by_proxy && self.troubles.iter().any(cuts)
+    }
+
+    /// Whether those who waited may have been forgotten. The page about Redis says after how many
+    /// heartbeats, and the first of them may be due at once; a replica need not know of them.
+    pub(crate) fn are_forgotten(&self, from: Moment, to: Moment) -> bool {
+        let moves = |one: &Trouble| moving::moves(one.kind) && one.began <= to && one.end >= from;
+        if self.troubles.iter().any(moves) {
+            return true;
+        }
+        let mut outages: Vec<Span> = self.outages().map(|one| (one.began, one.end)).collect();
+        outages.sort();
+        let mut since: Option<Span> = None;
+        outages.into_iter().any(|(began, end)| {
+            // In between there was no time to say that they are still there.
+            let one = since.filter(|one| began <= one.1.plus(HEARTBEAT));
+            let (first, last) = one.map_or((began, end), |one| (one.0, end.max(one.1)));
+            since = Some((first, last));
+            let (first, last) = (first.max(from), last.min(to));
+            last.since(first) >= 2 * HEARTBEAT
+        })
+    }
+
+    /// When nothing could be granted, and nobody could be heard.
+    fn outages(&self) -> impl Iterator<Item = &Trouble> {
+        let such = |kind| OUTAGES.contains(&kind) || moving::keeps_waiting(kind);
+        self.troubles.iter().filter(move |one| such(one.kind))
     }
 
     /// From when to when that may be.

@@ -100,13 +100,26 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Histories in which all is as it should be.
 fn sound() -> Vec<Trial> {
-    let sound: [(&str, Change); 4] = [
+    let sound: [(&str, Change); 6] = [
         ("a_quiet_history", |_| ()),
         ("a_turn_that_comes_while_a_connection_is_cut", |history| {
             let permits = vec!["1@one".into(), "0@one".into()];
             add(history, 20, What::Queue { semaphore: "one", permits });
             history.asks[1].by_proxy = true;
             during(history, 90, 91, "cut", &[]);
+        }),
+        ("an_order_that_the_next_primary_does_not_know", |history| {
+            let permits = vec!["1@one".into(), "0@one".into()];
+            add(history, 20, What::Queue { semaphore: "one", permits });
+            during(history, 15, 90, "cut-off", &[]);
+        }),
+        ("an_order_that_nobody_remembers_after_a_long_outage", |history| {
+            one(history, 2, 310, 9310);
+            one(history, 3, 300, 9800);
+            let permits = vec!["3@one".into(), "2@one".into()];
+            add(history, 320, What::Queue { semaphore: "one", permits });
+            during(history, 400, 3000, "stop-server", &[]);
+            during(history, 4000, 6000, "kill-server", &[]);
         }),
         ("waiting_for_one_that_is_stopped_in_the_mutex", |history| {
             behind_a_stopped_one(history);
