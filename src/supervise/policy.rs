@@ -272,9 +272,8 @@ impl Policy {
             // It was told to end, and may need the terminal for that; otherwise it is killed soon.
             (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
             (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
-            (_, Phase::Stopping(_)) => Action::Nothing,
             // Without a terminal there is no shell whose job this could be.
-            (Terminal::None, _) => Action::Nothing,
+            (_, Phase::Stopping(_)) | (Terminal::None, _) => Action::Nothing,
             // The command did not have the terminal and asks for it; ours to give.
             (Terminal::Ours, _) if wants_terminal => Action::Give,
             // The user's Ctrl-Z, or anything else that leaves the terminal with a stopped job.
