@@ -3,6 +3,7 @@
 
 #![expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
 
+pub(crate) mod messages;
 mod subcommands;
 mod values;
 

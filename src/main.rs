@@ -17,7 +17,6 @@ mod fuzz;
 pub mod fuzz;
 mod kernel;
 mod mutants;
-mod report;
 mod serve;
 mod settings;
 mod supervise;
@@ -36,7 +35,7 @@ fn run(line: &[OsString]) -> u8 {
     match done {
         Ok(exit) => exit.finish(),
         Err(error) => {
-            Console::new(Loudness::Quiet).say(Loudness::Quiet, report::Failed(&error));
+            Console::new(Loudness::Quiet).say(Loudness::Quiet, cli::messages::Failed(&error));
             commands::class(&error).code()
         }
     }

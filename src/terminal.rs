@@ -1,5 +1,5 @@
 //! Standard error: the lines that people read there, and on a terminal the one waiting line that
-//! is redrawn and cleared. What the lines say is in `report.rs`; that nothing in them disturbs a
+//! is redrawn and cleared. What the lines say is in `cli/messages`; that nothing in them disturbs a
 //! terminal, or makes two of one line, is seen to here, whoever wrote it.
 
 use std::fmt::Display;
@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
+use crate::cli::messages::{harmless, shortened};
 use crate::kernel::own_group;
-use crate::report::{harmless, shortened};
 use crate::supervise::signals::without_stopping_at_the_terminal;
 
 /// How much is said.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::trouble::Trouble;
+use super::error::{Absurd, StoreError};
 
 /// Longer than any option says.
 pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
 /// Shorter than any that can be kept.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
-/// What `--limit` takes.
+/// What can be asked for.
 const LIMITS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// More than anything can wait or hold.
 const MOST: usize = 1 << 30;
@@ -56,65 +56,66 @@ pub(super) fn is_time(time: Duration) -> bool {
 }
 
 /// A length of time, from milliseconds.
-pub(super) fn time(millis: u64) -> Result<Duration, Trouble> {
+pub(super) fn time(millis: u64) -> Result<Duration, StoreError> {
     let time = Duration::from_millis(millis);
-    if is_time(time) { Ok(time) } else { Err(absurd(&format!("a time of {millis} ms"))) }
+    if is_time(time) { Ok(time) } else { Err(Absurd::Time(millis).into()) }
 }
 
 /// The lease of a permit that is held, from milliseconds.
-pub(super) fn lease(millis: u64) -> Result<Duration, Trouble> {
+pub(super) fn lease(millis: u64) -> Result<Duration, StoreError> {
     if Duration::from_millis(millis) < SHORTEST_LEASE {
-        return Err(absurd(&format!("a lease of {millis} ms")));
+        return Err(Absurd::Lease(millis).into());
     }
     time(millis)
 }
 
 /// The same of one that there need not be.
-pub(super) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, Trouble> {
+pub(super) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, StoreError> {
     millis.map(time).transpose()
 }
 
 /// A moment since the epoch, from seconds and microseconds.
-pub(super) fn moment(seconds: u64, micros: u64) -> Result<Duration, Trouble> {
+pub(super) fn moment(seconds: u64, micros: u64) -> Result<Duration, StoreError> {
     let moment = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros));
-    moment.filter(|moment| *moment < LONGEST).ok_or_else(|| absurd("its clock"))
+    moment.filter(|moment| *moment < LONGEST).ok_or(StoreError::Absurd(Absurd::Clock))
 }
 
 /// A limit that is in force.
-pub(super) fn limit(limit: u32) -> Result<u32, Trouble> {
-    if LIMITS.contains(&limit) { Ok(limit) } else { Err(absurd(&format!("a limit of {limit}"))) }
+pub(super) fn limit(limit: u32) -> Result<u32, StoreError> {
+    if LIMITS.contains(&limit) { Ok(limit) } else { Err(Absurd::Limit(limit).into()) }
 }
 
 /// How many wait or hold.
-pub(super) fn count(count: usize) -> Result<usize, Trouble> {
-    if count > MOST { Err(absurd(&format!("{count} that wait or hold"))) } else { Ok(count) }
+pub(super) fn count(count: usize) -> Result<usize, StoreError> {
+    if count > MOST { Err(Absurd::Count(count).into()) } else { Ok(count) }
 }
 
 /// What seals a place, which goes back in a header.
-pub(super) fn seal(text: &str) -> Result<(), Trouble> {
+pub(super) fn seal(text: &str) -> Result<(), StoreError> {
     let sensible = text.len() <= LONGEST_SEAL && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if sensible { Ok(()) } else { Err(absurd("a seal that is none")) }
+    if sensible { Ok(()) } else { Err(Absurd::Seal.into()) }
 }
 
 /// How many semaphores there are.
-pub(super) fn names(count: usize) -> Result<(), Trouble> {
-    if count > MOST_NAMES {
-        Err(absurd(&format!("more than {MOST_NAMES} semaphores")))
-    } else {
-        Ok(())
-    }
+pub(super) fn names(count: usize) -> Result<(), StoreError> {
+    if count > MOST_NAMES { Err(Absurd::Names(MOST_NAMES).into()) } else { Ok(()) }
 }
 
 /// What is believed; otherwise it is noted that it is not.
-pub(super) fn or_note<T>(said: Result<Option<T>, Trouble>, odd: &mut Option<String>) -> Option<T> {
+pub(super) fn or_note<T>(
+    said: Result<Option<T>, StoreError>,
+    odd: &mut Option<StoreError>,
+) -> Option<T> {
     said.unwrap_or_else(|trouble| {
-        odd.get_or_insert(trouble.what);
+        odd.get_or_insert(trouble);
         None
     })
 }
 
-fn absurd(what: &str) -> Trouble {
-    Trouble::lasting(format!("the server says what cannot be so: {what}; check the URL"))
+impl From<Absurd> for StoreError {
+    fn from(what: Absurd) -> Self {
+        Self::Absurd(what)
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use super::tls::{Secret, Tls};
 use super::turn::Canceller;
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, GivenBack, Gone, Holder, Lease,
-    Lost, Name, Notice, Phase, Snapshot, Turn, Who,
+    Loss, Lost, Name, Notice, Phase, Snapshot, Turn, Who,
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::trouble::Trouble;
-use super::{Error, Gone, Lease, Lost, Pending, Permit, Tenure};
+use super::{Error, Gone, Lease, Lost, Pending, Permit, StoreError, Tenure};
 
 /// What a server's client does to keep such a permit, and to let it go.
 pub(super) trait Grip {
@@ -18,7 +17,7 @@ pub(super) trait Grip {
     fn watch_on(self: Rc<Self>) -> Pending<'static, Lost>;
 
     /// Gives it back; `patience` bounds how long that is tried.
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>>;
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>>;
 
     /// The server's URL, without secrets.
     fn shown(&self) -> &str;
@@ -69,7 +68,7 @@ impl<G: Grip + 'static> Lease for Leased<G> {
             drop(keeping);
             let released = Rc::clone(&grip).give_back(patience).await;
             released.map_err(|trouble| {
-                trouble.while_doing(grip.shown(), &tenure.borrow().giving_back(&permit))
+                trouble.while_doing(grip.shown(), tenure.borrow().giving_back(&permit))
             })
         })
     }

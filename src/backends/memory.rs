@@ -13,11 +13,10 @@ use uuid::Uuid;
 use super::leased::{self, Leased};
 use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
 use super::renewal::{self, Renewed};
-use super::trouble::Trouble;
 use super::{
     Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, GivenBack, Gone, Grade, Holder,
-    Lease, Lost, Name, Notice, Pending, Permit, Phase, Record, Snapshot, Standing, Tenure, Turn,
-    Waiter,
+    Lease, Lost, Name, Notice, Pending, Permit, Phase, Record, Snapshot, Standing, StoreError,
+    Tenure, Turn, Waiter,
 };
 use crate::clock::{self, Moment};
 
@@ -121,8 +120,8 @@ impl Memory {
         };
         let ttl = stands.ttl.expect("everybody here has one");
         if stands != asked && ask.strict {
-            let differs = Trouble::differs(ask, stands.limit, pinned, ttl);
-            return Err(differs.while_doing(&self.url(), "take a permit"));
+            let differs = StoreError::differs(ask, stands.limit, pinned, ttl);
+            return Err(differs.of(&self.url()));
         }
         if stands.limit != ask.limit {
             turn.tell(Notice::Limit { asked: ask.limit, stands: stands.limit, pinned });
@@ -346,7 +345,7 @@ impl leased::Grip for Grip {
         drop(semaphores);
         Box::pin(async move {
             let hurry = Notify::new();
-            let attempt = || -> Pending<'_, Result<Renewed, String>> {
+            let attempt = || -> Pending<'_, Result<Renewed, StoreError>> {
                 let renewed = self.memory.renew(&self.name, self.id);
                 Box::pin(async { Ok(renewed.map_or_else(Renewed::Lost, Renewed::For)) })
             };
@@ -355,7 +354,7 @@ impl leased::Grip for Grip {
                 let gone = told.wait_for(Option::is_some).await.ok().and_then(|gone| *gone);
                 match gone {
                     Some(Gone::NotYet) => Lost::evicted(),
-                    _ => Lost { why: "it was taken away".into(), gone: Gone::Now },
+                    _ => Lost::removed(Gone::Now),
                 }
             };
             tokio::select! {
@@ -373,11 +372,11 @@ impl leased::Grip for Grip {
             if let Some(mut told) = told {
                 let _ = told.wait_for(|gone| *gone == Some(Gone::Now)).await;
             }
-            Lost { why: "it was taken away".into(), gone: Gone::Now }
+            Lost::removed(Gone::Now)
         })
     }
 
-    fn give_back(self: Rc<Self>, _: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn give_back(self: Rc<Self>, _: Duration) -> Pending<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.memory.release(&self.name, self.id);
             Ok(())

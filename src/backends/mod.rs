@@ -5,6 +5,7 @@
 mod believed;
 pub(crate) mod cloud;
 pub(crate) mod connect;
+pub(crate) mod error;
 mod leased;
 pub(crate) mod ledger;
 pub(crate) mod local;
@@ -12,9 +13,9 @@ mod permit;
 pub(crate) mod redis;
 mod renewal;
 mod resolve;
+mod retry;
 mod seen;
 pub(crate) mod tls;
-mod trouble;
 mod turn;
 
 // What every other backend is compared with.
@@ -23,7 +24,6 @@ mod contract;
 #[cfg(test)]
 mod memory;
 
-use std::fmt;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub(crate) use self::permit::{Gone, Lost, Name, Permit, Tenure};
+pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
+pub(crate) use self::permit::{Gone, Loss, Lost, Name, Permit, Tenure};
 use self::seen::millis;
 pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
 pub(crate) use self::turn::{Cancel, Notice, Turn};
@@ -227,43 +228,4 @@ pub(crate) enum Acquired {
     Granted(Box<dyn Lease>),
     Busy,
     Cancelled,
-}
-
-/// Why a backend could not do what was asked, by what the caller can do about it.
-#[derive(Debug)]
-pub(crate) struct Error {
-    pub(crate) kind: ErrorKind,
-    /// The URL, without secrets.
-    pub(crate) backend: String,
-    /// What failed, and what to try.
-    pub(crate) what: String,
-    pub(crate) source: Option<std::io::Error>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
-    /// It cannot be reached or refused us, now: another attempt may succeed.
-    Unavailable,
-    /// It cannot do this at all.
-    Unsupported,
-    /// What stands there is not what was asked for, and nothing else would do.
-    Differs,
-    /// Nobody is granted a permit yet, although one is free.
-    Withheld,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.backend, self.what)?;
-        match &self.source {
-            Some(source) => write!(f, " ({source})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use uuid::Uuid;
 
+use super::{Attempt, StoreError};
 use crate::clock::{self, Moment};
 
 /// How long a permit is certainly ours.
@@ -16,23 +17,59 @@ pub(crate) struct Tenure {
     /// For how long from then.
     pub(crate) ttl: Duration,
     /// Why it has not been renewed since, if that was tried.
-    pub(crate) trouble: Option<String>,
+    pub(crate) trouble: Option<StoreError>,
 }
 
 impl Tenure {
     /// What cannot be done when a permit cannot be given back.
-    pub(super) fn giving_back(&self, permit: &Permit) -> String {
-        let left = (self.since + self.ttl).saturating_sub(clock::now()).as_secs();
-        let when = if left == 0 { "by now".into() } else { format!("in {left}s") };
-        format!("give back {permit}, whose lease ends by itself {when}")
+    pub(super) fn giving_back(&self, permit: &Permit) -> Attempt {
+        let left = (self.since + self.ttl).saturating_sub(clock::now());
+        Attempt::Release { permit: permit.clone(), left }
     }
 }
 
 /// A permit is not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lost {
-    pub(crate) why: String,
+    pub(crate) why: Loss,
     pub(crate) gone: Gone,
+}
+
+/// Why a permit is not ours any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its lease ended, or it was revoked: the backend does not know it any more.
+    ExpiredOrRevoked,
+    /// The same, unless the server was restarted and does not remember its permits.
+    ExpiredOrForgotten,
+    /// A user evicted it; whether at once.
+    Evicted {
+        now: bool,
+    },
+    /// Another client gave it back.
+    GivenBack,
+    /// Something is wrong with the server, or with the way to it.
+    Store(StoreError),
+    NotRenewed,
+    /// This process was held up, and there is no time left to start anything under it.
+    HeldUp,
+    /// The same, by a stop.
+    StoppedTooLong,
+    /// This process was stopped until the lease was over.
+    StoppedUntilOver,
+    /// The permit around us is lost.
+    OuterLost,
+    /// The process that holds the permit around us is gone.
+    OuterGone,
+}
+
+impl From<StoreError> for Loss {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::GivenBack => Self::GivenBack,
+            error => Self::Store(error),
+        }
+    }
 }
 
 /// When a permit went.
@@ -50,14 +87,17 @@ pub(crate) enum Gone {
 impl Lost {
     /// The backend does not know the permit any more.
     pub(super) fn some_time_ago() -> Self {
-        let why = "it ran out, or was taken away, and may be somebody else's by now".into();
-        Self { why, gone: Gone::Before }
+        Self { why: Loss::ExpiredOrRevoked, gone: Gone::Before }
     }
 
     /// It was taken away gently.
     pub(super) fn evicted() -> Self {
-        let why = "somebody evicted it (semrun release --force)".into();
-        Self { why, gone: Gone::NotYet }
+        Self { why: Loss::Evicted { now: false }, gone: Gone::NotYet }
+    }
+
+    /// It was taken away at once.
+    pub(super) fn removed(gone: Gone) -> Self {
+        Self { why: Loss::Evicted { now: true }, gone }
     }
 }
 
@@ -107,6 +147,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// One of which no token is known.
+    pub(crate) fn of(name: &Name, id: Uuid) -> Self {
+        Self { id, name: name.clone(), token: None }
+    }
+
     /// The permits in `SEMRUN_HELD`, outermost first; what is no permit is left out.
     pub(crate) fn read_held(text: &str) -> Vec<(Uuid, Name)> {
         let entry = |word: &str| {

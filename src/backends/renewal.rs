@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Lost, Pending, Tenure};
+use super::{Lost, Pending, StoreError, Tenure};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -24,7 +24,7 @@ pub(super) async fn keep<'a>(
     id: Uuid,
     tenure: watch::Sender<Tenure>,
     hurry: &Notify,
-    mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, String>>,
+    mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, StoreError>>,
 ) -> Lost {
     loop {
         let Tenure { since, ttl, .. } = *tenure.borrow();
@@ -57,8 +57,8 @@ pub(super) async fn keep<'a>(
 /// connection that was cut without a word. With the moment before the one that counts.
 async fn hedged<'a>(
     ttl: Duration,
-    attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, String>>,
-) -> (Moment, Result<Renewed, String>) {
+    attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, StoreError>>,
+) -> (Moment, Result<Renewed, StoreError>) {
     let half = patience(ttl) / 2;
     let since = clock::now();
     let mut first = attempt();
@@ -80,9 +80,7 @@ async fn hedged<'a>(
         }
     };
     let answer = timeout(half, either).await;
-    answer.unwrap_or_else(|_| {
-        (since, Err(format!("the server does not answer within {:?}", half * 2)))
-    })
+    answer.unwrap_or_else(|_| (since, Err(StoreError::SilentFor(half * 2))))
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -108,9 +106,14 @@ mod tests {
 
     use super::*;
 
+    /// An attempt that is never answered.
+    fn hang() -> StoreError {
+        StoreError::Silent
+    }
+
     /// tokio's clock is stopped here and jumps, ours does not: what is left of an interval is
     /// the whole interval.
-    fn run(answers: Vec<Result<Renewed, String>>) -> (Lost, Vec<u128>, Tenure) {
+    fn run(answers: Vec<Result<Renewed, StoreError>>) -> (Lost, Vec<u128>, Tenure) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -126,7 +129,7 @@ mod tests {
             let lost = keep(Uuid::nil(), sender, &Notify::new(), || {
                 asked.borrow_mut().push(started.elapsed().as_millis());
                 let answer = answers.borrow_mut().next();
-                let hangs = matches!(&answer, Some(Err(text)) if text == "hang");
+                let hangs = matches!(&answer, Some(Err(error)) if *error == hang());
                 Box::pin(async move {
                     if hangs {
                         std::future::pending::<()>().await;
@@ -154,11 +157,8 @@ mod tests {
     #[test]
     fn an_attempt_that_is_swallowed_costs_nothing_and_a_slow_one_counts() {
         let ttl = Duration::from_secs(30);
-        let (lost, asked, _) = run(vec![
-            Err("hang".into()),
-            Ok(Renewed::For(ttl)),
-            Ok(Renewed::Lost(Lost::some_time_ago())),
-        ]);
+        let (lost, asked, _) =
+            run(vec![Err(hang()), Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost::some_time_ago()))]);
         assert_eq!(lost, Lost::some_time_ago());
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!((1_000..1_010).contains(&pauses[0]) && pauses[1] > 9_000, "{pauses:?}");
@@ -170,9 +170,9 @@ mod tests {
     #[test]
     fn what_fails_or_hangs_is_tried_again_soon() {
         let (_, asked, tenure) = run(vec![
-            Err("refused".into()),
-            Err("hang".into()),
-            Err("refused".into()),
+            Err(StoreError::Closed),
+            Err(hang()),
+            Err(StoreError::Closed),
             Ok(Renewed::Lost(Lost::some_time_ago())),
         ]);
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -181,6 +181,6 @@ mod tests {
         for (pause, expected) in pauses.iter().zip([250, 1_000, 1_500]) {
             assert!((expected..expected + 10).contains(pause), "{pauses:?}");
         }
-        assert_eq!(tenure.trouble.as_deref(), Some("the server does not answer within 2s"));
+        assert_eq!(tenure.trouble, Some(StoreError::SilentFor(Duration::from_secs(2))));
     }
 }

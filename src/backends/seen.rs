@@ -1,12 +1,11 @@
 //! A semaphore as others may see it: who holds, who waits, and since when. Nothing is decided by it.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ask, Name, Permit, believed};
+use super::{Ask, Name, Permit, StoreError, believed};
 
 /// Who holds or waits, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +40,7 @@ pub(crate) struct Snapshot {
     /// In the order of the queue.
     pub(crate) waiters: Vec<Waiter>,
     /// What of it cannot be so, or why it could not be looked at.
-    pub(crate) odd: Option<String>,
+    pub(crate) odd: Option<StoreError>,
 }
 
 impl Snapshot {
@@ -59,7 +58,7 @@ impl Snapshot {
     }
 
     /// One among many that could not be looked at, which must not hide the others.
-    pub(crate) fn odd(name: &Name, why: String) -> Self {
+    pub(crate) fn odd(name: &Name, why: StoreError) -> Self {
         Self { odd: Some(why), ..Self::unused(name) }
     }
 
@@ -231,26 +230,6 @@ impl Withheld {
         match self {
             Self::Quarantine(left) => Some(left),
             Self::Replicas { .. } => None,
-        }
-    }
-}
-
-impl fmt::Display for Withheld {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Quarantine(left) => {
-                let left = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
-                write!(
-                    f,
-                    "nobody is granted a permit for {left:?} yet, so that holders which the server may \
-                     have forgotten can report (--quarantine)"
-                )
-            }
-            Self::Replicas { in_step, needed } => write!(
-                f,
-                "too few replicas are in step with the server: {in_step}, and {needed} must be \
-                 (--replicas)"
-            ),
         }
     }
 }

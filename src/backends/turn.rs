@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Standing, Withheld};
+use super::{Standing, StoreError, Withheld};
 
 /// What a backend has to say while somebody waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +25,8 @@ pub(crate) enum Notice {
     Blind,
     /// It may not wake us, so that what is free is noticed only so often.
     Deaf { heartbeat: Duration },
-    /// The backend does not answer, or not as it should, and is tried again: `what` fits behind
-    /// a colon. It may last if it was not the first try and an error does not end it soon.
-    Trouble { what: String, may_last: bool },
+    /// The backend does not answer, or not as it should, and is tried again. It may last if it was not the first try and an error does not end it soon.
+    Trouble { what: StoreError, may_last: bool },
 }
 
 /// Where notices go.

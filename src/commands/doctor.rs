@@ -11,8 +11,8 @@ use crate::backends::connect::{Location, Url};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Takeover, Turn, Who,
 };
+use crate::cli::messages::{ErrorText, FailedText, Fine, Page, Span, pitfall};
 use crate::exit::Exit;
-use crate::report::{Fine, Page, Span, pitfall};
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
 
@@ -69,7 +69,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
     let backend = match location.connect(account) {
         Ok(backend) => backend,
         Err(error) => {
-            checks.push(bad("backend", error.to_string()));
+            checks.push(bad("backend", ErrorText(&error).to_string()));
             return checks;
         }
     };
@@ -80,7 +80,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
     };
     let place = finding("backend", Grade::Good, &format!("{}{default}", backend.url()));
     match found {
-        Err(error) => checks.push(bad("backend", error.to_string())),
+        Err(error) => checks.push(bad("backend", ErrorText(&error).to_string())),
         Ok(found) => {
             checks.push(place);
             checks.extend(found);
@@ -156,7 +156,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Fin
         },
     };
     let mut tried = one_trial(backend, &ask).await;
-    if tried.as_ref().is_err_and(|error| error.kind == ErrorKind::Unsupported) {
+    if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
         // A server that has one permit a name.
         ask.limit = 1;
         tried = one_trial(backend, &ask).await;
@@ -172,10 +172,10 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Fin
             let text = "no permit was free just now: another doctor is at work";
             finding(topic, Grade::Doubtful, text)
         }
-        Err(error) if error.kind == ErrorKind::Withheld => {
-            finding(topic, Grade::Doubtful, &error.what)
+        Err(error) if error.kind() == ErrorKind::Withheld => {
+            finding(topic, Grade::Doubtful, &FailedText(&error).to_string())
         }
-        Err(error) => bad(topic, error.to_string()),
+        Err(error) => bad(topic, ErrorText(&error).to_string()),
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, Error, Snapshot};
+use crate::cli::messages::{Among, OddText, Page, quoted};
 use crate::exit::Exit;
-use crate::report::{Among, Page, quoted};
 use crate::settings::{Change, Limit};
 
 pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
@@ -45,12 +45,13 @@ impl<'a> InForce<'a> {
 impl fmt::Display for InForce<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Snapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
+        let odd = odd.as_ref().map(|odd| OddText(name, odd));
         let name = quoted(name.as_str(), Among::Front);
         if let Some(odd) = odd {
             return write!(f, "{name}: not known; {odd}");
         }
         match limit {
-            None => return write!(f, "{name}: not in use, its next user says the limit"),
+            None => return write!(f, "{name}: idle; the next run sets the limit"),
             Some(limit) if *pinned => write!(f, "{name}: limit {limit}, pinned")?,
             Some(limit) => write!(f, "{name}: limit {limit}, as long as it is in use")?,
         }

@@ -25,9 +25,9 @@ use rustix::io::Errno;
 use crate::account::Account;
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
+use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs, Page};
 use crate::exit::{Exit, Failure};
 use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, Detail, Exposed, NotOurs, Page};
 use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
 use crate::terminal::{Console, Loudness};
@@ -149,10 +149,16 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
         return misuse.failure;
     }
     if let Some(error) = error.downcast_ref::<backends::Error>() {
-        return match error.kind {
+        return match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Withheld => Failure::Unavailable,
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
+    }
+    if error.is::<GaveUpWaiting>() {
+        return Failure::Unavailable;
+    }
+    if error.is::<CannotAsk>() {
+        return Failure::Unsupported;
     }
     if error.is::<NotOurs>() {
         return Failure::NotOurs;

@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Backend, Error, ErrorKind, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Tenure,
+    Attempt, Backend, Error, Gone, Holder, Lease, Loss, Lost, Name, Pending, Permit, Snapshot,
+    Tenure,
 };
 use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, News};
@@ -62,11 +63,10 @@ pub(super) async fn join(
             found = Outer::Unproven;
             continue;
         };
-        let joined = joined.map_err(|source| Error {
-            kind: ErrorKind::Unavailable,
+        let joined = joined.map_err(|error| Error {
             backend: backend.url(),
-            what: format!("cannot go under {permit}, which is held around this command"),
-            source: Some(source),
+            attempt: Some(Box::new(Attempt::Join(permit.clone()))),
+            cause: error.into(),
         })?;
         match joined {
             Some((nested, news)) => {
@@ -107,11 +107,11 @@ impl Borrowed {
                     }
                     continue;
                 }
-                Ok(Some(News::Lost(gone))) => ("the semrun around it has lost it", gone),
+                Ok(Some(News::Lost(gone))) => (Loss::OuterLost, gone),
                 // It gives it back only after us, so it was killed.
-                Ok(None) | Err(_) => ("the semrun around it, which holds it, is gone", Gone::Now),
+                Ok(None) | Err(_) => (Loss::OuterGone, Gone::Now),
             };
-            return Lost { why: why.into(), gone };
+            return Lost { why, gone };
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use super::renew::{is_running, why};
 use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{Backend, Error, ErrorKind, Eviction, GivenBack, Holder};
+use crate::backends::{Backend, Eviction, GivenBack, Holder};
+use crate::cli::messages::{CannotAsk, Evicting, NotOurs, Page};
 use crate::exit::Exit;
-use crate::report::{Evicting, NotOurs, Page};
 use crate::settings::Release;
 
 pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
@@ -51,12 +51,8 @@ async fn evict(
     if let Holder::Foreign { permit, .. } = holder
         && !now
     {
-        let what = format!(
-            "cannot ask the holder of {permit}@{name} to stop: it is another program's; with --now its \
-             permit passes on at once, and what runs under it may run beside the next"
-        );
-        let backend = backend.url();
-        return Err(Error { kind: ErrorKind::Unsupported, backend, what, source: None }.into());
+        let (backend, permit, name) = (backend.url(), permit.clone(), name.clone());
+        return Err(CannotAsk { backend, permit, name }.into());
     }
     let how = if now { Eviction::Now } else { Eviction::Gently };
     // Before it is gone, so that whoever it was is known whatever happens.

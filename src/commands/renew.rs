@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use super::block_on;
 use super::nested::outer_permits;
 use crate::account::Account;
-use crate::backends::{Backend, Holder, Lease, Lost, Phase, Tenure};
+use crate::backends::{Backend, Holder, Lease, Loss, Lost, Phase, Tenure};
+use crate::cli::messages::{self, LossText, NotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
 use crate::kernel::watch;
-use crate::report::{self, NotOurs};
 use crate::settings::Renew;
 
 pub(super) fn run(settings: &Renew, account: &Account) -> anyhow::Result<Exit> {
@@ -41,7 +41,10 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
             ended.context("cannot watch the process")?;
             Ok(Exit::Success)
         }
-        why = lost(lease) => Err(not_ours(settings, why?).into()),
+        why = lost(lease) => {
+            let why = format!("is lost: {}", LossText(&why?));
+            Err(not_ours(settings, why).into())
+        }
     }
 }
 
@@ -68,7 +71,7 @@ pub(super) fn why(holder: Option<&Holder>) -> String {
             }
             (Phase::Held, Some(record)) => format!(
                 "is that of a running command, which renews it and gives it back: {}",
-                report::Holder(record)
+                messages::Holder(record)
             ),
             (Phase::Held, None) => "is somebody else's".into(),
         },
@@ -84,17 +87,17 @@ async fn ended(pid: Pid) -> io::Result<()> {
 }
 
 /// Renews, and returns with the reason once the permit is lost.
-async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<String> {
+async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<Loss> {
     let Some(mut lease) = lease else { return std::future::pending().await };
     let tenure = lease.tenure();
     tokio::select! {
-        Lost { why, .. } = lease.lost() => Ok(format!("is lost: {why}")),
+        Lost { why, .. } = lease.lost() => Ok(why),
         over = over(tenure) => over.context("cannot watch the lease"),
     }
 }
 
 /// Returns once a lease is over without having been renewed.
-async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<String> {
+async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<Loss> {
     let Some(mut tenure) = tenure else { return std::future::pending().await };
     let alarm = Alarm::new()?;
     loop {
@@ -103,8 +106,7 @@ async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<String> {
             (tenure.since + tenure.ttl, tenure.trouble.clone())
         };
         if clock::now() >= end {
-            let trouble = trouble.unwrap_or_else(|| "it was not renewed in time".into());
-            return Ok(format!("is lost: {trouble}"));
+            return Ok(trouble.map_or(Loss::NotRenewed, Loss::Store));
         }
         alarm.set(Some(end))?;
         tokio::select! {

@@ -11,11 +11,11 @@ use super::block_on;
 use super::nested::held_around;
 use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
 use crate::account::Account;
-use crate::backends::{Ask, Backend, Eviction, Lease};
+use crate::backends::{Ask, Backend, Eviction, Lease, Loss};
+use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
 use crate::exit::{Exit, Failure};
 use crate::kernel::open_files_limit;
 use crate::mutants::{self, Guard};
-use crate::report::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
 use crate::settings::{Misuse, Run};
 use crate::supervise::child::{Launch, Tree};
 use crate::supervise::descendants;
@@ -64,7 +64,7 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
     match watched {
         Watched::Done(exit) => Ok(exit),
         Watched::Expired => {
-            let why = "semrun was stopped for too long";
+            let why = &Loss::StoppedTooLong;
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             Ok(Exit::Lost(settings.lost_exit_code))
         }
@@ -236,7 +236,7 @@ impl Story<'_> {
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
         if ran.is_ok() && !lost && hold::is_over(&*lease) {
-            let why = "semrun was stopped until its lease was over";
+            let why = &Loss::StoppedUntilOver;
             let (name, command) = (&permit.name, Doomed::HasEnded);
             console.say(Loudness::Quiet, Losing { name, why, command });
             lost = true;
@@ -297,7 +297,7 @@ impl Story<'_> {
             visible.keep(descriptor).context("cannot have the permit kept")?;
         }
         if let Some(why) = hold.is_too_late().await {
-            let (name, why) = (&permit.name, why.as_str());
+            let (name, why) = (&permit.name, &why);
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }

@@ -13,10 +13,10 @@ use tokio::task::LocalSet;
 
 use self::reload::Reload;
 use super::block_on;
+use crate::cli::messages::Span;
 use crate::exit::{Exit, Failure};
 use crate::files::ours::Unfit;
 use crate::kernel::{open_files_limit, raise_open_files_limit};
-use crate::report::Span;
 use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::log::{Event, Log};

@@ -11,8 +11,8 @@ use super::watch::{self, Screen};
 use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot, Withheld};
+use crate::cli::messages::{Among, OddText, Page, Span, quoted};
 use crate::exit::Exit;
-use crate::report::{Among, Page, Span, quoted};
 use crate::settings::Status;
 use crate::terminal::{Console, Loudness};
 
@@ -148,7 +148,8 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> Page {
 /// How a semaphore stands as a whole.
 fn heading(snapshot: &Snapshot, asked: u32) -> String {
     let name = quoted(snapshot.name.as_str(), Among::Front);
-    let odd = snapshot.odd.as_ref().map(|what| format!("; {what}")).unwrap_or_default();
+    let odd = snapshot.odd.as_ref().map(|odd| OddText(&snapshot.name, odd));
+    let odd = odd.map(|odd| format!("; {odd}")).unwrap_or_default();
     let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
     let idle = held == 0 && waiting == 0;
     let (free, none) = match snapshot.withheld {
@@ -162,8 +163,8 @@ fn heading(snapshot: &Snapshot, asked: u32) -> String {
             (none.clone(), format!(", {none}"))
         }
     };
-    if idle && let Some(what) = &snapshot.odd {
-        return format!("{name}: not known; {what}");
+    if idle && snapshot.odd.is_some() {
+        return format!("{name}: not known{odd}");
     }
     let limit = snapshot.limit.or((!idle).then_some(asked));
     let Some(limit) = limit else { return format!("{name}: {free}") };

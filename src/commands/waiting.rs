@@ -13,10 +13,10 @@ use super::nested::{self, Outer, outer_permits};
 use super::resting::resting;
 use crate::account::{self, Account};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, Lease, Name, Notice, StoreError, Turn, Who,
 };
+use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning, pitfall};
 use crate::exit::Exit;
-use crate::report::{Detail, Waited, Warning, pitfall};
 use crate::settings::{Request, Wait};
 use crate::supervise::guardian::{Told, Visible};
 use crate::supervise::hold;
@@ -63,7 +63,7 @@ pub(super) fn asks_at_once(request: &Request) -> bool {
 async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<dyn Lease> {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
-        // What cannot be looked at is said where it matters, by the acquiring.
+        // Ignore errors here; acquiring reports them.
         if let Ok(snapshot) = backend.observe(name).await
             && let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer, snapshot).await
         {
@@ -92,7 +92,7 @@ async fn get(
         return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
     }
     let Some(snapshot) = cancel.clone().or(backend.observe(&ask.name)).await else {
-        let what = "it has not said whether a permit is held around this command".into();
+        let what = StoreError::OuterUnknown;
         turn.tell(Notice::Trouble { what, may_last: false });
         return Ok(Got::Acquired(Acquired::Cancelled));
     };
@@ -231,11 +231,10 @@ pub(super) async fn wait_in_turn(
         }
         (Acquired::Busy, _) => Turned::Away(Exit::NotAcquired(request.conflict_exit_code)),
         (Acquired::Cancelled, _) => {
-            if let Some(what) = view.hindrance() {
+            if let Some(why) = view.hindrance() {
                 view.console.clear();
-                let what = format!("gave up waiting for '{}': {what}", ask.name);
-                let (kind, backend) = (ErrorKind::Unavailable, backend.url());
-                return Err(Error { kind, backend, what, source: None }.into());
+                let (backend, name) = (backend.url(), ask.name.clone());
+                return Err(GaveUpWaiting { backend, name, why }.into());
             }
             // The exit code alone would not tell this from an error of the command's.
             view.console.say(Loudness::Normal, Waited::GaveUp(&ask.name, after));

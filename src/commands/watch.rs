@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
 use super::cannot_write;
-use crate::report::Page;
+use crate::cli::messages::Page;
 use crate::terminal::{fitting, is_dumb};
 
 /// How often it is looked.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bearer::Actor;
-use crate::report::{Among, quoted, shortened};
+use crate::cli::messages::{Among, quoted, shortened};
 use crate::terminal;
 
 /// What can be logged.

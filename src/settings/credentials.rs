@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use super::location::{file, secret, without_mark};
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::tls::{self, Pem, Secret, ServerFiles};
+use crate::cli::messages::TlsErrorText;
 use crate::serve::keys::Keys;
 
 #[derive(Debug, Clone)]
@@ -81,6 +82,8 @@ impl Credentials {
     /// None: the server speaks no TLS. The error says what is wrong with which file.
     pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, Misuse> {
         let Some(files) = &self.tls else { return Ok(None) };
-        tls::server(files).map(Some).map_err(misconfigured)
+        tls::server(files)
+            .map(Some)
+            .map_err(|error| misconfigured(TlsErrorText(&error).to_string()))
     }
 }

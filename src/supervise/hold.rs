@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::deadline::{self, Deadline};
-use crate::backends::{Gone, Lease, Lost, Tenure};
+use crate::backends::{Gone, Lease, Loss, Lost, Tenure};
 use crate::clock::{self, Alarm, Moment};
 
 /// How long a command has to end whose permit somebody else may have already.
@@ -55,7 +55,7 @@ pub(crate) enum Change {
     /// It was renewed.
     Renewed,
     /// It is lost, or has to be taken for lost, because of this. At most that much time is left.
-    Lost { why: String, left: Option<Duration> },
+    Lost { why: Loss, left: Option<Duration> },
     /// The whole tree has to be dead.
     Over,
 }
@@ -113,9 +113,9 @@ impl<'a> Hold<'a> {
 
     /// Why it is too late to start anything under the permit, if it is: it may be somebody
     /// else's.
-    pub(crate) async fn is_too_late(&mut self) -> Option<String> {
+    pub(crate) async fn is_too_late(&mut self) -> Option<Loss> {
         if self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft) {
-            return Some("semrun was held up before it could start".into());
+            return Some(Loss::HeldUp);
         }
         tokio::select! {
             biased;
@@ -201,7 +201,7 @@ impl Expiring {
         self.told = true;
         self.arm()?;
         let trouble = self.tenure.borrow().trouble.clone();
-        let why = trouble.unwrap_or_else(|| "it was not renewed in time".into());
+        let why = trouble.map_or(Loss::NotRenewed, Loss::Store);
         Ok(Some(Change::Lost { why, left: None }))
     }
 }
@@ -213,7 +213,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::backends::{Error, Pending, Permit};
+    use crate::backends::{Error, Pending, Permit, StoreError};
 
     const TTL: Duration = Duration::from_millis(600);
 
@@ -236,7 +236,7 @@ mod tests {
         fn lost(&mut self) -> Pending<'_, Lost> {
             Box::pin(async {
                 let _ = (&mut self.lost).await;
-                Lost { why: "gone".into(), gone: Gone::Before }
+                Lost { why: Loss::ExpiredOrRevoked, gone: Gone::Before }
             })
         }
 
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn a_lease_that_is_not_renewed_is_given_up_and_then_the_tree_has_to_be_dead() {
         hold(Duration::ZERO, false, async |mut hold, sender, _loses| {
-            sender.send_modify(|tenure| tenure.trouble = Some("away".into()));
+            sender.send_modify(|tenure| tenure.trouble = Some(StoreError::Silent));
             // Both are due at once, as after the machine was suspended.
-            let lost = Change::Lost { why: "away".into(), left: None };
+            let lost = Change::Lost { why: Loss::Store(StoreError::Silent), left: None };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert!(hold.is_too_late().await.is_some());
             assert_eq!(soon(&mut hold).await, Some(Change::Over));
@@ -301,7 +301,7 @@ mod tests {
             sender.send_replace(renewed(LATER * 2));
             assert_eq!(soon(&mut hold).await, Some(Change::Renewed));
             assert!(hold.last() > before);
-            sender.send_modify(|tenure| tenure.trouble = Some("away".into()));
+            sender.send_modify(|tenure| tenure.trouble = Some(StoreError::Silent));
             assert_eq!(soon(&mut hold).await, None, "an attempt that failed is no renewal");
         });
     }
@@ -310,7 +310,7 @@ mod tests {
     fn a_permit_that_is_gone_is_said_once() {
         hold(LATER, false, async |mut hold, _sender, loses| {
             loses.send(()).unwrap();
-            let lost = Change::Lost { why: "gone".into(), left: Some(AT_ONCE) };
+            let lost = Change::Lost { why: Loss::ExpiredOrRevoked, left: Some(AT_ONCE) };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert_eq!(soon(&mut hold).await, None);
         });

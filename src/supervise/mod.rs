@@ -22,7 +22,7 @@ use self::hold::{Change, Hold};
 use self::nesting::{Around, News};
 use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
 use self::signals::{Arrival, Signals, Whom};
-use crate::backends::Gone;
+use crate::backends::{Gone, Loss};
 use crate::exit::Exit;
 use crate::kernel::own_group;
 use crate::kernel::spawn::LaunchError;
@@ -49,7 +49,7 @@ pub(crate) enum Remark<'a> {
     /// Processes that we may not kill; once each time there are others.
     Unkillable(&'a [Pid]),
     /// The permit is lost, or has to be taken for lost, because of this.
-    Lost(&'a str),
+    Lost(&'a Loss),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
     /// The command has exited, and what is left of its tree goes on without a permit.

@@ -241,7 +241,7 @@ fn other_terms_than_those_in_force_are_said() {
     let output = world.run(["-l", "3", "--ttl", "30s", "--", "echo", "ran"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("limit of 2") && stderr.contains("TTL of 20s"), "{stderr}");
+    assert!(stderr.contains("limit 2") && stderr.contains("TTL of 20s"), "{stderr}");
     let strict = ["--strict-limit", "-l", "2", "--ttl", "30s", "true"];
     fails(&world.run(strict).output().unwrap(), 78, &["a TTL of 20s", "--strict-limit"]);
 }

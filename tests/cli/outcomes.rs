@@ -43,12 +43,7 @@ fn what_cannot_be_printed_is_not_done() {
                 fails(&line(world, &format!("semrun {command} {nowhere}")), 125, &cannot);
             }
         }
-        shows(
-            &line(world, "semrun limit x"),
-            0,
-            "x: not in use, its next user says the limit\n",
-            "",
-        );
+        shows(&line(world, "semrun limit x"), 0, "x: idle; the next run sets the limit\n", "");
         assert_eq!(world.holders(), [0; 0]);
         // A command may have no use for it.
         shows(&line(world, "semrun --name x -- true >&-"), 0, "", "");

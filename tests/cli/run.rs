@@ -282,7 +282,7 @@ fn another_limit_than_the_one_in_force_gets_a_warning_and_the_one_in_force() {
     let output = world.script(&["-l", "5", "-n"], "echo ran").output().unwrap();
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("limit of 2") && stderr.contains("not the 5"), "{stderr}");
+    assert!(stderr.contains("limit 2") && stderr.contains("your limit 5"), "{stderr}");
     let _second = world.holder(&["-l", "2"]);
     let output = world.script(&["-q", "-l", "5", "-n"], "echo ran").output().unwrap();
     shows(&output, 75, "", "");

@@ -8,8 +8,7 @@ use super::link::unexpected;
 use super::place::Url;
 use super::wire::{ABOUT, About};
 use super::{OBSERVE, Shared, understood};
-use crate::backends::trouble::Trouble;
-use crate::backends::{Finding, Grade};
+use crate::backends::{Finding, Grade, StoreError};
 
 /// A semaphore to look at, which creates none.
 const ANY: &str = "semrun";
@@ -18,7 +17,7 @@ const ANY: &str = "semrun";
 const FAR: Duration = Duration::from_secs(10);
 
 impl Shared {
-    pub(super) async fn examine(&self) -> Result<Vec<Finding>, Trouble> {
+    pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
         let asked = SystemTime::now();
         let about = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
         let took = asked.elapsed().unwrap_or_default();

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::node::{self, Observed, Whose};
 use super::{LEAVING, OBSERVE, Shared};
 use crate::backends::Name;
-use crate::backends::trouble::{CONNECTING, Trouble, within};
+use crate::backends::StoreError;
+use crate::backends::retry::{CONNECTING, within};
 
 /// How often one who had to begin anew looks whether an earlier place of its was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
@@ -28,7 +29,11 @@ pub(super) async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infall
     }
 }
 
-pub(super) async fn lay_one(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Result<(), Trouble> {
+pub(super) async fn lay_one(
+    shared: &Shared,
+    name: &Name,
+    ghosts: &[Uuid],
+) -> Result<(), StoreError> {
     let (_, body) = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await?;
     match Observed::parse(&body)?.held_by(ghosts) {
         Some(ghost) => node::signal(shared, name, ghost, LEAVING, Whose::Anybodys).await,

@@ -14,14 +14,11 @@ use super::wire::{
     EVICT, Evicted, HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, NO_LIMIT, Outcome, RENEW,
     RETURN, Returned, Told,
 };
-use super::{SIGNAL, Shared, of_the_original, understood};
+use super::{SIGNAL, Shared, understood};
+use crate::backends::error::{Lack, StoreError};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::Trouble;
 use crate::backends::{Eviction, GivenBack, Lease, Name, Permit, Snapshot, Tenure};
 use crate::clock;
-
-const NOTHING_OUTLIVES: &str = "has no permits that outlive a connection";
-const ONE_PERMIT: &str = "has one permit a name, and no other limit";
 
 impl Shared {
     /// One attempt to take up a detached permit.
@@ -29,10 +26,10 @@ impl Shared {
         self: &Rc<Self>,
         name: &Name,
         id: Uuid,
-    ) -> Result<Option<Box<dyn Lease>>, Trouble> {
+    ) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let (ours, snapshot) = self.look_at(name).await?;
         if !ours {
-            return Err(of_the_original(NOTHING_OUTLIVES));
+            return Err(StoreError::Original(Lack::Lasting));
         }
         if !has_detached(&snapshot, id) {
             return Ok(None);
@@ -40,7 +37,7 @@ impl Shared {
         let since = clock::now();
         let told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
             Some(body) => understood::<Told>(&body)?.believed()?,
-            None => return Err(Trouble::other_server()),
+            None => return Err(StoreError::Replaced),
         };
         if told.outcome != Outcome::Held {
             return Ok(None);
@@ -52,10 +49,10 @@ impl Shared {
         Ok(Some(Box::new(Leased::new(permit, tenure, grip))))
     }
 
-    pub(super) async fn give_back(&self, name: &Name, id: Uuid) -> Result<GivenBack, Trouble> {
+    pub(super) async fn give_back(&self, name: &Name, id: Uuid) -> Result<GivenBack, StoreError> {
         match self.ask_ours(self.about_permit(RETURN, name, id), RETURN).await? {
             Some(body) => Ok(understood::<Returned>(&body)?.outcome),
-            None => Err(of_the_original(NOTHING_OUTLIVES)),
+            None => Err(StoreError::Original(Lack::Lasting)),
         }
     }
 
@@ -64,7 +61,7 @@ impl Shared {
         name: &Name,
         id: Uuid,
         how: Eviction,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, StoreError> {
         let word = HOW.iter().find(|(_, one)| *one == how).map_or("", |(word, _)| word);
         let request = self.about_permit(EVICT, name, id).header(HOW_HEADER, word);
         match (self.ask_ours(request, EVICT).await?, how) {
@@ -82,19 +79,23 @@ impl Shared {
         }
     }
 
-    pub(super) async fn limit(&self, name: &Name) -> Result<Snapshot, Trouble> {
+    pub(super) async fn limit(&self, name: &Name) -> Result<Snapshot, StoreError> {
         match self.look_at(name).await? {
             (true, snapshot) => Ok(snapshot),
-            (false, _) => Err(of_the_original(ONE_PERMIT)),
+            (false, _) => Err(StoreError::Original(Lack::Limits)),
         }
     }
 
-    pub(super) async fn set_limit(&self, name: &Name, limit: Option<u32>) -> Result<(), Trouble> {
+    pub(super) async fn set_limit(
+        &self,
+        name: &Name,
+        limit: Option<u32>,
+    ) -> Result<(), StoreError> {
         let limit = limit.map_or_else(|| NO_LIMIT.into(), |limit| limit.to_string());
         let request = self.dialler.request(LIMIT, name.as_str()).header(LIMIT_HEADER, limit);
         match self.ask_ours(request, LIMIT).await? {
             Some(_) => Ok(()),
-            None => Err(of_the_original(ONE_PERMIT)),
+            None => Err(StoreError::Original(Lack::Limits)),
         }
     }
 
@@ -102,8 +103,8 @@ impl Shared {
     pub(super) async fn ask_ours(
         &self,
         request: request::Builder,
-        path: &str,
-    ) -> Result<Option<Bytes>, Trouble> {
+        path: &'static str,
+    ) -> Result<Option<Bytes>, StoreError> {
         match self.exchange_with(request).await? {
             (_, false, _) => Ok(None),
             (StatusCode::OK, true, body) => Ok(Some(body)),

@@ -27,9 +27,10 @@ use tokio_rustls::TlsConnector;
 use super::OBSERVE;
 use super::place::Place;
 use super::wire::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
+use crate::backends::error::{Protocol, StoreError};
 use crate::backends::resolve::addresses;
-use crate::backends::tls::{self, Secret};
-use crate::backends::trouble::{CONNECTING, Trouble, within};
+use crate::backends::retry::{CONNECTING, within};
+use crate::backends::tls::{self, Secret, TlsError};
 
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
@@ -67,12 +68,10 @@ pub(super) struct Answer {
 }
 
 impl Dialler {
-    /// The error says what is wrong with certificates and keys.
-    pub(super) fn new(place: Place) -> Result<Self, String> {
+    pub(super) fn new(place: Place) -> Result<Self, TlsError> {
         let tls = if place.url.tls {
             let name = ServerName::try_from(place.url.host.clone());
-            let name =
-                name.map_err(|_| "the host in the URL is not one that a certificate can name")?;
+            let name = name.map_err(|_| TlsError::BadHost)?;
             Some((place.tls.config()?, name))
         } else {
             None
@@ -80,11 +79,11 @@ impl Dialler {
         Ok(Self { place, tls })
     }
 
-    pub(super) async fn dial(&self) -> Result<Link, Trouble> {
+    pub(super) async fn dial(&self) -> Result<Link, StoreError> {
         let url = &self.place.url;
         let found = addresses(&url.host, url.port).await;
         let mut last = None;
-        let mut servers = found.map_err(Trouble::refusing)?.peekable();
+        let mut servers = found?.peekable();
         while let Some(server) = servers.next() {
             // One that swallows everything must not keep us from another that works.
             let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
@@ -94,15 +93,15 @@ impl Dialler {
                 Err(trouble) => last = Some(trouble),
             }
         }
-        Err(last.unwrap_or_else(|| Trouble::away("its host has no address")))
+        Err(last.unwrap_or(StoreError::NoAddress))
     }
 
     /// One more connection to the same server.
-    pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, Trouble> {
+    pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, StoreError> {
         self.dial_to(link.server).await
     }
 
-    async fn dial_to(&self, server: SocketAddr) -> Result<Link, Trouble> {
+    async fn dial_to(&self, server: SocketAddr) -> Result<Link, StoreError> {
         let stream = TcpStream::connect(server).await.map_err(|error| unreachable(&error))?;
         let socket = prepare(&stream).map_err(|error| unreachable(&error))?;
         match &self.tls {
@@ -137,7 +136,7 @@ impl Link {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         socket: OwnedFd,
         server: SocketAddr,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, StoreError> {
         let (requests, traffic) =
             handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         Ok(Self { requests, traffic: Some(Box::pin(traffic)), socket, server })
@@ -149,28 +148,26 @@ impl Link {
     }
 
     /// Sends a request and waits for the head of its answer, however long that takes.
-    pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, Trouble> {
+    pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, StoreError> {
         let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
         let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
         let request = request.body(Empty::new());
-        let request = request.map_err(|_| Trouble::lasting("the API key cannot be sent"))?;
+        let request = request.map_err(|_| StoreError::ApiKeyMalformed)?;
         let answer = self.requests.send_request(request);
         let answer = with(&mut self.traffic, answer).await.map_err(|error| broken(&error))?;
         let ours = answer.headers().get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let status = answer.status();
         match status {
-            StatusCode::UNAUTHORIZED => Err(Trouble::lasting(
-                "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
-            )),
+            StatusCode::UNAUTHORIZED => Err(StoreError::ApiKeyRefused),
             // One of ours says why.
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::FORBIDDEN if ours => {
                 let text =
                     self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
                 let text = beginning(&text);
                 Err(if status == StatusCode::FORBIDDEN {
-                    Trouble::lasting(format!("the server does not allow it: {text}"))
+                    StoreError::Forbidden(text)
                 } else {
-                    Trouble::refusing(format!("the server cannot do it now: {text}"))
+                    StoreError::NotNow(text)
                 })
             }
             _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
@@ -181,18 +178,18 @@ impl Link {
     }
 
     /// Reads the rest of an answer.
-    pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, Trouble> {
+    pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, StoreError> {
         let body = Limited::new(answer.body, answer.most).collect();
         let body = with(&mut self.traffic, body).await;
         let body = body.map_err(|error| match error.downcast_ref() {
             Some(error) => broken(error),
-            None => Trouble::lasting("what answers there sends without an end; check the URL"),
+            None => StoreError::Endless,
         });
         Ok(body?.to_bytes())
     }
 
     /// Reads the next line of an answer, or what is left of it.
-    pub(super) async fn line(&mut self, answer: &mut Answer) -> Result<Vec<u8>, Trouble> {
+    pub(super) async fn line(&mut self, answer: &mut Answer) -> Result<Vec<u8>, StoreError> {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") && line.len() < LONGEST_LINE {
             match with(&mut self.traffic, answer.body.frame()).await {
@@ -242,29 +239,25 @@ fn prepare(stream: &TcpStream) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
 }
 
-fn unreachable(error: &io::Error) -> Trouble {
-    Trouble::away(format!("no connection to the server: {error}"))
+fn unreachable(error: &io::Error) -> StoreError {
+    StoreError::Unreachable(error.to_string())
 }
 
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn tls_trouble(error: &io::Error) -> Trouble {
+fn tls_trouble(error: &io::Error) -> StoreError {
     match tls_error(error) {
-        Some(rustls::Error::InvalidMessage(_)) => Trouble::lasting(
-            "no TLS connection to the server: what answers there does not speak TLS; is it http:// ?",
-        ),
-        Some(error) => {
-            Trouble::lasting(format!("no TLS connection to the server: {}", tls::refusal(error)))
-        }
+        Some(rustls::Error::InvalidMessage(_)) => StoreError::NoTls(Protocol::Http),
+        Some(error) => tls::refusal(error),
         None => unreachable(error),
     }
 }
 
-fn broken(error: &hyper::Error) -> Trouble {
+fn broken(error: &hyper::Error) -> StoreError {
     if error.is_parse() {
-        return Trouble::lasting("what answers there does not speak HTTP; check the URL");
+        return StoreError::NotHttp;
     }
     let cause = std::error::Error::source(error);
     let of_io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
@@ -274,44 +267,33 @@ fn broken(error: &hyper::Error) -> Trouble {
     }
     match of_io.map(io::Error::kind) {
         // What the kernel finds out about one that is gone without a word.
-        Some(io::ErrorKind::TimedOut) => return Trouble::silence(),
-        Some(io::ErrorKind::UnexpectedEof) => return Trouble::closed(),
+        Some(io::ErrorKind::TimedOut) => return StoreError::Silent,
+        Some(io::ErrorKind::UnexpectedEof) => return StoreError::Closed,
         _ => {}
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return Trouble::closed();
+        return StoreError::Closed;
     }
     let cause = cause.map_or_else(|| error.to_string(), ToString::to_string);
-    Trouble::away(format!("the connection to the server broke: {cause}"))
+    StoreError::Broken(cause)
 }
 
 /// Nothing is followed: what is told to another server than the one that was named has a key in it.
-fn redirected(headers: &HeaderMap) -> Trouble {
-    let there = headers.get(LOCATION).map(|there| beginning(there.as_bytes()));
-    let there = there.unwrap_or_else(|| "another place".into());
-    Trouble::lasting(format!(
-        "what answers there sends us on, to {there}; name the server itself in the URL"
-    ))
+fn redirected(headers: &HeaderMap) -> StoreError {
+    StoreError::Redirected(headers.get(LOCATION).map(|there| beginning(there.as_bytes())))
 }
 
 /// An answer that says nothing of the server, because something in front of it gave it. What else such
 /// answers say is a page for people.
-fn of_a_gateway(status: StatusCode) -> Option<Trouble> {
+fn of_a_gateway(status: StatusCode) -> Option<StoreError> {
     Some(match status {
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-            let status = status.as_u16();
-            Trouble::away(format!(
-                "the server does not answer ({status} from a gateway in front of it)"
-            ))
+            StoreError::GatewaySilent(status.as_u16())
         }
         StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            Trouble::lasting(format!(
-                "the server, or a gateway in front of it, refuses us ({status}); check who may use it from here"
-            ))
+            StoreError::GatewayRefuses(status.to_string())
         }
-        StatusCode::TOO_MANY_REQUESTS => Trouble::refusing(format!(
-            "a gateway in front of the server lets no more requests through ({status})"
-        )),
+        StatusCode::TOO_MANY_REQUESTS => StoreError::GatewayBusy(status.to_string()),
         _ => return None,
     })
 }
@@ -324,17 +306,12 @@ fn beginning(text: &[u8]) -> String {
 }
 
 /// An answer that means nothing to us.
-pub(super) fn unexpected(status: StatusCode, path: &str) -> Trouble {
+pub(super) fn unexpected(status: StatusCode, path: &'static str) -> StoreError {
     match status {
-        StatusCode::NOT_FOUND => Trouble::lasting(format!(
-            "what answers there is no cloud-semaphore server: it does not know {path}; check the URL"
-        )),
+        StatusCode::NOT_FOUND => StoreError::UnknownPath(path),
         StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
-            Trouble::lasting(format!(
-                "what answers there is no cloud-semaphore server: it answers {status} to {path}; check \
-                 the URL"
-            ))
+            StoreError::NotACloudSemaphore { status: status.to_string(), path }
         }
-        status => Trouble::refusing(format!("the server answers {status} to {path}")),
+        status => StoreError::UnexpectedStatus { status: status.to_string(), path },
     }
 }

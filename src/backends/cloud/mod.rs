@@ -30,10 +30,11 @@ use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
 use self::wire::{LIST, Named, Page};
-use super::trouble::{Patience, TRY_ON, Trouble, TroubleKind, patiently};
+use super::error::{Lack, StoreError};
+use super::retry::{Patience, TRY_ON, patiently};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn, believed,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Permit, Snapshot, Turn, believed,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -57,19 +58,15 @@ struct Shared {
 impl Cloud {
     pub(crate) fn new(place: Place) -> Result<Self, Error> {
         let shown = place.url.shown();
-        let dialler = Dialler::new(place).map_err(|problem| Error {
-            kind: ErrorKind::Unsupported,
-            backend: shown.clone(),
-            what: format!("cannot use the certificates: {problem}"),
-            source: None,
-        })?;
+        let dialler = Dialler::new(place);
+        let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         Ok(Self { shared: Rc::new(Shared { dialler, shown, idle: RefCell::default() }) })
     }
 }
 
 impl Shared {
     /// Asks something that may be asked twice, and reads the whole answer.
-    async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), Trouble> {
+    async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), StoreError> {
         let (status, _, body) = self.exchange_with(request).await?;
         Ok((status, body))
     }
@@ -78,7 +75,7 @@ impl Shared {
     async fn exchange_with(
         &self,
         request: request::Builder,
-    ) -> Result<(StatusCode, bool, Bytes), Trouble> {
+    ) -> Result<(StatusCode, bool, Bytes), StoreError> {
         // One that was not used for a while may have been closed for that.
         let idle = match self.idle.take() {
             Some(link) => link.if_idle().await,
@@ -95,22 +92,22 @@ impl Shared {
         Ok((status, ours, body))
     }
 
-    /// What came of something; `doing` fits "cannot …".
+    /// What came of something.
     fn done<T>(
         &self,
-        done: Result<T, Trouble>,
-        doing: impl FnOnce() -> String,
+        done: Result<T, StoreError>,
+        attempt: impl FnOnce() -> Attempt,
     ) -> Result<T, Error> {
-        done.map_err(|trouble| trouble.while_doing(&self.shown, &doing()))
+        done.map_err(|error| error.while_doing(&self.shown, attempt()))
     }
 
-    async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
+    async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
         let (_, snapshot) = self.look_at(name).await?;
         Ok(snapshot)
     }
 
     /// The same, and whether the server is one of ours.
-    async fn look_at(&self, name: &Name) -> Result<(bool, Snapshot), Trouble> {
+    async fn look_at(&self, name: &Name) -> Result<(bool, Snapshot), StoreError> {
         let (status, ours, body) =
             self.exchange_with(self.dialler.request(OBSERVE, name.as_str())).await?;
         if status != StatusCode::OK {
@@ -123,10 +120,10 @@ impl Shared {
     }
 
     /// Some semaphores, from behind a name on.
-    async fn page(&self, behind: &str) -> Result<Page, Trouble> {
+    async fn page(&self, behind: &str) -> Result<Page, StoreError> {
         let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
         if !ours {
-            return Err(of_the_original("does not tell its names; give the NAME"));
+            return Err(StoreError::Original(Lack::Names));
         }
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
@@ -136,18 +133,12 @@ impl Shared {
 }
 
 /// What one of our servers answers.
-fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
+fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
     known(serde_json::from_slice(body))
 }
 
-fn known<T>(read: serde_json::Result<T>) -> Result<T, Trouble> {
-    read.map_err(|error| Trouble::lasting(format!("the server's answer is not known: {error}")))
-}
-
-/// A server of the original kind cannot do what was asked, or what it does is not enough.
-fn of_the_original(what: &str) -> Trouble {
-    let what = format!("a cloud-semaphore server of the original kind {what}");
-    Trouble { what, kind: TroubleKind::Unsupported }
+fn known<T>(read: serde_json::Result<T>) -> Result<T, StoreError> {
+    read.map_err(|error| StoreError::UnknownAnswer(error.to_string()))
 }
 
 impl Backend for Cloud {
@@ -163,7 +154,7 @@ impl Backend for Cloud {
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            self.shared.done(looked, || format!("look at '{name}'"))
+            self.shared.done(looked, || Attempt::Look(name.clone()))
         })
     }
 
@@ -177,7 +168,7 @@ impl Backend for Cloud {
                     believed::names(snapshots.len() + page.semaphores.len())?;
                     Ok(page)
                 });
-                let page = self.shared.done(page, || "list the semaphores".into())?;
+                let page = self.shared.done(page, || Attempt::List)?;
                 let last = page.semaphores.last().filter(|_| page.more);
                 let next = last.map(|last| last.name.clone());
                 // Others may use names there that we cannot.
@@ -186,8 +177,7 @@ impl Backend for Cloud {
                 match next {
                     Some(next) if next > behind => behind = next,
                     Some(_) => {
-                        let trouble = Trouble::lasting("the server lists its names in no order");
-                        return self.shared.done(Err(trouble), || "list the semaphores".into());
+                        return self.shared.done(Err(StoreError::Unsorted), || Attempt::List);
                     }
                     None => return Ok(snapshots),
                 }
@@ -205,7 +195,7 @@ impl Backend for Cloud {
         Box::pin(async move {
             let withdrawn =
                 node::signal(&self.shared, name, id, patience, node::Whose::Anybodys).await;
-            self.shared.done(withdrawn, || format!("give back the permit of '{name}'"))
+            self.shared.done(withdrawn, || Attempt::Withdraw(name.clone()))
         })
     }
 
@@ -216,14 +206,14 @@ impl Backend for Cloud {
     ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let attached = patiently(TRY_ON, async || self.shared.attach(name, id).await).await;
-            self.shared.done(attached, || format!("renew {id}@{name}"))
+            self.shared.done(attached, || Attempt::Renew(Permit::of(name, id)))
         })
     }
 
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
         Box::pin(async move {
             let returned = patiently(TRY_ON, async || self.shared.give_back(name, id).await).await;
-            self.shared.done(returned, || format!("give back {id}@{name}"))
+            self.shared.done(returned, || Attempt::GiveBack(Permit::of(name, id)))
         })
     }
 
@@ -235,14 +225,14 @@ impl Backend for Cloud {
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
             let evicted = patiently(TRY_ON, async || self.shared.evict(name, id, how).await).await;
-            self.shared.done(evicted, || format!("take away {id}@{name}"))
+            self.shared.done(evicted, || Attempt::Evict(Permit::of(name, id)))
         })
     }
 
     fn limit<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let looked = patiently(TRY_ON, async || self.shared.limit(name).await).await;
-            self.shared.done(looked, || format!("look at the limit of '{name}'"))
+            self.shared.done(looked, || Attempt::LookAtLimit(name.clone()))
         })
     }
 
@@ -253,14 +243,14 @@ impl Backend for Cloud {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let set = patiently(TRY_ON, async || self.shared.set_limit(name, limit).await).await;
-            self.shared.done(set, || format!("change the limit of '{name}'"))
+            self.shared.done(set, || Attempt::SetLimit(name.clone()))
         })
     }
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
             let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
-            self.shared.done(examined, || "examine the server".into())
+            self.shared.done(examined, || Attempt::Examine)
         })
     }
 

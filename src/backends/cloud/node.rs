@@ -17,7 +17,8 @@ use super::link::{Answer, Link, unexpected};
 use super::wire::ID_HEADER;
 use super::{OBSERVE, SIGNAL, Shared};
 use crate::backends::believed::identity;
-use crate::backends::trouble::{TRY_ON, Trouble, patiently, within};
+use crate::backends::error::{Attempt, StoreError};
+use crate::backends::retry::{TRY_ON, patiently, within};
 use crate::backends::{
     Error, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
 };
@@ -44,14 +45,12 @@ struct Node {
 
 impl Observed {
     /// A name that nobody has registered at is an empty body.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Trouble> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, StoreError> {
         if body.is_empty() {
             return Ok(Self::default());
         }
         let parsed = serde_json::from_slice(body);
-        parsed.map_err(|error| {
-            Trouble::lasting(format!("what the server observes is no JSON: {error}"))
-        })
+        parsed.map_err(|error| StoreError::NotJson(error.to_string()))
     }
 
     fn node(&self, id: Uuid) -> Option<&Node> {
@@ -91,7 +90,7 @@ impl Observed {
 pub(super) struct Place {
     pub(super) id: Uuid,
     monitor: Monitor,
-    wait: Pending<'static, (Link, Result<Answer, Trouble>)>,
+    wait: Pending<'static, (Link, Result<Answer, StoreError>)>,
 }
 
 /// The request whose end is the permit's end.
@@ -102,7 +101,7 @@ struct Monitor {
 
 /// How it ended.
 struct Ending {
-    why: String,
+    why: StoreError,
     /// Whether the server knows, because it ended it.
     known: bool,
 }
@@ -116,7 +115,7 @@ impl Place {
         id: Uuid,
         mut first: Link,
         time: Duration,
-    ) -> Result<(Self, Standing), Trouble> {
+    ) -> Result<(Self, Standing), StoreError> {
         let request =
             |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
         // It may lead to another server, one that was started since or is behind the same proxy, which
@@ -125,7 +124,7 @@ impl Place {
             let mut second = shared.dialler.dial_beside(&first).await?;
             match observe(shared, name, &mut second).await?.node(id) {
                 Some(_) => Ok(second),
-                None => Err(Trouble::away("our two connections lead to different servers")),
+                None => Err(StoreError::ServersDiffer),
             }
         };
         let second = match within(time, beside).await {
@@ -147,7 +146,7 @@ impl Place {
                 match observed.node(id) {
                     Some(node) if node.waiter => return Ok(()),
                     Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-                    None => return Err(Trouble::refusing("the server has forgotten us")),
+                    None => return Err(StoreError::Forgotten),
                 }
             }
         };
@@ -157,20 +156,20 @@ impl Place {
                 return Err(answer.map_or_else(|trouble| trouble, |answer| removed(answer.status)));
             }
         }
-        let socket = first.socket().map_err(|error| Trouble::lasting(error.to_string()))?;
+        let socket = first.socket()?;
         let request = request(MONITOR);
         let ending = Box::pin(async move {
             match first.ask(request).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
-                    Ending { why: "somebody else gave the permit back".into(), known: true }
+                    Ending { why: StoreError::GivenBack, known: true }
                 }
                 Ok(answer) => {
-                    let why = format!("the server took the permit back ({})", answer.status);
+                    let why = StoreError::PermitTaken(answer.status.to_string());
                     Ending { why, known: true }
                 }
-                Err(trouble) => {
-                    let known = trouble != Trouble::silence();
-                    Ending { why: trouble.what, known }
+                Err(why) => {
+                    let known = why != StoreError::Silent;
+                    Ending { why, known }
                 }
             }
         });
@@ -179,14 +178,14 @@ impl Place {
     }
 
     /// Waits for the permit.
-    pub(super) async fn granted(&mut self) -> Result<Link, Trouble> {
+    pub(super) async fn granted(&mut self) -> Result<Link, StoreError> {
         tokio::select! {
             biased;
             (link, answer) = &mut self.wait => match answer? {
                 answer if answer.status == StatusCode::OK => Ok(link),
                 answer => Err(removed(answer.status)),
             },
-            ending = &mut self.monitor.ending => Err(Trouble::away(ending.why)),
+            ending = &mut self.monitor.ending => Err(ending.why),
         }
     }
 
@@ -203,7 +202,7 @@ impl Place {
     }
 }
 
-async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observed, Trouble> {
+async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observed, StoreError> {
     let answer = link.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
     if answer.status != StatusCode::OK {
         return Err(unexpected(answer.status, OBSERVE));
@@ -212,14 +211,14 @@ async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observ
 }
 
 /// The server does not know us any more, or not as one who waits.
-fn removed(status: StatusCode) -> Trouble {
-    Trouble::refusing(format!("the server took our place in the queue back ({status})"))
+fn removed(status: StatusCode) -> StoreError {
+    StoreError::PlaceTaken(status.to_string())
 }
 
 fn waiting(
     mut link: Link,
     request: hyper::http::request::Builder,
-) -> Pending<'static, (Link, Result<Answer, Trouble>)> {
+) -> Pending<'static, (Link, Result<Answer, StoreError>)> {
     Box::pin(async move {
         let answer = link.ask(request).await;
         (link, answer)
@@ -248,7 +247,7 @@ impl Lease for Held {
         Box::pin(async {
             let Ending { why, known } = self.monitor.ending.as_mut().await;
             self.known = known;
-            Lost { why, gone: Gone::Now }
+            Lost { why: why.into(), gone: Gone::Now }
         })
     }
 
@@ -266,12 +265,8 @@ impl Lease for Held {
             let signalled =
                 signal(&shared, &permit.name, permit.id, patience, Whose::Anybodys).await;
             drop(monitor);
-            signalled.map_err(|trouble| {
-                let doing = format!(
-                    "give back {permit}; it stays taken if processes of the command are left, or if the \
-                     server does not notice that its connection has ended"
-                );
-                trouble.while_doing(&shared.shown, &doing)
+            signalled.map_err(|error| {
+                error.while_doing(&shared.shown, Attempt::ReleaseConnection(permit))
             })
         })
     }
@@ -291,17 +286,19 @@ pub(super) async fn signal(
     id: Uuid,
     patience: Duration,
     whose: Whose,
-) -> Result<(), Trouble> {
+) -> Result<(), StoreError> {
     patiently(patience, async || {
         let request =
             shared.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
         let (answer, ours, _) = shared.exchange_with(request).await?;
         if whose == Whose::Ours && !ours {
-            return Err(Trouble::other_server());
+            return Err(StoreError::Replaced);
         }
         match answer {
             StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
-            status => Err(Trouble::refusing(format!("the server answers {status} to {SIGNAL}"))),
+            status => {
+                Err(StoreError::UnexpectedStatus { status: status.to_string(), path: SIGNAL })
+            }
         }
     })
     .await

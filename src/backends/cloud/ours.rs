@@ -12,8 +12,8 @@ use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use super::{Shared, understood};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::trouble::{CONNECTING, Pause, Trouble, within};
-use crate::backends::{Gone, Lost, Name, Pending, Tenure, leased};
+use crate::backends::retry::{CONNECTING, Pause, within};
+use crate::backends::{Gone, Loss, Lost, Name, Pending, StoreError, Tenure, leased};
 
 const MONITOR: &str = "/semaphore/monitor";
 
@@ -60,7 +60,7 @@ impl leased::Grip for Grip {
         })
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>> {
         Box::pin(
             async move { signal(&self.shared, &self.name, self.id, patience, Whose::Ours).await },
         )
@@ -71,19 +71,18 @@ impl leased::Grip for Grip {
     }
 }
 
-async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String> {
+async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, StoreError> {
     let request = shared.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
-    let (status, body) = shared.exchange(request).await.map_err(|trouble| trouble.what)?;
+    let (status, body) = shared.exchange(request).await?;
     Ok(renewed(&told(status, &body)?))
 }
 
 /// What a server of ours says to a renewal.
-fn told(status: StatusCode, body: &[u8]) -> Result<Told, String> {
+fn told(status: StatusCode, body: &[u8]) -> Result<Told, StoreError> {
     if status != StatusCode::OK {
-        return Err(format!("the server answers {status} to {RENEW}"));
+        return Err(StoreError::UnexpectedStatus { status: status.to_string(), path: RENEW });
     }
-    let told = understood::<Told>(body).and_then(Told::believed);
-    told.map_err(|trouble| trouble.what)
+    understood::<Told>(body).and_then(Told::believed)
 }
 
 fn renewed(told: &Told) -> Renewed {
@@ -92,9 +91,7 @@ fn renewed(told: &Told) -> Renewed {
         Outcome::Evicted => return Renewed::Lost(Lost::evicted()),
         _ => {}
     }
-    let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
-               forgot it; it may be somebody else's by now";
-    Renewed::Lost(Lost { why: why.into(), gone: Gone::Before })
+    Renewed::Lost(Lost { why: Loss::ExpiredOrForgotten, gone: Gone::Before })
 }
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
@@ -131,7 +128,7 @@ async fn watched(
     name: &Name,
     id: Uuid,
     granted_by: Option<Uuid>,
-) -> Result<Lost, Trouble> {
+) -> Result<Lost, StoreError> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = shared.dialler.dial().await?;
@@ -139,11 +136,11 @@ async fn watched(
     // watch over somebody whom it does not know.
     let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
     if !answer.ours {
-        return Err(Trouble::other_server());
+        return Err(StoreError::Replaced);
     }
     let status = answer.status;
     let body = within(CONNECTING, link.read(answer)).await?;
-    let told = told(status, &body).map_err(Trouble::refusing)?;
+    let told = told(status, &body)?;
     if let Renewed::Lost(lost) = renewed(&told) {
         let knew = granted_by.is_some() && told.server == granted_by;
         return Ok(if knew && lost.gone == Gone::Before { taken_away() } else { lost });
@@ -152,7 +149,7 @@ async fn watched(
     // After it was ours a moment ago.
     let gone = answer.status == StatusCode::NOT_FOUND;
     if !answer.ours || !(answer.status == StatusCode::OK || gone) {
-        return Err(Trouble::other_server());
+        return Err(StoreError::Replaced);
     }
     let body = within(CONNECTING, link.read(answer)).await?;
     // Of one that has gone there is nothing to say.
@@ -165,5 +162,5 @@ async fn watched(
 
 /// What a server means that knew the permit and does not any more.
 fn taken_away() -> Lost {
-    Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now }
+    Lost { why: Loss::GivenBack, gone: Gone::Now }
 }

@@ -13,9 +13,10 @@ use super::link::{Answer, Link, unexpected};
 use super::node::{self, Observed, Place, Whose};
 use super::ours::Grip;
 use super::wire::{ABOUT, ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
-use super::{LEAVING, OBSERVE, Shared, of_the_original, understood};
+use super::{LEAVING, OBSERVE, Shared, understood};
+use crate::backends::error::{Attempt, Lack, StoreError};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, within};
+use crate::backends::retry::{Before, CONNECTING, Pause, TRY_ON, within};
 use crate::backends::{
     Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
 };
@@ -119,9 +120,9 @@ impl<'a> Queueing<'a> {
             }
             None => {
                 let left = self.leave(leaving).await;
-                let trouble = left.err().or((!self.outcome).then(Trouble::silence));
+                let trouble = left.err().or((!self.outcome).then_some(StoreError::Silent));
                 if let Some(trouble) = trouble {
-                    self.turn.tell(Notice::Trouble { what: trouble.what, may_last: false });
+                    self.turn.tell(Notice::Trouble { what: trouble, may_last: false });
                 }
                 Ok(Acquired::Cancelled)
             }
@@ -187,7 +188,7 @@ impl<'a> Queueing<'a> {
                     let over =
                         trouble.is_final() || (trouble.lasts() && !queued) || self.ask.nonblock;
                     if !over {
-                        let what = trouble.what.clone();
+                        let what = trouble.clone();
                         self.turn.tell(Notice::Trouble { what, may_last: queued && again });
                     }
                     if over || !pause.sleep_while(queued, give_up).await {
@@ -200,7 +201,7 @@ impl<'a> Queueing<'a> {
 
     /// Asks once; each question has to be answered soon. Over a connection that is there already the
     /// server is one of ours.
-    async fn step(&mut self, since: Moment, link: Option<Link>) -> Result<Step, Trouble> {
+    async fn step(&mut self, since: Moment, link: Option<Link>) -> Result<Step, StoreError> {
         let shared = Rc::clone(&self.shared);
         if let Some(link) = link
             && let Some(mut link) = link.if_idle().await
@@ -214,9 +215,9 @@ impl<'a> Queueing<'a> {
             // One of the other kind remembers everybody who registers, so that is looked at first.
             let theirs = within(self.time, self.look_if_original(&mut link)).await?;
             if theirs.is_some()
-                && let Some(what) = beyond
+                && let Some(lack) = beyond
             {
-                return Err(of_the_original(&what));
+                return Err(StoreError::Original(lack));
             }
             if theirs.is_some_and(|theirs| !theirs.is_free()) {
                 return Ok(Step::Done(Acquired::Busy));
@@ -228,7 +229,7 @@ impl<'a> Queueing<'a> {
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
     /// would tell of everybody who holds.
-    async fn look_if_original(&self, link: &mut Link) -> Result<Option<Observed>, Trouble> {
+    async fn look_if_original(&self, link: &mut Link) -> Result<Option<Observed>, StoreError> {
         let dialler = &self.shared.dialler;
         let answer = link.ask(dialler.request(ABOUT, "")).await?;
         let ours = answer.ours;
@@ -243,7 +244,7 @@ impl<'a> Queueing<'a> {
         Observed::parse(&link.read(answer).await?).map(Some)
     }
 
-    async fn register(&mut self, link: &mut Link) -> Result<Answer, Trouble> {
+    async fn register(&mut self, link: &mut Link) -> Result<Answer, StoreError> {
         let asking = Asking {
             id: self.ask.id,
             limit: self.ask.limit,
@@ -273,12 +274,12 @@ impl<'a> Queueing<'a> {
         since: Moment,
         mut link: Link,
         mut answer: Answer,
-    ) -> Result<Step, Trouble> {
+    ) -> Result<Step, StoreError> {
         if !answer.ours {
             self.asked = false;
             let id = within(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
-            let id = id.ok_or_else(|| Trouble::lasting("the server gives no identities"))?;
+            let id = id.ok_or(StoreError::NoIdentities)?;
             // Boxed, like what follows: nobody else needs the room for it.
             return Box::pin(self.take_place(id, link)).await;
         }
@@ -305,12 +306,12 @@ impl<'a> Queueing<'a> {
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
             Outcome::Busy => match told.withheld() {
-                Some(why) => return Err(Trouble::withheld(why)),
+                Some(why) => return Err(StoreError::Withheld(why)),
                 None => Step::Done(Acquired::Busy),
             },
-            Outcome::Evicted | Outcome::Lost => return Err(Trouble::withdrawn()),
+            Outcome::Evicted | Outcome::Lost => return Err(StoreError::Withdrawn),
             Outcome::Differs => {
-                return Err(Trouble::differs(self.ask, told.limit, told.pinned, self.told.1));
+                return Err(StoreError::differs(self.ask, told.limit, told.pinned, self.told.1));
             }
             Outcome::Queued => {
                 self.queued = true;
@@ -322,7 +323,7 @@ impl<'a> Queueing<'a> {
     }
 
     /// Takes a place in the queue of a server of the other kind.
-    async fn take_place(&mut self, id: Uuid, link: Link) -> Result<Step, Trouble> {
+    async fn take_place(&mut self, id: Uuid, link: Link) -> Result<Step, StoreError> {
         let taken = Place::take(&self.shared, &self.ask.name, id, link, self.time).await;
         self.taking.set(false);
         let (mut place, standing) = taken?;
@@ -341,7 +342,7 @@ impl<'a> Queueing<'a> {
     }
 
     /// Waits for the permit in the place that we have taken. Says so, unless it is there at once.
-    async fn granted(&mut self, standing: Standing) -> Result<Link, Trouble> {
+    async fn granted(&mut self, standing: Standing) -> Result<Link, StoreError> {
         let place = self.place.as_mut().expect("just taken");
         let mut standing = standing;
         if standing == Standing::default() {
@@ -360,14 +361,14 @@ impl<'a> Queueing<'a> {
     }
 
     /// None: somebody else has the permit.
-    async fn granted_or_behind(&self, place: &mut Place) -> Result<Option<Link>, Trouble> {
+    async fn granted_or_behind(&self, place: &mut Place) -> Result<Option<Link>, StoreError> {
         let id = place.id.to_string();
         let behind = async {
             loop {
                 let snapshot = self.shared.look(&self.ask.name).await?;
                 let waits = |permit: &Option<String>| permit.as_ref() == Some(&id);
                 if snapshot.waiters.iter().any(|waiter| waits(&waiter.foreign)) {
-                    return Ok::<_, Trouble>(());
+                    return Ok::<_, StoreError>(());
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -406,7 +407,7 @@ impl<'a> Queueing<'a> {
     }
 
     /// Leaves the queue, or gives back a permit that we were given at the same moment.
-    async fn leave(&mut self, patience: Duration) -> Result<(), Trouble> {
+    async fn leave(&mut self, patience: Duration) -> Result<(), StoreError> {
         if let Some(place) = self.place.take() {
             place.leave(patience).await;
         }
@@ -420,25 +421,24 @@ impl<'a> Queueing<'a> {
         node::signal(&self.shared, &self.ask.name, self.ask.id, patience, Whose::Anybodys).await
     }
 
-    fn error(&self, trouble: Trouble) -> Error {
-        trouble.while_doing(&self.shared.shown, &format!("take a permit of '{}'", self.ask.name))
+    fn error(&self, trouble: StoreError) -> Error {
+        trouble.while_doing(&self.shared.shown, Attempt::Acquire(self.ask.name.clone()))
     }
 }
 
 /// What is asked for that a server of the original kind cannot do.
-fn beyond_the_original(ask: &Ask) -> Option<String> {
+fn beyond_the_original(ask: &Ask) -> Option<Lack> {
     if ask.limit > 1 {
-        return Some(format!("has one permit a name, and {} were asked for", ask.limit));
+        return Some(Lack::Permits(ask.limit));
     }
     if ask.who.detached {
-        return Some("has no permits that outlive a connection".into());
+        return Some(Lack::Lasting);
     }
-    let held = !ask.min_hold.is_zero();
-    held.then(|| "keeps no permit that was given back, and a minimum hold was asked for".into())
+    (!ask.min_hold.is_zero()).then_some(Lack::MinHold)
 }
 
 /// Waits until it is worth to ask again, over the same connection if it is still there.
-async fn wait(mut link: Link, mut answer: Answer) -> Result<Link, Trouble> {
+async fn wait(mut link: Link, mut answer: Answer) -> Result<Link, StoreError> {
     while !within(SILENCE, link.line(&mut answer)).await?.is_empty() {}
     Ok(link)
 }

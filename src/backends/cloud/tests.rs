@@ -75,9 +75,7 @@ fn ask(name: &Name, detached: bool, min_hold: Duration) -> Ask {
 }
 
 fn is_unsupported<T>(done: Result<T, Error>) -> bool {
-    done.is_err_and(|error| {
-        error.kind == ErrorKind::Unsupported && error.what.contains("of the original kind")
-    })
+    done.is_err_and(|error| matches!(error.cause, StoreError::Original(_)))
 }
 
 #[test]
@@ -160,7 +158,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
             ];
             assert_eq!(topics, expected);
             let refused = stranger.examine().await.unwrap_err();
-            assert!(refused.what.contains("API key"), "{refused}");
+            assert_eq!(refused.cause, StoreError::ApiKeyRefused);
         }
     });
 }

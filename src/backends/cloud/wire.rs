@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::believed;
-use crate::backends::trouble::Trouble;
 use crate::backends::{
-    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld,
+    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, StoreError, Waiter, Who,
+    Withheld,
 };
 
 /// On every request of our client and every answer that understood it: the version of this.
@@ -149,7 +149,7 @@ impl Told {
     }
 
     /// An error: no server of ours says that.
-    pub(super) fn believed(self) -> Result<Self, Trouble> {
+    pub(super) fn believed(self) -> Result<Self, StoreError> {
         if !matches!(self.outcome, Outcome::Lost | Outcome::Evicted) {
             believed::limit(self.limit)?;
         }

@@ -74,7 +74,7 @@ pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_those_who_
     let strict = |limit| Ask { strict: true, ..ask("a", limit) };
     for limit in [1, 3] {
         let refused = within(PATIENCE, store.ask(strict(limit)).acquiring).await.unwrap();
-        assert!(refused.is_err_and(|error| error.kind == ErrorKind::Differs));
+        assert!(refused.is_err_and(|error| error.kind() == ErrorKind::Differs));
     }
     let _lease = store.granted(&strict(2)).await;
     assert_eq!(store.snapshot("a").await.waiters, []);

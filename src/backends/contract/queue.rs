@@ -106,7 +106,7 @@ pub(super) async fn another_limit_is_an_error_for_those_who_want_no_other(store:
     let first = store.granted(&ask("a", 1)).await;
     let strict = |limit| Ask { strict: true, ..ask("a", limit) };
     let refused = within(PATIENCE, store.ask(strict(2)).acquiring).await.unwrap();
-    assert!(refused.is_err_and(|error| error.kind == ErrorKind::Differs));
+    assert!(refused.is_err_and(|error| error.kind() == ErrorKind::Differs));
     assert_eq!(store.snapshot("a").await.waiters, []);
     let same = store.waits(strict(1)).await;
     first.release(PATIENCE).await.unwrap();

@@ -17,8 +17,9 @@ use super::mutex::{ForMutex, Locked};
 use super::{evict, place};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::trouble::Trouble;
-use crate::backends::{Ask, GivenBack, Lease, Lost, Name, Pending, Permit, Phase, Record, Tenure};
+use crate::backends::{
+    Ask, GivenBack, Lease, Lost, Name, Pending, Permit, Phase, Record, StoreError, Tenure,
+};
 use crate::clock;
 
 /// What is needed to keep such a permit and to let it go.
@@ -147,7 +148,7 @@ impl leased::Grip for Grip {
             // It may have been taken away before that.
             hurry.notify_one();
             let attempt = || -> Pending<'_, _> {
-                Box::pin(async { self.renew().await.map_err(|error| error.to_string()) })
+                Box::pin(async { self.renew().await.map_err(StoreError::from) })
             };
             tokio::select! {
                 lost = renewal::keep(self.id, tenure, &hurry, attempt) => lost,
@@ -161,7 +162,7 @@ impl leased::Grip for Grip {
         Box::pin(std::future::pending())
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>> {
         Box::pin(async move {
             let giving_back = async {
                 if let Some(locked) = self.semaphore.lock(ForMutex::Bounded).await? {
@@ -171,8 +172,8 @@ impl leased::Grip for Grip {
             };
             match tokio::time::timeout(patience, giving_back).await {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Trouble::lasting(error.to_string())),
-                Err(_elapsed) => Err(Trouble::lasting("another process keeps the files locked")),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_elapsed) => Err(StoreError::Locked),
             }
         })
     }

@@ -17,10 +17,7 @@ pub(super) fn heard(said: Said) -> Option<Lost> {
     match said {
         Said::Nothing => None,
         Said::Evicted => Some(Lost::evicted()),
-        Said::Released => {
-            let why = "somebody took it away (semrun release --force --now)".into();
-            Some(Lost { why, gone: Gone::Now })
-        }
+        Said::Released => Some(Lost::removed(Gone::Now)),
     }
 }
 

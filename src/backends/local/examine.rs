@@ -5,7 +5,8 @@ use std::path::Path;
 use rustix::fs::StatFs;
 
 use super::place::{self, Place, Sharing};
-use crate::backends::{Error, ErrorKind, Finding, Grade};
+use crate::backends::error::{Directory, Error, StoreError};
+use crate::backends::{Finding, Grade};
 
 /// Below this, in bytes, a disk is nearly full however small it is.
 const LITTLE: u64 = 1024 * 1024;
@@ -16,11 +17,9 @@ const FEW: u64 = 100;
 pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
     let (path, base) = place.usable()?;
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
-    let filesystem = rustix::fs::statfs(there).map_err(|errno| Error {
-        kind: ErrorKind::Unavailable,
-        backend: place::url(path),
-        what: "cannot examine the file system".into(),
-        source: Some(errno.into()),
+    let filesystem = rustix::fs::statfs(there).map_err(|errno| {
+        let fault = Directory::FileSystemUnreadable(errno.into());
+        StoreError::Directory(fault).of(&place::url(path))
     })?;
     let mut findings = vec![directory(path, place.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
@@ -130,8 +129,9 @@ mod tests {
         let there = texts();
         assert!(!there[0].contains("made when") && there[1].starts_with("private"), "{there:?}");
         let nowhere = Place::named(&path.join("a/b"));
-        let error = examine(&nowhere).unwrap_err().to_string();
-        assert!(error.contains("does not exist") && error.contains("--backend"), "{error}");
+        let error = examine(&nowhere).unwrap_err();
+        let missing = matches!(error.cause, StoreError::Directory(Directory::NotFound(_)));
+        assert!(missing, "{error}");
     }
 
     #[test]

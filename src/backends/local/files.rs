@@ -31,7 +31,7 @@ use super::entries::{Entry, Kind, Listing, State};
 use super::mutex::{Locked, check_mutex, identity, open_mutex};
 use super::names;
 use super::place::{Base, Sharing};
-use crate::backends::{Name, Record};
+use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
 use crate::files::ours::{self, with_exact_modes};
 
@@ -118,7 +118,7 @@ impl Semaphore {
         let stat = rustix::fs::fstat(&directory)?;
         let owner = stat.st_uid;
         if !base.sharing.shared() && owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!("{file} belongs to uid {owner}")));
+            return Err(StoreError::BelongsTo { file, uid: owner }.into());
         }
         base.sharing.apply(&directory, &stat)?;
         // Keeps those who tidy up temporary directories (tmpfiles.d(5)) away while we are here.

@@ -40,9 +40,10 @@ use self::files::Semaphore;
 pub(crate) use self::fuzz::{fuzz, fuzz_name};
 use self::mutex::{ForMutex, GIVE_UP, Locked};
 use self::place::{Base, Place};
+use super::error::Differs;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Permit, Snapshot, StoreError, Turn,
 };
 use crate::kernel::raise_file_size_limit;
 
@@ -72,29 +73,12 @@ impl Local {
     }
 
     /// `doing` fits "cannot …".
-    fn error(&self, doing: &str, error: io::Error) -> Error {
-        use rustix::io::Errno;
-        let hint = match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC | Errno::DQUOT) => {
-                "; free some space there, or name another directory with --backend file:///PATH"
-            }
-            Some(Errno::FBIG) => "; raise the limit of a file's size (ulimit -f)",
-            Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
-            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
-                "; make it writable for you, or name another directory with --backend file:///PATH"
-            }
-            _ => "",
-        };
-        Error {
-            kind: ErrorKind::Unavailable,
-            backend: self.url(),
-            what: format!("cannot {doing}{hint}"),
-            source: Some(error),
-        }
+    fn error(&self, attempt: Attempt, error: io::Error) -> Error {
+        StoreError::from(error).while_doing(&self.url(), attempt)
     }
 
     async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
-        let doing = || format!("take a permit of '{}'", ask.name);
+        let attempt = || Attempt::Acquire(ask.name.clone());
         // Several rounds only if somebody deletes the files under us.
         for _ in 0..100 {
             let base = self.open(true)?.expect("what is missing was made");
@@ -110,21 +94,17 @@ impl Local {
                 // What is made in a deleted directory is not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.error(&doing(), error)),
+                Err(error) => return Err(self.error(attempt(), error)),
             }
         }
-        let again_and_again = io::Error::other("its files are deleted again and again");
-        Err(self.error(&doing(), again_and_again))
+        Err(StoreError::DeletedAgain.while_doing(&self.url(), attempt()))
     }
 
     fn differs(&self, ask: &Ask, differs: &queue::Differs) -> Error {
         let queue::Differs { stands, pinned } = differs;
-        let how = if *pinned { "is pinned to" } else { "is in use with" };
-        let what = format!(
-            "'{}' {how} a limit of {stands}, not {}, and --strict-limit allows no other",
-            ask.name, ask.limit
-        );
-        Error { kind: ErrorKind::Differs, backend: self.url(), what, source: None }
+        let (name, pinned, stands) = (ask.name.clone(), *pinned, (*stands, None));
+        let asked = (ask.limit, None);
+        StoreError::Differs(Box::new(Differs { name, pinned, stands, asked })).of(&self.url())
     }
 
     /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
@@ -133,11 +113,11 @@ impl Local {
         &self,
         name: &Name,
         create: bool,
-        doing: &str,
+        attempt: &Attempt,
         act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let Some(base) = self.open(create)? else { return Ok(None) };
-        self.under_mutex_in(&base, name, create, doing, act).await
+        self.under_mutex_in(&base, name, create, attempt, act).await
     }
 
     async fn under_mutex_in<T>(
@@ -145,7 +125,7 @@ impl Local {
         base: &Base,
         name: &Name,
         create: bool,
-        doing: &str,
+        attempt: &Attempt,
         act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let done = async {
@@ -156,7 +136,7 @@ impl Local {
                 None => Ok(None),
             }
         };
-        done.await.map_err(|error| self.error(&format!("{doing} '{name}'"), error))
+        done.await.map_err(|error| self.error(attempt.clone(), error))
     }
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
@@ -168,13 +148,14 @@ impl Local {
 
     async fn look_in(&self, base: &Base, name: &Name) -> Result<Snapshot, Error> {
         let look = |_: &_, locked: &Locked<'_>| taken::snapshot(locked, name);
-        let snapshot = self.under_mutex_in(base, name, false, "look at", look).await?;
+        let snapshot =
+            self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
         Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
     }
 
     async fn look_at_all(&self) -> Result<Vec<Snapshot>, Error> {
         let Some(base) = self.open(false)? else { return Ok(Vec::new()) };
-        let names = names_in(&base).map_err(|error| self.error("list the semaphores", error))?;
+        let names = names_in(&base).map_err(|error| self.error(Attempt::List, error))?;
         let mut snapshots = Vec::with_capacity(names.len());
         // For all together: others may keep any number of them locked.
         let end = Instant::now() + GIVE_UP + BRIEFLY;
@@ -187,22 +168,17 @@ impl Local {
             let end = end.max(Instant::now() + BRIEFLY);
             snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
                 Ok(Ok(snapshot)) => snapshot,
-                Ok(Err(Error { what, source, .. })) => {
-                    let source = source.map(|source| format!(" ({source})")).unwrap_or_default();
-                    Snapshot::odd(name, format!("{what}{source}"))
-                }
-                Err(_elapsed) => {
-                    Snapshot::odd(name, "another process keeps its files locked".into())
-                }
+                Ok(Err(error)) => Snapshot::odd(name, error.cause),
+                Err(_elapsed) => Snapshot::odd(name, StoreError::Locked),
             });
         }
         Ok(snapshots)
     }
 
     async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), Error> {
-        const DOING: &str = "set the limit of";
+        let attempt = Attempt::SetLimit(name.clone());
         let is_there = async || {
-            let there = self.under_mutex(name, false, DOING, |_, _| Ok(())).await?;
+            let there = self.under_mutex(name, false, &attempt, |_, _| Ok(())).await?;
             Ok::<_, Error>(there.is_some())
         };
         if limit.is_none() && !is_there().await? {
@@ -213,9 +189,8 @@ impl Local {
             locked.wake(semaphore.list()?.waiters)?;
             locked.set_state(State { pinned: limit.unwrap_or(0), ..locked.state()? })
         };
-        if self.under_mutex(name, true, DOING, pin).await?.is_none() {
-            let deleted = io::Error::other("its files were deleted just now; try again");
-            return Err(self.error(&format!("{DOING} '{name}'"), deleted));
+        if self.under_mutex(name, true, &attempt, pin).await?.is_none() {
+            return Err(StoreError::DeletedNow.while_doing(&self.url(), attempt));
         }
         Ok(())
     }
@@ -253,17 +228,19 @@ impl Backend for Local {
         id: Uuid,
     ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
+            let renew = Attempt::Renew(Permit::of(name, id));
             let attach =
                 |semaphore: &_, locked: &Locked<'_>| detached::attach(semaphore, locked, name, id);
-            let lease = self.under_mutex(name, false, "renew a permit of", attach).await?;
+            let lease = self.under_mutex(name, false, &renew, attach).await?;
             Ok(lease.flatten())
         })
     }
 
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
         Box::pin(async move {
+            let giving_back = Attempt::GiveBack(Permit::of(name, id));
             let give_back = |_: &_, locked: &Locked<'_>| detached::give_back(locked, id);
-            let given = self.under_mutex(name, false, "give back a permit of", give_back).await?;
+            let given = self.under_mutex(name, false, &giving_back, give_back).await?;
             Ok(given.unwrap_or(GivenBack::Unknown))
         })
     }
@@ -275,8 +252,9 @@ impl Backend for Local {
         how: Eviction,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
+            let evicting = Attempt::Evict(Permit::of(name, id));
             let evict = |_: &_, locked: &Locked<'_>| evict::evict(locked, id, how);
-            let evicted = self.under_mutex(name, false, "take away a permit of", evict).await?;
+            let evicted = self.under_mutex(name, false, &evicting, evict).await?;
             Ok(evicted.unwrap_or(false))
         })
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::files::Semaphore;
 use super::locks::Locks;
 use super::place::Sharing;
-use crate::backends::{Notice, Turn};
+use crate::backends::{Notice, StoreError, Turn};
 use crate::files::ours;
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
@@ -84,7 +84,7 @@ impl Semaphore {
         let answer = async {
             loop {
                 let (offer, got) = self.offer_mutex()?;
-                got.await.map_err(|_| io::Error::other("a thread ended"))??;
+                got.await.map_err(|_| io::Error::from(StoreError::ThreadEnded))??;
                 if offer.accept() {
                     return Ok(());
                 }
@@ -99,15 +99,13 @@ impl Semaphore {
         if let Ok(answer) = tokio::time::timeout(time, &mut answer).await {
             return answer;
         }
-        let pid = self.mutex_holder();
-        let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
-        let what = format!("{pid} keeps the files locked; is it stopped?");
+        let what = StoreError::Stuck(self.mutex_holder());
         match patience {
             ForMutex::Endless(turn) => {
                 turn.tell(Notice::Trouble { what, may_last: true });
                 answer.await
             }
-            ForMutex::Bounded => Err(io::Error::new(io::ErrorKind::TimedOut, what)),
+            ForMutex::Bounded => Err(what.into()),
         }
     }
 
@@ -174,7 +172,7 @@ pub(super) fn open_mutex(
             Err(errno) => return Err(errno.into()),
         }
     }
-    Err(io::Error::other("the file `mutex` comes and goes"))
+    Err(StoreError::MutexFlickers.into())
 }
 
 pub(super) fn identity(stat: &Stat) -> (u64, u64) {
@@ -183,7 +181,7 @@ pub(super) fn identity(stat: &Stat) -> (u64, u64) {
 
 pub(super) fn check_mutex(stat: &Stat) -> io::Result<()> {
     if !ours::is_regular(stat) || stat.st_nlink > 1 {
-        return Err(io::Error::other("the file `mutex` is not what semrun made; remove it"));
+        return Err(StoreError::MutexForeign.into());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
-use crate::backends::Name;
+use crate::backends::{Name, StoreError};
 use crate::files::ours;
 
 /// Longer ones are shortened: file systems allow 255 bytes, and we add nothing to a name.
@@ -59,7 +59,7 @@ pub(super) fn check_true_name(
     match read_true_name(directory)? {
         Some(found) if found == name.as_str() => Ok(()),
         Some(found) if !name.as_str().starts_with(&found) => {
-            Err(io::Error::other(format!("its directory is used by the semaphore '{found}'")))
+            Err(StoreError::DirectoryOf(found).into())
         }
         // Missing, or unfinished because its writer was killed or the disk full.
         _ if !create => Ok(()),

@@ -10,7 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
 use rustix::process::geteuid;
 
 use crate::account::{Account, Home, stands_for_unmapped};
-use crate::backends::{Error, ErrorKind};
+use crate::backends::error::{Directory, Error, StoreError, SystemError};
 use crate::files::ours::{moved_by, with_exact_modes};
 
 /// The directory in which each semaphore has one of its own.
@@ -68,12 +68,8 @@ impl Place {
             }
             Home::None => None,
             Home::Unknown(trouble) => {
-                let what = format!(
-                    "the home directory of uid {} is unknown: {trouble}; try again, or name a \
-                     directory with --backend file:///PATH",
-                    account.uid
-                );
-                return Err(temporary.error(ErrorKind::Unavailable, what, None));
+                let (uid, why) = (account.uid, trouble.clone());
+                return Err(temporary.error(Directory::HomeUnknown { uid, why }));
             }
         };
         Ok(Self { candidates: home.into_iter().chain([temporary]).collect() })
@@ -123,20 +119,16 @@ impl Candidate {
     fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
         match self.open(false)? {
             None if !self.could_be_made() => {
-                let what = "does not exist, and cannot be made by you; make it, or name another \
-                            with --backend file:///PATH";
-                Err(self.failed(what, rustix::io::Errno::NOENT))
+                Err(self.failed(Directory::NotFound, rustix::io::Errno::NOENT))
             }
             Some(_) if !self.is_writable() => {
-                let what = "cannot be written; make it writable for you, or name another with \
-                            --backend file:///PATH";
-                Err(self.failed(what, rustix::io::Errno::ACCESS))
+                Err(self.failed(Directory::NotWritable, rustix::io::Errno::ACCESS))
             }
             Some(base) => Ok((&self.path, Some(base))),
             None => {
                 let above = self.path.ancestors().find(|path| path.exists());
                 let filesystem = rustix::fs::statfs(above.unwrap_or(&self.path))
-                    .map_err(|errno| self.failed("cannot examine the file system", errno))?;
+                    .map_err(|errno| self.failed(Directory::FileSystemUnreadable, errno))?;
                 self.refuse_foreign(&filesystem)?;
                 Ok((&self.path, None))
             }
@@ -154,10 +146,10 @@ impl Candidate {
             opened => opened,
         };
         let fd = fd.map_err(|errno| self.refuse_open(errno.into()))?;
-        let stat = rustix::fs::fstat(&fd)
-            .map_err(|errno| self.failed("cannot examine the directory", errno))?;
+        let stat =
+            rustix::fs::fstat(&fd).map_err(|errno| self.failed(Directory::Unreadable, errno))?;
         let filesystem = rustix::fs::fstatfs(&fd)
-            .map_err(|errno| self.failed("cannot examine the file system", errno))?;
+            .map_err(|errno| self.failed(Directory::FileSystemUnreadable, errno))?;
         self.refuse_foreign(&filesystem)?;
         self.check_owner(&stat)?;
         if !self.named {
@@ -168,11 +160,7 @@ impl Candidate {
 
     fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
         if let Some(kind) = foreign_filesystem(magic(filesystem)) {
-            let what = format!(
-                "is on a network or user-space file system ({kind}), where locks of different hosts do not meet; \
-                 name a directory on a local disk with --backend file:///PATH"
-            );
-            return Err(self.error(ErrorKind::Unsupported, what, None));
+            return Err(self.error(Directory::Remote(kind)));
         }
         Ok(())
     }
@@ -185,10 +173,7 @@ impl Candidate {
             match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => {
-                    return Err(self.failed(
-                        "cannot create it; make it, or name another with --backend file:///PATH",
-                        errno,
-                    ));
+                    return Err(self.failed(Directory::NotCreated, errno));
                 }
             }
         }
@@ -211,15 +196,13 @@ impl Candidate {
     fn refuse_open(&self, error: io::Error) -> Error {
         let link = rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
-        let what = match error.kind() {
-            _ if link => "is a symbolic link; name the directory it points to",
-            io::ErrorKind::NotADirectory => "is not a directory; name one",
-            io::ErrorKind::PermissionDenied => {
-                "cannot be opened; ask its owner to share it, or name another with --backend file:///PATH"
-            }
-            _ => "cannot be opened",
+        let fault = match error.kind() {
+            _ if link => Directory::SymbolicLink,
+            io::ErrorKind::NotADirectory => Directory::OtherFile,
+            io::ErrorKind::PermissionDenied => Directory::NoPermission,
+            _ => Directory::NotOpened,
         };
-        self.error(ErrorKind::Unavailable, what.into(), Some(error))
+        self.error(fault(error.into()))
     }
 
     /// A stranger who owns the directory could swap files under our feet, and one that everybody
@@ -227,26 +210,12 @@ impl Candidate {
     fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
         let me = geteuid().as_raw();
         if stat.st_uid != me && stat.st_uid != 0 {
-            let what = if stands_for_unmapped(stat.st_uid) {
-                format!(
-                    "belongs to uid {}, which stands for all users whom this user namespace does \
-                     not map, and only you (uid {me}) or root may own it; name a directory of a \
-                     user whom it maps with --backend file:///PATH",
-                    stat.st_uid
-                )
-            } else {
-                format!(
-                    "belongs to uid {}, and only you (uid {me}) or root may own it; \
-                 have root own a shared one, or name another with --backend file:///PATH",
-                    stat.st_uid
-                )
-            };
-            return Err(self.error(ErrorKind::Unavailable, what, None));
+            let (uid, unmapped) = (stat.st_uid, stands_for_unmapped(stat.st_uid));
+            return Err(self.error(Directory::Owner { uid, unmapped }));
         }
         let mode = Mode::from_raw_mode(stat.st_mode);
         if mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX) {
-            let what = "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod +t)";
-            return Err(self.error(ErrorKind::Unavailable, what.into(), None));
+            return Err(self.error(Directory::Everybodys));
         }
         Ok(())
     }
@@ -256,20 +225,17 @@ impl Candidate {
     fn check_way(&self) -> Result<(), Error> {
         match moved_by(&self.path) {
             Ok(None) => Ok(()),
-            Ok(Some(doubt)) => Err(self.error(ErrorKind::Unavailable, doubt.to_string(), None)),
-            Err(error) => {
-                let what = "cannot be reached by its path";
-                Err(self.error(ErrorKind::Unavailable, what.into(), Some(error)))
-            }
+            Ok(Some(doubt)) => Err(self.error(Directory::Movable(doubt.to_string()))),
+            Err(error) => Err(self.error(Directory::WayUnknown(error.into()))),
         }
     }
 
-    fn failed(&self, what: &str, errno: rustix::io::Errno) -> Error {
-        self.error(ErrorKind::Unavailable, what.into(), Some(errno.into()))
+    fn failed(&self, fault: fn(SystemError) -> Directory, errno: rustix::io::Errno) -> Error {
+        self.error(fault(errno.into()))
     }
 
-    fn error(&self, kind: ErrorKind, what: String, source: Option<io::Error>) -> Error {
-        Error { kind, backend: url(&self.path), what, source }
+    fn error(&self, fault: Directory) -> Error {
+        StoreError::Directory(fault).of(&url(&self.path))
     }
 }
 
@@ -278,16 +244,13 @@ impl Error {
     /// a network file system. A full disk is not among these, nor a directory that looks
     /// tampered with: there semrun must not quietly meet nobody somewhere else.
     fn unusable_home(&self) -> bool {
-        self.kind == ErrorKind::Unsupported
-            || self.source.as_ref().is_some_and(|source| {
-                use io::ErrorKind::{
-                    NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
-                };
-                matches!(
-                    source.kind(),
-                    NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem
-                )
-            })
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        let StoreError::Directory(fault) = &self.cause else { return false };
+        let unusable = |said: &SystemError| {
+            let kind = said.kind();
+            matches!(kind, NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
+        };
+        matches!(fault, Directory::Remote(_)) || fault.said().is_some_and(unusable)
     }
 }
 
@@ -377,9 +340,9 @@ mod tests {
 
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
-        let paths = |uid, home| -> Result<Vec<PathBuf>, String> {
+        let paths = |uid, home| -> Result<Vec<PathBuf>, StoreError> {
             let account = Account { uid, user: "u".into(), home };
-            let place = Place::default_for(&account).map_err(|error| error.to_string())?;
+            let place = Place::default_for(&account).map_err(|error| error.cause)?;
             Ok(place.candidates.into_iter().map(|candidate| candidate.path).collect())
         };
         assert_eq!(paths(0, Home::None), Ok(vec!["/run/semrun".into()]));
@@ -389,7 +352,8 @@ mod tests {
         assert_eq!(paths(7, Home::None), Ok(vec!["/var/tmp/semrun-7".into()]));
         // To guess would let two jobs run, one in each place.
         let unknown = paths(7, Home::Unknown("no answer".into())).unwrap_err();
-        assert!(unknown.contains("no answer") && unknown.contains("--backend"), "{unknown}");
+        let why = "no answer".into();
+        assert_eq!(unknown, StoreError::Directory(Directory::HomeUnknown { uid: 7, why }));
     }
 
     #[test]

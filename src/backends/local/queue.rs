@@ -23,7 +23,7 @@ use super::files::Semaphore;
 use super::held::Held;
 use super::mutex::{ForMutex, Locked};
 use super::taken::{By, Permits};
-use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
+use crate::backends::{Acquired, Ask, Lease, Notice, Standing, StoreError, Turn};
 use crate::clock::Moment;
 use crate::kernel::raise_open_files_limit;
 
@@ -79,7 +79,7 @@ pub(super) async fn take_turn(
             Ok(Step::LookAgain) => {}
             Err(error) if passes(&error) && turn.tries_on(give_up) => {
                 let may_last = turn.place.is_some();
-                turn.turn.tell(Notice::Trouble { what: error.to_string(), may_last });
+                turn.turn.tell(Notice::Trouble { what: error.into(), may_last });
                 let now = Instant::now();
                 let end = *turn_ends.get_or_insert(now + KEEPS_ITS_TURN);
                 hearing(turn.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
@@ -168,9 +168,7 @@ impl Queueing<'_> {
             if self.ask.nonblock {
                 return false;
             }
-            let who = dying.first().map_or("a process".into(), |pid| format!("process {pid}"));
-            let what =
-                format!("{who} has been killed, had a permit perhaps, and has not ended yet");
+            let what = StoreError::Dying(dying.first());
             self.turn.tell(Notice::Trouble { what, may_last: true });
             dying.complete().await;
             true

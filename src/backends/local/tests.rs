@@ -19,7 +19,7 @@ use super::place::Place;
 use crate::backends::turn::Canceller;
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Eviction, GivenBack, Gone, Lease, Name, Notice, Phase,
-    Snapshot, Turn, Who,
+    Snapshot, StoreError, Turn, Who,
 };
 
 /// Longer than anything takes that works.
@@ -437,6 +437,7 @@ fn an_idle_semaphore_is_pinned_as_well() {
         let (turn, _notices) = Turn::channel();
         let refused = world.client().acquire(&strict, &turn, Cancel::pair().1).await;
         let Err(error) = refused else { panic!("refused") };
-        assert!(error.to_string().contains("pinned to a limit of 3"), "{error}");
+        let StoreError::Differs(differs) = error.cause else { panic!("{error}") };
+        assert_eq!((differs.pinned, differs.stands), (true, (3, None)));
     });
 }

@@ -12,9 +12,11 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::conversation::{Begun, Conversation, Dialler, is_refusal, only_plain, only_tls};
+use super::conversation::{Begun, Conversation, Dialler, Interruption, is_refusal};
 use crate::backends::Withheld;
-use crate::backends::trouble::{CONNECTING, Trouble};
+use crate::backends::error::{Protocol, StoreError};
+use crate::backends::retry::CONNECTING;
+use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
 /// How long replicas have to confirm what was written. They are asked at once.
@@ -125,7 +127,7 @@ impl Connection {
         &self,
         program: &Program,
         question: Question<'_>,
-    ) -> Result<Said<T>, Trouble> {
+    ) -> Result<Said<T>, StoreError> {
         let Question { keys, arguments, replicas, .. } = question;
         let questions = question.whole(program.known(keys, arguments));
         let mut since = clock::now();
@@ -165,7 +167,7 @@ impl Connection {
     }
 
     /// Asks for something else than the script does.
-    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, StoreError> {
         told(self.one(question.clone()).await?)
     }
 
@@ -173,7 +175,7 @@ impl Connection {
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
-    ) -> Result<Option<T>, Trouble> {
+    ) -> Result<Option<T>, StoreError> {
         let answers = self.query(std::slice::from_ref(question)).await?;
         Ok(answers.into_iter().next().and_then(optional))
     }
@@ -182,7 +184,7 @@ impl Connection {
     pub(super) async fn ask_all<T: FromRedisValue>(
         &self,
         questions: &[Cmd],
-    ) -> Result<Vec<T>, Trouble> {
+    ) -> Result<Vec<T>, StoreError> {
         if questions.is_empty() {
             return Ok(Vec::new());
         }
@@ -194,10 +196,10 @@ impl Connection {
     pub(super) async fn wait<T: FromRedisValue>(
         &self,
         question: &Cmd,
-    ) -> Result<Option<T>, Trouble> {
+    ) -> Result<Option<T>, StoreError> {
         let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
             .await
-            .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
+            .map_err(|_| StoreError::Silent)??;
         let answers = conversation.ask(std::slice::from_ref(question)).await?;
         match answers.into_iter().next().map(Value::extract_error) {
             Some(Err(error)) if will_pass(&error) => Err(error.into()),
@@ -207,7 +209,7 @@ impl Connection {
     }
 
     /// What the server says on a channel first.
-    pub(super) async fn listen(&self, channel: &str) -> Result<Value, Trouble> {
+    pub(super) async fn listen(&self, channel: &str) -> Result<Value, StoreError> {
         let mut conversation = self.dialler.dial().await?;
         let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
         for answer in answers {
@@ -216,17 +218,17 @@ impl Connection {
         Ok(conversation.hear().await?)
     }
 
-    async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
+    async fn one(&self, question: Cmd) -> Result<Value, Interruption> {
         let answers = self.query(&[question]).await?;
-        answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
+        Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
     }
 
     /// Dropping this drops the connection.
-    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
         // One that was not used for a while may have been closed for that.
         if let Some(conversation) = self.idle.take() {
             match self.query_on(conversation, questions).await {
-                Err(error) if error.is_io_error() => {}
+                Err(error) if error.is_io() => {}
                 answers => return answers,
             }
         }
@@ -236,8 +238,8 @@ impl Connection {
             self.query_on(conversation, questions).await
         };
         match answers.await {
-            Err(error) if error.is_io_error() && !self.answered.get() => {
-                Err(if self.dialler.meets_tls().await { only_tls() } else { error })
+            Err(error) if error.is_io() && !self.answered.get() => {
+                Err(if self.dialler.meets_tls().await { StoreError::OnlyTls.into() } else { error })
             }
             answers => answers,
         }
@@ -247,13 +249,13 @@ impl Connection {
         &self,
         mut conversation: Conversation,
         questions: &[Cmd],
-    ) -> Result<Vec<Value>, RedisError> {
+    ) -> Result<Vec<Value>, Interruption> {
         let answers = conversation.ask(questions).await?;
         self.keep(conversation, &answers);
         Ok(answers)
     }
 
-    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
         let mut conversation = begun.proceed(questions).await?;
         self.reached.set(true);
         let answers = conversation.introduced(questions.len()).await?;
@@ -291,7 +293,7 @@ fn will_pass(error: &RedisError) -> bool {
 }
 
 /// What an answer says, unless it is an error.
-pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
+pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
     Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
 }
 
@@ -319,70 +321,60 @@ fn decide() -> (&'static str, Cow<'static, str>) {
     (source, Cow::Owned(redis::Script::new(source).get_hash().to_owned()))
 }
 
-impl From<RedisError> for Trouble {
+impl From<Interruption> for StoreError {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Known(error) => error,
+            Interruption::Library(error) => error.into(),
+        }
+    }
+}
+
+/// The only place that looks into what a server says, in words that are not ours.
+impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
-        const WHO: &str = "check the user and password in the URL, --password-file and \
-                           SEMRUN_PASSWORD";
         let text = one_line(&error);
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if let Some(rustls::Error::InvalidMessage(_)) = tls_error(&error) {
-            return only_plain().into();
-        }
-        if let Some(tls) = tls_error(&error) {
-            let why = crate::backends::tls::refusal(tls);
-            return Self::lasting(format!("no TLS connection to the server: {why}"));
+        match tls_error(&error) {
+            Some(rustls::Error::InvalidMessage(_)) => return Self::NoTls(Protocol::Redis),
+            Some(error) => return refusal(error),
+            None => {}
         }
         match error.kind() {
-            ErrorKind::AuthenticationFailed => {
-                Self::lasting(format!("the server refused the user or password; {WHO}"))
-            }
+            ErrorKind::AuthenticationFailed => Self::CredentialsRefused,
             // A call of the script is longer than what it reads of somebody whom it does not know.
-            _ if says(&["NOAUTH", "unauthenticated"]) => {
-                Self::lasting(format!("the server wants a password; {WHO}"))
-            }
+            _ if says(&["NOAUTH", "unauthenticated"]) => Self::PasswordWanted,
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
-                Self::lasting(format!("the server refused the user or password; {WHO}"))
+                Self::CredentialsRefused
             }
             // Scripts name the error in their own before Redis 7.
-            _ if says(&["WRONGTYPE"]) => Self::lasting(
-                "a key of that name holds something that is not a semaphore; choose another \
-                 --name or --prefix",
-            ),
+            _ if says(&["WRONGTYPE"]) => Self::NotASemaphore,
             _ if says(&["NOPERM", "no permissions", "can't run this command"]) => {
-                Self::lasting(format!(
-                    "this user may not do what is needed ({text}); docs/redis.md has the rules for \
-                 an ACL"
-                ))
+                Self::NoPermission(text)
             }
             _ if error.code() == Some("ALONE") => {
                 let mut numbers = error.detail().unwrap_or_default().split(' ').map(str::parse);
                 let (Some(Ok(in_step)), Some(Ok(needed))) = (numbers.next(), numbers.next()) else {
-                    return Self::refusing("the server answers what no script of ours does");
+                    return Self::Senseless { foreign: false };
                 };
-                Self::withheld(Withheld::Replicas { in_step, needed })
+                Self::Withheld(Withheld::Replicas { in_step, needed })
             }
-            _ if error.code() == Some("UNCOUNTED") => Self::lasting(
-                "the server does not say which replicas are in step with it (an ACL forbids INFO, or it \
-                 was renamed), and --replicas needs that; allow it with ACL SETUSER … +info",
-            ),
+            _ if error.code() == Some("UNCOUNTED") => Self::Uncounted,
             _ if says(&["refused to switch database", "DB index is out of range"]) => {
-                Self::lasting("the server has no database of that number; check the URL")
+                Self::NoDatabase
             }
-            ErrorKind::InvalidClientConfig => Self::lasting(text),
-            ErrorKind::Parse => Self::lasting(error.detail().unwrap_or("it is no Redis")),
-            ErrorKind::Client => Self::refusing(error.detail().unwrap_or("it has no address")),
-            ErrorKind::UnexpectedReturnType => {
-                Self::refusing("the server answers what no script of ours does; is this a Redis?")
-            }
-            ErrorKind::Io if error.is_timeout() => Self::silence(),
-            ErrorKind::Io => Self::away(format!("no connection to the server: {text}")),
-            _ => Self::refusing(format!("the server answers with an error: {text}")),
+            ErrorKind::InvalidClientConfig => Self::Configuration(text),
+            ErrorKind::Parse => Self::NotRedis(None),
+            ErrorKind::UnexpectedReturnType => Self::Senseless { foreign: true },
+            ErrorKind::Io if error.is_timeout() => Self::Silent,
+            ErrorKind::Io => Self::Unreachable(text),
+            _ => Self::Refused(text),
         }
     }
 }
 
 /// What a server said, or what the system said of it.
-pub(super) fn one_line(error: &RedisError) -> String {
+fn one_line(error: &RedisError) -> String {
     const SHOWN: usize = 300;
     let text = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),

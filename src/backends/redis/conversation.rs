@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, ErrorKind, RedisError, Value, cmd};
+use redis::{Cmd, ConnectionAddr, RedisError, ServerError, Value, cmd};
 use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -18,8 +18,9 @@ use tokio_rustls::TlsConnector;
 
 use super::place::{Place, Url};
 use super::reading::Inbox;
+use crate::backends::error::{Protocol, StoreError};
 use crate::backends::resolve::addresses;
-use crate::backends::tls::Tls;
+use crate::backends::tls::{Tls, TlsError};
 
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
@@ -53,15 +54,51 @@ pub(super) struct Begun {
     sent: usize,
 }
 
+/// What ended a conversation: a fact about the server, or what the library says of it.
+#[derive(Debug)]
+pub(super) enum Interruption {
+    Known(StoreError),
+    Library(RedisError),
+}
+
+impl Interruption {
+    /// Whether the connection is gone, and another one may do.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Library(error) if error.is_io_error())
+    }
+}
+
+impl From<StoreError> for Interruption {
+    fn from(error: StoreError) -> Self {
+        Self::Known(error)
+    }
+}
+
+impl From<RedisError> for Interruption {
+    fn from(error: RedisError) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<io::Error> for Interruption {
+    fn from(error: io::Error) -> Self {
+        Self::Library(error.into())
+    }
+}
+
+impl From<ServerError> for Interruption {
+    fn from(error: ServerError) -> Self {
+        Self::Library(error.into())
+    }
+}
+
 impl Dialler {
-    /// The error says what is wrong with certificates and keys.
-    pub(super) fn new(place: &Place) -> Result<Self, String> {
+    pub(super) fn new(place: &Place) -> Result<Self, TlsError> {
         let url = place.url.clone();
         let tls = match url.info().addr() {
             ConnectionAddr::TcpTls { host, .. } => {
                 let name = ServerName::try_from(host.clone());
-                let name =
-                    name.map_err(|_| "the host in the URL is not one that a certificate can name")?;
+                let name = name.map_err(|_| TlsError::BadHost)?;
                 Some((place.tls.config()?, name))
             }
             _ => None,
@@ -93,7 +130,7 @@ impl Dialler {
     }
 
     /// Who calls bounds the time.
-    pub(super) async fn dial(&self) -> Result<Conversation, RedisError> {
+    pub(super) async fn dial(&self) -> Result<Conversation, Interruption> {
         let stream = match self.url.info().addr() {
             ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
@@ -123,7 +160,7 @@ impl Dialler {
     async fn dial_one_of(
         &self,
         addresses: impl Iterator<Item = SocketAddr>,
-    ) -> Result<Box<dyn Stream>, RedisError> {
+    ) -> Result<Box<dyn Stream>, Interruption> {
         let mut addresses = addresses.peekable();
         let mut last = io::Error::from(io::ErrorKind::NotFound).into();
         while let Some(address) = addresses.next() {
@@ -143,14 +180,14 @@ impl Dialler {
         Err(last)
     }
 
-    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn Stream>, RedisError> {
+    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn Stream>, Interruption> {
         let stream = connected(open(&address.into())?, false).await?;
         let Some((config, name)) = &self.tls else { return Ok(stream) };
         let connector = TlsConnector::from(Arc::clone(config));
         tokio::select! {
             biased;
             stream = connector.connect(name.clone(), stream) => Ok(Box::new(stream?)),
-            () = answers_without_tls(address) => Err(only_plain()),
+            () = answers_without_tls(address) => Err(StoreError::NoTls(Protocol::Redis).into()),
         }
     }
 
@@ -166,7 +203,7 @@ impl Dialler {
             let name = ServerName::from(address.ip());
             let greeting =
                 Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
-            first_byte(address, &greeting).await.map_err(RedisError::from)
+            first_byte(address, &greeting).await.map_err(Interruption::from)
         };
         // A record of TLS that is an alert or goes on with the handshake.
         matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
@@ -201,7 +238,7 @@ impl Begun {
 
     /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
     /// the answers.
-    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, RedisError> {
+    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, Interruption> {
         let sent = self.is_sent();
         let mut conversation = Conversation::over(connected(self.socket, sent).await?);
         conversation.say(&introduced(questions)[self.sent..]).await?;
@@ -216,7 +253,7 @@ impl Conversation {
 
     /// Asks several things at once. An error among the answers is one of those, and if it is a
     /// [refusal](is_refusal) the last one.
-    pub(super) async fn ask(&mut self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+    pub(super) async fn ask(&mut self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
         if !self.introduced {
             self.say(&introduced(questions)).await?;
             return self.introduced(questions.len()).await;
@@ -226,7 +263,7 @@ impl Conversation {
     }
 
     /// Waits for the answers to the first questions.
-    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, Interruption> {
         self.introduced = true;
         let mut refusal = None;
         for _ in introduction() {
@@ -235,13 +272,13 @@ impl Conversation {
                 Ok(Value::ServerError(error)) => refusal = Some(error),
                 Ok(_) => {}
                 // Then it was no answer, but why it closed the connection.
-                Err(error) => return Err(refusal.map_or(error, RedisError::from)),
+                Err(error) => return Err(refusal.map_or(error, Interruption::from)),
             }
         }
         self.answers(count).await
     }
 
-    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, Interruption> {
         let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
             let answer = self.hear().await?;
@@ -260,7 +297,7 @@ impl Conversation {
         self.inbox.received.is_empty()
     }
 
-    async fn say(&mut self, text: &[u8]) -> Result<(), RedisError> {
+    async fn say(&mut self, text: &[u8]) -> Result<(), Interruption> {
         let said = async {
             self.stream.write_all(text).await?;
             self.stream.flush().await
@@ -274,7 +311,7 @@ impl Conversation {
     }
 
     /// What the server says next.
-    pub(super) async fn hear(&mut self) -> Result<Value, RedisError> {
+    pub(super) async fn hear(&mut self) -> Result<Value, Interruption> {
         loop {
             if let Some(answer) = self.inbox.next()? {
                 return Ok(answer);
@@ -295,11 +332,11 @@ pub(super) fn is_refusal(answer: &Value) -> bool {
 }
 
 /// What a sentinel says of a server that it watches under that name, if it talks to all.
-pub(super) async fn sentinel_says(address: SocketAddr, name: &str) -> Result<Value, RedisError> {
+pub(super) async fn sentinel_says(address: SocketAddr, name: &str) -> Result<Value, Interruption> {
     let stream = connected(open(&address.into())?, false).await?;
     let mut conversation = Conversation::over(stream);
     let answers = conversation.ask(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
-    answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
+    Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
 }
 
 /// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.
@@ -318,21 +355,11 @@ async fn first_byte(address: SocketAddr, question: &[u8]) -> io::Result<u8> {
     stream.read_u8().await
 }
 
-pub(super) fn only_plain() -> RedisError {
-    let what = "what answers there does not speak TLS; is it redis:// ?".into();
-    (ErrorKind::Parse, "no TLS", what).into()
-}
-
-pub(super) fn only_tls() -> RedisError {
-    let what = "what answers there speaks TLS alone; is it rediss:// ?".into();
-    (ErrorKind::Parse, "TLS alone", what).into()
-}
-
 async fn found(
     host: &str,
     port: u16,
-) -> Result<impl Iterator<Item = SocketAddr> + use<>, RedisError> {
-    addresses(host, port).await.map_err(|what| (ErrorKind::Client, "no host", what).into())
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, Interruption> {
+    Ok(addresses(host, port).await?)
 }
 
 /// What `CLIENT LIST` shows of us.

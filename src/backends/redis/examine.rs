@@ -9,8 +9,7 @@ use super::place::Place;
 use super::script::Keys;
 use super::{Shared, replication};
 use crate::backends::believed;
-use crate::backends::trouble::Trouble;
-use crate::backends::{Finding, Grade, Name};
+use crate::backends::{Finding, Grade, Name, StoreError};
 
 /// A clock that is off by more is worth a word.
 const CLOCKS: f64 = 10.0;
@@ -53,12 +52,12 @@ impl Info {
 
 impl Shared {
     /// None: it is not to be had.
-    pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, Trouble> {
+    pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, StoreError> {
         let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
         Ok(info?.map(Info))
     }
 
-    pub(super) async fn examine(&self) -> Result<Vec<Finding>, Trouble> {
+    pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
         let before = SystemTime::now();
         let time: (u64, u64) = self.connection.ask(&cmd("TIME")).await?;
         let ours = before + before.elapsed().unwrap_or_default() / 2;
@@ -90,13 +89,13 @@ impl Shared {
     }
 
     /// None: it does not say. Servers that are rented out often do not.
-    pub(super) async fn setting(&self, name: &str) -> Result<Option<String>, Trouble> {
+    pub(super) async fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
         let got = self.connection.ask_if_granted(cmd("CONFIG").arg("GET").arg(name)).await;
         Ok(got?.and_then(|pair: Vec<String>| pair.into_iter().nth(1)))
     }
 
     /// Nothing where one who waits can be woken.
-    async fn wakes(&self) -> Result<Option<Finding>, Trouble> {
+    async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
         let keys = Keys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
         let list = keys.wake(Uuid::new_v4());
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();

@@ -2,7 +2,6 @@
 
 use redis::Value;
 
-use super::connection::one_line;
 use super::examine::Info;
 use super::looks;
 use super::reading::Inbox;
@@ -17,10 +16,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             match inbox.next() {
                 Ok(Some(value)) => understood(value),
                 Ok(None) => break,
-                Err(error) => {
-                    let _ = one_line(&error);
-                    return;
-                }
+                Err(_) => return,
             }
         }
     }

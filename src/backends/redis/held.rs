@@ -14,8 +14,7 @@ use super::wake::{Heard, hear};
 use super::{HEARTBEAT, Shared};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::trouble::Trouble;
-use crate::backends::{Gone, Lost, Name, Pending, Permit, Tenure};
+use crate::backends::{Gone, Lost, Name, Pending, Permit, StoreError, Tenure};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -75,9 +74,9 @@ impl Grip {
         }
     }
 
-    async fn renew(&self) -> Result<Renewed, String> {
+    async fn renew(&self) -> Result<Renewed, StoreError> {
         let answer = self.shared.connection.call(&self.keys, &self.request(Operation::Renew)).await;
-        let reply = answer.map_err(|trouble| trouble.what)?;
+        let reply = answer?;
         match reply.status {
             Status::Held => {
                 self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
@@ -97,16 +96,12 @@ impl Grip {
             let Ok(Heard { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
                 "gently" => return Lost::evicted(),
-                "now" => return removed(if fresh { Gone::Now } else { Gone::Before }),
+                "now" => return Lost::removed(if fresh { Gone::Now } else { Gone::Before }),
                 // It was given back; or that is left over from the time when we waited.
                 _ => hurry.notify_one(),
             }
         }
     }
-}
-
-fn removed(gone: Gone) -> Lost {
-    Lost { why: "somebody evicted it (semrun release --force --now)".into(), gone }
 }
 
 impl leased::Grip for Grip {
@@ -158,7 +153,7 @@ impl leased::Grip for Grip {
         })
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.shared.withdraw(&self.keys, &self.request(Operation::Release), patience).await
         })

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use redis::{Cmd, cmd};
 
 use super::{Shared, can_name};
-use crate::backends::trouble::{Patience, Trouble};
-use crate::backends::{Error, Name, believed};
+use crate::backends::retry::Patience;
+use crate::backends::{Attempt, Error, Name, StoreError, believed};
 
 /// What surrounds a name in the keys that say that there is something, and what they are.
 const SIGNS: [(&str, &str, &str); 3] =
@@ -38,15 +38,12 @@ impl Shared {
                     Ok((next, self.those_of_kind(kind, keys).await?))
                 };
                 let listed = patience.with(step).await;
-                let (next, keys) =
-                    listed.map_err(|trouble| self.error("list the semaphores", trouble))?;
+                let (next, keys) = listed.map_err(|error| self.error(Attempt::List, error))?;
                 names.extend(keys.iter().filter_map(|key| name_in(key)));
-                believed::names(names.len())
-                    .map_err(|trouble| self.error("list the semaphores", trouble))?;
+                believed::names(names.len()).map_err(|error| self.error(Attempt::List, error))?;
                 steps += 1;
                 if next == cursor && next != 0 || steps > MOST_STEPS {
-                    let trouble = Trouble::lasting("the server lists its keys without an end");
-                    return Err(self.error("list the semaphores", trouble));
+                    return Err(self.error(Attempt::List, StoreError::EndlessKeys));
                 }
                 cursor = next;
                 if cursor == 0 {
@@ -59,7 +56,7 @@ impl Shared {
         Ok(names)
     }
 
-    async fn step(&self, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>), Trouble> {
+    async fn step(&self, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
         let mut scan = cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1000);
         self.connection.ask(&scan).await
@@ -71,7 +68,7 @@ impl Shared {
         &self,
         kind: &str,
         mut keys: Vec<Vec<u8>>,
-    ) -> Result<Vec<Vec<u8>>, Trouble> {
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
         let of = |name: &str, key: &[u8]| -> Cmd {
             let mut question = cmd(name);
             question.arg(key);

@@ -10,8 +10,9 @@ use super::connection::{Connection, Program, Question};
 use super::place::Place;
 use super::script::Keys;
 use crate::backends::believed;
-use crate::backends::trouble::Trouble;
-use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, Withheld, millis};
+use crate::backends::{
+    Holder, Name, Phase, Record, Snapshot, StoreError, Waiter, Who, Withheld, millis,
+};
 
 /// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
 const FOREIGN_TTL: Duration = Duration::from_secs(5);
@@ -23,7 +24,7 @@ impl Connection {
         keys: &Keys,
         name: &Name,
         place: &Place,
-    ) -> Result<Snapshot, Trouble> {
+    ) -> Result<Snapshot, StoreError> {
         let arguments = &to_look(keys, place);
         let question = Question { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
         let looked = self.script(&Program::look(), question).await?;
@@ -37,7 +38,7 @@ impl Connection {
         keys: &[Keys],
         names: &[Name],
         place: &Place,
-    ) -> Result<Vec<Snapshot>, Trouble> {
+    ) -> Result<Vec<Snapshot>, StoreError> {
         let program = Program::look();
         let question = |keys: &Keys| program.known(keys.to_look(), &to_look(keys, place));
         let questions: Vec<_> = keys.iter().map(question).collect();
@@ -118,7 +119,7 @@ pub(super) fn lossy(value: &Value) -> Cow<'_, str> {
     }
 }
 
-pub(super) fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
+pub(super) fn pause(millis: u64) -> Result<Option<Duration>, StoreError> {
     believed::time_if_any((millis > 0).then_some(millis))
 }
 

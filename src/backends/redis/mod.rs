@@ -39,10 +39,10 @@ use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
-use super::trouble::{CONNECTING, Patience, TRY_ON, Trouble, TroubleKind, patiently, within};
+use super::retry::{CONNECTING, Patience, TRY_ON, patiently, within};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Takeover, Turn,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
+    Pending, Permit, Snapshot, StoreError, Takeover, Turn,
 };
 
 /// A waiter asks again at least as often, so that others see that it lives.
@@ -66,12 +66,8 @@ struct Shared {
 impl Redis {
     pub(crate) fn new(place: Place) -> Result<Self, Error> {
         let shown = place.url.shown();
-        let dialler = Dialler::new(&place).map_err(|problem| Error {
-            kind: ErrorKind::Unsupported,
-            backend: shown.clone(),
-            what: format!("cannot use the certificates: {problem}"),
-            source: None,
-        })?;
+        let dialler = Dialler::new(&place);
+        let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let connection = Connection::new(dialler);
         Ok(Self { shared: Rc::new(Shared { place, shown, connection }) })
     }
@@ -83,7 +79,7 @@ impl Redis {
         name: &Name,
         operation: Operation,
         id: Uuid,
-    ) -> Result<(Reply, u32), Trouble> {
+    ) -> Result<(Reply, u32), StoreError> {
         let keys = Keys::new(&self.shared.place.prefix, name);
         let call = Call::of(operation, id, &self.shared.place);
         let mut attempts = 0;
@@ -97,8 +93,8 @@ impl Redis {
 }
 
 impl Shared {
-    fn error(&self, doing: &str, trouble: Trouble) -> Error {
-        trouble.while_doing(&self.shown, doing)
+    fn error(&self, attempt: Attempt, error: StoreError) -> Error {
+        error.while_doing(&self.shown, attempt)
     }
 
     /// What has to be known of a server before a permit of it is used; none: whatever it answers.
@@ -109,17 +105,14 @@ impl Shared {
     }
 
     /// A server that evicts keys loses permits.
-    fn check_eviction(info: Value) -> Result<(), Trouble> {
+    fn check_eviction(info: Value) -> Result<(), StoreError> {
         // Where it is not to be had the script finds the same, and the user is told once.
         let info = optional(info).map(Info::new);
         let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
-        Err(Trouble::lasting(format!(
-            "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
-             them; set maxmemory-policy to noeviction, or take that risk with --allow-eviction"
-        )))
+        Err(StoreError::Evicts { policy: policy.into() })
     }
 
-    async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
+    async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
         let keys = Keys::new(&self.place.prefix, name);
         self.connection.look(&keys, name, &self.place).await
     }
@@ -128,16 +121,14 @@ impl Shared {
     /// hide the others.
     async fn look_among(&self, name: &Name, patience: &mut Patience) -> Result<Snapshot, Error> {
         let looked = patience.with(async || match self.look(name).await {
-            Err(trouble) if trouble.kind != TroubleKind::Away => {
-                Ok(Snapshot::odd(name, trouble.what))
-            }
+            Err(error) if !error.is_away() => Ok(Snapshot::odd(name, error)),
             looked => looked,
         });
-        looked.await.map_err(|trouble| self.error(&format!("look at '{name}'"), trouble))
+        looked.await.map_err(|error| self.error(Attempt::Look(name.clone()), error))
     }
 
     /// The same in one round trip.
-    async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
+    async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
         let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
         self.connection.look_at_each(&keys, names, &self.place).await
     }
@@ -148,7 +139,7 @@ impl Shared {
         keys: &Keys,
         call: &Call<'_>,
         patience: Duration,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         patiently(patience, async || self.connection.call(keys, call).await).await?;
         Ok(())
     }
@@ -191,7 +182,7 @@ impl Backend for Redis {
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            looked.map_err(|trouble| self.shared.error(&format!("look at '{name}'"), trouble))
+            looked.map_err(|error| self.shared.error(Attempt::Look(name.clone()), error))
         })
     }
 
@@ -213,7 +204,7 @@ impl Backend for Redis {
             // What is wrong with all of them is wrong with the server, or with what we may do there.
             let of_all = snapshots.iter().all(|one| one.odd.is_some() && one.holders.is_empty());
             match snapshots.first_mut().and_then(|first| first.odd.take_if(|_| of_all)) {
-                Some(odd) => Err(self.shared.error("look at any of them", Trouble::lasting(odd))),
+                Some(odd) => Err(self.shared.error(Attempt::LookAtAny, odd)),
                 None => Ok(snapshots),
             }
         })
@@ -229,9 +220,7 @@ impl Backend for Redis {
             let keys = Keys::new(&self.shared.place.prefix, name);
             let call = Call::of(Operation::Release, id, &self.shared.place);
             let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
-            withdrawn.map_err(|trouble| {
-                self.shared.error(&format!("give back the permit of '{name}'"), trouble)
-            })
+            withdrawn.map_err(|error| self.shared.error(Attempt::Withdraw(name.clone()), error))
         })
     }
 
@@ -243,7 +232,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
-                .map_err(|trouble| self.shared.error(&format!("renew {id}@{name}"), trouble))?;
+                .map_err(|error| self.shared.error(Attempt::Renew(Permit::of(name, id)), error))?;
             let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
                 return Ok(None);
             };
@@ -256,8 +245,9 @@ impl Backend for Redis {
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
         Box::pin(async move {
             let returned = self.repeat(name, Operation::Return, id).await;
-            let (reply, _) = returned
-                .map_err(|trouble| self.shared.error(&format!("give back {id}@{name}"), trouble))?;
+            let (reply, _) = returned.map_err(|error| {
+                self.shared.error(Attempt::GiveBack(Permit::of(name, id)), error)
+            })?;
             Ok(match reply.status {
                 Status::Returned => GivenBack::Now,
                 Status::Done => GivenBack::Before,
@@ -279,7 +269,7 @@ impl Backend for Redis {
             };
             let evicted = self.repeat(name, operation, id).await;
             let (reply, attempts) = evicted
-                .map_err(|trouble| self.shared.error(&format!("evict {id}@{name}"), trouble))?;
+                .map_err(|error| self.shared.error(Attempt::Evict(Permit::of(name, id)), error))?;
             Ok(match reply.status {
                 Status::Evicted => true,
                 // By an attempt of ours whose answer was lost, or by somebody before.
@@ -300,16 +290,16 @@ impl Backend for Redis {
             let limit = limit.unwrap_or(0);
             let call = Call { limit, ..Call::of(Operation::Limit, Uuid::nil(), place) };
             let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
-            set.await.map(drop).map_err(|trouble| {
-                self.shared.error(&format!("set the limit of '{name}'"), trouble)
-            })
+            set.await
+                .map(drop)
+                .map_err(|error| self.shared.error(Attempt::SetLimit(name.clone()), error))
         })
     }
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
             let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
-            examined.map_err(|trouble| self.shared.error("examine the server", trouble))
+            examined.map_err(|error| self.shared.error(Attempt::Examine, error))
         })
     }
 

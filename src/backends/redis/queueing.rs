@@ -11,8 +11,10 @@ use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
 use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
-use crate::backends::trouble::{Before, CONNECTING, Pause, TRY_ON, Trouble, TroubleKind, within};
-use crate::backends::{Acquired, Ask, Error, Notice, Pending, Standing, Turn, Who};
+use crate::backends::retry::{Before, CONNECTING, Pause, TRY_ON, within};
+use crate::backends::{
+    Acquired, Ask, Attempt, Error, Notice, Pending, Standing, StoreError, Turn, Who,
+};
 
 /// How long one that does not wait tries to find a server that has enough replicas.
 const FOR_REPLICAS: Duration = Duration::from_secs(2);
@@ -45,7 +47,7 @@ pub(super) struct Queueing<'a> {
     /// How many replicas its users need, as far as we know.
     replicas: u32,
     told: Told,
-    wake: Option<Pending<'static, Result<Heard, Trouble>>>,
+    wake: Option<Pending<'static, Result<Heard, StoreError>>>,
 }
 
 /// What the user has heard already.
@@ -111,7 +113,7 @@ impl<'a> Queueing<'a> {
                     let again = before.any();
                     let trouble = before.or(trouble, time);
                     let nonblock = self.ask.nonblock;
-                    let over = if let TroubleKind::Withheld(why) = trouble.kind {
+                    let over = if let StoreError::Withheld(why) = trouble {
                         // The address may move to a server that has them.
                         waits |= !nonblock;
                         if waits {
@@ -128,8 +130,7 @@ impl<'a> Queueing<'a> {
                     // It may listen to a server that is not the primary any more.
                     self.wake = None;
                     if over || !pause.sleep_while(waits, give_up).await {
-                        let doing = format!("take a permit of '{}'", self.ask.name);
-                        return Err(self.shared.error(&doing, trouble));
+                        return Err(self.cannot_acquire(trouble));
                     }
                     continue;
                 }
@@ -143,12 +144,12 @@ impl<'a> Queueing<'a> {
                 Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
                 Status::Busy => {
                     let Some(why) = reply.withheld() else { return Ok(Acquired::Busy) };
-                    let doing = format!("take a permit of '{}'", self.ask.name);
-                    return Err(self.shared.error(&doing, Trouble::withheld(why)));
+                    return Err(self.cannot_acquire(StoreError::Withheld(why)));
                 }
                 Status::Differs => {
-                    let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
-                    return Err(self.shared.error("", trouble));
+                    let Reply { limit, pinned, ttl, .. } = reply;
+                    let differs = StoreError::differs(self.ask, limit, pinned, ttl);
+                    return Err(self.cannot_acquire(differs));
                 }
                 Status::Queued => {
                     (self.ticket, waits) = (reply.ticket, true);
@@ -158,12 +159,12 @@ impl<'a> Queueing<'a> {
                         holder: reply.whose.clone(),
                         withheld: reply.withheld(),
                     }));
-                    if let Err(trouble) = self.wait(&reply).await {
-                        return Err(self.shared.error("be told of a permit", trouble));
+                    if let Err(error) = self.wait(&reply).await {
+                        return Err(self.shared.error(Attempt::Listen, error));
                     }
                 }
                 // Somebody has given back, or evicted, what we have not got yet.
-                _ => return Err(self.shared.error("wait any longer", Trouble::withdrawn())),
+                _ => return Err(self.shared.error(Attempt::Wait, StoreError::Withdrawn)),
             }
         }
     }
@@ -184,7 +185,11 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    fn tell_trouble(&self, Trouble { what, .. }: Trouble, may_last: bool) {
+    fn cannot_acquire(&self, error: StoreError) -> Error {
+        self.shared.error(Attempt::Acquire(self.ask.name.clone()), error)
+    }
+
+    fn tell_trouble(&self, what: StoreError, may_last: bool) {
         self.turn.tell(Notice::Trouble { what, may_last });
     }
 
@@ -212,7 +217,7 @@ impl<'a> Queueing<'a> {
 
     /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
     /// others have to see that we are still there.
-    async fn wait(&mut self, reply: &Reply) -> Result<(), Trouble> {
+    async fn wait(&mut self, reply: &Reply) -> Result<(), StoreError> {
         let heartbeat = heartbeat(reply.ttl);
         let mut until = heartbeat;
         if let Some(next) = reply.next
@@ -251,13 +256,13 @@ impl<'a> Queueing<'a> {
         if let Err(trouble) = left {
             self.tell_trouble(trouble, false);
         } else if !self.outcome {
-            self.tell_trouble(Trouble::silence(), false);
+            self.tell_trouble(StoreError::Silent, false);
         }
     }
 
     /// Leaves the queue, or gives back a permit that we were given at the same moment.
     /// Where that fails, we do not count any more after three missed heartbeats.
-    pub(super) async fn leave(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
         self.wake = None;
         if !self.shared.connection.has_reached() {
             return Ok(());

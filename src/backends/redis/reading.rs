@@ -2,7 +2,9 @@
 //! can have. What is none, or more, is refused as soon as that shows, because anything may answer at
 //! the other end of a URL.
 
-use redis::{ErrorKind, RedisError, Value, parse_redis_value};
+use redis::{Value, parse_redis_value};
+
+use crate::backends::error::{Spoken, StoreError};
 
 /// The longest line, and the longest text: a holder's record or what a server says of itself.
 const LONGEST_LINE: usize = 64 << 10;
@@ -24,7 +26,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// The first answer, if all of it is there.
-    pub(super) fn next(&mut self) -> Result<Option<Value>, RedisError> {
+    pub(super) fn next(&mut self) -> Result<Option<Value>, StoreError> {
         let Some(length) = self.whole()? else { return Ok(None) };
         let answer = parse_redis_value(&self.received[..length]);
         self.received.drain(..length);
@@ -33,7 +35,7 @@ impl Inbox {
 
     /// How long the first answer is, if all of it is there: a line for each part, and behind some of
     /// them a text.
-    fn whole(&mut self) -> Result<Option<usize>, RedisError> {
+    fn whole(&mut self) -> Result<Option<usize>, StoreError> {
         if self.known == 0 {
             (self.to_come, self.parts) = (1, 0);
         }
@@ -45,7 +47,7 @@ impl Inbox {
             }
             let end = rest.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n');
             let Some(end) = end else {
-                return if rest.len() < LONGEST_LINE { Ok(None) } else { Err(too_much()) };
+                return if rest.len() < LONGEST_LINE { Ok(None) } else { Err(StoreError::TooMuch) };
             };
             let line = &rest[1..end];
             self.known += end + 1;
@@ -53,7 +55,7 @@ impl Inbox {
             if let Some(number) = number(*kind, line)? {
                 if *kind == b'$' {
                     if number > LONGEST_TEXT {
-                        return Err(too_much());
+                        return Err(StoreError::TooMuch);
                     }
                     self.known += number + 2;
                 } else {
@@ -62,7 +64,7 @@ impl Inbox {
                 }
             }
             if self.parts > MOST_PARTS || self.known > LARGEST {
-                return Err(too_much());
+                return Err(StoreError::TooMuch);
             }
         }
         if self.known > self.received.len() {
@@ -73,7 +75,7 @@ impl Inbox {
 }
 
 /// How long the text behind a line is, or how many parts. None: there are none.
-fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, RedisError> {
+fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     if !b"$*".contains(&kind) {
         return Ok(None);
     }
@@ -84,30 +86,23 @@ fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, RedisError> {
             number
                 .parse()
                 .map(Some)
-                .map_err(|_| if number.is_empty() { foreign(line) } else { too_much() })
+                .map_err(|_| if number.is_empty() { foreign(line) } else { StoreError::TooMuch })
         }
         _ => Err(foreign(line)),
     }
 }
 
 /// What answers there is no Redis. The first bytes show of some what it is instead.
-fn foreign(bytes: &[u8]) -> RedisError {
+fn foreign(bytes: &[u8]) -> StoreError {
     // How a record of TLS begins that says what is wrong.
     const ALERT: &[u8] = &[0x15, 0x03];
-    let hint = if bytes.starts_with(ALERT) {
-        "it speaks TLS; is it rediss:// ?"
+    StoreError::NotRedis(if bytes.starts_with(ALERT) {
+        Some(Spoken::Tls)
     } else if bytes.starts_with(b"HTTP/") {
-        "it speaks HTTP; check the URL"
+        Some(Spoken::Http)
     } else {
-        "check the URL"
-    };
-    let what = format!("what answers there does not speak the Redis protocol; {hint}");
-    (ErrorKind::Parse, "no Redis", what).into()
-}
-
-fn too_much() -> RedisError {
-    let what = "the server answers with more than a semaphore can be; is this a Redis?".into();
-    (ErrorKind::Parse, "too much", what).into()
+        None
+    })
 }
 
 #[cfg(test)]
@@ -146,15 +141,15 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_or_too_much_is_refused_at_once() {
-        let refused = |bytes: &[u8], words: &str| {
-            let error = inbox(bytes).next().expect_err(words).to_string();
-            assert!(error.contains(words), "{words}: {error}");
-        };
-        refused(b"HTTP/1.1 400 Bad Request\r\n", "it speaks HTTP");
-        refused(b"SSH-2.0-OpenSSH_9\r\n", "does not speak the Redis protocol; check the URL");
-        refused(&[0x15, 0x03, 0x03, 0, 2], "is it rediss:// ?");
+        let refused = |bytes: &[u8]| inbox(bytes).next().expect_err("it is refused");
+        assert_eq!(
+            refused(b"HTTP/1.1 400 Bad Request\r\n"),
+            StoreError::NotRedis(Some(Spoken::Http))
+        );
+        assert_eq!(refused(b"SSH-2.0-OpenSSH_9\r\n"), StoreError::NotRedis(None));
+        assert_eq!(refused(&[0x15, 0x03, 0x03, 0, 2]), StoreError::NotRedis(Some(Spoken::Tls)));
         for text in ["$x\r\n", "$\r\n", "*-2\r\n", "\r\n", "*1\r\nx"] {
-            refused(text.as_bytes(), "does not speak the Redis protocol");
+            assert_eq!(refused(text.as_bytes()), StoreError::NotRedis(None), "{text}");
         }
         for text in [
             "$1048577\r\n",
@@ -164,11 +159,12 @@ mod tests {
             "*18446744073709551615\r\n",
             "*1048576\r\n*1\r\n",
         ] {
-            refused(text.as_bytes(), "is this a Redis?");
+            assert_eq!(refused(text.as_bytes()), StoreError::TooMuch, "{text}");
         }
-        refused(&[b"+", vec![b'a'; LONGEST_LINE].as_slice()].concat(), "is this a Redis?");
+        let long = [b"+", vec![b'a'; LONGEST_LINE].as_slice()].concat();
+        assert_eq!(refused(&long), StoreError::TooMuch);
         let full = "$1048576\r\n".to_owned() + &"x".repeat(LONGEST_TEXT) + "\r\n";
-        refused(format!("*40\r\n{}", full.repeat(40)).as_bytes(), "is this a Redis?");
+        assert_eq!(refused(format!("*40\r\n{}", full.repeat(40)).as_bytes()), StoreError::TooMuch);
         let deep = "*1\r\n".repeat(1000) + ":1\r\n";
         assert!(inbox(deep.as_bytes()).next().is_err());
     }

@@ -11,8 +11,7 @@ use super::connection::{Connection, Program, Question};
 use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;
 use crate::backends::believed;
-use crate::backends::trouble::Trouble;
-use crate::backends::{Name, Record, Withheld};
+use crate::backends::{Name, Record, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
@@ -213,7 +212,7 @@ type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
-    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
+    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, StoreError> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
@@ -265,7 +264,7 @@ impl Reply {
 }
 
 impl Connection {
-    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, Trouble> {
+    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, StoreError> {
         let (reply, _) = self.call_beside(keys, call, None).await?;
         Ok(reply)
     }
@@ -282,13 +281,13 @@ impl Connection {
         keys: &Keys,
         call: &Call<'_>,
         beside: Option<&Cmd>,
-    ) -> Result<(Reply, Option<Value>), Trouble> {
+    ) -> Result<(Reply, Option<Value>), StoreError> {
         let ask = async |call: &Call<'_>, beside| {
             let (keys, arguments) = (&keys.declared, &call.arguments(keys));
             let question = Question { keys, arguments, beside, replicas: call.confirmations() };
             let said = self.script(&Program::decide(), question).await?;
             let reply = Reply::of(said.answer, said.since)?;
-            Ok::<_, Trouble>((reply, said.beside, said.confirmed))
+            Ok::<_, StoreError>((reply, said.beside, said.confirmed))
         };
         let (mut reply, beside, mut confirmed) = ask(call, beside).await?;
         if call.operation.needs_replicas() && reply.replicas > call.replicas {
@@ -298,7 +297,7 @@ impl Connection {
         }
         let needed = reply.replicas;
         if call.operation.needs_replicas() && confirmed < needed && !is_off(Guard::Replicas) {
-            return Err(Trouble::withheld(Withheld::Replicas { in_step: confirmed, needed }));
+            return Err(StoreError::Withheld(Withheld::Replicas { in_step: confirmed, needed }));
         }
         Ok((reply, beside))
     }

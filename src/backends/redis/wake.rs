@@ -8,7 +8,8 @@ use redis::cmd;
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
-use crate::backends::trouble::{CONNECTING, Pause, Trouble};
+use crate::backends::StoreError;
+use crate::backends::retry::{CONNECTING, Pause};
 
 /// What was found on a list.
 pub(super) struct Heard {
@@ -32,12 +33,12 @@ pub(super) async fn hear(
     list: String,
     missed: impl Fn(),
     deaf: impl Fn(),
-) -> Result<Heard, Trouble> {
+) -> Result<Heard, StoreError> {
     let mut pause = Pause::new();
     let mut refusals = 0;
     loop {
         let since = Instant::now();
-        let taken: Result<Option<(String, String)>, Trouble> =
+        let taken: Result<Option<(String, String)>, StoreError> =
             shared.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
         match taken {
             // Connecting is a part of it, and so are the first answer and its way.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::backends::{self, Phase, Record, Snapshot, Withheld};
+use crate::cli::messages::OddText;
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
 #[derive(Serialize)]
@@ -25,7 +26,7 @@ struct Semaphore<'a> {
     holders: Vec<Holder<'a>>,
     waiters: Vec<Waiter<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    odd: Option<&'a str>,
+    odd: Option<String>,
 }
 
 /// Too few of them, and so no permit is granted.
@@ -122,7 +123,7 @@ impl<'a> Semaphore<'a> {
             },
             holders: holders.collect(),
             waiters: waiters.collect(),
-            odd: snapshot.odd.as_deref(),
+            odd: snapshot.odd.as_ref().map(|odd| OddText(&snapshot.name, odd).to_string()),
         }
     }
 }

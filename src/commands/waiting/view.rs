@@ -7,8 +7,10 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::until;
-use crate::backends::{Ask, Backend, Error, Notice, Pending, Snapshot, Standing, Withheld};
-use crate::report::{Waited, Waiting, Warning};
+use crate::backends::{
+    Ask, Backend, Error, Notice, Pending, Snapshot, Standing, StoreError, Withheld,
+};
+use crate::cli::messages::{Waited, Waiting, Warning};
 use crate::settings::Request;
 use crate::supervise::guardian::Visible;
 use crate::supervise::signals::Whom;
@@ -31,7 +33,7 @@ pub(super) struct View<'a> {
     /// Why no permit is granted, and when that was told.
     withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
-    trouble: Option<String>,
+    trouble: Option<StoreError>,
     /// When that is worth a line again.
     next_complaint: Instant,
     /// Whether a log was told that we wait.
@@ -133,8 +135,8 @@ impl<'a> View<'a> {
     }
 
     /// What kept us from a permit that was free, or from knowing of one.
-    pub(super) fn hindrance(&mut self) -> Option<String> {
-        let withheld = self.withheld().map(|why| why.to_string());
+    pub(super) fn hindrance(&mut self) -> Option<StoreError> {
+        let withheld = self.withheld().map(StoreError::Withheld);
         self.trouble.take().or(withheld)
     }
 
@@ -176,7 +178,7 @@ impl<'a> View<'a> {
 
     pub(super) fn on_look(&mut self, snapshot: Result<Snapshot, Error>) {
         self.looking = None;
-        // What cannot be looked at is said where it matters, by the acquiring.
+        // Ignore errors here; acquiring reports them.
         let standing = snapshot.ok().and_then(|snapshot| Standing::of(&snapshot, self.ask.id));
         let told = standing.map(|standing| (standing, Instant::now()));
         if let Some((standing, now)) = &told {
@@ -216,7 +218,7 @@ impl<'a> View<'a> {
         if standing.is_none() && withheld.is_none() {
             return None;
         }
-        let (trouble, now) = (self.trouble.as_deref(), SystemTime::now());
+        let (trouble, now) = (self.trouble.as_ref(), SystemTime::now());
         Some(Waiting { name: &self.ask.name, standing, withheld, trouble, now })
     }
 

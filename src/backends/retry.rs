@@ -1,10 +1,10 @@
-//! What goes wrong with a server, and trying again: the same for every backend that has one.
+//! Trying again what went wrong with a server: the same for every backend that has one.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Ask, Error, ErrorKind, Withheld};
+use super::StoreError;
 
 /// How long the start of something is tried while the server cannot be reached.
 pub(super) const TRY_ON: Duration = Duration::from_secs(5);
@@ -12,127 +12,22 @@ pub(super) const TRY_ON: Duration = Duration::from_secs(5);
 /// How long connecting, or one attempt, may take.
 pub(super) const CONNECTING: Duration = Duration::from_secs(2);
 
-/// What went wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) what: String,
-    pub(super) kind: TroubleKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TroubleKind {
-    /// Nobody answers, now.
-    Away,
-    /// It answers with an error that may pass.
-    Refusing,
-    /// It will not pass by itself.
-    Lasting,
-    /// There is no sense in asking again.
-    Final,
-    /// A server of this kind cannot do it.
-    Unsupported,
-    /// What stands there is not what was asked for.
-    Differs,
-    /// No permit is granted yet.
-    Withheld(Withheld),
-}
-
-impl Trouble {
-    pub(super) fn silence() -> Self {
-        Self::away("the server does not answer")
-    }
-
-    pub(super) fn away(what: impl Into<String>) -> Self {
-        Self { what: what.into(), kind: TroubleKind::Away }
-    }
-
-    pub(super) fn refusing(what: impl Into<String>) -> Self {
-        Self { what: what.into(), kind: TroubleKind::Refusing }
-    }
-
-    pub(super) fn lasting(what: impl Into<String>) -> Self {
-        Self { what: what.into(), kind: TroubleKind::Lasting }
-    }
-
-    /// Another limit or TTL stands than was asked for, and nothing else would do.
-    pub(super) fn differs(ask: &Ask, limit: u32, pinned: bool, ttl: Duration) -> Self {
-        let how = if pinned { "is pinned to" } else { "is in use with" };
-        let what = format!(
-            "'{}' {how} a limit of {limit} and a TTL of {ttl:?}, not {} and {:?}, and \
-             --strict-limit allows no other",
-            ask.name, ask.limit, ask.ttl
-        );
-        Self { what, kind: TroubleKind::Differs }
-    }
-
-    pub(super) fn closed() -> Self {
-        Self::away("the server closed the connection")
-    }
-
-    pub(super) fn other_server() -> Self {
-        Self::away("another server has taken its place")
-    }
-
-    /// No permit is granted yet, whatever is free.
-    pub(super) fn withheld(why: Withheld) -> Self {
-        Self { what: why.to_string(), kind: TroubleKind::Withheld(why) }
-    }
-
-    /// The permit, or the place in the queue, was given back by somebody else.
-    pub(super) fn withdrawn() -> Self {
-        Self { what: "it was withdrawn from outside".into(), kind: TroubleKind::Final }
-    }
-
-    pub(super) fn lasts(&self) -> bool {
-        self.is_final() || self.kind == TroubleKind::Lasting
-    }
-
-    /// Whether it ends also the waiting of one who is in the queue.
-    pub(super) fn is_final(&self) -> bool {
-        use TroubleKind::{Differs, Final, Unsupported};
-        let quarantined = matches!(self.kind, TroubleKind::Withheld(Withheld::Quarantine(_)));
-        quarantined || matches!(self.kind, Final | Unsupported | Differs)
-    }
-
-    /// `backend` is a URL without secrets, `doing` fits "cannot …".
-    pub(super) fn while_doing(self, backend: &str, doing: &str) -> Error {
-        let what = match self.kind {
-            TroubleKind::Away => {
-                let hint = "is it running, and can it be reached from here?";
-                format!("cannot {doing}: {}; {hint}", self.what)
-            }
-            TroubleKind::Differs => self.what,
-            TroubleKind::Withheld(Withheld::Quarantine(_)) => {
-                format!("cannot {doing}: {}; wait for it (--wait)", self.what)
-            }
-            _ => format!("cannot {doing}: {}", self.what),
-        };
-        let kind = match self.kind {
-            TroubleKind::Unsupported => ErrorKind::Unsupported,
-            TroubleKind::Differs => ErrorKind::Differs,
-            TroubleKind::Withheld(_) => ErrorKind::Withheld,
-            _ => ErrorKind::Unavailable,
-        };
-        Error { kind, backend: backend.into(), what, source: None }
-    }
-}
-
 /// One attempt, which is dropped when its time is over.
 pub(super) async fn within<T>(
     time: Duration,
-    attempt: impl Future<Output = Result<T, Trouble>>,
-) -> Result<T, Trouble> {
+    attempt: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     match timeout(time, attempt).await {
         Ok(done) => done,
-        Err(_elapsed) => Err(Trouble::silence()),
+        Err(_elapsed) => Err(StoreError::Silent),
     }
 }
 
 /// Tries something until it succeeds, fails for good, or has been tried for long enough.
 pub(super) async fn patiently<T>(
     patience: Duration,
-    mut attempt: impl AsyncFnMut() -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
+    mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let give_up = Instant::now() + patience;
     let mut pause = Pause::new();
     let mut before = Before::default();
@@ -161,8 +56,8 @@ impl Patience {
     /// As [`patiently`]; once the patience is used up, with one attempt.
     pub(super) async fn with<T>(
         &mut self,
-        attempt: impl AsyncFnMut() -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
+        attempt: impl AsyncFnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         // What a first attempt may well take.
         const FREE: Duration = Duration::from_millis(50);
         let mut attempt = attempt;
@@ -178,7 +73,7 @@ impl Patience {
 
 /// What was wrong with the attempts before, since the last one that succeeded.
 #[derive(Default)]
-pub(super) struct Before(Option<Trouble>);
+pub(super) struct Before(Option<StoreError>);
 
 impl Before {
     /// Whether there were any. A connection that was cut and is back at once is no news.
@@ -187,9 +82,9 @@ impl Before {
     }
 
     /// What is wrong now; an attempt that had no time to find that out has what was before.
-    pub(super) fn or(&mut self, trouble: Trouble, time: Duration) -> Trouble {
+    pub(super) fn or(&mut self, trouble: StoreError, time: Duration) -> StoreError {
         if time < CONNECTING
-            && trouble == Trouble::silence()
+            && trouble == StoreError::Silent
             && let Some(before) = &self.0
         {
             return before.clone();
@@ -253,10 +148,10 @@ mod tests {
             let mut last = Duration::ZERO;
             let failed: Result<(), _> = patiently(TRY_ON, async || {
                 last = started.elapsed();
-                Err(Trouble::silence())
+                Err(StoreError::Silent)
             })
             .await;
-            assert_eq!(failed, Err(Trouble::silence()));
+            assert_eq!(failed, Err(StoreError::Silent));
             assert!(last > TRY_ON * 9 / 10 && started.elapsed() <= TRY_ON, "{last:?}");
         });
     }

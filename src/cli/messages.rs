@@ -1,10 +1,15 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
 mod cannot_run;
+mod certificates;
+mod directories;
+mod errors;
 mod exposed;
 mod forbidden;
 mod foreign;
+mod losses;
 mod page;
+mod stores;
 mod words;
 
 use std::fmt;
@@ -13,12 +18,16 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 pub(crate) use self::cannot_run::CannotRun;
+pub(crate) use self::certificates::TlsErrorText;
+pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, OddText};
 pub(crate) use self::exposed::Exposed;
 pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
+pub(crate) use self::losses::LossText;
 pub(crate) use self::page::Page;
+use self::stores::{StoreErrorText, WithheldText};
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span};
-use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, Withheld};
+use crate::backends::{self, Eviction, Loss, Name, Permit, Phase, Standing, StoreError, Withheld};
 use crate::settings::NoShell;
 use crate::supervise::signals;
 
@@ -30,7 +39,7 @@ pub(crate) struct Waiting<'a> {
     /// Why no permit is granted, whatever is free.
     pub(crate) withheld: Option<Withheld>,
     /// Why nothing is known any more.
-    pub(crate) trouble: Option<&'a str>,
+    pub(crate) trouble: Option<&'a StoreError>,
     pub(crate) now: SystemTime,
 }
 
@@ -41,10 +50,10 @@ impl fmt::Display for Waiting<'_> {
             write!(f, ", {} in line", Ordinal(ahead + 1))?;
         }
         if let Some(trouble) = self.trouble {
-            return write!(f, "; {trouble}");
+            return write!(f, "; {}", StoreErrorText(trouble));
         }
         if let Some(withheld) = self.withheld {
-            return write!(f, "; {withheld}");
+            return write!(f, "; {}", WithheldText(withheld));
         }
         let Some(Standing { held, holder, .. }) = self.standing else { return Ok(()) };
         if let Some(holder) = holder {
@@ -91,7 +100,7 @@ pub(crate) enum Warning<'a> {
     Blind,
     Deaf(Duration),
     Unkillable(&'a [Pid]),
-    Trouble { name: &'a Name, what: &'a str },
+    Trouble { name: &'a Name, what: &'a StoreError },
     NotReleased(&'a crate::backends::Error),
     HeldAround(&'a Name),
     Unproven(&'a Name),
@@ -107,11 +116,11 @@ impl fmt::Display for Warning<'_> {
             ),
             Self::Limit { name, asked, stands, pinned: false } => write!(
                 f,
-                "'{name}' is in use with a limit of {stands}, which counts until nobody uses it; \
-                 not the {asked} asked for"
+                "'{name}' is in use with limit {stands}; your limit {asked} is ignored until it is idle"
             ),
             Self::Trouble { name, what } => {
-                write!(f, "cannot get on with '{name}', and keep trying: {what}")
+                let what = StoreErrorText(what);
+                write!(f, "lost contact with the backend of '{name}', retrying: {what}")
             }
             Self::Ttl { name, asked, stands } => write!(
                 f,
@@ -159,7 +168,9 @@ impl fmt::Display for Warning<'_> {
                  semrun that holds it is above this process here (a container in between, or a copied \
                  environment?); waiting for another one, and for ever if it is the only one"
             ),
-            Self::NotReleased(error) => write!(f, "the permit was not given back: {error}"),
+            Self::NotReleased(error) => {
+                write!(f, "the permit was not given back: {}", ErrorText(error))
+            },
         }
     }
 }
@@ -167,7 +178,7 @@ impl fmt::Display for Warning<'_> {
 /// A permit that is lost, or has to be taken for lost.
 pub(crate) struct Losing<'a> {
     pub(crate) name: &'a Name,
-    pub(crate) why: &'a str,
+    pub(crate) why: &'a Loss,
     pub(crate) command: Doomed,
 }
 
@@ -182,6 +193,7 @@ pub(crate) enum Doomed {
 impl fmt::Display for Losing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, why, command } = self;
+        let why = LossText(why);
         match command {
             Doomed::Stops => {
                 write!(f, "the permit of '{name}' cannot be kept, stopping the command: {why}")
@@ -349,9 +361,11 @@ pub(crate) struct Failed<'a>(pub(crate) &'a anyhow::Error);
 
 impl fmt::Display for Failed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A backend's error and ours say their own source; what was wrapped has not.
-        let wrapped = self.0.downcast_ref::<crate::backends::Error>().is_none();
-        if wrapped { write!(f, "{:#}", self.0) } else { write!(f, "{}", self.0) }
+        match self.0.downcast_ref() {
+            Some(error) => ErrorText(error).fmt(f),
+            // What was wrapped has not said its source.
+            None => write!(f, "{:#}", self.0),
+        }
     }
 }
 
@@ -397,7 +411,7 @@ mod tests {
         let mut waiting = Waiting { name: &name, standing, withheld, trouble, now };
         let granted = "1st in line; nobody is granted a permit for 12s yet";
         assert!(waiting.to_string().contains(granted), "{waiting}");
-        waiting.trouble = Some("the server does not answer");
+        waiting.trouble = Some(&StoreError::Silent);
         assert!(waiting.to_string().ends_with("1st in line; the server does not answer"));
         waiting.withheld = Some(Withheld::Replicas { in_step: 0, needed: 1 });
         (waiting.standing, waiting.trouble) = (None, None);

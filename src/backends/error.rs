@@ -1,0 +1,414 @@
+//! What can go wrong where permits live, as facts. What people read of it, and what they may do about
+//! it, the program says in `cli/messages`.
+
+mod system;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+pub(crate) use self::system::{Directory, SystemError};
+use super::tls::TlsError;
+use super::{Ask, Name, Permit, Withheld};
+
+/// Why a backend could not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Error {
+    /// The URL, without secrets.
+    pub(crate) backend: String,
+    /// What was tried. None: to use the backend at all, or the cause says it.
+    pub(crate) attempt: Option<Box<Attempt>>,
+    pub(crate) cause: StoreError,
+}
+
+/// The classes of failure, by what the caller can do about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// It cannot be reached or refused us, now: another attempt may succeed.
+    Unavailable,
+    /// It cannot do this at all.
+    Unsupported,
+    /// What stands there is not what was asked for, and nothing else would do.
+    Differs,
+    /// Nobody is granted a permit yet, although one is free.
+    Withheld,
+}
+
+/// What a backend was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Acquire(Name),
+    /// To hear when a permit is granted.
+    Listen,
+    /// To stay in the queue.
+    Wait,
+    Look(Name),
+    /// At all semaphores; each of them failed in the same way.
+    LookAtAny,
+    List,
+    LookAtLimit(Name),
+    SetLimit(Name),
+    /// To give back whatever a dead client has there.
+    Withdraw(Name),
+    Renew(Permit),
+    /// Of a permit that no process holds.
+    GiveBack(Permit),
+    Evict(Permit),
+    Examine,
+    /// Of a permit whose lease ends by itself after that time.
+    Release {
+        permit: Permit,
+        left: Duration,
+    },
+    /// Of a permit that lasts as long as its connection.
+    ReleaseConnection(Permit),
+    /// To go under a permit that is held around this process.
+    Join(Permit),
+}
+
+/// What is wrong with a store of permits, or with the way to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreError {
+    /// The server does not answer.
+    Silent,
+    SilentFor(Duration),
+    /// With what the system says.
+    Unreachable(String),
+    HostNotFound {
+        host: String,
+        why: HostNotFound,
+    },
+    NoAddress,
+    /// The server closed the connection.
+    Closed,
+    /// The connection broke, with what the system says.
+    Broken(String),
+    /// Another server answers than before.
+    Replaced,
+    /// Two connections that belong together lead to different servers.
+    ServersDiffer,
+    /// A gateway says, with this status, that the server does not answer.
+    GatewaySilent(u16),
+    /// A gateway, or the server, refuses us, with this status.
+    GatewayRefuses(String),
+    /// A gateway lets no more requests through, with this status.
+    GatewayBusy(String),
+
+    /// TLS was wanted of a server that does not speak it.
+    NoTls(Protocol),
+    /// The server speaks nothing but TLS, and it was not wanted.
+    OnlyTls,
+    /// The server wants a certificate of its client.
+    CertificateWanted,
+    /// The server refuses our certificate, with what it says.
+    CertificateRefused(String),
+    /// The server's certificate is not one that we trust, with what is wrong.
+    BadCertificate(String),
+    /// Our own certificates or keys cannot be used.
+    Tls(Box<TlsError>),
+
+    /// What answers is no Redis; what it speaks instead, where that shows.
+    NotRedis(Option<Spoken>),
+    /// It answers with more than a semaphore can be.
+    TooMuch,
+    /// It answers what no script of ours does; whether another program may be there.
+    Senseless {
+        foreign: bool,
+    },
+    /// It answers with an error that is none of those we know.
+    Refused(String),
+    PasswordWanted,
+    CredentialsRefused,
+    /// The user may not do what is needed, with what the server says.
+    NoPermission(String),
+    /// A key of that name holds something else than a semaphore.
+    NotASemaphore,
+    NoDatabase,
+    /// The connection cannot be configured so, with what the library says.
+    Configuration(String),
+    /// The server may throw keys away when memory is short, by this policy.
+    Evicts {
+        policy: String,
+    },
+    /// The server does not say which replicas are in step with it.
+    Uncounted,
+    /// Listing the keys does not come to an end.
+    EndlessKeys,
+
+    NotHttp,
+    ApiKeyMalformed,
+    ApiKeyRefused,
+    /// A server of ours does not allow it, and says why.
+    Forbidden(String),
+    /// A server of ours cannot do it now, and says why.
+    NotNow(String),
+    /// The answer does not come to an end.
+    Endless,
+    /// To another place, which may be named.
+    Redirected(Option<String>),
+    /// What answers does not know a path that every cloud-semaphore server knows.
+    UnknownPath(&'static str),
+    /// What answers is no cloud-semaphore server, by this status at that path.
+    NotACloudSemaphore {
+        status: String,
+        path: &'static str,
+    },
+    UnexpectedStatus {
+        status: String,
+        path: &'static str,
+    },
+    /// A server of ours answers what we cannot read, with what is wrong.
+    UnknownAnswer(String),
+    /// What is observed is no JSON, with what is wrong.
+    NotJson(String),
+    NoIdentities,
+    Unsorted,
+    /// The server does not know a client that was there a moment ago.
+    Forgotten,
+    /// The server took the place in the queue back, with this status.
+    PlaceTaken(String),
+    /// The server took the permit back, with this status.
+    PermitTaken(String),
+    /// Another client gave the permit back.
+    GivenBack,
+    /// A server of the original kind cannot do it.
+    Original(Lack),
+
+    /// What it says cannot be so.
+    Absurd(Absurd),
+    /// Another limit or TTL stands than was asked for, and nothing else would do.
+    Differs(Box<Differs>),
+    Withheld(Withheld),
+    /// The permit, or the place in the queue, was given back by another client.
+    Withdrawn,
+    /// It has not said whether a permit is held around this command.
+    OuterUnknown,
+
+    /// The system refuses something.
+    System(SystemError),
+    /// The directory cannot be used.
+    Directory(Directory),
+    /// Another process keeps the files of a semaphore locked.
+    Locked,
+    /// The same for longer than any process should, perhaps this one.
+    Stuck(Option<u32>),
+    /// A holder was killed and has not ended yet.
+    Dying(Option<u32>),
+    /// The files of the semaphore are deleted again and again.
+    DeletedAgain,
+    DeletedNow,
+    ThreadEnded,
+    /// The file `mutex` comes and goes.
+    MutexFlickers,
+    /// The file `mutex` is none of ours.
+    MutexForeign,
+    /// The directory belongs to another semaphore.
+    DirectoryOf(String),
+    BelongsTo {
+        file: String,
+        uid: u32,
+    },
+}
+
+/// How soon a failure may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passing {
+    /// Nobody answers, now.
+    Away,
+    /// It answers with an error that may pass.
+    Refusing,
+    /// It will not pass by itself.
+    Lasting,
+    /// There is no sense in asking again.
+    Final,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HostNotFound {
+    NameServerSilent,
+    NoAddress,
+    /// What the system says.
+    Said(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Redis,
+    Http,
+}
+
+/// What something speaks that is no Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Tls,
+    Http,
+}
+
+/// What a cloud-semaphore server of the original kind does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// A list of its names.
+    Names,
+    /// Permits that outlive a connection.
+    Lasting,
+    /// Limits.
+    Limits,
+    /// So many permits of one name.
+    Permits(u32),
+    /// Permits that stay taken after they were given back.
+    MinHold,
+}
+
+/// What cannot be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absurd {
+    /// In milliseconds.
+    Time(u64),
+    /// In milliseconds.
+    Lease(u64),
+    Clock,
+    Limit(u32),
+    /// So many that wait or hold.
+    Count(usize),
+    Seal,
+    /// More semaphores than that.
+    Names(usize),
+}
+
+/// What stands, beside what was asked for. TTLs only where permits can expire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Differs {
+    pub(crate) name: Name,
+    pub(crate) pinned: bool,
+    pub(crate) stands: (u32, Option<Duration>),
+    pub(crate) asked: (u32, Option<Duration>),
+}
+
+impl From<io::Error> for StoreError {
+    /// A fact that went through the hands of the system is itself again.
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            Some(fact) => fact.clone(),
+            None => Self::System(error.into()),
+        }
+    }
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        Self::other(error)
+    }
+}
+
+impl StoreError {
+    pub(super) fn differs(ask: &Ask, limit: u32, pinned: bool, ttl: Duration) -> Self {
+        let (name, stands, asked) =
+            (ask.name.clone(), (limit, Some(ttl)), (ask.limit, Some(ask.ttl)));
+        Self::Differs(Box::new(Differs { name, pinned, stands, asked }))
+    }
+
+    /// Whether no server answers, now.
+    pub(crate) fn is_away(&self) -> bool {
+        self.passing() == Passing::Away
+    }
+
+    /// Whether it will not pass by itself.
+    pub(super) fn lasts(&self) -> bool {
+        matches!(self.passing(), Passing::Lasting | Passing::Final)
+    }
+
+    /// Whether it ends also the waiting of one who is in the queue.
+    pub(super) fn is_final(&self) -> bool {
+        self.passing() == Passing::Final
+    }
+
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Original(_) | Self::Tls(_) | Self::Directory(Directory::Remote(_)) => {
+                ErrorKind::Unsupported
+            }
+            Self::Differs(_) => ErrorKind::Differs,
+            Self::Withheld(_) => ErrorKind::Withheld,
+            _ => ErrorKind::Unavailable,
+        }
+    }
+
+    fn passing(&self) -> Passing {
+        match self {
+            Self::Silent
+            | Self::SilentFor(_)
+            | Self::Unreachable(_)
+            | Self::NoAddress
+            | Self::Closed
+            | Self::Broken(_)
+            | Self::Replaced
+            | Self::ServersDiffer
+            | Self::GatewaySilent(_)
+            | Self::PermitTaken(_)
+            | Self::GivenBack
+            | Self::OuterUnknown => Passing::Away,
+            Self::HostNotFound { .. }
+            | Self::GatewayBusy(_)
+            | Self::Senseless { .. }
+            | Self::Refused(_)
+            | Self::NotNow(_)
+            | Self::UnexpectedStatus { .. }
+            | Self::Forgotten
+            | Self::PlaceTaken(_)
+            | Self::Withheld(Withheld::Replicas { .. }) => Passing::Refusing,
+            Self::Original(_)
+            | Self::Differs(_)
+            | Self::Withdrawn
+            | Self::Withheld(Withheld::Quarantine(_)) => Passing::Final,
+            _ => Passing::Lasting,
+        }
+    }
+
+    /// What could not be done for it.
+    pub(super) fn while_doing(self, backend: &str, attempt: Attempt) -> Error {
+        Error { backend: backend.into(), attempt: Some(Box::new(attempt)), cause: self }
+    }
+
+    /// The same where the backend cannot be used at all.
+    pub(super) fn of(self, backend: &str) -> Error {
+        Error { backend: backend.into(), attempt: None, cause: self }
+    }
+}
+
+impl Error {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.cause.kind()
+    }
+}
+
+// For logs and tests, not for people.
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::System(error) => Some(error.io()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, attempt, cause } = self;
+        match attempt {
+            Some(attempt) => write!(f, "{backend}: {attempt:?}: {cause}"),
+            None => write!(f, "{backend}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}

@@ -1,0 +1,172 @@
+//! What a backend could not do, and what to try.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+use super::directories::DirectoryText;
+use super::stores::StoreErrorText;
+use crate::backends::error::{Attempt, Error, StoreError, SystemError};
+use crate::backends::{Name, Withheld};
+
+/// What failed at which backend.
+pub(crate) struct ErrorText<'a>(pub(crate) &'a Error);
+
+impl fmt::Display for ErrorText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.backend, FailedText(self.0))
+    }
+}
+
+/// The same where the backend is known.
+pub(crate) struct FailedText<'a>(pub(crate) &'a Error);
+
+impl fmt::Display for FailedText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Error { attempt, cause, .. } = self.0;
+        let said = StoreErrorText(cause);
+        let attempt = match (cause, attempt) {
+            (StoreError::Directory(directory), _) => return DirectoryText(directory).fmt(f),
+            (StoreError::Differs(_), _) | (_, None) => return said.fmt(f),
+            (_, Some(attempt)) => AttemptText(attempt),
+        };
+        match cause {
+            error if error.is_away() => write!(
+                f,
+                "cannot {attempt}: {said}; is it running, and can it be reached from here?"
+            ),
+            StoreError::Withheld(Withheld::Quarantine(_)) => {
+                write!(f, "cannot {attempt}: {said}; wait for it (--wait)")
+            }
+            error => match in_files(error) {
+                Some(hint) => write!(f, "cannot {attempt}{hint} ({said})"),
+                None => write!(f, "cannot {attempt}: {said}"),
+            },
+        }
+    }
+}
+
+/// What to do about what is wrong with files. None: it is wrong with something else.
+fn in_files(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::System(error) => Some(remedy(error)),
+        StoreError::Locked
+        | StoreError::Stuck(_)
+        | StoreError::Dying(_)
+        | StoreError::DeletedAgain
+        | StoreError::DeletedNow
+        | StoreError::ThreadEnded
+        | StoreError::MutexFlickers
+        | StoreError::MutexForeign
+        | StoreError::DirectoryOf(_)
+        | StoreError::BelongsTo { .. } => Some(""),
+        _ => None,
+    }
+}
+
+fn remedy(error: &SystemError) -> &'static str {
+    match Errno::from_io_error(error.io()) {
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            "; free some space there, or name another directory with --backend file:///PATH"
+        }
+        Some(Errno::FBIG) => "; raise the limit of a file's size (ulimit -f)",
+        Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+            "; make it writable for you, or name another directory with --backend file:///PATH"
+        }
+        _ => "",
+    }
+}
+
+/// Fits after "cannot".
+struct AttemptText<'a>(&'a Attempt);
+
+impl fmt::Display for AttemptText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Attempt::Acquire(name) => write!(f, "take a permit of '{name}'"),
+            Attempt::Listen => f.write_str("listen for the grant (BLPOP)"),
+            Attempt::Wait => f.write_str("wait any longer"),
+            Attempt::Look(name) => write!(f, "look at '{name}'"),
+            Attempt::LookAtAny => f.write_str("look at any of them"),
+            Attempt::List => f.write_str("list the semaphores"),
+            Attempt::LookAtLimit(name) => write!(f, "look at the limit of '{name}'"),
+            Attempt::SetLimit(name) => write!(f, "set the limit of '{name}'"),
+            Attempt::Withdraw(name) => write!(f, "give back the permit of '{name}'"),
+            Attempt::Renew(permit) => write!(f, "renew {permit}"),
+            Attempt::GiveBack(permit) => write!(f, "give back {permit}"),
+            Attempt::Evict(permit) => write!(f, "take away {permit}"),
+            Attempt::Examine => f.write_str("examine the server"),
+            Attempt::Release { permit, left } => {
+                write!(f, "give back {permit}, whose lease ends by itself ")?;
+                match left.as_secs() {
+                    0 => f.write_str("by now"),
+                    seconds => write!(f, "in {seconds}s"),
+                }
+            }
+            Attempt::ReleaseConnection(permit) => write!(
+                f,
+                "give back {permit}; it stays taken if processes of the command are left, or if the \
+                 server does not notice that its connection has ended"
+            ),
+            Attempt::Join(permit) => {
+                write!(f, "go under {permit}, which is held around this command")
+            }
+        }
+    }
+}
+
+/// What could not be seen of one semaphore, or cannot be so.
+pub(crate) struct OddText<'a>(pub(crate) &'a Name, pub(crate) &'a StoreError);
+
+impl fmt::Display for OddText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name, error) = self;
+        let said = StoreErrorText(error);
+        match (error, in_files(error)) {
+            (StoreError::Locked, _) | (_, None) => said.fmt(f),
+            (_, Some(hint)) => write!(f, "cannot look at '{name}'{hint} ({said})"),
+        }
+    }
+}
+
+/// Waiting that ended without a permit because something was wrong.
+#[derive(Debug)]
+pub(crate) struct GaveUpWaiting {
+    /// The URL, without secrets.
+    pub(crate) backend: String,
+    pub(crate) name: Name,
+    pub(crate) why: StoreError,
+}
+
+impl fmt::Display for GaveUpWaiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, name, why } = self;
+        write!(f, "{backend}: gave up waiting for '{name}': {}", StoreErrorText(why))
+    }
+}
+
+impl std::error::Error for GaveUpWaiting {}
+
+/// A holder that cannot be asked to stop, because another program's client holds the permit.
+#[derive(Debug)]
+pub(crate) struct CannotAsk {
+    /// The URL, without secrets.
+    pub(crate) backend: String,
+    /// As that program writes it.
+    pub(crate) permit: String,
+    pub(crate) name: Name,
+}
+
+impl fmt::Display for CannotAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, permit, name } = self;
+        write!(
+            f,
+            "{backend}: cannot ask the holder of {permit}@{name} to stop: it is another program's; with \
+             --now its permit passes on at once, and what runs under it may run beside the next"
+        )
+    }
+}
+
+impl std::error::Error for CannotAsk {}
