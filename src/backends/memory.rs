@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::finding::Found;
 use super::leased::{self, Leased};
 use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
 use super::renewal::{self, Renewed};
@@ -296,8 +297,8 @@ impl Backend for Memory {
     }
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
-        let text = "this process, and nobody else's".into();
-        Box::pin(async { Ok(vec![Finding { topic: "memory", grade: Grade::Good, text }]) })
+        let (grade, what) = (Grade::Good, Found::Memory);
+        Box::pin(async move { Ok(vec![Finding { topic: "memory", grade, what }]) })
     }
 
     fn reports(&self) -> bool {

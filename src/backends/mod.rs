@@ -6,6 +6,7 @@ mod believed;
 pub(crate) mod cloud;
 pub(crate) mod connect;
 pub(crate) mod error;
+pub(crate) mod finding;
 mod leased;
 pub(crate) mod ledger;
 pub(crate) mod local;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
+pub(crate) use self::finding::{Finding, Grade};
 pub(crate) use self::permit::{Gone, Loss, Lost, Name, Permit, Tenure};
 use self::seen::millis;
 pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
@@ -172,26 +174,6 @@ pub(crate) enum Eviction {
     Gently,
     /// It is free at once, and its holder is told as soon as that is possible.
     Now,
-}
-
-/// One thing that was found where permits live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    /// One or two words.
-    pub(crate) topic: &'static str,
-    pub(crate) grade: Grade,
-    /// What it is, and if it is not good what to do about it.
-    pub(crate) text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Grade {
-    Good,
-    /// Permits are safe; something may still not be as it was meant.
-    Doubtful,
-    /// It has to be mended.
-    Bad,
 }
 
 /// Whether a server is replaced when it fails, and after what time clients can go on with another one.

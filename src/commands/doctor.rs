@@ -9,9 +9,9 @@ use super::{block_on, print};
 use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Takeover, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Grade, Takeover, Turn, Who,
 };
-use crate::cli::messages::{ErrorText, FailedText, Fine, Page, Span, pitfall};
+use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span, pitfall};
 use crate::exit::Exit;
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
@@ -40,7 +40,7 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     Ok(if report.grade == Grade::Bad { Exit::Unwell } else { Exit::Success })
 }
 
-async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
+async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
     let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
     if *typed_password {
@@ -83,7 +83,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
         Err(error) => checks.push(bad("backend", ErrorText(&error).to_string())),
         Ok(found) => {
             checks.push(place);
-            checks.extend(found);
+            checks.extend(found.iter().map(Check::of));
             checks.extend(takeover(backend.takeover().await, *ttl, *kill_after));
             checks.push(try_out(&*backend, *ttl, account).await);
         }
@@ -91,16 +91,16 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
     checks
 }
 
-fn finding(topic: &'static str, grade: Grade, text: &str) -> Finding {
-    Finding { topic, grade, text: text.into() }
+fn finding(topic: &'static str, grade: Grade, text: &str) -> Check {
+    Check { topic, grade, text: text.into() }
 }
 
-fn bad(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Bad, text }
+fn bad(topic: &'static str, text: String) -> Check {
+    Check { topic, grade: Grade::Bad, text }
 }
 
 /// Whether running jobs survive it when another server takes the place of this one.
-fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Finding> {
+fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
     let shown = humantime::format_duration(ttl);
@@ -138,7 +138,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<F
 }
 
 /// Takes a permit, and gives it back.
-async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Finding {
+async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Check {
     let mut ask = Ask {
         name: TRIAL.parse().expect("a good name"),
         id: Uuid::new_v4(),
@@ -202,7 +202,7 @@ struct Report {
     /// The worst of all.
     grade: Grade,
     settings: Vec<Setting>,
-    checks: Vec<Finding>,
+    checks: Vec<Check>,
 }
 
 /// One setting that somebody gave.
@@ -264,7 +264,7 @@ impl Report {
     }
 }
 
-fn row(finding: &Finding) -> Vec<&str> {
+fn row(finding: &Check) -> Vec<&str> {
     let grade = match finding.grade {
         Grade::Good => "good    ",
         Grade::Doubtful => "doubtful",

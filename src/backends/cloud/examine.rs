@@ -8,6 +8,7 @@ use super::link::unexpected;
 use super::place::Url;
 use super::wire::{ABOUT, About};
 use super::{OBSERVE, Shared, understood};
+use crate::backends::finding::{ClockOffset, Found};
 use crate::backends::{Finding, Grade, StoreError};
 
 /// A semaphore to look at, which creates none.
@@ -28,7 +29,7 @@ impl Shared {
                 return Err(unexpected(status, OBSERVE));
             }
         }
-        let mut findings = vec![good("server", "it answers, and accepts the API key".into())];
+        let mut findings = vec![good("server", Found::Accepts)];
         match about {
             Some(body) => {
                 findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
@@ -41,55 +42,42 @@ impl Shared {
 }
 
 fn about_ours(about: &About, now: SystemTime) -> [Finding; 3] {
-    let kind = format!("semrun serve, version {}", about.version);
+    let kind = good("kind", Found::Serve { version: about.version.clone() });
     let state = if about.remembers {
-        good("state", "permits outlive a restart of the server".into())
+        good("state", Found::Remembers)
     } else {
-        let text = "the server forgets all permits when it is restarted, and others may be granted \
-                    what running commands hold; start it with --state-dir";
-        doubtful("state", text.into())
+        doubtful("state", Found::Forgets)
     };
-    [good("kind", kind), state, about_clocks(about, now)]
+    [kind, state, about_clocks(about, now)]
 }
 
 fn about_clocks(about: &About, now: SystemTime) -> Finding {
     let there = Duration::from_millis(about.time_ms);
-    let here = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let apart = there.abs_diff(here);
-    let which = if there < here { "behind" } else { "ahead of" };
-    let text = format!("the server's is {:.1}s {which} ours", apart.as_secs_f64());
-    if apart <= FAR {
-        return good("clock", text);
-    }
-    let advice = "nothing is decided by that, but times in `status` mislead; check NTP on both";
-    doubtful("clock", format!("{text}; {advice}"))
+    let offset = ClockOffset::of(there, now.duration_since(UNIX_EPOCH).unwrap_or_default());
+    let what = Found::ServeClock(offset);
+    if offset.apart <= FAR { good("clock", what) } else { doubtful("clock", what) }
 }
 
 fn about_the_original() -> Finding {
-    let text = "the original cloud-semaphore server: one permit a name, no fencing tokens, no \
-                --min-hold, acquire, renew or limit, no list of names, and nothing outlives a \
-                connection; `semrun serve` does all of it";
-    doubtful("kind", text.into())
+    doubtful("kind", Found::Original)
 }
 
 fn about_the_way(url: &Url) -> Finding {
     if url.tls {
-        good("network", "the connection is encrypted, and the server has a certificate".into())
+        good("network", Found::Encrypted)
     } else if url.is_here() {
-        good("network", "the connection does not leave this machine".into())
+        good("network", Found::Here)
     } else {
-        let text =
-            "keys can be read on the network; use https:// (semrun serve --tls-cert, --tls-key)";
-        doubtful("network", text.into())
+        doubtful("network", Found::KeyReadable)
     }
 }
 
-fn good(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Good, text }
+fn good(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Good, what }
 }
 
-fn doubtful(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, text }
+fn doubtful(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Doubtful, what }
 }
 
 #[cfg(test)]
@@ -120,6 +108,7 @@ mod tests {
         assert_eq!(grades(about(false, 999_991_000)), [good, doubtful, good]);
         assert_eq!(grades(about(true, 1_000_011_000)), [good, good, doubtful]);
         let [.., clocks] = about_ours(&about(true, 987_655_000), now);
-        assert!(clocks.text.starts_with("the server's is 12345.0s behind ours;"), "{clocks:?}");
+        let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
+        assert_eq!(clocks.what, Found::ServeClock(offset));
     }
 }

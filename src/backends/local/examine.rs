@@ -1,4 +1,4 @@
-//! What there is to know of the directory in which permits live, for `semrun doctor`. Makes nothing.
+//! What there is to know of the directory in which permits live. Makes nothing.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use rustix::fs::StatFs;
 
 use super::place::{self, Place, Sharing};
 use crate::backends::error::{Directory, Error, StoreError};
-use crate::backends::{Finding, Grade};
+use crate::backends::finding::{Finding, Found, Grade, SharedWith};
 
 /// Below this, in bytes, a disk is nearly full however small it is.
 const LITTLE: u64 = 1024 * 1024;
@@ -23,63 +23,41 @@ pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
     })?;
     let mut findings = vec![directory(path, place.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
-    findings.push(good("file system", kind(place::magic(&filesystem))));
+    findings.push(good("file system", Found::FileSystem(place::magic(&filesystem))));
     findings.extend(room(&filesystem));
     Ok(findings)
 }
 
-fn directory(path: &Path, named: bool, there: bool) -> Finding {
-    let why = if named { "the one that was named" } else { "the default of this user" };
-    let later = if there { "" } else { "; it is made when it is needed" };
-    good("directory", format!("{}, {why}{later}", path.display()))
+fn directory(path: &Path, named: bool, exists: bool) -> Finding {
+    good("directory", Found::Directory { path: path.into(), named, exists })
 }
 
 fn sharing(sharing: Sharing) -> Finding {
-    let who = if sharing.everybody() {
-        "everybody may use it, and all of them have to trust each other"
+    let with = if sharing.everybody() {
+        SharedWith::Everybody
     } else if sharing.shared() {
-        "its group may use it, and all of them have to trust each other"
+        SharedWith::Group
     } else {
-        "private: only its owner and root may use it"
+        SharedWith::Nobody
     };
-    good("sharing", who.into())
-}
-
-/// By the magic numbers of statfs(2).
-fn kind(magic: u32) -> String {
-    match magic {
-        0xEF53 => "ext2, ext3 or ext4".into(),
-        0x5846_5342 => "XFS".into(),
-        0x9123_683E => "Btrfs".into(),
-        0x2FC1_2FC1 => "ZFS".into(),
-        0xF2F5_2010 => "F2FS".into(),
-        0xCA45_1A4E => "bcachefs".into(),
-        0x794C_7630 => "overlayfs".into(),
-        0x0102_1994 => "tmpfs: what is in it ends with the boot, as permits do".into(),
-        0x8584_58F6 => "ramfs: what is in it ends with the boot, as permits do".into(),
-        _ => format!("of type {magic:#x}"),
-    }
+    good("sharing", Found::Sharing(with))
 }
 
 fn room(filesystem: &StatFs) -> Vec<Finding> {
     let size = u64::try_from(filesystem.f_frsize).unwrap_or(0);
     let [free, all] = [filesystem.f_bavail, filesystem.f_blocks].map(|n| n.saturating_mul(size));
     let (files, all_files) = (filesystem.f_ffree, filesystem.f_files);
-    let bytes = left("free space", format!("{} MiB", free / LITTLE), grade(free, all, LITTLE));
+    let grade_of_bytes = grade(free, all, LITTLE);
+    let bytes = Finding {
+        topic: "free space",
+        grade: grade_of_bytes,
+        what: Found::FreeSpace(free / LITTLE),
+    };
     // Some file systems have as many as fit, and say nothing.
     let files = (all_files > 0)
-        .then(|| left("free files", format!("{files}"), grade(files, all_files, FEW)));
+        .then(|| (grade(files, all_files, FEW), Found::FreeFiles(files)))
+        .map(|(grade, what)| Finding { topic: "free files", grade, what });
     [bytes].into_iter().chain(files).collect()
-}
-
-fn left(topic: &'static str, amount: String, grade: Grade) -> Finding {
-    const MEND: &str = "free some, or name another directory with --backend file:///PATH";
-    let text = match grade {
-        Grade::Good => amount,
-        Grade::Doubtful => format!("{amount}, which is little; {MEND}"),
-        Grade::Bad => format!("none, and nobody can wait or get a permit; {MEND}"),
-    };
-    Finding { topic, grade, text }
 }
 
 /// Of what is left.
@@ -91,8 +69,8 @@ fn grade(free: u64, all: u64, little: u64) -> Grade {
     }
 }
 
-fn good(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Good, text }
+fn good(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Good, what }
 }
 
 #[cfg(test)]
@@ -108,35 +86,27 @@ mod tests {
         assert_eq!(grade(mib - 1, 10 * mib, LITTLE), Grade::Doubtful);
         assert_eq!(grade(9 * mib, 1000 * mib, LITTLE), Grade::Doubtful);
         assert_eq!(grade(0, 1000 * mib, LITTLE), Grade::Bad);
-        assert!(left("free space", "0 MiB".into(), Grade::Bad).text.contains("--backend"));
     }
 
     #[test]
     fn examining_says_what_the_place_is_and_makes_nothing() {
-        let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("semrun");
-        let texts = || -> Vec<String> {
+        let temporary = tempfile::TempDir::new().unwrap();
+        let path = temporary.path().join("semrun");
+        let facts = || -> Vec<Found> {
             let findings = examine(&Place::named(&path)).unwrap();
             assert!(findings.iter().all(|finding| finding.grade != Grade::Bad), "{findings:?}");
-            findings.into_iter().map(|finding| finding.text).collect()
+            findings.into_iter().map(|finding| finding.what).collect()
         };
-        let missing = texts();
-        assert!(missing[0].contains("named") && missing[0].contains("made when"), "{missing:?}");
+        let directory = |exists| Found::Directory { path: path.clone(), named: true, exists };
+        assert_eq!(facts()[0], directory(false));
         assert!(!path.exists());
         // Whatever the umask is, which other tests change.
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let there = texts();
-        assert!(!there[0].contains("made when") && there[1].starts_with("private"), "{there:?}");
+        assert_eq!(facts()[..2], [directory(true), Found::Sharing(SharedWith::Nobody)]);
         let nowhere = Place::named(&path.join("a/b"));
         let error = examine(&nowhere).unwrap_err();
         let missing = matches!(error.cause, StoreError::Directory(Directory::NotFound(_)));
         assert!(missing, "{error}");
-    }
-
-    #[test]
-    fn file_systems_have_names() {
-        assert!(kind(0xEF53).contains("ext4") && kind(0x0102_1994).contains("tmpfs"));
-        assert_eq!(kind(0xABCD), "of type 0xabcd");
     }
 }

@@ -9,10 +9,11 @@ use super::place::Place;
 use super::script::Keys;
 use super::{Shared, replication};
 use crate::backends::believed;
+use crate::backends::finding::{ClockOffset, Found, Persistence};
 use crate::backends::{Finding, Grade, Name, StoreError};
 
 /// A clock that is off by more is worth a word.
-const CLOCKS: f64 = 10.0;
+const CLOCKS: Duration = Duration::from_secs(10);
 
 /// For how long a server that remembers nothing grants nothing, at least, unless somebody says
 /// otherwise.
@@ -68,22 +69,13 @@ impl Shared {
                 let min_replicas = self.setting("min-replicas-to-write").await?;
                 found(&info, &Settings { save, appendfsync, min_replicas }, &self.place)
             }
-            None => vec![doubtful(
-                "server",
-                "it does not answer INFO (an ACL forbids it, or it was renamed), so a restart that \
-                 loses permits goes unnoticed, and what else endangers them is not known; allow it \
-                 with ACL SETUSER … +info",
-            )],
+            None => vec![doubtful("server", Found::NoInfo)],
         };
         findings.extend(self.wakes().await?);
         findings.extend(prefix(&self.place.prefix));
         findings.push(clocks(believed::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
-            findings.push(doubtful(
-                "encryption",
-                "the password and all that follows can be read on the network; use rediss://, or a \
-                 socket",
-            ));
+            findings.push(doubtful("encryption", Found::PasswordReadable));
         }
         Ok(findings)
     }
@@ -101,14 +93,7 @@ impl Shared {
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();
         let granted: Option<Option<(String, String)>> =
             self.connection.ask_if_granted(&question).await?;
-        Ok(granted.is_none().then(|| {
-            doubtful(
-                "wake-ups",
-                "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits \
-                 notices a permit that was given back up to 5s later, and one who holds its \
-                 eviction at the next renewal; allow it with ACL SETUSER … +blpop",
-            )
-        }))
+        Ok(granted.is_none().then(|| doubtful("wake-ups", Found::NoWakeups)))
     }
 }
 
@@ -116,19 +101,12 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
     let mut findings = vec![version(info), eviction(info, place), persistence(info, settings)];
     findings.extend(writing(info));
     if info.field("role") == "slave" {
-        findings.push(bad("role", "it is a replica, which cannot be written to; name its primary"));
+        findings.push(bad("role", Found::ReadOnly));
     }
     let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
     if most > 0 && info.evicts().is_none() && used > most / 10 * 9 {
-        findings.push(doubtful(
-            "memory",
-            format!(
-                "{} of the {} MB are used that it may have; permits survive it when it is full, but \
-                 set maxmemory higher before it is",
-                used >> 20,
-                most >> 20
-            ),
-        ));
+        let (used, most) = (used >> 20, most >> 20);
+        findings.push(doubtful("memory", Found::MemoryShort { used, most }));
     }
     findings.extend(quarantine(info, place));
     findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
@@ -138,13 +116,8 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
 /// Keys are `PREFIX-NAME`, as PassBuddy has them, so where a prefix ends does not show in them.
 fn prefix(prefix: &Name) -> Option<Finding> {
     let (shorter, rest) = prefix.as_str().split_once('-')?;
-    Some(doubtful(
-        "prefix",
-        format!(
-            "'{prefix}' has a '-': --prefix '{shorter}' with a name that begins with '{rest}-' is the \
-             same semaphore, and who may use that prefix may use this one; choose one without a '-'"
-        ),
-    ))
+    let [prefix, shorter, rest] = [prefix.as_str(), shorter, rest].map(str::to_owned);
+    Some(doubtful("prefix", Found::AmbiguousPrefix { prefix, shorter, rest }))
 }
 
 fn version(info: &Info) -> Finding {
@@ -153,59 +126,30 @@ fn version(info: &Info) -> Finding {
         "" => ("Redis", info.field("redis_version")),
         valkey => ("Valkey", valkey),
     };
-    good("server", format!("{program} {version}"))
+    good("server", Found::Redis { program, version: version.into() })
 }
 
 fn eviction(info: &Info, place: &Place) -> Finding {
     let Some(policy) = info.evicts() else {
-        return good("eviction", "it throws away no keys when memory is short");
+        return good("eviction", Found::KeepsKeys);
     };
-    let text = format!(
-        "it may throw keys away when memory is short (maxmemory-policy {policy}), and permits with \
-         them; set maxmemory-policy to noeviction"
-    );
-    if place.allow_eviction {
-        doubtful("eviction", format!("{text}; --allow-eviction takes that risk"))
-    } else {
-        bad("eviction", format!("{text}, or take that risk with --allow-eviction"))
-    }
+    let accepted = place.allow_eviction;
+    let what = Found::Evicts { policy: policy.into(), accepted };
+    if accepted { doubtful("eviction", what) } else { bad("eviction", what) }
 }
 
 fn persistence(info: &Info, settings: &Settings) -> Finding {
-    const TOPIC: &str = "persistence";
-    const FORGETS: &str = "semruns that run wait for each other after that (--quarantine), PassBuddy's \
-                           programs do not, and pinned limits, kept permits and those of semrun acquire \
-                           are lost; set appendonly yes with appendfsync everysec or always";
-    if info.number("aof_enabled") == 1 {
-        return match settings.appendfsync.as_deref() {
-            Some("no") => doubtful(
-                TOPIC,
-                "it writes to its append-only file only when the system likes to; set appendfsync to \
-                 everysec or always",
-            ),
-            _ => good(TOPIC, "it writes to an append-only file"),
-        };
-    }
-    match settings.save.as_deref() {
-        Some("") => doubtful(
-            TOPIC,
-            format!("it keeps nothing on a disk and forgets all permits when it ends; {FORGETS}"),
-        ),
-        Some(save) => good(
-            TOPIC,
-            format!(
-                "it makes snapshots (save {save}), and after a crash remembers the last one; \
-                 appendonly yes would keep more"
-            ),
-        ),
-        None => doubtful(
-            TOPIC,
-            format!(
-                "it has no append-only file, and this user may not see whether it makes snapshots \
-                 (CONFIG GET); one that makes none forgets all permits when it ends: {FORGETS}"
-            ),
-        ),
-    }
+    let lazily = settings.appendfsync.as_deref() == Some("no");
+    let (grade, what) = match settings.save.as_deref() {
+        _ if info.number("aof_enabled") == 1 && lazily => {
+            (Grade::Doubtful, Persistence::AppendLazily)
+        }
+        _ if info.number("aof_enabled") == 1 => (Grade::Good, Persistence::AppendOnly),
+        Some("") => (Grade::Doubtful, Persistence::Nothing),
+        Some(save) => (Grade::Good, Persistence::Snapshots(save.into())),
+        None => (Grade::Doubtful, Persistence::Unknown),
+    };
+    Finding { topic: "persistence", grade, what: Found::Persistence(what) }
 }
 
 /// What keeps it from writing to its disk, which makes it refuse what is asked of it.
@@ -213,18 +157,10 @@ fn writing(info: &Info) -> Vec<Finding> {
     let fails = |field: &str| !matches!(info.field(field), "" | "ok");
     let mut findings = Vec::new();
     if info.number("aof_enabled") == 1 && fails("aof_last_write_status") {
-        findings.push(bad(
-            "disk",
-            "it cannot write to its append-only file and refuses all changes; look at its log and for \
-             room on its disk",
-        ));
+        findings.push(bad("disk", Found::AppendFails));
     }
     if fails("rdb_last_bgsave_status") {
-        findings.push(bad(
-            "disk",
-            "its last snapshot failed, for which it may refuse all changes; look at its log and for \
-             room on its disk",
-        ));
+        findings.push(bad("disk", Found::SnapshotFails));
     }
     findings
 }
@@ -232,52 +168,30 @@ fn writing(info: &Info) -> Vec<Finding> {
 fn quarantine(info: &Info, place: &Place) -> Option<Finding> {
     let quarantine = place.quarantine.unwrap_or(QUARANTINE);
     if quarantine.is_zero() {
-        return Some(doubtful(
-            "quarantine",
-            "after a restart without its data permits are granted at once, although others may still \
-             hold them; leave out --quarantine 0 unless that does not matter",
-        ));
+        return Some(doubtful("quarantine", Found::NoQuarantine));
     }
     let up = Duration::from_secs(info.number("uptime_in_seconds"));
     let left = quarantine.checked_sub(up).filter(|left| !left.is_zero())?;
-    Some(doubtful(
-        "quarantine",
-        format!(
-            "it was started {}s ago, and of a semaphore that it does not remember it grants nothing \
-             for another {}s; wait",
-            up.as_secs(),
-            left.as_secs()
-        ),
-    ))
+    Some(doubtful("quarantine", Found::Quarantine { up, left }))
 }
 
 fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     let ours = ours.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ahead = theirs.as_secs_f64() - ours.as_secs_f64();
-    let how = if ahead < 0.0 { "behind" } else { "ahead of" };
-    let text = format!("its clock is {:.1}s {how} ours", ahead.abs());
-    if ahead.abs() <= CLOCKS {
-        return good("clock", text);
-    }
-    doubtful(
-        "clock",
-        format!(
-            "{text}; semrun decides nothing by that, but PassBuddy's programs and what people read \
-             do: set the clocks by NTP"
-        ),
-    )
+    let offset = ClockOffset::of(theirs, ours);
+    let grade = if offset.apart <= CLOCKS { Grade::Good } else { Grade::Doubtful };
+    Finding { topic: "clock", grade, what: Found::Clock(offset) }
 }
 
-pub(super) fn good(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Good, text: text.into() }
+pub(super) fn good(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Good, what }
 }
 
-pub(super) fn doubtful(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, text: text.into() }
+pub(super) fn doubtful(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Doubtful, what }
 }
 
-pub(super) fn bad(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Bad, text: text.into() }
+pub(super) fn bad(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Bad, what }
 }
 
 #[cfg(test)]
@@ -328,19 +242,21 @@ mod tests {
     fn a_server_that_was_just_started_is_waited_for() {
         let left = |up: u64, quarantine| {
             let info = Info(format!("uptime_in_seconds:{up}"));
-            super::quarantine(&info, &place(quarantine)).map(|finding| finding.text)
+            super::quarantine(&info, &place(quarantine)).map(|finding| finding.what)
         };
-        assert!(left(10, None).is_some_and(|text| text.contains("another 20s")));
+        let [up, left_over] = [10, 20].map(Duration::from_secs);
+        assert_eq!(left(10, None), Some(Found::Quarantine { up, left: left_over }));
         assert_eq!(left(30, None), None);
         assert!(left(30, Some(Duration::from_mins(1))).is_some());
-        assert!(left(9_999, Some(Duration::ZERO)).is_some_and(|text| text.contains("at once")));
+        assert_eq!(left(9_999, Some(Duration::ZERO)), Some(Found::NoQuarantine));
     }
 
     #[test]
     fn prefixes_that_run_together_are_a_doubt() {
-        let found = |text: &str| prefix(&text.parse().unwrap()).map(|finding| finding.text);
+        let found = |text: &str| prefix(&text.parse().unwrap()).map(|finding| finding.what);
         assert_eq!((found("semrun"), found("team_a")), (None, None));
-        assert!(found("a-b-c").is_some_and(|text| text.contains("'a'") && text.contains("'b-c-'")));
+        let [prefix, shorter, rest] = ["a-b-c", "a", "b-c"].map(str::to_owned);
+        assert_eq!(found("a-b-c"), Some(Found::AmbiguousPrefix { prefix, shorter, rest }));
     }
 
     #[test]
@@ -348,6 +264,7 @@ mod tests {
         let ours = UNIX_EPOCH + Duration::from_secs(1_000);
         let theirs = |seconds| clocks(Duration::from_secs(seconds), ours);
         assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Good, Grade::Doubtful));
-        assert!(theirs(900).text.starts_with("its clock is 100.0s behind ours"));
+        let offset = ClockOffset { apart: Duration::from_secs(100), behind: true };
+        assert_eq!(theirs(900).what, Found::Clock(offset));
     }
 }

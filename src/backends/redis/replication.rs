@@ -8,8 +8,9 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::conversation::sentinel_says;
-use super::examine::{Info, bad, doubtful, good};
-use crate::backends::{Finding, Takeover};
+use super::examine::{Info, doubtful};
+use crate::backends::finding::{Found, Replicas, Verdict};
+use crate::backends::{Finding, Grade, Takeover};
 
 /// Where sentinels tell each other of a server, every two seconds.
 const HELLO: &str = "__sentinel__:hello";
@@ -20,73 +21,31 @@ const VOTE: Duration = Duration::from_millis(1_300);
 
 /// What is wrong with the replicas, for clients that need so many in step.
 pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec<Finding> {
-    const TOPIC: &str = "replicas";
     let known = info.number("connected_slaves");
     let in_step = info.in_step();
     let needed = u64::from(needed);
-    let seen = format!("{known} known, {in_step} in step");
+    // Two servers that share the replicas may have as many each.
+    let split = 2 * (needed + 1) <= known + 1;
+    let verdict = match needed {
+        _ if in_step < needed => Some((Grade::Bad, Verdict::TooFew)),
+        0 if known > 0 => Some((Grade::Doubtful, Verdict::NoneNeeded)),
+        0 => None,
+        _ if known == needed => Some((Grade::Doubtful, Verdict::AllNeeded)),
+        _ if split => Some((Grade::Doubtful, Verdict::Split)),
+        _ => Some((Grade::Good, Verdict::Enough)),
+    };
     let mut findings = Vec::new();
-    if in_step < needed {
-        findings.push(bad(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} wants more: nothing is granted or renewed; bring them \
-                 back, or ask for fewer"
-            ),
-        ));
-    } else if needed == 0 && known == 1 {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas is 0: when it takes the place of this server although that still \
-                 works (a planned failover, a freeze, a cut network), two commands may run; a second \
-                 replica, and --replicas 1, prevent that"
-            ),
-        ));
-    } else if needed == 0 && known > 1 {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas is 0: when one takes the place of this server although that still \
-                 works (a planned failover, a freeze, a cut network), two commands may run; use --replicas \
-                 {}, in all clients",
-                known - 1
-            ),
-        ));
-    } else if needed > 0 && known == needed {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} wants all: the loss of one stops every job; have one more, \
-                 or ask for one less"
-            ),
-        ));
-    } else if needed > 0 && 2 * (needed + 1) <= known + 1 {
-        // Two servers that share the replicas may have as many each.
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} is less than half of them: two servers that both believe to \
-                 be the primary may have as many each; use --replicas {}",
-                known - 1
-            ),
-        ));
-    } else if needed > 0 {
-        findings.push(good(TOPIC, format!("{seen}, of which --replicas wants {needed}")));
-    }
+    findings.extend(verdict.map(|(grade, verdict)| {
+        let what = Found::Replicas(Replicas { known, in_step, needed, verdict });
+        Finding { topic: "replicas", grade, what }
+    }));
     // Of Valkey this is the version of Redis with which it is compatible.
     let before_7 =
         info.field("redis_version").split('.').next().and_then(|major| major.parse().ok());
     if let Some(min) = min_replicas.filter(|min| *min != "0")
         && before_7.is_some_and(|major: u32| major < 7)
     {
-        findings.push(doubtful(
-            "min-replicas",
-            format!(
-                "min-replicas-to-write is {min}, but scripts like ours ignore it before Redis 7; use \
-                 --replicas, which does not"
-            ),
-        ));
+        findings.push(doubtful("min-replicas", Found::MinReplicasIgnored(min.into())));
     }
     findings
 }
@@ -138,7 +97,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::Grade;
 
     #[test]
     fn replicas_are_compared_with_what_clients_need() {
