@@ -1,5 +1,7 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+#[cfg(test)]
+mod advice;
 mod cannot_run;
 mod certificates;
 mod directories;
@@ -11,6 +13,7 @@ mod foreign;
 mod losses;
 mod page;
 mod stores;
+mod urls;
 mod words;
 
 use std::fmt;
@@ -27,6 +30,7 @@ pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
 pub(crate) use self::losses::LossText;
 pub(crate) use self::page::Page;
 use self::stores::{StoreErrorText, WithheldText};
+pub(crate) use self::urls::{BadUrlText, UnsupportedText};
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span};
 use crate::backends::{self, Eviction, Loss, Name, Permit, Phase, Standing, StoreError, Withheld};

@@ -13,6 +13,7 @@ use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
 use crate::backends::redis::place::Place;
 use crate::backends::tls::{Secret, Tls};
+use crate::cli::messages::{BadUrlText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, Refused};
@@ -44,8 +45,12 @@ pub(super) fn location(
     // The URL itself is not repeated: it may hold a password.
     let url = Url::parse(url).map_err(|bad| {
         let (failure, text) = match bad {
-            BadLocation::Malformed(text) => (backend.source.failure(), format!(" {text}")),
-            BadLocation::Unsupported(text) => (Failure::Unsupported, format!(": {text}")),
+            BadLocation::Malformed(what) => {
+                (backend.source.failure(), format!(" {}", BadUrlText(&what)))
+            }
+            BadLocation::Unsupported(scheme) => {
+                (Failure::Unsupported, format!(": {}", UnsupportedText(&scheme)))
+            }
         };
         let place = match &backend.source {
             Source::Flag => "the URL in --backend".into(),

@@ -346,7 +346,7 @@ fn a_full_disk_does_not_throw_waiters_out_of_the_queue() {
         fill
         touch go
         # Nearly always: the files of the holder may be gone first, and make room.
-        for i in $(seq 100); do grep -q 'keep trying: No space left' said && break; sleep 0.02; done
+        for i in $(seq 100); do grep -q 'retrying: No space left' said && break; sleep 0.02; done
         rm disk/[0-9]*; wait $waiter";
     let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "waited\n", "{output:?}");
@@ -362,9 +362,9 @@ fn a_full_disk_does_not_cost_the_first_in_line_its_turn() {
         done
         fill
         $semrun limit x 2 >&2
-        while ! grep -q 'keep trying: No space left' said.1; do sleep 0.02; done
+        while ! grep -q 'retrying: No space left' said.1; do sleep 0.02; done
         # The second one would pass over one before it that does not hear, and try for itself.
-        for i in $(seq 60); do ! grep 'keep trying' said.2 || break; sleep 0.05; done
+        for i in $(seq 60); do ! grep 'retrying' said.2 || break; sleep 0.05; done
         rm disk/[0-9]*; while ! grep -q got said.2; do sleep 0.02; done; touch go; wait";
     let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n", "{output:?}");

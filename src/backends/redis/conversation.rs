@@ -64,7 +64,10 @@ pub(super) enum Interruption {
 impl Interruption {
     /// Whether the connection is gone, and another one may do.
     pub(super) fn is_io(&self) -> bool {
-        matches!(self, Self::Library(error) if error.is_io_error())
+        match self {
+            Self::Known(error) => *error == StoreError::Closed,
+            Self::Library(error) => error.is_io_error(),
+        }
     }
 }
 
@@ -319,8 +322,7 @@ impl Conversation {
             let received = &mut self.inbox.received;
             received.reserve(ROOM);
             if self.stream.read_buf(received).await? == 0 {
-                let what = "the server closed it";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into());
+                return Err(StoreError::Closed.into());
             }
         }
     }

@@ -8,6 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use crate::backends::Name;
+use crate::backends::connect::BadRedisUrl;
 use crate::backends::tls::Tls;
 
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
@@ -31,25 +32,21 @@ pub(crate) struct Place {
 }
 
 impl Url {
-    /// The error says what is wrong, without the URL, which may hold a password. The URL decides which
+    /// The error is without the URL, which may hold a password. The URL decides which
     /// semaphore is meant, so nothing in it is passed over.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS, \
-                            or redis+unix:///PATH[?db=N&user=U&pass=P]";
-        let bad = |what: &str| format!("{what}; {FORM}");
+    pub(crate) fn parse(text: &str) -> Result<Self, BadRedisUrl> {
         let url = url::Url::parse(text)
-            .map_err(|error| bad(&format!("is not that of a Redis: {error}")))?;
+            .map_err(|error| BadRedisUrl::Malformed(Some(error.to_string())))?;
         if url.fragment().is_some() {
-            return Err(bad("has a '#', which means nothing here"));
+            return Err(BadRedisUrl::Fragment);
         }
         let unix = url.scheme() == "redis+unix";
         let mut parameters = if unix { vec!["db", "user", "pass"] } else { Vec::new() };
         for (name, value) in url.query_pairs() {
             let known = parameters.iter().position(|known| *known == name);
-            let at = known
-                .ok_or_else(|| bad("has a parameter that is not known here, or is there twice"))?;
+            let at = known.ok_or(BadRedisUrl::Parameter)?;
             if parameters.swap_remove(at) == "db" && !is_number(&value) {
-                return Err(bad("has no number as its database"));
+                return Err(BadRedisUrl::DatabaseParameter);
             }
         }
         if unix {
@@ -60,23 +57,22 @@ impl Url {
                 || !url.username().is_empty()
                 || url.password().is_some()
             {
-                return Err(bad("has more than a path behind its '//'"));
+                return Err(BadRedisUrl::MoreThanAPath);
             }
         } else {
             if url.query().is_some() {
-                return Err(bad("has a '?', which means nothing here"));
+                return Err(BadRedisUrl::Query);
             }
             if url.port() == Some(0) {
-                return Err(bad("has no port there"));
+                return Err(BadRedisUrl::NoPort);
             }
             let path = url.path();
             if !matches!(path, "" | "/") && !path.strip_prefix('/').is_some_and(is_number) {
-                return Err(bad("has something else than a database behind its host"));
+                return Err(BadRedisUrl::NotADatabase);
             }
         }
         let info = url.into_connection_info().map_err(|error: RedisError| {
-            let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-            bad(&format!("is not that of a Redis{detail}"))
+            BadRedisUrl::Malformed(error.detail().map(ToString::to_string))
         })?;
         Ok(Self(info))
     }
@@ -220,7 +216,7 @@ mod tests {
             "redis+unix://",
         ] {
             let error = Url::parse(url).expect_err(url);
-            assert!(!error.contains("geheim") && error.contains("redis://["), "{url}: {error}");
+            assert!(!format!("{error:?}").contains("geheim"), "{url}: {error:?}");
         }
     }
 

@@ -170,3 +170,62 @@ impl fmt::Display for CannotAsk {
 }
 
 impl std::error::Error for CannotAsk {}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backends::Permit;
+    use crate::backends::error::{Directory, Lack};
+
+    fn text(attempt: Option<Attempt>, cause: StoreError) -> String {
+        let attempt = attempt.map(Box::new);
+        ErrorText(&Error { backend: "x://h".into(), attempt, cause }).to_string()
+    }
+
+    #[test]
+    fn what_failed_is_said_with_what_to_try() {
+        let name: Name = "a".parse().unwrap();
+        let look = || Some(Attempt::Look(name.clone()));
+        assert_eq!(
+            text(look(), StoreError::Silent),
+            "x://h: cannot look at 'a': the server does not answer; is it running, and can it be reached \
+             from here?"
+        );
+        assert_eq!(
+            text(look(), io::Error::from(Errno::MFILE).into()),
+            "x://h: cannot look at 'a'; raise the limit of open files (ulimit -n) (Too many open files \
+             (os error 24))"
+        );
+        assert_eq!(
+            text(look(), StoreError::Stuck(Some(7))),
+            "x://h: cannot look at 'a' (process 7 keeps the files locked; is it stopped?)"
+        );
+        assert_eq!(
+            text(Some(Attempt::List), StoreError::Original(Lack::Names)),
+            "x://h: cannot list the semaphores: a cloud-semaphore server of the original kind does not \
+             tell its names; give the NAME"
+        );
+        let permit = Permit::of(&name, uuid::Uuid::nil());
+        let release = Attempt::Release { permit, left: Duration::from_millis(900) };
+        assert_eq!(
+            text(Some(release), StoreError::Replaced),
+            "x://h: cannot give back 00000000-0000-0000-0000-000000000000@a, whose lease ends by itself \
+             by now: another server has taken its place; is it running, and can it be reached from here?"
+        );
+        let missing = Directory::NotFound(Errno::NOENT.into());
+        assert_eq!(
+            text(None, StoreError::Directory(missing)),
+            "x://h: does not exist, and cannot be made by you; make it, or name another with --backend \
+             file:///PATH (No such file or directory (os error 2))"
+        );
+    }
+
+    #[test]
+    fn a_fact_that_the_system_hands_on_is_the_fact() {
+        let through = StoreError::from(io::Error::from(StoreError::MutexForeign));
+        assert_eq!(through, StoreError::MutexForeign);
+    }
+}
