@@ -32,7 +32,7 @@ extern "C" fn give_back_of(
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).expect("pages have a size");
     for header in headers {
-        // Of what was writable once, if only to be relocated, there is no other copy.
+        // Skip writable and relocated segments: the file does not back their pages.
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
             continue;
         }

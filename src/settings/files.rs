@@ -106,7 +106,7 @@ impl Config {
             let (name, at) = (key.get_ref().as_ref(), key.span().start);
             match (name, value.get_ref()) {
                 ("serve", DeValue::Table(section)) => {
-                    serve = reader.entries(section, &of_a_server, "in [serve]")?;
+                    serve = reader.entries(section, &of_a_server, " in [serve]")?;
                 }
                 ("semaphores", DeValue::Table(sections)) => {
                     semaphores = reader.semaphores(sections, &everywhere)?;
@@ -116,11 +116,13 @@ impl Config {
                 }
                 (name, DeValue::Table(_)) => {
                     let sections = ["semaphores.NAME".to_owned(), "serve".to_owned()];
-                    let what = unknown("section", name, sections.iter());
+                    let what = unknown("section", name, "", sections.iter());
                     return Err(reader.bad(at, &what));
                 }
                 _ if !everywhere.contains_key(name) && of_a_server.contains_key(name) => {
-                    let what = format!("'{name}' belongs to a server: into the section [serve]");
+                    let what = format!(
+                        "'{name}' is an option of the server; move it into the section [serve]"
+                    );
                     return Err(reader.bad(at, &what));
                 }
                 _ => top.push(reader.entry(key, value, &everywhere, "")?),
@@ -185,7 +187,7 @@ impl Reader<'_> {
                 let what = format!("each semaphore has a section of its own, [semaphores.{text}]");
                 return Err(self.bad(at, &what));
             };
-            let entries = self.entries(section, &known, "of a semaphore")?;
+            let entries = self.entries(section, &known, &format!(" in [semaphores.{name}]"))?;
             semaphores.insert(name, entries);
         }
         Ok(semaphores)
@@ -210,8 +212,7 @@ impl Reader<'_> {
     ) -> Result<Entry, Misuse> {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
         let Some(switch) = known.get(name) else {
-            let what = format!("key {place}");
-            return Err(self.bad(at, &unknown(what.trim_end(), name, known.keys())));
+            return Err(self.bad(at, &unknown("key", name, place, known.keys())));
         };
         let wrong = |wanted: &str| self.bad(at, &format!("'{name}' wants {wanted}"));
         let value = match (value.get_ref(), switch) {
@@ -271,17 +272,22 @@ fn options(command: &clap::Command) -> Vec<(String, bool)> {
 }
 
 /// A word that nobody knows, with the nearest one that there is.
-fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a String>) -> String {
+fn unknown<'a>(
+    what: &str,
+    word: &str,
+    place: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> String {
     const NEAR: f64 = 0.7;
-    let shown = super::misuse::printable(word.as_ref());
+    let [shown, place] = [word, place].map(|text| super::misuse::printable(text.as_ref()));
     let nearest = known
         .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
         .max_by(|one, other| one.0.total_cmp(&other.0));
     match nearest {
         Some((nearness, one)) if nearness >= NEAR => {
-            format!("unknown {what} '{shown}'; did you mean '{one}'?")
+            format!("unknown {what} '{shown}'{place}; did you mean '{one}'?")
         }
-        _ => format!("unknown {what} '{shown}'"),
+        _ => format!("unknown {what} '{shown}'{place}"),
     }
 }
 

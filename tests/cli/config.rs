@@ -104,7 +104,7 @@ fn the_users_file_is_above_the_systems() {
     );
     assert!(output.status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("x: 1 of 7 held") && stdout.contains(" user "), "{stdout}");
-    let complaint = "/etc/semrun/config.toml:4: unknown key of a semaphore 'limt'";
+    let complaint = "/etc/semrun/config.toml:4: unknown key 'limt' in [semaphores.x]";
     assert_eq!(stderr.matches(complaint).count(), 2, "{stderr}");
 }
 
@@ -178,7 +178,7 @@ fn a_server_has_a_section_of_its_own() {
     fails(&serve(("SEMRUN_LISTEN", "nowhere")).output().unwrap(), 69, &["nowhere"]);
     for (text, line, words) in [
         ("[serve]\nlog = [\"all\"]\n", 2, "possible values: info"),
-        ("[serve]\npassword = \"x\"\n", 2, "unknown key in [serve] 'password'"),
+        ("[serve]\npassword = \"x\"\n", 2, "unknown key 'password' in [serve]"),
         ("serve = 3\n", 1, "is a section"),
         ("state-dir = \"/x\"\n", 1, "into the section [serve]"),
     ] {

@@ -91,11 +91,11 @@ fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
         ("kill_after = 3", "1: unknown key 'kill_after'; did you mean 'kill-after'?"),
         ("zzz = 3", "1: unknown key 'zzz'"),
         ("\n[semaphore.x]\n", "2: unknown section 'semaphore'; did you mean"),
-        ("[semaphores.x]\nwait = 3\n", "2: unknown key of a semaphore 'wait'"),
+        ("[semaphores.x]\nwait = 3\n", "2: unknown key 'wait' in [semaphores.x]"),
         ("[semaphores]\nx = 3\n", "2: each semaphore has a section of its own, [semaphores.x]"),
         (
             "[serve]\nlisten = 3\nlist = 4",
-            "3: unknown key in [serve] 'list'; did you mean 'listen'?",
+            "3: unknown key 'list' in [serve]; did you mean 'listen'?",
         ),
         ("listen = \"x\"", "1: 'listen' belongs to a server: into the section [serve]"),
         ("limit = true", "1: 'limit' wants a text or a number"),
