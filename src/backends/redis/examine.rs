@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::cmd;
 use uuid::Uuid;
 
+use super::client::Shared;
 use super::place::Place;
+use super::replication;
 use super::script::Keys;
-use super::{Shared, replication};
 use crate::backends::believed;
 use crate::backends::finding::{ClockOffset, Found, Persistence};
 use crate::backends::{Finding, Grade, Name, StoreError};

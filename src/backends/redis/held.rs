@@ -9,9 +9,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use super::client::{HEARTBEAT, Shared};
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
-use super::{HEARTBEAT, Shared};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::{Gone, Lost, Name, Pending, Permit, StoreError, Tenure};

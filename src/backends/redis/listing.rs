@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use redis::{Cmd, cmd};
 
-use super::{Shared, can_name};
+use super::can_name;
+use super::client::Shared;
 use crate::backends::retry::Patience;
 use crate::backends::{Attempt, Error, Name, StoreError, believed};
 

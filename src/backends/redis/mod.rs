@@ -2,6 +2,7 @@
 //! holder details beside it. Everything is decided by one script on the server's clock;
 //! `docs/redis.md` has the keys and the reasons.
 
+mod client;
 mod connection;
 mod conversation;
 mod examine;
@@ -27,12 +28,11 @@ mod wake;
 use std::rc::Rc;
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
-use self::connection::{Connection, optional};
+use self::client::Shared;
+use self::connection::Connection;
 use self::conversation::Dialler;
-use self::examine::Info;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::held::Grip;
@@ -45,9 +45,6 @@ use super::{
     Pending, Permit, Snapshot, StoreError, Takeover, Turn,
 };
 
-/// A waiter asks again at least as often, so that others see that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// How many names are looked at in one round trip. What others ask of the server waits for that, so it
 /// is to be done in a few milliseconds.
 const TOGETHER: usize = 100;
@@ -55,12 +52,6 @@ const TOGETHER: usize = 100;
 /// The Redis backend.
 pub(crate) struct Redis {
     shared: Rc<Shared>,
-}
-
-struct Shared {
-    place: Place,
-    shown: String,
-    connection: Connection,
 }
 
 impl Redis {
@@ -89,59 +80,6 @@ impl Redis {
         })
         .await?;
         Ok((reply, attempts))
-    }
-}
-
-impl Shared {
-    fn error(&self, attempt: Attempt, error: StoreError) -> Error {
-        error.while_doing(&self.shown, attempt)
-    }
-
-    /// What has to be known of a server before a permit of it is used; none: whatever it answers.
-    fn condition(&self) -> Option<Cmd> {
-        let mut question = cmd("INFO");
-        question.arg("memory");
-        (!self.place.allow_eviction).then_some(question)
-    }
-
-    /// A server that evicts keys loses permits.
-    fn check_eviction(info: Value) -> Result<(), StoreError> {
-        // Where it is not to be had the script finds the same, and the user is told once.
-        let info = optional(info).map(Info::new);
-        let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
-        Err(StoreError::Evicts { policy: policy.into() })
-    }
-
-    async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
-        let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, &self.place).await
-    }
-
-    /// The same of one among many. The server answers, so what it says is of this one alone: that must not
-    /// hide the others.
-    async fn look_among(&self, name: &Name, patience: &mut Patience) -> Result<Snapshot, Error> {
-        let looked = patience.with(async || match self.look(name).await {
-            Err(error) if !error.is_away() => Ok(Snapshot::odd(name, error)),
-            looked => looked,
-        });
-        looked.await.map_err(|error| self.error(Attempt::Look(name.clone()), error))
-    }
-
-    /// The same in one round trip.
-    async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
-        let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, &self.place).await
-    }
-
-    /// Releases until it is known to be done, or `patience` is over.
-    async fn withdraw(
-        &self,
-        keys: &Keys,
-        call: &Call<'_>,
-        patience: Duration,
-    ) -> Result<(), StoreError> {
-        patiently(patience, async || self.connection.call(keys, call).await).await?;
-        Ok(())
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::client::{HEARTBEAT, Shared};
 use super::held::Grip;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::wake::{Heard, hear};
-use super::{HEARTBEAT, Shared};
 use crate::backends::leased::Leased;
 use crate::backends::retry::{Before, CONNECTING, Pause, TRY_ON, within};
 use crate::backends::{

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{Value, from_redis_value};
 use tokio::time::timeout;
 
-use super::Shared;
+use super::client::Shared;
 use super::conversation::sentinel_says;
 use super::examine::{Info, doubtful};
 use crate::backends::finding::{Found, Replicas, Verdict};

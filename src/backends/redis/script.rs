@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
-use super::HEARTBEAT;
+use super::client::HEARTBEAT;
 use super::connection::{Connection, Program, Question};
 use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::cmd;
 use tokio::time::{Instant, sleep};
 
-use super::Shared;
+use super::client::Shared;
 use crate::backends::StoreError;
 use crate::backends::retry::{CONNECTING, Pause};
 
