@@ -10,6 +10,7 @@ mod misuse;
 mod runs;
 mod server;
 mod shell;
+mod sources;
 mod subcommands;
 
 use std::ffi::{CStr, OsStr, OsString};
@@ -21,20 +22,21 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
+#[cfg(any(test, fuzzing))]
 use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
 pub(crate) use self::misuse::Misuse;
-use self::misuse::{misconfigured, misuse, one_line};
+use self::misuse::{misuse, one_line};
 pub(crate) use self::runs::{Request, Run, Wait};
 pub(crate) use self::server::Serve;
 pub(crate) use self::shell::NoShell;
+use self::sources::All;
 pub(crate) use self::subcommands::{
     Acquire, Change, Doctor, Examined, Limit, Printed, Release, Renew, Status,
 };
 use crate::account::{Account, Home};
-use crate::backends::Name;
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
 use crate::kernel::{environment, keep_from_core_files};
@@ -253,84 +255,6 @@ fn is_secret(option: &str) -> bool {
 pub(crate) fn wants_shell(line: &[OsString]) -> bool {
     let mut words = line.iter().skip_while(|word| *word != "acquire");
     words.any(|word| word == "--shell")
-}
-
-/// Everything that was given for one command, in its layers.
-struct All<'a> {
-    around: &'a Surroundings<'a>,
-    layers: Layers,
-}
-
-/// The configuration files that count, the highest first.
-struct Files(Vec<Config>);
-
-impl Files {
-    fn read(layers: &Layers, around: &Surroundings<'_>) -> Result<Self, Misuse> {
-        let named = layers.find("config");
-        let mut files = Vec::new();
-        if let Some(given) = named
-            && let GivenValue::Text(path) = &given.value
-        {
-            let path = Path::new(path);
-            let file = Config::read(path)?;
-            files.push(file.ok_or_else(|| {
-                misconfigured(format!("{}: there is no file {}", given.source, path.display()))
-            })?);
-        } else if let Some(path) = (around.user_file)()? {
-            files.extend(Config::read(&path)?);
-        }
-        files.extend(Config::read(around.system_file)?);
-        Ok(Self(files))
-    }
-}
-
-impl<'a> All<'a> {
-    /// For a command that names its semaphore with `--name`, if at all.
-    fn new<T: Args>(
-        flags: Vec<(String, GivenValue)>,
-        operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
-        Self::of(Layers::new::<T>(flags, operands), around)
-    }
-
-    fn of(mut layers: Layers, around: &'a Surroundings<'a>) -> Result<Self, Misuse> {
-        layers.add_variables(around.variables)?;
-        let mut all = Self { around, layers };
-        let files = Files::read(&all.layers, around)?;
-        all.add_files(&files, None)?;
-        Ok(all)
-    }
-
-    fn of_line_and_variables<T: Args>(
-        flags: Vec<(String, GivenValue)>,
-        operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
-        let mut layers = Layers::new::<T>(flags, operands);
-        layers.add_variables(around.variables)?;
-        Ok(Self { around, layers })
-    }
-
-    /// Adds the files, with what they say of the semaphore that is meant.
-    fn add_files(&mut self, files: &Files, name: Option<&Name>) -> Result<(), Misuse> {
-        let own = |given: &Given| match &given.value {
-            GivenValue::Text(text) => text.to_str()?.parse().ok(),
-            _ => None,
-        };
-        let name = name.cloned().or_else(|| self.layers.find("name").and_then(own));
-        for file in &files.0 {
-            let named = file.find("name").and_then(|entry| match &entry.value {
-                files::Value::Text(text) => text.parse().ok(),
-                files::Value::Switch(_) => None,
-            });
-            if let Some(name) = name.clone().or(named) {
-                self.layers.add_entries(&file.path, file.of(&name))?;
-            }
-            self.layers.add_entries(&file.path, &file.top)?;
-        }
-        Ok(())
-    }
 }
 
 /// Help and the version are asked for by an "error" of clap's.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::All;
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::misuse::{Misuse, misuse, printable};
 use super::shell::{self, NoShell, SH};
+use super::sources::All;
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, AskOptions, LONGEST, LoudnessOptions, SupervisionOptions};

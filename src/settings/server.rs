@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::Surroundings;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
 use super::misuse::{Misuse, misconfigured, misuse};
-use super::{Files, Surroundings};
+use super::sources::Files;
 use crate::cli;
 use crate::serve::bounds::Bounds;
 use crate::serve::keys::Keys;

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use super::*;
 use crate::settings::files::Config;
 use crate::settings::layers::Source;
+use crate::settings::sources::Files;
 use crate::supervise::policy::OnLost;
 
 /// What is meant for one call alone.
