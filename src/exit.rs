@@ -1,8 +1,9 @@
 //! Every exit code, and dying as the command died. No other file holds a code's number.
 
-use rustix::process::{DumpableBehavior, Signal, WaitStatus, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use crate::supervise::signals;
+use crate::supervise::{CommandEnd, ProcessEnd};
 
 /// How a program run ends, when nothing failed on our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,20 +57,6 @@ pub(crate) enum Failure {
 }
 
 impl Exit {
-    /// What became of the command. `ours` are the signals that semrun received itself.
-    pub(crate) fn of(status: WaitStatus, ours: &[Signal]) -> Self {
-        let signal = status.terminating_signal().and_then(Signal::from_named_raw);
-        match (signal, status.exit_status()) {
-            (Some(signal), _) if ours.contains(&signal) => Self::Reraise(signal),
-            (Some(signal), _) => Self::CommandSignalled(signal),
-            (None, code) => {
-                // A real-time signal has no name; its number still makes the code.
-                let code = code.or(status.terminating_signal().map(|number| 128 + number));
-                Self::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(255))
-            }
-        }
-    }
-
     /// Becomes the process's exit code, or does not return: see [`Exit::Reraise`].
     pub(crate) fn finish(self) -> u8 {
         if let Self::Reraise(signal) = self {
@@ -92,6 +79,35 @@ impl Exit {
             Self::CommandSignalled(signal) | Self::Interrupted(signal) | Self::Reraise(signal) => {
                 u8::try_from(128 + signal.as_raw()).unwrap_or(255)
             }
+        }
+    }
+}
+
+impl From<ProcessEnd> for Exit {
+    fn from(end: ProcessEnd) -> Self {
+        match end {
+            ProcessEnd::Code(code) => Self::Command(code),
+            ProcessEnd::Signalled(signal) => Self::CommandSignalled(signal),
+            ProcessEnd::Reraised(signal) => Self::Reraise(signal),
+        }
+    }
+}
+
+impl From<CommandEnd> for Exit {
+    fn from(end: CommandEnd) -> Self {
+        match end {
+            CommandEnd::Ended(end) => end.into(),
+            CommandEnd::RanTooLong => Self::RanTooLong,
+        }
+    }
+}
+
+impl From<Exit> for ProcessEnd {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Reraise(signal) => Self::Reraised(signal),
+            Exit::CommandSignalled(signal) => Self::Signalled(signal),
+            exit => Self::Code(exit.code()),
         }
     }
 }

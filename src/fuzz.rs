@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
 use crate::backends::{Name, Permit, cloud, local, redis};
-use crate::cli::messages::{Among, harmless, pitfall, quoted};
+use crate::foreign::{Among, harmless, pitfall, quoted};
 use crate::serve::{journal, routes};
 use crate::settings;
 

@@ -1,15 +1,13 @@
-//! What has no safe interface besides signal handlers: the start of this program, its environment and
-//! limits, a second process of it, and waiting for a descriptor of our own. `kernel/spawn.rs` has the
-//! command's process until it executes its program.
+//! What has no safe interface besides signal handlers: the words that this program was started with, its
+//! environment and limits, its signal mask, a second process of it, and waiting for a descriptor of our
+//! own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 #[cfg(target_env = "musl")]
 mod heap;
-pub(crate) mod program;
-pub(crate) mod spawn;
 pub(crate) mod text;
 
-use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
@@ -19,26 +17,22 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::supervise::signals::deaf;
-
 // What a panic needs, as part of the program: loading libgcc_s takes a twentieth of the time of a run.
 #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
 #[link(name = "gcc_eh")]
 unsafe extern "C" {}
 
-/// Where the program starts. Rust's own start, before a `main` of its own, takes a twentieth of the
-/// time of a run for what semrun does not need: a message when the stack overflows.
-// SAFETY: no other function has this name; the C library calls it once.
-#[cfg_attr(not(any(test, fuzzing)), unsafe(no_mangle))]
-#[cfg_attr(test, expect(dead_code, reason = "tests have a start of their own"))]
-extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
-    crate::supervise::signals::record();
-    // SAFETY: there are as many texts as said, which live as long as the process.
+/// The words that this program was started with, as the C library hands them to its `main`.
+///
+/// # Safety
+///
+/// There are as many texts as said, which live as long as the process.
+pub(crate) unsafe fn words(count: c_int, words: *const *const c_char) -> Vec<OsString> {
+    // SAFETY: see above.
     let word = |at| unsafe { CStr::from_ptr(*words.add(at)) };
-    let line: Vec<_> = (0..usize::try_from(count).unwrap_or(0))
+    (0..usize::try_from(count).unwrap_or(0))
         .map(|at| OsStr::from_bytes(word(at).to_bytes()).to_os_string())
-        .collect();
-    crate::run(&line).into()
+        .collect()
 }
 
 /// Lets a descriptor wake the runtime.
@@ -75,6 +69,37 @@ pub(crate) fn split(first: impl FnOnce()) -> io::Result<Option<Pid>> {
             pid => Ok(Pid::from_raw(pid)),
         }
     })
+}
+
+/// Runs `action` while no signal is heard; those that come are heard afterwards.
+pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: changes this thread's own signal mask and puts the old one back.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        result
+    }
+}
+
+/// Runs `action` while a terminal may not stop us for changing its foreground group, which is
+/// what happens to a background process that does so.
+pub(crate) fn without_stopping_at_the_terminal<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: changes this thread's own signal mask and puts the old one back. Both calls are
+    // async-signal-safe.
+    unsafe {
+        let mut blocked: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut blocked);
+        libc::sigaddset(&raw mut blocked, libc::SIGTTOU);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut old);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+        result
+    }
 }
 
 /// The environment that semrun was started with, `NAME=VALUE` each.

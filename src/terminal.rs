@@ -9,9 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
-use crate::cli::messages::{harmless, shortened};
-use crate::kernel::own_group;
-use crate::supervise::signals::without_stopping_at_the_terminal;
+use crate::foreign::{harmless, shortened};
+use crate::kernel::{own_group, without_stopping_at_the_terminal};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

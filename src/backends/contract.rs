@@ -42,7 +42,7 @@ use crate::serve::bounds::Bounds;
 use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
-use crate::serve::log::{Format, Log};
+use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 
@@ -100,7 +100,7 @@ fn served(lifetime: Lifetime) -> Store {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::new(&[], Format::Text);
+    let log = Log::new(&[], Format::Text, Sink::TEST);
     let semaphores = Semaphores::new(Journal::none(), Found::default(), Bounds::default(), log);
     let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
     // Until a test has its tasks there is nowhere to start another.

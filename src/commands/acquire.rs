@@ -7,8 +7,8 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::nested::{held_around, outer_permits};
+use super::runtime::{block_on, cannot_write};
 use super::waiting::{GIVING_BACK, Turned, ask, wait_in_turn};
-use super::{block_on, cannot_write};
 use crate::account::Account;
 use crate::backends::{Ask, Lease};
 use crate::cli::messages::{Detail, Page, Warning};

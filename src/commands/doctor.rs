@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{block_on, print};
+use super::runtime::{block_on, print};
 use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Grade, Takeover, Turn, Who,
 };
-use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span, pitfall};
+use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span};
 use crate::exit::Exit;
+use crate::foreign::pitfall;
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use super::{block_on, print};
+use super::runtime::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, Error, Snapshot};
-use crate::cli::messages::{Among, OddText, Page, quoted};
+use crate::cli::messages::{OddText, Page};
 use crate::exit::Exit;
+use crate::foreign::{Among, quoted};
 use crate::settings::{Change, Limit};
 
 pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {

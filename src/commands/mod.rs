@@ -9,6 +9,7 @@ mod release;
 mod renew;
 mod resting;
 mod run;
+mod runtime;
 mod serve;
 mod status;
 mod waiting;
@@ -16,20 +17,20 @@ mod watch;
 
 use std::cell::LazyCell;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 
-use anyhow::Context;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
+use self::runtime::{cannot_write, write_out};
 use crate::account::Account;
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
-use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs, Page};
+use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs};
 use crate::exit::{Exit, Failure};
-use crate::kernel::spawn::LaunchError;
 use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
+use crate::supervise::spawn::LaunchError;
 use crate::terminal::{Console, Loudness};
 
 /// Does what the command line asks for.
@@ -168,35 +169,4 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
         Some(LaunchError::NotExecutable(_)) => Failure::NotExecutable,
         Some(LaunchError::Failed(..)) | None => Failure::Internal,
     }
-}
-
-/// Runs a task to its end. What it left running in another thread, a question to a name server
-/// that does not answer, is not waited for.
-fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(resting::fall_asleep)
-        .build();
-    let runtime = runtime.context("cannot set up waiting for events")?;
-    let done = runtime.block_on(task);
-    runtime.shutdown_background();
-    Ok(done)
-}
-
-/// Shows something on standard output.
-fn print(page: &Page) -> anyhow::Result<Exit> {
-    write_out(page.text().as_bytes())
-}
-
-/// Writes what programs read to standard output. A reader who has seen enough is no failure.
-fn write_out(text: &[u8]) -> anyhow::Result<Exit> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
-        _ => Ok(Exit::Success),
-    }
-}
-
-fn cannot_write(error: io::Error) -> anyhow::Error {
-    anyhow::Error::new(error).context("cannot write to standard output")
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::renew::{is_running, why};
-use super::{block_on, print};
+use super::runtime::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, Eviction, GivenBack, Holder};
 use crate::cli::messages::{CannotAsk, Evicting, NotOurs, Page};

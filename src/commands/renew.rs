@@ -8,8 +8,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
-use super::block_on;
 use super::nested::outer_permits;
+use super::runtime::block_on;
 use crate::account::Account;
 use crate::backends::{Backend, Holder, Lease, Loss, Lost, Phase, Tenure};
 use crate::cli::messages::{self, LossText, NotOurs};

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Rlimit;
 
-use super::block_on;
 use super::nested::held_around;
+use super::runtime::block_on;
 use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
 use crate::account::Account;
 use crate::backends::{Ask, Backend, Eviction, Lease, Loss};
@@ -52,8 +52,8 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
     let name = &ask.name;
     let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
     let watched = guardian.watch(unkillable).context("cannot watch the command")?;
-    if let Watched::Done(exit) = watched {
-        return Ok(exit);
+    if let Watched::Done(end) = watched {
+        return Ok(end.into());
     }
     console.take_over();
     // Nothing is left that could run under the permit, or wait for it.
@@ -62,7 +62,7 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }
     match watched {
-        Watched::Done(exit) => Ok(exit),
+        Watched::Done(end) => Ok(end.into()),
         Watched::Expired => {
             let why = &Loss::StoppedTooLong;
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
@@ -274,7 +274,7 @@ impl Story<'_> {
         url: Option<&str>,
         visible: &Visible,
         Heard { signals, console }: &mut Heard,
-    ) -> anyhow::Result<Ended> {
+    ) -> anyhow::Result<Ran> {
         let settings = self.settings;
         let permit = &lease.permit().clone();
         let mut environment = vec![
@@ -299,7 +299,7 @@ impl Story<'_> {
         if let Some(why) = hold.is_too_late().await {
             let (name, why) = (&permit.name, &why);
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
-            return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
+            return Ok(Ran { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
         // Before the command can look for it.
         let around = if url.is_some() {
@@ -337,7 +337,7 @@ impl Story<'_> {
             }
         };
         match supervise(&mut tree, signals, visible, (hold, around), supervision, remark).await {
-            Ok(ended) => Ok(ended),
+            Ok(ended) => Ok(ended.into()),
             Err(Unseen::NotLaunched(reason)) => Err(cannot_run(reason).into()),
             Err(Unseen::Unattended(error)) => Err(anyhow::Error::new(error).context(Unattended)),
         }
@@ -357,10 +357,23 @@ async fn give_back(turned: Turned) {
     }
 }
 
+/// What came of running the command.
+struct Ran {
+    exit: Exit,
+    /// Whether its permit was lost before that.
+    lost: bool,
+}
+
+impl From<Ended> for Ran {
+    fn from(Ended { how, lost }: Ended) -> Self {
+        Self { exit: how.into(), lost }
+    }
+}
+
 /// Tells the process that everybody sees how it all ended.
 fn conclude(visible: &Visible, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match &ran {
-        Ok(exit) => visible.done(*exit),
+        Ok(exit) => visible.done((*exit).into()),
         // Something may be left of the command, and the guardian has to see to it.
         Err(error) if error.is::<Unattended>() => {}
         Err(_) => visible.failed(),

@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use self::reload::Reload;
-use super::block_on;
+use super::runtime::block_on;
 use crate::cli::messages::Span;
 use crate::exit::{Exit, Failure};
 use crate::files::ours::Unfit;
 use crate::kernel::{open_files_limit, raise_open_files_limit};
 use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
-use crate::serve::log::{Event, Log};
+use crate::serve::log::{Event, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::{Misuse, Serve};
@@ -66,7 +66,7 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     };
     // Not before: whatever takes long until here, a signal ends it.
     let caught = Caught::install().context("cannot listen to signals")?;
-    let log = Log::new(&log, log_format);
+    let log = Log::new(&log, log_format, Sink { line: terminal::log, last: terminal::last_log });
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {

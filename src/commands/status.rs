@@ -7,12 +7,13 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use self::document::Document;
+use super::runtime::{block_on, print};
 use super::watch::{self, Screen};
-use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot, Withheld};
-use crate::cli::messages::{Among, OddText, Page, Span, quoted};
+use crate::cli::messages::{OddText, Page, Span};
 use crate::exit::Exit;
+use crate::foreign::{Among, quoted};
 use crate::settings::Status;
 use crate::terminal::{Console, Loudness};
 

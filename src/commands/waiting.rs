@@ -15,8 +15,9 @@ use crate::account::{self, Account};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, Lease, Name, Notice, StoreError, Turn, Who,
 };
-use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning, pitfall};
+use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
+use crate::foreign::pitfall;
 use crate::settings::{Request, Wait};
 use crate::supervise::guardian::{Told, Visible};
 use crate::supervise::hold;

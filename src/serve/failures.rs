@@ -93,7 +93,7 @@ fn say(log: &Log, address: Option<IpAddr>, times: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::log::Format;
+    use crate::serve::log::{Format, Sink};
 
     /// How many lines each address has had, as far as they are to be seen in the table.
     fn pending(failures: &Failures) -> Vec<u64> {
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_is_told_of_once_a_minute_and_forgotten_when_it_stops() {
-        let (failures, log) = (Failures::default(), Log::new(&[], Format::Text));
+        let (failures, log) = (Failures::default(), Log::new(&[], Format::Text, Sink::TEST));
         let guesses = async {
             for _ in 0..3 {
                 failures.add("2001:db8::1".parse().unwrap(), &log);

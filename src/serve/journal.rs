@@ -26,10 +26,9 @@ use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
 use self::work::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
 use crate::files::ours::{self, Unfit};
-use crate::kernel::file_size_limit;
+use crate::kernel::{deaf, file_size_limit};
 use crate::mutants::{self, Guard};
 use crate::serve::seals::Seals;
-use crate::supervise::signals::deaf;
 
 /// Where grants are recorded.
 pub(crate) struct Journal {

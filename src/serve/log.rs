@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bearer::Actor;
-use crate::cli::messages::{Among, quoted, shortened};
-use crate::terminal;
+use crate::foreign::{Among, quoted, shortened};
 
 /// What can be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +63,31 @@ pub(crate) struct Subject<'a> {
     pub(crate) actor: &'a Actor,
 }
 
+/// Where lines go. Each of the two says whether it has taken one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sink {
+    /// Takes a line if that takes no time.
+    pub(crate) line: fn(&str) -> bool,
+    /// The same for the last time, when it may take some.
+    pub(crate) last: fn(&str) -> bool,
+}
+
+impl Sink {
+    /// For tests, which print it where they fail.
+    #[cfg(test)]
+    pub(crate) const TEST: Self = Self { line: Self::print, last: Self::print };
+
+    #[cfg(test)]
+    fn print(line: &str) -> bool {
+        eprintln!("{line}");
+        true
+    }
+}
+
 /// What is logged, and how.
 #[derive(Debug)]
 pub(crate) struct Log {
+    sink: Sink,
     switches: RefCell<Switches>,
     format: Format,
     /// What must be written, and was not yet.
@@ -78,18 +99,18 @@ const MOST_OWED: usize = 1_000;
 
 impl Log {
     /// `more` is logged beside what is by default.
-    pub(crate) fn new(more: &[Event], format: Format) -> Self {
+    pub(crate) fn new(more: &[Event], format: Format, sink: Sink) -> Self {
         let mut switches = Switches::default();
         for event in more {
             switches.0[SERVER].1.iter_mut().for_each(|(name, on)| *on |= *name == event.name());
         }
-        Self { switches: RefCell::new(switches), format, owed: RefCell::default() }
+        Self { sink, switches: RefCell::new(switches), format, owed: RefCell::default() }
     }
 
     /// One that says nothing of trouble, for tests that make a lot of it.
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
-        let log = Self::new(&[], Format::Text);
+        let log = Self::new(&[], Format::Text, Sink::TEST);
         log.switches.borrow_mut().0[SERVER].1.clear();
         log
     }
@@ -132,12 +153,12 @@ impl Log {
 
     /// Writes what must be written and was not, as far as it can be now.
     pub(crate) fn catch_up(&self) {
-        self.pay(terminal::log);
+        self.pay(self.sink.line);
     }
 
     /// The same for the last time.
     pub(crate) fn finish(&self) {
-        self.pay(terminal::last_log);
+        self.pay(self.sink.last);
     }
 
     fn pay(&self, write: impl Fn(&str) -> bool) {
@@ -151,7 +172,7 @@ impl Log {
     fn write(&self, event: Event, line: String) {
         self.catch_up();
         let mut owed = self.owed.borrow_mut();
-        let written = owed.is_empty() && terminal::log(&line);
+        let written = owed.is_empty() && (self.sink.line)(&line);
         if !written && event == Event::Intervention && owed.len() < MOST_OWED {
             owed.push_back(line);
         }
@@ -328,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_change_is_made_as_a_whole_or_not_at_all() {
-        let log = Log::new(&[], Format::Text);
+        let log = Log::new(&[], Format::Text, Sink::TEST);
         assert!(log.logs(Event::Info) && !log.logs(Event::Debug));
         log.change(&json!({ "server": { "info": false, "debug": true }, "test": {} })).unwrap();
         assert!(!log.logs(Event::Info) && log.logs(Event::Debug));
@@ -349,7 +370,7 @@ mod tests {
 
     #[test]
     fn trouble_and_interventions_are_logged_whatever_a_client_says() {
-        let log = Log::new(&[], Format::Text);
+        let log = Log::new(&[], Format::Text, Sink::TEST);
         let all_off = json!({ "server": {
             "info": false, "alert": false, "sem_events": false, "sem_transition": false, "debug": false
         } });
@@ -383,8 +404,10 @@ mod tests {
 
     #[test]
     fn every_reference_change_is_more_than_every_transition() {
-        let log = Log::new(&[Event::SemEvents], Format::Json);
+        let log = Log::new(&[Event::SemEvents], Format::Json, Sink::TEST);
         assert!(log.logs(Event::SemTransition) && log.logs(Event::Alert));
-        assert!(!Log::new(&[Event::SemTransition], Format::Text).logs(Event::SemEvents));
+        assert!(
+            !Log::new(&[Event::SemTransition], Format::Text, Sink::TEST).logs(Event::SemEvents)
+        );
     }
 }

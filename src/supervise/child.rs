@@ -17,10 +17,9 @@ use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 
 use super::descendants::{self, Descendant, Process};
 use super::policy::Terminal;
-use super::signals::without_stopping_at_the_terminal;
-use crate::kernel::own_group;
-use crate::kernel::program::Program;
-use crate::kernel::spawn::{LaunchError, Preparation, Spawning};
+use super::program::Program;
+use super::spawn::{LaunchError, Preparation, Spawning};
+use crate::kernel::{own_group, without_stopping_at_the_terminal};
 
 /// For how long a tree is killed in one go, as long as processes of it end: one that starts new ones
 /// as fast as it can must not get the time in between.

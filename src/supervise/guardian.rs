@@ -24,10 +24,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::child::{Tree, strangers, take_deserted_terminal};
 use super::descendants::Process;
+use super::outcome::ProcessEnd;
 use super::signals::{self, Whom, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
-use crate::exit::Exit;
 use crate::kernel::text::{self, QUIET};
 use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
@@ -76,7 +76,7 @@ struct Word {
 #[derive(Debug)]
 pub(crate) enum Watched {
     /// It did everything there was to do.
-    Done(Exit),
+    Done(ProcessEnd),
     /// It died before that. Nothing is left of the command.
     Died(WaitStatus),
     /// It did not renew in time, nor kill the tree. Nothing is left of either.
@@ -139,7 +139,7 @@ impl Guardian {
                 Ok(Some(Word { said: [KEEP, _], brought })) => self.permit = brought,
                 Ok(Some(Word { said: [what, value], .. })) => {
                     let signal = Signal::from_named_raw(value.into());
-                    let exit = match (what, signal) {
+                    let end = match (what, signal) {
                         (STOP_SEMRUN | STOP_GROUP, _) => {
                             let whom = if what == STOP_GROUP { Whom::Group } else { Whom::Semrun };
                             let stopped = signals::stop(whom);
@@ -148,19 +148,19 @@ impl Guardian {
                             continue;
                         }
                         (FAILED, _) => return self.mirror(),
-                        (RERAISE, Some(signal)) => Exit::Reraise(signal),
+                        (RERAISE, Some(signal)) => ProcessEnd::Reraised(signal),
                         // A signal to the whole group may have ended the command before it reached
                         // the worker.
                         (SIGNALLED, Some(signal))
                             if ENDING.contains(&signal) && received(signal) =>
                         {
-                            Exit::Reraise(signal)
+                            ProcessEnd::Reraised(signal)
                         }
-                        (SIGNALLED, Some(signal)) => Exit::CommandSignalled(signal),
-                        _ => Exit::Command(value),
+                        (SIGNALLED, Some(signal)) => ProcessEnd::Signalled(signal),
+                        _ => ProcessEnd::Code(value),
                     };
                     self.collect();
-                    return Ok(Watched::Done(exit));
+                    return Ok(Watched::Done(end));
                 }
                 // The worker has ended without reading what we said to it. The kernel says so once, and
                 // before what the worker said last.
@@ -222,7 +222,7 @@ impl Guardian {
             }
         };
         Ok(match status.exit_status() {
-            Some(code) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
+            Some(code) => Watched::Done(ProcessEnd::Code(u8::try_from(code).unwrap_or(255))),
             None => Watched::Died(status),
         })
     }
@@ -295,7 +295,7 @@ impl Visible {
                 link.say(of(whom), 0);
                 let mut ready = [PollFd::new(&link.fd, PollFlags::IN)];
                 while poll(&mut ready, None) == Err(Errno::INTR) {}
-                // That it has vanished is for `told` to find.
+                // `told` reports a dead guardian.
                 let mut answer = [0];
                 let _ = read(&link.fd, &mut answer);
             }
@@ -340,7 +340,7 @@ impl Visible {
         let mut brings = SendAncillaryBuffer::new(&mut space);
         brings.push(SendAncillaryMessage::ScmRights(&descriptors));
         match sendmsg(&link.fd, &[IoSlice::new(&[KEEP, 0])], &mut brings, SendFlags::NOSIGNAL) {
-            // That it has vanished is for `told` to find.
+            // `told` reports a dead guardian.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -355,13 +355,13 @@ impl Visible {
     }
 
     /// There is nothing left that the guardian would have to do, but to end like this.
-    pub(crate) fn done(&self, exit: Exit) {
+    pub(crate) fn done(&self, end: ProcessEnd) {
         if let Self::Guardian(link) = self {
             let number = |signal: Signal| u8::try_from(signal.as_raw()).unwrap_or(0);
-            match exit {
-                Exit::Reraise(signal) => link.say(RERAISE, number(signal)),
-                Exit::CommandSignalled(signal) => link.say(SIGNALLED, number(signal)),
-                exit => link.say(EXITED, exit.code()),
+            match end {
+                ProcessEnd::Reraised(signal) => link.say(RERAISE, number(signal)),
+                ProcessEnd::Signalled(signal) => link.say(SIGNALLED, number(signal)),
+                ProcessEnd::Code(code) => link.say(EXITED, code),
             }
         }
     }
@@ -375,7 +375,7 @@ impl Visible {
 }
 
 impl Link {
-    /// A guardian that has vanished is for `told` to find.
+    /// `told` reports a dead guardian.
     fn say(&self, what: u8, value: u8) {
         let said = [what, value];
         let _ = rustix::net::send(self.fd.as_fd(), &said, rustix::net::SendFlags::NOSIGNAL);
@@ -409,6 +409,6 @@ mod tests {
         let guardian = Guardian { worker, strangers: Vec::new(), link, timer, permit: None };
         let watched = guardian.watch(|_| {}).unwrap();
         child.wait().expect_err("the guardian has collected it");
-        assert!(matches!(watched, Watched::Done(Exit::Command(3))), "{watched:?}");
+        assert!(matches!(watched, Watched::Done(ProcessEnd::Code(3))), "{watched:?}");
     }
 }

@@ -7,8 +7,11 @@ pub(crate) mod descendants;
 pub(crate) mod guardian;
 pub(crate) mod hold;
 pub(crate) mod nesting;
+mod outcome;
 pub(crate) mod policy;
+pub(crate) mod program;
 pub(crate) mod signals;
+pub(crate) mod spawn;
 
 use std::io;
 use std::time::Duration;
@@ -20,12 +23,12 @@ use self::child::{Reaped, Tree};
 use self::guardian::{Told, Visible};
 use self::hold::{Change, Hold};
 use self::nesting::{Around, News};
+pub(crate) use self::outcome::{CommandEnd, ProcessEnd};
 use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
 use self::signals::{Arrival, Signals, Whom};
+use self::spawn::LaunchError;
 use crate::backends::{Gone, Loss};
-use crate::exit::Exit;
 use crate::kernel::own_group;
-use crate::kernel::spawn::LaunchError;
 use crate::mutants::{self, Guard};
 
 /// While a tree is being killed: how long until we look whether it has got new processes; longer and
@@ -74,7 +77,7 @@ impl From<io::Error> for Unseen {
 /// How a command came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended {
-    pub(crate) exit: Exit,
+    pub(crate) how: CommandEnd,
     /// Whether its permit was lost before.
     pub(crate) lost: bool,
 }
@@ -117,7 +120,7 @@ pub(crate) async fn supervise<'a>(
                 if event != Event::Gone {
                     (command.remark)(Remark::Leaves(command.tree));
                 }
-                return Ok(Ended { exit: command.end.exit()?, lost: command.lost });
+                return Ok(Ended { how: command.end.how()?, lost: command.lost });
             }
             action => follows = command.act(action)?,
         }
@@ -371,13 +374,13 @@ impl End {
         }
     }
 
-    fn exit(&self) -> io::Result<Exit> {
+    fn how(&self) -> io::Result<CommandEnd> {
         if self.runtime == Runtime::Over {
-            return Ok(Exit::RanTooLong);
+            return Ok(CommandEnd::RanTooLong);
         }
         let status = self.status.ok_or_else(|| io::Error::other("the command has not ended"))?;
         let ours: Vec<_> = ENDING.into_iter().filter(|one| self.has_received(*one)).collect();
-        Ok(Exit::of(status, &ours))
+        Ok(CommandEnd::Ended(ProcessEnd::of(status, &ours)))
     }
 }
 

@@ -12,7 +12,6 @@ use rustix::process::Signal;
 pub(crate) use self::mailbox::{Arrival, Caught, Origin, Signals};
 pub(super) use self::mailbox::{address_the_parent, received};
 use self::mailbox::{continued, forget_continuation};
-use crate::exit::Failure;
 
 /// Left to their default action: the two that no process can catch, and those by which the kernel
 /// reports a defect of ours.
@@ -59,8 +58,9 @@ static IGNORED: AtomicU64 = AtomicU64::new(0);
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Notes how semrun was started, and makes it what a program expects. Before anything else.
-pub(crate) fn record() {
+/// Notes how semrun was started, and makes it what a program expects. Before anything else. False: there
+/// is nothing that could stand in for a stream that is closed, and the program must end.
+pub(crate) fn record() -> bool {
     for number in RAISED_BY_WRITING.into_iter().chain([libc::SIGCHLD]) {
         if disposition(number) == libc::SIG_IGN {
             IGNORED.fetch_or(bit(number), Ordering::Relaxed);
@@ -81,18 +81,16 @@ pub(crate) fn record() {
     }
     CLOSED.store(closed, Ordering::Relaxed);
     for _ in 0..closed.count_ones() {
-        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream. So
-        // this is the end where there is no such thing.
-        unsafe {
-            if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == -1 {
-                libc::_exit(Failure::Internal.code().into());
-            }
+        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } == -1 {
+            return false;
         }
     }
     for number in RAISED_BY_WRITING {
         // SAFETY: ignores a signal. The write says what is wrong.
         unsafe { libc::signal(number, libc::SIG_IGN) };
     }
+    true
 }
 
 fn disposition(number: libc::c_int) -> libc::sighandler_t {
@@ -223,37 +221,6 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
-    }
-}
-
-/// Runs `action` while no signal is heard; those that come are heard afterwards.
-pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: changes this thread's own signal mask and puts the old one back.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut old: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
-        let result = action();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
-        result
-    }
-}
-
-/// Runs `action` while a terminal may not stop us for changing its foreground group, which is
-/// what happens to a background process that does so.
-pub(crate) fn without_stopping_at_the_terminal<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: changes this thread's own signal mask and puts the old one back. Both calls are
-    // async-signal-safe.
-    unsafe {
-        let mut blocked: libc::sigset_t = std::mem::zeroed();
-        let mut old: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut blocked);
-        libc::sigaddset(&raw mut blocked, libc::SIGTTOU);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut old);
-        let result = action();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
-        result
     }
 }
 

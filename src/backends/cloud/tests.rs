@@ -15,7 +15,7 @@ use crate::serve::bounds::Bounds;
 use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
-use crate::serve::log::{Format, Log};
+use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 
@@ -142,7 +142,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
         for (journal, state) in [(Journal::none(), Grade::Doubtful), (journal, Grade::Good)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
-            let log = Log::new(&[], Format::Text);
+            let log = Log::new(&[], Format::Text, Sink::TEST);
             let semaphores = Semaphores::new(journal, Found::default(), Bounds::default(), log);
             let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
             let door = Door::new(Room::within(1024, None, None));

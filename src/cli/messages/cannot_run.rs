@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::forbidden::Forbidden;
-use crate::kernel::spawn::LaunchError;
+use crate::supervise::spawn::LaunchError;
 
 /// A command that did not start.
 #[derive(Debug)]

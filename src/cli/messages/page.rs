@@ -7,7 +7,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use super::foreign::{harmless, harmless_json};
+use crate::foreign::{harmless, harmless_json};
 
 /// Whole lines, ready to be written.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::foreign::{Among, quoted};
 use crate::backends::Record;
+use crate::foreign::{Among, quoted};
 
 /// A length of time as people say it.
 pub(crate) struct Span(pub(crate) Duration);

@@ -202,7 +202,11 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let read = runtime.expect("a runtime").block_on(read_json(body));
     if let Ok(Some(change)) = read {
-        let log = crate::serve::log::Log::new(&[], crate::serve::log::Format::Json);
+        let log = crate::serve::log::Log::new(
+            &[],
+            crate::serve::log::Format::Json,
+            crate::serve::log::Sink::TEST,
+        );
         let _ = log.change(&change);
         let again: Value = serde_json::from_str(&log.configuration()).expect("JSON");
         assert_eq!(log.change(&again), Ok(()));

@@ -55,7 +55,7 @@ fn paths_are_found_in_any_case() {
 const KEY: &str = "a-key-for-tests";
 
 fn routes() -> Rc<Routes> {
-    let log = log::Log::new(&[], log::Format::Text);
+    let log = log::Log::new(&[], log::Format::Text, log::Sink::TEST);
     let journal = crate::serve::journal::Journal::none();
     let semaphores = Semaphores::new(
         journal,

@@ -4,10 +4,10 @@ mod places;
 use super::*;
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
-use crate::serve::log::Format;
+use crate::serve::log::{Format, Sink};
 
 fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
-    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text))
+    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text, Sink::TEST))
 }
 
 /// A key that may do everything.

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::environment;
+use crate::kernel::environment;
 
 /// What a process is to execute, ready for the kernel before there is such a process.
 #[derive(Debug)]

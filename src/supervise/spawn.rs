@@ -19,9 +19,10 @@ use rustix::termios::tcsetpgrp;
 use rustix::thread::futex;
 
 use super::program::Program;
-use super::{open_files_limit, original_core_limit, original_file_size_limit};
-use crate::supervise::signals::{
-    Inherited, deaf, forget_pending, without_stopping_at_the_terminal,
+use super::signals::{Inherited, forget_pending};
+use crate::kernel::{
+    deaf, open_files_limit, original_core_limit, original_file_size_limit,
+    without_stopping_at_the_terminal,
 };
 
 /// How long we wait for a program in the one thread that everything else needs too: nearly always it
