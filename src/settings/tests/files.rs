@@ -97,7 +97,10 @@ fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
             "[serve]\nlisten = 3\nlist = 4",
             "3: unknown key 'list' in [serve]; did you mean 'listen'?",
         ),
-        ("listen = \"x\"", "1: 'listen' belongs to a server: into the section [serve]"),
+        (
+            "listen = \"x\"",
+            "1: 'listen' is an option of the server; move it into the section [serve]",
+        ),
         ("limit = true", "1: 'limit' wants a text or a number"),
         ("limit = [1]", "1: 'limit' wants a text or a number"),
         ("nonblock = \"maybe\"", "1: 'nonblock' wants true or false"),
