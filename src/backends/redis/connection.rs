@@ -14,7 +14,7 @@ use redis::{
 
 use super::conversation::{Begun, Conversation, Dialler, is_refusal, only_plain, only_tls};
 use crate::backends::Withheld;
-use crate::backends::trouble::{CONNECTING, Trouble};
+use crate::backends::trouble::{CONNECTING, Trouble, within};
 use crate::clock::{self, Moment};
 
 /// How long replicas have to confirm what was written. They are asked at once.
@@ -169,12 +169,14 @@ impl Connection {
         told(self.one(question.clone()).await?)
     }
 
-    /// The same of what can be done without. None: the server does not grant it.
+    /// The same of what can be done without, which is not waited for long. None: the server does not
+    /// grant it.
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
     ) -> Result<Option<T>, Trouble> {
-        let answers = self.query(std::slice::from_ref(question)).await?;
+        let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
+        let answers = within(CONNECTING, asking).await?;
         Ok(answers.into_iter().next().and_then(optional))
     }
 
