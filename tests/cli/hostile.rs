@@ -3,14 +3,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::process::Output;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 
 use super::cloud_server::CloudServer;
 use super::http::Client;
 use super::strange::{answering, of_ours};
-use super::support::{World, fails, wait_until};
+use super::support::{SEMRUN, World, fails, wait_until};
 
 /// What moves a cursor, turns the direction of writing, or hides.
 const NASTY: &str = "\u{1b}]0;pwn\u{7}\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}";
@@ -90,6 +91,37 @@ fn what_a_server_says_cannot_disturb_a_terminal() {
     assert!(document["checks"].to_string().contains("7.0.0"), "{document}");
     let mut run = world.run(["--backend", &backend, "-w", "1", "true"]);
     both_are_clean(&run.output().unwrap());
+}
+
+#[test]
+fn a_redis_that_falls_silent_after_any_answer_holds_nobody_up() {
+    std::thread::scope(|scope| {
+        for answers in 0..9 {
+            scope.spawn(move || {
+                let given = AtomicUsize::new(0);
+                let port = a_redis(move |words| {
+                    if given.fetch_add(1, Ordering::Relaxed) >= answers {
+                        return Vec::new();
+                    }
+                    match words.split(' ').next() {
+                        Some("INFO") => bulk("redis_version:7.0.0\r\nconnected_slaves:1\r\n"),
+                        Some("TIME") => b"*2\r\n$10\r\n1790000000\r\n$1\r\n0\r\n".to_vec(),
+                        Some("CLIENT") => b"+OK\r\n".to_vec(),
+                        _ => b"*-1\r\n".to_vec(),
+                    }
+                });
+                let world = World::on_this_machine();
+                let backend = format!("redis://127.0.0.1:{port}");
+                let output = Command::new("timeout")
+                    .args(["-s", "KILL", "60", SEMRUN, "doctor", "--backend", &backend])
+                    .env_clear()
+                    .envs(world.environment())
+                    .output()
+                    .unwrap();
+                assert_eq!(output.status.code(), Some(1), "{answers} answers: {output:?}");
+            });
+        }
+    });
 }
 
 #[test]

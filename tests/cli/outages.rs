@@ -133,9 +133,10 @@ fn who_is_stopped_as_a_whole_until_the_lease_is_over_says_so() {
     let world = World::in_redis();
     let options = [OPTIONS.as_slice(), &["-l", "6"]].concat();
     let holders: Vec<_> = (0..6)
-        .map(|_| Running::start(&mut world.script(&options, "sleep 10; echo $$ >> ended")))
+        .map(|_| world.script(&options, "echo >> begun; sleep 10; echo >> ended"))
+        .map(|mut script| Running::start(&mut script))
         .collect();
-    wait_until("all hold", || world.holders().len() == 6);
+    wait_until("all commands run", || world.lines("begun").len() == 6);
     let workers: Vec<_> = holders.iter().map(worker).collect();
     for (holder, worker) in holders.iter().zip(&workers) {
         kill_process(*worker, Signal::STOP).unwrap();
@@ -291,10 +292,12 @@ fn a_full_memory_keeps_no_permit_from_being_kept() {
 #[test]
 fn with_on_lost_continue_a_command_goes_on_and_semrun_says_so() {
     let world = World::in_redis();
-    for (script, code) in [("sleep 6; echo done", 76), ("sleep 6; echo done; exit 3", 3)] {
+    for code in [76, 3] {
         let options = ["--ttl", TTL, "--on-lost", "continue"];
-        let holder = Running::start(&mut world.script(&options, script));
-        wait_until("it holds", || world.holders() == [holder.id()]);
+        let script = format!("echo >> begun; sleep 6; echo done; exit {}", code % 76);
+        let holder = Running::start(&mut world.script(&options, &script));
+        content(&world.path("begun"));
+        fs::remove_file(world.path("begun")).unwrap();
         let id: Vec<String> = world.server().ask(&["ZRANGE", "semrun-x", "0", "-1"]);
         let _: i64 = world.server().ask(&["ZREM", "semrun-x", &id[0]]);
         let output = holder.finish();

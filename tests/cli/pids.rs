@@ -43,6 +43,11 @@ pub(crate) fn worker_of(semrun: Pid) -> Pid {
     found.unwrap().0
 }
 
+/// Whether a process of this name is among all that descend from this one.
+pub(crate) fn has_below(ancestor: Pid, name: &str) -> bool {
+    children(ancestor).into_iter().any(|(child, its)| its == name || has_below(child, name))
+}
+
 /// The state letter of a process, as in ps(1).
 pub(crate) fn state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;

@@ -249,7 +249,7 @@ fn answers_that_are_not_taken_have_room_in_all_and_a_renewal_needs_none_of_it() 
 }
 
 #[test]
-#[ignore = "takes as long as an answer may"]
+#[ignore = "takes as long as an answer may: scripts/test-all runs it"]
 fn an_answer_that_is_not_taken_in_time_ends_its_connection() {
     let server = CloudServer::ours();
     let client = Client::new(server.port(), KEY);
@@ -265,7 +265,7 @@ fn an_answer_that_is_not_taken_in_time_ends_its_connection() {
     let before = descriptors();
     std::thread::sleep(Duration::from_secs(10));
     wait_until("it is closed", || descriptors() < before);
-    assert!((25..50).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(25), "{:?}", began.elapsed());
     assert!(reader.try_answer().is_err());
 }
 

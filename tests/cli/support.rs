@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::cloud_server::{CloudServer, KEY};
 use super::http::Client;
+use super::pids::has_below;
 pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
 use super::processes::{MARK, Process, marked};
 use super::redis_server::RedisServer;
@@ -163,7 +164,8 @@ impl World {
     /// A run that holds a permit of `x` until it is dropped.
     pub(crate) fn holder(&self, options: &[&str]) -> Running {
         let holder = Running::start(&mut self.script(options, "exec sleep 1000"));
-        wait_until("the permit is held", || self.is_among("holders", &holder));
+        // The permit is granted before there is a command; a signal in between ends a waiter.
+        wait_until("its command runs", || has_below(holder.pid(), "sleep"));
         holder
     }
 

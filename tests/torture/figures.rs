@@ -83,8 +83,8 @@ impl Figures {
             ("faults", faults, seconds / 4),
             ("looks at the queue", self.queues, seconds / 4),
             ("ends of leases", self.ends_compared, if leased { seconds / 4 } else { 0 }),
-            ("steps", self.steps, each(30)),
-            ("evictions", evicted, each(30)),
+            ("steps", self.steps, each(60)),
+            ("evictions", evicted, each(60)),
             ("permits that stayed taken", self.holds, each(150)),
             ("rounds", self.strangers, if name == "redis-shared" { seconds / 20 } else { 0 }),
         ];

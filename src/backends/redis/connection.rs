@@ -15,7 +15,7 @@ use redis::{
 use super::conversation::{Begun, Conversation, Dialler, Interruption, is_refusal};
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
-use crate::backends::retry::CONNECTING;
+use crate::backends::retry::{CONNECTING, within};
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
@@ -171,12 +171,14 @@ impl Connection {
         told(self.one(question.clone()).await?)
     }
 
-    /// The same of what can be done without. None: the server does not grant it.
+    /// The same of what can be done without, which is not waited for long. None: the server does not
+    /// grant it.
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
     ) -> Result<Option<T>, StoreError> {
-        let answers = self.query(std::slice::from_ref(question)).await?;
+        let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
+        let answers = within(CONNECTING, asking).await?;
         Ok(answers.into_iter().next().and_then(optional))
     }
 

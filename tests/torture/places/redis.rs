@@ -26,6 +26,8 @@ pub(crate) struct Redis {
     /// By how many milliseconds it is ahead, and was at most.
     ahead: i64,
     furthest: i64,
+    /// The same, when the server last forgot. Names that were not used since have tokens of before.
+    floor: i64,
     passbuddies: PassBuddies,
     faults: Vec<&'static str>,
     watch: Watch,
@@ -90,6 +92,7 @@ impl Redis {
             shared: false,
             ahead: 0,
             furthest: 0,
+            floor: 0,
             next_kill: Instant::now() + TTL / 2,
         }
     }
@@ -145,6 +148,7 @@ impl Place for Redis {
                     // documented.
                     clock.leap(self.furthest - self.ahead);
                     self.ahead = self.furthest;
+                    self.floor = self.furthest;
                 }
                 self.down = true;
                 Some(Strike::lasting(dice.millis(0..3000)))
@@ -175,6 +179,7 @@ impl Place for Redis {
                 let far = if dice.one_in(2) { 3_600_000 } else { 8_000 };
                 let millis =
                     i64::try_from(dice.below(2 * far)).unwrap() - i64::try_from(far).unwrap();
+                let millis = millis.max(self.floor - self.ahead);
                 self.clock.as_ref()?.leap(millis);
                 self.ahead += millis;
                 self.furthest = self.furthest.max(self.ahead);
