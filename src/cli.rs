@@ -26,7 +26,7 @@ use crate::supervise::signals;
     name = "semrun",
     version,
     about = "Run a command while holding a permit of a named counting semaphore",
-    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor",
+    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor\n       semrun help [SUBCOMMAND]",
     disable_help_subcommand = true,
     args_override_self = true,
     subcommand_negates_reqs = true,
@@ -268,6 +268,11 @@ pub(crate) enum Sub {
     Serve(Serve),
     /// Check configuration, backend, clocks and the time to acquire
     Doctor(Doctor),
+    /// Print this, or all about a subcommand
+    Help {
+        #[arg(value_name = "SUBCOMMAND")]
+        subcommand: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -318,6 +323,11 @@ pub(crate) fn documented() -> Command {
         None => argument,
     };
     Cli::command().mut_args(mention).mut_subcommands(|sub| sub.mut_args(mention))
+}
+
+/// The lines that say how a command line looks.
+pub(crate) fn usage() -> String {
+    documented().render_usage().to_string()
 }
 
 /// What the variables of options begin with.

@@ -41,6 +41,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What people mistype.
+    mod mistakes;
     /// What is nearly right, in great number.
     mod mutated;
     /// Runs within a run.

@@ -161,7 +161,7 @@ pub(crate) struct Serve {
     pub(crate) api_key_file: Option<PathBuf>,
 
     /// Where to listen; port 0 is any that is free [default: 127.0.0.1:3202]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::listen)]
     pub(crate) listen: Option<String>,
 
     /// The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key

@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::cli;
 use crate::exit::Failure;
-use crate::settings::Misuse;
+use crate::settings::{Misuse, no_subcommand};
 
 pub(super) fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
@@ -23,10 +23,7 @@ pub(super) fn man(subcommand: Option<&str>) -> anyhow::Result<Vec<u8>> {
         Some(name) => {
             let found = command.find_subcommand(name);
             let Some(found) = found else {
-                return Err(anyhow!(Misuse::new(
-                    Failure::Usage,
-                    format!("no subcommand '{name}'")
-                )));
+                return Err(anyhow!(Misuse::new(Failure::Usage, no_subcommand(name))));
             };
             found.clone()
         }

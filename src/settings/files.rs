@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::location::unreadable;
+use super::mistakes::nearest;
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::cli::{self, Cli, Merged, Serve};
@@ -274,14 +275,9 @@ fn options(command: &clap::Command) -> Vec<(String, bool)> {
 fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a String>) -> String {
     const NEAR: f64 = 0.7;
     let shown = super::misuse::printable(word.as_ref());
-    let nearest = known
-        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match nearest {
-        Some((nearness, one)) if nearness >= NEAR => {
-            format!("unknown {what} '{shown}'; did you mean '{one}'?")
-        }
-        _ => format!("unknown {what} '{shown}'"),
+    match nearest(&word.replace('_', "-"), known.map(String::as_str), NEAR) {
+        Some(one) => format!("unknown {what} '{shown}'; did you mean '{one}'?"),
+        None => format!("unknown {what} '{shown}'"),
     }
 }
 

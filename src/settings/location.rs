@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::layers::{GivenValue, Layers, Source};
+use super::mistakes;
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::backends::cloud;
@@ -44,7 +45,10 @@ pub(super) fn location(
     // The URL itself is not repeated: it may hold a password.
     let url = Url::parse(url).map_err(|bad| {
         let (failure, text) = match bad {
-            BadLocation::Malformed(text) => (backend.source.failure(), format!(" {text}")),
+            BadLocation::Malformed(text) => {
+                let meant = mistakes::url(url.trim_end());
+                (backend.source.failure(), meant.unwrap_or_else(|| format!(" {text}")))
+            }
             BadLocation::Unsupported(text) => (Failure::Unsupported, format!(": {text}")),
         };
         let place = match &backend.source {

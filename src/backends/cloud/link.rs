@@ -152,6 +152,7 @@ impl Link {
     pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, Trouble> {
         let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
         let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
+        let has_key = request.headers_ref().is_some_and(|headers| headers.contains_key(KEY_HEADER));
         let request = request.body(Empty::new());
         let request = request.map_err(|_| Trouble::lasting("the API key cannot be sent"))?;
         let answer = self.requests.send_request(request);
@@ -159,6 +160,9 @@ impl Link {
         let ours = answer.headers().get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let status = answer.status();
         match status {
+            StatusCode::UNAUTHORIZED if !has_key => Err(Trouble::lasting(
+                "the server wants an API key, and none was given; give --api-key-file or SEMRUN_API_KEY",
+            )),
             StatusCode::UNAUTHORIZED => Err(Trouble::lasting(
                 "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
             )),
