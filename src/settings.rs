@@ -383,7 +383,8 @@ fn print_or_misuse(refused: &Refused<'_>) -> Result<Task, Misuse> {
 /// What a flag prints, alone or after a subcommand.
 fn page(subcommand: Option<&str>, flag: &str) -> Result<Task, Misuse> {
     let words = ["semrun"].into_iter().chain(subcommand).chain([flag]);
-    match cli::documented().try_get_matches_from(words) {
+    let command = if flag == "-h" { cli::brief() } else { cli::documented() };
+    match command.try_get_matches_from(words) {
         Err(page) => Ok(Task::Print(page)),
         Ok(_) => Err(misuse("no help for that")),
     }

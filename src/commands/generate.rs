@@ -1,5 +1,7 @@
 //! Completions and man pages, from the definitions of the command line.
 
+mod man;
+
 use anyhow::anyhow;
 use clap_complete::Shell;
 
@@ -13,21 +15,17 @@ pub(super) fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// The page of semrun itself, or of a subcommand.
-pub(super) fn man(subcommand: Option<&str>) -> anyhow::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    let mut command = cli::documented();
-    command.build();
-    let command = match subcommand {
-        None => command,
-        Some(name) => {
-            let found = command.find_subcommand(name);
-            let Some(found) = found else {
-                return Err(anyhow!(Misuse::new(Failure::Usage, no_subcommand(name))));
-            };
-            found.clone()
-        }
+/// The page of semrun itself, of a subcommand, or of the configuration files.
+pub(super) fn man(name: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let mut all = cli::documented();
+    all.build();
+    let page = match name {
+        None => man::command(&all, ""),
+        Some("semrun.toml") => man::configuration(&all),
+        Some(name) => match all.find_subcommand(name) {
+            Some(found) => man::command(found, name),
+            None => return Err(anyhow!(Misuse::new(Failure::Usage, no_subcommand(name)))),
+        },
     };
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(page)
+    Ok(page.into_bytes())
 }
