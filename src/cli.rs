@@ -12,9 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
+pub(crate) use self::pages::{brief, documented, usage};
 pub(crate) use self::subcommands::{Acquire, Doctor, Limit, Release, Renew, Serve, Status};
 pub(crate) use self::values::LONGEST;
 use crate::backends::Name;
@@ -301,81 +302,6 @@ pub(crate) struct SubOnly {
     pub(crate) subcommand: Sub,
 }
 
-/// The documented command line: every option under its heading, with its variable.
-pub(crate) fn documented() -> Command {
-    let mention = |argument: Arg| {
-        let heading = pages::heading(option_name(&argument));
-        let argument = if heading.is_some() { argument.help_heading(heading) } else { argument };
-        match variable(&argument) {
-            Some(variable) => {
-                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-                argument.help(format!("{help} [env: {variable}]"))
-            }
-            None => argument,
-        }
-    };
-    let complete = |command: Command, name: &str| {
-        with_help_flag(command).mut_args(mention).after_help(pages::foot(pages::page(name)))
-    };
-    complete(Cli::command(), "").subcommand_help_heading("Subcommands").mut_subcommands(|sub| {
-        let name = sub.get_name().to_owned();
-        complete(sub, &name)
-    })
-}
-
-/// The same on one screen: what everybody uses, and where the rest is.
-pub(crate) fn brief() -> Command {
-    let short = |command: Command, name: &str| {
-        let shortened = |argument: Arg| {
-            let hide = !argument.is_positional() && !pages::is_common(option_name(&argument), name)
-                || argument.get_id() == "operands";
-            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            let clause = help.split("; ").next().unwrap_or_default().to_owned();
-            argument.hide(hide).help(clause).help_heading(None)
-        };
-        let more = if name.is_empty() {
-            "All options, exit codes and examples: semrun --help".into()
-        } else {
-            format!("All options, exit codes and examples: semrun {name} --help")
-        };
-        with_help_flag(command).mut_args(shortened).after_help(more)
-    };
-    let mut all = short(Cli::command(), "").override_usage(BRIEF_USAGE);
-    all = all.mut_subcommands(|sub| {
-        let name = sub.get_name().to_owned();
-        short(sub, &name)
-    });
-    let template =
-        "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
-    all.help_template(template)
-}
-
-const BRIEF_USAGE: &str = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...
-       semrun status | acquire | renew | release | limit | serve | doctor
-       semrun help [SUBCOMMAND]";
-
-/// By which an option is known here: its long name, or what it is called in the definitions.
-fn option_name(argument: &Arg) -> &str {
-    argument.get_long().unwrap_or_else(|| argument.get_id().as_str())
-}
-
-/// With flags for help and the version that have a heading like all others.
-fn with_help_flag(command: Command) -> Command {
-    let flag = |name: &'static str, short, help: &'static str| {
-        Arg::new(name).long(name).short(short).help(help)
-    };
-    let help = flag("help", 'h', "Print help; -h prints less of it").action(ArgAction::Help);
-    let version = flag("version", 'V', "Print the version").action(ArgAction::Version);
-    let is_all = command.get_name() == "semrun";
-    let command = command.disable_help_flag(true).disable_version_flag(true).arg(help);
-    if is_all { command.arg(version) } else { command }
-}
-
-/// The lines that say how a command line looks.
-pub(crate) fn usage() -> String {
-    documented().render_usage().to_string()
-}
-
 /// What the variables of options begin with.
 const VARIABLES: &str = "SEMRUN_";
 
@@ -450,8 +376,8 @@ mod tests {
         let all = documented();
         for command in [&all].into_iter().chain(all.get_subcommands()) {
             for argument in command.get_arguments() {
-                let what = format!("{} {}", command.get_name(), option_name(argument));
-                let counts = option_name(argument).starts_with("max-");
+                let what = format!("{} {}", command.get_name(), pages::option_name(argument));
+                let counts = pages::option_name(argument).starts_with("max-");
                 let heading = argument.get_help_heading();
                 assert!(argument.is_positional() || counts || heading.is_some(), "{what}");
                 let help = argument.get_help().map(ToString::to_string).unwrap_or_default();

@@ -189,7 +189,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
         word => {
             if let Some(word) = word.filter(|_| plain) {
                 let mistake = number_after_a_switch(&command, &line[first - 1], word);
-                let near = || near_subcommand(word).filter(|_| !named);
+                // Only where no name is typed may it be a subcommand.
+                let near = || if named { None } else { near_subcommand(word) };
                 if let Some(mistake) = mistake.or_else(near) {
                     return Err(misuse(mistake).see_help_of(None));
                 }

@@ -11,6 +11,8 @@ mod cli {
     mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
+    /// Completions, by the keys that are pressed.
+    mod completions;
     /// Configuration files.
     mod config;
     /// Jobs that run at set times on several hosts.

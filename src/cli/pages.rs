@@ -1,5 +1,9 @@
 //! What help and man pages say beside the options: their headings, notes, exit codes and examples.
 
+use clap::{Arg, ArgAction, Command, CommandFactory};
+
+use super::{Cli, variable};
+
 /// What there is to say about a command.
 #[derive(Debug)]
 pub(crate) struct Page {
@@ -243,12 +247,12 @@ const COMMON: [&str; 11] = [
 ];
 
 /// The heading of an option, by its long name.
-pub(super) fn heading(option: &str) -> Option<&'static str> {
+fn heading(option: &str) -> Option<&'static str> {
     HEADINGS.iter().find(|(_, options)| options.contains(&option)).map(|(heading, _)| *heading)
 }
 
 /// Whether the short help of a subcommand shows an option, by its long name.
-pub(super) fn is_common(option: &str, subcommand: &str) -> bool {
+fn is_common(option: &str, subcommand: &str) -> bool {
     let own = ["Permit", "Server", "Output"];
     let heading = heading(option);
     let keys = subcommand == "serve" && heading == Some("TLS and keys");
@@ -261,7 +265,7 @@ pub(super) fn is_common(option: &str, subcommand: &str) -> bool {
 }
 
 /// The text below the options.
-pub(super) fn foot(page: &Page) -> String {
+fn foot(page: &Page) -> String {
     let mut paragraphs = Vec::new();
     if !page.notes.is_empty() {
         paragraphs.push(page.notes.to_owned());
@@ -278,4 +282,79 @@ pub(super) fn foot(page: &Page) -> String {
     let examples = page.examples.iter().map(|(line, what)| format!("  {line}\n      {what}"));
     paragraphs.extend(table("Examples", &mut examples.into_iter()));
     paragraphs.join("\n\n")
+}
+
+/// The documented command line: every option under its heading, with its variable.
+pub(crate) fn documented() -> Command {
+    let mention = |argument: Arg| {
+        let heading = heading(option_name(&argument));
+        let argument = if heading.is_some() { argument.help_heading(heading) } else { argument };
+        match variable(&argument) {
+            Some(variable) => {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                argument.help(format!("{help} [env: {variable}]"))
+            }
+            None => argument,
+        }
+    };
+    let complete = |command: Command, name: &str| {
+        with_help_flag(command).mut_args(mention).after_help(foot(page(name)))
+    };
+    complete(Cli::command(), "").subcommand_help_heading("Subcommands").mut_subcommands(|sub| {
+        let name = sub.get_name().to_owned();
+        complete(sub, &name)
+    })
+}
+
+/// The same on one screen: what everybody uses, and where the rest is.
+pub(crate) fn brief() -> Command {
+    let short = |command: Command, name: &str| {
+        let shortened = |argument: Arg| {
+            let hide = !argument.is_positional() && !is_common(option_name(&argument), name)
+                || argument.get_id() == "operands";
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let clause = help.split("; ").next().unwrap_or_default().to_owned();
+            argument.hide(hide).help(clause).help_heading(None)
+        };
+        let more = if name.is_empty() {
+            "All options, exit codes and examples: semrun --help".into()
+        } else {
+            format!("All options, exit codes and examples: semrun {name} --help")
+        };
+        with_help_flag(command).mut_args(shortened).after_help(more)
+    };
+    let mut all = short(Cli::command(), "").override_usage(BRIEF_USAGE);
+    all = all.mut_subcommands(|sub| {
+        let name = sub.get_name().to_owned();
+        short(sub, &name)
+    });
+    let template =
+        "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
+    all.help_template(template)
+}
+
+const BRIEF_USAGE: &str = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...
+       semrun status | acquire | renew | release | limit | serve | doctor
+       semrun help [SUBCOMMAND]";
+
+/// By which an option is known here: its long name, or what it is called in the definitions.
+pub(super) fn option_name(argument: &Arg) -> &str {
+    argument.get_long().unwrap_or_else(|| argument.get_id().as_str())
+}
+
+/// With flags for help and the version that have a heading like all others.
+fn with_help_flag(command: Command) -> Command {
+    let flag = |name: &'static str, short, help: &'static str| {
+        Arg::new(name).long(name).short(short).help(help)
+    };
+    let help = flag("help", 'h', "Print help; -h prints less of it").action(ArgAction::Help);
+    let version = flag("version", 'V', "Print the version").action(ArgAction::Version);
+    let is_all = command.get_name() == "semrun";
+    let command = command.disable_help_flag(true).disable_version_flag(true).arg(help);
+    if is_all { command.arg(version) } else { command }
+}
+
+/// The lines that say how a command line looks.
+pub(crate) fn usage() -> String {
+    documented().render_usage().to_string()
 }

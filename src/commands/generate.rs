@@ -1,5 +1,6 @@
 //! Completions and man pages, from the definitions of the command line.
 
+mod completions;
 mod man;
 
 use anyhow::anyhow;
@@ -9,10 +10,9 @@ use crate::cli;
 use crate::exit::Failure;
 use crate::settings::{Misuse, no_subcommand};
 
+/// A completion script for a shell.
 pub(super) fn completions(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut cli::documented(), "semrun", &mut script);
-    script
+    completions::script(shell)
 }
 
 /// The page of semrun itself, of a subcommand, or of the configuration files.

@@ -1,18 +1,18 @@
 //! What may have been meant by a command line that makes no sense: by the kind of the mistake, in
 //! words of this program. No argument of a command is repeated, for it may be a secret.
 
+mod words;
+
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory};
-use rustix::fs::{Access, access};
 
+pub(crate) use self::words::no_subcommand;
+use self::words::{NEAR, is_program};
+pub(super) use self::words::{nameless, near_subcommand, nearest};
 use super::misuse::{one_line, printable};
 use crate::cli::Cli;
-
-/// How like a word has to be to one that is known.
-const NEAR: f64 = 0.8;
 
 /// A command line that clap refuses.
 pub(super) struct Refused<'a> {
@@ -33,15 +33,6 @@ const ELSEWHERE: [(&[&str], &str); 7] = [
     (&["exec", "run"], "--command STR, or the command after the options"),
     (&["token", "uuid", "lease"], "--permit PERMIT"),
     (&["try", "fail", "no-block"], "--nonblock"),
-];
-
-/// Words that other programs use for a subcommand.
-const OTHER_WORDS: [(&[&str], &str); 5] = [
-    (&["list", "ls", "ps", "show", "info", "stats", "holders"], "semrun status"),
-    (&["version"], "semrun --version"),
-    (&["unlock", "free"], "semrun release"),
-    (&["take", "get"], "semrun acquire --name NAME"),
-    (&["check", "test"], "semrun doctor"),
 ];
 
 impl Refused<'_> {
@@ -283,74 +274,6 @@ pub(super) fn before_a_subcommand(name: &str, option: &str, has: bool) -> String
     )
 }
 
-/// A word in the place of a command that is nearly a subcommand, and no program.
-pub(super) fn near_subcommand(word: &OsStr) -> Option<String> {
-    let near = nearest_subcommand(word.to_str()?).filter(|_| !is_program(word))?;
-    let word = printable(word);
-    Some(format!(
-        "no subcommand '{word}', and no such program in PATH; did you mean 'semrun {near}'? (a command \
-         of that name: semrun --name NAME -- {word})"
-    ))
-}
-
-/// There is no such subcommand.
-pub(crate) fn no_subcommand(word: &str) -> String {
-    let near = nearest_subcommand(word).map(|near| format!("; did you mean '{near}'?"));
-    let all = Cli::command();
-    let names: Vec<_> = all.get_subcommands().map(Command::get_name).collect();
-    let there = || format!("; there are {}", listed(&names).replace(" or ", " and "));
-    format!("no subcommand '{}'{}", printable(word.as_ref()), near.unwrap_or_else(there))
-}
-
-fn nearest_subcommand(word: &str) -> Option<String> {
-    let all = Cli::command();
-    let names = all.get_subcommands().map(Command::get_name);
-    nearest(word, names, NEAR).map(str::to_owned)
-}
-
-/// A command, but no name of a semaphore.
-pub(super) fn nameless(operands: &[OsString]) -> String {
-    const NONE: &str = "no semaphore named";
-    let Some(first) = operands.first() else {
-        return format!("{NONE}; give --name NAME");
-    };
-    let shown = printable(first);
-    let is_name = |word: &OsString| {
-        word.to_str().is_some_and(|word| word == "--name" || word.starts_with("--name="))
-    };
-    if operands[1..].iter().any(is_name) {
-        return format!(
-            "{NONE}: '--name' came after '{shown}', which is the command, and everything after the \
-             command is its own; put --name before it"
-        );
-    }
-    if is_program(first) {
-        return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}");
-    }
-    let known = OTHER_WORDS.iter().find(|(words, _)| words.iter().any(|word| first == word));
-    if let Some((_, meant)) = known {
-        return format!("{NONE}, and no subcommand '{shown}'; did you mean '{meant}'?");
-    }
-    let dash = operands.iter().position(|word| word == "--");
-    let (name, rest) = match dash {
-        Some(at @ 1..) => (&operands[at - 1], &operands[at + 1..]),
-        _ => (first, &operands[1..]),
-    };
-    match rest.first() {
-        Some(command) => {
-            let (name, command) = (printable(name), printable(command));
-            let more = if rest.len() > 1 { " …" } else { "" };
-            format!(
-                "{NONE}, and no program or subcommand '{shown}'; the name goes with --name: semrun --name \
-                 {name} -- {command}{more}"
-            )
-        }
-        None => format!(
-            "{NONE}, and no program or subcommand '{shown}'; give --name NAME: semrun --name NAME -- COMMAND"
-        ),
-    }
-}
-
 /// What may have been meant by something that is no URL of a backend. Only what cannot hold a secret is
 /// repeated.
 pub(super) fn url(text: &str) -> Option<String> {
@@ -398,17 +321,6 @@ pub(super) fn url(text: &str) -> Option<String> {
     })
 }
 
-/// The word that is most like another, if one is near enough.
-pub(super) fn nearest<'a>(
-    word: &str,
-    known: impl Iterator<Item = &'a str>,
-    near: f64,
-) -> Option<&'a str> {
-    let likeness = known.map(|one| (strsim::jaro_winkler(word, one), one));
-    let nearest = likeness.max_by(|one, other| one.0.total_cmp(&other.0));
-    nearest.filter(|(likeness, _)| *likeness >= near).map(|(_, one)| one)
-}
-
 /// `a, b or c`
 fn listed(names: &[&str]) -> String {
     match names {
@@ -416,16 +328,6 @@ fn listed(names: &[&str]) -> String {
         [one] => (*one).into(),
         [all @ .., last] => format!("{} or {last}", all.join(", ")),
     }
-}
-
-/// Whether execvp(3) would find it.
-fn is_program(word: &OsStr) -> bool {
-    let executable = |file: &PathBuf| file.is_file() && access(file, Access::EXEC_OK).is_ok();
-    if word.as_encoded_bytes().contains(&b'/') {
-        return executable(&word.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
-    std::env::split_paths(&path).map(|directory| directory.join(word)).any(|file| executable(&file))
 }
 
 #[cfg(test)]
@@ -450,20 +352,5 @@ mod tests {
         assert!(meant("127.0.0.1:6379").contains("redis://127.0.0.1:6379"));
         assert!(meant("cache:3202").contains("http://cache:3202"));
         assert!(meant("redi://:geheim@h").contains("did you mean redis://"));
-    }
-
-    #[test]
-    fn a_word_is_near_only_if_one_slip_made_it() {
-        for (typed, meant) in [
-            ("statsu", "status"),
-            ("aquire", "acquire"),
-            ("relase", "release"),
-            ("docter", "doctor"),
-        ] {
-            assert_eq!(nearest_subcommand(typed).as_deref(), Some(meant));
-        }
-        for other in ["deploy", "backup.sh", "rsync", "pg_dump", "make"] {
-            assert_eq!(nearest_subcommand(other), None);
-        }
     }
 }

@@ -78,7 +78,9 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let cli::Run { ask, supervision, backend, loudness, command, operands } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
-    let named = if command.is_some() { Vec::new() } else { operands.clone() };
+    if ask.name.is_none() && command.is_none() && !operands.is_empty() {
+        return Err(misuse(nameless(&operands)));
+    }
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
             let shell = all.around.variables.shell().cloned();
@@ -96,9 +98,6 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
             (program, operands.collect())
         }
     };
-    if ask.name.is_none() {
-        return Err(misuse(nameless(&named)));
-    }
     let file_name = Path::new(&program).file_name().unwrap_or(&program);
     let label = printable(file_name);
     let request = request(ask, &loudness, location, label, &all.layers)?;

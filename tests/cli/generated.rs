@@ -56,44 +56,6 @@ fn completions_and_man_pages_are_those_of_this_program() {
 }
 
 #[test]
-fn bash_loads_its_completions_and_completes() {
-    let script = format!(
-        "set -u; . {}; COMP_WORDS=(semrun --or); COMP_CWORD=1; _semrun semrun --or semrun; echo \"${{COMPREPLY[@]}}\"",
-        committed("completions/semrun.bash").display()
-    );
-    let found = output_of("bash", &["--norc", "--noprofile", "-c", &script]);
-    assert_eq!(found, (true, "--orphans\n".into(), String::new()));
-}
-
-#[test]
-fn zsh_loads_its_completions() {
-    let directory = committed("completions");
-    let script = format!(
-        "fpath=({} $fpath); autoload -Uz compinit; compinit -D -u; autoload +X _semrun; echo $_comps[semrun]",
-        directory.display()
-    );
-    assert_eq!(output_of("zsh", &["-f", "-c", &script]), (true, "_semrun\n".into(), String::new()));
-}
-
-#[test]
-fn fish_loads_its_completions_and_completes() {
-    let complete = |line: &str| {
-        let file = committed("completions/semrun.fish");
-        let script = format!("source {}; complete -C '{line}'", file.display());
-        let (success, stdout, stderr) = output_of("fish", &["--no-config", "-c", &script]);
-        assert!(success && stderr.is_empty(), "{stderr}");
-        let words = stdout.lines().map(|line| line.split('\t').next().unwrap().to_owned());
-        words.collect::<Vec<_>>()
-    };
-    assert_eq!(complete("semrun --orp"), ["--orphans"]);
-    assert_eq!(
-        complete("semrun --orphans="),
-        ["--orphans=kill", "--orphans=leave", "--orphans=wait"]
-    );
-    assert_eq!(complete("semrun status --js"), ["--json"]);
-}
-
-#[test]
 fn man_pages_are_readable_and_sound() {
     for (file, _) in GENERATED.iter().filter(|(file, _)| file.starts_with("man/")) {
         let path = committed(file);
