@@ -42,19 +42,23 @@ fn answers(world: &World, variables: &[(&str, &str)], rows: &[Row]) {
 
 #[test]
 fn a_word_in_the_place_of_a_subcommand() {
-    let rows: [Row; 13] = [
+    let rows: [Row; 17] = [
         ("statsu", 64, &["no subcommand 'statsu'", "did you mean 'semrun status'?", "-- statsu"]),
         ("stauts x", 64, &["did you mean 'semrun status'?"]),
         ("relase --permit x", 64, &["did you mean 'semrun release'?"]),
         ("docter", 64, &["did you mean 'semrun doctor'?"]),
-        ("list", 64, &["no subcommand 'list'", "semrun "]),
+        ("list", 64, &["no subcommand 'list'", "'semrun status'"]),
         ("version", 64, &["semrun --version"]),
         ("help statsu", 64, &["no subcommand 'statsu'", "'status'"]),
         ("man statsu", 64, &["no subcommand 'statsu'", "'status'"]),
         ("help nonsense", 64, &["no subcommand 'nonsense'", "acquire", "serve"]),
-        ("lock x -- touch ran", 64, &["no semaphore named", "semrun --name x -- touch …"]),
-        ("deploy -- touch ran", 64, &["semrun --name deploy -- touch …"]),
-        ("deploy touch ran", 64, &["semrun --name deploy -- touch …"]),
+        ("unlock", 64, &["'semrun release'"]),
+        ("run --name x -- touch ran", 64, &["'run'", "semrun --name NAME -- COMMAND"]),
+        ("exec touch ran", 64, &["'exec'", "semrun --name NAME -- COMMAND"]),
+        ("lock", 64, &["'lock'", "semrun --name NAME -- COMMAND"]),
+        ("lock x -- touch ran", 64, &["no semaphore named", "semrun --name x -- touch"]),
+        ("deploy -- touch ran", 64, &["semrun --name deploy -- touch"]),
+        ("deploy touch ran", 64, &["semrun --name deploy -- COMMAND"]),
         (
             "-- touch ran",
             64,

@@ -27,11 +27,15 @@ pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<String> {
     if is_program(word) {
         return None;
     }
-    let near = nearest_subcommand(word.to_str()?)?;
+    let known = OTHER_WORDS.iter().find(|(words, _)| words.iter().any(|known| word == *known));
+    let near = match known {
+        Some((_, meant)) => (*meant).to_owned(),
+        None => format!("semrun {}", nearest_subcommand(word.to_str()?)?),
+    };
     let word = printable(word);
     Some(format!(
-        "no subcommand '{word}', and no such program in PATH; did you mean 'semrun {near}'? (a command \
-         of that name: semrun --name NAME -- {word})"
+        "no subcommand '{word}', and no such program in PATH; did you mean '{near}'? (a command of that \
+         name: semrun --name NAME -- {word})"
     ))
 }
 
@@ -60,7 +64,8 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
     let is_name = |word: &OsString| {
         word.to_str().is_some_and(|word| word == "--name" || word.starts_with("--name="))
     };
-    if operands[1..].iter().any(is_name) {
+    let named_later = operands[1..].iter().any(is_name);
+    if is_program(first) && named_later {
         return format!(
             "{NONE}: '--name' came after '{shown}', which is the command, and everything after the \
              command is its own; put --name before it"
@@ -69,29 +74,23 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
     if is_program(first) {
         return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}");
     }
-    let known = OTHER_WORDS.iter().find(|(words, _)| words.iter().any(|word| first == word));
-    if let Some((_, meant)) = known {
-        return format!("{NONE}, and no subcommand '{shown}'; did you mean '{meant}'?");
+    let none = format!("{NONE}, and no program or subcommand '{shown}'");
+    let runs = RUNS.iter().any(|word| first == word);
+    if named_later || runs && operands.len() == 1 {
+        return format!("{none}; a run is semrun --name NAME -- COMMAND");
     }
-    let dash = operands.iter().position(|word| word == "--");
-    let (name, rest) = match dash {
-        Some(at @ 1..) => (&operands[at - 1], &operands[at + 1..]),
-        _ => (first, &operands[1..]),
+    // What comes after two dashes is a command; anything else may be a secret.
+    let (name, command) = match operands.iter().position(|word| word == "--") {
+        Some(at @ 1..) => (Some(&operands[at - 1]), operands.get(at + 1)),
+        _ => (Some(first).filter(|_| !runs), None),
     };
-    match rest.first() {
-        Some(command) => {
-            let (name, command) = (printable(name), printable(command));
-            let more = if rest.len() > 1 { " …" } else { "" };
-            format!(
-                "{NONE}, and no program or subcommand '{shown}'; the name goes with --name: semrun --name \
-                 {name} -- {command}{more}"
-            )
-        }
-        None => format!(
-            "{NONE}, and no program or subcommand '{shown}'; give --name NAME: semrun --name NAME -- COMMAND"
-        ),
-    }
+    let name = name.map_or_else(|| "NAME".into(), |name| printable(name));
+    let command = command.map_or_else(|| "COMMAND".into(), |command| printable(command));
+    format!("{none}; the name goes with --name: semrun --name {name} -- {command}")
 }
+
+/// Words that other programs use for a run.
+const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
 
 /// The word that is most like another, if one is near enough.
 pub(in crate::settings) fn nearest<'a>(
