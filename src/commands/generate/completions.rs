@@ -91,18 +91,16 @@ impl Line {
             name: sub.get_name().to_owned(),
             about: sub.get_about().map(ToString::to_string).unwrap_or_default(),
             options: options(sub),
-            operands: match sub.get_name() {
-                "status" => Operands::Names,
-                "limit" => Operands::Name,
-                "help" => Operands::OneOf(names.clone()),
-                "man" => {
+            operands: match sub.get_positionals().next() {
+                None => Operands::None,
+                Some(names) if names.get_id() == "names" => Operands::Names,
+                Some(name) if name.get_id() == "semaphore" => Operands::Name,
+                Some(_) if sub.get_name() == "help" => Operands::OneOf(names.clone()),
+                Some(_) if sub.get_name() == "man" => {
                     let page = ["semrun.toml".to_owned()];
                     Operands::OneOf(names.iter().cloned().chain(page).collect())
                 }
-                "completions" => {
-                    Operands::OneOf(sub.get_positionals().flat_map(possible).collect())
-                }
-                _ => Operands::None,
+                Some(word) => Operands::OneOf(possible(word)),
             },
         };
         Self { run: options(all), subcommands: all.get_subcommands().map(subcommand).collect() }
