@@ -4,6 +4,7 @@
 #![expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
 
 pub(crate) mod messages;
+pub(crate) mod pages;
 mod subcommands;
 mod values;
 
@@ -12,9 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
+pub(crate) use self::pages::{brief, documented, usage};
 pub(crate) use self::subcommands::{Acquire, Doctor, Limit, Release, Renew, Serve, Status};
 pub(crate) use self::values::LONGEST;
 use crate::backends::Name;
@@ -27,11 +29,10 @@ use crate::supervise::signals;
     name = "semrun",
     version,
     about = "Run a command while holding a permit of a named counting semaphore",
-    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor",
+    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor\n       semrun help [SUBCOMMAND]",
     disable_help_subcommand = true,
     args_override_self = true,
-    subcommand_negates_reqs = true,
-    after_help = AFTER_HELP,
+    subcommand_negates_reqs = true
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -39,19 +40,6 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) subcommand: Option<Sub>,
 }
-
-const AFTER_HELP: &str = "\
-Options end at the first operand: everything behind COMMAND is the command's.
-Durations are 500ms, 30s, 1h 30m, or a plain number of seconds with or without a fraction.
-Every option has a variable, named in its brackets, and a key of the same name in the configuration \
-files: that of --config or else ~/.config/semrun/config.toml, and below it /etc/semrun/config.toml.
-A flag counts more than a variable, and that more than a file. Booleans are 1 0 true false.
-
-Exit codes: the command's own, or 128+N if signal N ended it; 75 (or -E) no permit was free in \
-time; 76 (or --lost-exit-code) the permit was lost; 69 the backend cannot be reached or refused us; \
-64 usage; 78 bad configuration or not supported by this backend; 124 --max-runtime; 125 semrun \
-itself failed; 126 the command is not executable; 127 not found; 128+N semrun got signal N while \
-it waited.";
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
 #[derive(Debug, Args)]
@@ -73,7 +61,7 @@ pub(crate) struct Run {
     #[arg(short, long = "command", value_name = "STR", conflicts_with = "operands")]
     pub(crate) command: Option<OsString>,
 
-    /// The command and its arguments
+    /// Command to run, and its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) operands: Vec<OsString>,
 }
@@ -82,54 +70,54 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct AskOptions {
-    /// The semaphore: 1 to 200 bytes of UTF-8 without control characters
+    /// Name of the semaphore, 1 to 200 bytes of UTF-8; control characters are not allowed
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
 
-    /// Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use, or pinned,
-    /// stands
+    /// How many may hold a permit at once [default: 1]; while the semaphore is in use or pinned, its
+    /// present limit applies
     #[arg(short, long, visible_short_alias = 'j', value_name = "N", value_parser = values::limit)]
     pub(crate) limit: Option<u32>,
 
-    /// Another limit or TTL that is in force is an error
+    /// Fail with exit code 78 if the semaphore already has another limit or TTL
     #[arg(long)]
     pub(crate) strict_limit: bool,
 
-    /// The lease of a permit where permits can expire, at least 5s; renewed while the command runs
-    /// [default: 30s]. The TTL of a semaphore that is in use stands
+    /// How long a permit lasts unless it is renewed, at least 5s [default: 30s]; while the semaphore is
+    /// in use, its present TTL applies
     #[arg(long, value_name = "D", value_parser = values::ttl)]
     pub(crate) ttl: Option<Duration>,
 
-    /// Wait at most D; 0 is -n [default: for ever]
+    /// Wait at most D [default: for ever]; 0 is the same as -n
     #[arg(short, long, visible_alias = "timeout", value_name = "D", value_parser = values::duration, conflicts_with = "nonblock")]
     pub(crate) wait: Option<Duration>,
 
-    /// Wait at most N times --retry-interval, in the queue: what PassBuddy calls N attempts
+    /// Wait at most N times --retry-interval; what PassBuddy calls N attempts, but in the queue
     #[arg(long, value_name = "N", value_parser = values::attempts, conflicts_with_all = ["wait", "nonblock"])]
     pub(crate) max_attempts: Option<u32>,
 
-    /// See --max-attempts [default: 500ms]
+    /// How long each of --max-attempts waits [default: 500ms]
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) retry_interval: Option<Duration>,
 
-    /// Do not wait
+    /// Do not wait if no permit is free
     #[arg(short = 'n', long, visible_aliases = ["nb", "no-wait"])]
     pub(crate) nonblock: bool,
 
-    /// The exit code when no permit was acquired, 0 to 255 [default: 75]
+    /// Exit code without a permit [default: 75]; 0 to 255
     #[arg(short = 'E', long, value_name = "N", value_parser = values::code)]
     pub(crate) conflict_exit_code: Option<u8>,
 
-    /// The permit stays taken until D after it was acquired, also if the command ends sooner or this
-    /// host dies: cron on hosts with skewed clocks runs once
+    /// Keep the permit taken until D after it was acquired, even if the command or the host ends
+    /// sooner; a job of cron then runs once on hosts with different clocks
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) min_hold: Option<Duration>,
 
-    /// Wait a random time up to D before asking
+    /// Wait a random time of up to D before asking for a permit
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) jitter: Option<Duration>,
 
-    /// What `status` shows for this holder [default: the command's file name, or acquire]
+    /// Text that `status` shows for this holder [default: the command's file name, or acquire]
     #[arg(long, value_name = "TEXT", value_parser = values::label)]
     pub(crate) label: Option<String>,
 }
@@ -138,29 +126,29 @@ pub(crate) struct AskOptions {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct SupervisionOptions {
-    /// The exit code when the permit was lost, 0 to 255 [default: 76]
+    /// Exit code if the permit was lost [default: 76]; 0 to 255
     #[arg(long, value_name = "N", value_parser = values::code)]
     pub(crate) lost_exit_code: Option<u8>,
 
-    /// What semrun sends first when it stops a command of its own accord [default: TERM]
+    /// Signal that semrun sends first to stop the command [default: TERM]
     #[arg(short, long, value_name = "SIG", value_parser = signals::parse)]
     pub(crate) signal: Option<Signal>,
 
-    /// How long a command that is stopped has until its whole tree gets SIGKILL; 0: only when its
-    /// lease ends [default: 5s, or a quarter of the TTL if that is less]
+    /// Send SIGKILL to all processes of the command D after the first signal [default: 5s, or a quarter
+    /// of the TTL if that is less]; with 0 only when the lease ends
     #[arg(short, long, value_name = "D", value_parser = values::duration)]
     pub(crate) kill_after: Option<Duration>,
 
-    /// Stop the command when it has run for D; the exit code is 124 then
+    /// Stop the command after D (exit code 124)
     #[arg(long, value_name = "D", value_parser = values::runtime)]
     pub(crate) max_runtime: Option<Duration>,
 
-    /// What becomes of the command when its permit is lost [default: kill]
+    /// What to do with the command when its permit is lost [default: kill]
     #[arg(long, value_name = "WHAT", value_parser = values::on_lost())]
     pub(crate) on_lost: Option<OnLost>,
 
-    /// What becomes of processes that the command left when it exited; one that is stopped leaves
-    /// none [default: leave]
+    /// What to do with processes that still run when the command has ended [default: leave]; a command
+    /// that is stopped leaves none
     #[arg(long, value_name = "WHAT", value_parser = values::orphans())]
     pub(crate) orphans: Option<Orphans>,
 
@@ -168,8 +156,8 @@ pub(crate) struct SupervisionOptions {
     #[arg(long)]
     pub(crate) foreground: bool,
 
-    /// Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the
-    /// command
+    /// Remove SEMRUN_API_KEY, SEMRUN_PASSWORD and a SEMRUN_BACKEND with a password from the command's
+    /// environment
     #[arg(long)]
     pub(crate) clean_env: bool,
 }
@@ -185,47 +173,48 @@ pub(crate) enum Quarantine {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct BackendOptions {
-    /// Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss://
-    /// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others]
+    /// Keep permits at URL [default: on this machine]; file:///PATH,
+    /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// with TLS, redis+unix:///PATH, or
+    /// http://HOST:PORT and https:// for a cloud-semaphore server; without one /run/semrun for root,
+    /// ~/.local/state/semrun for others
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) backend: Option<String>,
 
-    /// Namespace of the keys in Redis [default: semrun]
+    /// Prefix of the keys in Redis [default: semrun]
     #[arg(long, value_name = "P")]
     pub(crate) prefix: Option<Name>,
 
-    /// How long a Redis that remembers nothing has to be up before it grants anything: auto, 0
-    /// for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL]
+    /// After Redis has lost its data, grant no permit until it has been up for D [default: auto, the
+    /// larger of 30s and the TTL]; 0 never waits, for throw-away servers
     #[arg(long, value_name = "D", value_parser = values::quarantine)]
     pub(crate) quarantine: Option<Quarantine>,
 
-    /// How many replicas of a Redis must be in step before it grants or renews anything; the most that
-    /// one user of a semaphore asks for [default: 0]
+    /// Grant and renew only while N replicas of Redis are in step [default: 0]; the highest number of
+    /// all users of a semaphore applies
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u32>,
 
-    /// Use a Redis that may evict keys under memory pressure, and permits with them
+    /// Accept a Redis whose maxmemory-policy may delete permits
     #[arg(long)]
     pub(crate) allow_eviction: bool,
 
-    /// A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD
+    /// Read the password for Redis from the first line of FILE; or set SEMRUN_PASSWORD
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// A file with the API key for a cloud-semaphore server in its first line; also in the variable
-    /// SEMRUN_API_KEY
+    /// Read the API key for a cloud-semaphore server from the first line of FILE; or set SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) api_key_file: Option<PathBuf>,
 
-    /// The authorities to trust for TLS instead of the system's (PEM)
+    /// Trust the authorities in FILE (PEM) for TLS instead of the system's
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ca_file: Option<PathBuf>,
 
-    /// Our own certificate for TLS (PEM); with --client-key
+    /// Present the certificate in FILE (PEM) to the server; needs --client-key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) client_cert: Option<PathBuf>,
 
-    /// The key of --client-cert (PEM)
+    /// Private key (PEM) of --client-cert
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) client_key: Option<PathBuf>,
 
@@ -236,7 +225,7 @@ pub(crate) struct BackendOptions {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ConfigOption {
-    /// A configuration file (TOML) instead of ~/.config/semrun/config.toml
+    /// Read this configuration file (TOML) instead of ~/.config/semrun/config.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -244,31 +233,36 @@ pub(crate) struct ConfigOption {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct LoudnessOptions {
-    /// Say more
+    /// Print what semrun decides
     #[arg(short, long, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sub {
-    /// Show holders and waiters, of all semaphores without NAME
+    /// Show who holds and who waits (all semaphores if no NAME is given)
     Status(Status),
     /// Take a permit that outlives this process, for a job of several steps
     Acquire(Acquire),
     /// Extend a permit that was acquired
     Renew(Renew),
-    /// Give back a permit that was acquired, or take one from somebody else
+    /// Give back a permit that was acquired, or take one from its holder
     Release(Release),
     /// Show, pin or unpin a semaphore's limit
     Limit(Limit),
-    /// Serve semaphores to cloud-semaphore clients, those for Node and our own
+    /// Run a cloud-semaphore server, for semrun and for the Node clients
     Serve(Serve),
-    /// Check configuration, backend, clocks and the time to acquire
+    /// Check configuration, backend and clocks without running anything
     Doctor(Doctor),
+    /// Print this, or the help of a subcommand
+    Help {
+        #[arg(value_name = "SUBCOMMAND")]
+        subcommand: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -307,18 +301,6 @@ pub(crate) struct Merged<T: Args> {
 pub(crate) struct SubOnly {
     #[command(subcommand)]
     pub(crate) subcommand: Sub,
-}
-
-/// The documented command line: every option with its variable.
-pub(crate) fn documented() -> Command {
-    let mention = |argument: Arg| match variable(&argument) {
-        Some(variable) => {
-            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            argument.help(format!("{help} [env: {variable}]"))
-        }
-        None => argument,
-    };
-    Cli::command().mut_args(mention).mut_subcommands(|sub| sub.mut_args(mention))
 }
 
 /// What the variables of options begin with.
@@ -363,6 +345,7 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         documented().debug_assert();
+        brief().debug_assert();
         SubOnly::command().debug_assert();
         Merged::<Run>::command().debug_assert();
         Merged::<Acquire>::command().debug_assert();
@@ -386,6 +369,27 @@ mod tests {
                 assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
                 assert_eq!(option_of(variable.as_ref()).as_deref(), argument.get_long());
             }
+        }
+    }
+
+    #[test]
+    fn every_option_has_a_heading_and_a_sentence_and_the_short_help_fits() {
+        let all = documented();
+        for command in [&all].into_iter().chain(all.get_subcommands()) {
+            for argument in command.get_arguments() {
+                let what = format!("{} {}", command.get_name(), pages::option_name(argument));
+                let counts = pages::option_name(argument).starts_with("max-");
+                let heading = argument.get_help_heading();
+                assert!(argument.is_positional() || counts || heading.is_some(), "{what}");
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.contains("behind") && !help.contains("somebody"), "{what}: {help}");
+            }
+        }
+        let short = brief().term_width(80).render_help().to_string();
+        assert!(short.lines().count() <= 24, "{short}");
+        for sub in brief().get_subcommands() {
+            let short = sub.clone().term_width(80).render_help().to_string();
+            assert!(short.lines().count() <= 26 && !short.contains("--client-key"), "{short}");
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Exit {
     Unwell,
     /// A signal ended the waiting.
     Interrupted(Signal),
+    /// Nothing was asked for.
+    Unclear,
 }
 
 /// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
@@ -76,6 +78,7 @@ impl Exit {
             // As timeout(1).
             Self::RanTooLong => 124,
             Self::Unwell => 1,
+            Self::Unclear => Failure::Usage.code(),
             Self::CommandSignalled(signal) | Self::Interrupted(signal) | Self::Reraise(signal) => {
                 u8::try_from(128 + signal.as_raw()).unwrap_or(255)
             }

@@ -6,6 +6,7 @@ mod credentials;
 mod files;
 mod layers;
 mod location;
+mod mistakes;
 mod misuse;
 mod runs;
 mod server;
@@ -27,8 +28,10 @@ use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
+pub(crate) use self::mistakes::no_subcommand;
+use self::mistakes::{Refused, before_a_subcommand, near_subcommand, number_after_a_switch};
 pub(crate) use self::misuse::Misuse;
-use self::misuse::{misuse, one_line};
+use self::misuse::misuse;
 pub(crate) use self::runs::{Request, Run, Wait};
 pub(crate) use self::server::Serve;
 pub(crate) use self::shell::NoShell;
@@ -56,6 +59,8 @@ pub(crate) enum Task {
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
     Print(clap::Error),
+    /// Nothing was typed: how to type something.
+    Usage(String),
 }
 
 /// What settings come from beside the command line.
@@ -152,10 +157,17 @@ pub(crate) fn system_file() -> &'static Path {
 
 /// Understands a command line, its program's name included.
 pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task, Misuse> {
+    if line.len() <= 1 {
+        return Ok(Task::Usage(cli::usage()));
+    }
     let mut command = once(Merged::<cli::Run>::command());
     let matches = match command.try_get_matches_from_mut(line) {
         Ok(matches) => matches,
-        Err(error) => return print_or_misuse(&error, line, &[]),
+        Err(error) => {
+            let words = &line[1..];
+            let refused = Refused { error: &error, words, command: &command, subcommand: None };
+            return print_or_misuse(&refused);
+        }
     };
     let flags = typed(&command, &matches)?;
     let operands = operands(&command, &matches);
@@ -172,13 +184,25 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
     let plain = first > 0 && line[first - 1] != "--";
     match operands.first() {
         Some(word) if !named && plain && cli::is_subcommand(word) => {
-            subcommand(flags, &operands, around)
+            let name = word.to_string_lossy().into_owned();
+            let read = subcommand(flags, &operands, around);
+            read.map_err(|misuse| misuse.see_help_of(Some(&name)))
         }
-        _ => {
+        word => {
+            if let Some(word) = word.filter(|_| plain) {
+                let mistake = number_after_a_switch(&command, &line[first - 1], word);
+                // Only where no name is typed may it be a subcommand.
+                let near = || if named { None } else { near_subcommand(word) };
+                if let Some(mistake) = mistake.or_else(near) {
+                    return Err(misuse(mistake).see_help_of(None));
+                }
+            }
             let layers = Layers::of(command, flags, operands, Some(matches));
+            let all = All::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
             // Taking them apart would cost a run as much as putting them together.
-            let all = ManuallyDrop::new(All::of(layers, around)?);
-            Ok(Task::Run(Box::new(runs::run(&all)?)))
+            let all = ManuallyDrop::new(all);
+            let run = runs::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
+            Ok(Task::Run(Box::new(run)))
         }
     }
 }
@@ -191,7 +215,14 @@ fn subcommand(
     let command = SubOnly::command().mut_subcommands(once);
     let matches = match command.clone().try_get_matches_from(words) {
         Ok(matches) => matches,
-        Err(error) => return print_or_misuse(&error, words, &words[..1]),
+        Err(error) => {
+            let name = words[0].to_str();
+            let mut command = name.and_then(|name| command.find_subcommand(name)).cloned();
+            let command = command.get_or_insert_default();
+            let words = &words[1..];
+            let refused = Refused { error: &error, words, command, subcommand: name };
+            return print_or_misuse(&refused);
+        }
     };
     let Some((name, matches)) = matches.subcommand() else {
         return Err(misuse("no subcommand"));
@@ -220,6 +251,12 @@ fn subcommand(
             let shell = text(0).and_then(|shell| shell.parse().ok());
             Task::Completions(shell.ok_or_else(|| misuse("no shell"))?)
         }
+        "help" => match text(0) {
+            Some(name) if !cli::is_subcommand(name.as_ref()) => {
+                return Err(misuse(no_subcommand(&name)));
+            }
+            name => page(name.as_deref(), "--help")?,
+        },
         _ => Task::Man(text(0)),
     })
 }
@@ -236,14 +273,10 @@ fn check_before(
     };
     let wrong =
         |(option, _): &&(String, GivenValue)| !takes(&backend, option) || !takes(command, option);
-    if before.iter().any(|option| wrong(&option)) {
-        return Err(misuse(if name == "serve" {
-            "a server has no backend; of those options it takes --api-key-file and --config".into()
-        } else {
-            format!("of the options before '{name}' only those that choose the backend go with it")
-        }));
+    match before.iter().find(wrong) {
+        Some((option, _)) => Err(misuse(before_a_subcommand(name, option, takes(command, option)))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What no flag may carry.
@@ -258,20 +291,21 @@ pub(crate) fn wants_shell(line: &[OsString]) -> bool {
 }
 
 /// Help and the version are asked for by an "error" of clap's.
-fn print_or_misuse(
-    error: &clap::Error,
-    words: &[OsString],
-    subcommand: &[OsString],
-) -> Result<Task, Misuse> {
-    let flag = match error.kind() {
+fn print_or_misuse(refused: &Refused<'_>) -> Result<Task, Misuse> {
+    let flag = match refused.error.kind() {
         ErrorKind::DisplayVersion => "--version",
-        ErrorKind::DisplayHelp if words.iter().any(|word| word == "--help") => "--help",
+        ErrorKind::DisplayHelp if refused.words.iter().any(|word| word == "--help") => "--help",
         ErrorKind::DisplayHelp => "-h",
-        _ => return Err(misuse(format!("{}; try 'semrun --help'", one_line(error)))),
+        _ => return Err(misuse(refused.explained()).see_help_of(refused.subcommand)),
     };
-    let words = [OsStr::new("semrun")].into_iter();
-    let words = words.chain(subcommand.iter().map(AsRef::as_ref)).chain([OsStr::new(flag)]);
-    match cli::documented().try_get_matches_from(words) {
+    page(refused.subcommand, flag)
+}
+
+/// What a flag prints, alone or after a subcommand.
+fn page(subcommand: Option<&str>, flag: &str) -> Result<Task, Misuse> {
+    let words = ["semrun"].into_iter().chain(subcommand).chain([flag]);
+    let command = if flag == "-h" { cli::brief() } else { cli::documented() };
+    match command.try_get_matches_from(words) {
         Err(page) => Ok(Task::Print(page)),
         Ok(_) => Err(misuse("no help for that")),
     }

@@ -95,6 +95,11 @@ pub(crate) fn announce(line: &str) {
     }
 }
 
+/// Writes some lines of ours to standard error.
+pub(crate) fn explain(text: &str) {
+    write(&format!("{}\n", text.trim_end()), &PATIENCE);
+}
+
 /// Writes a line at once or not at all, for one who has others to serve; and says which.
 pub(crate) fn log(line: &str) -> bool {
     write(&one_line(line), &Timespec { tv_sec: 0, tv_nsec: 0 })

@@ -11,6 +11,8 @@ mod cli {
     mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
+    /// Completions, by the keys that are pressed.
+    mod completions;
     /// Configuration files.
     mod config;
     /// Jobs that run at set times on several hosts.
@@ -41,6 +43,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What people mistype.
+    mod mistakes;
     /// What is nearly right, in great number.
     mod mutated;
     /// Runs within a run.

@@ -137,6 +137,8 @@ pub(crate) enum StoreError {
 
     NotHttp,
     ApiKeyMalformed,
+    /// The server wants an API key, and none was given.
+    ApiKeyMissing,
     ApiKeyRefused,
     /// A server of ours does not allow it, and says why.
     Forbidden(String),

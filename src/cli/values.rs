@@ -23,6 +23,20 @@ pub(super) fn most(text: &str) -> Result<usize, String> {
     most.ok_or_else(|| "not a whole number from 1 on".into())
 }
 
+/// Where a server listens: a host, in brackets or not, and the number of a port.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').unwrap_or(("", text));
+    let number = |port: &str| port.parse::<u16>().is_ok();
+    match parts {
+        (host, port) if !host.is_empty() && number(port) => Ok(text.into()),
+        ("", port) if number(port) => {
+            Err(format!("not HOST:PORT; did you mean 127.0.0.1:{port}, or 0.0.0.0:{port} for all?"))
+        }
+        ("", host) if !host.is_empty() => Err(format!("not HOST:PORT; did you mean {host}:3202?")),
+        _ => Err("not HOST:PORT, such as 127.0.0.1:3202".into()),
+    }
+}
+
 pub(super) fn ttl(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         ttl if ttl < SHORTEST_TTL => Err(format!("shorter than {SHORTEST_TTL:?}")),

@@ -31,7 +31,7 @@ use crate::exit::{Exit, Failure};
 use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
 use crate::supervise::spawn::LaunchError;
-use crate::terminal::{Console, Loudness};
+use crate::terminal::{self, Console, Loudness};
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
@@ -92,6 +92,10 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
         Task::Serve(settings) => serve::run(*settings),
         Task::Completions(shell) => write_out(&generate::completions(shell)),
         Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
+        Task::Usage(usage) => {
+            terminal::explain(&usage);
+            Ok(Exit::Unclear)
+        }
         Task::Print(page) => match page.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
@@ -131,7 +135,7 @@ fn prints(task: &Task) -> bool {
         | Task::Man(_)
         | Task::Print(_) => true,
         Task::Release(settings) => settings.force,
-        Task::Run(_) | Task::Renew(_) | Task::Serve(_) => false,
+        Task::Run(_) | Task::Renew(_) | Task::Serve(_) | Task::Usage(_) => false,
     }
 }
 

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::location::unreadable;
+use super::mistakes::nearest;
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::cli::{self, Cli, Merged, Serve};
@@ -280,14 +281,9 @@ fn unknown<'a>(
 ) -> String {
     const NEAR: f64 = 0.7;
     let [shown, place] = [word, place].map(|text| super::misuse::printable(text.as_ref()));
-    let nearest = known
-        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match nearest {
-        Some((nearness, one)) if nearness >= NEAR => {
-            format!("unknown {what} '{shown}'{place}; did you mean '{one}'?")
-        }
-        _ => format!("unknown {what} '{shown}'{place}"),
+    match nearest(&word.replace('_', "-"), known.map(String::as_str), NEAR) {
+        Some(one) => format!("unknown {what} '{shown}'{place}; did you mean '{one}'?"),
+        None => format!("unknown {what} '{shown}'{place}"),
     }
 }
 

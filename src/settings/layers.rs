@@ -186,7 +186,9 @@ impl Layers {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
-                    return Err(misuse(format!("{variable} is not one of 1, 0, true, false")));
+                    let value = printable(value);
+                    let text = format!("{variable}: '{value}' is not one of 1, 0, true, false");
+                    return Err(misuse(text));
                 }
                 _ => GivenValue::Text(value.clone()),
             };

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::layers::{GivenValue, Layers, Source};
+use super::mistakes;
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::backends::cloud;
@@ -46,7 +47,9 @@ pub(super) fn location(
     let url = Url::parse(url).map_err(|bad| {
         let (failure, text) = match bad {
             BadLocation::Malformed(what) => {
-                (backend.source.failure(), format!(" {}", BadUrlText(&what)))
+                let meant = mistakes::url(url.trim_end());
+                let text = meant.unwrap_or_else(|| format!(" {}", BadUrlText(&what)));
+                (backend.source.failure(), text)
             }
             BadLocation::Unsupported(scheme) => {
                 (Failure::Unsupported, format!(": {}", UnsupportedText(&scheme)))

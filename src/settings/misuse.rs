@@ -27,6 +27,20 @@ impl Misuse {
     pub(crate) fn new(failure: Failure, text: impl Into<String>) -> Self {
         Self { failure, text: text.into() }
     }
+
+    /// The same, and where to read more if it is the command line that is wrong.
+    pub(super) fn see_help_of(mut self, subcommand: Option<&str>) -> Self {
+        if self.failure == Failure::Usage && !self.text.contains("--help'") {
+            let subcommand = subcommand.map(|name| format!(" {name}")).unwrap_or_default();
+            let text = self.text;
+            self.text = if text.ends_with('?') {
+                format!("{text} (or try 'semrun{subcommand} --help')")
+            } else {
+                format!("{text}; try 'semrun{subcommand} --help'")
+            };
+        }
+        self
+    }
 }
 
 /// What was typed cannot be meant.
@@ -52,10 +66,24 @@ pub(super) fn one_line(error: &clap::Error) -> String {
         let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         return format!("invalid value '{}' for '{argument}'{reason}", shortened(value));
     }
+    if let (ErrorKind::InvalidValue, Some(value), Some(argument), Some(ContextValue::Strings(all))) = (
+        error.kind(),
+        context(ContextKind::InvalidValue),
+        context(ContextKind::InvalidArg),
+        error.get(ContextKind::ValidValue),
+    ) && !value.is_empty()
+    {
+        let (value, all) = (shortened(value), all.join(", "));
+        return format!("invalid value '{value}' for '{argument}'; it is one of {all}");
+    }
     let text = error.to_string();
     let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
-    let told = paragraphs
-        .filter(|paragraph| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more"));
+    // Its tips say how to pass an option as an operand, which nobody wants.
+    let told = paragraphs.filter(|paragraph| {
+        !["Usage:", "For more", "tip:"]
+            .iter()
+            .any(|start| paragraph.trim_start().starts_with(start))
+    });
     let text = told.collect::<Vec<_>>().join("; ");
     let text = text.trim().trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>();
     printable(OsStr::new(&text.join(" ")))

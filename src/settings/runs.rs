@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
+use super::mistakes::nameless;
 use super::misuse::{Misuse, misuse, printable};
 use super::shell::{self, NoShell, SH};
 use super::sources::All;
@@ -77,6 +78,9 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let cli::Run { ask, supervision, backend, loudness, command, operands } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
+    if ask.name.is_none() && command.is_none() && !operands.is_empty() {
+        return Err(misuse(nameless(&operands)));
+    }
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
             let shell = all.around.variables.shell().cloned();
@@ -87,7 +91,9 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
         (None, operands) => {
             let mut operands = operands.into_iter();
             let Some(program) = operands.next() else {
-                return Err(misuse("no command to run; give it behind the options"));
+                let name = ask.name.as_ref().map_or("NAME", Name::as_str);
+                let what = "no command to run; give it after the options";
+                return Err(misuse(format!("{what}: semrun --name {name} -- COMMAND")));
             };
             (program, operands.collect())
         }

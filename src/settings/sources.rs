@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::files::{self, Config};
-use super::layers::{Given, GivenValue, Layers};
+use super::layers::{Given, GivenValue, Layers, Source};
 use super::misuse::misconfigured;
 use super::{Misuse, Surroundings};
 use crate::backends::Name;
@@ -30,7 +30,11 @@ impl Files {
             let path = Path::new(path);
             let file = Config::read(path)?;
             files.push(file.ok_or_else(|| {
-                misconfigured(format!("{}: there is no file {}", given.source, path.display()))
+                let source = match &given.source {
+                    Source::Flag => "--config".into(),
+                    source => source.to_string(),
+                };
+                misconfigured(format!("{source}: there is no file {}", path.display()))
             })?);
         } else if let Some(path) = (around.user_file)()? {
             files.extend(Config::read(&path)?);

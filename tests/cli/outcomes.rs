@@ -88,7 +88,7 @@ fn the_hint_for_a_command_that_cannot_run_is_one_that_helps() {
         ("./directory", 126, "it is a directory"),
         ("./script", 126, "not executable (chmod +x makes it so)"),
         ("/dev/null", 126, "it is a pipe, a socket or a device"),
-        ("./orphan", 126, "the interpreter in its first line, or its loader, is missing"),
+        ("./orphan", 126, "its first line ends with CRLF"),
         ("./nothing", 127, "there is no such file"),
         ("''", 127, "the name of the command is empty"),
     ] {

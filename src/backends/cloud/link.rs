@@ -151,6 +151,7 @@ impl Link {
     pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, StoreError> {
         let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
         let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
+        let has_key = request.headers_ref().is_some_and(|headers| headers.contains_key(KEY_HEADER));
         let request = request.body(Empty::new());
         let request = request.map_err(|_| StoreError::ApiKeyMalformed)?;
         let answer = self.requests.send_request(request);
@@ -158,6 +159,7 @@ impl Link {
         let ours = answer.headers().get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let status = answer.status();
         match status {
+            StatusCode::UNAUTHORIZED if !has_key => Err(StoreError::ApiKeyMissing),
             StatusCode::UNAUTHORIZED => Err(StoreError::ApiKeyRefused),
             // One of ours says why.
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::FORBIDDEN if ours => {

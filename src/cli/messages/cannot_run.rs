@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
-use super::forbidden::Forbidden;
+use super::forbidden::{Forbidden, found};
+use crate::cli;
 use crate::supervise::spawn::LaunchError;
 
 /// A command that did not start.
@@ -29,17 +31,18 @@ impl fmt::Display for CannotRun {
                 write!(f, "cannot run '': the name of the command is empty")
             }
             LaunchError::NotFound if !program.contains('/') => {
-                write!(f, "cannot run {program}: no such command in PATH")
+                write!(f, "cannot run {program}: no such command in PATH{}", Meant(program))
             }
-            LaunchError::NotFound => write!(f, "cannot run {program}: there is no such file"),
+            LaunchError::NotFound => {
+                write!(f, "cannot run {program}: there is no such file{}", Meant(program))
+            }
             LaunchError::NotExecutable(error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
                 write!(f, "cannot run {program}: {}", Forbidden::of(program))
             }
             LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = "the interpreter in its first line, or its loader, is missing";
-                write!(f, "cannot run {program}: {what} (a line that ends with CRLF names another)")
+                write!(f, "cannot run {program}: {}", Missing(program))
             }
             LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
             LaunchError::Failed(doing, error) => {
@@ -50,3 +53,58 @@ impl fmt::Display for CannotRun {
 }
 
 impl std::error::Error for CannotRun {}
+
+/// What may have been meant by a command that is not there.
+struct Meant<'a>(&'a str);
+
+impl fmt::Display for Meant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(program) = self;
+        if program.contains(char::is_whitespace) {
+            // The line may hold a secret, and is in the message already as it was typed.
+            return f
+                .write_str("; a line for the shell goes with -c: semrun --name NAME -c 'LINE'");
+        }
+        if cli::is_subcommand(program.as_ref()) {
+            return write!(
+                f,
+                "; after --name a word is the command, and the subcommand goes first: semrun {program}"
+            );
+        }
+        if !program.contains('/') && Path::new(program).is_file() {
+            return write!(f, "; the file here is ./{program}");
+        }
+        Ok(())
+    }
+}
+
+/// What a program needs to run, and is not there.
+struct Missing<'a>(&'a str);
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(program) = self;
+        match interpreter(program) {
+            Some(line) if line.ends_with('\r') => f.write_str(
+                "its first line ends with CRLF, and so names an interpreter that is not there; save it \
+                 with LF",
+            ),
+            Some(line) => {
+                let file = line.split_whitespace().next().unwrap_or_default();
+                write!(f, "its first line asks for the interpreter '{file}', and there is no such file")
+            }
+            None => f.write_str(
+                "the loader that it asks for is missing; it was built for another system",
+            ),
+        }
+    }
+}
+
+/// What follows `#!` in the first line of a file.
+fn interpreter(program: &str) -> Option<String> {
+    const MOST: u64 = 256;
+    let mut start = Vec::new();
+    File::open(found(program)?).ok()?.take(MOST).read_to_end(&mut start).ok()?;
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    Some(String::from_utf8_lossy(line).into_owned())
+}

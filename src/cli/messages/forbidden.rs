@@ -34,7 +34,7 @@ impl Forbidden {
 }
 
 /// The file that a name stands for, as execvp(3) looks for it.
-fn found(program: &str) -> Option<PathBuf> {
+pub(super) fn found(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(program.into());
     }

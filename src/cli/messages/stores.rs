@@ -42,6 +42,7 @@ impl fmt::Display for StoreErrorText<'_> {
             | StoreError::EndlessKeys => of_redis(f, self.0),
             StoreError::NotHttp
             | StoreError::ApiKeyMalformed
+            | StoreError::ApiKeyMissing
             | StoreError::ApiKeyRefused
             | StoreError::Forbidden(_)
             | StoreError::NotNow(_)
@@ -189,6 +190,9 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
         StoreError::NotHttp => f.write_str("not an HTTP server; check the URL"),
         StoreError::ApiKeyMalformed => f.write_str("the API key cannot be sent"),
+        StoreError::ApiKeyMissing => f.write_str(
+            "the server wants an API key, and none was given; give --api-key-file or SEMRUN_API_KEY",
+        ),
         StoreError::ApiKeyRefused => {
             f.write_str("the server refused the API key; check --api-key-file and SEMRUN_API_KEY")
         }

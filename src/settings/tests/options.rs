@@ -36,6 +36,7 @@ fn sample(option: &str) -> &'static str {
         "log-format" => "json",
         "permit" => "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x",
         "backend" => "file:///a",
+        "listen" => "127.0.0.1:0",
         "config" => "/dev/null",
         _ => "word",
     }

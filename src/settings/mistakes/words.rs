@@ -1,0 +1,134 @@
+//! A word where a command or a subcommand should be.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Command, CommandFactory};
+use rustix::fs::{Access, access};
+
+use super::listed;
+use crate::cli::Cli;
+use crate::settings::misuse::printable;
+
+/// How like a word has to be to one that is known.
+pub(super) const NEAR: f64 = 0.8;
+
+/// Words that other programs use for a subcommand.
+const OTHER_WORDS: [(&[&str], &str); 5] = [
+    (&["list", "ls", "ps", "show", "info", "stats", "holders"], "semrun status"),
+    (&["version"], "semrun --version"),
+    (&["unlock", "free"], "semrun release"),
+    (&["take", "get"], "semrun acquire --name NAME"),
+    (&["check", "test"], "semrun doctor"),
+];
+
+/// A word in the place of a command that is nearly a subcommand, and no program.
+pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<String> {
+    if is_program(word) {
+        return None;
+    }
+    let known = OTHER_WORDS.iter().find(|(words, _)| words.iter().any(|known| word == *known));
+    let near = match known {
+        Some((_, meant)) => (*meant).to_owned(),
+        None => format!("semrun {}", nearest_subcommand(word.to_str()?)?),
+    };
+    let word = printable(word);
+    Some(format!(
+        "no subcommand '{word}', and no such program in PATH; did you mean '{near}'? (a command of that \
+         name: semrun --name NAME -- {word})"
+    ))
+}
+
+/// There is no such subcommand.
+pub(crate) fn no_subcommand(word: &str) -> String {
+    let near = nearest_subcommand(word).map(|near| format!("; did you mean '{near}'?"));
+    let all = Cli::command();
+    let names: Vec<_> = all.get_subcommands().map(Command::get_name).collect();
+    let there = || format!("; there are {}", listed(&names).replace(" or ", " and "));
+    format!("no subcommand '{}'{}", printable(word.as_ref()), near.unwrap_or_else(there))
+}
+
+fn nearest_subcommand(word: &str) -> Option<String> {
+    let all = Cli::command();
+    let names = all.get_subcommands().map(Command::get_name);
+    nearest(word, names, NEAR).map(str::to_owned)
+}
+
+/// A command, but no name of a semaphore.
+pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
+    const NONE: &str = "no semaphore named";
+    let Some(first) = operands.first() else {
+        return format!("{NONE}; give --name NAME");
+    };
+    let shown = printable(first);
+    let is_name = |word: &OsString| {
+        word.to_str().is_some_and(|word| word == "--name" || word.starts_with("--name="))
+    };
+    let named_later = operands[1..].iter().any(is_name);
+    if is_program(first) && named_later {
+        return format!(
+            "{NONE}: '--name' came after '{shown}', which is the command, and everything after the \
+             command is its own; put --name before it"
+        );
+    }
+    if is_program(first) {
+        return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}");
+    }
+    let none = format!("{NONE}, and no program or subcommand '{shown}'");
+    let runs = RUNS.iter().any(|word| first == word);
+    if named_later || runs && operands.len() == 1 {
+        return format!("{none}; a run is semrun --name NAME -- COMMAND");
+    }
+    // What comes after two dashes is a command; anything else may be a secret.
+    let (name, command) = match operands.iter().position(|word| word == "--") {
+        Some(at @ 1..) => (Some(&operands[at - 1]), operands.get(at + 1)),
+        _ => (Some(first).filter(|_| !runs), None),
+    };
+    let name = name.map_or_else(|| "NAME".into(), |name| printable(name));
+    let command = command.map_or_else(|| "COMMAND".into(), |command| printable(command));
+    format!("{none}; the name goes with --name: semrun --name {name} -- {command}")
+}
+
+/// Words that other programs use for a run.
+const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
+
+/// The word that is most like another, if one is near enough.
+pub(in crate::settings) fn nearest<'a>(
+    word: &str,
+    known: impl Iterator<Item = &'a str>,
+    near: f64,
+) -> Option<&'a str> {
+    let likeness = known.map(|one| (strsim::jaro_winkler(word, one), one));
+    let nearest = likeness.max_by(|one, other| one.0.total_cmp(&other.0));
+    nearest.filter(|(likeness, _)| *likeness >= near).map(|(_, one)| one)
+}
+
+/// Whether execvp(3) would find it.
+pub(super) fn is_program(word: &OsStr) -> bool {
+    let executable = |file: &PathBuf| file.is_file() && access(file, Access::EXEC_OK).is_ok();
+    if word.as_encoded_bytes().contains(&b'/') {
+        return executable(&word.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    std::env::split_paths(&path).map(|directory| directory.join(word)).any(|file| executable(&file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_near_only_if_one_slip_made_it() {
+        for (typed, meant) in [
+            ("statsu", "status"),
+            ("aquire", "acquire"),
+            ("relase", "release"),
+            ("docter", "doctor"),
+        ] {
+            assert_eq!(nearest_subcommand(typed).as_deref(), Some(meant));
+        }
+        for other in ["deploy", "backup.sh", "rsync", "pg_dump", "make"] {
+            assert_eq!(nearest_subcommand(other), None);
+        }
+    }
+}
