@@ -83,6 +83,8 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     /// Everything that was given and counts, as far as it could be read.
     pub(crate) given: Vec<Given>,
+    /// What is wrong with variables that look like ours and are none.
+    pub(crate) unknown: Vec<String>,
     /// What there is to look at, or what is wrong with the settings.
     pub(crate) examined: Result<Examined, Misuse>,
 }
@@ -195,9 +197,12 @@ pub(super) fn limit(
 
 pub(super) fn doctor(flags: Flags, operands: Vec<OsString>, around: &Surroundings<'_>) -> Doctor {
     let json = flags.iter().any(|(option, _)| option == "json");
+    let unknown = around.variables.unknown();
     match All::new::<cli::Doctor>(flags, operands, around) {
-        Err(misuse) => Doctor { json, given: Vec::new(), examined: Err(misuse) },
-        Ok(all) => Doctor { json, given: all.layers.given().to_vec(), examined: examined(&all) },
+        Err(misuse) => Doctor { json, given: Vec::new(), unknown, examined: Err(misuse) },
+        Ok(all) => {
+            Doctor { json, given: all.layers.given().to_vec(), unknown, examined: examined(&all) }
+        }
     }
 }
 
