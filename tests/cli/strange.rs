@@ -150,7 +150,7 @@ fn what_cannot_be_so_is_not_believed() {
     }
     let raw = |terms: &str| {
         format!(
-            "+OK\r\n+OK\r\n*0\r\n*11\r\n$4\r\nheld\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
+            "+OK\r\n+OK\r\n*0\r\n*11\r\n$7\r\nholding\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
         )
     };
     for terms in [
@@ -172,7 +172,7 @@ fn what_cannot_be_so_is_not_believed() {
     let page = format!(r#"{{"more":true,"semaphores":[{{"name":"a","look":{look}}}]}}"#);
     let status = |body: &str, name: &str| {
         let backend = format!("http://127.0.0.1:{}", of_ours(body));
-        let words = ["status", "--backend", &backend, name];
+        let words = ["status", "-v", "--backend", &backend, name];
         let words = words.into_iter().filter(|word| !word.is_empty());
         world.semrun(words).output().unwrap()
     };

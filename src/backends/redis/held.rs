@@ -79,7 +79,7 @@ impl Grip {
         let answer = self.shared.connection.call(&self.keys, &self.request(Operation::Renew)).await;
         let reply = answer.map_err(|trouble| trouble.what)?;
         match reply.status {
-            Status::Held => {
+            Status::Holding => {
                 self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
                 Ok(Renewed::For(reply.ttl))
             }

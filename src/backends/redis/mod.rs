@@ -244,7 +244,8 @@ impl Backend for Redis {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
                 .map_err(|trouble| self.shared.error(&format!("renew {id}@{name}"), trouble))?;
-            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
+            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Holding)
+            else {
                 return Ok(None);
             };
             let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));

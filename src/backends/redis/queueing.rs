@@ -136,11 +136,11 @@ impl<'a> Queueing<'a> {
             };
             (pause, before) = (Pause::new(), Before::default());
             self.replicas = self.replicas.max(reply.replicas);
-            if matches!(reply.status, Status::Held | Status::Queued | Status::Busy) {
+            if matches!(reply.status, Status::Holding | Status::Waiting | Status::Busy) {
                 self.tell(&reply);
             }
             match reply.status {
-                Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
+                Status::Holding => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
                 Status::Busy => {
                     let Some(why) = reply.withheld() else { return Ok(Acquired::Busy) };
                     let doing = format!("take a permit of '{}'", self.ask.name);
@@ -150,12 +150,14 @@ impl<'a> Queueing<'a> {
                     let trouble = Trouble::differs(self.ask, reply.limit, reply.pinned, reply.ttl);
                     return Err(self.shared.error("", trouble));
                 }
-                Status::Queued => {
+                Status::Waiting => {
                     (self.ticket, waits) = (reply.ticket, true);
                     self.turn.tell(Notice::Queued(Standing {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
+                        key: None,
+                        kept_until: reply.kept_until,
                         withheld: reply.withheld(),
                     }));
                     if let Err(trouble) = self.wait(&reply).await {

@@ -257,7 +257,7 @@ if operation == 'ask' then
     if held then
         -- Asked again: the answer was lost, or a waiter says that it has what it was given.
         extend()
-        status = 'held'
+        status = 'holding'
     elseif mine or over(id) then
         status = 'gone' -- a late duplicate of one that has ended
     elseif ARGV[11] == 'strict' and ((pin or limit) ~= asked_limit or ttl ~= asked_ttl) then
@@ -267,7 +267,7 @@ if operation == 'ask' then
         -- Nobody is in line, and one is free: nothing has to be kept of the asking.
         mine = { token = next_token(), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
         extend()
-        status = 'held'
+        status = 'holding'
     else
         if not waits then
             -- Tickets are moments, so that they grow even when the last one is forgotten; and who
@@ -281,12 +281,12 @@ if operation == 'ask' then
             call('HSET', asks, id, text(now) .. ' ' .. text(asked_hold) .. ' 0 - ' .. who)
         end
         call('ZADD', alive, text(now + tonumber(ARGV[9])), id)
-        status = 'queued'
+        status = 'waiting'
     end
 elseif operation == 'renew' then
     if held then
         extend()
-        status = 'held'
+        status = 'holding'
     elseif mine and mine.phase == 'r' then
         status = 'revoked'
     elseif (not known or now < pause) and not over(id) and not call('ZSCORE', permits, id) then
@@ -297,7 +297,7 @@ elseif operation == 'renew' then
         token = math.max(token, has_token)
         mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
         extend()
-        status = 'held'
+        status = 'holding'
     end
 elseif operation == 'release' or operation == 'leave' then
     give_back()
@@ -309,7 +309,7 @@ elseif operation == 'attach' or operation == 'return' then
     if operation == 'attach' then
         if detached and mine.phase == 'h' then
             extend()
-            status = 'held'
+            status = 'holding'
         end
     elseif detached and mine.phase ~= 'm' then
         give_back()
@@ -363,14 +363,14 @@ while not alone and now >= pause and count < (pin or limit) do
         if head == id and operation == 'ask' then
             mine = read(id)
             extend()
-            status = 'held'
+            status = 'holding'
         else
             call('ZADD', permits, text(now + math.min(ttl, UNCLAIMED)), head)
             wake(head, text(token))
         end
     end
 end
-if status == 'queued' and ARGV[10] == 'nonblock' then
+if status == 'waiting' and ARGV[10] == 'nonblock' then
     leave_queue(id)
     status = 'busy'
 end
@@ -381,9 +381,9 @@ end
 local foreign = math.max(0, call('ZCARD', permits) - call('HLEN', grants))
 if foreign > 0 then shared = true end
 local whose, next_end = '', -1
-if operation == 'attach' and status == 'held' then whose = id .. ' ' .. call('HGET', grants, id) end
+if operation == 'attach' and status == 'holding' then whose = id .. ' ' .. call('HGET', grants, id) end
 local place, ahead = 0, 0
-if status == 'queued' then
+if status == 'waiting' then
     place, ahead = tonumber(call('ZSCORE', queue, id)), call('ZRANK', queue, id)
     local soonest = call('ZRANGE', permits, 0, 63, 'WITHSCORES')
     local since = math.huge
@@ -420,7 +420,7 @@ if pin then call('PERSIST', state) end
 -- The set itself may only go by itself where nobody else writes to it, who would not know.
 if shared then call('PERSIST', permits) else call('PEXPIRE', permits, keep) end
 
-if status ~= 'held' then mine = read(id) end
+if status ~= 'holding' then mine = read(id) end
 local hold_left = mine and math.max(0, mine.since + mine.hold - now) or 0
 return {
     status, mine and mine.token or '0', text(place), ahead, count, foreign, text(next_end),
