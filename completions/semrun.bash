@@ -146,7 +146,7 @@ _semrun() {
     elif [[ $cur == -* ]]; then
         case $sub in
         '') names='--name -l -j --limit --strict-limit --ttl -w --wait --timeout --max-attempts --retry-interval -n --nonblock --nb --no-wait -E --conflict-exit-code --min-hold --jitter --label --lost-exit-code -s --signal -k --kill-after --max-runtime --on-lost --orphans --foreground --clean-env --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -v --verbose -q --quiet -c --command -h --help -V --version' ;;
-        status) names='--backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -l --limit --json --watch -h --help' ;;
+        status) names='--backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -l --limit --json --watch -v --verbose -h --help' ;;
         acquire) names='--name -l -j --limit --strict-limit --ttl -w --wait --timeout --max-attempts --retry-interval -n --nonblock --nb --no-wait -E --conflict-exit-code --min-hold --jitter --label --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -v --verbose -q --quiet --json --shell -h --help' ;;
         renew) names='--permit --while-pid --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -h --help' ;;
         release) names='--permit --force --now --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config -h --help' ;;
@@ -161,6 +161,7 @@ _semrun() {
     elif [[ -n $sub ]]; then
         case $sub in
         status) kind=names ;;
+        release) (( operands == 0 )) && kind=names ;;
         limit) (( operands == 0 )) && kind=names ;;
         help) (( operands == 0 )) && kind='words status acquire renew release limit serve doctor help completions man' ;;
         completions) (( operands == 0 )) && kind='words bash elvish fish powershell zsh' ;;

@@ -96,6 +96,8 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --allow-eviction 'Accept a Redis whose maxmemory-policy may delete permits [env: SEMRUN_ALLOW_EVICTION]'
             cand --json 'Print a JSON document'
             cand --watch 'Print it again whenever it changes, until a signal ends it'
+            cand -v 'Show leases, fencing tokens and permits too, in as many columns as that takes [env: SEMRUN_VERBOSE]'
+            cand --verbose 'Show leases, fencing tokens and permits too, in as many columns as that takes [env: SEMRUN_VERBOSE]'
             cand -h 'Print help; -h prints less of it'
             cand --help 'Print help; -h prints less of it'
         }
@@ -169,7 +171,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --client-cert 'Present the certificate in FILE (PEM) to the server; needs --client-key [env: SEMRUN_CLIENT_CERT]'
             cand --client-key 'Private key (PEM) of --client-cert [env: SEMRUN_CLIENT_KEY]'
             cand --config 'Read this configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]'
-            cand --force 'Take the permit from its holder; it passes on when the holder''s command is dead, or when the lease ends'
+            cand --force 'Revoke the permit of its holder; it passes on when the holder''s command is dead, or when the lease ends'
             cand --now 'With --force, let the permit pass on at once; the old command may still run beside the next'
             cand --allow-eviction 'Accept a Redis whose maxmemory-policy may delete permits [env: SEMRUN_ALLOW_EVICTION]'
             cand -h 'Print help; -h prints less of it'

@@ -32,6 +32,11 @@ pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
     Ok(text)
 }
 
+/// The label of an API key, of which no more than belongs in a line is kept.
+pub(super) fn label(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
 /// The identity of a permit of another program, which may be anything.
 pub(super) fn identity(text: &str) -> String {
     let mut text = text.to_owned();

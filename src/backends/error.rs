@@ -53,7 +53,7 @@ pub(crate) enum Attempt {
     Renew(Permit),
     /// Of a permit that no process holds.
     GiveBack(Permit),
-    Evict(Permit),
+    Revoke(Permit),
     Examine,
     /// Of a permit whose lease ends by itself after that time.
     Release {
@@ -136,6 +136,10 @@ pub(crate) enum StoreError {
     EndlessKeys,
 
     NotHttp,
+    /// A server of ours speaks this version of our protocol, and we another.
+    OtherVersion(String),
+    /// The server is a semrun of this version, whose protocol is older than ours.
+    OlderServer(String),
     ApiKeyMalformed,
     /// The server wants an API key, and none was given.
     ApiKeyMissing,

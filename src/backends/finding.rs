@@ -17,11 +17,11 @@ pub(crate) struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Grade {
-    Good,
+    Ok,
     /// Permits are safe; something may still not be as it was meant.
-    Doubtful,
+    Warning,
     /// It has to be mended.
-    Bad,
+    Error,
 }
 
 /// What it is.

@@ -15,8 +15,8 @@ use super::leased::{self, Leased};
 use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
 use super::renewal::{self, Renewed};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, GivenBack, Gone, Grade, Holder,
-    Lease, Lost, Name, Notice, Pending, Permit, Phase, Record, Snapshot, Standing, StoreError,
+    Acquired, Ask, Backend, Cancel, Error, Finding, GivenBack, Gone, Grade, Holder, Lease, Lost,
+    Name, Notice, Pending, Permit, Phase, Record, Revocation, Snapshot, Standing, StoreError,
     Tenure, Turn, Waiter,
 };
 use crate::clock::{self, Moment};
@@ -56,7 +56,7 @@ impl Memory {
                         semaphore.held.insert(id, watch::channel(None).0);
                     }
                 }
-                Change::Evicted(id) => semaphore.tell(id, Gone::NotYet),
+                Change::Revoked(id) => semaphore.tell(id, Gone::NotYet),
                 Change::Kept(id) | Change::Gone(id) => {
                     semaphore.tell(id, Gone::Now);
                     semaphore.held.remove(&id);
@@ -78,6 +78,7 @@ impl Memory {
         });
         let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
         Snapshot {
+            known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
             ttl: ledger.terms().and_then(|terms| terms.ttl),
@@ -106,7 +107,7 @@ impl Memory {
                 let terms = self.0.borrow()[name].ledger.terms();
                 Ok(terms.and_then(|terms| terms.ttl).expect("everybody here has one"))
             }
-            Renewal::Evicted => Err(Lost::evicted()),
+            Renewal::Revoked => Err(Lost::revoked()),
             Renewal::Lost => Err(Lost::some_time_ago()),
         }
     }
@@ -259,7 +260,7 @@ impl Backend for Memory {
             self.update(name, Ledger::expire);
             let held = {
                 let ledger = &self.0.borrow()[name].ledger;
-                let held = |one: &Holding<Record>| is_detached(one) && one.phase != Phase::Kept;
+                let held = |one: &Holding<Record>| is_detached(one) && one.phase != Phase::MinHold;
                 ledger.holding(id).is_some_and(held)
             };
             if held {
@@ -271,16 +272,19 @@ impl Backend for Memory {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
+            if !self.0.borrow().contains_key(name) {
+                return Ok(false);
+            }
             self.update(name, Ledger::expire);
             let held = self.0.borrow()[name].ledger.holding(id).is_some();
-            self.update(name, |ledger, now| ledger.evict(now, id, how));
+            self.update(name, |ledger, now| ledger.revoke(now, id, how));
             Ok(held)
         })
     }
@@ -297,7 +301,7 @@ impl Backend for Memory {
     }
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
-        let (grade, what) = (Grade::Good, Found::Memory);
+        let (grade, what) = (Grade::Ok, Found::Memory);
         Box::pin(async move { Ok(vec![Finding { topic: "memory", grade, what }]) })
     }
 
@@ -322,7 +326,7 @@ impl Drop for Place {
         if let Some(id) = self.id {
             self.memory.update(&self.name, |ledger, now| {
                 // Nobody ever knew of a permit that came at this moment, so it is not kept.
-                let mut changes = ledger.evict(now, id, Eviction::Now);
+                let mut changes = ledger.revoke(now, id, Revocation::Now);
                 changes.extend(ledger.release(now, id));
                 changes
             });
@@ -354,7 +358,7 @@ impl leased::Grip for Grip {
                 let Some(mut told) = told else { return std::future::pending().await };
                 let gone = told.wait_for(Option::is_some).await.ok().and_then(|gone| *gone);
                 match gone {
-                    Some(Gone::NotYet) => Lost::evicted(),
+                    Some(Gone::NotYet) => Lost::revoked(),
                     _ => Lost::removed(Gone::Now),
                 }
             };

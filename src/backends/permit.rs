@@ -42,8 +42,8 @@ pub(crate) enum Loss {
     ExpiredOrRevoked,
     /// The same, unless the server was restarted and does not remember its permits.
     ExpiredOrForgotten,
-    /// A user evicted it; whether at once.
-    Evicted {
+    /// A user revoked it; whether at once.
+    Revoked {
         now: bool,
     },
     /// Another client gave it back.
@@ -79,7 +79,7 @@ pub(crate) enum Gone {
     Now,
     /// Some time ago: it may be somebody else's.
     Before,
-    /// Not yet: it was evicted gently, cannot be renewed, and is ours until it is given back or
+    /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.
     NotYet,
 }
@@ -90,14 +90,14 @@ impl Lost {
         Self { why: Loss::ExpiredOrRevoked, gone: Gone::Before }
     }
 
-    /// It was taken away gently.
-    pub(super) fn evicted() -> Self {
-        Self { why: Loss::Evicted { now: false }, gone: Gone::NotYet }
+    /// It was revoked gently.
+    pub(super) fn revoked() -> Self {
+        Self { why: Loss::Revoked { now: false }, gone: Gone::NotYet }
     }
 
-    /// It was taken away at once.
+    /// It was revoked at once.
     pub(super) fn removed(gone: Gone) -> Self {
-        Self { why: Loss::Evicted { now: true }, gone }
+        Self { why: Loss::Revoked { now: true }, gone }
     }
 }
 

@@ -74,6 +74,7 @@ pub(crate) const PAGES: [Page; 11] = [
         examples: &[
             ("semrun status", "all semaphores"),
             ("semrun status --watch deploy", "one, as it changes"),
+            ("semrun status -v deploy", "with leases, fencing tokens and permits"),
         ],
     },
     Page {
@@ -112,13 +113,16 @@ Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew
         name: "release",
         notes: "",
         exit: &[
-            ("0", "the permit is given back, or was before, or is taken from its holder"),
+            ("0", "the permit is given back, or was before, or is revoked"),
             USAGE,
             REACHED,
             ("76", "the permit was lost before"),
             CONFIG,
         ],
-        examples: &[("semrun release --permit \"$permit\"", "what `semrun acquire` printed")],
+        examples: &[
+            ("semrun release --permit \"$permit\"", "what `semrun acquire` printed"),
+            ("semrun release --force deploy", "stop the one holder, and take its permit"),
+        ],
     },
     Page {
         name: "limit",

@@ -30,6 +30,10 @@ pub(crate) struct Status {
     #[arg(long)]
     pub(crate) watch: bool,
 
+    /// Show leases, fencing tokens and permits too, in as many columns as that takes
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
     /// Semaphores to show
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<Name>,
@@ -79,10 +83,14 @@ pub(crate) struct Release {
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
 
-    /// Take the permit from its holder; it passes on when the holder's command is dead, or when the
+    /// Revoke the permit of its holder; it passes on when the holder's command is dead, or when the
     /// lease ends
     #[arg(long)]
     pub(crate) force: bool,
+
+    /// With --force, semaphore whose one holder loses its permit
+    #[arg(value_name = "NAME")]
+    pub(crate) semaphore: Option<Name>,
 
     /// With --force, let the permit pass on at once; the old command may still run beside the next
     #[arg(long, requires = "force")]

@@ -1,11 +1,12 @@
 //! Looking for what is wrong with settings, backend and clocks before a job finds it.
 
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::runtime::{block_on, print};
+use super::runtime::{block_on, print, write_out};
 use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
@@ -16,6 +17,7 @@ use crate::exit::Exit;
 use crate::foreign::pitfall;
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
+use crate::terminal::is_dumb;
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
 const TRIAL: &str = "semrun doctor";
@@ -23,54 +25,63 @@ const ENOUGH: u32 = 10_000;
 
 pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     let mut report =
-        Report { version: 1, grade: Grade::Good, settings: Vec::new(), checks: Vec::new() };
+        Report { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
     // Not of a run, but of this call.
     let given = settings.given.iter().filter(|given| given.option != "json");
     report.settings = given.map(Setting::of).collect();
     match settings.examined {
-        Err(misuse) => report.checks.push(bad("configuration", misuse.to_string())),
+        Err(misuse) => report.checks.push(error("configuration", misuse.to_string())),
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
             report.checks = block_on(examine(&examined, account))?;
         }
     }
+    // A misspelt one does nothing, and nothing else says so.
+    let unknown =
+        settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
+    report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
     let grades = report.checks.iter().map(|check| check.grade);
-    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Good);
-    let page = if settings.json { Page::document(&report)? } else { report.table() };
-    print(&page)?;
-    Ok(if report.grade == Grade::Bad { Exit::Unwell } else { Exit::Success })
+    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
+    if settings.json {
+        print(&Page::document(&report)?)?;
+    } else if colours() {
+        write_out(coloured(report.table().text()).as_bytes())?;
+    } else {
+        print(&report.table())?;
+    }
+    Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
 async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
     let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
-    let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
+    let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
         let text = "a password in --backend can be seen by everybody in the list of processes; \
                     --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
-        checks.push(finding("password", Grade::Doubtful, text));
+        checks.push(finding("password", Grade::Warning, text));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
     {
         let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
-        checks.push(finding("name", Grade::Doubtful, &text));
+        checks.push(finding("name", Grade::Warning, &text));
     }
     if location.expires() {
         let (time, ttl) =
             (humantime::format_duration(*kill_after), humantime::format_duration(*ttl));
         let text = format!("{time}, which fits into a TTL of {ttl}");
-        checks.push(finding("kill-after", Grade::Good, &text));
+        checks.push(finding("kill-after", Grade::Ok, &text));
     }
     if location.expires() && !descendants::can_be_found() {
         let text = "/proc is missing, hides processes, or is that of another pid namespace, and without \
                     it a command's processes could not be stopped in time (unshare --mount-proc mounts \
                     it)";
-        checks.push(finding("processes", Grade::Bad, text));
+        checks.push(finding("processes", Grade::Error, text));
     }
     let backend = match location.connect(account) {
         Ok(backend) => backend,
-        Err(error) => {
-            checks.push(bad("backend", ErrorText(&error).to_string()));
+        Err(problem) => {
+            checks.push(error("backend", ErrorText(&problem).to_string()));
             return checks;
         }
     };
@@ -79,9 +90,9 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
         Location::Default => " (the default)",
         _ => "",
     };
-    let place = finding("backend", Grade::Good, &format!("{}{default}", backend.url()));
+    let place = finding("backend", Grade::Ok, &format!("{}{default}", backend.url()));
     match found {
-        Err(error) => checks.push(bad("backend", ErrorText(&error).to_string())),
+        Err(problem) => checks.push(error("backend", ErrorText(&problem).to_string())),
         Ok(found) => {
             checks.push(place);
             checks.extend(found.iter().map(Check::of));
@@ -96,8 +107,8 @@ fn finding(topic: &'static str, grade: Grade, text: &str) -> Check {
     Check { topic, grade, text: text.into() }
 }
 
-fn bad(topic: &'static str, text: String) -> Check {
-    Check { topic, grade: Grade::Bad, text }
+fn error(topic: &'static str, text: String) -> Check {
+    Check { topic, grade: Grade::Error, text }
 }
 
 /// Whether running jobs survive it when another server takes the place of this one.
@@ -115,7 +126,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
                  within {}",
                 Span(room.saturating_sub(with_attempts(Duration::ZERO)))
             );
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Takeover::After(time) if with_attempts(time) <= room => {
             let text = format!(
@@ -123,7 +134,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
                  jobs go on",
                 Span(time)
             );
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Takeover::After(time) => {
             let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
@@ -133,7 +144,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
                 Span(time),
                 humantime::format_duration(enough)
             );
-            finding(topic, Grade::Doubtful, &text)
+            finding(topic, Grade::Warning, &text)
         }
     })
 }
@@ -167,16 +178,16 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
         Ok(Some((acquired, released))) => {
             let (acquired, released) = (Fine(acquired), Fine(released));
             let text = format!("a permit was acquired in {acquired} and given back in {released}");
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Ok(None) => {
             let text = "no permit was free just now: another doctor is at work";
-            finding(topic, Grade::Doubtful, text)
+            finding(topic, Grade::Warning, text)
         }
         Err(error) if error.kind() == ErrorKind::Withheld => {
-            finding(topic, Grade::Doubtful, &FailedText(&error).to_string())
+            finding(topic, Grade::Warning, &FailedText(&error).to_string())
         }
-        Err(error) => bad(topic, ErrorText(&error).to_string()),
+        Err(problem) => error(topic, ErrorText(&problem).to_string()),
     }
 }
 
@@ -259,17 +270,56 @@ fn shown_url(url: &str) -> String {
 impl Report {
     fn table(&self) -> Page {
         let mut page = Page::default();
-        page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+        if !self.settings.is_empty() {
+            page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+            page.line("");
+        }
         page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+        page.line("");
+        page.line(self.summary());
         page
     }
+
+    /// What is to be done about it, in all.
+    fn summary(&self) -> String {
+        let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
+        let errors = match count(Grade::Error) {
+            0 => "nothing to mend".to_owned(),
+            1 => "1 thing to mend".to_owned(),
+            many => format!("{many} things to mend"),
+        };
+        match count(Grade::Warning) {
+            0 => errors,
+            1 => format!("{errors}, 1 warning"),
+            many => format!("{errors}, {many} warnings"),
+        }
+    }
+}
+
+/// Whether standard output is for a person who has nothing against colours.
+fn colours() -> bool {
+    let none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !none && !is_dumb()
+}
+
+/// The same with the grades in green, yellow and red.
+fn coloured(text: &str) -> String {
+    const COLOURS: [(&str, u8); 3] = [("ok ", 32), ("warning ", 33), ("error ", 31)];
+    let line = |line: &str| match COLOURS.into_iter().find(|(word, _)| line.starts_with(word)) {
+        Some((word, colour)) => {
+            let word = word.trim_end();
+            format!("\x1b[{colour}m{word}\x1b[0m{}\n", &line[word.len()..])
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 fn row(finding: &Check) -> Vec<&str> {
     let grade = match finding.grade {
-        Grade::Good => "good    ",
-        Grade::Doubtful => "doubtful",
-        Grade::Bad => "BAD     ",
+        Grade::Ok => "ok     ",
+        Grade::Warning => "warning",
+        Grade::Error => "error  ",
     };
     vec![grade, finding.topic, &finding.text]
 }

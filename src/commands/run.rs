@@ -11,8 +11,8 @@ use super::nested::held_around;
 use super::runtime::block_on;
 use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
 use crate::account::Account;
-use crate::backends::{Ask, Backend, Eviction, Lease, Loss};
-use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
+use crate::backends::{Ask, Backend, Lease, Loss, Revocation};
+use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Told, Warning};
 use crate::exit::{Exit, Failure};
 use crate::kernel::open_files_limit;
 use crate::mutants::{self, Guard};
@@ -245,7 +245,7 @@ impl Story<'_> {
             let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
             if cannot_run
                 && !settings.request.min_hold.is_zero()
-                && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
+                && backend.revoke(&permit.name, permit.id, Revocation::Now).await.is_ok()
             {
                 // Nothing ran under it, so it need not be kept: another host may do better.
                 return Ok(ran?.exit);
@@ -327,6 +327,7 @@ impl Story<'_> {
                 let time = supervision.max_runtime.unwrap_or_default();
                 console.say(Loudness::Quiet, RanTooLong(time));
             }
+            Remark::Told(signal) => console.say(Loudness::Normal, Told(signal)),
             Remark::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }

@@ -273,7 +273,7 @@ fn options(command: &clap::Command) -> Vec<(String, bool)> {
 }
 
 /// A word that nobody knows, with the nearest one that there is.
-fn unknown<'a>(
+pub(super) fn unknown<'a>(
     what: &str,
     word: &str,
     place: &str,
@@ -281,7 +281,7 @@ fn unknown<'a>(
 ) -> String {
     const NEAR: f64 = 0.7;
     let [shown, place] = [word, place].map(|text| super::misuse::printable(text.as_ref()));
-    match nearest(&word.replace('_', "-"), known.map(String::as_str), NEAR) {
+    match nearest(word, known.map(String::as_str), NEAR) {
         Some(one) => format!("unknown {what} '{shown}'{place}; did you mean '{one}'?"),
         None => format!("unknown {what} '{shown}'{place}"),
     }

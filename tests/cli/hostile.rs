@@ -199,7 +199,7 @@ fn an_odd_entry_hides_no_other_in_redis() {
     ask(&["ZADD", "semrun-e", "9e15", "member"]);
     ask(&["ZADD", "semrun-good", "9e15", "member"]);
     let pid = format!("  {}  ", holder.id());
-    for (words, code) in [(&["status", "x"][..], 0), (&["status"], 75)] {
+    for (words, code) in [(&["status", "-v", "x"][..], 0), (&["status", "-v"], 75)] {
         let output = world.semrun(words).output().unwrap();
         let stdout = both_are_clean(&output);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
@@ -254,7 +254,7 @@ fn an_odd_entry_hides_no_other_on_this_machine() {
     let output = world.semrun(["status"]).output().unwrap();
     let stdout = both_are_clean(&output);
     assert_eq!(output.status.code(), Some(75), "{output:?}");
-    assert!(stdout.contains(&format!("  {}  ", holder.id())), "{stdout}");
+    assert!(stdout.contains(&format!("  {}\n", holder.id())), "{stdout}");
     assert!(stdout.contains("x: 1 of 9 held, 0 waiting"), "{stdout}");
     assert!(stdout.contains("odd: not known; cannot look at 'odd'"), "{stdout}");
     assert!(stdout.contains("zzz: not known; cannot look at 'zzz'"), "{stdout}");

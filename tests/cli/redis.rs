@@ -124,7 +124,7 @@ fn status_lists_what_is_under_the_prefix_and_shows_leases_tokens_and_foreign_hol
         let output = world.semrun([&["status"], arguments].concat()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    let (code, table) = status(&[]);
+    let (code, table) = status(&["-v"]);
     let headings: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!(headings, ["theirs: 1 of 1 held, 0 waiting", "x: 2 of 2 held, 0 waiting"]);
     assert_eq!(code, Some(75));

@@ -57,7 +57,7 @@ fn http(head: &str, body: &str) -> u16 {
 
 /// What takes itself for one of our servers.
 pub(crate) fn of_ours(body: &str) -> u16 {
-    http("200 OK\r\nx-semrun: 1", body)
+    http("200 OK\r\nx-semrun: 2", body)
 }
 
 /// Every command that asks a server, with little memory.
@@ -135,7 +135,7 @@ fn what_is_no_server_of_semaphores_is_known_at_once() {
 fn what_cannot_be_so_is_not_believed() {
     let world = World::on_this_machine();
     let told = |limit: &str, ttl: &str, more: &str| {
-        format!(r#"{{"outcome":"held","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
+        format!(r#"{{"outcome":"holding","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
     };
     let century = "18446744073709551615";
     for body in [
@@ -150,7 +150,7 @@ fn what_cannot_be_so_is_not_believed() {
     }
     let raw = |terms: &str| {
         format!(
-            "+OK\r\n+OK\r\n*0\r\n*11\r\n$4\r\nheld\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
+            "+OK\r\n+OK\r\n*0\r\n*11\r\n$7\r\nholding\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
         )
     };
     for terms in [
@@ -172,7 +172,7 @@ fn what_cannot_be_so_is_not_believed() {
     let page = format!(r#"{{"more":true,"semaphores":[{{"name":"a","look":{look}}}]}}"#);
     let status = |body: &str, name: &str| {
         let backend = format!("http://127.0.0.1:{}", of_ours(body));
-        let words = ["status", "--backend", &backend, name];
+        let words = ["status", "-v", "--backend", &backend, name];
         let words = words.into_iter().filter(|word| !word.is_empty());
         world.semrun(words).output().unwrap()
     };

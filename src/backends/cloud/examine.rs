@@ -29,7 +29,7 @@ impl Shared {
                 return Err(unexpected(status, OBSERVE));
             }
         }
-        let mut findings = vec![good("server", Found::Accepts)];
+        let mut findings = vec![ok("server", Found::Accepts)];
         match about {
             Some(body) => {
                 findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
@@ -42,11 +42,11 @@ impl Shared {
 }
 
 fn about_ours(about: &About, now: SystemTime) -> [Finding; 3] {
-    let kind = good("kind", Found::Serve { version: about.version.clone() });
+    let kind = ok("kind", Found::Serve { version: about.version.clone() });
     let state = if about.remembers {
-        good("state", Found::Remembers)
+        ok("state", Found::Remembers)
     } else {
-        doubtful("state", Found::Forgets)
+        warning("state", Found::Forgets)
     };
     [kind, state, about_clocks(about, now)]
 }
@@ -55,29 +55,29 @@ fn about_clocks(about: &About, now: SystemTime) -> Finding {
     let there = Duration::from_millis(about.time_ms);
     let offset = ClockOffset::of(there, now.duration_since(UNIX_EPOCH).unwrap_or_default());
     let what = Found::ServeClock(offset);
-    if offset.apart <= FAR { good("clock", what) } else { doubtful("clock", what) }
+    if offset.apart <= FAR { ok("clock", what) } else { warning("clock", what) }
 }
 
 fn about_the_original() -> Finding {
-    doubtful("kind", Found::Original)
+    warning("kind", Found::Original)
 }
 
 fn about_the_way(url: &Url) -> Finding {
     if url.tls {
-        good("network", Found::Encrypted)
+        ok("network", Found::Encrypted)
     } else if url.is_here() {
-        good("network", Found::Here)
+        ok("network", Found::Here)
     } else {
-        doubtful("network", Found::KeyReadable)
+        warning("network", Found::KeyReadable)
     }
 }
 
-fn good(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Good, what }
+fn ok(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Ok, what }
 }
 
-fn doubtful(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, what }
+fn warning(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Warning, what }
 }
 
 #[cfg(test)]
@@ -87,12 +87,12 @@ mod tests {
     #[test]
     fn keys_that_can_be_read_on_the_network_are_a_doubt() {
         for (url, grade) in [
-            ("http://127.0.0.1:3202", Grade::Good),
-            ("http://[::1]:3202", Grade::Good),
-            ("http://localhost", Grade::Good),
-            ("https://example.org", Grade::Good),
-            ("http://example.org", Grade::Doubtful),
-            ("http://10.0.0.1:3202", Grade::Doubtful),
+            ("http://127.0.0.1:3202", Grade::Ok),
+            ("http://[::1]:3202", Grade::Ok),
+            ("http://localhost", Grade::Ok),
+            ("https://example.org", Grade::Ok),
+            ("http://example.org", Grade::Warning),
+            ("http://10.0.0.1:3202", Grade::Warning),
         ] {
             assert_eq!(about_the_way(&Url::parse(url).unwrap()).grade, grade, "{url}");
         }
@@ -103,10 +103,10 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let about = |remembers, time_ms| About { version: "1".into(), remembers, time_ms };
         let grades = |about| about_ours(&about, now).map(|finding| finding.grade);
-        let [good, doubtful] = [Grade::Good, Grade::Doubtful];
-        assert_eq!(grades(about(true, 1_000_009_000)), [good, good, good]);
-        assert_eq!(grades(about(false, 999_991_000)), [good, doubtful, good]);
-        assert_eq!(grades(about(true, 1_000_011_000)), [good, good, doubtful]);
+        let [ok, warning] = [Grade::Ok, Grade::Warning];
+        assert_eq!(grades(about(true, 1_000_009_000)), [ok, ok, ok]);
+        assert_eq!(grades(about(false, 999_991_000)), [ok, warning, ok]);
+        assert_eq!(grades(about(true, 1_000_011_000)), [ok, ok, warning]);
         let [.., clocks] = about_ours(&about(true, 987_655_000), now);
         let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
         assert_eq!(clocks.what, Found::ServeClock(offset));

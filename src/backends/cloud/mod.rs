@@ -14,7 +14,7 @@ pub(crate) mod place;
 mod queueing;
 pub(crate) mod wire;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,12 +29,12 @@ use self::link::{Dialler, Link, unexpected};
 use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
-use self::wire::{LIST, Named, Page};
+use self::wire::{ABOUT, About, LIST, Named, Page};
 use super::error::{Lack, StoreError};
 use super::retry::{Patience, TRY_ON, patiently};
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Permit, Snapshot, Turn, believed,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
+    Permit, Revocation, Snapshot, Turn, believed,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -53,6 +53,8 @@ struct Shared {
     shown: String,
     /// A connection that nobody uses, for requests that are answered at once.
     idle: RefCell<Option<Link>>,
+    /// Whether the server has been seen to be of the original kind.
+    original: Cell<bool>,
 }
 
 impl Cloud {
@@ -60,7 +62,8 @@ impl Cloud {
         let shown = place.url.shown();
         let dialler = Dialler::new(place);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
-        Ok(Self { shared: Rc::new(Shared { dialler, shown, idle: RefCell::default() }) })
+        let (idle, original) = (RefCell::default(), Cell::default());
+        Ok(Self { shared: Rc::new(Shared { dialler, shown, idle, original }) })
     }
 }
 
@@ -88,8 +91,29 @@ impl Shared {
         let answer = link.ask(request).await?;
         let (status, ours) = (answer.status, answer.ours);
         let body = link.read(answer).await?;
+        if !ours {
+            self.tell_apart(&mut link).await?;
+        }
         self.idle.replace(Some(link));
         Ok((status, ours, body))
+    }
+
+    /// A server that does not say that it is one of ours is of the original kind, or an older one of
+    /// ours: that one knows a path that the original does not. Asked once.
+    async fn tell_apart(&self, link: &mut Link) -> Result<(), StoreError> {
+        if self.original.get() {
+            return Ok(());
+        }
+        let answer = link.ask(self.dialler.request(ABOUT, "")).await?;
+        let status = answer.status;
+        let body = link.read(answer).await?;
+        if status == StatusCode::OK
+            && let Ok(About { version, .. }) = serde_json::from_slice(&body)
+        {
+            return Err(StoreError::OlderServer(version));
+        }
+        self.original.set(true);
+        Ok(())
     }
 
     /// What came of something.
@@ -217,15 +241,15 @@ impl Backend for Cloud {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
-            let evicted = patiently(TRY_ON, async || self.shared.evict(name, id, how).await).await;
-            self.shared.done(evicted, || Attempt::Evict(Permit::of(name, id)))
+            let revoked = patiently(TRY_ON, async || self.shared.revoke(name, id, how).await).await;
+            self.shared.done(revoked, || Attempt::Revoke(Permit::of(name, id)))
         })
     }
 

@@ -2,20 +2,20 @@
 //! ends use these types; `docs/serve.md` describes them. Fields are only ever added.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::believed;
 use crate::backends::{
-    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, StoreError, Waiter, Who,
-    Withheld,
+    GivenBack, Holder, Name, Phase, Record, Revocation, Snapshot, Standing, StoreError, Waiter,
+    Who, Withheld,
 };
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 
 /// Whose API key it is.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
@@ -24,7 +24,7 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Queued`] the body stays open, and ends when it is worth to ask again. The request
+/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The request
 /// that is open is what shows that one who waits is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 
@@ -34,15 +34,16 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 /// A server that is silent for so long cannot be heard: two are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
-/// The paths that only `semrun serve` has. A permit is renewed for a [`Told`].
+/// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
+/// [`Told`].
 pub(crate) const RENEW: &str = "/semrun/renew";
 /// The semaphores whose names come after the one that is named, or the first of them: a [`Page`].
 pub(crate) const LIST: &str = "/semrun/semaphores";
 /// A detached permit is given back, for a [`Returned`].
 pub(crate) const RETURN: &str = "/semrun/return";
-/// A permit is taken from whoever has it, for an [`Evicted`]; how says [`HOW_HEADER`].
-pub(crate) const EVICT: &str = "/semrun/evict";
-/// A limit is pinned, or not any more; which says [`LIMIT_HEADER`].
+/// A permit is taken from whoever has it, for an [`Revoked`]; how says [`HOW_HEADER`].
+pub(crate) const REVOKE: &str = "/semrun/revoke";
+/// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
 pub(crate) const LIMIT: &str = "/semrun/limit";
 /// What the server is, an [`About`].
 pub(crate) const ABOUT: &str = "/semrun/about";
@@ -50,9 +51,8 @@ pub(crate) const ABOUT: &str = "/semrun/about";
 /// `gently` or `now`.
 pub(crate) const HOW_HEADER: &str = "x-semrun-how";
 
-/// A number, or `none`: without it nothing is changed, so that nothing that drops headers unpins.
+/// A number: without it nothing is changed.
 pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
-pub(crate) const NO_LIMIT: &str = "none";
 
 /// What is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,6 +100,12 @@ pub(crate) struct Told {
     pub(crate) held: usize,
     #[serde(default)]
     pub(crate) holder: Option<Record>,
+    /// The label of the API key of a holder without a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// For how long the holder's permit stays taken, if it was given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_ms: Option<u64>,
     #[serde(default)]
     pub(crate) paused_ms: Option<u64>,
     /// Which server says so: another one after a restart that forgets all.
@@ -111,15 +117,15 @@ pub(crate) struct Told {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// The permit is ours, for the TTL from the moment of the answer.
-    Held,
-    Queued,
+    Holding,
+    Waiting,
     /// No permit was free, and nobody waits for one.
     Busy,
     /// What is in force is not what was asked for.
     Differs,
-    /// The permit that was to be renewed was taken away gently: it is ours until it is given back
+    /// The permit that was to be renewed was revoked gently: it is ours until it is given back
     /// or its lease ends.
-    Evicted,
+    Revoking,
     /// The permit that was to be renewed is not ours.
     Lost,
 }
@@ -138,24 +144,27 @@ impl Told {
             ahead: 0,
             held: 0,
             holder: None,
+            key: None,
+            kept_ms: None,
             paused_ms: None,
             server: None,
         }
     }
 
     /// The permit is its holder's until that gives it back or its lease ends.
-    pub(crate) fn evicted() -> Self {
-        Self { outcome: Outcome::Evicted, ..Self::lost() }
+    pub(crate) fn revoked() -> Self {
+        Self { outcome: Outcome::Revoking, ..Self::lost() }
     }
 
     /// An error: no server of ours says that.
     pub(super) fn believed(self) -> Result<Self, StoreError> {
-        if !matches!(self.outcome, Outcome::Lost | Outcome::Evicted) {
+        if !matches!(self.outcome, Outcome::Lost | Outcome::Revoking) {
             believed::limit(self.limit)?;
         }
-        let time = if self.outcome == Outcome::Held { believed::lease } else { believed::time };
+        let time = if self.outcome == Outcome::Holding { believed::lease } else { believed::time };
         time(self.ttl_ms)?;
         believed::time_if_any(self.paused_ms)?;
+        believed::time_if_any(self.kept_ms)?;
         believed::count(self.ahead)?;
         believed::count(self.held)?;
         believed::seal(&self.seal)?;
@@ -175,6 +184,10 @@ impl Told {
             ahead: self.ahead,
             held: self.held,
             holder: self.holder.clone(),
+            key: self.key.as_deref().map(believed::label),
+            kept_until: self
+                .kept_ms
+                .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left))),
             withheld: self.withheld(),
         }
     }
@@ -183,6 +196,9 @@ impl Told {
 /// A semaphore at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Look {
+    /// Whether anybody has used the name since the server started.
+    #[serde(default)]
+    pub(crate) known: bool,
     pub(crate) limit: Option<u32>,
     #[serde(default)]
     pub(crate) pinned: bool,
@@ -224,6 +240,9 @@ pub(crate) struct Party {
     /// None for a client of another kind.
     #[serde(default)]
     pub(crate) record: Option<Record>,
+    /// Of that one, the label of its API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
 }
 
 impl Look {
@@ -241,11 +260,15 @@ impl Look {
             }
             (None, Err(_)) if party.id.is_nil() => Holder::unknown(),
             (None, left) => {
-                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten() }
+                let key = party.key.as_deref().map(believed::label);
+                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten(), key }
             }
         };
         let waiter = |party: Party| match party.record {
-            None if !party.id.is_nil() => Waiter::foreign(&party.id.to_string()),
+            None if !party.id.is_nil() => {
+                let key = party.key.as_deref().map(believed::label);
+                Waiter::foreign(&party.id.to_string(), key)
+            }
             record => Waiter::known(record),
         };
         let mut odd = None;
@@ -254,6 +277,7 @@ impl Look {
         let paused = believed::time_if_any(self.paused_ms);
         Snapshot {
             name: name.clone(),
+            known: self.known,
             limit: believed::or_note(limit, &mut odd),
             pinned: self.pinned,
             ttl: believed::or_note(ttl, &mut odd),
@@ -271,9 +295,9 @@ pub(crate) struct Returned {
     pub(crate) outcome: GivenBack,
 }
 
-/// What became of taking a permit away.
+/// What became of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Evicted {
+pub(crate) struct Revoked {
     /// Whether somebody had it.
     pub(crate) held: bool,
 }
@@ -289,9 +313,9 @@ pub(crate) struct About {
     pub(crate) time_ms: u64,
 }
 
-/// How an eviction is written.
-pub(crate) const HOW: [(&str, Eviction); 2] =
-    [("gently", Eviction::Gently), ("now", Eviction::Now)];
+/// How a revocation is written.
+pub(crate) const HOW: [(&str, Revocation); 2] =
+    [("gently", Revocation::Gently), ("now", Revocation::Now)];
 
 /// A time as it is told.
 pub(crate) fn millis(time: Duration) -> u64 {

@@ -23,13 +23,13 @@ pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
     })?;
     let mut findings = vec![directory(path, place.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
-    findings.push(good("file system", Found::FileSystem(place::magic(&filesystem))));
+    findings.push(ok("file system", Found::FileSystem(place::magic(&filesystem))));
     findings.extend(room(&filesystem));
     Ok(findings)
 }
 
 fn directory(path: &Path, named: bool, exists: bool) -> Finding {
-    good("directory", Found::Directory { path: path.into(), named, exists })
+    ok("directory", Found::Directory { path: path.into(), named, exists })
 }
 
 fn sharing(sharing: Sharing) -> Finding {
@@ -40,7 +40,7 @@ fn sharing(sharing: Sharing) -> Finding {
     } else {
         SharedWith::Nobody
     };
-    good("sharing", Found::Sharing(with))
+    ok("sharing", Found::Sharing(with))
 }
 
 fn room(filesystem: &StatFs) -> Vec<Finding> {
@@ -63,14 +63,14 @@ fn room(filesystem: &StatFs) -> Vec<Finding> {
 /// Of what is left.
 fn grade(free: u64, all: u64, little: u64) -> Grade {
     match free {
-        0 => Grade::Bad,
-        free if free < little || free < all / 100 => Grade::Doubtful,
-        _ => Grade::Good,
+        0 => Grade::Error,
+        free if free < little || free < all / 100 => Grade::Warning,
+        _ => Grade::Ok,
     }
 }
 
-fn good(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Good, what }
+fn ok(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Ok, what }
 }
 
 #[cfg(test)]
@@ -82,10 +82,10 @@ mod tests {
     #[test]
     fn little_room_is_doubtful_and_none_is_bad() {
         let mib = LITTLE;
-        assert_eq!(grade(50 * mib, 100 * mib, LITTLE), Grade::Good);
-        assert_eq!(grade(mib - 1, 10 * mib, LITTLE), Grade::Doubtful);
-        assert_eq!(grade(9 * mib, 1000 * mib, LITTLE), Grade::Doubtful);
-        assert_eq!(grade(0, 1000 * mib, LITTLE), Grade::Bad);
+        assert_eq!(grade(50 * mib, 100 * mib, LITTLE), Grade::Ok);
+        assert_eq!(grade(mib - 1, 10 * mib, LITTLE), Grade::Warning);
+        assert_eq!(grade(9 * mib, 1000 * mib, LITTLE), Grade::Warning);
+        assert_eq!(grade(0, 1000 * mib, LITTLE), Grade::Error);
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
         let path = temporary.path().join("semrun");
         let facts = || -> Vec<Found> {
             let findings = examine(&Place::named(&path)).unwrap();
-            assert!(findings.iter().all(|finding| finding.grade != Grade::Bad), "{findings:?}");
+            assert!(findings.iter().all(|finding| finding.grade != Grade::Error), "{findings:?}");
             findings.into_iter().map(|finding| finding.what).collect()
         };
         let directory = |exists| Found::Directory { path: path.clone(), named: true, exists };

@@ -5,7 +5,6 @@
 
 mod detached;
 mod entries;
-mod evict;
 mod examine;
 mod exits;
 mod files;
@@ -19,6 +18,7 @@ mod mutex;
 mod names;
 pub(crate) mod place;
 mod queue;
+mod revoke;
 mod taken;
 mod waking;
 
@@ -42,8 +42,8 @@ use self::mutex::{ForMutex, GIVE_UP, Locked};
 use self::place::{Base, Place};
 use super::error::Differs;
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Permit, Snapshot, StoreError, Turn,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
+    Permit, Revocation, Snapshot, StoreError, Turn,
 };
 use crate::kernel::raise_file_size_limit;
 
@@ -245,17 +245,17 @@ impl Backend for Local {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
-            let evicting = Attempt::Evict(Permit::of(name, id));
-            let evict = |_: &_, locked: &Locked<'_>| evict::evict(locked, id, how);
-            let evicted = self.under_mutex(name, false, &evicting, evict).await?;
-            Ok(evicted.unwrap_or(false))
+            let revoking = Attempt::Revoke(Permit::of(name, id));
+            let revoke = |_: &_, locked: &Locked<'_>| revoke::revoke(locked, id, how);
+            let revoked = self.under_mutex(name, false, &revoking, revoke).await?;
+            Ok(revoked.unwrap_or(false))
         })
     }
 

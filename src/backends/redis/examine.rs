@@ -70,13 +70,13 @@ impl Shared {
                 let min_replicas = self.setting("min-replicas-to-write").await?;
                 found(&info, &Settings { save, appendfsync, min_replicas }, &self.place)
             }
-            None => vec![doubtful("server", Found::NoInfo)],
+            None => vec![warning("server", Found::NoInfo)],
         };
         findings.extend(self.wakes().await?);
         findings.extend(prefix(&self.place.prefix));
         findings.push(clocks(believed::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
-            findings.push(doubtful("encryption", Found::PasswordReadable));
+            findings.push(warning("encryption", Found::PasswordReadable));
         }
         Ok(findings)
     }
@@ -94,7 +94,7 @@ impl Shared {
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();
         let granted: Option<Option<(String, String)>> =
             self.connection.ask_if_granted(&question).await?;
-        Ok(granted.is_none().then(|| doubtful("wake-ups", Found::NoWakeups)))
+        Ok(granted.is_none().then(|| warning("wake-ups", Found::NoWakeups)))
     }
 }
 
@@ -102,12 +102,12 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
     let mut findings = vec![version(info), eviction(info, place), persistence(info, settings)];
     findings.extend(writing(info));
     if info.field("role") == "slave" {
-        findings.push(bad("role", Found::ReadOnly));
+        findings.push(error("role", Found::ReadOnly));
     }
     let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
     if most > 0 && info.evicts().is_none() && used > most / 10 * 9 {
         let (used, most) = (used >> 20, most >> 20);
-        findings.push(doubtful("memory", Found::MemoryShort { used, most }));
+        findings.push(warning("memory", Found::MemoryShort { used, most }));
     }
     findings.extend(quarantine(info, place));
     findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
@@ -118,7 +118,7 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
 fn prefix(prefix: &Name) -> Option<Finding> {
     let (shorter, rest) = prefix.as_str().split_once('-')?;
     let [prefix, shorter, rest] = [prefix.as_str(), shorter, rest].map(str::to_owned);
-    Some(doubtful("prefix", Found::AmbiguousPrefix { prefix, shorter, rest }))
+    Some(warning("prefix", Found::AmbiguousPrefix { prefix, shorter, rest }))
 }
 
 fn version(info: &Info) -> Finding {
@@ -127,28 +127,28 @@ fn version(info: &Info) -> Finding {
         "" => ("Redis", info.field("redis_version")),
         valkey => ("Valkey", valkey),
     };
-    good("server", Found::Redis { program, version: version.into() })
+    ok("server", Found::Redis { program, version: version.into() })
 }
 
 fn eviction(info: &Info, place: &Place) -> Finding {
     let Some(policy) = info.evicts() else {
-        return good("eviction", Found::KeepsKeys);
+        return ok("eviction", Found::KeepsKeys);
     };
     let accepted = place.allow_eviction;
     let what = Found::Evicts { policy: policy.into(), accepted };
-    if accepted { doubtful("eviction", what) } else { bad("eviction", what) }
+    if accepted { warning("eviction", what) } else { error("eviction", what) }
 }
 
 fn persistence(info: &Info, settings: &Settings) -> Finding {
     let lazily = settings.appendfsync.as_deref() == Some("no");
     let (grade, what) = match settings.save.as_deref() {
         _ if info.number("aof_enabled") == 1 && lazily => {
-            (Grade::Doubtful, Persistence::AppendLazily)
+            (Grade::Warning, Persistence::AppendLazily)
         }
-        _ if info.number("aof_enabled") == 1 => (Grade::Good, Persistence::AppendOnly),
-        Some("") => (Grade::Doubtful, Persistence::Nothing),
-        Some(save) => (Grade::Good, Persistence::Snapshots(save.into())),
-        None => (Grade::Doubtful, Persistence::Unknown),
+        _ if info.number("aof_enabled") == 1 => (Grade::Ok, Persistence::AppendOnly),
+        Some("") => (Grade::Warning, Persistence::Nothing),
+        Some(save) => (Grade::Ok, Persistence::Snapshots(save.into())),
+        None => (Grade::Warning, Persistence::Unknown),
     };
     Finding { topic: "persistence", grade, what: Found::Persistence(what) }
 }
@@ -158,10 +158,10 @@ fn writing(info: &Info) -> Vec<Finding> {
     let fails = |field: &str| !matches!(info.field(field), "" | "ok");
     let mut findings = Vec::new();
     if info.number("aof_enabled") == 1 && fails("aof_last_write_status") {
-        findings.push(bad("disk", Found::AppendFails));
+        findings.push(error("disk", Found::AppendFails));
     }
     if fails("rdb_last_bgsave_status") {
-        findings.push(bad("disk", Found::SnapshotFails));
+        findings.push(error("disk", Found::SnapshotFails));
     }
     findings
 }
@@ -169,30 +169,30 @@ fn writing(info: &Info) -> Vec<Finding> {
 fn quarantine(info: &Info, place: &Place) -> Option<Finding> {
     let quarantine = place.quarantine.unwrap_or(QUARANTINE);
     if quarantine.is_zero() {
-        return Some(doubtful("quarantine", Found::NoQuarantine));
+        return Some(warning("quarantine", Found::NoQuarantine));
     }
     let up = Duration::from_secs(info.number("uptime_in_seconds"));
     let left = quarantine.checked_sub(up).filter(|left| !left.is_zero())?;
-    Some(doubtful("quarantine", Found::Quarantine { up, left }))
+    Some(warning("quarantine", Found::Quarantine { up, left }))
 }
 
 fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     let ours = ours.duration_since(UNIX_EPOCH).unwrap_or_default();
     let offset = ClockOffset::of(theirs, ours);
-    let grade = if offset.apart <= CLOCKS { Grade::Good } else { Grade::Doubtful };
+    let grade = if offset.apart <= CLOCKS { Grade::Ok } else { Grade::Warning };
     Finding { topic: "clock", grade, what: Found::Clock(offset) }
 }
 
-pub(super) fn good(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Good, what }
+pub(super) fn ok(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Ok, what }
 }
 
-pub(super) fn doubtful(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, what }
+pub(super) fn warning(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Warning, what }
 }
 
-pub(super) fn bad(topic: &'static str, what: Found) -> Finding {
-    Finding { topic, grade: Grade::Bad, what }
+pub(super) fn error(topic: &'static str, what: Found) -> Finding {
+    Finding { topic, grade: Grade::Error, what }
 }
 
 #[cfg(test)]
@@ -226,16 +226,16 @@ mod tests {
             let findings = examined(&format!("{UP} {info}"), save);
             assert!(findings.contains(&finding), "{info}: {findings:?}");
         };
-        let (doubtful, bad, good) = (Grade::Doubtful, Grade::Bad, Grade::Good);
-        has("aof_enabled:0", Some("3600 1"), ("persistence", good));
-        has("aof_enabled:0", Some(""), ("persistence", doubtful));
-        has("aof_enabled:0", None, ("persistence", doubtful));
-        has("aof_enabled:1 aof_last_write_status:err", Some(""), ("disk", bad));
-        has("aof_enabled:0 rdb_last_bgsave_status:err", Some("60 1"), ("disk", bad));
-        has("maxmemory:100 maxmemory_policy:noeviction used_memory:95", None, ("memory", doubtful));
-        has("maxmemory:100 maxmemory_policy:allkeys-lfu used_memory:95", None, ("eviction", bad));
-        has("maxmemory:0 maxmemory_policy:allkeys-lfu", None, ("eviction", good));
-        has("role:slave", None, ("role", bad));
+        let (warning, error, ok) = (Grade::Warning, Grade::Error, Grade::Ok);
+        has("aof_enabled:0", Some("3600 1"), ("persistence", ok));
+        has("aof_enabled:0", Some(""), ("persistence", warning));
+        has("aof_enabled:0", None, ("persistence", warning));
+        has("aof_enabled:1 aof_last_write_status:err", Some(""), ("disk", error));
+        has("aof_enabled:0 rdb_last_bgsave_status:err", Some("60 1"), ("disk", error));
+        has("maxmemory:100 maxmemory_policy:noeviction used_memory:95", None, ("memory", warning));
+        has("maxmemory:100 maxmemory_policy:allkeys-lfu used_memory:95", None, ("eviction", error));
+        has("maxmemory:0 maxmemory_policy:allkeys-lfu", None, ("eviction", ok));
+        has("role:slave", None, ("role", error));
         assert_eq!(examined("uptime_in_seconds:100 valkey_version:8", Some("1 1")).len(), 3);
     }
 
@@ -264,7 +264,7 @@ mod tests {
     fn clocks_that_differ_are_worth_a_word() {
         let ours = UNIX_EPOCH + Duration::from_secs(1_000);
         let theirs = |seconds| clocks(Duration::from_secs(seconds), ours);
-        assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Good, Grade::Doubtful));
+        assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Ok, Grade::Warning));
         let offset = ClockOffset { apart: Duration::from_secs(100), behind: true };
         assert_eq!(theirs(900).what, Found::Clock(offset));
     }

@@ -41,8 +41,8 @@ use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
 use super::retry::{CONNECTING, Patience, TRY_ON, patiently, within};
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Permit, Snapshot, StoreError, Takeover, Turn,
+    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
+    Permit, Revocation, Snapshot, StoreError, Takeover, Turn,
 };
 
 /// How many names are looked at in one round trip. What others ask of the server waits for that, so it
@@ -171,7 +171,8 @@ impl Backend for Redis {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
                 .map_err(|error| self.shared.error(Attempt::Renew(Permit::of(name, id)), error))?;
-            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
+            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Holding)
+            else {
                 return Ok(None);
             };
             let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));
@@ -194,22 +195,22 @@ impl Backend for Redis {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
             let operation = match how {
-                Eviction::Gently => Operation::Evict,
-                Eviction::Now => Operation::Remove,
+                Revocation::Gently => Operation::Revoke,
+                Revocation::Now => Operation::Remove,
             };
-            let evicted = self.repeat(name, operation, id).await;
-            let (reply, attempts) = evicted
-                .map_err(|error| self.shared.error(Attempt::Evict(Permit::of(name, id)), error))?;
+            let revoked = self.repeat(name, operation, id).await;
+            let (reply, attempts) = revoked
+                .map_err(|error| self.shared.error(Attempt::Revoke(Permit::of(name, id)), error))?;
             Ok(match reply.status {
-                Status::Evicted => true,
+                Status::Revoked => true,
                 // By an attempt of ours whose answer was lost, or by somebody before.
                 Status::Done => attempts > 1,
                 _ => false,

@@ -137,11 +137,11 @@ impl<'a> Queueing<'a> {
             };
             (pause, before) = (Pause::new(), Before::default());
             self.replicas = self.replicas.max(reply.replicas);
-            if matches!(reply.status, Status::Held | Status::Queued | Status::Busy) {
+            if matches!(reply.status, Status::Holding | Status::Waiting | Status::Busy) {
                 self.tell(&reply);
             }
             match reply.status {
-                Status::Held => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
+                Status::Holding => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
                 Status::Busy => {
                     let Some(why) = reply.withheld() else { return Ok(Acquired::Busy) };
                     return Err(self.cannot_acquire(StoreError::Withheld(why)));
@@ -151,19 +151,21 @@ impl<'a> Queueing<'a> {
                     let differs = StoreError::differs(self.ask, limit, pinned, ttl);
                     return Err(self.cannot_acquire(differs));
                 }
-                Status::Queued => {
+                Status::Waiting => {
                     (self.ticket, waits) = (reply.ticket, true);
                     self.turn.tell(Notice::Queued(Standing {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
+                        key: None,
+                        kept_until: reply.kept_until,
                         withheld: reply.withheld(),
                     }));
                     if let Err(error) = self.wait(&reply).await {
                         return Err(self.shared.error(Attempt::Listen, error));
                     }
                 }
-                // Somebody has given back, or evicted, what we have not got yet.
+                // Somebody has given back, or revoked, what we have not got yet.
                 _ => return Err(self.shared.error(Attempt::Wait, StoreError::Withdrawn)),
             }
         }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::client::Shared;
 use super::conversation::sentinel_says;
-use super::examine::{Info, doubtful};
+use super::examine::{Info, warning};
 use crate::backends::finding::{Found, Replicas, Verdict};
 use crate::backends::{Finding, Grade, Takeover};
 
@@ -27,12 +27,12 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     // Two servers that share the replicas may have as many each.
     let split = 2 * (needed + 1) <= known + 1;
     let verdict = match needed {
-        _ if in_step < needed => Some((Grade::Bad, Verdict::TooFew)),
-        0 if known > 0 => Some((Grade::Doubtful, Verdict::NoneNeeded)),
+        _ if in_step < needed => Some((Grade::Error, Verdict::TooFew)),
+        0 if known > 0 => Some((Grade::Warning, Verdict::NoneNeeded)),
         0 => None,
-        _ if known == needed => Some((Grade::Doubtful, Verdict::AllNeeded)),
-        _ if split => Some((Grade::Doubtful, Verdict::Split)),
-        _ => Some((Grade::Good, Verdict::Enough)),
+        _ if known == needed => Some((Grade::Warning, Verdict::AllNeeded)),
+        _ if split => Some((Grade::Warning, Verdict::Split)),
+        _ => Some((Grade::Ok, Verdict::Enough)),
     };
     let mut findings = Vec::new();
     findings.extend(verdict.map(|(grade, verdict)| {
@@ -45,7 +45,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     if let Some(min) = min_replicas.filter(|min| *min != "0")
         && before_7.is_some_and(|major: u32| major < 7)
     {
-        findings.push(doubtful("min-replicas", Found::MinReplicasIgnored(min.into())));
+        findings.push(warning("min-replicas", Found::MinReplicasIgnored(min.into())));
     }
     findings
 }
@@ -112,13 +112,13 @@ mod tests {
         };
         assert_eq!(graded(0, 0, 0), None);
         for (known, needed) in [(1, 0), (2, 0), (1, 1), (2, 2), (3, 1), (5, 2)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Doubtful), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Warning), "{needed} of {known}");
         }
         for (known, needed) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Good), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Ok), "{needed} of {known}");
         }
         for (known, in_step, needed) in [(0, 0, 1), (2, 0, 1), (3, 1, 2)] {
-            assert_eq!(graded(known, in_step, needed), Some(Grade::Bad), "{needed} of {known}");
+            assert_eq!(graded(known, in_step, needed), Some(Grade::Error), "{needed} of {known}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Value};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use super::connection::{Connection, Program, Question};
 use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;
 use crate::backends::believed;
-use crate::backends::{Name, Record, StoreError, Withheld};
+use crate::backends::{Name, Phase, Record, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
@@ -127,9 +127,9 @@ pub(super) enum Operation {
     Attach,
     /// Releases one.
     Return,
-    /// Evicts gently.
-    Evict,
-    /// Evicts at once.
+    /// Revokes gently.
+    Revoke,
+    /// Revokes at once.
     Remove,
     /// Pins the limit, or unpins it with 0.
     Limit,
@@ -144,7 +144,7 @@ impl Operation {
             Self::Leave => "leave",
             Self::Attach => "attach",
             Self::Return => "return",
-            Self::Evict => "evict",
+            Self::Revoke => "revoke",
             Self::Remove => "remove",
             Self::Limit => "limit",
         }
@@ -161,13 +161,13 @@ impl Operation {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
-    Held,
-    Queued,
+    Holding,
+    Waiting,
     Busy,
     /// Another limit or TTL is in force.
     Differs,
-    /// Somebody has evicted it, now or before.
-    Evicted,
+    /// Somebody has revoked it, now or before.
+    Revoked,
     /// It was held, and has been given back now.
     Returned,
     /// What is asked for was done before.
@@ -200,6 +200,8 @@ pub(super) struct Reply {
     pub(super) paused: Option<Duration>,
     /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
     pub(super) whose: Option<Record>,
+    /// Until when that permit stays taken, if it was given back.
+    pub(super) kept_until: Option<SystemTime>,
     /// Whether the server does not say which it is.
     pub(super) blind: bool,
     /// A moment before the request was sent.
@@ -216,22 +218,25 @@ impl Reply {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
-            "held" => Status::Held,
-            "queued" => Status::Queued,
+            "holding" => Status::Holding,
+            "waiting" => Status::Waiting,
             "busy" => Status::Busy,
             "differs" => Status::Differs,
-            "evicted" => Status::Evicted,
+            "revoked" => Status::Revoked,
             "returned" => Status::Returned,
             "done" => Status::Done,
             _ => Status::Gone,
         };
         // To the others no limit is said.
         let agree =
-            matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs);
+            matches!(status, Status::Holding | Status::Waiting | Status::Busy | Status::Differs);
         if agree {
             believed::limit(limit)?;
             believed::limit(agreed)?;
         }
+        let whose = lossy(&whose);
+        let whose = whose.split_once(' ').and_then(|(id, grant)| granted(id, grant));
+        let kept = whose.as_ref().filter(|grant| grant.phase == Phase::MinHold);
         Ok(Self {
             status,
             token,
@@ -248,10 +253,10 @@ impl Reply {
             hold: believed::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
-            whose: lossy(&whose).split_once(' ').and_then(|(id, grant)| {
-                let grant = granted(id, grant)?;
-                Some(grant.record)
+            kept_until: kept.and_then(|grant| {
+                grant.record.since.checked_add(Duration::from_millis(grant.hold))
             }),
+            whose: whose.map(|grant| grant.record),
             blind: blind != 0,
             since,
         })

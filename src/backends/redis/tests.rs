@@ -118,17 +118,17 @@ fn call(operation: Operation, who: u128) -> Call<'static> {
 fn every_operation_may_be_repeated() {
     let world = World::new();
     let first = world.ask(1);
-    assert_eq!((first.status, first.limit, first.ttl), (Status::Held, 1, TTL));
+    assert_eq!((first.status, first.limit, first.ttl), (Status::Holding, 1, TTL));
     assert_eq!(world.ask(1).token, first.token);
     let queued = world.ask(2);
-    assert_eq!((queued.status, queued.ahead), (Status::Queued, 0));
+    assert_eq!((queued.status, queued.ahead), (Status::Waiting, 0));
     assert_eq!(world.ask(2).ticket, queued.ticket);
     assert_eq!(world.release(1).status, Status::Gone);
     assert_eq!(world.release(1).status, Status::Gone);
     let second = world.ask(2);
-    assert_eq!(second.status, Status::Held);
+    assert_eq!(second.status, Status::Holding);
     assert!(second.token > first.token);
-    assert_eq!(world.renew(2).status, Status::Held);
+    assert_eq!(world.renew(2).status, Status::Holding);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn what_arrives_after_a_release_revives_nothing() {
     world.release(1);
     assert_eq!(world.ask(1).status, Status::Gone);
     assert_eq!(world.renew(1).status, Status::Gone);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.ask(2).status, Status::Holding);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn an_expired_lease_is_gone_and_the_next_in_line_has_its_permit() {
     assert_eq!(queued.whose.map(|record| record.permit), Some(id(1)));
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
     let granted = world.ask(2);
-    assert_eq!(granted.status, Status::Held);
+    assert_eq!(granted.status, Status::Holding);
     assert!(granted.token > held);
     assert_eq!(world.renew(1).status, Status::Gone);
 }
@@ -168,11 +168,11 @@ fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
     let woken: i64 = world.server.ask(&["LLEN", &world.keys().wake(id(2))]);
     assert_eq!(woken, 1);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(2).to_string()]);
-    assert_eq!(world.ask(3).status, Status::Held);
+    assert_eq!(world.ask(3).status, Status::Holding);
     // It comes back, to the place it had: before the fourth.
     world.ask(4);
     let back = world.call(&second);
-    assert_eq!((back.status, back.ahead), (Status::Queued, 0));
+    assert_eq!((back.status, back.ahead), (Status::Waiting, 0));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_clock_that_went_back_takes_nothing_and_prolongs_nothing() {
     let (now, hour) = (world.now(), 3_600_000);
     world.remembers("last", now + hour);
     world.write(&["ZADD", "p-a", &(now + hour + 30_000).to_string(), &id(1).to_string()]);
-    assert_eq!(world.ask(2).status, Status::Queued);
+    assert_eq!(world.ask(2).status, Status::Waiting);
     let left = world.expiry(1).unwrap() - world.now();
     assert!((29_000..=30_000).contains(&left), "{left}");
 }
@@ -210,15 +210,15 @@ fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
     world.remembers("last", now - 60_000);
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     let waiting = world.ask(2);
-    assert_eq!(waiting.status, Status::Queued);
+    assert_eq!(waiting.status, Status::Waiting);
     let paused = waiting.paused.unwrap();
     assert!(paused <= TTL / 2 && paused > TTL / 4, "{paused:?}");
     assert_eq!(waiting.next, Some(paused));
-    assert_eq!(world.renew(1).status, Status::Held);
+    assert_eq!(world.renew(1).status, Status::Holding);
     // Had it not, its time would be over with the pause.
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     world.remembers("pause", world.now() - 1);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.ask(2).status, Status::Holding);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() 
     let quarantine = None;
     let asks = Call { quarantine, ..call(Operation::Ask, 9) };
     let waiting = world.call(&asks);
-    assert_eq!((waiting.status, waiting.limit), (Status::Queued, 1));
+    assert_eq!((waiting.status, waiting.limit), (Status::Waiting, 1));
     let paused = waiting.paused.unwrap();
     let half_a_minute = Duration::from_secs(30);
     assert!(paused <= half_a_minute && paused > half_a_minute / 2, "{paused:?}");
@@ -236,19 +236,19 @@ fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() 
     for (who, token) in [(1, 70), (2, 80), (3, 90)] {
         let renews = Call { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
         let renewed = world.call(&renews);
-        assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+        assert_eq!((renewed.status, renewed.token), (Status::Holding, token));
         assert_eq!((renewed.limit, renewed.ttl), (2, ttl), "they bring back what was in force");
     }
     world.remembers("pause", world.now() - 1);
     assert_eq!(
         world.call(&Call { quarantine: Some(Duration::ZERO), ..asks.clone() }).status,
-        Status::Queued
+        Status::Waiting
     );
     world.release(1);
-    assert_eq!(world.ask(9).status, Status::Queued, "two are held");
+    assert_eq!(world.ask(9).status, Status::Waiting, "two are held");
     world.release(2);
     let granted = world.ask(9);
-    assert_eq!(granted.status, Status::Held);
+    assert_eq!(granted.status, Status::Holding);
     assert!(granted.token > 90);
     // The time for reports is over.
     let late = Call { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
@@ -267,7 +267,7 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
     let restored = Call { token: 7, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(world.call(&restored).status, Status::Held);
+    assert_eq!(world.call(&restored).status, Status::Holding);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn after_a_restart_long_ago_nobody_has_to_wait() {
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
     let granted = world.call(&Call { ttl, quarantine, ..call(Operation::Ask, 2) });
-    assert_eq!(granted.status, Status::Held, "{granted:?}");
+    assert_eq!(granted.status, Status::Holding, "{granted:?}");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn holders_with_a_longer_lease_than_those_who_ask_are_waited_for() {
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= Duration::from_secs(30)));
     let renews = Call { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
-    assert_eq!(world.call(&renews).status, Status::Held);
+    assert_eq!(world.call(&renews).status, Status::Holding);
     let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
 }
@@ -322,7 +322,7 @@ fn withdrawing_from_a_server_that_forgot_everything_keeps_nobody_from_coming_bac
     let world = World::new();
     assert_eq!(world.release(7).status, Status::Gone);
     let renewed = world.call(&Call { token: 5, ..call(Operation::Renew, 1) });
-    assert_eq!(renewed.status, Status::Held);
+    assert_eq!(renewed.status, Status::Holding);
 }
 
 #[test]
@@ -332,10 +332,10 @@ fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
     world.write(&["FLUSHALL"]);
     let quarantine = Some(TTL);
     let renewed = world.call(&Call { token, quarantine, ..call(Operation::Renew, 1) });
-    assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+    assert_eq!((renewed.status, renewed.token), (Status::Holding, token));
     assert!(renewed.paused.is_some(), "others may have to report");
     let waiting = world.ask(2);
-    assert_eq!(waiting.status, Status::Queued);
+    assert_eq!(waiting.status, Status::Waiting);
     world.remembers("pause", 0);
     world.release(1);
     assert!(world.ask(2).token > token, "tokens grow even so");
@@ -350,19 +350,19 @@ fn foreign_members_count_until_one_ttl_after_their_expiry() {
     };
     member(1_000);
     let waiting = world.ask(1);
-    assert_eq!((waiting.status, waiting.foreign, waiting.held), (Status::Queued, 1, 1));
+    assert_eq!((waiting.status, waiting.foreign, waiting.held), (Status::Waiting, 1, 1));
     let next = waiting.next.unwrap();
     assert!(next > TTL && next <= TTL + Duration::from_secs(1), "{next:?}");
-    let Holder::Foreign { permit, left: Some(left) } = &world.look().holders[0] else {
+    let Holder::Foreign { permit, left: Some(left), .. } = &world.look().holders[0] else {
         panic!("foreign")
     };
     assert_eq!(permit, foreign);
     assert!(*left <= Duration::from_secs(1));
     member(-29_000);
-    assert_eq!(world.ask(1).status, Status::Queued);
+    assert_eq!(world.ask(1).status, Status::Waiting);
     member(-30_001);
     assert_eq!(world.look().holders, []);
-    assert_eq!(world.ask(1).status, Status::Held);
+    assert_eq!(world.ask(1).status, Status::Holding);
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn only_those_who_use_it_through_semrun_keep_its_limit_in_force() {
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
     assert_eq!(world.look().limit, None);
     let granted = world.call(&Call { limit: 2, ..call(Operation::Ask, 1) });
-    assert_eq!((granted.status, granted.limit), (Status::Held, 2));
+    assert_eq!((granted.status, granted.limit), (Status::Holding, 2));
     assert_eq!(world.ask(2).limit, 2, "it stands");
     assert_eq!(world.look().limit, Some(2));
 }
@@ -385,12 +385,12 @@ fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
     assert_eq!(world.renew(1).status, Status::Gone);
     let mut strict = call(Operation::Ask, 2);
     (strict.limit, strict.strict) = (5, true);
-    assert_eq!(world.call(&strict).status, Status::Held, "nobody used it");
+    assert_eq!(world.call(&strict).status, Status::Holding, "nobody used it");
     // Also where its holder never comes back.
     world.write(&["ZREM", "p-a", &id(2).to_string()]);
     let mut strict = call(Operation::Ask, 3);
     (strict.limit, strict.strict) = (7, true);
-    assert_eq!(world.call(&strict).status, Status::Held);
+    assert_eq!(world.call(&strict).status, Status::Holding);
 }
 
 #[test]
@@ -426,7 +426,8 @@ fn a_set_that_others_write_to_does_not_go_under_them() {
 #[test]
 fn looking_writes_nothing() {
     let world = World::new();
-    assert_eq!(world.look(), Snapshot::unused(&world.name));
+    let looked = world.look();
+    assert_eq!(looked, Snapshot { known: looked.known, ..Snapshot::unused(&world.name) });
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
     world.ask(1);
@@ -440,8 +441,8 @@ fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
     let world = World::new();
     world.ask(1);
     world.write(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(world.renew(1).status, Status::Held);
-    assert_eq!(world.ask(2).status, Status::Queued);
+    assert_eq!(world.renew(1).status, Status::Holding);
+    assert_eq!(world.ask(2).status, Status::Waiting);
     world.release(1);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.ask(2).status, Status::Holding);
 }

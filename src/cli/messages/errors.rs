@@ -95,7 +95,7 @@ impl fmt::Display for AttemptText<'_> {
             Attempt::Withdraw(name) => write!(f, "give back the permit of '{name}'"),
             Attempt::Renew(permit) => write!(f, "renew {permit}"),
             Attempt::GiveBack(permit) => write!(f, "give back {permit}"),
-            Attempt::Evict(permit) => write!(f, "take away {permit}"),
+            Attempt::Revoke(permit) => write!(f, "revoke {permit}"),
             Attempt::Examine => f.write_str("examine the server"),
             Attempt::Release { permit, left } => {
                 write!(f, "give back {permit}, whose lease ends by itself ")?;

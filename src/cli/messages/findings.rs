@@ -1,6 +1,7 @@
 //! What was found where permits live, and if it is not good what to do about it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -60,7 +61,7 @@ fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
         ),
         Found::NoWakeups => f.write_str(
             "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits notices a \
-             permit that was given back up to 5s later, and one who holds its eviction at the next \
+             permit that was given back up to 5s later, and one who holds its revocation at the next \
              renewal; allow it with ACL SETUSER … +blpop",
         ),
         Found::PasswordReadable => f.write_str(
@@ -112,8 +113,8 @@ fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
         Found::Clock(offset) => {
             write!(f, "its clock is {}", Offset(*offset))?;
             match finding.grade {
-                Grade::Good => Ok(()),
-                Grade::Doubtful | Grade::Bad => f.write_str(
+                Grade::Ok => Ok(()),
+                Grade::Warning | Grade::Error => f.write_str(
                     "; semrun decides nothing by that, but PassBuddy's programs and what people read \
                      do: set the clocks by NTP",
                 ),
@@ -201,8 +202,8 @@ fn of_a_server(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
         Found::ServeClock(offset) => {
             write!(f, "the server's is {}", Offset(*offset))?;
             match finding.grade {
-                Grade::Good => Ok(()),
-                Grade::Doubtful | Grade::Bad => f.write_str(
+                Grade::Ok => Ok(()),
+                Grade::Warning | Grade::Error => f.write_str(
                     "; nothing is decided by that, but times in `status` mislead; check NTP on both",
                 ),
             }
@@ -227,9 +228,9 @@ fn of_a_directory(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result 
     let amount = |f: &mut fmt::Formatter<'_>, amount: &dyn fmt::Display| {
         const MEND: &str = "free some, or name another directory with --backend file:///PATH";
         match finding.grade {
-            Grade::Good => write!(f, "{amount}"),
-            Grade::Doubtful => write!(f, "{amount}, which is little; {MEND}"),
-            Grade::Bad => write!(f, "none, and nobody can wait or get a permit; {MEND}"),
+            Grade::Ok => write!(f, "{amount}"),
+            Grade::Warning => write!(f, "{amount}, which is little; {MEND}"),
+            Grade::Error => write!(f, "none, and nobody can wait or get a permit; {MEND}"),
         }
     };
     match &finding.what {
@@ -272,14 +273,16 @@ impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ClockOffset { apart, behind } = self.0;
         let which = if behind { "behind" } else { "ahead of" };
-        write!(f, "{:.1}s {which} ours", apart.as_secs_f64())
+        if apart < Duration::from_mins(1) {
+            return write!(f, "{:.1}s {which} ours", apart.as_secs_f64());
+        }
+        let apart = humantime::format_duration(Duration::from_secs(apart.as_secs()));
+        write!(f, "{apart} {which} ours")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn text(grade: Grade, what: Found) -> String {
@@ -288,18 +291,18 @@ mod tests {
 
     #[test]
     fn what_is_not_good_says_what_to_do() {
-        let few = text(Grade::Bad, Found::FreeSpace(0));
+        let few = text(Grade::Error, Found::FreeSpace(0));
         assert!(few.starts_with("none, and nobody") && few.contains("--backend"), "{few}");
-        assert_eq!(text(Grade::Good, Found::FreeSpace(7)), "7 MiB");
+        assert_eq!(text(Grade::Ok, Found::FreeSpace(7)), "7 MiB");
         let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
-        let far = text(Grade::Doubtful, Found::ServeClock(offset));
-        assert!(far.starts_with("the server's is 12345.0s behind ours;"), "{far}");
-        assert_eq!(text(Grade::Good, Found::Clock(offset)), "its clock is 12345.0s behind ours");
+        let far = text(Grade::Warning, Found::ServeClock(offset));
+        assert!(far.starts_with("the server's is 3h 25m 45s behind ours;"), "{far}");
+        assert_eq!(text(Grade::Ok, Found::Clock(offset)), "its clock is 3h 25m 45s behind ours");
     }
 
     #[test]
     fn file_systems_have_names() {
-        let kind = |magic| text(Grade::Good, Found::FileSystem(magic));
+        let kind = |magic| text(Grade::Ok, Found::FileSystem(magic));
         assert!(kind(0xEF53).contains("ext4") && kind(0x0102_1994).contains("tmpfs"));
         assert_eq!(kind(0xABCD), "of type 0xabcd");
     }

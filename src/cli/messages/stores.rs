@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
 use crate::backends::Withheld;
+use crate::backends::cloud::wire::VERSION;
 use crate::backends::error::{Absurd, Differs, HostNotFound, Lack, Protocol, Spoken, StoreError};
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);
@@ -41,6 +42,8 @@ impl fmt::Display for StoreErrorText<'_> {
             | StoreError::Uncounted
             | StoreError::EndlessKeys => of_redis(f, self.0),
             StoreError::NotHttp
+            | StoreError::OtherVersion(_)
+            | StoreError::OlderServer(_)
             | StoreError::ApiKeyMalformed
             | StoreError::ApiKeyMissing
             | StoreError::ApiKeyRefused
@@ -187,8 +190,19 @@ fn of_redis(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
 }
 
 fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
+    const PROTOCOL: &str = "the protocol between semrun and semrun serve";
+    const SAME: &str = "install the same semrun on both sides";
     match error {
         StoreError::NotHttp => f.write_str("not an HTTP server; check the URL"),
+        StoreError::OtherVersion(theirs) => write!(
+            f,
+            "the server speaks version {theirs} of {PROTOCOL}, and this semrun version {VERSION}; {SAME}"
+        ),
+        StoreError::OlderServer(program) => write!(
+            f,
+            "the server, semrun {program}, speaks an older version of {PROTOCOL}, and this one version \
+             {VERSION}; {SAME}"
+        ),
         StoreError::ApiKeyMalformed => f.write_str("the API key cannot be sent"),
         StoreError::ApiKeyMissing => f.write_str(
             "the server wants an API key, and none was given; give --api-key-file or SEMRUN_API_KEY",

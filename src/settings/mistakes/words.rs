@@ -98,7 +98,10 @@ pub(in crate::settings) fn nearest<'a>(
     known: impl Iterator<Item = &'a str>,
     near: f64,
 ) -> Option<&'a str> {
-    let likeness = known.map(|one| (strsim::jaro_winkler(word, one), one));
+    // Names of options have a '-' where those of variables have a '_'.
+    let dashed = |text: &str| text.replace('_', "-");
+    let word = dashed(word);
+    let likeness = known.map(|one| (strsim::jaro_winkler(&word, &dashed(one)), one));
     let nearest = likeness.max_by(|one, other| one.0.total_cmp(&other.0));
     nearest.filter(|(likeness, _)| *likeness >= near).map(|(_, one)| one)
 }

@@ -73,10 +73,10 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     assert_eq!(too_few(&world.tried(&with_replicas(Ask, 1, 1))), Some((0, 1)));
     assert_eq!(world.look(), Snapshot::unused(&world.name), "nothing was written");
     replica.follow(&world);
-    assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, Status::Held);
+    assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, Status::Holding);
     // Who asks for fewer is under the same rule, and learns it.
     let queued = world.call(&with_replicas(Ask, 2, 0));
-    assert_eq!((queued.status, queued.replicas), (Status::Queued, 1));
+    assert_eq!((queued.status, queued.replicas), (Status::Waiting, 1));
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     for call in [with_replicas(Renew, 1, 0), with_replicas(Ask, 2, 0), with_replicas(Limit, 0, 0)] {
@@ -89,13 +89,13 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     assert_eq!(world.call(&with_replicas(Release, 1, 0)).status, Status::Gone);
     assert_eq!((world.look().holders.len(), world.look().waiters.len()), (0, 1));
     replica.follow(&world);
-    assert_eq!(world.call(&with_replicas(Ask, 2, 0)).status, Status::Held);
+    assert_eq!(world.call(&with_replicas(Ask, 2, 0)).status, Status::Holding);
     world.call(&with_replicas(Release, 2, 0));
     // Idle, it belongs to who comes next.
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     let granted = world.call(&with_replicas(Ask, 3, 0));
-    assert_eq!((granted.status, granted.replicas), (Status::Held, 0));
+    assert_eq!((granted.status, granted.replicas), (Status::Holding, 0));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_server_that_thaws_and_counts_a_replica_that_has_gone_convinces_no_one() {
         |call: &Call<'_>| world.runtime.block_on(async { connection.call(&keys, call).await });
     for round in 0..4 {
         let call = |operation| with_replicas(operation, round, 1);
-        assert_eq!(called(&call(Operation::Ask)).unwrap().status, Status::Held);
+        assert_eq!(called(&call(Operation::Ask)).unwrap().status, Status::Holding);
         world.server.signal(Signal::STOP);
         // It goes on saying that it is there, once a second.
         std::thread::sleep(Duration::from_millis(2_100));
@@ -141,8 +141,8 @@ fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
     assert_eq!(too_few(&world.tried(&with_replicas(Operation::Ask, 3, 0))), Some((0, 1)));
     assert_eq!(world.look().holders.len(), 1);
     // Unless somebody says that it is not.
-    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Evicted);
-    assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, Status::Held);
+    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Revoked);
+    assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, Status::Holding);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_promoted_server_grants_nothing_of_a_name_that_it_does_not_know_for_a_lease(
     let later = World { name: "b".parse().unwrap(), ..world };
     later.write(&["HSET", "{p-}:server", "with:0", &(at - 60_000).to_string()]);
     let quarantined = Call { quarantine: Some(Duration::from_secs(1)), ..asks(2) };
-    until(|| later.call(&quarantined).status == Status::Held);
+    until(|| later.call(&quarantined).status == Status::Holding);
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn what_was_not_claimed_before_a_promotion_is_not_claimed_after_it() {
     // Meanwhile it went on to a third one at the old server.
     let quarantine = Some(TTL);
     let claims = new.call(&Call { ticket, quarantine, ..call(Operation::Ask, 2) });
-    assert_eq!((claims.status, claims.held), (Status::Queued, 0), "{claims:?}");
+    assert_eq!((claims.status, claims.held), (Status::Waiting, 0), "{claims:?}");
     let third = Call { token: claims.ticket, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(new.call(&third).status, Status::Held);
+    assert_eq!(new.call(&third).status, Status::Holding);
 }
 
 #[test]
@@ -212,12 +212,12 @@ fn replicas_that_come_later_begin_the_wait_of_those_who_ask_for_them() {
     let ttl = Duration::from_secs(1);
     let asks =
         |who, replicas| Call { ttl, quarantine, ..with_replicas(Operation::Ask, who, replicas) };
-    until(|| world.call(&asks(1, 0)).status == Status::Held);
+    until(|| world.call(&asks(1, 0)).status == Status::Holding);
     world.call(&Call { ttl, quarantine, ..call(Operation::Release, 1) });
     replica.follow(&world);
     // The server before this one may have had the replica until a moment ago.
     let waiting = world.call(&asks(2, 1));
-    assert_eq!(waiting.status, Status::Queued);
+    assert_eq!(waiting.status, Status::Waiting);
     assert!(waiting.paused.is_some_and(|left| left > ttl / 2), "{waiting:?}");
 }
 
@@ -236,7 +236,7 @@ fn what_an_older_client_left_is_judged_by_the_server() {
     of_before(&world, world.now());
     world.write(&["HSET", "{p-a}:state", "ttl", "1000"]);
     let asks = Call { ttl, quarantine: None, ..call(Operation::Ask, 1) };
-    assert_eq!(world.call(&asks).status, Status::Held);
+    assert_eq!(world.call(&asks).status, Status::Holding);
     // One that was, and where an older client came first.
     let world = World::promoted();
     of_before(&world, world.now());
@@ -251,7 +251,7 @@ fn replicas_cannot_be_counted_where_the_server_does_not_tell() {
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let refused = world.tried(&with_replicas(Operation::Ask, 1, 1)).unwrap_err();
     assert_eq!((refused.lasts(), refused), (true, StoreError::Uncounted));
-    assert_eq!(world.ask(1).status, Status::Held);
+    assert_eq!(world.ask(1).status, Status::Holding);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
     let world = World::new();
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let blind = world.ask(1);
-    assert!(blind.blind && blind.status == Status::Held);
+    assert!(blind.blind && blind.status == Status::Holding);
     world.write(&["ACL", "SETUSER", "default", "+info"]);
     let seeing = world.renew(1);
     assert!(!seeing.blind && seeing.paused.is_none());
