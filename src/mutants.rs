@@ -49,8 +49,8 @@ pub(crate) enum Guard {
     QuietRestart,
     /// A permit stays taken for as long as its holder asked for, also when it was given back.
     Hold,
-    /// A permit that somebody took away passes on when its holder has stopped, not before.
-    Eviction,
+    /// A permit that was revoked passes on when its holder has stopped, not before.
+    Revocation,
 }
 
 /// Whether a test has turned this one off.

@@ -18,7 +18,7 @@ pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
 pub(crate) use self::page::Page;
 use self::words::Ordinal;
 pub(crate) use self::words::{Fine, Holder, Span};
-use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, Withheld};
+use crate::backends::{self, Name, Permit, Phase, Revocation, Standing, Withheld};
 use crate::settings::NoShell;
 use crate::supervise::signals;
 
@@ -226,14 +226,14 @@ impl fmt::Display for NotOurs {
 impl std::error::Error for NotOurs {}
 
 /// A permit that is taken from somebody.
-pub(crate) struct Evicting<'a> {
+pub(crate) struct Revoking<'a> {
     pub(crate) name: &'a Name,
     pub(crate) holder: &'a backends::Holder,
-    pub(crate) how: Eviction,
+    pub(crate) how: Revocation,
     pub(crate) time: SystemTime,
 }
 
-impl fmt::Display for Evicting<'_> {
+impl fmt::Display for Revoking<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, holder, how, time } = self;
         write!(f, "taking the permit of '{name}' from ")?;
@@ -250,17 +250,17 @@ impl fmt::Display for Evicting<'_> {
         let detached = holder.record().is_some_and(|record| record.who.detached);
         let when = if detached { "it is given back" } else { "that has stopped" };
         match (how, holder.left(), holder.phase()) {
-            (_, _, Phase::Kept) => {
+            (_, _, Phase::MinHold) => {
                 f.write_str("; nothing runs under it, and it passes on at once")
             }
-            (Eviction::Now, ..) => f.write_str(
+            (Revocation::Now, ..) => f.write_str(
                 "; it passes on at once, and what runs under it may run beside the next until it is \
                  stopped",
             ),
-            (Eviction::Gently, Some(left), _) => {
+            (Revocation::Gently, Some(left), _) => {
                 write!(f, "; it passes on when {when}, in {} at the latest", Span(left))
             }
-            (Eviction::Gently, None, _) => write!(f, "; it passes on when {when}"),
+            (Revocation::Gently, None, _) => write!(f, "; it passes on when {when}"),
         }
     }
 }

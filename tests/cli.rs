@@ -93,7 +93,7 @@ mod cli {
     mod signals;
     /// Holders and waiters as others see them.
     mod status;
-    /// Permits that outlive the process that acquired them, and permits that are taken away.
+    /// Permits that outlive the process that acquired them, and permits that are revoked.
     mod steps;
     /// What answers and is no server, or a strange one.
     mod strange;
@@ -113,4 +113,6 @@ mod cli {
     mod trust;
     /// Redis servers that do not grant everything, or nothing yet.
     mod unwilling;
+    /// A client and a server of different versions.
+    mod versions;
 }

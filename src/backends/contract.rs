@@ -1,11 +1,11 @@
 //! Every behaviour that all backends owe, once, run against each of them.
 
 mod detached;
-mod evicted;
 mod histories;
 mod kept;
 mod pinned;
 mod queue;
+mod revoked;
 
 use std::any::Any;
 use std::cell::OnceCell;
@@ -19,10 +19,10 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
 use self::detached::*;
-use self::evicted::*;
 use self::kept::*;
 use self::pinned::*;
 use self::queue::*;
+use self::revoked::*;
 use super::cloud::Cloud;
 use super::cloud::place::{Place as CloudPlace, Url as CloudUrl};
 use super::local::Local;
@@ -34,8 +34,8 @@ use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
 use super::turn::Canceller;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, GivenBack, Gone, Holder, Lease,
-    Lost, Name, Notice, Phase, Snapshot, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, GivenBack, Gone, Holder, Lease, Lost, Name,
+    Notice, Phase, Revocation, Snapshot, Turn, Who,
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;
@@ -182,14 +182,14 @@ contract! { memory, local, redis, served: {
     what_was_held_for_long_enough_is_free_when_it_is_given_back(Lifetime::Long);
     a_waiter_that_goes_before_it_is_served_keeps_nothing(Lifetime::Middle);
     what_is_kept_is_neither_attached_nor_given_back_again(Lifetime::Long);
-    one_who_is_evicted_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
-    one_who_is_evicted_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
-    one_who_was_evicted_gently_hears_that_it_is_evicted_now(Lifetime::Long);
-    an_evicted_permit_passes_on_when_its_lease_ends(Lifetime::Middle);
-    an_evicted_permit_is_not_kept_for_its_min_hold(Lifetime::Long);
-    a_kept_permit_ends_when_it_is_evicted(Lifetime::Long);
-    a_permit_that_is_evicted_now_is_free_at_once(Lifetime::Long);
-    nobody_is_evicted_where_nobody_holds(Lifetime::Long);
+    one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
+    one_who_is_revoked_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
+    one_who_was_revoked_gently_hears_that_it_is_revoked_now(Lifetime::Long);
+    a_revoked_permit_passes_on_when_its_lease_ends(Lifetime::Middle);
+    a_revoked_permit_is_not_kept_for_its_min_hold(Lifetime::Long);
+    a_kept_permit_ends_when_it_is_revoked(Lifetime::Long);
+    a_permit_that_is_revoked_now_is_free_at_once(Lifetime::Long);
+    nobody_is_revoked_where_nobody_holds(Lifetime::Long);
     a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(Lifetime::Long);
     a_pinned_limit_that_is_raised_serves_those_who_wait(Lifetime::Long);
     a_pinned_limit_that_is_lowered_stops_nobody(Lifetime::Long);
@@ -256,8 +256,8 @@ impl Store {
         (self.client)().give_back(&name(semaphore), id).await.unwrap()
     }
 
-    async fn evict(&self, semaphore: &str, id: Uuid, how: Eviction) -> bool {
-        (self.client)().evict(&name(semaphore), id, how).await.unwrap()
+    async fn revoke(&self, semaphore: &str, id: Uuid, how: Revocation) -> bool {
+        (self.client)().revoke(&name(semaphore), id, how).await.unwrap()
     }
 
     async fn set_limit(&self, semaphore: &str, limit: Option<u32>) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub(crate) use self::parties::{Change, Claim, Holding, Renewal, Terms};
-use super::{Eviction, Phase};
+use super::{Phase, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
@@ -117,9 +117,9 @@ impl<R> Ledger<R> {
         let mut changes = self.drop_due(now);
         let keeps = |holding: &Holding<R>| now < holding.held_until();
         match self.holding(id) {
-            Some(Holding { phase: Phase::Kept, .. }) => {}
-            Some(holding) if holding.phase == Phase::Held && keeps(holding) => {
-                self.change_phase(id, Phase::Kept);
+            Some(Holding { phase: Phase::MinHold, .. }) => {}
+            Some(holding) if holding.phase == Phase::Holding && keeps(holding) => {
+                self.change_phase(id, Phase::MinHold);
                 changes.push(Change::Kept(id));
             }
             _ => {
@@ -134,21 +134,21 @@ impl<R> Ledger<R> {
 
     /// Takes a permit from whoever holds it. Gently: nobody is left that could renew it, and one who
     /// is alone as long as it likes is left alone.
-    pub(crate) fn evict(&mut self, now: Moment, id: Uuid, how: Eviction) -> Vec<Change> {
+    pub(crate) fn revoke(&mut self, now: Moment, id: Uuid, how: Revocation) -> Vec<Change> {
         let mut changes = self.drop_due(now);
-        let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
+        let how = if mutants::is_off(Guard::Revocation) { Revocation::Now } else { how };
         let ends = |holding: &Holding<R>| {
-            how == Eviction::Now || holding.phase == Phase::Kept || !holding.confirmed
+            how == Revocation::Now || holding.phase == Phase::MinHold || !holding.confirmed
         };
         match self.holding(id) {
-            Some(holding) if how == Eviction::Gently && holding.claim.terms.is_none() => {}
+            Some(holding) if how == Revocation::Gently && holding.claim.terms.is_none() => {}
             Some(holding) if ends(holding) => {
                 self.remove(id);
                 changes.push(Change::Gone(id));
             }
-            Some(holding) if holding.phase == Phase::Held => {
-                self.change_phase(id, Phase::Evicted);
-                changes.push(Change::Evicted(id));
+            Some(holding) if holding.phase == Phase::Holding => {
+                self.change_phase(id, Phase::Revoking);
+                changes.push(Change::Revoked(id));
                 // Its lease may have been over for long.
                 changes.extend(self.drop_due(now));
             }
@@ -181,12 +181,12 @@ impl<R> Ledger<R> {
     pub(crate) fn renew(&mut self, now: Moment, id: Uuid) -> Renewal {
         let over = |holding: &Holding<R>| holding.expires().is_some_and(|moment| moment <= now);
         match self.holding(id).filter(|holding| !over(holding)).map(|holding| holding.phase) {
-            Some(Phase::Held) => {
+            Some(Phase::Holding) => {
                 self.extend(now, id);
                 Renewal::Held
             }
-            Some(Phase::Evicted) => Renewal::Evicted,
-            Some(Phase::Kept) | None => Renewal::Lost,
+            Some(Phase::Revoking) => Renewal::Revoked,
+            Some(Phase::MinHold) | None => Renewal::Lost,
         }
     }
 
@@ -334,7 +334,7 @@ impl<R> Ledger<R> {
         self.change_holding(id, |holding| {
             let ttl = holding.claim.terms.and(terms).and_then(|terms| terms.ttl);
             holding.confirmed = true;
-            if holding.phase == Phase::Held {
+            if holding.phase == Phase::Holding {
                 holding.lease = ttl.map(|ttl| now + ttl);
             }
         });
@@ -418,7 +418,7 @@ impl<R> Ledger<R> {
             let lease = ttl.map(|ttl| now + ttl.min(CONFIRM));
             self.due.extend(lease.map(|moment| (moment, id)));
             self.places.insert(id, Place::Holding(token));
-            let (since, phase, confirmed) = (now, Phase::Held, false);
+            let (since, phase, confirmed) = (now, Phase::Holding, false);
             let holding = Holding { claim, token, since, phase, lease, ticket, confirmed };
             self.holders.insert(token, holding);
             changes.push(Change::Granted { id, token });

@@ -15,8 +15,8 @@ use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
 use super::renewal::{self, Renewed};
 use super::trouble::Trouble;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, GivenBack, Gone, Grade, Holder,
-    Lease, Lost, Name, Notice, Pending, Permit, Phase, Record, Snapshot, Standing, Tenure, Turn,
+    Acquired, Ask, Backend, Cancel, Error, Finding, GivenBack, Gone, Grade, Holder, Lease, Lost,
+    Name, Notice, Pending, Permit, Phase, Record, Revocation, Snapshot, Standing, Tenure, Turn,
     Waiter,
 };
 use crate::clock::{self, Moment};
@@ -56,7 +56,7 @@ impl Memory {
                         semaphore.held.insert(id, watch::channel(None).0);
                     }
                 }
-                Change::Evicted(id) => semaphore.tell(id, Gone::NotYet),
+                Change::Revoked(id) => semaphore.tell(id, Gone::NotYet),
                 Change::Kept(id) | Change::Gone(id) => {
                     semaphore.tell(id, Gone::Now);
                     semaphore.held.remove(&id);
@@ -106,7 +106,7 @@ impl Memory {
                 let terms = self.0.borrow()[name].ledger.terms();
                 Ok(terms.and_then(|terms| terms.ttl).expect("everybody here has one"))
             }
-            Renewal::Evicted => Err(Lost::evicted()),
+            Renewal::Revoked => Err(Lost::revoked()),
             Renewal::Lost => Err(Lost::some_time_ago()),
         }
     }
@@ -259,7 +259,7 @@ impl Backend for Memory {
             self.update(name, Ledger::expire);
             let held = {
                 let ledger = &self.0.borrow()[name].ledger;
-                let held = |one: &Holding<Record>| is_detached(one) && one.phase != Phase::Kept;
+                let held = |one: &Holding<Record>| is_detached(one) && one.phase != Phase::MinHold;
                 ledger.holding(id).is_some_and(held)
             };
             if held {
@@ -271,16 +271,16 @@ impl Backend for Memory {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
             self.update(name, Ledger::expire);
             let held = self.0.borrow()[name].ledger.holding(id).is_some();
-            self.update(name, |ledger, now| ledger.evict(now, id, how));
+            self.update(name, |ledger, now| ledger.revoke(now, id, how));
             Ok(held)
         })
     }
@@ -298,7 +298,7 @@ impl Backend for Memory {
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
         let text = "this process, and nobody else's".into();
-        Box::pin(async { Ok(vec![Finding { topic: "memory", grade: Grade::Good, text }]) })
+        Box::pin(async { Ok(vec![Finding { topic: "memory", grade: Grade::Ok, text }]) })
     }
 
     fn reports(&self) -> bool {
@@ -322,7 +322,7 @@ impl Drop for Place {
         if let Some(id) = self.id {
             self.memory.update(&self.name, |ledger, now| {
                 // Nobody ever knew of a permit that came at this moment, so it is not kept.
-                let mut changes = ledger.evict(now, id, Eviction::Now);
+                let mut changes = ledger.revoke(now, id, Revocation::Now);
                 changes.extend(ledger.release(now, id));
                 changes
             });
@@ -354,8 +354,8 @@ impl leased::Grip for Grip {
                 let Some(mut told) = told else { return std::future::pending().await };
                 let gone = told.wait_for(Option::is_some).await.ok().and_then(|gone| *gone);
                 match gone {
-                    Some(Gone::NotYet) => Lost::evicted(),
-                    _ => Lost { why: "it was taken away".into(), gone: Gone::Now },
+                    Some(Gone::NotYet) => Lost::revoked(),
+                    _ => Lost { why: "it was revoked".into(), gone: Gone::Now },
                 }
             };
             tokio::select! {
@@ -373,7 +373,7 @@ impl leased::Grip for Grip {
             if let Some(mut told) = told {
                 let _ = told.wait_for(|gone| *gone == Some(Gone::Now)).await;
             }
-            Lost { why: "it was taken away".into(), gone: Gone::Now }
+            Lost { why: "it was revoked".into(), gone: Gone::Now }
         })
     }
 

@@ -82,7 +82,7 @@ pub(crate) trait Backend {
 
     /// Takes up a permit that outlives whoever acquired it ([`Who::detached`]): renews it at once, and
     /// as long as the lease is asked for [`Lease::lost`]. Dropping that leaves the permit as it is.
-    /// None: nobody holds it, or it is not such a permit, or it has been taken away.
+    /// None: nobody holds it, or it is not such a permit, or it has been revoked.
     fn attach<'a>(
         &'a self,
         name: &'a Name,
@@ -93,11 +93,11 @@ pub(crate) trait Backend {
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>>;
 
     /// Takes a permit from whoever has it, of whatever kind. False: nobody has it.
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>>;
 
     /// Which limit is in force, as in [`Backend::observe`]. An error where limits are not known.
@@ -138,7 +138,7 @@ pub(crate) trait Lease {
 
     /// Renews the permit as long as it is polled, and is ready once the permit is known to be
     /// lost. That it cannot be renewed is not known from this but from [`Lease::tenure`]. After
-    /// [`Gone::NotYet`] it may be asked again, and is ready once it is taken away at once after all.
+    /// [`Gone::NotYet`] it may be asked again, and is ready once it is revoked at once after all.
     /// Cancel-safe.
     fn lost(&mut self) -> Pending<'_, Lost>;
 
@@ -164,9 +164,9 @@ pub(crate) enum GivenBack {
 
 /// How to take a permit from whoever has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Eviction {
+pub(crate) enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
-    /// lease ends. One whose holder has gone already ([`Phase::Kept`]) ends at once. A foreign one is
+    /// lease ends. One whose holder has gone already ([`Phase::MinHold`]) ends at once. A foreign one is
     /// left as it is: nobody could tell its holder.
     Gently,
     /// It is free at once, and its holder is told as soon as that is possible.
@@ -179,18 +179,18 @@ pub(crate) struct Finding {
     /// One or two words.
     pub(crate) topic: &'static str,
     pub(crate) grade: Grade,
-    /// What it is, and if it is not good what to do about it.
+    /// What it is, and if that is not ok what to do about it.
     pub(crate) text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Grade {
-    Good,
+    Ok,
     /// Permits are safe; something may still not be as it was meant.
-    Doubtful,
+    Warning,
     /// It has to be mended.
-    Bad,
+    Error,
 }
 
 /// Whether a server is replaced when it fails, and after what time clients can go on with another one.

@@ -42,7 +42,7 @@ pub(crate) enum Gone {
     Now,
     /// Some time ago: it may be somebody else's.
     Before,
-    /// Not yet: it was evicted gently, cannot be renewed, and is ours until it is given back or
+    /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.
     NotYet,
 }
@@ -50,13 +50,13 @@ pub(crate) enum Gone {
 impl Lost {
     /// The backend does not know the permit any more.
     pub(super) fn some_time_ago() -> Self {
-        let why = "it ran out, or was taken away, and may be somebody else's by now".into();
+        let why = "it ran out, or was revoked, and may be somebody else's by now".into();
         Self { why, gone: Gone::Before }
     }
 
-    /// It was taken away gently.
-    pub(super) fn evicted() -> Self {
-        let why = "somebody evicted it (semrun release --force)".into();
+    /// It was revoked gently.
+    pub(super) fn revoked() -> Self {
+        let why = "somebody revoked it (semrun release --force)".into();
         Self { why, gone: Gone::NotYet }
     }
 }

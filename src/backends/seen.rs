@@ -78,7 +78,7 @@ impl Snapshot {
 
     /// The permit with this identity, if it is held and is to stay so.
     pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
-        let holder = self.holder(id).filter(|holder| holder.phase() == Phase::Held)?;
+        let holder = self.holder(id).filter(|holder| holder.phase() == Phase::Holding)?;
         Some(Permit { id, name: self.name.clone(), token: holder.token() })
     }
 }
@@ -98,28 +98,31 @@ pub(crate) enum Holder {
     Foreign { permit: String, left: Option<Duration> },
 }
 
-/// How a permit is held.
+/// How a permit is held. The other words are those of older journals.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
     #[default]
-    Held,
-    /// It was taken away gently, and its holder has not gone yet.
-    Evicted,
+    #[serde(alias = "held")]
+    Holding,
+    /// It was revoked gently, and its holder has not gone yet.
+    #[serde(alias = "evicted")]
+    Revoking,
     /// It was given back, or its holder died, and it stays taken for a while ([`Ask::min_hold`]).
-    Kept,
+    #[serde(alias = "kept")]
+    MinHold,
 }
 
 impl Holder {
     /// Somebody, but who that is, and for how long, cannot be read.
     pub(crate) fn unknown() -> Self {
-        Self::Known { token: None, record: None, phase: Phase::Held, left: None }
+        Self::Known { token: None, record: None, phase: Phase::Holding, left: None }
     }
 
     pub(crate) fn phase(&self) -> Phase {
         match self {
             Self::Known { phase, .. } => *phase,
-            Self::Foreign { .. } => Phase::Held,
+            Self::Foreign { .. } => Phase::Holding,
         }
     }
 

@@ -83,14 +83,14 @@ pub(crate) struct Renew {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(
-    after_help = "Exit codes: 0 it is given back, now or before, or evicted; 76 it was not ours any more; 69 the backend cannot be reached or refused us."
+    after_help = "Exit codes: 0 it is given back, now or before, or revoked; 76 it was not ours any more; 69 the backend cannot be reached or refused us."
 )]
 pub(crate) struct Release {
     /// What `semrun acquire` printed; with --force that of anybody, as `semrun status --json` shows it
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
 
-    /// Evict whoever has the permit: it cannot be renewed any more, and passes on when its command is
+    /// Revoke whoever has the permit: it cannot be renewed any more, and passes on when its command is
     /// dead, or when its lease ends
     #[arg(long)]
     pub(crate) force: bool,

@@ -22,54 +22,54 @@ const ENOUGH: u32 = 10_000;
 
 pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     let mut report =
-        Report { version: 1, grade: Grade::Good, settings: Vec::new(), checks: Vec::new() };
+        Report { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
     // Not of a run, but of this call.
     let given = settings.given.iter().filter(|given| given.option != "json");
     report.settings = given.map(Setting::of).collect();
     match settings.examined {
-        Err(misuse) => report.checks.push(bad("configuration", misuse.to_string())),
+        Err(misuse) => report.checks.push(error("configuration", misuse.to_string())),
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
             report.checks = block_on(examine(&examined, account))?;
         }
     }
     let grades = report.checks.iter().map(|check| check.grade);
-    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Good);
+    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
     let page = if settings.json { Page::document(&report)? } else { report.table() };
     print(&page)?;
-    Ok(if report.grade == Grade::Bad { Exit::Unwell } else { Exit::Success })
+    Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
 async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
     let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
-    let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
+    let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
         let text = "a password in --backend can be seen by everybody in the list of processes; \
                     --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
-        checks.push(finding("password", Grade::Doubtful, text));
+        checks.push(finding("password", Grade::Warning, text));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
     {
         let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
-        checks.push(finding("name", Grade::Doubtful, &text));
+        checks.push(finding("name", Grade::Warning, &text));
     }
     if location.expires() {
         let (time, ttl) =
             (humantime::format_duration(*kill_after), humantime::format_duration(*ttl));
         let text = format!("{time}, which fits into a TTL of {ttl}");
-        checks.push(finding("kill-after", Grade::Good, &text));
+        checks.push(finding("kill-after", Grade::Ok, &text));
     }
     if location.expires() && !descendants::can_be_found() {
         let text = "/proc is missing, hides processes, or is that of another pid namespace, and without \
                     it a command's processes could not be stopped in time (unshare --mount-proc mounts \
                     it)";
-        checks.push(finding("processes", Grade::Bad, text));
+        checks.push(finding("processes", Grade::Error, text));
     }
     let backend = match location.connect(account) {
         Ok(backend) => backend,
-        Err(error) => {
-            checks.push(bad("backend", error.to_string()));
+        Err(problem) => {
+            checks.push(error("backend", problem.to_string()));
             return checks;
         }
     };
@@ -78,9 +78,9 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
         Location::Default => " (the default)",
         _ => "",
     };
-    let place = finding("backend", Grade::Good, &format!("{}{default}", backend.url()));
+    let place = finding("backend", Grade::Ok, &format!("{}{default}", backend.url()));
     match found {
-        Err(error) => checks.push(bad("backend", error.to_string())),
+        Err(problem) => checks.push(error("backend", problem.to_string())),
         Ok(found) => {
             checks.push(place);
             checks.extend(found);
@@ -95,8 +95,8 @@ fn finding(topic: &'static str, grade: Grade, text: &str) -> Finding {
     Finding { topic, grade, text: text.into() }
 }
 
-fn bad(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Bad, text }
+fn error(topic: &'static str, text: String) -> Finding {
+    Finding { topic, grade: Grade::Error, text }
 }
 
 /// Whether running jobs survive it when another server takes the place of this one.
@@ -114,7 +114,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<F
                  within {}",
                 Span(room.saturating_sub(with_attempts(Duration::ZERO)))
             );
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Takeover::After(time) if with_attempts(time) <= room => {
             let text = format!(
@@ -122,7 +122,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<F
                  jobs go on",
                 Span(time)
             );
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Takeover::After(time) => {
             let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
@@ -132,7 +132,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<F
                 Span(time),
                 humantime::format_duration(enough)
             );
-            finding(topic, Grade::Doubtful, &text)
+            finding(topic, Grade::Warning, &text)
         }
     })
 }
@@ -166,16 +166,16 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Fin
         Ok(Some((acquired, released))) => {
             let (acquired, released) = (Fine(acquired), Fine(released));
             let text = format!("a permit was acquired in {acquired} and given back in {released}");
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, &text)
         }
         Ok(None) => {
             let text = "no permit was free just now: another doctor is at work";
-            finding(topic, Grade::Doubtful, text)
+            finding(topic, Grade::Warning, text)
         }
         Err(error) if error.kind == ErrorKind::Withheld => {
-            finding(topic, Grade::Doubtful, &error.what)
+            finding(topic, Grade::Warning, &error.what)
         }
-        Err(error) => bad(topic, error.to_string()),
+        Err(problem) => error(topic, problem.to_string()),
     }
 }
 
@@ -266,9 +266,9 @@ impl Report {
 
 fn row(finding: &Finding) -> Vec<&str> {
     let grade = match finding.grade {
-        Grade::Good => "good    ",
-        Grade::Doubtful => "doubtful",
-        Grade::Bad => "BAD     ",
+        Grade::Ok => "good    ",
+        Grade::Warning => "doubtful",
+        Grade::Error => "BAD     ",
     };
     vec![grade, finding.topic, &finding.text]
 }

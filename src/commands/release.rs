@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use super::renew::{is_running, why};
 use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{Backend, Error, ErrorKind, Eviction, GivenBack, Holder};
+use crate::backends::{Backend, Error, ErrorKind, GivenBack, Holder, Revocation};
 use crate::exit::Exit;
-use crate::report::{Evicting, NotOurs, Page};
+use crate::report::{NotOurs, Page, Revoking};
 use crate::settings::Release;
 
 pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
@@ -20,7 +20,7 @@ async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Ex
     let snapshot = backend.observe(name).await?;
     let holder = snapshot.holder(*id);
     match holder {
-        Some(holder) if *force => return evict(backend, settings, holder, *now).await,
+        Some(holder) if *force => return revoke(backend, settings, holder, *now).await,
         Some(Holder::Foreign { .. }) => return Err(not_ours(settings, holder)),
         Some(one) if is_running(one) => return Err(not_ours(settings, holder)),
         _ => {}
@@ -36,12 +36,12 @@ fn not_ours(settings: &Release, holder: Option<&Holder>) -> anyhow::Error {
     let mut why = why(holder);
     let foreign = |holder: &Holder| matches!(holder, Holder::Foreign { .. });
     if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
-        why.push_str("; --force takes it away");
+        why.push_str("; --force revokes it");
     }
     NotOurs { permit, why }.into()
 }
 
-async fn evict(
+async fn revoke(
     backend: &dyn Backend,
     settings: &Release,
     holder: &Holder,
@@ -58,10 +58,10 @@ async fn evict(
         let backend = backend.url();
         return Err(Error { kind: ErrorKind::Unsupported, backend, what, source: None }.into());
     }
-    let how = if now { Eviction::Now } else { Eviction::Gently };
+    let how = if now { Revocation::Now } else { Revocation::Gently };
     // Before it is gone, so that whoever it was is known whatever happens.
-    let evicting = Evicting { name, holder, how, time: SystemTime::now() };
-    print(&Page::of(evicting))?;
-    backend.evict(name, *id, how).await?;
+    let revoking = Revoking { name, holder, how, time: SystemTime::now() };
+    print(&Page::of(revoking))?;
+    backend.revoke(name, *id, how).await?;
     Ok(Exit::Success)
 }

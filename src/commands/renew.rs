@@ -52,7 +52,7 @@ fn not_ours(settings: &Renew, why: String) -> NotOurs {
 /// Whether a running command has it.
 pub(super) fn is_running(holder: &Holder) -> bool {
     let detached = holder.record().is_some_and(|record| record.who.detached);
-    matches!(holder, Holder::Known { phase: Phase::Held, .. }) && !detached
+    matches!(holder, Holder::Known { phase: Phase::Holding, .. }) && !detached
 }
 
 /// Why a permit is none that somebody acquired and has.
@@ -61,16 +61,18 @@ pub(super) fn why(holder: Option<&Holder>) -> String {
         None => "is held by nobody any more: it ran out, was given back, or never was".into(),
         Some(Holder::Foreign { .. }) => "is one of another program".into(),
         Some(holder) => match (holder.phase(), holder.record()) {
-            (Phase::Kept, _) => "has been given back, and is kept for a while (--min-hold)".into(),
-            (Phase::Evicted, _) => "was taken away (semrun release --force)".into(),
-            (Phase::Held, Some(record)) if record.who.detached => {
+            (Phase::MinHold, _) => {
+                "has been given back, and is kept for a while (--min-hold)".into()
+            }
+            (Phase::Revoking, _) => "was revoked (semrun release --force)".into(),
+            (Phase::Holding, Some(record)) if record.who.detached => {
                 "has run out, and is free soon".into()
             }
-            (Phase::Held, Some(record)) => format!(
+            (Phase::Holding, Some(record)) => format!(
                 "is that of a running command, which renews it and gives it back: {}",
                 report::Holder(record)
             ),
-            (Phase::Held, None) => "is somebody else's".into(),
+            (Phase::Holding, None) => "is somebody else's".into(),
         },
     }
 }
@@ -125,7 +127,7 @@ mod tests {
             let who =
                 Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached };
             let record = Record::at(uuid::Uuid::nil(), who, std::time::UNIX_EPOCH);
-            Holder::Known { token: None, record: Some(record), phase: Phase::Held, left: None }
+            Holder::Known { token: None, record: Some(record), phase: Phase::Holding, left: None }
         };
         assert!(why(Some(&holder(false))).contains("running command"));
         // Where a holder that was not heard of for long gets some time more it is there still.

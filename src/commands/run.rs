@@ -11,7 +11,7 @@ use super::block_on;
 use super::nested::held_around;
 use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
 use crate::account::Account;
-use crate::backends::{Ask, Backend, Eviction, Lease};
+use crate::backends::{Ask, Backend, Lease, Revocation};
 use crate::exit::{Exit, Failure};
 use crate::kernel::open_files_limit;
 use crate::mutants::{self, Guard};
@@ -245,7 +245,7 @@ impl Story<'_> {
             let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
             if cannot_run
                 && !settings.request.min_hold.is_zero()
-                && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
+                && backend.revoke(&permit.name, permit.id, Revocation::Now).await.is_ok()
             {
                 // Nothing ran under it, so it need not be kept: another host may do better.
                 return Ok(ran?.exit);

@@ -119,9 +119,9 @@ fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> Page {
                 }
                 backends::Holder::Known { record, phase, .. } => {
                     let state = match phase {
-                        Phase::Held => "  holds",
-                        Phase::Evicted => "  evicted",
-                        Phase::Kept => "  kept",
+                        Phase::Holding => "  holds",
+                        Phase::Revoking => "  revoked",
+                        Phase::MinHold => "  kept",
                     };
                     Row::of(state.into(), name, record.as_ref(), now)
                 }
@@ -255,7 +255,7 @@ mod tests {
             holders: vec![Holder::Known {
                 token: Some(7),
                 record: Some(record("migrate.sh", 4242)),
-                phase: Phase::Held,
+                phase: Phase::Holding,
                 left: None,
             }],
             waiters: vec![Waiter::known(Some(record("日本", 1))), Waiter::known(None)],
@@ -273,7 +273,7 @@ mod tests {
                 Holder::Known {
                     token: Some(8),
                     record: Some(record("job", 1)),
-                    phase: Phase::Held,
+                    phase: Phase::Holding,
                     left: Some(left),
                 },
                 Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO) },
@@ -313,17 +313,17 @@ theirs: 1 of 10 held, 0 waiting
     fn the_document_has_the_fields_that_are_promised() {
         let text = serde_json::to_string(&Document::of(&[local(), shared()])).unwrap();
         let expected = concat!(
-            r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"pinned":false,"holders":[{"fencing_token":7,"state":"held","#,
+            r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"pinned":false,"holders":[{"fencing_token":7,"state":"holding","#,
             r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
             r#""label":"migrate.sh","host":"web1","pid":4242,"user":"ci","detached":false,"#,
             r#""since":"1970-01-01T00:01:00.000Z"}],"#,
             r#""waiters":[{"place":1,"foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,
             r#""label":"日本","host":"web1","pid":1,"user":"ci","detached":false,"since":"1970-01-01T00:01:00.000Z"},"#,
             r#"{"place":2,"foreign":false}]},{"name":"shared","limit":2,"pinned":false,"ttl_ms":5000,"paused_ms":1500,"holders":["#,
-            r#"{"fencing_token":8,"lease_left_ms":4200,"state":"held","foreign":false,"#,
+            r#"{"fencing_token":8,"lease_left_ms":4200,"state":"holding","foreign":false,"#,
             r#""permit":"00000000-0000-0000-0000-000000000000@shared","label":"job","host":"web1","#,
             r#""pid":1,"user":"ci","detached":false,"since":"1970-01-01T00:01:00.000Z"},"#,
-            r#"{"fencing_token":null,"lease_left_ms":0,"state":"held","foreign":true,"permit":"f0@shared"}],"#,
+            r#"{"fencing_token":null,"lease_left_ms":0,"state":"holding","foreign":true,"permit":"f0@shared"}],"#,
             r#""waiters":[]}]}"#,
         );
         assert_eq!(text, expected);

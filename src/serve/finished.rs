@@ -1,4 +1,4 @@
-//! Our own clients' identities that were given back or taken away: a request of theirs that comes
+//! Our own clients' identities that were given back or revoked: a request of theirs that comes
 //! late must not take another permit.
 
 use std::collections::hash_map::Entry;

@@ -1,6 +1,7 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
+mod answers;
 mod content;
 pub(crate) mod reading;
 mod rights;
@@ -11,14 +12,17 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::{Body, Bytes};
-use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
+use self::answers::{
+    crowded, empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for,
+    removed, typed,
+};
 use self::content::{Content, LongAnswers};
 use self::reading::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
@@ -29,12 +33,12 @@ use super::failures::Failures;
 use super::keys::Keys;
 use super::log::{self, Event};
 use super::peer::Peer;
-use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
+use super::semaphores::{Attached, COMING_BACK, Semaphores, Verdict, Which};
 use crate::backends::cloud::wire::{
-    ASK_HEADER, About, Asking, BEAT, Evicted, KEY_HEADER, Outcome, Returned, Told, VERSION,
+    ASK_HEADER, About, Asking, BEAT, KEY_HEADER, Outcome, Returned, Revoked, Told, VERSION,
     VERSION_HEADER, millis,
 };
-use crate::backends::{Eviction, Pending};
+use crate::backends::{Pending, Revocation};
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
@@ -59,7 +63,7 @@ struct Wanted {
     id: Option<Uuid>,
     actor: Actor,
     asking: Option<Asking>,
-    how: Option<Eviction>,
+    how: Option<Revocation>,
     pinning: Option<Pinning>,
     json: Option<Value>,
 }
@@ -100,7 +104,8 @@ impl Routes {
     {
         let asking = peer.guest().asks();
         let (head, body) = request.into_parts();
-        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        let version = head.headers.get(VERSION_HEADER).cloned();
+        let ours = version.as_ref().is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
         log.catch_up();
         let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
@@ -127,10 +132,10 @@ impl Routes {
                 Done::Open(attached, which) => self.verdict(attached, which, &peer).await,
                 Done::Watching(attached) => match ending(attached, &peer).await {
                     Verdict::Replaced => removed(),
-                    Verdict::Evicted => {
+                    Verdict::Revoked => {
                         // What is on record first: it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
-                        plain_json(&Told::evicted())
+                        plain_json(&Told::revoked())
                     }
                     _ => empty(StatusCode::OK),
                 },
@@ -150,8 +155,9 @@ impl Routes {
                 // The loop has seen to it.
                 Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
-            if ours {
-                answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+            // With its own version, so that one of another takes it for an answer of ours, and shows it.
+            if let Some(version) = version {
+                answer.headers_mut().insert(VERSION_HEADER, version);
             }
             if let Some(line) = line {
                 let status = answer.status().as_u16();
@@ -169,6 +175,10 @@ impl Routes {
         ours: bool,
         peer: &Peer,
     ) -> Done {
+        if let Some(version) = head.headers.get(VERSION_HEADER).filter(|_| !ours && is_clear(head))
+        {
+            return Done::Answered(of_another_version(version));
+        }
         match self.understand(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => {
@@ -216,7 +226,7 @@ impl Routes {
         };
         let name = self.semaphores.known(name);
         let id = id_in(&head.headers);
-        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.headers));
+        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.method, &head.headers));
         Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
@@ -303,14 +313,14 @@ impl Routes {
                 let outcome = semaphores.give_back(&name, id, actor);
                 return Done::Changed(plain_json(&Returned { outcome }));
             }
-            (Route::Evict, Some(id)) => match how {
+            (Route::Revoke, Some(id)) => match how {
                 Some(how) => {
-                    let held = semaphores.evict(&name, id, how, actor);
-                    return Done::Changed(plain_json(&Evicted { held }));
+                    let held = semaphores.revoke(&name, id, how, actor);
+                    return Done::Changed(plain_json(&Revoked { held }));
                 }
                 None => empty(StatusCode::BAD_REQUEST),
             },
-            (Route::Renew | Route::Return | Route::Evict, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::Renew | Route::Return | Route::Revoke, None) => empty(StatusCode::BAD_REQUEST),
             (Route::Limit, _) => match pinning {
                 Some(pinning) => match semaphores.pin(&name, pinning.limit(), &actor) {
                     Ok(()) => return Done::Pinned,
@@ -337,7 +347,7 @@ impl Routes {
     }
 
     async fn tell(&self, told: Told, attached: Option<Attached>, peer: Peer) -> Answer {
-        if told.outcome == Outcome::Held
+        if told.outcome == Outcome::Holding
             && let Err(trouble) = self.semaphores.journal.written().await
         {
             return refusal(format!("it cannot record a grant: {trouble}"));
@@ -388,62 +398,6 @@ async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
         verdict = attached.verdict() => verdict,
         () = peer.gone() => Verdict::Removed,
     }
-}
-
-fn refused_for(refused: Refused) -> Answer {
-    match refused {
-        Refused::Unknown => empty(StatusCode::NOT_FOUND),
-        Refused::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
-        Refused::Full(full) => refusal(full.to_string()),
-    }
-}
-
-fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Content::text(Bytes::new()));
-    *answer.status_mut() = status;
-    // Node's clients close what they do not use a little earlier, and so never race with us.
-    answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
-    answer
-}
-
-fn not_allowed(forbidden: Forbidden) -> Answer {
-    let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = Content::text(forbidden.to_string());
-    answer
-}
-
-fn crowded() -> Answer {
-    refusal("too many long answers are on their way; ask again".into())
-}
-
-/// It cannot be done now.
-fn refusal(why: String) -> Answer {
-    let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
-    *answer.body_mut() = Content::text(why);
-    answer
-}
-
-/// One that waited, or held, and does not any more, for another reason than its release.
-fn removed() -> Answer {
-    let mut answer = empty(StatusCode::INTERNAL_SERVER_ERROR);
-    let reason = ReasonPhrase::from_static(b"Requesting client closed connection.");
-    answer.extensions_mut().insert(reason);
-    answer
-}
-
-fn typed(kind: &'static str, text: String) -> Answer {
-    let mut answer = empty(StatusCode::OK);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    *answer.body_mut() = Content::text(text);
-    answer
-}
-
-fn html(text: String) -> Answer {
-    typed("text/html; charset=utf-8", text)
-}
-
-fn plain_json(value: &impl serde::Serialize) -> Answer {
-    typed("application/json", serde_json::to_string(value).expect("plain data"))
 }
 
 #[cfg(test)]

@@ -324,10 +324,10 @@ impl Semaphores {
                 self.record(name, semaphore, id);
             }
             let outcome = match phase {
-                Some(backends::Phase::Held) => Outcome::Held,
-                Some(backends::Phase::Evicted) => Outcome::Evicted,
-                Some(backends::Phase::Kept) => Outcome::Lost,
-                None => Outcome::Queued,
+                Some(backends::Phase::Holding) => Outcome::Holding,
+                Some(backends::Phase::Revoking) => Outcome::Revoking,
+                Some(backends::Phase::MinHold) => Outcome::Lost,
+                None => Outcome::Waiting,
             };
             told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
@@ -362,9 +362,9 @@ impl Semaphores {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(Outcome::Held, id, now, terms, asks);
+                    told = semaphore.told(Outcome::Holding, id, now, terms, asks);
                 }
-                (Renewal::Evicted, _) => told = Told::evicted(),
+                (Renewal::Revoked, _) => told = Told::revoked(),
                 _ => {}
             }
             Vec::new()
@@ -381,9 +381,9 @@ impl Semaphores {
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
             match phase.filter(|_| client.ours) {
-                Some(backends::Phase::Held) => client.watchers.push((number, sender)),
-                Some(backends::Phase::Evicted) => drop(sender.send(Verdict::Evicted)),
-                Some(backends::Phase::Kept) | None => return Vec::new(),
+                Some(backends::Phase::Holding) => client.watchers.push((number, sender)),
+                Some(backends::Phase::Revoking) => drop(sender.send(Verdict::Revoked)),
+                Some(backends::Phase::MinHold) | None => return Vec::new(),
             }
             outcome = Ok(());
             Vec::new()

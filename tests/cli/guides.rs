@@ -65,7 +65,7 @@ pages! {
     secrets: "docs/operations/secrets.md", in_a_server;
     configuration: "docs/operations/configuration.md", on_this_machine;
     doctor: "docs/operations/doctor.md", in_a_server;
-    evicting: "docs/operations/evicting.md", in_a_server;
+    revoking: "docs/operations/revoking.md", in_a_server;
     from_flock: "docs/operations/from-flock.md", on_this_machine;
     from_consul_lock: "docs/operations/from-consul-lock.md", in_redis;
     from_passbuddy: "docs/operations/from-passbuddy.md", in_redis;

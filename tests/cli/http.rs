@@ -86,6 +86,10 @@ impl Client {
         self.request("GET", path, headers, "")
     }
 
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request("POST", path, headers, "")
+    }
+
     /// Changes the log configuration.
     pub(crate) fn patch(&self, body: &str) -> Answer {
         self.request("PATCH", "/logconfig", &[("Content-Type", "application/json")], body)

@@ -44,7 +44,7 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         assert_eq!((&holder["label"], &holder["detached"]), (&"release 7".into(), &true.into()));
         assert_eq!(
             (&holder["permit"], &holder["state"]),
-            (&permit.as_str().into(), &"held".into())
+            (&permit.as_str().into(), &"holding".into())
         );
         let left = lease_left(world);
         assert!((10_000..=20_000).contains(&left), "{left}");
@@ -245,7 +245,7 @@ fn nobody_renews_or_gives_back_what_a_running_command_has() {
 const LONG: [&str; 2] = ["--ttl", "1h"];
 
 #[test]
-fn who_is_evicted_stops_its_command_before_the_next_begins() {
+fn who_is_revoked_stops_its_command_before_the_next_begins() {
     World::everywhere(|world| {
         let script = "trap 'sleep 0.3; echo $$ gone >> order; exit' TERM; echo $$ > pid; \
                       while :; do sleep 0.05; done";
@@ -255,9 +255,9 @@ fn who_is_evicted_stops_its_command_before_the_next_begins() {
         let pid = pid_in(&world.path("pid"));
         let next = world.waiter(&LONG, "echo next >> order");
         let permit = held(world);
-        let evicted = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
-        let text = String::from_utf8(evicted.stdout).unwrap();
-        assert!(evicted.status.success() && text.contains("victim (pid "), "{text}");
+        let revoked = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
+        let text = String::from_utf8(revoked.stdout).unwrap();
+        assert!(revoked.status.success() && text.contains("victim (pid "), "{text}");
         assert!(text.contains("passes on when that has stopped"), "{text}");
         assert_eq!(next.finish().status.code(), Some(0));
         let order = fs::read_to_string(world.path("order")).unwrap();
@@ -288,35 +288,35 @@ fn a_permit_that_is_taken_at_once_passes_on_and_its_command_is_killed() {
 }
 
 #[test]
-fn a_command_that_does_not_stop_when_it_is_evicted_is_killed_when_its_permit_is_taken_at_once() {
+fn a_command_that_does_not_stop_when_it_is_revoked_is_killed_when_its_permit_is_taken_at_once() {
     World::everywhere(|world| {
         let options = [&LONG[..], &["--kill-after", "0"]].concat();
         let script = "trap 'echo told > told' TERM; echo $$ > pid; while :; do sleep 0.05; done";
         let victim = Running::start(&mut world.script(&options, script));
         let pid = pid_in(&world.path("pid"));
         let permit = held(world);
-        let evicts = |options: &[&str]| {
-            let evicted = with_permit(world, "release", &permit, options).output().unwrap();
-            assert!(evicted.status.success(), "{evicted:?}");
+        let revokes = |options: &[&str]| {
+            let revoked = with_permit(world, "release", &permit, options).output().unwrap();
+            assert!(revoked.status.success(), "{revoked:?}");
         };
-        evicts(&["--force"]);
+        revokes(&["--force"]);
         wait_until("the command was told", || world.path("told").exists());
-        assert_eq!(holder(world)["state"], "evicted");
-        evicts(&["--force", "--now"]);
+        assert_eq!(holder(world)["state"], "revoking");
+        revokes(&["--force", "--now"]);
         assert_eq!(victim.finish().status.code(), Some(76));
         assert!(!is_alive(pid));
     });
 }
 
 #[test]
-fn an_evicted_permit_that_was_acquired_cannot_be_renewed_and_ends_with_its_lease() {
+fn a_revoked_permit_that_was_acquired_cannot_be_renewed_and_ends_with_its_lease() {
     World::everywhere(|world| {
         let permit = acquired(world, &["--ttl", "5s"]);
-        let evicted = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
-        assert!(evicted.status.success());
-        assert_eq!(holder(world)["state"], "evicted");
+        let revoked = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
+        assert!(revoked.status.success());
+        assert_eq!(holder(world)["state"], "revoking");
         let renewed = with_permit(world, "renew", &permit, &[]).output().unwrap();
-        fails(&renewed, 76, &["taken away"]);
+        fails(&renewed, 76, &["revoked"]);
         shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
         assert_eq!(world.run(["true"]).output().unwrap().status.code(), Some(0));
         // Its owner may be faster than the lease.
@@ -348,7 +348,7 @@ fn a_permit_of_another_program_is_only_taken_at_once() {
 }
 
 #[test]
-fn a_server_like_the_original_evicts_at_once_and_can_do_nothing_else_of_it() {
+fn a_server_like_the_original_revokes_at_once_and_can_do_nothing_else_of_it() {
     let world = World::in_cloud(CloudServer::like_node());
     for arguments in [
         &["acquire", "--name", "x"][..],

@@ -57,7 +57,7 @@ fn http(head: &str, body: &str) -> u16 {
 
 /// What takes itself for one of our servers.
 pub(crate) fn of_ours(body: &str) -> u16 {
-    http("200 OK\r\nx-semrun: 1", body)
+    http("200 OK\r\nx-semrun: 2", body)
 }
 
 /// Every command that asks a server, with little memory.
@@ -135,7 +135,7 @@ fn what_is_no_server_of_semaphores_is_known_at_once() {
 fn what_cannot_be_so_is_not_believed() {
     let world = World::on_this_machine();
     let told = |limit: &str, ttl: &str, more: &str| {
-        format!(r#"{{"outcome":"held","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
+        format!(r#"{{"outcome":"holding","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
     };
     let century = "18446744073709551615";
     for body in [

@@ -87,7 +87,7 @@ struct Arena<'a> {
     notes: File,
     unfinished: String,
     stopped: Vec<Stopped>,
-    /// Whoever takes permits away.
+    /// What revokes permits.
     aside: Vec<Child>,
     /// Whose limit is pinned, and until when.
     pinned: Option<(Instant, Semaphore)>,

@@ -312,14 +312,14 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 (false, false) => (),
             }
         }
-        if struck("evict") {
+        if struck("revoke") {
             expected.insert(76);
             if life.entered.is_empty() {
                 // It was granted the permit while it was stopped, say, and never knew.
                 expected.insert(69);
             }
         }
-        if ask.job.kind == Kind::Step && (trouble || struck("evict")) {
+        if ask.job.kind == Kind::Step && (trouble || struck("revoke")) {
             // Any of the programs that it calls may fail, before and behind its work.
             expected.extend([69, 76]);
         }
@@ -353,7 +353,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         if ask.job.kind == Kind::Nested {
             // The outer one has done its part; or the inner one comes when that has lost its permit.
             expected.insert(0);
-            if trouble || struck("evict") {
+            if trouble || struck("revoke") {
                 expected.extend([75, 76]);
             }
         }

@@ -112,7 +112,7 @@ fn pinned(history: &History, semaphore: Semaphore, life: &Life, entered: Moment)
 }
 
 /// Until when a permit that was granted then or later stays taken, whatever became of its holder;
-/// unless somebody evicted it.
+/// unless somebody revoked it.
 fn held_until(
     history: &History,
     lives: &Lives,
@@ -121,7 +121,7 @@ fn held_until(
     since: Moment,
 ) -> Option<Moment> {
     let hold = history.ask(run).job.hold;
-    if hold.is_zero() || life.struck.contains_key("evict") {
+    if hold.is_zero() || life.struck.contains_key("revoke") {
         return None;
     }
     let until = since.plus(hold);

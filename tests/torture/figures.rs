@@ -77,14 +77,14 @@ impl Figures {
         let (name, leased) = (self.name.as_str(), !["local", "node"].contains(&&*self.name));
         // A double of the original server knows nothing of what is done to permits.
         let each = |time: usize| if name == "node" { 0 } else { seconds / time };
-        let evicted = self.faults.get("evict").copied().unwrap_or(0);
+        let revoked = self.faults.get("revoke").copied().unwrap_or(0);
         let least = [
             ("commands", self.grants, seconds / 2),
             ("faults", faults, seconds / 4),
             ("looks at the queue", self.queues, seconds / 4),
             ("ends of leases", self.ends_compared, if leased { seconds / 4 } else { 0 }),
             ("steps", self.steps, each(30)),
-            ("evictions", evicted, each(30)),
+            ("revocations", revoked, each(30)),
             ("permits that stayed taken", self.holds, each(150)),
             ("rounds", self.strangers, if name == "redis-shared" { seconds / 20 } else { 0 }),
         ];

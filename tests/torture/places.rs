@@ -94,7 +94,7 @@ pub(crate) trait Place {
         (Vec::new(), false)
     }
 
-    /// Whether a permit can outlive who asked for it, and be taken away and a limit be pinned in
+    /// Whether a permit can outlive who asked for it, and be revoked and a limit be pinned in
     /// good order.
     fn knows_interventions(&self) -> bool {
         true

@@ -29,7 +29,7 @@ impl Shared {
                 return Err(unexpected(status, OBSERVE));
             }
         }
-        let mut findings = vec![good("server", "it answers, and accepts the API key".into())];
+        let mut findings = vec![ok("server", "it answers, and accepts the API key".into())];
         match about {
             Some(body) => {
                 findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
@@ -44,13 +44,13 @@ impl Shared {
 fn about_ours(about: &About, now: SystemTime) -> [Finding; 3] {
     let kind = format!("semrun serve, version {}", about.version);
     let state = if about.remembers {
-        good("state", "permits outlive a restart of the server".into())
+        ok("state", "permits outlive a restart of the server".into())
     } else {
         let text = "the server forgets all permits when it is restarted, and others may be granted \
                     what running commands hold; start it with --state-dir";
-        doubtful("state", text.into())
+        warning("state", text.into())
     };
-    [good("kind", kind), state, about_clocks(about, now)]
+    [ok("kind", kind), state, about_clocks(about, now)]
 }
 
 fn about_clocks(about: &About, now: SystemTime) -> Finding {
@@ -60,37 +60,37 @@ fn about_clocks(about: &About, now: SystemTime) -> Finding {
     let which = if there < here { "behind" } else { "ahead of" };
     let text = format!("the server's is {:.1}s {which} ours", apart.as_secs_f64());
     if apart <= FAR {
-        return good("clock", text);
+        return ok("clock", text);
     }
     let advice = "nothing is decided by that, but times in `status` mislead; check NTP on both";
-    doubtful("clock", format!("{text}; {advice}"))
+    warning("clock", format!("{text}; {advice}"))
 }
 
 fn about_the_original() -> Finding {
     let text = "the original cloud-semaphore server: one permit a name, no fencing tokens, no \
                 --min-hold, acquire, renew or limit, no list of names, and nothing outlives a \
                 connection; `semrun serve` does all of it";
-    doubtful("kind", text.into())
+    warning("kind", text.into())
 }
 
 fn about_the_way(url: &Url) -> Finding {
     if url.tls {
-        good("network", "the connection is encrypted, and the server has a certificate".into())
+        ok("network", "the connection is encrypted, and the server has a certificate".into())
     } else if url.is_here() {
-        good("network", "the connection does not leave this machine".into())
+        ok("network", "the connection does not leave this machine".into())
     } else {
         let text =
             "keys can be read on the network; use https:// (semrun serve --tls-cert, --tls-key)";
-        doubtful("network", text.into())
+        warning("network", text.into())
     }
 }
 
-fn good(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Good, text }
+fn ok(topic: &'static str, text: String) -> Finding {
+    Finding { topic, grade: Grade::Ok, text }
 }
 
-fn doubtful(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, text }
+fn warning(topic: &'static str, text: String) -> Finding {
+    Finding { topic, grade: Grade::Warning, text }
 }
 
 #[cfg(test)]
@@ -100,12 +100,12 @@ mod tests {
     #[test]
     fn keys_that_can_be_read_on_the_network_are_a_doubt() {
         for (url, grade) in [
-            ("http://127.0.0.1:3202", Grade::Good),
-            ("http://[::1]:3202", Grade::Good),
-            ("http://localhost", Grade::Good),
-            ("https://example.org", Grade::Good),
-            ("http://example.org", Grade::Doubtful),
-            ("http://10.0.0.1:3202", Grade::Doubtful),
+            ("http://127.0.0.1:3202", Grade::Ok),
+            ("http://[::1]:3202", Grade::Ok),
+            ("http://localhost", Grade::Ok),
+            ("https://example.org", Grade::Ok),
+            ("http://example.org", Grade::Warning),
+            ("http://10.0.0.1:3202", Grade::Warning),
         ] {
             assert_eq!(about_the_way(&Url::parse(url).unwrap()).grade, grade, "{url}");
         }
@@ -116,10 +116,10 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let about = |remembers, time_ms| About { version: "1".into(), remembers, time_ms };
         let grades = |about| about_ours(&about, now).map(|finding| finding.grade);
-        let [good, doubtful] = [Grade::Good, Grade::Doubtful];
-        assert_eq!(grades(about(true, 1_000_009_000)), [good, good, good]);
-        assert_eq!(grades(about(false, 999_991_000)), [good, doubtful, good]);
-        assert_eq!(grades(about(true, 1_000_011_000)), [good, good, doubtful]);
+        let [ok, warning] = [Grade::Ok, Grade::Warning];
+        assert_eq!(grades(about(true, 1_000_009_000)), [ok, ok, ok]);
+        assert_eq!(grades(about(false, 999_991_000)), [ok, warning, ok]);
+        assert_eq!(grades(about(true, 1_000_011_000)), [ok, ok, warning]);
         let [.., clocks] = about_ours(&about(true, 987_655_000), now);
         assert!(clocks.text.starts_with("the server's is 12345.0s behind ours;"), "{clocks:?}");
     }

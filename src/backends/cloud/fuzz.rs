@@ -1,7 +1,7 @@
 //! What a cloud-semaphore server answers, as a function of bytes.
 
 use super::node::Observed;
-use super::wire::{About, Asking, Evicted, Returned, Told};
+use super::wire::{About, Asking, Returned, Revoked, Told};
 use super::{mending, understood};
 use crate::backends::Name;
 
@@ -20,6 +20,6 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = understood::<About>(bytes);
     let _ = understood::<Asking>(bytes);
     let _ = understood::<Returned>(bytes);
-    let _ = understood::<Evicted>(bytes);
+    let _ = understood::<Revoked>(bytes);
     let _ = Observed::parse(bytes).map(|observed| observed.snapshot(&name));
 }

@@ -3,21 +3,21 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
+use hyper::{Method, StatusCode};
 use uuid::Uuid;
 
 use super::link::unexpected;
 use super::ours::Grip;
 use super::wire::{
-    EVICT, Evicted, HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, NO_LIMIT, Outcome, RENEW,
-    RETURN, Returned, Told,
+    HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, Outcome, RENEW, RETURN, REVOKE, Returned,
+    Revoked, Told,
 };
 use super::{SIGNAL, Shared, of_the_original, understood};
 use crate::backends::leased::Leased;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Eviction, GivenBack, Lease, Name, Permit, Snapshot, Tenure};
+use crate::backends::{GivenBack, Lease, Name, Permit, Revocation, Snapshot, Tenure};
 use crate::clock;
 
 const NOTHING_OUTLIVES: &str = "has no permits that outlive a connection";
@@ -42,7 +42,7 @@ impl Shared {
             Some(body) => understood::<Told>(&body)?.believed()?,
             None => return Err(Trouble::other_server()),
         };
-        if told.outcome != Outcome::Held {
+        if told.outcome != Outcome::Holding {
             return Ok(None);
         }
         let tenure = Tenure { since, ttl: Duration::from_millis(told.ttl_ms), trouble: None };
@@ -59,19 +59,19 @@ impl Shared {
         }
     }
 
-    pub(super) async fn evict(
+    pub(super) async fn revoke(
         &self,
         name: &Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Result<bool, Trouble> {
         let word = HOW.iter().find(|(_, one)| *one == how).map_or("", |(word, _)| word);
-        let request = self.about_permit(EVICT, name, id).header(HOW_HEADER, word);
-        match (self.ask_ours(request, EVICT).await?, how) {
-            (Some(body), _) => Ok(understood::<Evicted>(&body)?.held),
+        let request = self.about_permit(REVOKE, name, id).header(HOW_HEADER, word);
+        match (self.ask_ours(request, REVOKE).await?, how) {
+            (Some(body), _) => Ok(understood::<Revoked>(&body)?.held),
             // Nobody there could be told, so it is left alone.
-            (None, Eviction::Gently) => Ok(self.look(name).await?.holder(id).is_some()),
-            (None, Eviction::Now) => {
+            (None, Revocation::Gently) => Ok(self.look(name).await?.holder(id).is_some()),
+            (None, Revocation::Now) => {
                 let (status, _) = self.exchange(self.about_permit(SIGNAL, name, id)).await?;
                 match status {
                     StatusCode::OK => Ok(true),
@@ -90,8 +90,12 @@ impl Shared {
     }
 
     pub(super) async fn set_limit(&self, name: &Name, limit: Option<u32>) -> Result<(), Trouble> {
-        let limit = limit.map_or_else(|| NO_LIMIT.into(), |limit| limit.to_string());
-        let request = self.dialler.request(LIMIT, name.as_str()).header(LIMIT_HEADER, limit);
+        let request = match limit {
+            Some(limit) => {
+                self.dialler.request(LIMIT, name.as_str()).header(LIMIT_HEADER, limit.to_string())
+            }
+            None => self.dialler.request_by(Method::DELETE, LIMIT, name.as_str()),
+        };
         match self.ask_ours(request, LIMIT).await? {
             Some(_) => Ok(()),
             None => Err(of_the_original(ONE_PERMIT)),

@@ -14,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderMap, LOCATION};
 use hyper::http::request;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
@@ -26,7 +26,9 @@ use tokio_rustls::TlsConnector;
 
 use super::OBSERVE;
 use super::place::Place;
-use super::wire::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
+use super::wire::{
+    KEY_HEADER, LIMIT, LIST, RENEW, RETURN, REVOKE, VERSION, VERSION_HEADER, other_version,
+};
 use crate::backends::resolve::addresses;
 use crate::backends::tls::{self, Secret};
 use crate::backends::trouble::{CONNECTING, Trouble, within};
@@ -117,12 +119,21 @@ impl Dialler {
         }
     }
 
-    /// A request about a semaphore, with our key.
+    /// A request about a semaphore, with our key. One that changes something is a POST, if the path
+    /// is one of ours; those of the original are all GET.
     pub(super) fn request(&self, path: &str, name: &str) -> request::Builder {
+        let changes = [RENEW, RETURN, REVOKE, LIMIT].contains(&path);
+        let method = if changes { Method::POST } else { Method::GET };
+        self.request_by(method, path, name)
+    }
+
+    pub(super) fn request_by(&self, method: Method, path: &str, name: &str) -> request::Builder {
         const PLAIN: &AsciiSet =
             &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
         let name = utf8_percent_encode(name, PLAIN);
-        let request = Request::get(format!("{path}?name={name}"))
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{path}?name={name}"))
             .header(HOST, self.place.url.authority())
             .header(VERSION_HEADER, VERSION);
         match &self.place.key {
@@ -156,7 +167,12 @@ impl Link {
         let request = request.map_err(|_| Trouble::lasting("the API key cannot be sent"))?;
         let answer = self.requests.send_request(request);
         let answer = with(&mut self.traffic, answer).await.map_err(|error| broken(&error))?;
-        let ours = answer.headers().get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        let version = answer.headers().get(VERSION_HEADER);
+        let ours = version.is_some_and(|version| version == VERSION);
+        if let Some(version) = version.filter(|_| !ours) {
+            let theirs = format!("version {}", beginning(version.as_bytes()));
+            return Err(Trouble::lasting(other_version("this semrun", "the server", &theirs)));
+        }
         let status = answer.status();
         match status {
             StatusCode::UNAUTHORIZED => Err(Trouble::lasting(

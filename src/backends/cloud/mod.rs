@@ -14,7 +14,7 @@ pub(crate) mod place;
 mod queueing;
 pub(crate) mod wire;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,11 +29,11 @@ use self::link::{Dialler, Link, unexpected};
 use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
-use self::wire::{LIST, Named, Page};
+use self::wire::{ABOUT, About, LIST, Named, Page};
 use super::trouble::{Patience, TRY_ON, Trouble, TroubleKind, patiently};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn, believed,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, GivenBack, Lease, Name, Pending,
+    Revocation, Snapshot, Turn, believed,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -52,6 +52,8 @@ struct Shared {
     shown: String,
     /// A connection that nobody uses, for requests that are answered at once.
     idle: RefCell<Option<Link>>,
+    /// Whether the server has been seen to be of the original kind.
+    original: Cell<bool>,
 }
 
 impl Cloud {
@@ -63,7 +65,14 @@ impl Cloud {
             what: format!("cannot use the certificates: {problem}"),
             source: None,
         })?;
-        Ok(Self { shared: Rc::new(Shared { dialler, shown, idle: RefCell::default() }) })
+        Ok(Self {
+            shared: Rc::new(Shared {
+                dialler,
+                shown,
+                idle: RefCell::default(),
+                original: Cell::default(),
+            }),
+        })
     }
 }
 
@@ -91,8 +100,31 @@ impl Shared {
         let answer = link.ask(request).await?;
         let (status, ours) = (answer.status, answer.ours);
         let body = link.read(answer).await?;
+        if !ours {
+            self.tell_apart(&mut link).await?;
+        }
         self.idle.replace(Some(link));
         Ok((status, ours, body))
+    }
+
+    /// A server that does not say that it is one of ours is of the original kind, or an older one of
+    /// ours: that one knows a path that the original does not. Asked once.
+    async fn tell_apart(&self, link: &mut Link) -> Result<(), Trouble> {
+        if self.original.get() {
+            return Ok(());
+        }
+        let answer = link.ask(self.dialler.request(ABOUT, "")).await?;
+        let status = answer.status;
+        let body = link.read(answer).await?;
+        if status == StatusCode::OK
+            && let Ok(About { version, .. }) = serde_json::from_slice(&body)
+        {
+            let server = format!("the server, semrun {version},");
+            let what = wire::other_version("this one", &server, "an older version");
+            return Err(Trouble::lasting(what));
+        }
+        self.original.set(true);
+        Ok(())
     }
 
     /// What came of something; `doing` fits "cannot …".
@@ -227,15 +259,15 @@ impl Backend for Cloud {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
-            let evicted = patiently(TRY_ON, async || self.shared.evict(name, id, how).await).await;
-            self.shared.done(evicted, || format!("take away {id}@{name}"))
+            let revoked = patiently(TRY_ON, async || self.shared.revoke(name, id, how).await).await;
+            self.shared.done(revoked, || format!("revoke {id}@{name}"))
         })
     }
 

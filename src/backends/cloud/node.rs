@@ -123,6 +123,7 @@ impl Place {
         // would end at once if it heard of us. So it is asked whom it knows.
         let beside = async {
             let mut second = shared.dialler.dial_beside(&first).await?;
+            shared.tell_apart(&mut second).await?;
             match observe(shared, name, &mut second).await?.node(id) {
                 Some(_) => Ok(second),
                 None => Err(Trouble::away("our two connections lead to different servers")),

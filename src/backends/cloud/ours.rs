@@ -20,7 +20,7 @@ const MONITOR: &str = "/semaphore/monitor";
 /// What takes less time is over before it is worth to watch over its permit.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How often one who was evicted looks whether its permit is taken away at once.
+/// How often one who was revoked looks whether its permit is revoked at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
@@ -45,7 +45,7 @@ impl leased::Grip for Grip {
         })
     }
 
-    /// The server says of an evicted one at once that it is, so it is asked now and then: only while
+    /// The server says of a revoked one at once that it is, so it is asked now and then: only while
     /// a command is being stopped.
     fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
         Box::pin(async move {
@@ -88,16 +88,16 @@ fn told(status: StatusCode, body: &[u8]) -> Result<Told, String> {
 
 fn renewed(told: &Told) -> Renewed {
     match told.outcome {
-        Outcome::Held => return Renewed::For(Duration::from_millis(told.ttl_ms)),
-        Outcome::Evicted => return Renewed::Lost(Lost::evicted()),
+        Outcome::Holding => return Renewed::For(Duration::from_millis(told.ttl_ms)),
+        Outcome::Revoking => return Renewed::Lost(Lost::revoked()),
         _ => {}
     }
-    let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
+    let why = "it ran out, or was revoked, or the server was restarted without a --state-dir and \
                forgot it; it may be somebody else's by now";
     Renewed::Lost(Lost { why: why.into(), gone: Gone::Before })
 }
 
-/// Keeps a request open that ends when the permit is taken away. When its connection breaks the
+/// Keeps a request open that ends when the permit is revoked. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
 async fn watch_over(
     shared: &Shared,
@@ -157,8 +157,8 @@ async fn watched(
     let body = within(CONNECTING, link.read(answer)).await?;
     // Of one that has gone there is nothing to say.
     let told: Option<Told> = serde_json::from_slice(&body).ok();
-    if told.is_some_and(|told| told.outcome == Outcome::Evicted) {
-        return Ok(Lost::evicted());
+    if told.is_some_and(|told| told.outcome == Outcome::Revoking) {
+        return Ok(Lost::revoked());
     }
     Ok(taken_away())
 }

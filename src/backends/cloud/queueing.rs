@@ -236,6 +236,7 @@ impl<'a> Queueing<'a> {
         if ours {
             return Ok(None);
         }
+        self.shared.tell_apart(link).await?;
         let answer = link.ask(dialler.request(OBSERVE, self.ask.name.as_str())).await?;
         if answer.status != StatusCode::OK {
             return Err(unexpected(answer.status, OBSERVE));
@@ -287,7 +288,7 @@ impl<'a> Queueing<'a> {
         let told = understood::<Told>(&text)?.believed()?;
         self.tell(&told);
         Ok(match told.outcome {
-            Outcome::Held => {
+            Outcome::Holding => {
                 let off = mutants::is_off(Guard::DeadlineFromRequest);
                 let since = if off { clock::now() } else { since };
                 let tenure = Tenure { since, ttl: self.told.1, trouble: None };
@@ -308,11 +309,11 @@ impl<'a> Queueing<'a> {
                 Some(why) => return Err(Trouble::withheld(why)),
                 None => Step::Done(Acquired::Busy),
             },
-            Outcome::Evicted | Outcome::Lost => return Err(Trouble::withdrawn()),
+            Outcome::Revoking | Outcome::Lost => return Err(Trouble::withdrawn()),
             Outcome::Differs => {
                 return Err(Trouble::differs(self.ask, told.limit, told.pinned, self.told.1));
             }
-            Outcome::Queued => {
+            Outcome::Waiting => {
                 self.queued = true;
                 self.turn.tell(Notice::Queued(told.standing()));
                 (self.ticket, self.seal) = (told.ticket, told.seal);
@@ -389,7 +390,7 @@ impl<'a> Queueing<'a> {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
         if self.ask.strict
-            || matches!(told.outcome, Outcome::Differs | Outcome::Evicted | Outcome::Lost)
+            || matches!(told.outcome, Outcome::Differs | Outcome::Revoking | Outcome::Lost)
         {
             return;
         }

@@ -117,12 +117,12 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         let asked = Rc::default();
         spawn_local(original(listener, holder, Rc::clone(&asked)));
         let nobody = Uuid::new_v4();
-        let evict = async |id, how| cloud.evict(&name, id, how).await.unwrap();
-        assert!(evict(holder, Eviction::Gently).await);
-        assert!(!evict(nobody, Eviction::Gently).await);
+        let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
+        assert!(revoke(holder, Revocation::Gently).await);
+        assert!(!revoke(nobody, Revocation::Gently).await);
         assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
-        assert!(evict(holder, Eviction::Now).await);
-        assert!(!evict(nobody, Eviction::Now).await);
+        assert!(revoke(holder, Revocation::Now).await);
+        assert!(!revoke(nobody, Revocation::Now).await);
         assert!(asked.borrow().iter().any(|path| path == SIGNAL));
     });
 }
@@ -135,13 +135,12 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
         spawn_local(original(listener, Uuid::new_v4(), Rc::default()));
         let findings = cloud.examine().await.unwrap();
         let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
-        let expected =
-            [("server", Grade::Good), ("kind", Grade::Doubtful), ("network", Grade::Good)];
+        let expected = [("server", Grade::Ok), ("kind", Grade::Warning), ("network", Grade::Ok)];
         assert_eq!(topics, expected);
 
         let directory = tempfile::TempDir::new().unwrap();
         let (journal, _) = Journal::open(directory.path()).unwrap();
-        for (journal, state) in [(Journal::none(), Grade::Doubtful), (journal, Grade::Good)] {
+        for (journal, state) in [(Journal::none(), Grade::Warning), (journal, Grade::Ok)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
             let log = Log::new(&[], Format::Text);
@@ -152,11 +151,11 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
             let findings = cloud.examine().await.unwrap();
             let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
             let expected = [
-                ("server", Grade::Good),
-                ("kind", Grade::Good),
+                ("server", Grade::Ok),
+                ("kind", Grade::Ok),
                 ("state", state),
-                ("clock", Grade::Good),
-                ("network", Grade::Good),
+                ("clock", Grade::Ok),
+                ("network", Grade::Ok),
             ];
             assert_eq!(topics, expected);
             let refused = stranger.examine().await.unwrap_err();

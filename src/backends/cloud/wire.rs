@@ -10,12 +10,20 @@ use uuid::Uuid;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{
-    Eviction, GivenBack, Holder, Name, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld,
+    GivenBack, Holder, Name, Phase, Record, Revocation, Snapshot, Standing, Waiter, Who, Withheld,
 };
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
+
+/// What is wrong where two semruns do not understand each other. `theirs` fits "speaks …".
+pub(crate) fn other_version(here: &str, there: &str, theirs: &str) -> String {
+    format!(
+        "{there} speaks {theirs} of the protocol between semrun and semrun serve, and {here} \
+         version {VERSION}; install the same semrun on both sides"
+    )
+}
 
 /// Whose API key it is.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
@@ -24,7 +32,7 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Queued`] the body stays open, and ends when it is worth to ask again. The request
+/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The request
 /// that is open is what shows that one who waits is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 
@@ -34,15 +42,16 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 /// A server that is silent for so long cannot be heard: two are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
-/// The paths that only `semrun serve` has. A permit is renewed for a [`Told`].
+/// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
+/// [`Told`].
 pub(crate) const RENEW: &str = "/semrun/renew";
 /// The semaphores whose names come after the one that is named, or the first of them: a [`Page`].
 pub(crate) const LIST: &str = "/semrun/semaphores";
 /// A detached permit is given back, for a [`Returned`].
 pub(crate) const RETURN: &str = "/semrun/return";
-/// A permit is taken from whoever has it, for an [`Evicted`]; how says [`HOW_HEADER`].
-pub(crate) const EVICT: &str = "/semrun/evict";
-/// A limit is pinned, or not any more; which says [`LIMIT_HEADER`].
+/// A permit is taken from whoever has it, for an [`Revoked`]; how says [`HOW_HEADER`].
+pub(crate) const REVOKE: &str = "/semrun/revoke";
+/// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
 pub(crate) const LIMIT: &str = "/semrun/limit";
 /// What the server is, an [`About`].
 pub(crate) const ABOUT: &str = "/semrun/about";
@@ -50,9 +59,8 @@ pub(crate) const ABOUT: &str = "/semrun/about";
 /// `gently` or `now`.
 pub(crate) const HOW_HEADER: &str = "x-semrun-how";
 
-/// A number, or `none`: without it nothing is changed, so that nothing that drops headers unpins.
+/// A number: without it nothing is changed.
 pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
-pub(crate) const NO_LIMIT: &str = "none";
 
 /// What is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,15 +119,15 @@ pub(crate) struct Told {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// The permit is ours, for the TTL from the moment of the answer.
-    Held,
-    Queued,
+    Holding,
+    Waiting,
     /// No permit was free, and nobody waits for one.
     Busy,
     /// What is in force is not what was asked for.
     Differs,
-    /// The permit that was to be renewed was taken away gently: it is ours until it is given back
+    /// The permit that was to be renewed was revoked gently: it is ours until it is given back
     /// or its lease ends.
-    Evicted,
+    Revoking,
     /// The permit that was to be renewed is not ours.
     Lost,
 }
@@ -144,16 +152,16 @@ impl Told {
     }
 
     /// The permit is its holder's until that gives it back or its lease ends.
-    pub(crate) fn evicted() -> Self {
-        Self { outcome: Outcome::Evicted, ..Self::lost() }
+    pub(crate) fn revoked() -> Self {
+        Self { outcome: Outcome::Revoking, ..Self::lost() }
     }
 
     /// An error: no server of ours says that.
     pub(super) fn believed(self) -> Result<Self, Trouble> {
-        if !matches!(self.outcome, Outcome::Lost | Outcome::Evicted) {
+        if !matches!(self.outcome, Outcome::Lost | Outcome::Revoking) {
             believed::limit(self.limit)?;
         }
-        let time = if self.outcome == Outcome::Held { believed::lease } else { believed::time };
+        let time = if self.outcome == Outcome::Holding { believed::lease } else { believed::time };
         time(self.ttl_ms)?;
         believed::time_if_any(self.paused_ms)?;
         believed::count(self.ahead)?;
@@ -271,9 +279,9 @@ pub(crate) struct Returned {
     pub(crate) outcome: GivenBack,
 }
 
-/// What became of taking a permit away.
+/// What became of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Evicted {
+pub(crate) struct Revoked {
     /// Whether somebody had it.
     pub(crate) held: bool,
 }
@@ -289,9 +297,9 @@ pub(crate) struct About {
     pub(crate) time_ms: u64,
 }
 
-/// How an eviction is written.
-pub(crate) const HOW: [(&str, Eviction); 2] =
-    [("gently", Eviction::Gently), ("now", Eviction::Now)];
+/// How a revocation is written.
+pub(crate) const HOW: [(&str, Revocation); 2] =
+    [("gently", Revocation::Gently), ("now", Revocation::Now)];
 
 /// A time as it is told.
 pub(crate) fn millis(time: Duration) -> u64 {

@@ -16,7 +16,7 @@ enum Step {
     Release { who: u128 },
     Vanish { who: u128 },
     Leave { who: u128 },
-    Evict { who: u128 },
+    Revoke { who: u128 },
     Pin(Option<u32>),
 }
 
@@ -27,7 +27,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => who.clone().prop_map(|who| Step::Release { who }),
         1 => who.clone().prop_map(|who| Step::Vanish { who }),
         1 => who.clone().prop_map(|who| Step::Leave { who }),
-        1 => who.prop_map(|who| Step::Evict { who }),
+        1 => who.prop_map(|who| Step::Revoke { who }),
         1 => prop::option::of(1..4_u32).prop_map(Step::Pin),
     ]
 }
@@ -75,11 +75,11 @@ async fn same_as_the_ledger(store: Store, steps: Vec<Step>) {
                 }
                 ledger.release(now, id);
             }
-            Step::Evict { who } => {
+            Step::Revoke { who } => {
                 let Some((id, client)) = clients.remove(&who) else { continue };
                 let held = ledger.holding(id).is_some();
-                assert_eq!(store.evict("a", id, Eviction::Now).await, held);
-                ledger.evict(now, id, Eviction::Now);
+                assert_eq!(store.revoke("a", id, Revocation::Now).await, held);
+                ledger.revoke(now, id, Revocation::Now);
                 if let Client::Asking(asking) = client {
                     clients.insert(who, (id, Client::Asking(asking)));
                 }

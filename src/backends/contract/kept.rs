@@ -21,7 +21,7 @@ pub(super) async fn a_permit_stays_taken_for_its_min_hold_after_it_was_given_bac
     lease.release(PATIENCE).await.unwrap();
     let snapshot = store.snapshot("a").await;
     let kept = snapshot.holder(permit.id).expect("it is still taken");
-    assert_eq!((kept.phase(), snapshot.held(permit.id)), (Phase::Kept, None));
+    assert_eq!((kept.phase(), snapshot.held(permit.id)), (Phase::MinHold, None));
     assert!(kept.left().is_some_and(|left| left <= HOLD), "{kept:?}");
     assert_eq!(snapshot.limit, Some(1));
     waiter.granted().await;
@@ -66,5 +66,5 @@ pub(super) async fn what_is_kept_is_neither_attached_nor_given_back_again(store:
     assert!(store.attach("a", id).await.is_none());
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     let kept = store.snapshot("a").await.holders.remove(0);
-    assert_eq!((kept.phase(), kept.id()), (Phase::Kept, Some(id)));
+    assert_eq!((kept.phase(), kept.id()), (Phase::MinHold, Some(id)));
 }

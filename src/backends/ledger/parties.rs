@@ -48,7 +48,7 @@ pub(crate) struct Holding<R> {
 pub(crate) enum Renewal {
     Held,
     /// It is still its holder's, and will not be for longer.
-    Evicted,
+    Revoked,
     /// It has ended or was never there, and somebody else may hold it.
     Lost,
 }
@@ -63,7 +63,7 @@ pub(crate) enum Change {
     /// It has given its permit back, which stays taken for a while.
     Kept(Uuid),
     /// It still has its permit, and cannot renew it any more.
-    Evicted(Uuid),
+    Revoked(Uuid),
     /// It neither holds nor waits any more.
     Gone(Uuid),
 }
@@ -72,9 +72,9 @@ impl<R> Holding<R> {
     /// The permit is held until this moment, and not at it.
     pub(crate) fn expires(&self) -> Option<Moment> {
         match self.phase {
-            Phase::Held => self.lease.map(|lease| lease.max(self.held_until())),
-            Phase::Evicted => self.lease,
-            Phase::Kept => Some(self.held_until()),
+            Phase::Holding => self.lease.map(|lease| lease.max(self.held_until())),
+            Phase::Revoking => self.lease,
+            Phase::MinHold => Some(self.held_until()),
         }
     }
 

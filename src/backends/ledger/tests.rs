@@ -143,7 +143,7 @@ fn a_ticket_brings_back_a_place_that_was_forgotten() {
     ledger.ask(at(0), claim(4, 1, None), Some(ticket));
     assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
     let mut restarted = Ledger::after(100, at(0));
-    restarted.restore(claim(1, 1, None), 1, at(0), Phase::Held, None);
+    restarted.restore(claim(1, 1, None), 1, at(0), Phase::Holding, None);
     restarted.asks(0, claim(3, 1, None));
     restarted.ask(at(0), claim(2, 1, None), Some(ticket));
     assert_eq!(granted(&restarted.release(at(1), id(1))), [2]);
@@ -169,7 +169,7 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
     assert_eq!(ledger.release(at(6), id(1)), [], "it cannot be given back twice");
     assert_eq!((ledger.renew(at(6), id(1)), ledger.next_expiry()), (Renewal::Lost, Some(at(20))));
     ledger.ask(at(7), holds(1), None);
-    assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(Phase::Kept));
+    assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(Phase::MinHold));
     assert_eq!(granted(&ledger.expire(at(20))), [2]);
     // Who never claims its permit does not keep it, and who dies does.
     assert_eq!(ledger.expire(at(20) + CONFIRM), [Change::Lapsed(id(2))]);
@@ -180,17 +180,18 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
 }
 
 #[test]
-fn who_is_evicted_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
+fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
     let mut ledger = Ledger::default();
     let holds = |number| Claim { min_hold: at(60), ..claim(number, 2, Some(10)) };
-    let gently =
-        |ledger: &mut Ledger<()>, now, number| ledger.evict(at(now), id(number), Eviction::Gently);
+    let gently = |ledger: &mut Ledger<()>, now, number| {
+        ledger.revoke(at(now), id(number), Revocation::Gently)
+    };
     ledger.asks(0, holds(1));
     ledger.asks(0, holds(2));
     ledger.asks(0, claim(3, 2, Some(10)));
-    assert_eq!(gently(&mut ledger, 1, 1), [Change::Evicted(id(1))]);
+    assert_eq!(gently(&mut ledger, 1, 1), [Change::Revoked(id(1))]);
     assert_eq!(gently(&mut ledger, 2, 1), []);
-    assert_eq!((ledger.renew(at(2), id(1)), ledger.holders().len()), (Renewal::Evicted, 2));
+    assert_eq!((ledger.renew(at(2), id(1)), ledger.holders().len()), (Renewal::Revoked, 2));
     assert_eq!(granted(&ledger.release(at(3), id(1))), [3], "the hold counts no more");
     assert_eq!(ledger.renew(at(3), id(3)), Renewal::Held);
     gently(&mut ledger, 4, 2);
@@ -202,20 +203,20 @@ fn who_is_evicted_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends
     ledger.asks(12, holds(5));
     assert_eq!(
         gently(&mut ledger, 30, 5),
-        [Change::Gone(id(3)), Change::Evicted(id(5)), Change::Gone(id(5))]
+        [Change::Gone(id(3)), Change::Revoked(id(5)), Change::Gone(id(5))]
     );
 }
 
 #[test]
-fn whoever_is_evicted_now_has_nothing_any_more() {
+fn whoever_is_revoked_now_has_nothing_any_more() {
     let mut ledger = Ledger::default();
     ledger.asks(0, alone(1));
     ledger.asks(0, Claim { min_hold: at(60), ..claim(2, 1, Some(10)) });
-    assert_eq!(ledger.evict(at(1), id(1), Eviction::Gently), [], "nobody could tell it");
-    assert_eq!(ledger.evict(at(1), id(2), Eviction::Now), [], "it only waits");
-    assert_eq!(granted(&ledger.evict(at(1), id(1), Eviction::Now)), [2]);
+    assert_eq!(ledger.revoke(at(1), id(1), Revocation::Gently), [], "nobody could tell it");
+    assert_eq!(ledger.revoke(at(1), id(2), Revocation::Now), [], "it only waits");
+    assert_eq!(granted(&ledger.revoke(at(1), id(1), Revocation::Now)), [2]);
     assert_eq!(ledger.renew(at(1), id(2)), Renewal::Held);
-    assert_eq!(ledger.evict(at(2), id(2), Eviction::Now), [Change::Gone(id(2))]);
+    assert_eq!(ledger.revoke(at(2), id(2), Revocation::Now), [Change::Gone(id(2))]);
     assert_eq!(ledger.renew(at(2), id(2)), Renewal::Lost);
 }
 
@@ -245,7 +246,7 @@ fn a_pinned_limit_stands_whatever_is_asked_for() {
 enum Step {
     Ask { who: u8, limit: u32, ttl: Option<u64>, min_hold: u64 },
     Alone { who: u8 },
-    Evict { who: u8, now: bool },
+    Revoke { who: u8, now: bool },
     Pin(Option<u32>),
     Release { who: u8 },
     Renew { who: u8 },
@@ -259,7 +260,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (who.clone(), 1..4_u32, ttl, prop_oneof![Just(0), 0..20_u64])
             .prop_map(|(who, limit, ttl, min_hold)| Step::Ask { who, limit, ttl, min_hold }),
-        1 => (who.clone(), any::<bool>()).prop_map(|(who, now)| Step::Evict { who, now }),
+        1 => (who.clone(), any::<bool>()).prop_map(|(who, now)| Step::Revoke { who, now }),
         1 => prop::option::of(1..4_u32).prop_map(Step::Pin),
         1 => who.clone().prop_map(|who| Step::Alone { who }),
         3 => who.clone().prop_map(|who| Step::Release { who }),
@@ -296,8 +297,8 @@ proptest! {
                 Step::Release { who } => ledger.release(now, id(who.into())),
                 Step::Renew { who } => { ledger.renew(now, id(who.into())); vec![] }
                 Step::Leave { who } => ledger.leave(now, id(who.into())),
-                Step::Evict { who, now: true } => ledger.evict(now, id(who.into()), Eviction::Now),
-                Step::Evict { who, .. } => ledger.evict(now, id(who.into()), Eviction::Gently),
+                Step::Revoke { who, now: true } => ledger.revoke(now, id(who.into()), Revocation::Now),
+                Step::Revoke { who, .. } => ledger.revoke(now, id(who.into()), Revocation::Gently),
                 Step::Pin(limit) => ledger.pin(now, limit),
                 Step::Pass { seconds } => { now += at(seconds); ledger.expire(now) }
             };

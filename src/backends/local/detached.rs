@@ -14,7 +14,7 @@ use super::entries::{Entry, Kind, State};
 use super::files::Semaphore;
 use super::kept::{self, Kept};
 use super::mutex::{ForMutex, Locked};
-use super::{evict, place};
+use super::{place, revoke};
 use crate::backends::leased::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::trouble::Trouble;
@@ -52,7 +52,7 @@ pub(super) fn attach(
     id: Uuid,
 ) -> io::Result<Option<Box<dyn Lease>>> {
     let Some((entry, kept)) = find(locked, id)? else { return Ok(None) };
-    if kept.phase != Phase::Held {
+    if kept.phase != Phase::Holding {
         return Ok(None);
     }
     let since = clock::now();
@@ -88,23 +88,23 @@ pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> 
         return Ok(if before { GivenBack::Before } else { GivenBack::Unknown });
     };
     if !kept.is_detached() {
-        return Ok(if evict::is_held_by_processes(locked, entry)? {
+        return Ok(if revoke::is_held_by_processes(locked, entry)? {
             GivenBack::Unknown
         } else {
             GivenBack::Before
         });
     }
-    if kept.phase == Phase::Kept {
+    if kept.phase == Phase::MinHold {
         return Ok(GivenBack::Before);
     }
     // First: who is killed after that gives it back again, but who is killed before it and after the
     // end would hear that nobody knows the permit.
     locked.remember(id)?;
-    let left = kept.in_phase(Phase::Kept);
-    if kept.phase == Phase::Held && left.lasts()? {
-        evict::shorten(locked, entry, left)?;
+    let left = kept.in_phase(Phase::MinHold);
+    if kept.phase == Phase::Holding && left.lasts()? {
+        revoke::shorten(locked, entry, left)?;
     } else {
-        evict::end(locked, entry)?;
+        revoke::end(locked, entry)?;
     }
     Ok(GivenBack::Now)
 }
@@ -116,11 +116,11 @@ impl Grip {
             return Ok(Renewed::Lost(Lost::some_time_ago()));
         };
         Ok(match locked.kept(self.entry)? {
-            Some(kept) if kept.phase == Phase::Held => {
+            Some(kept) if kept.phase == Phase::Holding => {
                 locked.rewrite_kept(self.entry, kept.renewed())?;
                 Renewed::For(kept.ttl)
             }
-            Some(kept) if kept.phase == Phase::Evicted => Renewed::Lost(Lost::evicted()),
+            Some(kept) if kept.phase == Phase::Revoking => Renewed::Lost(Lost::revoked()),
             _ => Renewed::Lost(Lost::some_time_ago()),
         })
     }
@@ -144,7 +144,7 @@ impl leased::Grip for Grip {
         Box::pin(async move {
             let told = kept::watch(&self.semaphore.path_of(self.entry));
             let hurry = Notify::new();
-            // It may have been taken away before that.
+            // It may have been revoked before that.
             hurry.notify_one();
             let attempt = || -> Pending<'_, _> {
                 Box::pin(async { self.renew().await.map_err(|error| error.to_string()) })

@@ -24,7 +24,7 @@ pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
     })?;
     let mut findings = vec![directory(path, place.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
-    findings.push(good("file system", kind(place::magic(&filesystem))));
+    findings.push(ok("file system", kind(place::magic(&filesystem))));
     findings.extend(room(&filesystem));
     Ok(findings)
 }
@@ -32,7 +32,7 @@ pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
 fn directory(path: &Path, named: bool, there: bool) -> Finding {
     let why = if named { "the one that was named" } else { "the default of this user" };
     let later = if there { "" } else { "; it is made when it is needed" };
-    good("directory", format!("{}, {why}{later}", path.display()))
+    ok("directory", format!("{}, {why}{later}", path.display()))
 }
 
 fn sharing(sharing: Sharing) -> Finding {
@@ -43,7 +43,7 @@ fn sharing(sharing: Sharing) -> Finding {
     } else {
         "private: only its owner and root may use it"
     };
-    good("sharing", who.into())
+    ok("sharing", who.into())
 }
 
 /// By the magic numbers of statfs(2).
@@ -76,9 +76,9 @@ fn room(filesystem: &StatFs) -> Vec<Finding> {
 fn left(topic: &'static str, amount: String, grade: Grade) -> Finding {
     const MEND: &str = "free some, or name another directory with --backend file:///PATH";
     let text = match grade {
-        Grade::Good => amount,
-        Grade::Doubtful => format!("{amount}, which is little; {MEND}"),
-        Grade::Bad => format!("none, and nobody can wait or get a permit; {MEND}"),
+        Grade::Ok => amount,
+        Grade::Warning => format!("{amount}, which is little; {MEND}"),
+        Grade::Error => format!("none, and nobody can wait or get a permit; {MEND}"),
     };
     Finding { topic, grade, text }
 }
@@ -86,14 +86,14 @@ fn left(topic: &'static str, amount: String, grade: Grade) -> Finding {
 /// Of what is left.
 fn grade(free: u64, all: u64, little: u64) -> Grade {
     match free {
-        0 => Grade::Bad,
-        free if free < little || free < all / 100 => Grade::Doubtful,
-        _ => Grade::Good,
+        0 => Grade::Error,
+        free if free < little || free < all / 100 => Grade::Warning,
+        _ => Grade::Ok,
     }
 }
 
-fn good(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Good, text }
+fn ok(topic: &'static str, text: String) -> Finding {
+    Finding { topic, grade: Grade::Ok, text }
 }
 
 #[cfg(test)]
@@ -105,11 +105,11 @@ mod tests {
     #[test]
     fn little_room_is_doubtful_and_none_is_bad() {
         let mib = LITTLE;
-        assert_eq!(grade(50 * mib, 100 * mib, LITTLE), Grade::Good);
-        assert_eq!(grade(mib - 1, 10 * mib, LITTLE), Grade::Doubtful);
-        assert_eq!(grade(9 * mib, 1000 * mib, LITTLE), Grade::Doubtful);
-        assert_eq!(grade(0, 1000 * mib, LITTLE), Grade::Bad);
-        assert!(left("free space", "0 MiB".into(), Grade::Bad).text.contains("--backend"));
+        assert_eq!(grade(50 * mib, 100 * mib, LITTLE), Grade::Ok);
+        assert_eq!(grade(mib - 1, 10 * mib, LITTLE), Grade::Warning);
+        assert_eq!(grade(9 * mib, 1000 * mib, LITTLE), Grade::Warning);
+        assert_eq!(grade(0, 1000 * mib, LITTLE), Grade::Error);
+        assert!(left("free space", "0 MiB".into(), Grade::Error).text.contains("--backend"));
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         let path = directory.path().join("semrun");
         let texts = || -> Vec<String> {
             let findings = examine(&Place::named(&path)).unwrap();
-            assert!(findings.iter().all(|finding| finding.grade != Grade::Bad), "{findings:?}");
+            assert!(findings.iter().all(|finding| finding.grade != Grade::Error), "{findings:?}");
             findings.into_iter().map(|finding| finding.text).collect()
         };
         let missing = texts();

@@ -35,12 +35,12 @@ use crate::backends::{Name, Record};
 use crate::clock::{self, Moment};
 use crate::files::ours::{self, with_exact_modes};
 
-/// What is written to a permit's FIFO when it is given back, or taken away at once. Nobody reads
+/// What is written to a permit's FIFO when it is given back, or revoked at once. Nobody reads
 /// what is there: how much it is says what has happened.
 pub(super) const RELEASED: &[u8] = b"xx";
 
-/// The same when it is taken away gently: less than that.
-pub(super) const EVICTED: &[u8] = b"x";
+/// The same when it is revoked gently: less than that.
+pub(super) const REVOKED: &[u8] = b"x";
 
 /// What is written down of a FIFO's owner.
 #[derive(Serialize)]
@@ -81,9 +81,9 @@ pub(super) struct Semaphore {
 pub(super) enum Permit {
     Held {
         fifo: OwnedFd,
-        evicted: bool,
+        revoked: bool,
     },
-    /// Its holder gave it back, or it was taken away at once.
+    /// Its holder gave it back, or it was revoked at once.
     Released,
     /// The last process that had it is dead, or about to be.
     Dead,
@@ -93,7 +93,7 @@ pub(super) enum Permit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,
-    Evicted,
+    Revoked,
     Released,
 }
 
@@ -275,7 +275,7 @@ impl Locked<'_> {
         Ok(match said {
             Said::Released => Permit::Released,
             _ if !is_locked(&fifo)? => Permit::Dead,
-            _ => Permit::Held { fifo, evicted: said == Said::Evicted },
+            _ => Permit::Held { fifo, revoked: said == Said::Revoked },
         })
     }
 
@@ -342,7 +342,7 @@ impl Said {
         let bytes = rustix::io::ioctl_fionread(fifo)?;
         Ok(match usize::try_from(bytes).unwrap_or(usize::MAX) {
             0 => Self::Nothing,
-            bytes if bytes < RELEASED.len() => Self::Evicted,
+            bytes if bytes < RELEASED.len() => Self::Revoked,
             _ => Self::Released,
         })
     }

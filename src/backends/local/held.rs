@@ -11,17 +11,17 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::entries::{Entry, Kind, State};
-use super::evict;
 use super::files::{Said, Semaphore};
 use super::kept::Kept;
 use super::mutex::Locked;
+use super::revoke;
 use super::taken::kept_entry;
 use crate::backends::{Ask, Error, Lease, Lost, Pending, Permit, Record, Tenure};
 use crate::clock::{self, Moment};
 use crate::kernel;
 use crate::mutants::{self, Guard};
 
-/// How often a holder that nothing can wake looks whether its permit was taken away.
+/// How often a holder that nothing can wake looks whether its permit was revoked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Knows no runtime before it is asked for [`Lease::lost`]: it may be granted in another one.
@@ -29,7 +29,7 @@ pub(super) struct Held {
     permit: Permit,
     semaphore: Rc<Semaphore>,
     entry: Entry,
-    /// Others write there too, to take the permit away.
+    /// Others write there too, to revoke the permit.
     fifo: OwnedFd,
     /// The same, once somebody wants to hear of that.
     watched: Option<AsyncFd<OwnedFd>>,
@@ -64,12 +64,12 @@ impl Held {
         Ok(Self { permit, semaphore, entry, fifo, watched: None, heard: Said::Nothing, hold_end })
     }
 
-    /// Waits until somebody takes it away; after it was evicted, until that is done at once.
+    /// Waits until it is revoked; after it was revoked gently, until that is done at once.
     async fn taken_away(&mut self) -> Lost {
         loop {
             if let Ok(said) = Said::to(&self.fifo)
                 && said != self.heard
-                && let Some(lost) = evict::heard(said)
+                && let Some(lost) = revoke::heard(said)
             {
                 self.heard = said;
                 return lost;

@@ -49,13 +49,13 @@ impl Kept {
     /// One that is granted now, and is detached.
     pub(super) fn detached(ask: &Ask) -> io::Result<Self> {
         let run = Self::of_run(ask)?;
-        Ok(Self { ttl: ask.ttl, phase: Phase::Held, ..run }.renewed())
+        Ok(Self { ttl: ask.ttl, phase: Phase::Holding, ..run }.renewed())
     }
 
     /// What is left of that of a run, which is granted now, once nothing else is.
     pub(super) fn of_run(ask: &Ask) -> io::Result<Self> {
         let hold_end = clock::now().saturating_add(ask.min_hold);
-        let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, Phase::Kept);
+        let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, Phase::MinHold);
         Ok(Self { boot: this_boot()?, ttl, lease_end, hold_end, phase })
     }
 
@@ -66,9 +66,9 @@ impl Kept {
     /// When it ends unless something happens to it.
     pub(super) fn end(self) -> Moment {
         match self.phase {
-            Phase::Held => self.lease_end.max(self.hold_end),
-            Phase::Evicted => self.lease_end,
-            Phase::Kept => self.hold_end,
+            Phase::Holding => self.lease_end.max(self.hold_end),
+            Phase::Revoking => self.lease_end,
+            Phase::MinHold => self.hold_end,
         }
     }
 
@@ -90,9 +90,9 @@ impl Kept {
     fn to_text(self) -> String {
         let [ttl, lease_end, hold_end] = [self.ttl, self.lease_end, self.hold_end].map(micros);
         let phase = match self.phase {
-            Phase::Held => 'h',
-            Phase::Evicted => 'e',
-            Phase::Kept => 'k',
+            Phase::Holding => 'h',
+            Phase::Revoking => 'r',
+            Phase::MinHold => 'm',
         };
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
@@ -102,9 +102,9 @@ impl Kept {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
-            "h" => Phase::Held,
-            "e" => Phase::Evicted,
-            "k" => Phase::Kept,
+            "h" => Phase::Holding,
+            "r" => Phase::Revoking,
+            "m" => Phase::MinHold,
             _ => return None,
         };
         let mut time = || {
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_written_down_comes_back_in_one_width_and_what_is_garbled_does_not_count() {
         let mut width = None;
-        for phase in [Phase::Held, Phase::Evicted, Phase::Kept] {
+        for phase in [Phase::Holding, Phase::Revoking, Phase::MinHold] {
             let mut kept = kept(phase);
             kept.hold_end = Duration::from_hours(100 * 365 * 24);
             let text = kept.to_text();
@@ -280,21 +280,21 @@ mod tests {
         for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
             assert_eq!(Kept::from_text(garbled), None);
         }
-        let for_ever = Kept { hold_end: Duration::from_micros(u64::MAX), ..kept(Phase::Kept) };
+        let for_ever = Kept { hold_end: Duration::from_micros(u64::MAX), ..kept(Phase::MinHold) };
         assert_eq!(Kept::from_text(for_ever.to_text().as_bytes()), None);
     }
 
     #[test]
     fn a_permit_ends_with_its_lease_or_hold_and_none_outlives_its_boot() {
-        let held = kept(Phase::Held);
+        let held = kept(Phase::Holding);
         assert_eq!(held.end(), held.hold_end, "the later one");
-        assert_eq!(held.in_phase(Phase::Evicted).end(), held.lease_end);
-        assert_eq!(held.in_phase(Phase::Kept).end(), held.hold_end);
+        assert_eq!(held.in_phase(Phase::Revoking).end(), held.lease_end);
+        assert_eq!(held.in_phase(Phase::MinHold).end(), held.hold_end);
         assert!(held.lasts().unwrap());
         assert!(!Kept { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
         let centuries = Duration::from_micros(u64::MAX);
         assert!(!Kept { lease_end: centuries, ..held }.lasts().unwrap());
-        let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::Kept);
+        let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::MinHold);
         assert!(!over.lasts().unwrap());
     }
 }

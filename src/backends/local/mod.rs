@@ -5,7 +5,6 @@
 
 mod detached;
 mod entries;
-mod evict;
 mod examine;
 mod exits;
 mod files;
@@ -19,6 +18,7 @@ mod mutex;
 mod names;
 pub(crate) mod place;
 mod queue;
+mod revoke;
 mod taken;
 mod waking;
 
@@ -41,8 +41,8 @@ pub(crate) use self::fuzz::{fuzz, fuzz_name};
 use self::mutex::{ForMutex, GIVE_UP, Locked};
 use self::place::{Base, Place};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, GivenBack, Lease, Name, Pending,
+    Revocation, Snapshot, Turn,
 };
 use crate::kernel::raise_file_size_limit;
 
@@ -268,16 +268,16 @@ impl Backend for Local {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
-            let evict = |_: &_, locked: &Locked<'_>| evict::evict(locked, id, how);
-            let evicted = self.under_mutex(name, false, "take away a permit of", evict).await?;
-            Ok(evicted.unwrap_or(false))
+            let revoke = |_: &_, locked: &Locked<'_>| revoke::revoke(locked, id, how);
+            let revoked = self.under_mutex(name, false, "revoke a permit of", revoke).await?;
+            Ok(revoked.unwrap_or(false))
         })
     }
 

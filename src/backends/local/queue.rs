@@ -223,7 +223,7 @@ struct Survey {
     behind: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
-    /// Those of processes: their FIFOs, and whether they were evicted.
+    /// Those of processes: their FIFOs, and whether they were revoked.
     permits: Vec<(OwnedFd, bool)>,
     /// When the first of the others ends.
     first_end: Option<Moment>,
@@ -291,7 +291,7 @@ impl Survey {
         self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
         for taken in taken {
             match taken.by {
-                By::Processes { fifo, evicted } => self.permits.push((fifo, evicted)),
+                By::Processes { fifo, revoked } => self.permits.push((fifo, revoked)),
                 By::Record(kept) => {
                     let end = kept.end();
                     self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));

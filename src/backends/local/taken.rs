@@ -17,7 +17,7 @@ pub(super) struct Taken {
 }
 
 pub(super) enum By {
-    Processes { fifo: OwnedFd, evicted: bool },
+    Processes { fifo: OwnedFd, revoked: bool },
     Record(Kept),
 }
 
@@ -40,8 +40,8 @@ impl Permits {
         let mut found = Self::default();
         for entry in permits {
             match locked.probe_permit(entry)? {
-                files::Permit::Held { fifo, evicted } => {
-                    found.taken.push(Taken { entry, by: By::Processes { fifo, evicted } });
+                files::Permit::Held { fifo, revoked } => {
+                    found.taken.push(Taken { entry, by: By::Processes { fifo, revoked } });
                 }
                 files::Permit::Released => locked.0.remove(entry),
                 files::Permit::Dead => found.dead.push(entry),
@@ -67,8 +67,8 @@ impl Permits {
 impl Taken {
     fn holder(&self, locked: &Locked<'_>) -> Holder {
         let (phase, left) = match &self.by {
-            By::Processes { evicted: true, .. } => (Phase::Evicted, None),
-            By::Processes { .. } => (Phase::Held, None),
+            By::Processes { revoked: true, .. } => (Phase::Revoking, None),
+            By::Processes { .. } => (Phase::Holding, None),
             By::Record(kept) => (kept.phase, Some(kept.end().saturating_sub(clock::now()))),
         };
         let record = locked.0.owner(self.entry);

@@ -18,7 +18,7 @@ use super::Local;
 use super::place::Place;
 use crate::backends::turn::Canceller;
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Eviction, GivenBack, Gone, Lease, Name, Notice, Phase,
+    Acquired, Ask, Backend, Cancel, GivenBack, Gone, Lease, Name, Notice, Phase, Revocation,
     Snapshot, Turn, Who,
 };
 
@@ -79,8 +79,8 @@ impl World {
         self.snapshot().await.holders.iter().map(crate::backends::Holder::phase).collect()
     }
 
-    async fn evict(&self, id: Uuid, how: Eviction) -> bool {
-        self.client().evict(&name(), id, how).await.unwrap()
+    async fn revoke(&self, id: Uuid, how: Revocation) -> bool {
+        self.client().revoke(&name(), id, how).await.unwrap()
     }
 
     async fn give_back(&self, id: Uuid) -> GivenBack {
@@ -150,7 +150,7 @@ fn computed() -> Duration {
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
+fn a_revoked_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
     World::run(async |world| {
         let asked = ask();
         let mut lease = world.granted(asked.clone()).await;
@@ -159,12 +159,12 @@ fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
         for _ in 0..3 {
             waiting.push(world.waits(ask()).await);
         }
-        assert!(world.evict(asked.id, Eviction::Gently).await);
-        assert!(world.evict(asked.id, Eviction::Gently).await, "twice is once");
+        assert!(world.revoke(asked.id, Revocation::Gently).await);
+        assert!(world.revoke(asked.id, Revocation::Gently).await, "twice is once");
         assert_eq!(lease.lost().await.gone, Gone::NotYet);
-        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert_eq!(world.phases().await, [Phase::Revoking]);
         assert_eq!(world.snapshot().await.held(asked.id), None);
-        // Those who came before the eviction and one who comes after it: nobody spins.
+        // Those who came before the revocation and one who comes after it: nobody spins.
         waiting.push(world.waits(ask()).await);
         assert!(waiting[0].still_waits().await);
         let before = computed();
@@ -175,17 +175,17 @@ fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
         for waiting in waiting {
             waiting.granted().await.release(PATIENCE).await.unwrap();
         }
-        assert!(!world.evict(asked.id, Eviction::Now).await);
+        assert!(!world.revoke(asked.id, Revocation::Now).await);
         assert_eq!(world.files(), ["mutex"]);
     });
 }
 
 #[test]
-fn an_evicted_permit_passes_on_when_its_holder_dies() {
+fn a_revoked_permit_passes_on_when_its_holder_dies() {
     World::run(async |world| {
         let asked = ask();
         let lease = world.granted(asked.clone()).await;
-        assert!(world.evict(asked.id, Eviction::Gently).await);
+        assert!(world.revoke(asked.id, Revocation::Gently).await);
         let waiting = world.waits(ask()).await;
         drop(lease);
         waiting.granted().await;
@@ -199,14 +199,14 @@ fn a_run_whose_permit_is_taken_away_at_once_hears_of_it_and_the_next_one_has_it(
             let asked = Ask { min_hold: HOUR, ..ask() };
             let mut lease = world.granted(asked.clone()).await;
             if gently_first {
-                assert!(world.evict(asked.id, Eviction::Gently).await);
+                assert!(world.revoke(asked.id, Revocation::Gently).await);
             }
             let waiting = world.waits(ask()).await;
-            assert!(world.evict(asked.id, Eviction::Now).await);
+            assert!(world.revoke(asked.id, Revocation::Now).await);
             assert_eq!(lease.lost().await.gone, Gone::Now);
             let next = waiting.granted().await;
             lease.release(PATIENCE).await.unwrap();
-            assert_eq!(world.phases().await, [Phase::Held], "that of the next one");
+            assert_eq!(world.phases().await, [Phase::Holding], "that of the next one");
             next.release(PATIENCE).await.unwrap();
             assert_eq!(world.files(), ["mutex"]);
         }
@@ -221,7 +221,7 @@ fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
             let begin = Instant::now();
             let asked = Ask { min_hold: hold, ..ask() };
             let lease = world.granted(asked.clone()).await;
-            assert_eq!(world.phases().await, [Phase::Held], "one permit, not two");
+            assert_eq!(world.phases().await, [Phase::Holding], "one permit, not two");
             let waiting = [world.waits(ask()).await, world.waits(ask()).await];
             if dies {
                 drop(lease);
@@ -229,7 +229,7 @@ fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
                 lease.release(PATIENCE).await.unwrap();
             }
             let snapshot = world.snapshot().await;
-            assert_eq!(snapshot.holders[0].phase(), Phase::Kept);
+            assert_eq!(snapshot.holders[0].phase(), Phase::MinHold);
             assert!(snapshot.holders[0].left().is_some_and(|left| left <= hold));
             assert_eq!(snapshot.holder(asked.id).map(|_| ()), Some(()));
             assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
@@ -255,25 +255,25 @@ fn a_run_that_took_long_enough_leaves_nothing() {
 }
 
 #[test]
-fn a_kept_permit_that_is_evicted_passes_on_at_once() {
+fn a_kept_permit_that_is_revoked_passes_on_at_once() {
     World::run(async |world| {
-        for how in [Eviction::Gently, Eviction::Now] {
+        for how in [Revocation::Gently, Revocation::Now] {
             let asked = Ask { min_hold: HOUR, ..ask() };
             world.granted(asked.clone()).await.release(PATIENCE).await.unwrap();
             let waiting = world.waits(ask()).await;
-            assert!(world.evict(asked.id, how).await);
+            assert!(world.revoke(asked.id, how).await);
             waiting.granted().await.release(PATIENCE).await.unwrap();
         }
     });
 }
 
 #[test]
-fn eviction_lifts_what_would_keep_a_permit() {
+fn revocation_lifts_what_would_keep_a_permit() {
     World::run(async |world| {
         let asked = Ask { min_hold: HOUR, ..ask() };
         let lease = world.granted(asked.clone()).await;
         let waiting = world.waits(ask()).await;
-        assert!(world.evict(asked.id, Eviction::Gently).await);
+        assert!(world.revoke(asked.id, Revocation::Gently).await);
         lease.release(PATIENCE).await.unwrap();
         waiting.granted().await;
     });
@@ -304,7 +304,7 @@ fn a_detached_permit_needs_nobody_and_ends_with_its_lease() {
 }
 
 #[test]
-fn an_attached_permit_is_renewed_until_it_is_evicted() {
+fn an_attached_permit_is_renewed_until_it_is_revoked() {
     World::run(async |world| {
         let asked = detached(Duration::from_millis(300));
         drop(world.granted(asked.clone()).await);
@@ -316,9 +316,9 @@ fn an_attached_permit_is_renewed_until_it_is_evicted() {
             computed() < before + Duration::from_millis(50),
             "what it writes is not news to it"
         );
-        assert_eq!(world.phases().await, [Phase::Held]);
-        assert!(world.evict(asked.id, Eviction::Gently).await);
-        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert_eq!(world.phases().await, [Phase::Holding]);
+        assert!(world.revoke(asked.id, Revocation::Gently).await);
+        assert_eq!(world.phases().await, [Phase::Revoking]);
         assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
         assert_eq!(renewing.await.unwrap().gone, Gone::NotYet);
         world.granted(ask()).await;
@@ -342,7 +342,7 @@ fn what_was_given_back_is_remembered_for_a_while() {
         let run = ask();
         let _lease = world.granted(run.clone()).await;
         assert_eq!(world.give_back(run.id).await, GivenBack::Unknown);
-        assert_eq!(world.phases().await, [Phase::Held]);
+        assert_eq!(world.phases().await, [Phase::Holding]);
     });
 }
 
@@ -353,7 +353,7 @@ fn a_detached_permit_that_was_given_back_may_be_kept() {
         let lease = world.granted(asked.clone()).await;
         let waiting = world.waits(ask()).await;
         lease.release(PATIENCE).await.unwrap();
-        assert_eq!(world.phases().await, [Phase::Kept]);
+        assert_eq!(world.phases().await, [Phase::MinHold]);
         assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
         assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
         waiting.granted().await;
@@ -362,14 +362,14 @@ fn a_detached_permit_that_was_given_back_may_be_kept() {
 }
 
 #[test]
-fn giving_back_a_detached_permit_or_evicting_it_at_once_wakes_the_next() {
+fn giving_back_a_detached_permit_or_revoking_it_at_once_wakes_the_next() {
     World::run(async |world| {
-        for evicted in [false, true] {
+        for revoked in [false, true] {
             let asked = detached(HOUR);
             let mut lease = world.granted(asked.clone()).await;
             let waiting = world.waits(ask()).await;
-            if evicted {
-                assert!(world.evict(asked.id, Eviction::Now).await);
+            if revoked {
+                assert!(world.revoke(asked.id, Revocation::Now).await);
             } else {
                 assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
             }

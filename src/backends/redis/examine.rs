@@ -69,7 +69,7 @@ impl Shared {
                 let min_replicas = self.setting("min-replicas-to-write").await?;
                 found(&info, &Settings { save, appendfsync, min_replicas }, &self.place)
             }
-            None => vec![doubtful(
+            None => vec![warning(
                 "server",
                 "it does not answer INFO (an ACL forbids it, or it was renamed), so a restart that \
                  loses permits goes unnoticed, and what else endangers them is not known; allow it \
@@ -80,7 +80,7 @@ impl Shared {
         findings.extend(prefix(&self.place.prefix));
         findings.push(clocks(believed::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
-            findings.push(doubtful(
+            findings.push(warning(
                 "encryption",
                 "the password and all that follows can be read on the network; use rediss://, or a \
                  socket",
@@ -103,11 +103,11 @@ impl Shared {
         let granted: Option<Option<(String, String)>> =
             self.connection.ask_if_granted(&question).await?;
         Ok(granted.is_none().then(|| {
-            doubtful(
+            warning(
                 "wake-ups",
                 "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits \
                  notices a permit that was given back up to 5s later, and one who holds its \
-                 eviction at the next renewal; allow it with ACL SETUSER … +blpop",
+                 revocation at the next renewal; allow it with ACL SETUSER … +blpop",
             )
         }))
     }
@@ -117,11 +117,12 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
     let mut findings = vec![version(info), eviction(info, place), persistence(info, settings)];
     findings.extend(writing(info));
     if info.field("role") == "slave" {
-        findings.push(bad("role", "it is a replica, which cannot be written to; name its primary"));
+        findings
+            .push(error("role", "it is a replica, which cannot be written to; name its primary"));
     }
     let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
     if most > 0 && info.evicts().is_none() && used > most / 10 * 9 {
-        findings.push(doubtful(
+        findings.push(warning(
             "memory",
             format!(
                 "{} of the {} MB are used that it may have; permits survive it when it is full, but \
@@ -139,7 +140,7 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
 /// Keys are `PREFIX-NAME`, as PassBuddy has them, so where a prefix ends does not show in them.
 fn prefix(prefix: &Name) -> Option<Finding> {
     let (shorter, rest) = prefix.as_str().split_once('-')?;
-    Some(doubtful(
+    Some(warning(
         "prefix",
         format!(
             "'{prefix}' has a '-': --prefix '{shorter}' with a name that begins with '{rest}-' is the \
@@ -154,21 +155,21 @@ fn version(info: &Info) -> Finding {
         "" => ("Redis", info.field("redis_version")),
         valkey => ("Valkey", valkey),
     };
-    good("server", format!("{program} {version}"))
+    ok("server", format!("{program} {version}"))
 }
 
 fn eviction(info: &Info, place: &Place) -> Finding {
     let Some(policy) = info.evicts() else {
-        return good("eviction", "it throws away no keys when memory is short");
+        return ok("eviction", "it throws away no keys when memory is short");
     };
     let text = format!(
         "it may throw keys away when memory is short (maxmemory-policy {policy}), and permits with \
          them; set maxmemory-policy to noeviction"
     );
     if place.allow_eviction {
-        doubtful("eviction", format!("{text}; --allow-eviction takes that risk"))
+        warning("eviction", format!("{text}; --allow-eviction takes that risk"))
     } else {
-        bad("eviction", format!("{text}, or take that risk with --allow-eviction"))
+        error("eviction", format!("{text}, or take that risk with --allow-eviction"))
     }
 }
 
@@ -179,27 +180,27 @@ fn persistence(info: &Info, settings: &Settings) -> Finding {
                            are lost; set appendonly yes with appendfsync everysec or always";
     if info.number("aof_enabled") == 1 {
         return match settings.appendfsync.as_deref() {
-            Some("no") => doubtful(
+            Some("no") => warning(
                 TOPIC,
                 "it writes to its append-only file only when the system likes to; set appendfsync to \
                  everysec or always",
             ),
-            _ => good(TOPIC, "it writes to an append-only file"),
+            _ => ok(TOPIC, "it writes to an append-only file"),
         };
     }
     match settings.save.as_deref() {
-        Some("") => doubtful(
+        Some("") => warning(
             TOPIC,
             format!("it keeps nothing on a disk and forgets all permits when it ends; {FORGETS}"),
         ),
-        Some(save) => good(
+        Some(save) => ok(
             TOPIC,
             format!(
                 "it makes snapshots (save {save}), and after a crash remembers the last one; \
                  appendonly yes would keep more"
             ),
         ),
-        None => doubtful(
+        None => warning(
             TOPIC,
             format!(
                 "it has no append-only file, and this user may not see whether it makes snapshots \
@@ -214,14 +215,14 @@ fn writing(info: &Info) -> Vec<Finding> {
     let fails = |field: &str| !matches!(info.field(field), "" | "ok");
     let mut findings = Vec::new();
     if info.number("aof_enabled") == 1 && fails("aof_last_write_status") {
-        findings.push(bad(
+        findings.push(error(
             "disk",
             "it cannot write to its append-only file and refuses all changes; look at its log and for \
              room on its disk",
         ));
     }
     if fails("rdb_last_bgsave_status") {
-        findings.push(bad(
+        findings.push(error(
             "disk",
             "its last snapshot failed, for which it may refuse all changes; look at its log and for \
              room on its disk",
@@ -233,7 +234,7 @@ fn writing(info: &Info) -> Vec<Finding> {
 fn quarantine(info: &Info, place: &Place) -> Option<Finding> {
     let quarantine = place.quarantine.unwrap_or(QUARANTINE);
     if quarantine.is_zero() {
-        return Some(doubtful(
+        return Some(warning(
             "quarantine",
             "after a restart without its data permits are granted at once, although others may still \
              hold them; leave out --quarantine 0 unless that does not matter",
@@ -241,7 +242,7 @@ fn quarantine(info: &Info, place: &Place) -> Option<Finding> {
     }
     let up = Duration::from_secs(info.number("uptime_in_seconds"));
     let left = quarantine.checked_sub(up).filter(|left| !left.is_zero())?;
-    Some(doubtful(
+    Some(warning(
         "quarantine",
         format!(
             "it was started {}s ago, and of a semaphore that it does not remember it grants nothing \
@@ -258,9 +259,9 @@ fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     let how = if ahead < 0.0 { "behind" } else { "ahead of" };
     let text = format!("its clock is {:.1}s {how} ours", ahead.abs());
     if ahead.abs() <= CLOCKS {
-        return good("clock", text);
+        return ok("clock", text);
     }
-    doubtful(
+    warning(
         "clock",
         format!(
             "{text}; semrun decides nothing by that, but PassBuddy's programs and what people read \
@@ -269,16 +270,16 @@ fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     )
 }
 
-pub(super) fn good(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Good, text: text.into() }
+pub(super) fn ok(topic: &'static str, text: impl Into<String>) -> Finding {
+    Finding { topic, grade: Grade::Ok, text: text.into() }
 }
 
-pub(super) fn doubtful(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Doubtful, text: text.into() }
+pub(super) fn warning(topic: &'static str, text: impl Into<String>) -> Finding {
+    Finding { topic, grade: Grade::Warning, text: text.into() }
 }
 
-pub(super) fn bad(topic: &'static str, text: impl Into<String>) -> Finding {
-    Finding { topic, grade: Grade::Bad, text: text.into() }
+pub(super) fn error(topic: &'static str, text: impl Into<String>) -> Finding {
+    Finding { topic, grade: Grade::Error, text: text.into() }
 }
 
 #[cfg(test)]
@@ -312,16 +313,16 @@ mod tests {
             let findings = examined(&format!("{UP} {info}"), save);
             assert!(findings.contains(&finding), "{info}: {findings:?}");
         };
-        let (doubtful, bad, good) = (Grade::Doubtful, Grade::Bad, Grade::Good);
-        has("aof_enabled:0", Some("3600 1"), ("persistence", good));
-        has("aof_enabled:0", Some(""), ("persistence", doubtful));
-        has("aof_enabled:0", None, ("persistence", doubtful));
-        has("aof_enabled:1 aof_last_write_status:err", Some(""), ("disk", bad));
-        has("aof_enabled:0 rdb_last_bgsave_status:err", Some("60 1"), ("disk", bad));
-        has("maxmemory:100 maxmemory_policy:noeviction used_memory:95", None, ("memory", doubtful));
-        has("maxmemory:100 maxmemory_policy:allkeys-lfu used_memory:95", None, ("eviction", bad));
-        has("maxmemory:0 maxmemory_policy:allkeys-lfu", None, ("eviction", good));
-        has("role:slave", None, ("role", bad));
+        let (warning, error, ok) = (Grade::Warning, Grade::Error, Grade::Ok);
+        has("aof_enabled:0", Some("3600 1"), ("persistence", ok));
+        has("aof_enabled:0", Some(""), ("persistence", warning));
+        has("aof_enabled:0", None, ("persistence", warning));
+        has("aof_enabled:1 aof_last_write_status:err", Some(""), ("disk", error));
+        has("aof_enabled:0 rdb_last_bgsave_status:err", Some("60 1"), ("disk", error));
+        has("maxmemory:100 maxmemory_policy:noeviction used_memory:95", None, ("memory", warning));
+        has("maxmemory:100 maxmemory_policy:allkeys-lfu used_memory:95", None, ("eviction", error));
+        has("maxmemory:0 maxmemory_policy:allkeys-lfu", None, ("eviction", ok));
+        has("role:slave", None, ("role", error));
         assert_eq!(examined("uptime_in_seconds:100 valkey_version:8", Some("1 1")).len(), 3);
     }
 
@@ -348,7 +349,7 @@ mod tests {
     fn clocks_that_differ_are_worth_a_word() {
         let ours = UNIX_EPOCH + Duration::from_secs(1_000);
         let theirs = |seconds| clocks(Duration::from_secs(seconds), ours);
-        assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Good, Grade::Doubtful));
+        assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Ok, Grade::Warning));
         assert!(theirs(900).text.starts_with("its clock is 100.0s behind ours"));
     }
 }

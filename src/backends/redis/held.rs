@@ -19,11 +19,11 @@ use crate::backends::{Gone, Lost, Name, Pending, Permit, Tenure};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// For how long one who holds a permit does not listen for its eviction: a short command is over by
+/// For how long one who holds a permit does not listen for its revocation: a short command is over by
 /// then, and has not paid for a connection.
 const DEAF: Duration = Duration::from_secs(1);
 
-/// How often one who was evicted, and may have missed something, asks for it.
+/// How often one who was revoked, and may have missed something, asks for it.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The limit, the TTL and the number of replicas in step that the users of a semaphore agreed upon.
@@ -83,12 +83,12 @@ impl Grip {
                 self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
                 Ok(Renewed::For(reply.ttl))
             }
-            Status::Evicted => Ok(Renewed::Lost(Lost::evicted())),
+            Status::Revoked => Ok(Renewed::Lost(Lost::revoked())),
             _ => Ok(Renewed::Lost(Lost::some_time_ago())),
         }
     }
 
-    /// Returns once somebody says that it was evicted.
+    /// Returns once somebody says that it was revoked.
     async fn told(&self, hurry: &Notify) -> Lost {
         loop {
             let list = self.keys.wake(self.id);
@@ -96,7 +96,7 @@ impl Grip {
             // If that will not pass, the next renewal is told the same.
             let Ok(Heard { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
-                "gently" => return Lost::evicted(),
+                "gently" => return Lost::revoked(),
                 "now" => return removed(if fresh { Gone::Now } else { Gone::Before }),
                 // It was given back; or that is left over from the time when we waited.
                 _ => hurry.notify_one(),
@@ -106,7 +106,7 @@ impl Grip {
 }
 
 fn removed(gone: Gone) -> Lost {
-    Lost { why: "somebody evicted it (semrun release --force --now)".into(), gone }
+    Lost { why: "somebody revoked it (semrun release --force --now)".into(), gone }
 }
 
 impl leased::Grip for Grip {

@@ -100,7 +100,7 @@ fn holder(said: Value) -> Holder {
         Some(Grant { token, phase, record }) if left.is_some() => {
             Holder::Known { token: Some(token), record: Some(record), phase, left }
         }
-        _ => Holder::Known { token: None, record: None, phase: Phase::Held, left },
+        _ => Holder::Known { token: None, record: None, phase: Phase::Holding, left },
     }
 }
 
@@ -159,9 +159,9 @@ fn parted(id: &str, text: &str) -> Option<(Phase, Record)> {
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
     let (_hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
     let phase = match phase {
-        "e" => Phase::Evicted,
-        "k" => Phase::Kept,
-        _ => Phase::Held,
+        "r" => Phase::Revoking,
+        "m" => Phase::MinHold,
+        _ => Phase::Holding,
     };
     let who: Who = serde_json::from_str(parts.next()?).ok()?;
     Some((phase, Record { permit: id.parse().ok()?, who, since }))
@@ -177,8 +177,8 @@ mod tests {
     fn what_others_wrote_is_read_or_left_out() {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
-        let Grant { token, phase, record } = granted(&id, &format!("7 1000 0 0 e {who}")).unwrap();
-        assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Evicted, "a b"));
+        let Grant { token, phase, record } = granted(&id, &format!("7 1000 0 0 r {who}")).unwrap();
+        assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Revoking, "a b"));
         assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
         for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
             assert!(granted(&id, bad).is_none(), "{bad}");

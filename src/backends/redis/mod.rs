@@ -41,8 +41,8 @@ use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
 use super::trouble::{CONNECTING, Patience, TRY_ON, Trouble, TroubleKind, patiently, within};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Takeover, Turn,
+    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, GivenBack, Lease, Name, Pending,
+    Revocation, Snapshot, Takeover, Turn,
 };
 
 /// A waiter asks again at least as often, so that others see that it lives.
@@ -266,22 +266,22 @@ impl Backend for Redis {
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
+        how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
             let operation = match how {
-                Eviction::Gently => Operation::Evict,
-                Eviction::Now => Operation::Remove,
+                Revocation::Gently => Operation::Revoke,
+                Revocation::Now => Operation::Remove,
             };
-            let evicted = self.repeat(name, operation, id).await;
-            let (reply, attempts) = evicted
-                .map_err(|trouble| self.shared.error(&format!("evict {id}@{name}"), trouble))?;
+            let revoked = self.repeat(name, operation, id).await;
+            let (reply, attempts) = revoked
+                .map_err(|trouble| self.shared.error(&format!("revoke {id}@{name}"), trouble))?;
             Ok(match reply.status {
-                Status::Evicted => true,
+                Status::Revoked => true,
                 // By an attempt of ours whose answer was lost, or by somebody before.
                 Status::Done => attempts > 1,
                 _ => false,

@@ -31,7 +31,7 @@ const CHANGES: [(Guard, &[Change]); 9] = [
         ],
     ),
     (
-        Guard::Eviction,
+        Guard::Revocation,
         &[("if mine.phase == '-' or (ends <= now and now >= pause) then", "if true then")],
     ),
 ];

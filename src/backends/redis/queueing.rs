@@ -162,7 +162,7 @@ impl<'a> Queueing<'a> {
                         return Err(self.shared.error("be told of a permit", trouble));
                     }
                 }
-                // Somebody has given back, or evicted, what we have not got yet.
+                // Somebody has given back, or revoked, what we have not got yet.
                 _ => return Err(self.shared.error("wait any longer", Trouble::withdrawn())),
             }
         }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::conversation::sentinel_says;
-use super::examine::{Info, bad, doubtful, good};
+use super::examine::{Info, error, ok, warning};
 use crate::backends::{Finding, Takeover};
 
 /// Where sentinels tell each other of a server, every two seconds.
@@ -27,7 +27,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     let seen = format!("{known} known, {in_step} in step");
     let mut findings = Vec::new();
     if in_step < needed {
-        findings.push(bad(
+        findings.push(error(
             TOPIC,
             format!(
                 "{seen}, and --replicas {needed} wants more: nothing is granted or renewed; bring them \
@@ -35,7 +35,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
             ),
         ));
     } else if needed == 0 && known == 1 {
-        findings.push(doubtful(
+        findings.push(warning(
             TOPIC,
             format!(
                 "{seen}, and --replicas is 0: when it takes the place of this server although that still \
@@ -44,7 +44,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
             ),
         ));
     } else if needed == 0 && known > 1 {
-        findings.push(doubtful(
+        findings.push(warning(
             TOPIC,
             format!(
                 "{seen}, and --replicas is 0: when one takes the place of this server although that still \
@@ -54,7 +54,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
             ),
         ));
     } else if needed > 0 && known == needed {
-        findings.push(doubtful(
+        findings.push(warning(
             TOPIC,
             format!(
                 "{seen}, and --replicas {needed} wants all: the loss of one stops every job; have one more, \
@@ -63,7 +63,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
         ));
     } else if needed > 0 && 2 * (needed + 1) <= known + 1 {
         // Two servers that share the replicas may have as many each.
-        findings.push(doubtful(
+        findings.push(warning(
             TOPIC,
             format!(
                 "{seen}, and --replicas {needed} is less than half of them: two servers that both believe to \
@@ -72,7 +72,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
             ),
         ));
     } else if needed > 0 {
-        findings.push(good(TOPIC, format!("{seen}, of which --replicas wants {needed}")));
+        findings.push(ok(TOPIC, format!("{seen}, of which --replicas wants {needed}")));
     }
     // Of Valkey this is the version of Redis with which it is compatible.
     let before_7 =
@@ -80,7 +80,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     if let Some(min) = min_replicas.filter(|min| *min != "0")
         && before_7.is_some_and(|major: u32| major < 7)
     {
-        findings.push(doubtful(
+        findings.push(warning(
             "min-replicas",
             format!(
                 "min-replicas-to-write is {min}, but scripts like ours ignore it before Redis 7; use \
@@ -154,13 +154,13 @@ mod tests {
         };
         assert_eq!(graded(0, 0, 0), None);
         for (known, needed) in [(1, 0), (2, 0), (1, 1), (2, 2), (3, 1), (5, 2)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Doubtful), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Warning), "{needed} of {known}");
         }
         for (known, needed) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Good), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Ok), "{needed} of {known}");
         }
         for (known, in_step, needed) in [(0, 0, 1), (2, 0, 1), (3, 1, 2)] {
-            assert_eq!(graded(known, in_step, needed), Some(Grade::Bad), "{needed} of {known}");
+            assert_eq!(graded(known, in_step, needed), Some(Grade::Error), "{needed} of {known}");
         }
     }
 

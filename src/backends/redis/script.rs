@@ -128,9 +128,9 @@ pub(super) enum Operation {
     Attach,
     /// Releases one.
     Return,
-    /// Evicts gently.
-    Evict,
-    /// Evicts at once.
+    /// Revokes gently.
+    Revoke,
+    /// Revokes at once.
     Remove,
     /// Pins the limit, or unpins it with 0.
     Limit,
@@ -145,7 +145,7 @@ impl Operation {
             Self::Leave => "leave",
             Self::Attach => "attach",
             Self::Return => "return",
-            Self::Evict => "evict",
+            Self::Revoke => "revoke",
             Self::Remove => "remove",
             Self::Limit => "limit",
         }
@@ -167,8 +167,8 @@ pub(super) enum Status {
     Busy,
     /// Another limit or TTL is in force.
     Differs,
-    /// Somebody has evicted it, now or before.
-    Evicted,
+    /// Somebody has revoked it, now or before.
+    Revoked,
     /// It was held, and has been given back now.
     Returned,
     /// What is asked for was done before.
@@ -221,7 +221,7 @@ impl Reply {
             "queued" => Status::Queued,
             "busy" => Status::Busy,
             "differs" => Status::Differs,
-            "evicted" => Status::Evicted,
+            "revoked" => Status::Revoked,
             "returned" => Status::Returned,
             "done" => Status::Done,
             _ => Status::Gone,

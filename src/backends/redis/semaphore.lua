@@ -14,7 +14,7 @@
 --
 -- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
 -- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
--- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
+-- outlives its process, revoke (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
 -- look.lua. Before this comes server.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
@@ -76,13 +76,13 @@ local function wake(one, word)
 end
 
 -- A grant reads TOKEN SINCE HOLD LEASE PHASE WHO. LEASE is when its lease ends, where a hold makes it
--- stay for longer. The phases: '-' its waiter has not said that it has it, 'h' held, 'e' evicted,
--- 'k' given back and kept for what is left of its hold.
+-- stay for longer. The phases: '-' its waiter has not said that it has it, 'h' held, 'r' being revoked,
+-- 'm' given back and kept for what is left of its hold.
 local function read(member)
     local grant = call('HGET', grants, member)
     if not grant then return nil end
     local number, since, hold, lease, phase, whose =
-        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hek]) (.*)$')
+        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) (.*)$')
     if not number then return { token = '0', since = now, hold = 0, lease = 0, phase = 'h', who = grant } end
     since, hold, lease = tonumber(since), tonumber(hold), tonumber(lease)
     return { token = number, since = since, hold = hold, lease = lease, phase = phase, who = whose }
@@ -129,8 +129,8 @@ if last > 0 and now < last - 1000 then
         end
         if ends then
             ends = math.min(ends, latest)
-            if grant.phase == 'k' then ends = 0 end
-            if grant.phase == 'k' or grant.phase == 'h' then
+            if grant.phase == 'm' then ends = 0 end
+            if grant.phase == 'm' or grant.phase == 'h' then
                 ends = math.max(ends, grant.since + grant.hold)
             end
             call('ZADD', permits, text(ends), member)
@@ -147,12 +147,12 @@ local paused = tonumber(kept.pause or 0) - last
 if last > 0 and paused > 0 and now - last > 10000 then pause = math.max(pause, now + paused) end
 
 -- The clock leapt forward, or nobody has called for long: holders that were still valid when
--- somebody last looked get the time of a renewal before they are given up. One that was evicted gets
+-- somebody last looked get the time of a renewal before they are given up. One that was revoked gets
 -- what may be left of its lease, because it cannot renew; nobody uses one that is kept. A leap to just
 -- before the end of a lease leaves its holder as little time, so the lease ends later.
 if last > 0 and now - last > 0.6 * ttl then
     local touched = members('(' .. text(last), text(now + ttl))
-    local graces = { ['-'] = ttl / 2, h = ttl / 2, e = ttl }
+    local graces = { ['-'] = ttl / 2, h = ttl / 2, r = ttl }
     for at = 1, #touched, 2 do
         local member, ends = touched[at], tonumber(touched[at + 1])
         local grant = read(member)
@@ -177,7 +177,7 @@ end
 
 local mine = read(id)
 if mine and not call('ZSCORE', permits, id) then
-    call('HDEL', grants, id) -- somebody took the permit away
+    call('HDEL', grants, id) -- somebody revoked the permit
     mine = nil
 end
 if operation == 'ask' and mine and now < pause and (mine.phase == '-' or mine.phase == 'h') then
@@ -212,9 +212,9 @@ if #over_by_now > 0 then
 end
 
 -- Who has ended stays known for a while, so that what arrives late revives nothing; one that was
--- evicted by another name, because it has not given anything back.
-local function evicted(one) return 'evicted:' .. one end
-local function over(one) return call('ZSCORE', done, one) or call('ZSCORE', done, evicted(one)) end
+-- revoked by another name, because it has not given anything back.
+local function revoked(one) return 'revoked:' .. one end
+local function over(one) return call('ZSCORE', done, one) or call('ZSCORE', done, revoked(one)) end
 local function remember(ended) call('ZADD', done, text(now + math.min(4 * ttl, HOUR)), ended) end
 
 -- Whoever has it is there: it has it for one TTL from now.
@@ -234,11 +234,11 @@ end
 local function give_back()
     local kept_until = mine and mine.since + mine.hold or 0
     if mine and mine.phase == 'h' and operation ~= 'leave' and kept_until > now then
-        mine.phase = 'k'
+        mine.phase = 'm'
         write(id, mine)
         call('ZADD', permits, text(kept_until), id)
         tell_of_the_end()
-    elseif mine and mine.phase ~= 'k' then
+    elseif mine and mine.phase ~= 'm' then
         drop(id)
     end
     if waits then leave_queue(id) end
@@ -287,8 +287,8 @@ elseif operation == 'renew' then
     if held then
         extend()
         status = 'held'
-    elseif mine and mine.phase == 'e' then
-        status = 'evicted'
+    elseif mine and mine.phase == 'r' then
+        status = 'revoked'
     elseif (not known or now < pause) and not over(id) and not call('ZSCORE', permits, id) then
         -- A holder that this server does not remember: it has the permit, even if that makes one
         -- too many, and brings back what was in force.
@@ -311,24 +311,24 @@ elseif operation == 'attach' or operation == 'return' then
             extend()
             status = 'held'
         end
-    elseif detached and mine.phase ~= 'k' then
+    elseif detached and mine.phase ~= 'm' then
         give_back()
         status = 'returned'
-    elseif mine and mine.phase == 'k' or call('ZSCORE', done, id) then
+    elseif mine and mine.phase == 'm' or call('ZSCORE', done, id) then
         status = 'done'
     end
-elseif operation == 'evict' or operation == 'remove' then
+elseif operation == 'revoke' or operation == 'remove' then
     local ends = tonumber(call('ZSCORE', permits, id) or nil)
     if ends then
-        status = 'evicted'
-    elseif call('ZSCORE', done, evicted(id)) then
+        status = 'revoked'
+    elseif call('ZSCORE', done, revoked(id)) then
         status = 'done'
     end
-    if mine and mine.phase == 'k' then
+    if mine and mine.phase == 'm' then
         drop(id)
     elseif ends and operation == 'remove' then
         drop(id)
-        remember(evicted(id))
+        remember(revoked(id))
         if mine then wake(id, 'now') end
     elseif held then
         -- What is left of a hold does not count any more, nor has anybody begun who has said nothing.
@@ -336,12 +336,12 @@ elseif operation == 'evict' or operation == 'remove' then
         if mine.phase == '-' or (ends <= now and now >= pause) then
             drop(id)
         else
-            mine.phase = 'e'
+            mine.phase = 'r'
             write(id, mine)
             call('ZADD', permits, text(ends), id)
             if mine.hold > 0 then tell_of_the_end() end
         end
-        remember(evicted(id))
+        remember(revoked(id))
         wake(id, 'gently')
     end
 elseif operation == 'limit' then

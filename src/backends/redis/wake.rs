@@ -12,7 +12,7 @@ use crate::backends::trouble::{CONNECTING, Pause, Trouble};
 
 /// What was found on a list.
 pub(super) struct Heard {
-    /// `gently` or `now` of an eviction; anything else is a reason to ask.
+    /// `gently` or `now` of a revocation; anything else is a reason to ask.
     pub(super) word: String,
     /// Whether it was certainly not there before we listened.
     pub(super) fresh: bool,

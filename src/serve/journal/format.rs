@@ -2,7 +2,7 @@
 //! only the last one can be unfinished when the machine stops.
 //!
 //! ```text
-//! 5f0c2a11 [{"begin":{"version":1,"boot":"…","last":1790000000000042,"longest_ms":0}}]
+//! 5f0c2a11 [{"begin":{"version":2,"boot":"…","last":1790000000000042,"longest_ms":0}}]
 //! 9d1e77b0 [{"grant":{"name":"deploy","id":"…","token":…,"terms":[1,30000],"record":{…}}}]
 //! 03ab4cde [{"end":{"name":"deploy","id":"…"}},{"grant":{…}}]
 //! 41c7b05e [{"pin":{"name":"deploy","limit":3}}]
@@ -50,7 +50,7 @@ fn is_none(time: &u64) -> bool {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_held(phase: &Phase) -> bool {
-    *phase == Phase::Held
+    *phase == Phase::Holding
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,8 +77,9 @@ pub(super) enum Entry<'a> {
     },
 }
 
-/// The version of the format. Another one is refused.
-const VERSION: u32 = 1;
+/// The version of the format, and the oldest that is read. Another one is refused.
+const VERSION: u32 = 2;
+const OLDEST: u32 = 1;
 
 /// What was on record when the server started.
 #[derive(Debug, Default)]
@@ -161,7 +162,11 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, at, what, is_last, longest) = match self {
             Self::Format(version) => {
-                return write!(f, "it has format {version}, and this program writes {VERSION}");
+                return write!(
+                    f,
+                    "it has format {version}, and this semrun reads {OLDEST} to {VERSION}; start the \
+                     semrun that wrote it, or remove it once no command runs that relies on it"
+                );
             }
             Self::Lost { line, at, what, is_last, longest } => (line, at, what, is_last, longest),
         };
@@ -259,7 +264,7 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
         };
         for entry in entries {
             match entry {
-                Entry::Begin { version, .. } if version != VERSION => {
+                Entry::Begin { version, .. } if !(OLDEST..=VERSION).contains(&version) => {
                     return Err(Damage::Format(version));
                 }
                 Entry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {

@@ -16,7 +16,7 @@ fn grant(number: u64) -> Grant {
         terms: Some((2, 30_000)),
         min_hold_ms: 0,
         since_ms: 0,
-        phase: Phase::Held,
+        phase: Phase::Holding,
         key: None,
         record: None,
     }
@@ -59,6 +59,32 @@ fn what_tells_a_key_is_on_record_and_the_key_is_not_and_older_records_have_none(
 }
 
 #[test]
+fn a_journal_of_format_1_is_read_and_one_of_a_later_format_is_refused() {
+    let written = |version: u32, held: &str, revoked: &str, kept: &str| {
+        let begin =
+            format!(r#"{{"begin":{{"version":{version},"boot":"b","last":9,"longest_ms":0}}}}"#);
+        let grant = |token: u64, phase: &str| {
+            let id = Uuid::from_u128(token.into());
+            format!(
+                r#"{{"grant":{{"name":"x","id":"{id}","token":{token},"terms":[3,5000],"phase":"{phase}","record":null}}}}"#
+            )
+        };
+        let grants = [grant(1, held), grant(2, revoked), grant(3, kept)];
+        let grants: Vec<_> = grants.iter().map(String::as_str).collect();
+        [line(&[&begin]), line(&grants)].concat()
+    };
+    let words = [("held", "evicted", "kept"), ("holding", "revoking", "min_hold")];
+    for (version, (held, revoked, kept)) in (1..).zip(words) {
+        let found = replay(&written(version, held, revoked, kept), "b").unwrap();
+        let phases: Vec<_> = found.grants.iter().map(|grant| grant.phase).collect();
+        assert_eq!(phases, [Phase::Holding, Phase::Revoking, Phase::MinHold], "{version}");
+    }
+    let later = replay(&written(3, "holding", "revoking", "min_hold"), "b").unwrap_err();
+    let text = "it has format 3, and this semrun reads 1 to 2; start the semrun that wrote it";
+    assert!(later.to_string().starts_with(text), "{later}");
+}
+
+#[test]
 fn a_journal_whose_first_line_is_not_whole_is_not_taken_for_a_new_one() {
     let whole = snapshot("b", None, 0, &BTreeMap::new(), &[]);
     for bytes in [&b""[..], &[0; 4096], b"\n", &whole[..whole.len() - 1], b"00000000 []\n"] {
@@ -93,7 +119,7 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
 fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
     let directory = TempDir::new().unwrap();
     let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
-    let kept = Grant { phase: Phase::Kept, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let kept = Grant { phase: Phase::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
     let pins = |found: &Found| found.pins.clone().into_iter().collect::<Vec<_>>();
     let (journal, _) = open();
     journal.granted(&grant(1));

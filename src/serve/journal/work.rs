@@ -181,7 +181,7 @@ mod tests {
             terms: Some((1, 1000)),
             min_hold_ms: 0,
             since_ms: 0,
-            phase: crate::backends::Phase::Held,
+            phase: crate::backends::Phase::Holding,
             key: None,
             record: None,
         };

@@ -13,10 +13,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Which;
-use crate::backends::Eviction;
+use crate::backends::Revocation;
 use crate::backends::cloud::wire::{
-    ABOUT, ASK_HEADER, Asking, EVICT, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER,
-    LIST, NO_LIMIT, RENEW, RETURN, VERSION_HEADER,
+    ABOUT, ASK_HEADER, Asking, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER, LIST,
+    RENEW, RETURN, REVOKE, VERSION_HEADER,
 };
 
 /// The largest body that is read, and how long it may take to come.
@@ -37,7 +37,7 @@ pub(super) enum Route {
     LogConfig,
     Renew,
     Return,
-    Evict,
+    Revoke,
     Limit,
     List,
     About,
@@ -55,10 +55,11 @@ impl Route {
             "/semaphore/signal" => (Method::GET, Self::Signal),
             "/semaphore/observe" => (Method::GET, Self::Observe),
             "/logconfig" => (Method::PATCH, Self::LogConfig),
-            RENEW => (Method::GET, Self::Renew),
-            RETURN => (Method::GET, Self::Return),
-            EVICT => (Method::GET, Self::Evict),
-            LIMIT => (Method::GET, Self::Limit),
+            RENEW => (Method::POST, Self::Renew),
+            RETURN => (Method::POST, Self::Return),
+            REVOKE => (Method::POST, Self::Revoke),
+            LIMIT if *method == Method::DELETE => (Method::DELETE, Self::Limit),
+            LIMIT => (Method::POST, Self::Limit),
             LIST => (Method::GET, Self::List),
             ABOUT => (Method::GET, Self::About),
             _ => return None,
@@ -140,8 +141,8 @@ pub(super) fn asking_in(text: &[u8]) -> Option<Asking> {
     sensible.then_some(asking)
 }
 
-/// How a permit is to be taken away.
-pub(super) fn how_in(headers: &HeaderMap) -> Option<Eviction> {
+/// How a permit is to be revoked.
+pub(super) fn how_in(headers: &HeaderMap) -> Option<Revocation> {
     let text = headers.get(HOW_HEADER)?;
     HOW.iter().find(|(word, _)| text == word).map(|(_, how)| *how)
 }
@@ -162,11 +163,11 @@ impl Pinning {
     }
 }
 
-pub(super) fn pinning_in(headers: &HeaderMap) -> Option<Pinning> {
-    let text = headers.get(LIMIT_HEADER)?.to_str().ok()?;
-    if text == NO_LIMIT {
+pub(super) fn pinning_in(method: &Method, headers: &HeaderMap) -> Option<Pinning> {
+    if *method == Method::DELETE {
         return Some(Pinning::Off);
     }
+    let text = headers.get(LIMIT_HEADER)?.to_str().ok()?;
     text.parse().ok().filter(|limit| LIMITS.contains(limit)).map(Pinning::To)
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let mut lines = bytes.splitn(8, |byte| *byte == b'\n');
     let target = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST] {
+    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST, Method::DELETE] {
         let _ = Route::of(&method, path);
     }
     let name = name_in(query);
@@ -194,7 +195,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         }
         headers.insert(CONTENT_TYPE, value);
         let _ = (id_in(&headers), how_in(&headers), is_json(&headers));
-        if let Some(limit) = pinning_in(&headers).and_then(Pinning::limit) {
+        if let Some(limit) = pinning_in(&Method::POST, &headers).and_then(Pinning::limit) {
             assert!(LIMITS.contains(&limit));
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn may(
         Route::Attach(_) => (Role::Use, "wait for a permit"),
         Route::Renew => (Role::Use, "renew a permit"),
         Route::Signal | Route::Return => (Role::Use, "give back a permit"),
-        Route::Evict => (Role::Admin, "take away a permit"),
+        Route::Revoke => (Role::Admin, "revoke a permit"),
         Route::Limit => (Role::Admin, "pin a limit"),
         Route::LogConfig => (Role::Admin, "change what is logged"),
     };
@@ -101,7 +101,7 @@ mod tests {
             (Route::Renew, uses),
             (Route::Return, uses),
             (Route::Signal, uses),
-            (Route::Evict, ["admin"; 3]),
+            (Route::Revoke, ["admin"; 3]),
             (Route::Limit, ["admin"; 3]),
             (Route::LogConfig, ["admin"; 3]),
         ];

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backends::cloud::wire::{
-    ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
+    ABOUT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE,
 };
 use crate::serve::bearer::Bearer;
 use crate::serve::door::{Door, Room};
@@ -40,13 +40,21 @@ fn paths_are_found_in_any_case() {
     assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
     assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
     assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
-    assert_eq!(route(Method::GET, "/semrun/EVICT"), Some(Route::Evict));
+    assert_eq!(route(Method::POST, "/semrun/REVOKE"), Some(Route::Revoke));
+    assert_eq!(route(Method::POST, "/semrun/limit"), Some(Route::Limit));
+    assert_eq!(route(Method::DELETE, "/semrun/limit"), Some(Route::Limit));
     for (method, path) in [
         (Method::GET, "/logconfig"),
         (Method::POST, "/semaphore/register"),
         (Method::GET, "/semaphore/register//"),
         (Method::GET, "/"),
         (Method::HEAD, "/logconfig"),
+        (Method::GET, RENEW),
+        (Method::GET, RETURN),
+        (Method::GET, REVOKE),
+        (Method::GET, LIMIT),
+        (Method::HEAD, LIMIT),
+        (Method::DELETE, REVOKE),
     ] {
         assert_eq!(route(method, path), None, "{path}");
     }
@@ -105,7 +113,7 @@ fn sensible() -> impl Strategy<Value = Sent> {
         "/semaphore/observe",
         RENEW,
         RETURN,
-        EVICT,
+        REVOKE,
         LIMIT,
     ]);
     let name = prop::sample::select(vec!["?name=a", "?name=b", ""]);
@@ -133,7 +141,12 @@ fn sensible() -> impl Strategy<Value = Sent> {
                 headers.push((ID_HEADER, id.to_string()));
             }
         }
-        Sent { method: "GET", path: format!("{path}{name}"), headers, body: vec![], client }
+        let method = match path {
+            LIMIT if pinned == "none" => "DELETE",
+            RENEW | RETURN | REVOKE | LIMIT => "POST",
+            _ => "GET",
+        };
+        Sent { method, path: format!("{path}{name}"), headers, body: vec![], client }
     })
 }
 
@@ -217,7 +230,7 @@ async fn any_history(steps: Vec<Step>) {
             }
             let Ok(Ok(answer)) = request.await else { continue };
             let status = answer.status().as_u16();
-            assert!([200, 400, 401, 404, 422, 500, 503].contains(&status), "{status}");
+            assert!([200, 400, 401, 403, 404, 422, 500, 503].contains(&status), "{status}");
             // What one of ours waits with stays open.
             if answer.body().then.is_some() {
                 waiting.push(tokio::task::spawn_local(async move {
@@ -254,8 +267,8 @@ async fn any_history(steps: Vec<Step>) {
         for who in 0..4_u8 {
             let (name, id) = (name.into(), Uuid::from_u128(who.into()));
             let _ = routes.semaphores.signal(&name, id, "".into());
-            // One that is kept is not free before it was taken away.
-            routes.semaphores.evict(&name, id, Eviction::Now, "".into());
+            // One that is kept is not free before it was revoked.
+            routes.semaphores.revoke(&name, id, Revocation::Now, "".into());
         }
         let look = routes.semaphores.look(&name.into(), &anybody());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
@@ -303,7 +316,14 @@ async fn answered(
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
     let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
-    let request = Request::get(format!("{path}?name=a"))
+    let method = match (path, header) {
+        (LIMIT, (LIMIT_HEADER, "none")) => Method::DELETE,
+        (RENEW | RETURN | REVOKE | LIMIT, _) => Method::POST,
+        _ => Method::GET,
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{path}?name=a"))
         .header(KEY_HEADER, KEY)
         .header(HOST, "x")
         .header(VERSION_HEADER, VERSION)
@@ -324,9 +344,9 @@ async fn what_says_too_little_changes_nothing() {
     let routes = routes();
     let id = Some(Uuid::new_v4());
     for (path, id, header) in [
-        (EVICT, id, NOTHING),
-        (EVICT, id, (HOW_HEADER, "quickly")),
-        (EVICT, None, (HOW_HEADER, "now")),
+        (REVOKE, id, NOTHING),
+        (REVOKE, id, (HOW_HEADER, "quickly")),
+        (REVOKE, None, (HOW_HEADER, "now")),
         (RETURN, None, NOTHING),
         (LIMIT, None, NOTHING),
         (LIMIT, None, (LIMIT_HEADER, "")),
@@ -339,14 +359,14 @@ async fn what_says_too_little_changes_nothing() {
 }
 
 #[tokio::test]
-async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
+async fn permits_are_revoked_and_limits_pinned_as_it_is_written() {
     let routes = routes();
     let id = Uuid::new_v4();
     let who = r#"{"label":"l","host":"h","pid":1,"user":"u","detached":true}"#;
     let asking =
         format!(r#"{{"id":"{id}","limit":1,"ttl_ms":60000,"min_hold_ms":60000,"who":{who}}}"#);
     let asked = answered(&routes, "/semaphore/register", None, (ASK_HEADER, &asking)).await;
-    assert!(asked.1.contains(r#""outcome":"held""#), "{asked:?}");
+    assert!(asked.1.contains(r#""outcome":"holding""#), "{asked:?}");
     let limit = answered(&routes, LIMIT, None, (LIMIT_HEADER, "3")).await;
     assert_eq!(limit, (200, String::new()));
     let now = answered(&routes, RETURN, Some(id), NOTHING).await;
@@ -355,10 +375,10 @@ async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
     assert_eq!(before.1, r#"{"outcome":"before"}"#);
     let (_, look) = answered(&routes, "/semaphore/observe", None, NOTHING).await;
     assert!(look.contains(r#""limit":3,"pinned":true"#), "{look}");
-    assert!(look.contains(r#""phase":"kept""#), "{look}");
+    assert!(look.contains(r#""phase":"min_hold""#), "{look}");
     for held in [true, false] {
-        let evicted = answered(&routes, EVICT, Some(id), (HOW_HEADER, "gently")).await;
-        assert_eq!(evicted.1, format!(r#"{{"held":{held}}}"#));
+        let revoked = answered(&routes, REVOKE, Some(id), (HOW_HEADER, "gently")).await;
+        assert_eq!(revoked.1, format!(r#"{{"held":{held}}}"#));
     }
     answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
     assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());

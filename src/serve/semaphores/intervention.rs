@@ -1,4 +1,4 @@
-//! What is done to a permit or a semaphore from outside: permits are given back and taken away, and
+//! What is done to a permit or a semaphore from outside: permits are given back and revoked, and
 //! limits are pinned.
 
 use std::rc::Rc;
@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::one::Client;
 use super::{Refused, Semaphores};
-use crate::backends::{Eviction, GivenBack, Phase};
+use crate::backends::{GivenBack, Phase, Revocation};
 use crate::clock;
 use crate::report::{Among, quoted, shortened};
 use crate::serve::bearer::{Actor, Bearer, Print, Role};
 use crate::serve::bounds::Full;
 use crate::serve::log::{Event, Subject};
 
-/// How many characters of the label of one whose permit is taken away are logged.
+/// How many characters of the label of one whose permit is revoked are logged.
 const MOST_OF_A_LABEL: usize = 100;
 
 impl Semaphores {
@@ -57,7 +57,7 @@ impl Semaphores {
             changes
         });
         match held {
-            Some((Phase::Kept, true)) => GivenBack::Before,
+            Some((Phase::MinHold, true)) => GivenBack::Before,
             Some((_, true)) => {
                 let _ = self.signal(name, id, actor);
                 GivenBack::Now
@@ -68,20 +68,20 @@ impl Semaphores {
     }
 
     /// Takes a permit from whoever has it. False: nobody does.
-    pub(crate) fn evict(&self, name: &Rc<str>, id: Uuid, how: Eviction, actor: Actor) -> bool {
+    pub(crate) fn revoke(&self, name: &Rc<str>, id: Uuid, how: Revocation, actor: Actor) -> bool {
         let now = clock::now();
         let mut held = false;
         self.change_known(name, |semaphore| semaphore.ledger.expire(now));
         self.change_known(name, |semaphore| {
             held = semaphore.held(id).is_some();
-            let changes = semaphore.ledger.evict(now, id, how);
+            let changes = semaphore.ledger.revoke(now, id, how);
             if !changes.is_empty() {
                 // If it does not know yet that it was granted the permit, it must not ask again.
                 self.finish(id, &actor.bearer);
                 if let Some(client) = semaphore.clients.get_mut(&id) {
                     let what = match how {
-                        Eviction::Gently => "took away gently",
-                        Eviction::Now => "took away at once",
+                        Revocation::Gently => "revoked gently",
+                        Revocation::Now => "revoked at once",
                     };
                     self.log_intervention(name, id, client, &actor, what);
                     client.actor = actor;

@@ -36,7 +36,7 @@ pub(super) struct Client {
     pub(super) phase: Phase,
     pub(super) monitor: Request,
     pub(super) wait: Request,
-    /// Those who want to hear when a permit of ours is taken away: its semrun, and any number who
+    /// Those who want to hear when a permit of ours is revoked: its semrun, and any number who
     /// renew a detached one.
     pub(super) watchers: Vec<(u64, oneshot::Sender<Verdict>)>,
 }
@@ -70,8 +70,8 @@ pub(crate) enum Which {
 pub(crate) enum Verdict {
     Granted,
     Released,
-    /// The permit was taken away gently.
-    Evicted,
+    /// The permit was revoked gently.
+    Revoked,
     Removed,
     /// The same client has opened another one instead.
     Replaced,
@@ -170,7 +170,7 @@ impl Semaphore {
         let waiter = |claim: &Claim<Option<Record>>| Party {
             id: claim.id,
             token: 0,
-            phase: backends::Phase::Held,
+            phase: backends::Phase::Holding,
             left_ms: None,
             record: claim.record.clone(),
         };

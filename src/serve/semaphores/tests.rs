@@ -3,7 +3,7 @@ mod places;
 
 use super::*;
 use crate::backends::cloud::wire::millis;
-use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
+use crate::backends::{GivenBack, Phase as Held, Revocation, Who};
 use crate::serve::log::Format;
 
 fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
@@ -53,7 +53,7 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
     for ttl in [1, 60_000] {
         let (told, _) = semaphores.ask(&name, asking(id, ttl), &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, Outcome::Held);
+        assert_eq!(told.outcome, Outcome::Holding);
         std::thread::sleep(Duration::from_millis(3));
     }
     assert!(semaphores.observe(&name, &anybody()).unwrap().contains(&format!("\"{id}\": {{")));
@@ -151,11 +151,11 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
     ask(&server, hold(id, HOUR));
     server.signal(&"x".into(), id, "".into()).unwrap();
     let left = |server: &_| look(server).holders.first().map(|party| (party.phase, party.left_ms));
-    let Some((Held::Kept, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
+    let Some((Held::MinHold, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
     std::thread::sleep(Duration::from_millis(20));
     drop(server);
     let server = started(&directory);
-    let Some((Held::Kept, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
+    let Some((Held::MinHold, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
     assert!(after + 19 <= before, "{before} {after}");
     let held_until = clock::now() + Duration::from_millis(after + 1);
     server.change(&"x".into(), |semaphore| semaphore.what_is_due(held_until));
@@ -171,7 +171,7 @@ fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_ser
         terms: Some((1, 60_000)),
         min_hold_ms: millis(HOUR),
         since_ms: 1,
-        phase: Held::Kept,
+        phase: Held::MinHold,
         key: None,
         record: None,
     };
@@ -195,13 +195,13 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     let name: Rc<str> = "x".into();
     let server = started(&directory);
     ask(&server, hold(id, HOUR));
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    assert!(server.revoke(&name, id, Revocation::Gently, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Evicted);
-    assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Evicted);
+    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Revoking);
+    assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Revoking);
     let mut watched = server.watch(&name, id).ok().unwrap();
-    assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+    assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Revoked));
     server.signal(&name, id, "".into()).unwrap();
     assert!(look(&server).holders.is_empty(), "it is not kept");
     drop((watched, server));
@@ -233,19 +233,19 @@ fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
     let server = semaphores(Journal::none(), Found::default());
     let name: Rc<str> = "x".into();
     for (how, verdict) in [
-        (Some(Eviction::Gently), Verdict::Evicted),
-        (Some(Eviction::Now), Verdict::Released),
+        (Some(Revocation::Gently), Verdict::Revoked),
+        (Some(Revocation::Now), Verdict::Released),
         (None, Verdict::Released),
     ] {
         let id = Uuid::new_v4();
         ask(&server, hold(id, HOUR));
         let mut watched = server.watch(&name, id).ok().unwrap();
         match how {
-            Some(how) => assert!(server.evict(&name, id, how, "".into())),
+            Some(how) => assert!(server.revoke(&name, id, how, "".into())),
             None => server.signal(&name, id, "".into()).unwrap(),
         }
         assert_eq!(watched.verdict.try_recv(), Ok(verdict), "{how:?}");
-        server.evict(&name, id, Eviction::Now, "".into());
+        server.revoke(&name, id, Revocation::Now, "".into());
         assert_eq!(ask(&server, asking(id, 60_000)).0.outcome, Outcome::Lost, "it comes too late");
     }
 }
@@ -261,9 +261,9 @@ fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
     for watched in [&mut first, &mut last] {
         assert!(watched.verdict.try_recv().is_err(), "nothing has happened");
     }
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    assert!(server.revoke(&name, id, Revocation::Gently, "".into()));
     for watched in [&mut first, &mut last] {
-        assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+        assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Revoked));
     }
 }
 
@@ -276,11 +276,11 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
         .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
     server.pin(&name, Some(9), &"".into()).unwrap();
     let (told, _waits) = ask(&server, asking(Uuid::new_v4(), 60_000));
-    assert_eq!(told.outcome, Outcome::Queued);
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    assert_eq!(told.outcome, Outcome::Waiting);
+    assert!(server.revoke(&name, id, Revocation::Gently, "".into()));
     assert_eq!(look(&server).holders.len(), 1);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Unknown);
-    assert!(server.evict(&name, id, Eviction::Now, "".into()));
+    assert!(server.revoke(&name, id, Revocation::Now, "".into()));
     assert_eq!(look(&server).waiters.len(), 0, "the one that waited has it");
 }
 
@@ -294,7 +294,7 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     ask(&server, Asking { who, ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Held);
+    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Holding);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Now);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Before);
     drop(server);

@@ -188,9 +188,9 @@ impl Semaphores {
                         self.log_transition(name, id, client, "waiting");
                     }
                 }
-                Change::Kept(id) => self.marked(name, semaphore, id, "kept", Verdict::Released),
-                Change::Evicted(id) => {
-                    self.marked(name, semaphore, id, "evicting", Verdict::Evicted);
+                Change::Kept(id) => self.marked(name, semaphore, id, "min_hold", Verdict::Released),
+                Change::Revoked(id) => {
+                    self.marked(name, semaphore, id, "revoking", Verdict::Revoked);
                 }
                 Change::Gone(id) => self.gone(name, semaphore, id),
             }

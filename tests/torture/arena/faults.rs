@@ -30,7 +30,7 @@ const CLIENT_FAULTS: [&str; 15] = [
 ];
 
 /// What somebody can do to permits and limits, where that is known.
-const INTERVENTIONS: [&str; 6] = ["evict", "evict", "evict", "evict", "pin-limit", "pin-limit"];
+const INTERVENTIONS: [&str; 6] = ["revoke", "revoke", "revoke", "revoke", "pin-limit", "pin-limit"];
 
 /// How many waiters are stopped in a row at least.
 const IN_A_ROW: usize = 4;
@@ -55,8 +55,8 @@ impl Arena<'_> {
             return;
         }
         let kind = self.dice.pick(&kinds);
-        if kind == "evict" {
-            self.evict();
+        if kind == "revoke" {
+            self.revoke();
         } else if kind == "pin-limit" {
             self.pin();
         } else if kind == STOP_QUEUE {

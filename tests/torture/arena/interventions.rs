@@ -1,4 +1,4 @@
-//! What somebody does to permits and limits while they are used: permits are taken away, limits pinned.
+//! What somebody does to permits and limits while they are used: permits are revoked, limits pinned.
 
 use std::process::Command;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::torture::places::moving;
 impl Arena<'_> {
     /// Takes a permit from whoever has one, gently; also from one that cannot hear of it, and one that
     /// nobody uses any more.
-    pub(super) fn evict(&mut self) {
+    pub(super) fn revoke(&mut self) {
         if self.nobody_is_there() {
             return;
         }
@@ -33,7 +33,7 @@ impl Arena<'_> {
         self.dress(&mut release, by_proxy);
         self.aside.push(release.args(["release", "--force", "--permit", &permit]).spawn().unwrap());
         self.history
-            .add_at(before, What::Struck { kind: "evict", runs: vec![run], detail: permit });
+            .add_at(before, What::Struck { kind: "revoke", runs: vec![run], detail: permit });
     }
 
     /// Pins the limit of one that several may have, lower than they ask for: it has as many lock files

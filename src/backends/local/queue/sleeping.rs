@@ -68,7 +68,7 @@ impl Queued {
         let others = survey.before.into_iter().chain(behind);
         let others = others.map(|fifo| watch(fifo, Interest::PRIORITY));
         let others = others.collect::<io::Result<Vec<_>>>()?;
-        let watch_permit = |(fifo, evicted)| Ok((watch(fifo, Interest::READABLE)?, evicted));
+        let watch_permit = |(fifo, revoked)| Ok((watch(fifo, Interest::READABLE)?, revoked));
         let permits = survey.permits.into_iter().filter(|_| watches).map(watch_permit);
         let permits = permits.collect::<io::Result<Vec<_>>>()?;
         let first_end = survey.first_end.filter(|_| watches);
@@ -81,7 +81,7 @@ impl Queued {
             })
         };
         let given_back = std::future::poll_fn(|context| {
-            let free = permits.iter().any(|(fifo, evicted)| is_free(fifo, *evicted, context));
+            let free = permits.iter().any(|(fifo, revoked)| is_free(fifo, *revoked, context));
             if free { Poll::Ready(()) } else { Poll::Pending }
         });
         let permit_is_free = async {
@@ -127,15 +127,15 @@ fn hung_up(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
     fifo.poll_read_ready(context).is_ready()
 }
 
-/// Whether something has happened to a permit. One that was evicted has something in its FIFO
+/// Whether something has happened to a permit. One that was revoked has something in its FIFO
 /// already: that is reported once, and then whatever is written later, as the FIFO is watched for
 /// changes.
-fn is_free(fifo: &AsyncFd<OwnedFd>, evicted: bool, context: &mut Context<'_>) -> bool {
+fn is_free(fifo: &AsyncFd<OwnedFd>, revoked: bool, context: &mut Context<'_>) -> bool {
     while let Poll::Ready(ready) = fifo.poll_read_ready(context) {
         let Ok(mut ready) = ready else { return true };
-        let waits = evicted
+        let waits = revoked
             && !ready.ready().is_read_closed()
-            && Said::to(fifo.get_ref()).is_ok_and(|said| said == Said::Evicted);
+            && Said::to(fifo.get_ref()).is_ok_and(|said| said == Said::Revoked);
         if !waits {
             return true;
         }

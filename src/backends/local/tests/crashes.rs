@@ -71,14 +71,14 @@ fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that()
         events.so_far();
         assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
         assert_eq!(events.so_far(), ["~done", "~k."], "kept");
-        assert!(world.evict(asked.id, Eviction::Now).await);
+        assert!(world.revoke(asked.id, Revocation::Now).await);
         assert_eq!(events.so_far(), ["~k.", "-k..json", "-k."]);
 
         let asked = Ask { min_hold: HOUR, ..ask() };
         let lease = world.granted(asked.clone()).await;
         let made = ["+s.", "+s..json", "~s..json", "+k.", "+k..json", "~k..json", "~k."];
         assert_eq!(events.so_far(), made);
-        assert!(world.evict(asked.id, Eviction::Now).await);
+        assert!(world.revoke(asked.id, Revocation::Now).await);
         // What is written to a FIFO is no event.
         let removed = ["-s..json", "-s.", "~k.", "-k..json", "-k."];
         assert_eq!(events.so_far(), removed);
@@ -121,7 +121,7 @@ fn a_permit_that_was_remembered_but_not_ended_is_given_back_again() {
         drop(world.granted(asked.clone()).await);
         let done = world.path().join("done");
         fs::write(&done, format!("{:020} {}\n", 1, asked.id)).unwrap();
-        assert_eq!(world.phases().await, [Phase::Held]);
+        assert_eq!(world.phases().await, [Phase::Holding]);
         let waiting = world.waits(ask()).await;
         assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
         assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
@@ -219,6 +219,6 @@ fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
         // Cannot be opened, whoever we are.
         std::os::unix::fs::symlink("/", &record).unwrap();
         assert!(world.client().give_back(&name(), asked.id).await.is_err());
-        assert!(world.client().evict(&name(), asked.id, Eviction::Now).await.is_err());
+        assert!(world.client().revoke(&name(), asked.id, Revocation::Now).await.is_err());
     });
 }

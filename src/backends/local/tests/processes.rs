@@ -45,11 +45,11 @@ fn a_permit_outlives_the_runtime_in_which_it_was_granted() {
         }
     });
     runtime().block_on(async {
-        let (lost, evicted) = tokio::join!(tokio::time::timeout(PATIENCE, lease.lost()), async {
+        let (lost, revoked) = tokio::join!(tokio::time::timeout(PATIENCE, lease.lost()), async {
             tokio::task::yield_now().await;
-            world.evict(asked.id, Eviction::Gently).await
+            world.revoke(asked.id, Revocation::Gently).await
         });
-        assert!(evicted);
+        assert!(revoked);
         assert_eq!(lost.expect("hears of it").gone, Gone::NotYet);
         lease.release(PATIENCE).await.unwrap();
     });

@@ -5,7 +5,7 @@ use std::future::Future;
 use super::*;
 use crate::backends::redis::Redis;
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, Gone, Grade, Lease, Lost, Turn, Who,
+    Acquired, Ask, Backend, Cancel, Error, Finding, Gone, Grade, Lease, Lost, Revocation, Turn, Who,
 };
 use crate::clock;
 
@@ -76,14 +76,14 @@ async fn granted_as(client: &Redis, ask: &Ask) -> Box<dyn Lease> {
 }
 
 #[test]
-fn a_holder_hears_at_once_that_it_was_evicted() {
-    for (how, expected) in [(Eviction::Gently, Gone::NotYet), (Eviction::Now, Gone::Before)] {
+fn a_holder_hears_at_once_that_it_was_revoked() {
+    for (how, expected) in [(Revocation::Gently, Gone::NotYet), (Revocation::Now, Gone::Before)] {
         let world = World::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             world.hears(&mut *lease).await;
-            assert!(client.evict(&world.name, lease.permit().id, how).await.unwrap());
+            assert!(client.revoke(&world.name, lease.permit().id, how).await.unwrap());
             let Lost { why, gone } = soon(lease.lost()).await;
             assert_eq!(gone, expected);
             assert!(why.contains("semrun release --force"), "{why}");
@@ -92,35 +92,35 @@ fn a_holder_hears_at_once_that_it_was_evicted() {
 }
 
 #[test]
-fn who_has_just_been_evicted_at_once_knows_that_it_is_now() {
+fn who_has_just_been_revoked_at_once_knows_that_it_is_now() {
     let world = World::new();
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
         let listened = tokio::time::timeout(Duration::from_millis(5_500), lease.lost()).await;
         assert!(listened.is_err(), "{listened:?}");
-        assert!(client.evict(&world.name, lease.permit().id, Eviction::Now).await.unwrap());
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Now).await.unwrap());
         assert_eq!(soon(lease.lost()).await.gone, Gone::Now);
     });
 }
 
 #[test]
-fn one_who_could_not_hear_that_it_was_evicted_asks_as_soon_as_it_can() {
-    for evicted in [false, true] {
+fn one_who_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
+    for revoked in [false, true] {
         let world = World::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             let id = lease.permit().id;
             world.hears(&mut *lease).await;
-            if evicted {
-                assert!(client.evict(&world.name, id, Eviction::Gently).await.unwrap());
+            if revoked {
+                assert!(client.revoke(&world.name, id, Revocation::Gently).await.unwrap());
                 assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet);
                 world.hears(&mut *lease).await;
             }
             // What it would be told is not there any more when it is connected again.
             world.write(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-            assert!(client.evict(&world.name, id, Eviction::Now).await.unwrap());
+            assert!(client.revoke(&world.name, id, Revocation::Now).await.unwrap());
             world.write(&["DEL", &world.keys().wake(id)]);
             assert_eq!(soon(lease.lost()).await.gone, Gone::Before);
         });
@@ -285,11 +285,11 @@ fn a_server_is_examined() {
     let findings = world.examine(world.place());
     assert!(findings[0].text.contains("edis ") || findings[0].text.contains("alkey "));
     for (topic, expected) in [
-        ("server", Some(Grade::Good)),
-        ("eviction", Some(Grade::Good)),
-        ("clock", Some(Grade::Good)),
-        ("persistence", Some(Grade::Doubtful)),
-        ("quarantine", Some(Grade::Doubtful)),
+        ("server", Some(Grade::Ok)),
+        ("eviction", Some(Grade::Ok)),
+        ("clock", Some(Grade::Ok)),
+        ("persistence", Some(Grade::Warning)),
+        ("quarantine", Some(Grade::Warning)),
         ("role", None),
         ("memory", None),
         ("disk", None),
@@ -298,14 +298,14 @@ fn a_server_is_examined() {
         assert_eq!(grade(&findings, topic), expected, "{topic}: {findings:#?}");
     }
     world.write(&["CONFIG", "SET", "appendonly", "yes"]);
-    assert_eq!(grade(&world.examine(world.place()), "persistence"), Some(Grade::Good));
+    assert_eq!(grade(&world.examine(world.place()), "persistence"), Some(Grade::Ok));
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Bad));
+    assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Error));
     let place = Place { allow_eviction: true, ..world.place() };
-    assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Doubtful));
+    assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Warning));
     world.write(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Bad));
+    assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Error));
 }
 
 #[test]
@@ -313,11 +313,11 @@ fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
     let world = World::new();
     world.write(&["ACL", "SETUSER", "default", "-config"]);
     let findings = world.examine(world.place());
-    assert_eq!(grade(&findings, "persistence"), Some(Grade::Doubtful));
+    assert_eq!(grade(&findings, "persistence"), Some(Grade::Warning));
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let findings = world.examine(world.place());
     let [server, clock] = &findings[..] else { panic!("{findings:#?}") };
-    assert_eq!((server.grade, clock.grade), (Grade::Doubtful, Grade::Good));
+    assert_eq!((server.grade, clock.grade), (Grade::Warning, Grade::Ok));
     assert!(server.text.contains("+info"), "{server:?}");
 }
 
@@ -337,7 +337,7 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
         let held = tokio::time::timeout(Duration::from_millis(1_500), lease.lost()).await;
         assert!(held.is_err(), "{held:?}");
         assert_eq!(client.observe_all().await.unwrap().len(), 1);
-        assert!(client.evict(&world.name, lease.permit().id, Eviction::Gently).await.unwrap());
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Gently).await.unwrap());
         assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet, "it may listen");
         lease.release(SOON).await.unwrap();
         client.set_limit(&world.name, None).await.unwrap();

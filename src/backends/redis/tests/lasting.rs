@@ -64,11 +64,11 @@ fn about(found: Option<(Phase, i64)>, phase: Phase, left: i64) {
 fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
     let world = World::new();
     assert_eq!(world.holds(1, HOLD / 6).hold, HOLD / 6);
-    about(world.left(1), Phase::Held, 30_000);
+    about(world.left(1), Phase::Holding, 30_000);
     world.ask(2);
     for _ in 0..2 {
         assert_eq!(world.release(1).status, Status::Gone);
-        about(world.left(1), Phase::Kept, 10_000);
+        about(world.left(1), Phase::MinHold, 10_000);
         assert_eq!((world.renew(1).status, world.ask(1).status), (Status::Gone, Status::Gone));
     }
     assert_eq!(world.woken(2)[0], "again");
@@ -89,7 +89,7 @@ fn a_permit_that_nobody_has_used_is_not_kept() {
     world.ask(2);
     world.holds(3, HOLD);
     world.release(2);
-    about(world.left(3), Phase::Held, 5_000);
+    about(world.left(3), Phase::Holding, 5_000);
     assert_eq!(world.release(3).status, Status::Gone);
     assert_eq!(world.left(3), None, "it was granted, and never knew");
 }
@@ -100,11 +100,11 @@ fn a_clock_that_went_back_leaves_of_a_hold_what_was_left() {
     world.holds(1, HOLD);
     world.was_ahead(1, 60 * MINUTE);
     world.ask(2);
-    about(world.left(1), Phase::Held, MINUTE);
+    about(world.left(1), Phase::Holding, MINUTE);
     world.release(1);
     world.was_ahead(1, 60 * MINUTE);
     world.ask(2);
-    about(world.left(1), Phase::Kept, MINUTE);
+    about(world.left(1), Phase::MinHold, MINUTE);
     assert!(world.call(&call(Operation::Ask, 2)).paused.is_none());
 }
 
@@ -136,14 +136,14 @@ fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
     world.release(1);
     world.was_idle(1, MINUTE);
     assert_eq!(world.ask(2).status, Status::Held, "nobody uses what is kept");
-    assert_eq!(world.does(Operation::Evict, 2), Status::Evicted);
+    assert_eq!(world.does(Operation::Revoke, 2), Status::Revoked);
     world.was_idle(2, 10 * MINUTE);
     // It was to end with its lease.
     let ends = world.now() - 9 * MINUTE;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(2).to_string()]);
     let paused = world.ask(3).paused.unwrap();
     assert!(paused <= TTL && paused > TTL / 2, "{paused:?}");
-    assert_eq!(world.renew(2).status, Status::Evicted);
+    assert_eq!(world.renew(2).status, Status::Revoked);
     assert_eq!(world.release(2).status, Status::Gone);
     world.remembers("pause", 0);
     assert_eq!(world.ask(3).status, Status::Held);
@@ -166,7 +166,7 @@ fn a_holder_that_was_forgotten_brings_back_what_is_left_of_its_hold_and_no_pinne
     assert_eq!((renewed.status, renewed.limit, renewed.pinned), (Status::Held, 1, false));
     world.call(&Call { hold: Duration::ZERO, ..renews });
     world.release(1);
-    about(world.left(1), Phase::Kept, MINUTE);
+    about(world.left(1), Phase::MinHold, MINUTE);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn only_a_permit_that_outlives_its_process_is_taken_up_and_returned() {
     world.call(&Call { who: trick, ..call(Operation::Ask, 1) });
     assert_eq!(world.does(Operation::Attach, 1), Status::Gone);
     assert_eq!(world.does(Operation::Return, 1), Status::Gone);
-    about(world.left(1), Phase::Held, 30_000);
+    about(world.left(1), Phase::Holding, 30_000);
     world.release(1);
     let token = world.detached(2).token;
     let attached = world.call(&call(Operation::Attach, 2));
@@ -209,7 +209,7 @@ fn returning_what_is_not_known_is_not_remembered() {
     let world = World::new();
     assert_eq!(world.does(Operation::Return, 1), Status::Gone);
     assert_eq!(world.does(Operation::Attach, 1), Status::Gone);
-    assert_eq!(world.does(Operation::Evict, 1), Status::Gone);
+    assert_eq!(world.does(Operation::Revoke, 1), Status::Gone);
     assert_eq!(world.does(Operation::Remove, 1), Status::Gone);
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
@@ -217,16 +217,16 @@ fn returning_what_is_not_known_is_not_remembered() {
 }
 
 #[test]
-fn what_was_evicted_is_not_kept_and_never_comes_back() {
+fn what_was_revoked_is_not_kept_and_never_comes_back() {
     let world = World::new();
-    for operation in [Operation::Evict, Operation::Remove] {
-        let who = if operation == Operation::Evict { 1 } else { 2 };
+    for operation in [Operation::Revoke, Operation::Remove] {
+        let who = if operation == Operation::Revoke { 1 } else { 2 };
         let token = world.holds(who, HOLD).token;
-        assert_eq!(world.does(operation, who), Status::Evicted);
-        if operation == Operation::Evict {
-            about(world.left(who), Phase::Evicted, 30_000);
+        assert_eq!(world.does(operation, who), Status::Revoked);
+        if operation == Operation::Revoke {
+            about(world.left(who), Phase::Revoking, 30_000);
             assert_eq!((world.renew(who).status, world.ask(who).status), {
-                (Status::Evicted, Status::Gone)
+                (Status::Revoked, Status::Gone)
             });
             assert_eq!(world.woken(who), ["gently"]);
             // Its lease ends.
@@ -248,7 +248,7 @@ fn what_was_evicted_is_not_kept_and_never_comes_back() {
 }
 
 #[test]
-fn a_hold_alone_keeps_nothing_that_is_evicted() {
+fn a_hold_alone_keeps_nothing_that_is_revoked() {
     let world = World::new();
     world.call(&Call { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
     world.was_idle(1, 4_000);
@@ -256,17 +256,17 @@ fn a_hold_alone_keeps_nothing_that_is_evicted() {
     assert_eq!(world.renew(1).status, Status::Held, "nobody else has it");
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    about(world.left(1), Phase::Held, 52_000);
-    assert_eq!(world.does(Operation::Evict, 1), Status::Evicted);
+    about(world.left(1), Phase::Holding, 52_000);
+    assert_eq!(world.does(Operation::Revoke, 1), Status::Revoked);
     assert_eq!(world.left(1), None);
 }
 
 #[test]
-fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_evicted() {
+fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_revoked() {
     let world = World::new();
     world.call(&Call { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
     assert!(world.ask(2).next.is_some_and(|next| next > HOLD / 2));
-    assert_eq!(world.does(Operation::Evict, 1), Status::Evicted);
+    assert_eq!(world.does(Operation::Revoke, 1), Status::Revoked);
     assert_eq!(world.woken(2), ["again"]);
     assert!(world.ask(2).next.is_some_and(|next| next <= TTL / 10));
 }
@@ -277,27 +277,27 @@ fn a_foreign_permit_is_only_taken_at_once() {
     let ends = (world.now() + MINUTE).to_string();
     world.write(&["ZADD", "p-a", &ends, &id(FOREIGN).to_string()]);
     world.ask(1);
-    assert_eq!(world.does(Operation::Evict, FOREIGN), Status::Evicted);
+    assert_eq!(world.does(Operation::Revoke, FOREIGN), Status::Revoked);
     assert_eq!(world.ask(1).status, Status::Queued);
-    assert_eq!(world.does(Operation::Remove, FOREIGN), Status::Evicted);
+    assert_eq!(world.does(Operation::Remove, FOREIGN), Status::Revoked);
     assert_eq!(world.ask(1).status, Status::Held);
 }
 
 #[test]
-fn whoever_is_evicted_before_it_knows_of_its_permit_holds_nobody_up() {
+fn whoever_is_revoked_before_it_knows_of_its_permit_holds_nobody_up() {
     let world = World::new();
     world.ask(1);
     world.ask(2);
     world.ask(3);
     world.release(1);
-    assert_eq!(world.does(Operation::Evict, 2), Status::Evicted);
+    assert_eq!(world.does(Operation::Revoke, 2), Status::Revoked);
     assert_eq!(world.ask(2).status, Status::Gone);
     assert_eq!(world.ask(3).status, Status::Held);
     // What others do in its name does not say that a waiter knows of its permit.
     world.ask(4);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(3).to_string()]);
-    assert_eq!(world.does(Operation::Evict, 4), Status::Gone);
-    about(world.left(4), Phase::Held, 5_000);
+    assert_eq!(world.does(Operation::Revoke, 4), Status::Gone);
+    about(world.left(4), Phase::Holding, 5_000);
 }
 
 #[test]

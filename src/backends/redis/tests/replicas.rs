@@ -142,7 +142,7 @@ fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
     assert_eq!(too_few(&world.tried(&with_replicas(Operation::Ask, 3, 0))), Some((0, 1)));
     assert_eq!(world.look().holders.len(), 1);
     // Unless somebody says that it is not.
-    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Evicted);
+    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Revoked);
     assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, Status::Held);
 }
 

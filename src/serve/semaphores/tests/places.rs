@@ -12,7 +12,7 @@ fn remembering(directory: &TempDir, holders: [Uuid; 2]) -> Rc<Semaphores> {
     let semaphores = semaphores(journal, found);
     for (name, holder) in ["x", "y"].into_iter().zip(holders) {
         let told = ask(&semaphores, name, asking(holder, LEASE), "web").0;
-        assert_eq!(told.outcome, Outcome::Held);
+        assert_eq!(told.outcome, Outcome::Holding);
     }
     semaphores
 }
@@ -48,7 +48,7 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
     let lie = |seal: &str| ask(&after, "x", with_place(second, ticket, seal), "web");
     for seal in ["0", its, &second_place.seal, &elsewhere.seal] {
         let (told, _waits) = lie(seal);
-        assert!(told.outcome == Outcome::Queued && told.ticket > second_place.ticket, "{seal}");
+        assert!(told.outcome == Outcome::Waiting && told.ticket > second_place.ticket, "{seal}");
         let _ = after.signal(&"x".into(), second, "web".into());
     }
     let _waits = lie("");
@@ -62,13 +62,13 @@ fn a_server_that_forgets_all_honours_no_place_of_before() {
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
     let start = || {
         let semaphores = semaphores(Journal::none(), Found::default());
-        assert_eq!(ask(&semaphores, "x", asking(holder, LEASE), "web").0.outcome, Outcome::Held);
+        assert_eq!(ask(&semaphores, "x", asking(holder, LEASE), "web").0.outcome, Outcome::Holding);
         semaphores
     };
     let (before, after) = (start(), start());
     let told = ask(&before, "x", asking(first, LEASE), "web").0;
     let again = ask(&after, "x", with_place(first, told.ticket, &told.seal), "web").0;
-    assert!(again.outcome == Outcome::Queued && again.ticket != told.ticket);
+    assert!(again.outcome == Outcome::Waiting && again.ticket != told.ticket);
     assert!(told.server.is_some() && told.server != again.server, "it says that it is another one");
 }
 
@@ -87,8 +87,8 @@ fn an_identity_that_a_client_with_another_key_has_learnt_gives_it_neither_place_
     }
     // The answer may have been lost on its way, and its key may have another label since.
     let again = ask(&semaphores, "x", asking(holder, LEASE), "web").0;
-    assert_eq!((again.outcome, again.token), (Outcome::Held, held.token));
+    assert_eq!((again.outcome, again.token), (Outcome::Holding, held.token));
     let asking = with_place(first, place.ticket, &place.seal);
     let (told, _waits) = ask(&semaphores, "x", asking, "relabelled");
-    assert_eq!((told.outcome, told.ticket), (Outcome::Queued, place.ticket));
+    assert_eq!((told.outcome, told.ticket), (Outcome::Waiting, place.ticket));
 }

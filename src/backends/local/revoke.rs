@@ -5,49 +5,49 @@ use std::io;
 use uuid::Uuid;
 
 use super::entries::{Entry, Kind};
-use super::files::{self, EVICTED, RELEASED, Said};
+use super::files::{self, RELEASED, REVOKED, Said};
 use super::kept::Kept;
 use super::mutex::Locked;
 use super::taken::{By, Permits, Taken, kept_entry};
-use crate::backends::{Eviction, Gone, Lost, Phase};
+use crate::backends::{Gone, Lost, Phase, Revocation};
 use crate::mutants::{self, Guard};
 
 /// What somebody else has written to a permit of ours, if anything.
 pub(super) fn heard(said: Said) -> Option<Lost> {
     match said {
         Said::Nothing => None,
-        Said::Evicted => Some(Lost::evicted()),
+        Said::Revoked => Some(Lost::revoked()),
         Said::Released => {
-            let why = "somebody took it away (semrun release --force --now)".into();
+            let why = "somebody revoked it (semrun release --force --now)".into();
             Some(Lost { why, gone: Gone::Now })
         }
     }
 }
 
 /// False: nobody has a permit of this identity.
-pub(super) fn evict(locked: &Locked<'_>, id: Uuid, how: Eviction) -> io::Result<bool> {
+pub(super) fn revoke(locked: &Locked<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
     let listing = locked.0.list()?;
     let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
-    let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
+    let how = if mutants::is_off(Guard::Revocation) { Revocation::Now } else { how };
     let found = locked.0.find(taken, |taken| taken.entry, id)?;
     let Some(Taken { entry, by }) = found else { return Ok(false) };
     match (by, how) {
-        (By::Processes { evicted, .. }, Eviction::Gently) => {
-            if !evicted {
-                locked.write_to(entry, EVICTED)?;
+        (By::Processes { revoked, .. }, Revocation::Gently) => {
+            if !revoked {
+                locked.write_to(entry, REVOKED)?;
             }
             locked.0.remove(kept_entry(entry));
         }
-        (By::Processes { .. }, Eviction::Now) => {
+        (By::Processes { .. }, Revocation::Now) => {
             locked.wake(listing.waiters)?;
             locked.write_to(entry, RELEASED)?;
             locked.0.remove(entry);
             locked.0.remove(kept_entry(entry));
         }
-        (By::Record(kept), Eviction::Gently) if kept.phase != Phase::Kept => {
-            let evicted = kept.in_phase(Phase::Evicted);
-            if evicted.lasts()? {
-                shorten(locked, entry, evicted)?;
+        (By::Record(kept), Revocation::Gently) if kept.phase != Phase::MinHold => {
+            let revoked = kept.in_phase(Phase::Revoking);
+            if revoked.lasts()? {
+                shorten(locked, entry, revoked)?;
             } else {
                 end(locked, entry)?;
             }

@@ -1,109 +1,109 @@
-//! What every backend owes those who take permits away, and those from whom they are taken.
+//! What every backend owes those who revoke permits, and those who hold them.
 
 use super::*;
 
 /// Longer than any test takes.
 const EVER: Duration = Duration::from_mins(5);
 
-pub(super) async fn one_who_is_evicted_gently_hears_of_it_and_keeps_its_permit(store: Store) {
+pub(super) async fn one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(store: Store) {
     let mut lease = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
     let id = lease.permit().id;
     for _ in 0..2 {
-        assert!(store.evict("a", id, Eviction::Gently).await);
+        assert!(store.revoke("a", id, Revocation::Gently).await);
         let snapshot = store.snapshot("a").await;
-        assert_eq!(snapshot.holder(id).map(Holder::phase), Some(Phase::Evicted));
+        assert_eq!(snapshot.holder(id).map(Holder::phase), Some(Phase::Revoking));
         assert_eq!(snapshot.held(id), None);
     }
     let Lost { gone, why } = within(SOON, lease.lost()).await;
-    assert!(gone == Gone::NotYet && why.contains("evicted"), "{gone:?}: {why}");
+    assert!(gone == Gone::NotYet && why.contains("revoked"), "{gone:?}: {why}");
     store.becomes("a", Some(1), &[id], &[waiter.id]).await;
     lease.release(PATIENCE).await.unwrap();
     within(SOON, waiter.granted()).await;
 }
 
-pub(super) async fn one_who_was_evicted_gently_hears_that_it_is_evicted_now(store: Store) {
+pub(super) async fn one_who_was_revoked_gently_hears_that_it_is_revoked_now(store: Store) {
     for early in [true, false] {
         let mut lease = store.granted(&Ask { id: Uuid::new_v4(), ..ask("a", 1) }).await;
         let id = lease.permit().id;
-        assert!(store.evict("a", id, Eviction::Gently).await);
+        assert!(store.revoke("a", id, Revocation::Gently).await);
         assert_eq!(within(SOON, lease.lost()).await.gone, Gone::NotYet);
         if early {
             listens(&mut *lease).await;
         }
-        assert!(store.evict("a", id, Eviction::Now).await);
+        assert!(store.revoke("a", id, Revocation::Now).await);
         assert_ne!(within(SOON, lease.lost()).await.gone, Gone::NotYet);
         lease.release(PATIENCE).await.unwrap();
     }
 }
 
-pub(super) async fn one_who_is_evicted_hears_of_it_at_once_whenever_it_listens(store: Store) {
+pub(super) async fn one_who_is_revoked_hears_of_it_at_once_whenever_it_listens(store: Store) {
     for (ask, early) in [(ask("a", 1), true), (detached("a", 1), true), (detached("a", 1), false)] {
         let mut lease = store.granted(&Ask { id: Uuid::new_v4(), ..ask }).await;
         if early {
             listens(&mut *lease).await;
         }
-        assert!(store.evict("a", lease.permit().id, Eviction::Gently).await);
+        assert!(store.revoke("a", lease.permit().id, Revocation::Gently).await);
         assert_eq!(within(SOON, lease.lost()).await.gone, Gone::NotYet);
         lease.release(PATIENCE).await.unwrap();
     }
 }
 
-pub(super) async fn an_evicted_permit_passes_on_when_its_lease_ends(store: Store) {
+pub(super) async fn a_revoked_permit_passes_on_when_its_lease_ends(store: Store) {
     let id = store.granted(&detached("a", 1)).await.permit().id;
     let waiter = store.waits(ask("a", 1)).await;
-    assert!(store.evict("a", id, Eviction::Gently).await);
+    assert!(store.revoke("a", id, Revocation::Gently).await);
     assert!(store.attach("a", id).await.is_none(), "nobody can renew it");
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     within(store.ttl + SOON, waiter.granted()).await;
     assert_eq!(store.give_back("a", id).await, GivenBack::Unknown);
 }
 
-pub(super) async fn an_evicted_permit_is_not_kept_for_its_min_hold(store: Store) {
+pub(super) async fn a_revoked_permit_is_not_kept_for_its_min_hold(store: Store) {
     let lease = store.granted(&Ask { min_hold: EVER, ..ask("a", 1) }).await;
-    assert!(store.evict("a", lease.permit().id, Eviction::Gently).await);
+    assert!(store.revoke("a", lease.permit().id, Revocation::Gently).await);
     lease.release(PATIENCE).await.unwrap();
     let lease = store.granted(&Ask { min_hold: EVER, ..detached("a", 1) }).await;
-    assert!(store.evict("a", lease.permit().id, Eviction::Gently).await);
+    assert!(store.revoke("a", lease.permit().id, Revocation::Gently).await);
     assert_eq!(store.give_back("a", lease.permit().id).await, GivenBack::Now);
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Granted(_)));
 }
 
-pub(super) async fn a_kept_permit_ends_when_it_is_evicted(store: Store) {
-    for how in [Eviction::Gently, Eviction::Now] {
+pub(super) async fn a_kept_permit_ends_when_it_is_revoked(store: Store) {
+    for how in [Revocation::Gently, Revocation::Now] {
         let lease = store.granted(&Ask { min_hold: EVER, ..ask("a", 1) }).await;
         let id = lease.permit().id;
         lease.release(PATIENCE).await.unwrap();
         let waiter = store.waits(ask("a", 1)).await;
-        assert!(store.evict("a", id, how).await);
+        assert!(store.revoke("a", id, how).await);
         within(SOON, waiter.granted()).await.release(PATIENCE).await.unwrap();
-        assert!(!store.evict("a", id, how).await, "it has ended");
+        assert!(!store.revoke("a", id, how).await, "it has ended");
     }
 }
 
-pub(super) async fn a_permit_that_is_evicted_now_is_free_at_once(store: Store) {
+pub(super) async fn a_permit_that_is_revoked_now_is_free_at_once(store: Store) {
     let mut lease = store.granted(&Ask { min_hold: EVER, ..ask("a", 1) }).await;
     let waiter = store.waits(ask("a", 1)).await;
     let id = lease.permit().id;
     listens(&mut *lease).await;
-    assert!(store.evict("a", id, Eviction::Now).await);
+    assert!(store.revoke("a", id, Revocation::Now).await);
     let next = within(SOON, waiter.granted()).await;
     let Lost { gone, .. } = within(SOON, lease.lost()).await;
     assert_ne!(gone, Gone::NotYet);
-    assert!(!store.evict("a", id, Eviction::Now).await);
+    assert!(!store.revoke("a", id, Revocation::Now).await);
     // Whatever the one who had it does now changes nothing.
     lease.release(PATIENCE).await.unwrap();
     assert!(store.snapshot("a").await.held(next.permit().id).is_some());
     assert_eq!(store.snapshot("a").await.holders.len(), 1);
 }
 
-pub(super) async fn nobody_is_evicted_where_nobody_holds(store: Store) {
+pub(super) async fn nobody_is_revoked_where_nobody_holds(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
-    for how in [Eviction::Gently, Eviction::Now] {
-        assert!(!store.evict("a", waiter.id, how).await, "it only waits");
-        assert!(!store.evict("a", Uuid::new_v4(), how).await);
-        assert!(!store.evict("never", lease.permit().id, how).await);
+    for how in [Revocation::Gently, Revocation::Now] {
+        assert!(!store.revoke("a", waiter.id, how).await, "it only waits");
+        assert!(!store.revoke("a", Uuid::new_v4(), how).await);
+        assert!(!store.revoke("never", lease.permit().id, how).await);
     }
     store.becomes("a", Some(1), &[lease.permit().id], &[waiter.id]).await;
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
