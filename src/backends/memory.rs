@@ -78,6 +78,7 @@ impl Memory {
         });
         let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
         Snapshot {
+            known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
             ttl: ledger.terms().and_then(|terms| terms.ttl),

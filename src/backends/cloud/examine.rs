@@ -8,6 +8,7 @@ use super::link::unexpected;
 use super::place::Url;
 use super::wire::{ABOUT, About};
 use super::{OBSERVE, Shared, understood};
+use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Finding, Grade};
 
@@ -58,7 +59,7 @@ fn about_clocks(about: &About, now: SystemTime) -> Finding {
     let here = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let apart = there.abs_diff(here);
     let which = if there < here { "behind" } else { "ahead of" };
-    let text = format!("the server's is {:.1}s {which} ours", apart.as_secs_f64());
+    let text = format!("the server's is {} {which} ours", believed::apart(apart));
     if apart <= FAR {
         return ok("clock", text);
     }
