@@ -362,7 +362,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
         let text = shown(std::slice::from_ref(&snapshot), Some(80), false, false);
         assert!(text.lines().all(|line| line.width() <= 80), "{text}");
         let expected =
-            "  min_hold, 9m 58s left  1m 5s  https://ci.example.org/jobs/471…  ci@web1    4242\n";
+            "  min_hold, 9m 58s left  1m 5s  https://ci.example.org/jobs/47…  ci@web1    4242\n";
         assert!(text.contains(expected), "{text}");
         let text = shown(&[snapshot], Some(40), false, false);
         assert!(text.contains("min_hold, 9m 58s left  1m 5s  https:/…  ci@web1"), "{text}");
