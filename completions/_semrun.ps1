@@ -99,6 +99,8 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('--allow-eviction', '--allow-eviction', [CompletionResultType]::ParameterName, 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON document (docs/status.md has its fields)')
             [CompletionResult]::new('--watch', '--watch', [CompletionResultType]::ParameterName, 'Show it again whenever it changes, until a signal ends it')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Show leases, fencing tokens and permits too, whatever columns that takes [env: SEMRUN_VERBOSE]')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Show leases, fencing tokens and permits too, whatever columns that takes [env: SEMRUN_VERBOSE]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -175,7 +177,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('--client-cert', '--client-cert', [CompletionResultType]::ParameterName, 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]')
             [CompletionResult]::new('--client-key', '--client-key', [CompletionResultType]::ParameterName, 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'A configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]')
-            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Evict whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Revoke whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends')
             [CompletionResult]::new('--now', '--now', [CompletionResultType]::ParameterName, 'Let it pass on at once, while what ran under it may still run beside the next')
             [CompletionResult]::new('--allow-eviction', '--allow-eviction', [CompletionResultType]::ParameterName, 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

@@ -1194,7 +1194,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__status)
-            opts="-l -h --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --limit --json --watch --help"
+            opts="-l -v -h --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --limit --json --watch --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -95,6 +95,8 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --allow-eviction 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
             cand --json 'Print a JSON document (docs/status.md has its fields)'
             cand --watch 'Show it again whenever it changes, until a signal ends it'
+            cand -v 'Show leases, fencing tokens and permits too, whatever columns that takes [env: SEMRUN_VERBOSE]'
+            cand --verbose 'Show leases, fencing tokens and permits too, whatever columns that takes [env: SEMRUN_VERBOSE]'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -168,7 +170,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --client-cert 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]'
             cand --client-key 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]'
             cand --config 'A configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]'
-            cand --force 'Evict whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends'
+            cand --force 'Revoke whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends'
             cand --now 'Let it pass on at once, while what ran under it may still run beside the next'
             cand --allow-eviction 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
             cand -h 'Print help'

@@ -86,6 +86,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand status" -s l -l limit -d '
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l json -d 'Print a JSON document (docs/status.md has its fields)'
 complete -c semrun -n "__fish_semrun_using_subcommand status" -l watch -d 'Show it again whenever it changes, until a signal ends it'
+complete -c semrun -n "__fish_semrun_using_subcommand status" -s v -l verbose -d 'Show leases, fencing tokens and permits too, whatever columns that takes [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_using_subcommand status" -s h -l help -d 'Print help'
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -l name -d 'The semaphore: 1 to 200 bytes of UTF-8 without control characters [env: SEMRUN_NAME]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand acquire" -s l -s j -l limit -d 'Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use, or pinned, stands [env: SEMRUN_LIMIT]' -r
@@ -140,7 +141,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand release" -l ca-file -d 'Th
 complete -c semrun -n "__fish_semrun_using_subcommand release" -l client-cert -d 'Our own certificate for TLS (PEM); with --client-key [env: SEMRUN_CLIENT_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand release" -l client-key -d 'The key of --client-cert (PEM) [env: SEMRUN_CLIENT_KEY]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand release" -l config -d 'A configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]' -r -F
-complete -c semrun -n "__fish_semrun_using_subcommand release" -l force -d 'Evict whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends'
+complete -c semrun -n "__fish_semrun_using_subcommand release" -l force -d 'Revoke whoever has the permit: it cannot be renewed any more, and passes on when its command is dead, or when its lease ends'
 complete -c semrun -n "__fish_semrun_using_subcommand release" -l now -d 'Let it pass on at once, while what ran under it may still run beside the next'
 complete -c semrun -n "__fish_semrun_using_subcommand release" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_using_subcommand release" -s h -l help -d 'Print help'

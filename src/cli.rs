@@ -339,7 +339,22 @@ pub(crate) fn variable(argument: &Arg) -> Option<String> {
         "while-pid",
     ];
     let long = argument.get_long().filter(|long| !ONE_CALL.contains(long))?;
-    Some(format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_")))
+    Some(variable_of(long))
+}
+
+/// The variables of all options, and of the secrets that have none.
+pub(crate) fn variables() -> Vec<String> {
+    let all = Cli::command();
+    let commands = all.get_subcommands().chain([&all]);
+    let mut known: Vec<_> =
+        commands.flat_map(|command| command.get_arguments().filter_map(variable)).collect();
+    known.extend(["password", "api-key"].map(variable_of));
+    known
+}
+
+/// The name of a variable with the long name of an option in it.
+pub(crate) fn variable_of(long: &str) -> String {
+    format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// The long name of the option that has a variable of this name, if there is one.

@@ -5,6 +5,7 @@ mod exposed;
 mod forbidden;
 mod foreign;
 mod page;
+mod waiting;
 mod words;
 
 use std::fmt;
@@ -16,50 +17,11 @@ pub(crate) use self::cannot_run::CannotRun;
 pub(crate) use self::exposed::Exposed;
 pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
 pub(crate) use self::page::Page;
-use self::words::Ordinal;
+pub(crate) use self::waiting::Waiting;
 pub(crate) use self::words::{Fine, Holder, Span};
-use crate::backends::{self, Name, Permit, Phase, Revocation, Standing, Withheld};
+use crate::backends::{self, Name, Permit, Phase, Revocation, Snapshot};
 use crate::settings::NoShell;
 use crate::supervise::signals;
-
-/// Why somebody waits, and for whom.
-pub(crate) struct Waiting<'a> {
-    pub(crate) name: &'a Name,
-    /// None before there is a place in the queue.
-    pub(crate) standing: Option<&'a Standing>,
-    /// Why no permit is granted, whatever is free.
-    pub(crate) withheld: Option<Withheld>,
-    /// Why nothing is known any more.
-    pub(crate) trouble: Option<&'a str>,
-    pub(crate) now: SystemTime,
-}
-
-impl fmt::Display for Waiting<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting for '{}'", self.name)?;
-        if let Some(Standing { ahead, .. }) = self.standing {
-            write!(f, ", {} in line", Ordinal(ahead + 1))?;
-        }
-        if let Some(trouble) = self.trouble {
-            return write!(f, "; {trouble}");
-        }
-        if let Some(withheld) = self.withheld {
-            return write!(f, "; {withheld}");
-        }
-        let Some(Standing { held, holder, .. }) = self.standing else { return Ok(()) };
-        if let Some(holder) = holder {
-            let age = self.now.duration_since(holder.since).unwrap_or_default();
-            write!(f, "; held for {} by {}", Span(age), Holder(holder))?;
-        } else if *held > 0 {
-            write!(f, "; held by one who left no record")?;
-        }
-        match held.saturating_sub(1) {
-            0 => Ok(()),
-            1 => f.write_str(" and by 1 other"),
-            others => write!(f, " and by {others} others"),
-        }
-    }
-}
 
 /// The end of the waiting.
 pub(crate) enum Waited<'a> {
@@ -210,6 +172,15 @@ impl fmt::Display for RanTooLong {
     }
 }
 
+/// A command that is stopped because semrun was told to go.
+pub(crate) struct Told(pub(crate) Signal);
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "got SIG{}, stopping the command", signals::name(self.0))
+    }
+}
+
 /// A permit that somebody wants to do something with, and may not.
 #[derive(Debug)]
 pub(crate) struct NotOurs {
@@ -265,6 +236,38 @@ impl fmt::Display for Revoking<'_> {
     }
 }
 
+/// The holders of a semaphore, of which one has to be chosen.
+pub(crate) struct Several<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) now: SystemTime,
+}
+
+impl fmt::Display for Several<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Snapshot { name, holders, .. } = self.snapshot;
+        write!(f, "'{name}' has {} holders; choose one: ", holders.len())?;
+        for (at, holder) in holders.iter().enumerate() {
+            if at > 0 {
+                f.write_str("; ")?;
+            }
+            match (holder.id(), holder.record()) {
+                (Some(id), Some(record)) => {
+                    let age = self.now.duration_since(record.since).unwrap_or_default();
+                    write!(
+                        f,
+                        "--permit {id}@{name} is held for {} by {}",
+                        Span(age),
+                        Holder(record)
+                    )?;
+                }
+                (Some(id), None) => write!(f, "--permit {id}@{name} is held by another program")?,
+                (None, _) => f.write_str("one left no record that can be read")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The process that held the permit was killed.
 #[derive(Debug)]
 pub(crate) struct Died {
@@ -300,6 +303,8 @@ pub(crate) enum Detail<'a> {
     /// A name that may be taken for another one, and why.
     Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
+    /// Who has what was not free.
+    Busy(&'a Snapshot),
 }
 
 impl fmt::Display for Detail<'_> {
@@ -337,6 +342,10 @@ impl fmt::Display for Detail<'_> {
                 let shell = shell.to_string_lossy();
                 write!(f, "SHELL is '{shell}', {why}; using /bin/sh")
             }
+            Self::Busy(snapshot) => {
+                let now = SystemTime::now();
+                write!(f, "'{}' is busy{}", snapshot.name, waiting::Taken::of(snapshot, now))
+            }
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")
             }
@@ -352,61 +361,5 @@ impl fmt::Display for Failed<'_> {
         // A backend's error and ours say their own source; what was wrapped has not.
         let wrapped = self.0.downcast_ref::<crate::backends::Error>().is_none();
         if wrapped { write!(f, "{:#}", self.0) } else { write!(f, "{}", self.0) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::backends::{Record, Who};
-
-    #[test]
-    fn the_waiting_line_says_place_holder_and_age() {
-        let who = Who {
-            label: "job".into(),
-            host: "web1".into(),
-            pid: 42,
-            user: "ci\x1b".into(),
-            detached: false,
-        };
-        let holder = Record { permit: Uuid::nil(), who, since: UNIX_EPOCH };
-        let now = UNIX_EPOCH + Duration::from_secs(192);
-        let name = "deploy".parse().unwrap();
-        let line = |ahead, held, holder| {
-            let standing = Standing { ahead, held, holder, withheld: None };
-            let (standing, withheld, trouble) = (Some(&standing), None, None);
-            Waiting { name: &name, standing, withheld, trouble, now }.to_string()
-        };
-        let who = Who { detached: true, ..holder.who.clone() };
-        assert_eq!(
-            line(0, 1, Some(Record { who, ..holder.clone() })),
-            "waiting for 'deploy', 1st in line; held for 3m 12s by job (ci\u{FFFD}@web1)"
-        );
-        assert_eq!(
-            line(1, 3, Some(holder)),
-            "waiting for 'deploy', 2nd in line; held for 3m 12s by job (pid 42, ci\u{FFFD}@web1) and by 2 others"
-        );
-        assert_eq!(line(0, 0, None), "waiting for 'deploy', 1st in line");
-        let standing = Standing::default();
-        let withheld = Some(Withheld::Quarantine(Duration::from_secs(12)));
-        let (standing, trouble) = (Some(&standing), None);
-        let mut waiting = Waiting { name: &name, standing, withheld, trouble, now };
-        let granted = "1st in line; nobody is granted a permit for 12s yet";
-        assert!(waiting.to_string().contains(granted), "{waiting}");
-        waiting.trouble = Some("the server does not answer");
-        assert!(waiting.to_string().ends_with("1st in line; the server does not answer"));
-        waiting.withheld = Some(Withheld::Replicas { in_step: 0, needed: 1 });
-        (waiting.standing, waiting.trouble) = (None, None);
-        let few =
-            "waiting for 'deploy'; too few replicas are in step with the server: 0, and 1 must be";
-        assert!(waiting.to_string().starts_with(few), "{waiting}");
-        assert_eq!(
-            line(10, 1, None),
-            "waiting for 'deploy', 11th in line; held by one who left no record"
-        );
     }
 }

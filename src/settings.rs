@@ -112,6 +112,17 @@ impl Variables {
         all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
+    /// What to say of those that nothing knows.
+    fn unknown(&self) -> Vec<String> {
+        // What a run tells its command, and what tests of the mutants set.
+        const OTHERS: [&str; 3] = ["SEMRUN_FENCING_TOKEN", "SEMRUN_HELD", "SEMRUN_MUTANT"];
+        let known = cli::variables();
+        let known: Vec<_> = known.into_iter().chain(OTHERS.map(String::from)).collect();
+        let named = self.options.iter().map(|(option, _)| cli::variable_of(option));
+        let unknown = named.filter(|name| !known.contains(name));
+        unknown.map(|name| files::unknown("variable", &name, known.iter())).collect()
+    }
+
     fn shell(&self) -> Option<&OsString> {
         self.shell.as_ref().filter(|shell| !shell.is_empty())
     }

@@ -2,6 +2,7 @@
 //! is redrawn and cleared. What the lines say is in `report.rs`; that nothing in them disturbs a
 //! terminal, or makes two of one line, is seen to here, whoever wrote it.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -58,12 +59,15 @@ impl Console {
         }
     }
 
-    /// Draws the waiting line in place of the last one. In the background it would be drawn into
-    /// what somebody else does on that terminal.
-    pub(crate) fn draw(&mut self, line: impl Display) {
+    /// Draws the waiting line in place of the last one: the first of these that fits, or as much of
+    /// the last as does. In the background it would be drawn into what somebody else does on that terminal.
+    pub(crate) fn draw(&mut self, lines: &[String]) {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
-            let line = fitting(&harmless(&format!("semrun: {line}")), columns);
+            let lines: Vec<_> = lines.iter().map(|line| harmless(line)).collect();
+            let fits = |line: &&Cow<'_, str>| width(line) <= room(columns);
+            let line = lines.iter().find(fits).or(lines.last());
+            let line = line.map_or(String::new(), |line| fitting(line, columns));
             write(&format!("\r{line}\x1b[K"), &PATIENCE);
             self.drawn = true;
         }
@@ -139,23 +143,47 @@ fn in_foreground() -> bool {
 
 /// As much of a line as one row shows; the last columns stay free.
 pub(crate) fn fitting(line: &str, columns: u16) -> String {
-    // What somebody types is shown behind it, `^C` say, and must not begin a new row.
-    let room = usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3);
-    if line.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>() <= room {
-        return line.into();
+    cut(line, room(columns), ellipsis())
+}
+
+/// How many columns of a row are used. What somebody types is shown after them, `^C` say, and must not
+/// begin a new row.
+pub(crate) fn room(columns: u16) -> usize {
+    usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3)
+}
+
+fn width(text: &str) -> usize {
+    text.chars().map(|c| c.width().unwrap_or(0)).sum()
+}
+
+/// As much of a text as fits into so many columns, with a mark where something is left out.
+pub(crate) fn cut(text: &str, room: usize, mark: &str) -> String {
+    if width(text) <= room {
+        return text.into();
     }
-    let mut used = 1;
-    let mut text: String = line
+    let mark = if width(mark) < room { mark } else { "" };
+    let mut used = width(mark);
+    let mut shown: String = text
         .chars()
         .take_while(|c| {
             used += c.width().unwrap_or(0);
             used <= room
         })
         .collect();
-    if room > 0 {
-        text.push('…');
-    }
-    text
+    shown.push_str(mark);
+    shown
+}
+
+/// What says that something is left out, in characters that the terminal has.
+pub(crate) fn ellipsis() -> &'static str {
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(set).and_then(std::env::var_os);
+    ellipsis_in(&locale.unwrap_or_default().to_string_lossy())
+}
+
+fn ellipsis_in(locale: &str) -> &'static str {
+    let locale = locale.to_ascii_lowercase();
+    if locale.contains("utf-8") || locale.contains("utf8") { "…" } else { "..." }
 }
 
 #[cfg(test)]
@@ -170,10 +198,19 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_to_one_row() {
+        let fitting = |line, columns| cut(line, room(columns), "…");
         assert_eq!(fitting("short", 80), "short");
         assert_eq!(fitting("0123456789", 10), "012345…");
         assert_eq!(fitting("0123456", 10), "0123456");
         assert_eq!(fitting("日本語日本語", 10), "日本語…");
         assert_eq!(fitting("anything", 3), "");
+        assert_eq!(cut("0123456789", 7, "..."), "0123...");
+        assert_eq!(cut("0123456789", 2, "..."), "01");
+    }
+
+    #[test]
+    fn what_is_left_out_is_marked_in_the_characters_of_the_locale() {
+        let marks = ["en_US.UTF-8", "de_DE.utf8", "C", "", "en_US"].map(ellipsis_in);
+        assert_eq!(marks, ["…", "…", "...", "...", "..."]);
     }
 }

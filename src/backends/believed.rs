@@ -32,6 +32,19 @@ pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
     Ok(text)
 }
 
+/// How far two clocks are apart, as people say it.
+pub(super) fn apart(time: Duration) -> String {
+    if time < Duration::from_mins(1) {
+        return format!("{:.1}s", time.as_secs_f64());
+    }
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}
+
+/// The label of an API key, of which no more than belongs in a line is kept.
+pub(super) fn label(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
 /// The identity of a permit of another program, which may be anything.
 pub(super) fn identity(text: &str) -> String {
     let mut text = text.to_owned();

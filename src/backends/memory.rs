@@ -78,6 +78,7 @@ impl Memory {
         });
         let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
         Snapshot {
+            known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
             ttl: ledger.terms().and_then(|terms| terms.ttl),
@@ -278,6 +279,9 @@ impl Backend for Memory {
         how: Revocation,
     ) -> Pending<'a, Result<bool, Error>> {
         Box::pin(async move {
+            if !self.0.borrow().contains_key(name) {
+                return Ok(false);
+            }
             self.update(name, Ledger::expire);
             let held = self.0.borrow()[name].ledger.holding(id).is_some();
             self.update(name, |ledger, now| ledger.revoke(now, id, how));

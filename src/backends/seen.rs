@@ -28,6 +28,8 @@ pub(crate) struct Who {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) name: Name,
+    /// Whether anybody has used this name, as far as the backend remembers.
+    pub(crate) known: bool,
     /// The limit in force; none while nobody uses the semaphore, or only foreign clients do.
     pub(crate) limit: Option<u32>,
     /// Whether that limit is pinned; then it is there also while nobody uses the semaphore.
@@ -48,6 +50,7 @@ impl Snapshot {
     pub(crate) fn unused(name: &Name) -> Self {
         Self {
             name: name.clone(),
+            known: false,
             limit: None,
             pinned: false,
             ttl: None,
@@ -60,7 +63,7 @@ impl Snapshot {
 
     /// One among many that could not be looked at, which must not hide the others.
     pub(crate) fn odd(name: &Name, why: String) -> Self {
-        Self { odd: Some(why), ..Self::unused(name) }
+        Self { known: true, odd: Some(why), ..Self::unused(name) }
     }
 
     /// Whether all permits are taken, or none is granted yet, or that is not known; `asked` is the limit
@@ -94,8 +97,9 @@ pub(crate) enum Holder {
         /// What is left of its lease, or of the time for which it is kept, where there is one.
         left: Option<Duration>,
     },
-    /// A client of another kind, which leaves nothing but its permit's identity.
-    Foreign { permit: String, left: Option<Duration> },
+    /// A client of another kind, which leaves nothing but its permit's identity; a server of ours knows
+    /// the label of its API key.
+    Foreign { permit: String, left: Option<Duration>, key: Option<String> },
 }
 
 /// How a permit is held. The other words are those of older journals.
@@ -158,16 +162,18 @@ impl Holder {
 pub(crate) struct Waiter {
     /// What a client of another kind leaves: its permit's identity.
     pub(crate) foreign: Option<String>,
+    /// The label of its API key, where that is known of such a client.
+    pub(crate) key: Option<String>,
     pub(crate) record: Option<Record>,
 }
 
 impl Waiter {
     pub(crate) fn known(record: Option<Record>) -> Self {
-        Self { foreign: None, record }
+        Self { foreign: None, key: None, record }
     }
 
-    pub(crate) fn foreign(permit: &str) -> Self {
-        Self { foreign: Some(believed::identity(permit)), record: None }
+    pub(crate) fn foreign(permit: &str, key: Option<String>) -> Self {
+        Self { foreign: Some(believed::identity(permit)), key, record: None }
     }
 }
 
@@ -267,6 +273,10 @@ pub(crate) struct Standing {
     pub(crate) held: usize,
     /// Who has held one for the longest time.
     pub(crate) holder: Option<Record>,
+    /// Of a holder that left no record: the label of its API key, where that is known.
+    pub(crate) key: Option<String>,
+    /// That holder has given it back, and it stays taken until then, for people.
+    pub(crate) kept_until: Option<SystemTime>,
     /// Why none is granted that is free.
     pub(crate) withheld: Option<Withheld>,
 }
@@ -274,12 +284,21 @@ pub(crate) struct Standing {
 impl Standing {
     /// None: we do not wait there any more.
     pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
+        let now = SystemTime::now();
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
         let ahead = snapshot.waiters.iter().position(ours)?;
-        let holder = snapshot.holders.first().and_then(|holder| holder.record().cloned());
+        let oldest = snapshot.holders.first();
+        let holder = oldest.and_then(|holder| holder.record().cloned());
+        let kept = oldest.filter(|holder| holder.phase() == Phase::MinHold);
+        let kept_until = kept.and_then(Holder::left).and_then(|left| now.checked_add(left));
+        let key = match oldest {
+            Some(Holder::Foreign { key, .. }) => key.clone(),
+            _ => None,
+        };
         let held = snapshot.holders.len();
         let free = snapshot.limit.is_none_or(|limit| held < limit as usize);
-        Some(Self { ahead, held, holder, withheld: snapshot.withheld.filter(|_| free) })
+        let withheld = snapshot.withheld.filter(|_| free);
+        Some(Self { ahead, held, holder, key, kept_until, withheld })
     }
 }
 

@@ -32,6 +32,10 @@ pub(crate) struct Status {
     #[arg(long)]
     pub(crate) watch: bool,
 
+    /// Show leases, fencing tokens and permits too, whatever columns that takes
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
     /// The semaphores to show
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<Name>,
@@ -94,6 +98,10 @@ pub(crate) struct Release {
     /// dead, or when its lease ends
     #[arg(long)]
     pub(crate) force: bool,
+
+    /// With --force, the semaphore of which the one holder there is loses its permit
+    #[arg(value_name = "NAME")]
+    pub(crate) semaphore: Option<Name>,
 
     /// Let it pass on at once, while what ran under it may still run beside the next
     #[arg(long, requires = "force")]

@@ -1,11 +1,12 @@
 //! Looking for what is wrong with settings, backend and clocks before a job finds it.
 
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{block_on, print};
+use super::{block_on, print, write_out};
 use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
@@ -15,6 +16,7 @@ use crate::exit::Exit;
 use crate::report::{Fine, Page, Span, pitfall};
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
+use crate::terminal::is_dumb;
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
 const TRIAL: &str = "semrun doctor";
@@ -33,10 +35,19 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
             report.checks = block_on(examine(&examined, account))?;
         }
     }
+    // A misspelt one does nothing, and nothing else says so.
+    let unknown =
+        settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
+    report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
     let grades = report.checks.iter().map(|check| check.grade);
     report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
-    let page = if settings.json { Page::document(&report)? } else { report.table() };
-    print(&page)?;
+    if settings.json {
+        print(&Page::document(&report)?)?;
+    } else if colours() {
+        write_out(coloured(report.table().text()).as_bytes())?;
+    } else {
+        print(&report.table())?;
+    }
     Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
@@ -258,17 +269,56 @@ fn shown_url(url: &str) -> String {
 impl Report {
     fn table(&self) -> Page {
         let mut page = Page::default();
-        page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+        if !self.settings.is_empty() {
+            page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+            page.line("");
+        }
         page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+        page.line("");
+        page.line(self.summary());
         page
     }
+
+    /// What is to be done about it, in all.
+    fn summary(&self) -> String {
+        let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
+        let errors = match count(Grade::Error) {
+            0 => "nothing to mend".to_owned(),
+            1 => "1 thing to mend".to_owned(),
+            many => format!("{many} things to mend"),
+        };
+        match count(Grade::Warning) {
+            0 => errors,
+            1 => format!("{errors}, 1 warning"),
+            many => format!("{errors}, {many} warnings"),
+        }
+    }
+}
+
+/// Whether standard output is for a person who has nothing against colours.
+fn colours() -> bool {
+    let none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !none && !is_dumb()
+}
+
+/// The same with the grades in green, yellow and red.
+fn coloured(text: &str) -> String {
+    const COLOURS: [(&str, u8); 3] = [("ok ", 32), ("warning ", 33), ("error ", 31)];
+    let line = |line: &str| match COLOURS.into_iter().find(|(word, _)| line.starts_with(word)) {
+        Some((word, colour)) => {
+            let word = word.trim_end();
+            format!("\x1b[{colour}m{word}\x1b[0m{}\n", &line[word.len()..])
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 fn row(finding: &Finding) -> Vec<&str> {
     let grade = match finding.grade {
-        Grade::Ok => "good    ",
-        Grade::Warning => "doubtful",
-        Grade::Error => "BAD     ",
+        Grade::Ok => "ok     ",
+        Grade::Warning => "warning",
+        Grade::Error => "error  ",
     };
     vec![grade, finding.topic, &finding.text]
 }

@@ -2,13 +2,15 @@
 
 use std::time::SystemTime;
 
+use uuid::Uuid;
+
 use super::renew::{is_running, why};
 use super::{block_on, print};
 use crate::account::Account;
-use crate::backends::{Backend, Error, ErrorKind, GivenBack, Holder, Revocation};
-use crate::exit::Exit;
-use crate::report::{NotOurs, Page, Revoking};
-use crate::settings::Release;
+use crate::backends::{Backend, Error, ErrorKind, GivenBack, Holder, Name, Revocation, Snapshot};
+use crate::exit::{Exit, Failure};
+use crate::report::{NotOurs, Page, Revoking, Several};
+use crate::settings::{Misuse, Release};
 
 pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;
@@ -16,23 +18,49 @@ pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit>
 }
 
 async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Exit> {
-    let Release { id, name, force, now, .. } = settings;
+    let Release { id, name, force, .. } = settings;
     let snapshot = backend.observe(name).await?;
-    let holder = snapshot.holder(*id);
+    let Some(id) = *id else {
+        let (id, holder) = the_one_of(&snapshot)?;
+        return revoke(backend, settings, id, holder).await;
+    };
+    let holder = snapshot.holder(id);
     match holder {
-        Some(holder) if *force => return revoke(backend, settings, holder, *now).await,
-        Some(Holder::Foreign { .. }) => return Err(not_ours(settings, holder)),
-        Some(one) if is_running(one) => return Err(not_ours(settings, holder)),
+        Some(holder) if *force => return revoke(backend, settings, id, holder).await,
+        Some(Holder::Foreign { .. }) => return Err(not_ours(id, name, holder)),
+        Some(one) if is_running(one) => return Err(not_ours(id, name, holder)),
         _ => {}
     }
-    match backend.give_back(name, *id).await? {
+    match backend.give_back(name, id).await? {
         GivenBack::Now | GivenBack::Before => Ok(Exit::Success),
-        GivenBack::Unknown => Err(not_ours(settings, holder)),
+        GivenBack::Unknown => Err(not_ours(id, name, holder)),
     }
 }
 
-fn not_ours(settings: &Release, holder: Option<&Holder>) -> anyhow::Error {
-    let permit = format!("{}@{}", settings.id, settings.name);
+/// The holder, if there is one and no other.
+fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
+    let name = &snapshot.name;
+    match &*snapshot.holders {
+        [] => {
+            Err(NotOurs { permit: format!("of '{name}'"), why: "is held by nobody".into() }.into())
+        }
+        [holder] => {
+            if let Some(id) = holder.id() {
+                return Ok((id, holder));
+            }
+            let why = "left no record that can be read, so it cannot be revoked".into();
+            Err(NotOurs { permit: format!("of '{name}'"), why }.into())
+        }
+        _ => {
+            // Each with what revokes it, ready to be copied.
+            let list = Several { snapshot, now: SystemTime::now() };
+            Err(Misuse::new(Failure::Usage, list.to_string()).into())
+        }
+    }
+}
+
+fn not_ours(id: Uuid, name: &Name, holder: Option<&Holder>) -> anyhow::Error {
+    let permit = format!("{id}@{name}");
     let mut why = why(holder);
     let foreign = |holder: &Holder| matches!(holder, Holder::Foreign { .. });
     if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
@@ -44,10 +72,11 @@ fn not_ours(settings: &Release, holder: Option<&Holder>) -> anyhow::Error {
 async fn revoke(
     backend: &dyn Backend,
     settings: &Release,
+    id: Uuid,
     holder: &Holder,
-    now: bool,
 ) -> anyhow::Result<Exit> {
-    let Release { id, name, .. } = settings;
+    let Release { name, now, .. } = settings;
+    let now = *now;
     if let Holder::Foreign { permit, .. } = holder
         && !now
     {
@@ -62,6 +91,6 @@ async fn revoke(
     // Before it is gone, so that whoever it was is known whatever happens.
     let revoking = Revoking { name, holder, how, time: SystemTime::now() };
     print(&Page::of(revoking))?;
-    backend.revoke(name, *id, how).await?;
+    backend.revoke(name, id, how).await?;
     Ok(Exit::Success)
 }

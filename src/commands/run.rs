@@ -15,7 +15,7 @@ use crate::backends::{Ask, Backend, Lease, Revocation};
 use crate::exit::{Exit, Failure};
 use crate::kernel::open_files_limit;
 use crate::mutants::{self, Guard};
-use crate::report::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
+use crate::report::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Told, Warning};
 use crate::settings::{Misuse, Run};
 use crate::supervise::child::{Launch, Tree};
 use crate::supervise::descendants;
@@ -327,6 +327,7 @@ impl Story<'_> {
                 let time = supervision.max_runtime.unwrap_or_default();
                 console.say(Loudness::Quiet, RanTooLong(time));
             }
+            Remark::Told(signal) => console.say(Loudness::Normal, Told(signal)),
             Remark::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }

@@ -161,6 +161,7 @@ pub(super) async fn wait_in_turn(
         Wait::Not | Wait::ForEver => None,
     };
     let mut view = View::new(backend, request, ask, visible, console);
+    view.started = started;
     let mut enough: Option<Enough> = None;
     let mut acquiring = Box::pin(resting(async {
         // A sleep takes a millisecond, however short it is.
@@ -170,6 +171,7 @@ pub(super) async fn wait_in_turn(
         get(backend, ask, &turn, cancel).await
     }));
     let got = loop {
+        let tick = view.next_tick;
         let stop = tokio::select! {
             biased;
             arrival = signals.next() => view.on_signal(arrival?.signal).map(Enough::Signal),
@@ -181,6 +183,7 @@ pub(super) async fn wait_in_turn(
             () = until(deadline), if enough.is_none() => Some(Enough::WaitedLongEnough),
             Some(notice) = notices.recv() => { view.on_notice(notice); None }
             snapshot = view.looking() => { view.on_look(snapshot); None }
+            () = until(tick) => { view.draw(); None }
         };
         if let (None, Some(reason)) = (enough, stop) {
             enough = Some(reason);
@@ -229,7 +232,10 @@ pub(super) async fn wait_in_turn(
             view.end(&Waited::Granted(&ask.name, after));
             Turned::Granted(lease)
         }
-        (Acquired::Busy, _) => Turned::Away(Exit::NotAcquired(request.conflict_exit_code)),
+        (Acquired::Busy, _) => {
+            view.say_who_holds().await;
+            Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
+        }
         (Acquired::Cancelled, _) => {
             if let Some(what) = view.hindrance() {
                 view.console.clear();

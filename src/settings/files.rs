@@ -271,11 +271,15 @@ fn options(command: &clap::Command) -> Vec<(String, bool)> {
 }
 
 /// A word that nobody knows, with the nearest one that there is.
-fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a String>) -> String {
+pub(super) fn unknown<'a>(
+    what: &str,
+    word: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> String {
     const NEAR: f64 = 0.7;
     let shown = super::misuse::printable(word.as_ref());
     let nearest = known
-        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
+        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), &one.replace('_', "-")), one))
         .max_by(|one, other| one.0.total_cmp(&other.0));
     match nearest {
         Some((nearness, one)) if nearness >= NEAR => {

@@ -1,20 +1,21 @@
 //! What is wanted of the subcommands.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::Pid;
+use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
-use super::misuse::{Misuse, misuse};
+use super::misuse::{Misuse, misuse, printable};
 use super::runs::{self, Request, kill_after};
 use super::{All, Files, Given, Surroundings};
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, BackendOptions, Merged};
+use crate::supervise::descendants;
 
 /// The options as they were typed.
 type Flags = Vec<(String, GivenValue)>;
@@ -27,6 +28,7 @@ pub(crate) struct Status {
     pub(crate) limit: u32,
     pub(crate) json: bool,
     pub(crate) watch: bool,
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,8 @@ pub(crate) struct Renew {
 #[derive(Debug)]
 pub(crate) struct Release {
     pub(crate) location: Location,
-    pub(crate) id: Uuid,
+    /// None: that of the one holder there is.
+    pub(crate) id: Option<Uuid>,
     pub(crate) name: Name,
     pub(crate) force: bool,
     pub(crate) now: bool,
@@ -83,6 +86,8 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     /// Everything that was given and counts, as far as it could be read.
     pub(crate) given: Vec<Given>,
+    /// What is wrong with variables that look like ours and are none.
+    pub(crate) unknown: Vec<String>,
     /// What there is to look at, or what is wrong with the settings.
     pub(crate) examined: Result<Examined, Misuse>,
 }
@@ -112,12 +117,12 @@ pub(super) fn status(
     let files = Files::read(&all.layers, around)?;
     all.add_files(&files, None)?;
     let merged = all.layers.merged::<cli::Status>()?;
-    let cli::Status { limit, json, watch, .. } = merged.wanted;
+    let cli::Status { limit, json, watch, verbose, .. } = merged.wanted;
     let limit = limit.unwrap_or(1);
     let names = merged.wanted.names.clone();
     if names.is_empty() {
         let places = vec![(place(&all, merged, None, |status| status.backend)?, names)];
-        return Ok(Status { places, limit, json, watch });
+        return Ok(Status { places, limit, json, watch, verbose });
     }
     let mut places: Vec<(Location, Vec<Name>)> = Vec::new();
     let mut last = None;
@@ -133,7 +138,7 @@ pub(super) fn status(
             _ => places.push((location, vec![name.clone()])),
         }
     }
-    Ok(Status { places, limit, json, watch })
+    Ok(Status { places, limit, json, watch, verbose })
 }
 
 pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
@@ -141,13 +146,19 @@ pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let cli::Acquire { ask, backend, loudness, json, shell } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let request = runs::request(ask, &loudness, location, "acquire".into(), &all.layers)?;
+    let request = runs::request(ask, &loudness, location, callers_name(), &all.layers)?;
     let printed = match (json, shell) {
         (true, _) => Printed::Json,
         (_, true) => Printed::Shell,
         _ => Printed::Plain,
     };
     Ok(Acquire { request, printed, typed_password: types_a_password(&all.layers) })
+}
+
+/// The name of the program that called us, a script say; never an argument.
+fn callers_name() -> String {
+    let caller = getppid().map(descendants::name).unwrap_or_default();
+    if caller.is_empty() { "acquire".into() } else { printable(OsStr::new(&caller)) }
 }
 
 const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
@@ -171,10 +182,29 @@ pub(super) fn release(
     operands: Vec<OsString>,
     around: &Surroundings<'_>,
 ) -> Result<Release, Misuse> {
-    let permit = |release: &cli::Release| release.permit.as_ref().map(|(_, name)| name.clone());
-    let (all, merged) = about::<cli::Release>(flags, operands, around, permit)?;
-    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
-    let cli::Release { force, now, .. } = merged.wanted;
+    let named = |release: &cli::Release| {
+        let of_permit = || release.permit.as_ref().map(|(_, name)| name.clone());
+        release.semaphore.clone().or_else(of_permit)
+    };
+    let (all, merged) = about::<cli::Release>(flags, operands, around, named)?;
+    let cli::Release { ref permit, ref semaphore, force, now, .. } = merged.wanted;
+    let (id, name) = match (semaphore, permit) {
+        (Some(name), _) if all.layers.types("permit") => {
+            let what =
+                "--permit names one permit, and NAME the one that there is; give one of them";
+            return Err(misuse(format!("{what}, not '{name}' beside it")));
+        }
+        (Some(name), _) if !force => {
+            return Err(misuse(format!(
+                "'{name}' names a semaphore, and not a permit; --permit gives back one of ours, and \
+                 --force {name} revokes that of its holder"
+            )));
+        }
+        // What was typed counts more than a permit in the environment.
+        (Some(name), _) => (None, name.clone()),
+        (None, Some((id, name))) => (Some(*id), name.clone()),
+        (None, None) => return Err(misuse(NO_PERMIT)),
+    };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(Release { location, id, name, force, now })
 }
@@ -195,9 +225,12 @@ pub(super) fn limit(
 
 pub(super) fn doctor(flags: Flags, operands: Vec<OsString>, around: &Surroundings<'_>) -> Doctor {
     let json = flags.iter().any(|(option, _)| option == "json");
+    let unknown = around.variables.unknown();
     match All::new::<cli::Doctor>(flags, operands, around) {
-        Err(misuse) => Doctor { json, given: Vec::new(), examined: Err(misuse) },
-        Ok(all) => Doctor { json, given: all.layers.given().to_vec(), examined: examined(&all) },
+        Err(misuse) => Doctor { json, given: Vec::new(), unknown, examined: Err(misuse) },
+        Ok(all) => {
+            Doctor { json, given: all.layers.given().to_vec(), unknown, examined: examined(&all) }
+        }
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn all(except: &[Process]) -> Vec<Descendant> {
 }
 
 /// The name of a process's program; without one where it is gone or hidden. Never an argument.
-pub(super) fn name(pid: Pid) -> String {
+pub(crate) fn name(pid: Pid) -> String {
     let name = fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }

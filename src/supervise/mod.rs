@@ -52,6 +52,8 @@ pub(crate) enum Remark<'a> {
     Lost(&'a str),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
+    /// A signal came of which the command is stopped.
+    Told(Signal),
     /// The command has exited, and what is left of its tree goes on without a permit.
     Leaves(&'a Tree),
 }
@@ -119,7 +121,12 @@ pub(crate) async fn supervise<'a>(
                 }
                 return Ok(Ended { exit: command.end.exit()?, lost: command.lost });
             }
-            action => follows = command.act(action)?,
+            action => {
+                if let (Event::Arrived { arrival, .. }, Action::Stop(_)) = (event, action) {
+                    (command.remark)(Remark::Told(arrival.signal));
+                }
+                follows = command.act(action)?;
+            }
         }
     }
 }

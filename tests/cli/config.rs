@@ -129,7 +129,14 @@ fn each_semaphore_is_looked_up_where_it_lives() {
     let status = semrun(&["status", "near", "far", "other"]).output().unwrap();
     let table = String::from_utf8(status.stdout).unwrap();
     let headings: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).collect();
-    assert_eq!(headings, ["near: free", "far: 1 of 2 held, 0 waiting", "other: free"]);
+    assert_eq!(
+        headings,
+        [
+            "near: free; this name has not been used",
+            "far: 1 of 2 held, 0 waiting",
+            "other: free; this name has not been used"
+        ]
+    );
     assert_eq!(status.status.code(), Some(0), "{table}");
     // Whatever is about it goes there, with nothing but the permit to know that from.
     let lines: [(&[&str], &str); 3] = [
@@ -147,7 +154,7 @@ fn each_semaphore_is_looked_up_where_it_lives() {
     // A flag counts more than all of it.
     let near = place("here");
     let status = semrun(&["--backend", &near, "status", "far"]).output().unwrap();
-    shows(&status, 0, "far: free\n", "");
+    shows(&status, 0, "far: free; this name has not been used\n", "");
 }
 
 #[test]
@@ -205,7 +212,7 @@ fn an_account_without_a_home_needs_no_configuration() {
     let output = world.with_mounts(script);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = stdout.lines().collect();
-    assert_eq!(lines[0], "x: free", "{stdout}");
+    assert_eq!(lines[0], "x: free; this name has not been used", "{stdout}");
     assert!(
         lines[1].contains("Permission denied") && lines[1].contains("--config FILE"),
         "{stdout}"

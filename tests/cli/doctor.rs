@@ -94,3 +94,24 @@ fn what_has_to_be_mended_is_1_and_named() {
     let text = check(&document, "configuration")["text"].as_str().unwrap();
     assert!(code == 1 && text.contains("config.toml:1: unknown key 'limt'"), "{text}");
 }
+
+#[test]
+fn a_variable_that_nothing_knows_is_mentioned_and_the_last_line_counts() {
+    let world = World::on_this_machine();
+    let mut doctor = world.semrun(["doctor"]);
+    let output = doctor.env("SEMRUN_LIMITS", "3").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let warning = "unknown variable 'SEMRUN_LIMITS'; did you mean 'SEMRUN_LIMIT'?";
+    assert!(
+        text.lines().any(|line| line.starts_with("warning  variables") && line.ends_with(warning)),
+        "{text}"
+    );
+    let count = text.lines().filter(|line| line.starts_with("warning ")).count();
+    let last = text.lines().last().unwrap();
+    let plural = if count == 1 { "" } else { "s" };
+    assert_eq!(last, format!("nothing to mend, {count} warning{plural}"), "{text}");
+    let output = world.semrun(["doctor", "--ttl", "1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.ends_with(b"\n1 thing to mend\n"), "{output:?}");
+}

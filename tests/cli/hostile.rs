@@ -167,7 +167,7 @@ fn an_odd_entry_hides_no_other_in_redis() {
     ask(&["ZADD", "semrun-e", "9e15", "member"]);
     ask(&["ZADD", "semrun-good", "9e15", "member"]);
     let pid = format!("  {}  ", holder.id());
-    for (words, code) in [(&["status", "x"][..], 0), (&["status"], 75)] {
+    for (words, code) in [(&["status", "-v", "x"][..], 0), (&["status", "-v"], 75)] {
         let output = world.semrun(words).output().unwrap();
         let stdout = both_are_clean(&output);
         assert_eq!(output.status.code(), Some(code), "{output:?}");

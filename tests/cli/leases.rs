@@ -255,3 +255,18 @@ fn an_answer_of_the_original_is_no_concern_of_one_who_does_not_ask_for_more() {
     let answer = client.get(&path("observe", "x"), &[("x-semrun", "2")]);
     assert_eq!(answer.header("x-semrun"), Some("2"));
 }
+
+#[test]
+fn a_client_of_the_original_is_known_by_the_label_of_its_key() {
+    let world = world();
+    let client = client(&world);
+    let _held = client.wait_on_semaphore("x");
+    let holder = &world.status()["semaphores"][0]["holders"][0];
+    assert_eq!((&holder["foreign"], &holder["key"]), (&true.into(), &"first".into()), "{holder}");
+    let output = world.semrun(["status", "x"]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("  foreign (key first)  "), "{table}");
+    let output = world.run(["-w", "0.2", "true"]).output().unwrap();
+    let words = "held by another program with the API key first";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
+}

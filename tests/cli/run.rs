@@ -107,7 +107,8 @@ fn a_wait_that_runs_out_is_75_and_leaves_the_queue() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let lines: Vec<_> = stderr.lines().collect();
     let [start, end] = lines[..] else { panic!("{stderr}") };
-    assert!(start.starts_with("semrun: waiting for 'x', 1st in line; held for 0."), "{start}");
+    let words = " for 'x', 1st in line; held for ";
+    assert!(start.starts_with("semrun: waiting ") && start.contains(words), "{start}");
     assert!(start.contains("s by sh (pid "), "{start}");
     assert_eq!(end, "semrun: gave up waiting for 'x' after 0.2s");
     assert_eq!(world.waiters(), [0; 0]);
@@ -297,4 +298,32 @@ fn a_name_on_the_command_line_counts_more_than_the_variable() {
     let mut command = world.run(["sh", "-c", "echo $SEMRUN_PERMIT"]);
     let output = command.env("SEMRUN_NAME", "from-variable").output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("@x\n"));
+}
+
+#[test]
+fn verbose_says_who_holds_what_is_busy_and_nothing_else_does() {
+    let world = World::with_details();
+    let holder = world.holder(&["--label", "nightly"]);
+    shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
+    let output = world.run(["-n", "-v", "true"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{stderr}");
+    let who = format!("s by nightly (pid {}, ", holder.id());
+    assert!(stderr.contains("semrun: 'x' is busy; held for ") && stderr.contains(&who), "{stderr}");
+}
+
+#[test]
+fn who_waits_for_a_permit_that_is_kept_is_not_told_of_a_process_that_has_ended() {
+    World::everywhere(|world| {
+        let kept = ["--min-hold", "10m", "--label", "nightly", "true"];
+        assert!(world.run(kept).status().unwrap().success());
+        let output = world.run(["-w", "0.2", "true"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(75), "{stderr}");
+        assert!(stderr.contains("; kept for another 9m 5"), "{stderr}");
+        assert!(
+            stderr.contains("s (--min-hold of nightly, ") && !stderr.contains("pid"),
+            "{stderr}"
+        );
+    });
 }

@@ -124,7 +124,7 @@ fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
         $semrun --backend file://$PWD/hidden --name x -- echo no 2>three || echo $?
         grep -c 'Read-only file system' three
         ls readable";
-    shows_as_users(&world, script, "69\n69\n1\n1\nx: free\n69\n1\n");
+    shows_as_users(&world, script, "69\n69\n1\n1\nx: free; this name has not been used\n69\n1\n");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn status_of_many_needs_no_threads() {
         export SEMRUN_CONFIG=/dev/null SEMRUN_BACKEND=file://$PWD/shared
         $mallory $semrun limit x1 2 > /dev/null
         for number in $(seq 2 500); do echo cp -a shared/x1 shared/x$number; done | sh
-        $mallory prlimit --nproc=1 $semrun status 2>&1 | grep -c 'x[0-9]*: free'
+        $mallory prlimit --nproc=1 $semrun status --json 2>&1 | grep -c 'limit.: 2'
         ";
     shows_as_users(&world, script, "500\n");
 }

@@ -204,7 +204,7 @@ fn acquiring_waits_in_turn_and_gives_up_as_a_run_does() {
         assert_eq!(document["ttl_ms"], 30_000);
         assert!(document["fencing_token"].as_u64().unwrap() > 0);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("waiting for 'x'") && stderr.contains("got 'x'"), "{stderr}");
+        assert!(stderr.contains(" for 'x', 1st in line") && stderr.contains("got 'x'"), "{stderr}");
     });
 }
 
@@ -377,4 +377,52 @@ fn a_permit_around_the_shell_is_no_reason_to_wait_without_a_word() {
     let mut acquire = world.semrun(["acquire", "--name", "x", "-n"]);
     let output = acquire.env("SEMRUN_HELD", held).output().unwrap();
     fails(&output, 75, &["held around this command already"]);
+}
+
+#[test]
+fn the_one_holder_of_a_semaphore_is_revoked_by_its_name_and_of_several_one_is_to_be_chosen() {
+    World::everywhere(|world| {
+        let release =
+            |options: &[&str]| world.semrun([&["release"], options].concat()).output().unwrap();
+        fails(&release(&["--force", "x"]), 76, &["the permit of 'x' is held by nobody"]);
+        let acquire = || {
+            let acquired = world.semrun(["acquire", "--name", "x", "-l", "2"]).output().unwrap();
+            String::from_utf8(acquired.stdout).unwrap().trim().to_owned()
+        };
+        let [one, two] = [acquire(), acquire()];
+        let list = release(&["--force", "x"]);
+        fails(
+            &list,
+            64,
+            &["'x' has 2 holders", &format!("--permit {one}"), &format!("--permit {two}")],
+        );
+        fails(&release(&["x"]), 64, &["--force x"]);
+        fails(&release(&["--force", "--permit", &one, "x"]), 64, &["give one of them"]);
+        let returned = with_permit(world, "release", &one, &[]).output().unwrap();
+        assert!(returned.status.success(), "{returned:?}");
+        // That of the environment is not meant by one who names another.
+        let mut release = world.semrun(["release", "--force", "x"]);
+        let revoked = release.env("SEMRUN_PERMIT", one.replace("@x", "@y")).output().unwrap();
+        let text = String::from_utf8_lossy(&revoked.stdout);
+        assert!(
+            revoked.status.success() && text.starts_with("taking the permit of 'x'"),
+            "{revoked:?}"
+        );
+        assert_eq!(holder(world)["state"], "revoking");
+    });
+}
+
+#[test]
+fn a_permit_is_labelled_with_the_program_that_acquired_it() {
+    let world = World::with_details();
+    let script = world.path("nightly");
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\n{} acquire --name x --ttl 1m\nexit 0\n", super::support::SEMRUN),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(&script).envs(world.environment()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(holder(&world)["label"], "nightly");
 }

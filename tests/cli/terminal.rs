@@ -213,7 +213,7 @@ fn a_job_that_was_put_in_the_background_before_its_turn_came_asks_for_the_termin
     let holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- bash -c 'read line; echo \"got=$line\"'");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
@@ -268,7 +268,7 @@ fn the_waiting_line_is_redrawn_in_place_and_cleared_before_the_commands_output()
     ]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo out\"\"put");
-    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
+    terminal.shows(" for 'x', 1st in line; held for ");
     drop(holder);
     let line = terminal.shows("output\r\n");
     let (first, cleared) = line.split_once("\x1b[K").unwrap();
@@ -285,7 +285,7 @@ fn ctrl_c_while_it_waits_gives_up_the_place() {
     let _holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo no; echo \"co\"\"de=$?\"");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('c');
     terminal.shows("\r\x1b[K");
     terminal.shows("code=130");
@@ -298,7 +298,7 @@ fn a_waiter_stopped_with_ctrl_z_is_passed_over_and_fg_brings_it_back() {
     let mut holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo my\"\"turn");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('z');
     terminal.shows("Stopped");
     let other = world.waiter(&[], "echo other");
@@ -391,7 +391,7 @@ fn a_terminal_that_is_not_the_controlling_one_gets_plain_lines() {
     setsid.args(["-w", SEMRUN, "--name", "x", "--", "echo", "ran"]);
     setsid.env("TERM", "xterm").envs(world.environment());
     let mut terminal = spawn_command(setsid, Some(20_000)).unwrap();
-    terminal.exp_string("semrun: waiting for 'x'").unwrap();
+    terminal.exp_string(" for 'x', ").unwrap();
     drop(holder);
     terminal.exp_string("semrun: got 'x' after").unwrap();
     terminal.exp_string("ran").unwrap();

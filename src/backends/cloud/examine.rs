@@ -8,6 +8,7 @@ use super::link::unexpected;
 use super::place::Url;
 use super::wire::{ABOUT, About};
 use super::{OBSERVE, Shared, understood};
+use crate::backends::believed;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Finding, Grade};
 
@@ -58,7 +59,7 @@ fn about_clocks(about: &About, now: SystemTime) -> Finding {
     let here = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let apart = there.abs_diff(here);
     let which = if there < here { "behind" } else { "ahead of" };
-    let text = format!("the server's is {:.1}s {which} ours", apart.as_secs_f64());
+    let text = format!("the server's is {} {which} ours", believed::apart(apart));
     if apart <= FAR {
         return ok("clock", text);
     }
@@ -121,6 +122,6 @@ mod tests {
         assert_eq!(grades(about(false, 999_991_000)), [ok, warning, ok]);
         assert_eq!(grades(about(true, 1_000_011_000)), [ok, ok, warning]);
         let [.., clocks] = about_ours(&about(true, 987_655_000), now);
-        assert!(clocks.text.starts_with("the server's is 12345.0s behind ours;"), "{clocks:?}");
+        assert!(clocks.text.starts_with("the server's is 3h 25m 45s behind ours;"), "{clocks:?}");
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Observed {
     nodes: HashMap<String, Node>,
     waiting: Vec<String>,
     running: Option<String>,
+    /// Whether anybody has registered there.
+    #[serde(skip)]
+    known: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,10 +51,10 @@ impl Observed {
         if body.is_empty() {
             return Ok(Self::default());
         }
-        let parsed = serde_json::from_slice(body);
-        parsed.map_err(|error| {
+        let parsed = serde_json::from_slice(body).map_err(|error| {
             Trouble::lasting(format!("what the server observes is no JSON: {error}"))
-        })
+        });
+        parsed.map(|parsed: Self| Self { known: true, ..parsed })
     }
 
     fn node(&self, id: Uuid) -> Option<&Node> {
@@ -70,11 +73,13 @@ impl Observed {
 
     pub(super) fn snapshot(self, name: &Name) -> Snapshot {
         let in_use = !self.is_free();
-        let holder = |permit: String| Holder::Foreign { permit: identity(&permit), left: None };
+        let holder =
+            |permit: String| Holder::Foreign { permit: identity(&permit), left: None, key: None };
         Snapshot {
+            known: self.known,
             limit: in_use.then_some(1),
             holders: self.running.into_iter().map(holder).collect(),
-            waiters: self.waiting.iter().map(|permit| Waiter::foreign(permit)).collect(),
+            waiters: self.waiting.iter().map(|permit| Waiter::foreign(permit, None)).collect(),
             ..Snapshot::unused(name)
         }
     }
@@ -83,7 +88,7 @@ impl Observed {
         let id = id.to_string();
         let ahead = self.waiting.iter().position(|one| *one == id).unwrap_or(self.waiting.len());
         let held = usize::from(self.running.is_some());
-        Standing { ahead, held, holder: None, withheld: None }
+        Standing { ahead, held, ..Standing::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 //! ends use these types; `docs/serve.md` describes them. Fields are only ever added.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -108,6 +108,12 @@ pub(crate) struct Told {
     pub(crate) held: usize,
     #[serde(default)]
     pub(crate) holder: Option<Record>,
+    /// The label of the API key of a holder without a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// For how long the holder's permit stays taken, if it was given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_ms: Option<u64>,
     #[serde(default)]
     pub(crate) paused_ms: Option<u64>,
     /// Which server says so: another one after a restart that forgets all.
@@ -146,6 +152,8 @@ impl Told {
             ahead: 0,
             held: 0,
             holder: None,
+            key: None,
+            kept_ms: None,
             paused_ms: None,
             server: None,
         }
@@ -164,6 +172,7 @@ impl Told {
         let time = if self.outcome == Outcome::Holding { believed::lease } else { believed::time };
         time(self.ttl_ms)?;
         believed::time_if_any(self.paused_ms)?;
+        believed::time_if_any(self.kept_ms)?;
         believed::count(self.ahead)?;
         believed::count(self.held)?;
         believed::seal(&self.seal)?;
@@ -183,6 +192,10 @@ impl Told {
             ahead: self.ahead,
             held: self.held,
             holder: self.holder.clone(),
+            key: self.key.as_deref().map(believed::label),
+            kept_until: self
+                .kept_ms
+                .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left))),
             withheld: self.withheld(),
         }
     }
@@ -191,6 +204,9 @@ impl Told {
 /// A semaphore at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Look {
+    /// Whether anybody has used the name since the server started.
+    #[serde(default)]
+    pub(crate) known: bool,
     pub(crate) limit: Option<u32>,
     #[serde(default)]
     pub(crate) pinned: bool,
@@ -232,6 +248,9 @@ pub(crate) struct Party {
     /// None for a client of another kind.
     #[serde(default)]
     pub(crate) record: Option<Record>,
+    /// Of that one, the label of its API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
 }
 
 impl Look {
@@ -249,11 +268,15 @@ impl Look {
             }
             (None, Err(_)) if party.id.is_nil() => Holder::unknown(),
             (None, left) => {
-                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten() }
+                let key = party.key.as_deref().map(believed::label);
+                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten(), key }
             }
         };
         let waiter = |party: Party| match party.record {
-            None if !party.id.is_nil() => Waiter::foreign(&party.id.to_string()),
+            None if !party.id.is_nil() => {
+                let key = party.key.as_deref().map(believed::label);
+                Waiter::foreign(&party.id.to_string(), key)
+            }
             record => Waiter::known(record),
         };
         let mut odd = None;
@@ -262,6 +285,7 @@ impl Look {
         let paused = believed::time_if_any(self.paused_ms);
         Snapshot {
             name: name.clone(),
+            known: self.known,
             limit: believed::or_note(limit, &mut odd),
             pinned: self.pinned,
             ttl: believed::or_note(ttl, &mut odd),

@@ -11,7 +11,7 @@ mod sleeping;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
@@ -23,8 +23,8 @@ use super::files::Semaphore;
 use super::held::Held;
 use super::mutex::{ForMutex, Locked};
 use super::taken::{By, Permits};
-use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
-use crate::clock::Moment;
+use crate::backends::{Acquired, Ask, Lease, Notice, Phase, Standing, Turn};
+use crate::clock::{self, Moment};
 use crate::kernel::raise_open_files_limit;
 
 /// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
@@ -230,6 +230,8 @@ struct Survey {
     /// Permits whose holders died, and have not been replaced yet.
     dead: Vec<Entry>,
     oldest_permit: Option<Entry>,
+    /// When that ends, if it was given back and stays taken.
+    oldest_kept: Option<Moment>,
     newest_permit: u64,
     /// The limit that counts.
     limit: u32,
@@ -269,6 +271,7 @@ impl Survey {
             first_end: None,
             dead: Vec::new(),
             oldest_permit: None,
+            oldest_kept: None,
             newest_permit: 0,
             limit: 0,
             agreed: 0,
@@ -288,6 +291,10 @@ impl Survey {
         self.held = taken.len();
         self.dead = dead;
         self.oldest_permit = taken.first().map(|taken| taken.entry);
+        self.oldest_kept = taken.first().and_then(|taken| match &taken.by {
+            By::Record(kept) if kept.phase == Phase::MinHold => Some(kept.end()),
+            _ => None,
+        });
         self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
         for taken in taken {
             match taken.by {
@@ -345,7 +352,9 @@ impl Survey {
 
     fn standing(&self, semaphore: &Semaphore) -> Standing {
         let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
-        Standing { ahead: self.ahead(), held: self.held, holder, withheld: None }
+        let left = self.oldest_kept.map(|end| end.saturating_sub(clock::now()));
+        let kept_until = left.and_then(|left| SystemTime::now().checked_add(left));
+        Standing { ahead: self.ahead(), held: self.held, holder, kept_until, ..Standing::default() }
     }
 
     fn free(&self) -> bool {

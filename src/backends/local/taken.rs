@@ -97,7 +97,7 @@ pub(super) fn snapshot(locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot>
     let in_use = !holders.is_empty() || !waiters.is_empty();
     let limit = state.pinned().or(in_use.then_some(state.limit));
     let pinned = state.pinned().is_some();
-    Ok(Snapshot { limit, pinned, ttl, holders, waiters, ..Snapshot::unused(name) })
+    Ok(Snapshot { known: true, limit, pinned, ttl, holders, waiters, ..Snapshot::unused(name) })
 }
 
 /// The record of a permit that lasts has the number of its FIFO, if it has one.

@@ -9,6 +9,7 @@ use super::place::Place;
 use super::script::Keys;
 use super::{Shared, replication};
 use crate::backends::believed;
+use crate::backends::believed::apart;
 use crate::backends::trouble::Trouble;
 use crate::backends::{Finding, Grade, Name};
 
@@ -257,7 +258,8 @@ fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     let ours = ours.duration_since(UNIX_EPOCH).unwrap_or_default();
     let ahead = theirs.as_secs_f64() - ours.as_secs_f64();
     let how = if ahead < 0.0 { "behind" } else { "ahead of" };
-    let text = format!("its clock is {:.1}s {how} ours", ahead.abs());
+    let apart = apart(Duration::from_secs_f64(ahead.abs()));
+    let text = format!("its clock is {apart} {how} ours");
     if ahead.abs() <= CLOCKS {
         return ok("clock", text);
     }
@@ -350,6 +352,6 @@ mod tests {
         let ours = UNIX_EPOCH + Duration::from_secs(1_000);
         let theirs = |seconds| clocks(Duration::from_secs(seconds), ours);
         assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Ok, Grade::Warning));
-        assert!(theirs(900).text.starts_with("its clock is 100.0s behind ours"));
+        assert!(theirs(900).text.starts_with("its clock is 1m 40s behind ours"));
     }
 }

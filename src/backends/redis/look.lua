@@ -56,4 +56,5 @@ end
 local waiters = {}
 for at, ask in ipairs(values(asks, present)) do waiters[at] = { present[at], ask or '' } end
 
-return { pin or kept[1] or 0, pin and 1 or 0, ttl, math.max(0, pause - now), in_step, replicas, holders, waiters }
+return { pin or kept[1] or 0, pin and 1 or 0, ttl, math.max(0, pause - now), in_step, replicas, holders, waiters,
+    (kept[6] or pin or #members > 0) and 1 or 0 }

@@ -48,7 +48,7 @@ impl Connection {
 
 /// Limit, whether that is pinned, TTL, pause, replicas in step and how many must be, holders and waiters.
 /// Others may have written anything into the keys, so each of it is understood by itself.
-type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>);
+type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>, Value);
 
 fn to_look(keys: &Keys, place: &Place) -> [String; 4] {
     let ttl = FOREIGN_TTL.as_millis().to_string();
@@ -61,7 +61,7 @@ pub(super) fn written(quarantine: Option<Duration>) -> String {
 }
 
 fn snapshot(name: &Name, looked: Looked) -> Snapshot {
-    let (limit, pinned, ttl, paused, in_step, needed, holders, waiters) = looked;
+    let (limit, pinned, ttl, paused, in_step, needed, holders, waiters, known) = looked;
     let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
     // The order of the grants; who has no token comes last.
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
@@ -84,7 +84,8 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
         Some(needed) if in_step < needed => Some(Withheld::Replicas { in_step, needed }),
         _ => paused.map(Withheld::Quarantine),
     };
-    Snapshot { name: name.clone(), limit, pinned, ttl, withheld, holders, waiters, odd }
+    let known = of(known) != Some(0_u8);
+    Snapshot { name: name.clone(), known, limit, pinned, ttl, withheld, holders, waiters, odd }
 }
 
 fn holder(said: Value) -> Holder {
@@ -94,10 +95,10 @@ fn holder(said: Value) -> Holder {
     let (id, grant) = (lossy(&id), lossy(&grant));
     let left = of(left).and_then(|left: i64| believed::time(u64::try_from(left).unwrap_or(0)).ok());
     if grant.is_empty() {
-        return Holder::Foreign { permit: believed::identity(&id), left };
+        return Holder::Foreign { permit: believed::identity(&id), left, key: None };
     }
     match granted(&id, &grant) {
-        Some(Grant { token, phase, record }) if left.is_some() => {
+        Some(Grant { token, phase, record, .. }) if left.is_some() => {
             Holder::Known { token: Some(token), record: Some(record), phase, left }
         }
         _ => Holder::Known { token: None, record: None, phase: Phase::Holding, left },
@@ -138,33 +139,36 @@ pub(super) fn fuzz(value: Value) {
 
 pub(super) struct Grant {
     token: u64,
-    phase: Phase,
+    pub(super) phase: Phase,
+    /// For how long from its grant it stays taken, in milliseconds.
+    pub(super) hold: u64,
     pub(super) record: Record,
 }
 
 /// Reads `TOKEN SINCE HOLD LEASE PHASE WHO`.
 pub(super) fn granted(id: &str, grant: &str) -> Option<Grant> {
     let (token, rest) = grant.split_once(' ')?;
-    let (phase, record) = parted(id, rest)?;
-    Some(Grant { token: token.parse().ok()?, phase, record })
+    let (phase, hold, record) = parted(id, rest)?;
+    Some(Grant { token: token.parse().ok()?, phase, hold, record })
 }
 
 /// Reads `SINCE HOLD LEASE - WHO`.
 fn asked(id: &str, ask: &str) -> Option<Record> {
-    Some(parted(id, ask)?.1)
+    Some(parted(id, ask)?.2)
 }
 
-fn parted(id: &str, text: &str) -> Option<(Phase, Record)> {
+fn parted(id: &str, text: &str) -> Option<(Phase, u64, Record)> {
     let mut parts = text.splitn(5, ' ');
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
-    let (_hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
+    let (hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
     let phase = match phase {
         "r" => Phase::Revoking,
         "m" => Phase::MinHold,
         _ => Phase::Holding,
     };
     let who: Who = serde_json::from_str(parts.next()?).ok()?;
-    Some((phase, Record { permit: id.parse().ok()?, who, since }))
+    let hold = hold.parse().unwrap_or(0);
+    Some((phase, hold, Record { permit: id.parse().ok()?, who, since }))
 }
 
 #[cfg(test)]
@@ -177,7 +181,8 @@ mod tests {
     fn what_others_wrote_is_read_or_left_out() {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
-        let Grant { token, phase, record } = granted(&id, &format!("7 1000 0 0 r {who}")).unwrap();
+        let Grant { token, phase, record, .. } =
+            granted(&id, &format!("7 1000 0 0 r {who}")).unwrap();
         assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Revoking, "a b"));
         assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
         for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {

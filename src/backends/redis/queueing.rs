@@ -156,6 +156,8 @@ impl<'a> Queueing<'a> {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
+                        key: None,
+                        kept_until: reply.kept_until,
                         withheld: reply.withheld(),
                     }));
                     if let Err(trouble) = self.wait(&reply).await {

@@ -1,7 +1,7 @@
 //! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Value};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Name, Record, Withheld};
+use crate::backends::{Name, Phase, Record, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
@@ -201,6 +201,8 @@ pub(super) struct Reply {
     pub(super) paused: Option<Duration>,
     /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
     pub(super) whose: Option<Record>,
+    /// Until when that permit stays taken, if it was given back.
+    pub(super) kept_until: Option<SystemTime>,
     /// Whether the server does not say which it is.
     pub(super) blind: bool,
     /// A moment before the request was sent.
@@ -233,6 +235,9 @@ impl Reply {
             believed::limit(limit)?;
             believed::limit(agreed)?;
         }
+        let whose = lossy(&whose);
+        let whose = whose.split_once(' ').and_then(|(id, grant)| granted(id, grant));
+        let kept = whose.as_ref().filter(|grant| grant.phase == Phase::MinHold);
         Ok(Self {
             status,
             token,
@@ -249,10 +254,10 @@ impl Reply {
             hold: believed::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
-            whose: lossy(&whose).split_once(' ').and_then(|(id, grant)| {
-                let grant = granted(id, grant)?;
-                Some(grant.record)
+            kept_until: kept.and_then(|grant| {
+                grant.record.since.checked_add(Duration::from_millis(grant.hold))
             }),
+            whose: whose.map(|grant| grant.record),
             blind: blind != 0,
             since,
         })

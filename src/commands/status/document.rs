@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::stopped::is_stopped;
 use crate::backends::{self, Phase, Record, Snapshot, Withheld};
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
@@ -16,6 +17,8 @@ struct Semaphore<'a> {
     name: &'a str,
     limit: Option<u32>,
     pinned: bool,
+    /// Whether anybody has used the name, as far as the backend remembers.
+    known: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,17 +50,23 @@ struct Holder<'a> {
     /// Of a foreign one, which has no more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
+    /// The label of its API key, where that is known of a foreign one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct Waiter<'a> {
     place: usize,
+    state: &'static str,
     foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
     /// Of a foreign one, which has no more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +78,9 @@ struct Person<'a> {
     user: &'a str,
     detached: bool,
     since: String,
+    /// Whether its semrun is stopped, where that can be seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<bool>,
 }
 
 impl<'a> Document<'a> {
@@ -91,6 +103,7 @@ impl<'a> Semaphore<'a> {
                 user: &who.user,
                 detached: who.detached,
                 since: humantime::format_rfc3339_millis(record.since).to_string(),
+                stopped: is_stopped(who),
             })
         };
         let holders = snapshot.holders.iter().map(|holder| Holder {
@@ -103,17 +116,24 @@ impl<'a> Semaphore<'a> {
                 backends::Holder::Foreign { permit, .. } => Some(format!("{permit}@{name}")),
                 backends::Holder::Known { .. } => None,
             },
+            key: match holder {
+                backends::Holder::Foreign { key, .. } => key.as_deref(),
+                backends::Holder::Known { .. } => None,
+            },
         });
         let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
             place: index + 1,
+            state: "waiting",
             foreign: waiter.foreign.is_some(),
             record: person(waiter.record.as_ref()),
             permit: waiter.foreign.as_ref().map(|permit| format!("{permit}@{name}")),
+            key: waiter.key.as_deref(),
         });
         Self {
             name: name.as_str(),
             limit: snapshot.limit,
             pinned: snapshot.pinned,
+            known: snapshot.known,
             ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
             paused_ms: snapshot.withheld.and_then(Withheld::left).map(|left| left.as_millis()),
             replicas: match snapshot.withheld {

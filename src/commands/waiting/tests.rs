@@ -35,7 +35,7 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
     let mut view = View::new(&*backend, &request, &ask, &visible, &mut console);
     let begin = Instant::now();
-    view.on_notice(Notice::Queued(Standing { ahead: 1, held: 1, holder: None, withheld: None }));
+    view.on_notice(Notice::Queued(Standing { ahead: 1, held: 1, ..Standing::default() }));
     for line in 1..4 {
         let snapshot = view.looking().await;
         assert_eq!(begin.elapsed().as_secs(), interval.as_secs() * line);

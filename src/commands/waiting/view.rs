@@ -4,18 +4,20 @@ use std::mem;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::until;
 use crate::backends::{Ask, Backend, Error, Notice, Pending, Snapshot, Standing, Withheld};
-use crate::report::{Waited, Waiting, Warning};
+use crate::report::{Detail, Waited, Waiting, Warning};
 use crate::settings::Request;
 use crate::supervise::guardian::Visible;
 use crate::supervise::signals::Whom;
 use crate::terminal::{Console, Loudness};
 
-/// How often the waiting line is brought up to date on a terminal, where somebody looks at it.
+/// How often the queue is looked at for the waiting line on a terminal, and how often that line is
+/// drawn anew: times go by in it.
 pub(super) const REDRAW: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(1);
 /// How often a log hears that we still wait.
 const ALIVE: Duration = Duration::from_mins(1);
 
@@ -37,6 +39,10 @@ pub(super) struct View<'a> {
     /// Whether a log was told that we wait.
     pub(super) announced: bool,
     pub(super) next_look: Option<Instant>,
+    /// When the waiting line is to be drawn anew.
+    pub(super) next_tick: Option<Instant>,
+    /// Since when we wait.
+    pub(super) started: Instant,
     looking: Option<Pending<'a, Result<Snapshot, Error>>>,
 }
 
@@ -60,6 +66,8 @@ impl<'a> View<'a> {
             next_complaint: Instant::now(),
             announced: false,
             next_look: None,
+            next_tick: None,
+            started: Instant::now(),
             looking: None,
         }
     }
@@ -146,6 +154,17 @@ impl<'a> View<'a> {
         left.map(Withheld::Quarantine)
     }
 
+    /// With `-v`, so that a log says who had what was not free.
+    pub(super) async fn say_who_holds(&mut self) {
+        /// For a line that nobody waits for.
+        const LOOKING: Duration = Duration::from_secs(2);
+        if self.console.says(Loudness::Verbose)
+            && let Ok(Ok(snapshot)) = timeout(LOOKING, self.backend.observe(&self.ask.name)).await
+        {
+            self.console.say(Loudness::Verbose, Detail::Busy(&snapshot));
+        }
+    }
+
     fn warn(&mut self, warning: &Warning<'_>) {
         self.console.say(Loudness::Normal, warning);
         self.draw();
@@ -204,10 +223,11 @@ impl<'a> View<'a> {
         }
     }
 
-    fn draw(&mut self) {
+    pub(super) fn draw(&mut self) {
         if let Some(waiting) = self.waiting() {
-            let line = waiting.to_string();
-            self.console.draw(line);
+            let lines = waiting.lines();
+            self.console.draw(&lines);
+            self.next_tick = self.console.redraws().then(|| Instant::now() + TICK);
         }
     }
 
@@ -217,7 +237,8 @@ impl<'a> View<'a> {
             return None;
         }
         let (trouble, now) = (self.trouble.as_deref(), SystemTime::now());
-        Some(Waiting { name: &self.ask.name, standing, withheld, trouble, now })
+        let waited = self.started.elapsed();
+        Some(Waiting { name: &self.ask.name, waited, standing, withheld, trouble, now })
     }
 
     /// Takes the waiting line away, or ends what a log was told.

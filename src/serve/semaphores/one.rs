@@ -120,6 +120,9 @@ impl Semaphore {
         let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
         let oldest =
             self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
+        let kept = oldest.filter(|holding| holding.phase == backends::Phase::MinHold);
+        let kept = kept.and_then(Holding::expires);
+        let key = oldest.filter(|holding| holding.claim.record.is_none());
         Told {
             outcome,
             limit: terms.limit,
@@ -131,6 +134,8 @@ impl Semaphore {
             ahead,
             held: self.ledger.holders().len(),
             holder: oldest.and_then(|holding| holding.claim.record.clone()),
+            key: key.and_then(|holding| self.key(holding.claim.id)),
+            kept_ms: kept.map(|end| millis(end.saturating_sub(now))),
             paused_ms: self.paused(now),
             server: None,
         }
@@ -139,6 +144,12 @@ impl Semaphore {
     /// Whether one who has this key may know of a client who it is.
     fn is_seen(&self, id: Uuid, asks: &Bearer) -> bool {
         self.clients.get(&id).is_none_or(|client| asks.sees(&client.taker))
+    }
+
+    /// What the log says for the API key of a client.
+    fn key(&self, id: Uuid) -> Option<String> {
+        let label = &self.clients.get(&id)?.taker.label;
+        (!label.is_empty()).then(|| label.to_string())
     }
 
     /// Whether anybody uses it, or is to find it as it is.
@@ -166,6 +177,7 @@ impl Semaphore {
             phase: holding.phase,
             left_ms: holding.expires().map(|moment| millis(moment.saturating_sub(now))),
             record: holding.claim.record.clone(),
+            key: None,
         };
         let waiter = |claim: &Claim<Option<Record>>| Party {
             id: claim.id,
@@ -173,14 +185,17 @@ impl Semaphore {
             phase: backends::Phase::Holding,
             left_ms: None,
             record: claim.record.clone(),
+            key: None,
         };
         let seen = |party: Party| {
             if self.is_seen(party.id, asks) {
-                return party;
+                let key = if party.record.is_none() { self.key(party.id) } else { None };
+                return Party { key, ..party };
             }
             Party { id: Uuid::nil(), token: 0, record: None, ..party }
         };
         Look {
+            known: true,
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),
             ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),

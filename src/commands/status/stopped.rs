@@ -1,0 +1,34 @@
+//! Whether a job is stopped, by Ctrl-Z say: it keeps its permit, and does nothing.
+
+use std::fs;
+
+use crate::account;
+use crate::backends::Who;
+
+/// None: its process is not on this machine, or cannot be seen, or another one has its number.
+pub(super) fn is_stopped(who: &Who) -> Option<bool> {
+    if who.detached || who.host != account::host() {
+        return None;
+    }
+    let stat = fs::read_to_string(format!("/proc/{}/stat", who.pid)).ok()?;
+    let ours = fs::read_to_string("/proc/self/stat").ok()?;
+    let (name, state) = name_and_state(&stat)?;
+    (name_and_state(&ours)?.0 == name).then_some(state == 'T')
+}
+
+/// Of a line as proc(5) has it, `pid (name) state …`, where there may be anything in a name.
+fn name_and_state(stat: &str) -> Option<(&str, char)> {
+    let (front, back) = stat.rsplit_once(')')?;
+    Some((front.split_once('(')?.1, back.trim_start().chars().next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_have_anything_in_it() {
+        assert_eq!(name_and_state("7 (a) T b) S 1 7"), Some(("a) T b", 'S')));
+        assert_eq!(name_and_state("7 semrun"), None);
+    }
+}
