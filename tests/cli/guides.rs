@@ -70,6 +70,7 @@ pages! {
     from_consul_lock: "docs/operations/from-consul-lock.md", in_redis;
     from_passbuddy: "docs/operations/from-passbuddy.md", in_redis;
     from_cloud_semaphore: "docs/operations/from-cloud-semaphore.md", in_a_server;
+    from_other_tools: "docs/operations/from-other-tools.md", on_this_machine;
     static_build: "docs/operations/static-build.md", on_this_machine;
 }
 
