@@ -50,7 +50,7 @@ _semrun() {
 
     case "${cmd}" in
         semrun)
-            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
+            opts="-j -l -w -n -E -s -k -v -q -c -h -V --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --clean-env --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --verbose --quiet --command --help --version status acquire renew release limit serve doctor completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -464,7 +464,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__doctor)
-            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --verbose --quiet --json --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
+            opts="-j -l -w -n -E -s -k -v -q -h --name --limit --strict-limit --ttl --timeout --wait --max-attempts --retry-interval --nb --no-wait --nonblock --conflict-exit-code --min-hold --jitter --label --lost-exit-code --signal --kill-after --max-runtime --on-lost --orphans --foreground --clean-env --verbose --quiet --json --backend --prefix --quarantine --replicas --allow-eviction --password-file --api-key-file --ca-file --client-cert --client-key --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1062,7 +1062,7 @@ _semrun() {
             return 0
             ;;
         semrun__subcmd__serve)
-            opts="-h --api-key-file --listen --tls-cert --tls-key --state-dir --log --log-format --config --help"
+            opts="-h --api-key-file --listen --tls-cert --tls-key --client-ca-file --state-dir --max-unauthenticated --max-unauthenticated-per-address --max-clients --max-waiters --max-names --max-pins --log --log-format --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1117,11 +1117,50 @@ _semrun() {
                     fi
                     return 0
                     ;;
+                --client-ca-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --max-unauthenticated)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-unauthenticated-per-address)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-clients)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-waiters)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-names)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pins)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log)

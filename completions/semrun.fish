@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_semrun_global_optspecs
-    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground backend= prefix= quarantine= replicas= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
+    string join \n name= l/limit= strict-limit ttl= w/wait= max-attempts= retry-interval= n/nonblock E/conflict-exit-code= min-hold= jitter= label= lost-exit-code= s/signal= k/kill-after= max-runtime= on-lost= orphans= foreground clean-env backend= prefix= quarantine= replicas= allow-eviction password-file= api-key-file= ca-file= client-cert= client-key= config= v/verbose q/quiet c/command= h/help V/version
 end
 
 function __fish_semrun_needs_command
@@ -57,6 +57,7 @@ complete -c semrun -n "__fish_semrun_needs_command" -s c -l command -d 'Run STR 
 complete -c semrun -n "__fish_semrun_needs_command" -l strict-limit -d 'Another limit or TTL that is in force is an error [env: SEMRUN_STRICT_LIMIT]'
 complete -c semrun -n "__fish_semrun_needs_command" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
 complete -c semrun -n "__fish_semrun_needs_command" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_needs_command" -l clean-env -d 'Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the command [env: SEMRUN_CLEAN_ENV]'
 complete -c semrun -n "__fish_semrun_needs_command" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_needs_command" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_needs_command" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
@@ -156,11 +157,18 @@ complete -c semrun -n "__fish_semrun_using_subcommand limit" -l config -d 'A con
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l unpin -d 'Leave it to its users again'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -l allow-eviction -d 'Use a Redis that may evict keys under memory pressure, and permits with them [env: SEMRUN_ALLOW_EVICTION]'
 complete -c semrun -n "__fish_semrun_using_subcommand limit" -s h -l help -d 'Print help'
-complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line, each with a label for the log behind a space; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l api-key-file -d 'The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL; also in the variable SEMRUN_API_KEY [env: SEMRUN_API_KEY_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l listen -d 'Where to listen; port 0 is any that is free [default: 127.0.0.1:3202] [env: SEMRUN_LISTEN]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-cert -d 'The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key [env: SEMRUN_TLS_CERT]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l tls-key -d 'The key of --tls-cert (PEM) [env: SEMRUN_TLS_KEY]' -r -F
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l client-ca-file -d 'Let in only clients that also show a certificate which an authority in this file has signed (PEM); with --tls-cert [env: SEMRUN_CLIENT_CA_FILE]' -r -F
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l state-dir -d 'Where to record permits, so that they outlive a restart [env: SEMRUN_STATE_DIR]' -r -f -a "(__fish_complete_directories)"
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated -d 'Connections that have not shown a key, of all addresses; the oldest is closed when another one comes [default: a quarter of the descriptors, 1024 at most] [env: SEMRUN_MAX_UNAUTHENTICATED]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-unauthenticated-per-address -d 'The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of --max-unauthenticated] [env: SEMRUN_MAX_UNAUTHENTICATED_PER_ADDRESS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-clients -d 'Clients that register, wait or hold, of all semaphores [default: 200000] [env: SEMRUN_MAX_CLIENTS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-waiters -d 'Clients that register or wait, of one semaphore [default: 20000] [env: SEMRUN_MAX_WAITERS]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-names -d 'Semaphores that are in use or have a pinned limit [default: 20000] [env: SEMRUN_MAX_NAMES]' -r
+complete -c semrun -n "__fish_semrun_using_subcommand serve" -l max-pins -d 'Semaphores with a pinned limit [default: 10000] [env: SEMRUN_MAX_PINS]' -r
 complete -c semrun -n "__fish_semrun_using_subcommand serve" -l log -d 'What to log beside info and alert, on standard error [env: SEMRUN_LOG]' -r -f -a "info\t''
 alert\t''
 sem_events\t''
@@ -202,6 +210,7 @@ complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l config -d 'A co
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l strict-limit -d 'Another limit or TTL that is in force is an error [env: SEMRUN_STRICT_LIMIT]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s n -l nonblock -l nb -l no-wait -d 'Do not wait [env: SEMRUN_NONBLOCK]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l foreground -d 'Run the command in semrun\'s own process group [env: SEMRUN_FOREGROUND]'
+complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l clean-env -d 'Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the command [env: SEMRUN_CLEAN_ENV]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s v -l verbose -d 'Say more [env: SEMRUN_VERBOSE]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -s q -l quiet -d 'Say nothing but errors [env: SEMRUN_QUIET]'
 complete -c semrun -n "__fish_semrun_using_subcommand doctor" -l json -d 'Print a JSON document (docs/operations/doctor.md has its fields)'

@@ -166,6 +166,11 @@ pub(crate) struct SupervisionOptions {
     /// Run the command in semrun's own process group
     #[arg(long)]
     pub(crate) foreground: bool,
+
+    /// Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the
+    /// command
+    #[arg(long)]
+    pub(crate) clean_env: bool,
 }
 
 /// `--quarantine`.

@@ -29,7 +29,7 @@ unsafe extern "C" {}
 /// Where the program starts. Rust's own start, before a `main` of its own, takes a twentieth of the
 /// time of a run for what semrun does not need: a message when the stack overflows.
 // SAFETY: no other function has this name; the C library calls it once.
-#[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(not(any(test, fuzzing)), unsafe(no_mangle))]
 #[cfg_attr(test, expect(dead_code, reason = "tests have a start of their own"))]
 extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     crate::supervise::signals::record();
@@ -134,6 +134,32 @@ pub(crate) fn raise_file_size_limit() {
         let any = Rlimit { current: None, maximum: None };
         let _ = setrlimit(Resource::Fsize, any)
             .or_else(|_| setrlimit(Resource::Fsize, Rlimit { current: limit.maximum, ..limit }));
+    }
+}
+
+/// What semrun was started with, where it has a secret.
+static CORE: OnceLock<Rlimit> = OnceLock::new();
+
+/// What the command gets, where that is another one than ours.
+pub(crate) fn original_core_limit() -> Option<Rlimit> {
+    CORE.get().copied()
+}
+
+/// Has this process, and those it becomes, leave no core file, which would hold its secret.
+///
+/// A limit of one byte also keeps the kernel from handing the core to a program (`core_pattern` with
+/// a pipe), which a limit of zero does not. `PR_SET_DUMPABLE` would do more than is wanted: it gives
+/// our /proc to root, and with hidepid=2 hides us from the semrun within us that looks for its outer
+/// one.
+pub(crate) fn keep_from_core_files() {
+    if let Some(limit) = limit_of(libc::RLIMIT_CORE)
+        && CORE.get().is_none()
+    {
+        let least = limit.maximum.map_or(1, |maximum| maximum.min(1));
+        let ours = Rlimit { current: Some(least), ..limit };
+        if setrlimit(Resource::Core, ours).is_ok() {
+            let _ = CORE.set(limit);
+        }
     }
 }
 

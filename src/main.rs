@@ -1,7 +1,8 @@
 //! `semrun` runs a command while it holds a permit of a named counting semaphore. This file
 //! starts it and ends it; `commands/run.rs` tells the story in between.
 
-#![cfg_attr(not(test), no_main)]
+#![cfg_attr(not(any(test, fuzzing)), no_main)]
+#![cfg_attr(fuzzing, expect(dead_code, reason = "only what is fuzzed is used"))]
 
 mod account;
 mod backends;
@@ -9,6 +10,11 @@ mod cli;
 mod clock;
 mod commands;
 mod exit;
+mod files;
+#[cfg(all(test, not(fuzzing)))]
+mod fuzz;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod kernel;
 mod mutants;
 mod report;

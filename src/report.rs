@@ -1,21 +1,24 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
+mod cannot_run;
+mod exposed;
 mod forbidden;
+mod foreign;
+mod page;
 mod words;
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::io;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-use self::forbidden::Forbidden;
+pub(crate) use self::cannot_run::CannotRun;
+pub(crate) use self::exposed::Exposed;
+pub(crate) use self::foreign::{Among, harmless, pitfall, quoted, shortened};
+pub(crate) use self::page::Page;
 use self::words::Ordinal;
-pub(crate) use self::words::{Fine, Holder, Span, harmless};
+pub(crate) use self::words::{Fine, Holder, Span};
 use crate::backends::{self, Eviction, Name, Permit, Phase, Standing, Withheld};
-use crate::kernel::spawn::LaunchError;
 use crate::settings::NoShell;
 use crate::supervise::signals;
 
@@ -240,7 +243,7 @@ impl fmt::Display for Evicting<'_> {
                 write!(f, "{}, who has held it for {}", Holder(record), Span(age))?;
             }
             (backends::Holder::Foreign { permit, .. }, _) => {
-                write!(f, "another program ({})", harmless(permit))?;
+                write!(f, "another program ({})", quoted(permit, Among::Words))?;
             }
             (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
         }
@@ -294,6 +297,8 @@ pub(crate) enum Detail<'a> {
     /// What a command that has exited leaves running.
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
+    /// A name that may be taken for another one, and why.
+    Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
 }
 
@@ -309,8 +314,8 @@ impl fmt::Display for Detail<'_> {
                 }
             }
             Self::Leaves(processes) => {
-                let names =
-                    processes.iter().map(|(pid, name)| format!("{pid} ({})", harmless(name)));
+                let name = |name| quoted(name, Among::Words);
+                let names = processes.iter().map(|(pid, one)| format!("{pid} ({})", name(one)));
                 let names: Vec<_> = names.collect();
                 write!(
                     f,
@@ -324,10 +329,13 @@ impl fmt::Display for Detail<'_> {
                 )
             }
             Self::Jitter(time) => write!(f, "asking in {} (--jitter)", Span(*time)),
+            Self::Pitfall(name, why) => {
+                write!(f, "the name '{name}' {why}, and one that looks the same may be another")
+            }
             Self::Released(permit) => write!(f, "released {permit}"),
             Self::NoShell(NoShell { shell, why }) => {
                 let shell = shell.to_string_lossy();
-                write!(f, "SHELL is '{}', {why}; using /bin/sh", harmless(&shell))
+                write!(f, "SHELL is '{shell}', {why}; using /bin/sh")
             }
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")
@@ -335,49 +343,6 @@ impl fmt::Display for Detail<'_> {
         }
     }
 }
-
-/// A command that did not start.
-#[derive(Debug)]
-pub(crate) struct CannotRun {
-    pub(crate) program: String,
-    pub(crate) reason: LaunchError,
-}
-
-impl CannotRun {
-    pub(crate) fn new(program: &OsStr, reason: LaunchError) -> Self {
-        Self { program: Path::new(program).display().to_string(), reason }
-    }
-}
-
-impl fmt::Display for CannotRun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = &self.program;
-        match &self.reason {
-            LaunchError::NotFound | LaunchError::NotExecutable(_) if program.is_empty() => {
-                write!(f, "cannot run '': the name of the command is empty")
-            }
-            LaunchError::NotFound if !program.contains('/') => {
-                write!(f, "cannot run {program}: no such command in PATH")
-            }
-            LaunchError::NotFound => write!(f, "cannot run {program}: there is no such file"),
-            LaunchError::NotExecutable(error)
-                if error.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                write!(f, "cannot run {program}: {}", Forbidden::of(program))
-            }
-            LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = "the interpreter in its first line, or its loader, is missing";
-                write!(f, "cannot run {program}: {what} (a line that ends with CRLF names another)")
-            }
-            LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
-            LaunchError::Failed(doing, error) => {
-                write!(f, "cannot start {program}: cannot {doing}: {error}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for CannotRun {}
 
 /// What ends the program, with what it was about in front.
 pub(crate) struct Failed<'a>(pub(crate) &'a anyhow::Error);

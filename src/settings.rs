@@ -2,6 +2,7 @@
 //! defaults, checked, in plain values. Everything that can be wrong with them is found here, before
 //! anything starts.
 
+mod credentials;
 mod files;
 mod layers;
 mod location;
@@ -19,9 +20,11 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
+pub(crate) use self::credentials::CredentialFiles;
 use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
+use self::location::has_password;
 pub(crate) use self::misuse::Misuse;
 use self::misuse::{misconfigured, misuse, one_line};
 pub(crate) use self::runs::{Request, Run, Wait};
@@ -34,7 +37,7 @@ use crate::account::{Account, Home};
 use crate::backends::Name;
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
-use crate::kernel::environment;
+use crate::kernel::{environment, keep_from_core_files};
 
 /// What is to be done.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ pub(crate) enum Task {
     Release(Release),
     Limit(Limit),
     Doctor(Box<Doctor>),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
@@ -89,7 +92,24 @@ pub(crate) struct Variables {
 impl Variables {
     /// Those that this process was started with.
     pub(crate) fn own() -> Self {
-        environment().filter_map(variable).collect()
+        let own: Self = environment().filter_map(variable).collect();
+        if !own.secrets().is_empty() {
+            keep_from_core_files();
+        }
+        own
+    }
+
+    /// The variables that hold a secret.
+    fn secrets(&self) -> Vec<&'static str> {
+        let holds = |option: &str, value: &OsString| {
+            is_secret(option) || option == "backend" && has_password(value)
+        };
+        let all = [("api-key", "SEMRUN_API_KEY"), ("password", "SEMRUN_PASSWORD")];
+        let all = all.into_iter().chain([("backend", "SEMRUN_BACKEND")]);
+        let is_one = |(option, _): &(&str, _)| {
+            self.options.iter().any(|(one, value)| one == option && holds(one, value))
+        };
+        all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
     fn shell(&self) -> Option<&OsString> {
@@ -193,7 +213,7 @@ fn subcommand(
         "release" => Task::Release(subcommands::release(flags, operands, around)?),
         "limit" => Task::Limit(subcommands::limit(flags, operands, around)?),
         "doctor" => Task::Doctor(Box::new(subcommands::doctor(flags, operands, around))),
-        "serve" => Task::Serve(server::settings(flags, around)?),
+        "serve" => Task::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
             Task::Completions(shell.ok_or_else(|| misuse("no shell"))?)
@@ -330,6 +350,16 @@ fn print_or_misuse(
     match cli::documented().try_get_matches_from(words) {
         Err(page) => Ok(Task::Print(page)),
         Ok(_) => Err(misuse("no help for that")),
+    }
+}
+
+/// A configuration file as a function of bytes. No complaint has more than one line.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(misuse) = Config::parse(Path::new("config.toml").into(), &text) {
+        let complaint = misuse.to_string();
+        assert!(!complaint.contains('\n') && !complaint.contains("geheim"), "{complaint}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Standard error: the lines that people read there, and on a terminal the one waiting line that
-//! is redrawn and cleared. What the lines say is in `report.rs`.
+//! is redrawn and cleared. What the lines say is in `report.rs`; that nothing in them disturbs a
+//! terminal, or makes two of one line, is seen to here, whoever wrote it.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -9,6 +10,7 @@ use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
 use crate::kernel::own_group;
+use crate::report::{harmless, shortened};
 use crate::supervise::signals::without_stopping_at_the_terminal;
 
 /// How much is said.
@@ -52,7 +54,7 @@ impl Console {
     pub(crate) fn say(&mut self, loudness: Loudness, line: impl Display) {
         if self.says(loudness) {
             self.clear();
-            write(&format!("semrun: {line}\n"), &PATIENCE);
+            write(&one_line(&format!("semrun: {line}")), &PATIENCE);
         }
     }
 
@@ -61,7 +63,7 @@ impl Console {
     pub(crate) fn draw(&mut self, line: impl Display) {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
-            let line = fitting(&format!("semrun: {line}"), columns);
+            let line = fitting(&harmless(&format!("semrun: {line}")), columns);
             write(&format!("\r{line}\x1b[K"), &PATIENCE);
             self.drawn = true;
         }
@@ -90,25 +92,40 @@ pub(crate) fn announce(line: &str) {
     let mut ready = [PollFd::new(&stdout, PollFlags::OUT)];
     if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
         let mut stdout = stdout.lock();
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        let _ = stdout.write_all(one_line(line).as_bytes()).and_then(|()| stdout.flush());
     }
 }
 
-/// Writes lines at once or not at all, for one who has others to serve.
-pub(crate) fn log(lines: &str) {
-    write(lines, &Timespec { tv_sec: 0, tv_nsec: 0 });
+/// Writes a line at once or not at all, for one who has others to serve; and says which.
+pub(crate) fn log(line: &str) -> bool {
+    write(&one_line(line), &Timespec { tv_sec: 0, tv_nsec: 0 })
+}
+
+/// The same, for one who ends: a reader may be slow.
+pub(crate) fn last_log(line: &str) -> bool {
+    write(&one_line(line), &PATIENCE)
+}
+
+/// A server may send a message of any length.
+const LONGEST_LINE: usize = 8_000;
+
+/// With its end, and with no other.
+fn one_line(line: &str) -> String {
+    format!("{}\n", shortened(&harmless(line), LONGEST_LINE))
 }
 
 /// Nobody may be reading, or not just now; that must neither end a job nor hold it up.
-fn write(text: &str, patience: &Timespec) {
+fn write(text: &str, patience: &Timespec) -> bool {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     // What is ready takes a line without blocking.
     if poll(&mut ready, Some(patience)) == Ok(0) {
-        return;
+        return false;
     }
     // `stty tostop` stops whoever writes from the background; semrun has a command to look after.
     let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
+    // Where there is nothing to write to, there is nothing to wait for.
+    true
 }
 
 /// Whether a terminal knows no more than lines.
@@ -144,6 +161,12 @@ pub(crate) fn fitting(line: &str, columns: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_ends_once_whatever_is_in_it() {
+        assert_eq!(one_line("a\nserver: b\x1b\u{2028}c"), "a\u{FFFD}server: b\u{FFFD}\u{FFFD}c\n");
+        assert!(one_line(&"x".repeat(1 << 20)).len() < 8_100);
+    }
 
     #[test]
     fn a_line_is_cut_to_one_row() {

@@ -6,6 +6,9 @@
 mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
+    /// Bytes that are nearly right.
+    #[path = "../../src/fuzz/changes.rs"]
+    mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
     /// Configuration files.
@@ -28,6 +31,8 @@ mod cli {
     mod guides;
     /// The README's table of habits, row by row.
     mod habits;
+    /// What comes from elsewhere and means ill.
+    mod hostile;
     /// A client of HTTP that knows nothing of ours.
     mod http;
     /// Permits in `semrun serve`: leases that survive connections and restarts.
@@ -36,6 +41,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What is nearly right, in great number.
+    mod mutated;
     /// Runs within a run.
     mod nested;
     /// Permits in a server like the original, which live as long as a connection.
@@ -46,6 +53,8 @@ mod cli {
     mod outcomes;
     /// Processes by their numbers.
     mod pids;
+    /// Places in the queue of `semrun serve`, and clients that lie about theirs.
+    mod places;
     /// Processes that are found by what they carry.
     #[path = "../torture/processes.rs"]
     #[expect(dead_code, reason = "the torture needs more of it")]
@@ -62,14 +71,20 @@ mod cli {
     mod redis;
     /// A server of one's own.
     mod redis_server;
+    /// Keys and certificates that `semrun serve` reads again.
+    mod reload;
     /// Restarts of `semrun serve`, and what it keeps on the disk.
     mod restarts;
+    /// Keys of `semrun serve` that may do some things.
+    mod roles;
     /// Programs that need root.
     mod root;
     /// A command's surroundings and exit codes.
     mod run;
     /// The JSON documents against their schemas.
     mod schema;
+    /// Secrets that others could read.
+    mod secrets;
     /// Directories that several users share.
     mod shared;
     /// One semaphore with PassBuddy's programs.
@@ -82,6 +97,8 @@ mod cli {
     mod steps;
     /// What answers and is no server, or a strange one.
     mod strange;
+    /// Peers that mean harm to `semrun serve`, without a key and with one.
+    mod strangers;
     /// What the tests are made of.
     mod support;
     /// Job control and the waiting line, on a pseudo-terminal.
@@ -90,6 +107,10 @@ mod cli {
     mod tls;
     /// Whole trees: what stops them, and what stops with them.
     mod trees;
+    /// What a user who may write a shared directory can do to the others there.
+    mod trespass;
+    /// Files that decide what is done, or whom to trust.
+    mod trust;
     /// Redis servers that do not grant everything, or nothing yet.
     mod unwilling;
 }

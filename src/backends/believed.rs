@@ -1,23 +1,64 @@
-//! What a server may say: numbers that a semaphore can have. Anything may answer at the other end of a
-//! URL, and what cannot be so is not acted upon.
+//! What a server, a record or another program may say: numbers that a semaphore can have, and texts that
+//! fit into a line. Anything may answer at the other end of a URL or write into a shared place, and what
+//! cannot be so is not acted upon.
 
 use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
 
 use super::trouble::Trouble;
 
 /// Longer than any option says.
-const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
+pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
 /// Shorter than any that can be kept.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// What `--limit` takes.
 const LIMITS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// More than anything can wait or hold.
 const MOST: usize = 1 << 30;
+/// More semaphores than are in use anywhere, and fewer than what memory has no room for.
+const MOST_NAMES: usize = 200_000;
+
+/// More characters than any label, host or user of ours has, and than any identity.
+const LONGEST_TEXT: usize = 300;
+const LONGEST_IDENTITY: usize = 100;
+/// More than any of ours has.
+const LONGEST_SEAL: usize = 200;
+
+/// A text that people read, cut where it is longer than any of ours.
+pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let mut text = String::deserialize(from)?;
+    cut(&mut text, LONGEST_TEXT);
+    Ok(text)
+}
+
+/// The identity of a permit of another program, which may be anything.
+pub(super) fn identity(text: &str) -> String {
+    let mut text = text.to_owned();
+    cut(&mut text, LONGEST_IDENTITY);
+    text
+}
+
+fn cut(text: &mut String, most: usize) {
+    // Nearly all are known to be short by their bytes.
+    if text.len() > most
+        && let Some((end, _)) = text.char_indices().nth(most)
+    {
+        text.truncate(end);
+        text.shrink_to_fit();
+        text.push('…');
+    }
+}
+
+/// Whether a length of time is one at all.
+pub(super) fn is_time(time: Duration) -> bool {
+    time <= LONGEST
+}
 
 /// A length of time, from milliseconds.
 pub(super) fn time(millis: u64) -> Result<Duration, Trouble> {
     let time = Duration::from_millis(millis);
-    if time > LONGEST { Err(absurd(&format!("a time of {millis} ms"))) } else { Ok(time) }
+    if is_time(time) { Ok(time) } else { Err(absurd(&format!("a time of {millis} ms"))) }
 }
 
 /// The lease of a permit that is held, from milliseconds.
@@ -49,6 +90,29 @@ pub(super) fn count(count: usize) -> Result<usize, Trouble> {
     if count > MOST { Err(absurd(&format!("{count} that wait or hold"))) } else { Ok(count) }
 }
 
+/// What seals a place, which goes back in a header.
+pub(super) fn seal(text: &str) -> Result<(), Trouble> {
+    let sensible = text.len() <= LONGEST_SEAL && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if sensible { Ok(()) } else { Err(absurd("a seal that is none")) }
+}
+
+/// How many semaphores there are.
+pub(super) fn names(count: usize) -> Result<(), Trouble> {
+    if count > MOST_NAMES {
+        Err(absurd(&format!("more than {MOST_NAMES} semaphores")))
+    } else {
+        Ok(())
+    }
+}
+
+/// What is believed; otherwise it is noted that it is not.
+pub(super) fn or_note<T>(said: Result<Option<T>, Trouble>, odd: &mut Option<String>) -> Option<T> {
+    said.unwrap_or_else(|trouble| {
+        odd.get_or_insert(trouble.what);
+        None
+    })
+}
+
 fn absurd(what: &str) -> Trouble {
     Trouble::lasting(format!("the server says what cannot be so: {what}; check the URL"))
 }
@@ -68,5 +132,7 @@ mod tests {
         assert!(limit(0).is_err() && limit(10_001).is_err() && limit(u32::MAX).is_err());
         assert_eq!((limit(1), limit(10_000)), (Ok(1), Ok(10_000)));
         assert!(count(usize::MAX).is_err() && count(0).is_ok());
+        assert_eq!(identity("é".repeat(1 << 20).as_str()).chars().count(), LONGEST_IDENTITY + 1);
+        assert_eq!(identity("f0"), "f0");
     }
 }

@@ -38,6 +38,8 @@ use super::{
     Lost, Name, Notice, Phase, Snapshot, Turn, Who,
 };
 use crate::serve;
+use crate::serve::bounds::Bounds;
+use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
 use crate::serve::log::{Format, Log};
@@ -99,17 +101,17 @@ fn served(lifetime: Lifetime) -> Store {
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let log = Log::new(&[], Format::Text);
-    let routes = Rc::new(Routes {
-        semaphores: Semaphores::new(Journal::none(), Found::default(), log),
-        keys: Keys::of_words(KEY).unwrap(),
-    });
+    let semaphores = Semaphores::new(Journal::none(), Found::default(), Bounds::default(), log);
+    let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
     // Until a test has its tasks there is nowhere to start another.
     let start = OnceCell::new();
     let client = Box::new(move || {
         start.get_or_init(|| {
             let listener = listener.try_clone().unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            spawn_local(serve::run(listener, None, Rc::clone(&routes), std::future::pending()))
+            let door = Door::new(Room::within(1024, None, None));
+            let (routes, end) = (Rc::clone(&routes), std::future::pending());
+            spawn_local(serve::run(listener, None, routes, door, end))
         });
         let url = CloudUrl::parse(&url).unwrap();
         let key = Some(Secret(KEY.into()));

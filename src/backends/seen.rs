@@ -6,14 +6,17 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ask, Name, Permit};
+use super::{Ask, Name, Permit, believed};
 
 /// Who holds or waits, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Who {
+    #[serde(deserialize_with = "believed::text")]
     pub(crate) label: String,
+    #[serde(deserialize_with = "believed::text")]
     pub(crate) host: String,
     pub(crate) pid: u32,
+    #[serde(deserialize_with = "believed::text")]
     pub(crate) user: String,
     /// Whether the permit is to outlive the process that asks for it, as long as its lease is renewed
     /// ([`super::Backend::attach`]): on every backend it has one.
@@ -37,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) holders: Vec<Holder>,
     /// In the order of the queue.
     pub(crate) waiters: Vec<Waiter>,
+    /// What of it cannot be so, or why it could not be looked at.
+    pub(crate) odd: Option<String>,
 }
 
 impl Snapshot {
@@ -49,13 +54,21 @@ impl Snapshot {
             withheld: None,
             holders: Vec::new(),
             waiters: Vec::new(),
+            odd: None,
         }
     }
 
-    /// Whether all permits are taken, or none is granted yet; `asked` is the limit where none is in
-    /// force.
+    /// One among many that could not be looked at, which must not hide the others.
+    pub(crate) fn odd(name: &Name, why: String) -> Self {
+        Self { odd: Some(why), ..Self::unused(name) }
+    }
+
+    /// Whether all permits are taken, or none is granted yet, or that is not known; `asked` is the limit
+    /// where none is in force.
     pub(crate) fn full(&self, asked: u32) -> bool {
-        self.withheld.is_some() || self.holders.len() >= self.limit.unwrap_or(asked) as usize
+        self.odd.is_some()
+            || self.withheld.is_some()
+            || self.holders.len() >= self.limit.unwrap_or(asked) as usize
     }
 
     /// Who has the permit with this identity.
@@ -98,6 +111,11 @@ pub(crate) enum Phase {
 }
 
 impl Holder {
+    /// Somebody, but who that is, and for how long, cannot be read.
+    pub(crate) fn unknown() -> Self {
+        Self::Known { token: None, record: None, phase: Phase::Held, left: None }
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         match self {
             Self::Known { phase, .. } => *phase,
@@ -145,8 +163,8 @@ impl Waiter {
         Self { foreign: None, record }
     }
 
-    pub(crate) fn foreign(permit: String) -> Self {
-        Self { foreign: Some(permit), record: None }
+    pub(crate) fn foreign(permit: &str) -> Self {
+        Self { foreign: Some(believed::identity(permit)), record: None }
     }
 }
 
@@ -178,9 +196,12 @@ impl Record {
 #[derive(Deserialize)]
 struct Written {
     permit: Uuid,
+    #[serde(deserialize_with = "believed::text")]
     label: String,
+    #[serde(deserialize_with = "believed::text")]
     host: String,
     pid: u32,
+    #[serde(deserialize_with = "believed::text")]
     user: String,
     #[serde(default)]
     detached: bool,

@@ -1,12 +1,17 @@
 //! What TLS needs: certificates and keys as they were read from files, and what rustls makes of
 //! them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig,
+};
 
 /// What a client needs beyond the authorities that the system trusts; all in PEM.
 #[derive(Debug, Clone, Default)]
@@ -77,26 +82,104 @@ impl Tls {
     }
 }
 
-/// For a server with this certificate, and those that lead to it, and its key. The error says
-/// what is wrong with them.
-pub(crate) fn server(cert: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, String> {
-    let chain = certificates(cert);
+/// Why there is no TLS with a server, and what to do. Fits behind a colon.
+pub(super) fn refusal(error: &Error) -> String {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, DecryptError, UnknownCA, UnsupportedCertificate,
+    };
+    const OURS: &str = "name one that it trusts with --client-cert and --client-key";
+    match error {
+        Error::AlertReceived(CertificateRequired) => {
+            format!("the server asks for a certificate of ours; {OURS}")
+        }
+        Error::AlertReceived(
+            AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRevoked
+            | CertificateUnknown
+            | DecryptError
+            | UnknownCA
+            | UnsupportedCertificate,
+        ) => format!("the server refuses our certificate ({error}); {OURS}"),
+        _ => format!(
+            "{error}; name the authority that signed its certificate with --ca-file, and the server \
+             as its certificate does; --client-cert and --client-key if it asks for ours"
+        ),
+    }
+}
+
+/// A file in PEM, and what is in it.
+#[derive(Debug)]
+pub(crate) struct Pem {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: Secret,
+}
+
+impl Pem {
+    fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        certificates(&self.bytes.0)
+    }
+
+    /// As it was given.
+    fn named(&self, option: &str) -> String {
+        format!("{option} {}", self.path.display())
+    }
+}
+
+/// What a server needs.
+#[derive(Debug)]
+pub(crate) struct ServerFiles {
+    /// Its certificate, and those that lead to it.
+    pub(crate) cert: Pem,
+    pub(crate) key: Pem,
+    /// Who signed the certificates that clients have to show, if they have to.
+    pub(crate) client_ca: Option<Pem>,
+}
+
+/// The error says what is wrong with which file.
+pub(crate) fn server(files: &ServerFiles) -> Result<Arc<ServerConfig>, String> {
+    let ServerFiles { cert, key, client_ca } = files;
+    let chain = cert.certificates();
+    let (named, key_named) = (cert.named("--tls-cert"), key.named("--tls-key"));
     if chain.is_empty() {
-        return Err("there is no certificate in --tls-cert".into());
+        return Err(format!("there is no certificate in {named}"));
     }
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(chain, private_key(key, "--tls-key")?)
-        .map_err(|error| format!("--tls-cert and --tls-key do not fit: {error}"))?;
+        .map_err(|error| error.to_string())?;
+    let config = match client_ca {
+        Some(authority) => config.with_client_cert_verifier(verifier(authority)?),
+        None => config.with_no_client_auth(),
+    };
+    let config = config
+        .with_single_cert(chain, private_key(&key.bytes.0, &key_named)?)
+        .map_err(|error| format!("{named} and {key_named} do not fit: {error}"))?;
     Ok(Arc::new(config))
+}
+
+/// Lets in who shows a certificate that one of these authorities has signed.
+fn verifier(authority: &Pem) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let named = authority.named("--client-ca-file");
+    let mut trusted = RootCertStore::empty();
+    for certificate in authority.certificates() {
+        let added = trusted.add(certificate);
+        added.map_err(|error| format!("{named} has a certificate that is none: {error}"))?;
+    }
+    if trusted.is_empty() {
+        return Err(format!("there is no certificate in {named}"));
+    }
+    let provider = Arc::new(ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider)
+        .build()
+        .map_err(|error| format!("{named} cannot be used: {error}"))
 }
 
 fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-fn private_key(pem: &[u8], option: &str) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|_| format!("there is no private key in {option}"))
+fn private_key(pem: &[u8], named: &str) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| format!("there is no private key in {named}"))
 }

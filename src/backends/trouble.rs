@@ -149,6 +149,33 @@ pub(super) async fn patiently<T>(
     }
 }
 
+/// For one who asks many things one after the other: what is tried again, in all of them together, is
+/// bounded, so that a server that answers every other time does not keep us for ever.
+pub(super) struct Patience(Duration);
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self(TRY_ON)
+    }
+
+    /// As [`patiently`]; once the patience is used up, with one attempt.
+    pub(super) async fn with<T>(
+        &mut self,
+        attempt: impl AsyncFnMut() -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        // What a first attempt may well take.
+        const FREE: Duration = Duration::from_millis(50);
+        let mut attempt = attempt;
+        if self.0.is_zero() {
+            return within(CONNECTING, attempt()).await;
+        }
+        let began = Instant::now();
+        let done = patiently(self.0.max(CONNECTING), attempt).await;
+        self.0 = self.0.saturating_sub(began.elapsed().saturating_sub(FREE));
+        done
+    }
+}
+
 /// What was wrong with the attempts before, since the last one that succeeded.
 #[derive(Default)]
 pub(super) struct Before(Option<Trouble>);

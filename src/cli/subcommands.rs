@@ -152,10 +152,10 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(
-    after_help = "Stops in good order on SIGTERM. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
+    after_help = "Stops in good order on SIGTERM, and reads keys and certificates again on SIGHUP. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
 )]
 pub(crate) struct Serve {
-    /// The API keys that are accepted, one a line, each with a label for the log behind a space;
+    /// The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL;
     /// also in the variable SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) api_key_file: Option<PathBuf>,
@@ -172,9 +172,40 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_key: Option<PathBuf>,
 
+    /// Let in only clients that also show a certificate which an authority in this file has signed
+    /// (PEM); with --tls-cert
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) client_ca_file: Option<PathBuf>,
+
     /// Where to record permits, so that they outlive a restart
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
+
+    /// Connections that have not shown a key, of all addresses; the oldest is closed when another one
+    /// comes [default: a quarter of the descriptors, 1024 at most]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_unauthenticated: Option<usize>,
+
+    /// The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of
+    /// --max-unauthenticated]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_unauthenticated_per_address: Option<usize>,
+
+    /// Clients that register, wait or hold, of all semaphores [default: 200000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_clients: Option<usize>,
+
+    /// Clients that register or wait, of one semaphore [default: 20000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_waiters: Option<usize>,
+
+    /// Semaphores that are in use or have a pinned limit [default: 20000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_names: Option<usize>,
+
+    /// Semaphores with a pinned limit [default: 10000]
+    #[arg(long, value_name = "N", value_parser = values::most)]
+    pub(crate) max_pins: Option<usize>,
 
     /// What to log beside info and alert, on standard error
     #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_parser = values::event())]

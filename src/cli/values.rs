@@ -17,6 +17,12 @@ pub(super) fn limit(text: &str) -> Result<u32, String> {
     limit.ok_or_else(|| "not a whole number from 1 to 10,000".into())
 }
 
+/// How many of something there may be at most.
+pub(super) fn most(text: &str) -> Result<usize, String> {
+    let most = text.parse().ok().filter(|most| (1..=1_000_000_000).contains(most));
+    most.ok_or_else(|| "not a whole number from 1 on".into())
+}
+
 pub(super) fn ttl(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         ttl if ttl < SHORTEST_TTL => Err(format!("shorter than {SHORTEST_TTL:?}")),

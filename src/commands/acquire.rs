@@ -12,7 +12,7 @@ use super::{block_on, cannot_write};
 use crate::account::Account;
 use crate::backends::{Ask, Lease};
 use crate::exit::Exit;
-use crate::report::{Detail, Warning};
+use crate::report::{Detail, Page, Warning};
 use crate::settings::{Acquire, Printed};
 use crate::supervise::guardian::Visible;
 use crate::supervise::signals::Caught;
@@ -30,7 +30,7 @@ async fn acquire(
     ask: &Ask,
     caught: Caught,
 ) -> anyhow::Result<Exit> {
-    let Acquire { request, printed } = settings;
+    let Acquire { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
     let backend = request.location.connect(account)?;
@@ -84,9 +84,7 @@ fn text(lease: &dyn Lease, url: &str, printed: Printed) -> String {
                 ttl_ms: lease.tenure().map(|tenure| tenure.borrow().ttl.as_millis()),
                 backend: url,
             };
-            let mut text = serde_json::to_string_pretty(&document).expect("plain data");
-            text.push('\n');
-            text
+            Page::document(&document).expect("plain data").text().into()
         }
         Printed::Shell => {
             let held = permit.with_backend(url);

@@ -1,6 +1,5 @@
 //! Looking for what is wrong with settings, backend and clocks before a job finds it.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -13,7 +12,7 @@ use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Takeover, Turn, Who,
 };
 use crate::exit::Exit;
-use crate::report::{Fine, Span, harmless};
+use crate::report::{Fine, Page, Span, pitfall};
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
 
@@ -36,24 +35,24 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     }
     let grades = report.checks.iter().map(|check| check.grade);
     report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Good);
-    let text = if settings.json {
-        let mut text = serde_json::to_string_pretty(&report)?;
-        text.push('\n');
-        text
-    } else {
-        report.table()
-    };
-    print(text.as_bytes())?;
+    let page = if settings.json { Page::document(&report)? } else { report.table() };
+    print(&page)?;
     Ok(if report.grade == Grade::Bad { Exit::Unwell } else { Exit::Success })
 }
 
 async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
-    let Examined { location, ttl, kill_after, typed_password, .. } = examined;
+    let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
     if *typed_password {
         let text = "a password in --backend can be seen by everybody in the list of processes; \
                     --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
         checks.push(finding("password", Grade::Doubtful, text));
+    }
+    if let Some(name) = name
+        && let Some(why) = pitfall(name.as_str())
+    {
+        let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
+        checks.push(finding("name", Grade::Doubtful, &text));
     }
     if location.expires() {
         let (time, ttl) =
@@ -241,6 +240,10 @@ impl Setting {
         };
         Self { option: given.option.clone(), value, source: given.source.to_string() }
     }
+
+    fn row(&self) -> Vec<&str> {
+        vec!["setting ", &self.option, &self.value, &self.source]
+    }
 }
 
 /// A URL with its password masked.
@@ -253,23 +256,19 @@ fn shown_url(url: &str) -> String {
 }
 
 impl Report {
-    fn table(&self) -> String {
-        let mut text = String::new();
-        let width = |words: &mut dyn Iterator<Item = &str>| words.map(str::len).max().unwrap_or(0);
-        let names = width(&mut self.settings.iter().map(|one| one.option.as_str()));
-        let values = width(&mut self.settings.iter().map(|one| one.value.as_str()));
-        for Setting { option, value, source } in &self.settings {
-            let _ = writeln!(text, "setting   {option:names$}  {value:values$}  {source}");
-        }
-        let topics = width(&mut self.checks.iter().map(|one| one.topic));
-        for Finding { topic, grade, text: what } in &self.checks {
-            let grade = match grade {
-                Grade::Good => "good",
-                Grade::Doubtful => "doubtful",
-                Grade::Bad => "BAD",
-            };
-            let _ = writeln!(text, "{grade:8}  {topic:topics$}  {}", harmless(what));
-        }
-        text
+    fn table(&self) -> Page {
+        let mut page = Page::default();
+        page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+        page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+        page
     }
+}
+
+fn row(finding: &Finding) -> Vec<&str> {
+    let grade = match finding.grade {
+        Grade::Good => "good    ",
+        Grade::Doubtful => "doubtful",
+        Grade::Bad => "BAD     ",
+    };
+    vec![grade, finding.topic, &finding.text]
 }

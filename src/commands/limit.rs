@@ -6,26 +6,27 @@ use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, Error, Snapshot};
 use crate::exit::Exit;
+use crate::report::{Among, Page, quoted};
 use crate::settings::{Change, Limit};
 
 pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;
-    let line = block_on(change(&*backend, settings))??;
-    print(line.as_bytes())
+    let page = block_on(change(&*backend, settings))??;
+    print(&page)
 }
 
-/// What was asked for is done when this returns the line that says so.
-async fn change(backend: &dyn Backend, settings: &Limit) -> Result<String, Error> {
+/// What was asked for is done when this returns what says so.
+async fn change(backend: &dyn Backend, settings: &Limit) -> Result<Page, Error> {
     let Limit { name, change, .. } = settings;
     let before = backend.limit(name).await?;
-    let Some(change) = change else { return Ok(format!("{}\n", InForce::now(&before))) };
+    let Some(change) = change else { return Ok(Page::of(InForce::now(&before))) };
     let limit = match change {
         Change::Pin(limit) => Some(*limit),
         Change::Unpin => None,
     };
     backend.set_limit(name, limit).await?;
     let after = backend.limit(name).await?;
-    Ok(format!("{}\n", InForce { before: before.limit, ..InForce::now(&after) }))
+    Ok(Page::of(InForce { before: before.limit, ..InForce::now(&after) }))
 }
 
 /// Which limit counts, and why.
@@ -43,7 +44,11 @@ impl<'a> InForce<'a> {
 
 impl fmt::Display for InForce<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, limit, pinned, holders, .. } = self.snapshot;
+        let Snapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
+        let name = quoted(name.as_str(), Among::Front);
+        if let Some(odd) = odd {
+            return write!(f, "{name}: not known; {odd}");
+        }
         match limit {
             None => return write!(f, "{name}: not in use, its next user says the limit"),
             Some(limit) if *pinned => write!(f, "{name}: limit {limit}, pinned")?,

@@ -23,11 +23,12 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
 use crate::account::Account;
+use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::exit::{Exit, Failure};
 use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, Detail, NotOurs};
-use crate::settings::{self, Misuse, Printed, Surroundings, Task, Variables};
+use crate::report::{CannotRun, Detail, Exposed, NotOurs, Page};
+use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
 use crate::terminal::{Console, Loudness};
 
@@ -54,7 +55,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
         };
         if code != 0 {
             // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
-            let _ = print(format!("(exit {code})\n").as_bytes());
+            let _ = write_out(format!("(exit {code})\n").as_bytes());
         }
     }
     done
@@ -70,21 +71,51 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
                 let mut console = Console::new(settings.request.loudness);
                 console.say(Loudness::Verbose, Detail::NoShell(no_shell));
             }
+            warn(&settings.request, settings.typed_password);
             run::run(&settings, account)
         }
         Task::Status(settings) => status::run(&settings, account),
-        Task::Acquire(settings) => acquire::run(&settings, account),
-        Task::Renew(settings) => renew::run(&settings, account),
+        Task::Acquire(settings) => {
+            warn(&settings.request, settings.typed_password);
+            acquire::run(&settings, account)
+        }
+        Task::Renew(settings) => {
+            if settings.typed_password {
+                Console::new(Loudness::Normal).say(Loudness::Normal, Exposed::Typed);
+            }
+            renew::run(&settings, account)
+        }
         Task::Release(settings) => release::run(&settings, account),
         Task::Limit(settings) => limit::run(&settings, account),
         Task::Doctor(settings) => doctor::run(*settings, account),
-        Task::Serve(settings) => serve::run(settings),
-        Task::Completions(shell) => print(&generate::completions(shell)),
-        Task::Man(subcommand) => print(&generate::man(subcommand.as_deref())?),
+        Task::Serve(settings) => serve::run(*settings),
+        Task::Completions(shell) => write_out(&generate::completions(shell)),
+        Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
         Task::Print(page) => match page.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
         },
+    }
+}
+
+/// Tells of secrets that others can read.
+fn warn(request: &Request, typed_password: bool) {
+    let mut console = Console::new(request.loudness);
+    if typed_password {
+        console.say(Loudness::Normal, Exposed::Typed);
+    }
+    let exposed = match &request.location {
+        Location::Default | Location::Directory(_) => None,
+        Location::Redis(place) => {
+            place.url.tells_the_network_its_password().then_some(Exposed::Password)
+        }
+        Location::Cloud(place) => {
+            let told = place.key.is_some() && place.url.tells_the_network_its_key();
+            told.then_some(Exposed::Key)
+        }
+    };
+    if let Some(exposed) = exposed {
+        console.say(Loudness::Verbose, exposed);
     }
 }
 
@@ -146,8 +177,13 @@ fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(done)
 }
 
-/// Writes to standard output. A reader who has seen enough is no failure.
-fn print(text: &[u8]) -> anyhow::Result<Exit> {
+/// Shows something on standard output.
+fn print(page: &Page) -> anyhow::Result<Exit> {
+    write_out(page.text().as_bytes())
+}
+
+/// Writes what programs read to standard output. A reader who has seen enough is no failure.
+fn write_out(text: &[u8]) -> anyhow::Result<Exit> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),

@@ -7,7 +7,7 @@ use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, Error, ErrorKind, Eviction, GivenBack, Holder};
 use crate::exit::Exit;
-use crate::report::{Evicting, NotOurs};
+use crate::report::{Evicting, NotOurs, Page};
 use crate::settings::Release;
 
 pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
@@ -61,7 +61,7 @@ async fn evict(
     let how = if now { Eviction::Now } else { Eviction::Gently };
     // Before it is gone, so that whoever it was is known whatever happens.
     let evicting = Evicting { name, holder, how, time: SystemTime::now() };
-    print(format!("{evicting}\n").as_bytes())?;
+    print(&Page::of(evicting))?;
     backend.evict(name, *id, how).await?;
     Ok(Exit::Success)
 }

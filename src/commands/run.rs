@@ -287,6 +287,7 @@ impl Story<'_> {
             let all = held_around().map_or(ours.clone(), |outer| format!("{outer} {ours}"));
             environment.push(("SEMRUN_HELD", Some(all)));
         }
+        environment.extend(settings.withheld.iter().map(|variable| (*variable, None)));
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
         let mut hold = Hold::new(lease, supervision.kill_after, continues)

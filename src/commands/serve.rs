@@ -1,56 +1,104 @@
 //! Running a cloud-semaphore server until a signal comes.
 
+mod reload;
+
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::Context;
 use rustix::process::Signal;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
+use self::reload::Reload;
 use super::block_on;
-use crate::backends::tls;
 use crate::exit::{Exit, Failure};
-use crate::kernel::raise_open_files_limit;
+use crate::files::ours::Unfit;
+use crate::kernel::{open_files_limit, raise_open_files_limit};
 use crate::report::Span;
+use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::log::{Event, Log};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::{Misuse, Serve};
-use crate::supervise::signals::{Caught, Signals};
+use crate::supervise::signals::{Caught, Signals, hold_back};
 use crate::terminal;
 
+const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other machines can be read \
+                          on the network; --tls-cert and --tls-key encrypt it, and --listen \
+                          127.0.0.1:PORT keeps it on this machine";
+
 pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
-    let caught = Caught::install().context("cannot listen to signals")?;
+    // It ends nothing, however early it comes.
+    hold_back(Signal::HUP);
     // Each client needs two.
     raise_open_files_limit();
-    let Serve { listen, keys, tls, state_dir, log, log_format } = settings;
-    let tls = match tls {
-        Some((cert, key)) => Some(
-            tls::server(&cert, &key.0).map_err(|text| Misuse::new(Failure::Unsupported, text))?,
-        ),
-        None => None,
-    };
+    let Serve {
+        listen,
+        keys,
+        credentials,
+        credential_files,
+        state_dir,
+        strangers,
+        strangers_of_one_address,
+        bounds,
+        log,
+        log_format,
+    } = settings;
+    let descriptors = open_files_limit().and_then(|limit| limit.current);
+    let descriptors =
+        descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
+    let room = Room::within(descriptors, strangers, strangers_of_one_address);
+    let tls = credentials.tls()?.map(|tls| Rc::new(RefCell::new(tls)));
+    drop(credentials);
     let (journal, found) = match &state_dir {
-        Some(directory) => Journal::open(directory).map_err(|error| {
-            let text = format!("cannot use the state directory {}: {error}", directory.display());
-            Misuse::new(Failure::Unavailable, text)
+        Some(directory) => Journal::open(directory).map_err(|unfit| {
+            let failure = match unfit {
+                Unfit::Io(_) => Failure::Unavailable,
+                Unfit::Unsafe(_) => Failure::Unsupported,
+            };
+            let shown = directory.display();
+            Misuse::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
         })?,
         None => (Journal::none(), Found::default()),
     };
+    // Not before: whatever takes long until here, a signal ends it.
+    let caught = Caught::install().context("cannot listen to signals")?;
     let log = Log::new(&log, log_format);
     let restored = found.grants.len();
-    let semaphores = Semaphores::new(journal, found, log);
+    let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
             Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
         })?;
-        let port = listener.local_addr().context("cannot listen")?.port();
-        announce(&semaphores, port, restored);
-        let routes = Rc::new(Routes { semaphores: Rc::clone(&semaphores), keys });
-        crate::serve::run(listener, tls, routes, told_to_end(signals)).await.context("cannot serve")
+        let address = listener.local_addr().context("cannot listen")?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            semaphores.log.say(Event::Alert, CLEAR_TEXT);
+        }
+        announce(&semaphores, address.port(), restored);
+        if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
+            let text = format!(
+                "--max-unauthenticated {asked} is more than half of the {descriptors} descriptors that \
+                 it may have; it is {} now",
+                room.strangers
+            );
+            semaphores.log.say(Event::Alert, &text);
+        }
+        let routes = Routes::new(Rc::clone(&semaphores), keys);
+        let reload = Reload::new(credential_files, Rc::clone(&routes), tls.clone());
+        let (door, again) = (Door::new(room), Notify::new());
+        let end = async {
+            tokio::select! {
+                () = told_to_end(signals, &again) => {}
+                () = reload.whenever(&again) => {}
+            }
+        };
+        crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
+    semaphores.log.finish();
     semaphores.log.say(Event::Info, "The server has ended");
     Ok(Exit::Success)
 }
@@ -80,17 +128,14 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }
 
-/// Every signal that ends a program ends this one, in good order.
-async fn told_to_end(mut signals: Signals) {
-    loop {
-        match signals.next().await {
-            Ok(arrival) => {
-                let ending = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
-                if ending.contains(&arrival.signal) {
-                    return;
-                }
-            }
-            Err(_) => return,
+/// Every signal that ends a program ends this one, in good order, but for the one that has it read
+/// files again.
+async fn told_to_end(mut signals: Signals, again: &Notify) {
+    while let Ok(arrival) = signals.next().await {
+        match arrival.signal {
+            Signal::TERM | Signal::INT | Signal::QUIT => return,
+            Signal::HUP => again.notify_one(),
+            _ => {}
         }
     }
 }

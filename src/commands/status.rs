@@ -1,18 +1,18 @@
 //! Who holds and who waits, as a table or as a JSON document (`docs/status.md`).
 
+mod document;
+
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
-
+use self::document::Document;
 use super::watch::{self, Screen};
 use super::{block_on, print};
 use crate::account::Account;
 use crate::backends::{self, Backend, Error, Name, Phase, Record, Snapshot, Withheld};
 use crate::exit::Exit;
-use crate::report::{Span, harmless};
+use crate::report::{Among, Page, Span, quoted};
 use crate::settings::Status;
 use crate::terminal::{Console, Loudness};
 
@@ -24,14 +24,12 @@ pub(super) fn run(settings: &Status, account: &Account) -> anyhow::Result<Exit> 
         return block_on(watch(&places, settings))?;
     }
     let snapshots = block_on(look(&places))??;
-    let text = if settings.json {
-        let mut text = serde_json::to_string_pretty(&Document::of(&snapshots))?;
-        text.push('\n');
-        text
+    let page = if settings.json {
+        Page::document(&Document::of(&snapshots))?
     } else {
         table(&snapshots, settings.limit, SystemTime::now())
     };
-    print(text.as_bytes())?;
+    print(&page)?;
     let taken = snapshots.iter().any(|snapshot| snapshot.full(settings.limit));
     Ok(if taken { Exit::AllTaken } else { Exit::Success })
 }
@@ -61,13 +59,12 @@ async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
     loop {
         let key = changing(&snapshots);
         let page = if settings.json {
-            let mut line = serde_json::to_string(&Document::of(&snapshots))?;
-            line.push('\n');
-            line
+            Page::document_line(&Document::of(&snapshots))?
         } else {
             let now = SystemTime::now();
-            let table = table(&snapshots, settings.limit, now);
-            format!("{}\n{table}", humantime::format_rfc3339_seconds(now))
+            let mut page = Page::of(humantime::format_rfc3339_seconds(now));
+            page.append(&table(&snapshots, settings.limit, now));
+            page
         };
         if !screen.show(&page, key)? {
             return Ok(Exit::Success);
@@ -93,89 +90,88 @@ async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
 fn changing(snapshots: &[Snapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {
-        let Snapshot { name, limit, pinned, holders, waiters, .. } = snapshot;
+        let Snapshot { name, limit, pinned, holders, waiters, odd, .. } = snapshot;
         let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.withheld.is_some());
         for holder in holders {
             let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.phase(), holder.token());
         }
-        let _ = write!(text, " {waiters:?}");
+        let _ = write!(text, " {waiters:?} {odd:?}");
     }
     text
 }
 
 /// A heading for each semaphore, and a row for each holder and waiter. `asked` is the limit where
 /// none is in force: foreign clients keep theirs to themselves.
-fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> String {
-    let mut text = String::new();
+fn table(snapshots: &[Snapshot], asked: u32, now: SystemTime) -> Page {
+    let mut page = Page::default();
     for snapshot in snapshots {
         let name = &snapshot.name;
-        let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
-        let limit = snapshot.limit.or((held > 0).then_some(asked));
-        let idle = held == 0 && waiting == 0;
-        let free = match snapshot.withheld {
-            None => "free".into(),
-            Some(Withheld::Quarantine(left)) => format!("free in {} (quarantine)", Span(left)),
-            Some(Withheld::Replicas { in_step, needed }) => {
-                format!("none granted, {in_step} of {needed} replicas in step")
-            }
-        };
-        match limit {
-            Some(limit) if snapshot.pinned && idle => {
-                let _ = writeln!(text, "{name}: {free}, limit {limit} pinned");
-                continue;
-            }
-            Some(limit) => {
-                let _ = write!(text, "{name}: {held} of {limit} held, {waiting} waiting");
-            }
-            None => {
-                let _ = writeln!(text, "{name}: {free}");
-                continue;
-            }
+        page.line(heading(snapshot, asked));
+        if snapshot.holders.is_empty() && snapshot.waiters.is_empty() {
+            continue;
         }
-        if snapshot.pinned {
-            text.push_str(", limit pinned");
-        }
-        match snapshot.withheld {
-            None => {}
-            Some(Withheld::Quarantine(left)) => {
-                let _ = write!(text, ", none granted for {}", Span(left));
-            }
-            Some(Withheld::Replicas { .. }) => {
-                let _ = write!(text, ", {free}");
-            }
-        }
-        let _ = writeln!(text);
         let leases = snapshot.holders.iter().any(|holder| holder.left().is_some());
         let mut rows = vec![Row::heading()];
         for holder in &snapshot.holders {
             rows.push(match holder {
                 backends::Holder::Foreign { permit, .. } => {
-                    Row::foreign("holds".into(), name, permit)
+                    Row::foreign("  holds".into(), name, permit)
                 }
                 backends::Holder::Known { record, phase, .. } => {
                     let state = match phase {
-                        Phase::Held => "holds",
-                        Phase::Evicted => "evicted",
-                        Phase::Kept => "kept",
+                        Phase::Held => "  holds",
+                        Phase::Evicted => "  evicted",
+                        Phase::Kept => "  kept",
                     };
                     Row::of(state.into(), name, record.as_ref(), now)
                 }
             });
             let row = rows.last_mut().expect("just pushed");
             row.token = holder.token().map(|token| token.to_string().into()).unwrap_or_default();
-            row.left = holder.left().map(|left| Span(left).to_string().into()).unwrap_or_default();
+            let left = holder.left().map(|left| Span(left).to_string().into());
+            let known = holder.record().is_some();
+            row.left = left.unwrap_or_else(|| if known { "".into() } else { "?".into() });
         }
         for (place, waiter) in snapshot.waiters.iter().enumerate() {
-            let state = format!("waits, {}", place + 1).into();
+            let state = format!("  waits, {}", place + 1).into();
             rows.push(match &waiter.foreign {
                 Some(permit) => Row::foreign(state, name, permit),
                 None => Row::of(state, name, waiter.record.as_ref(), now),
             });
         }
         let cells: Vec<_> = rows.iter().map(|row| row.cells(leases)).collect();
-        write_rows(&mut text, &cells);
+        page.rows(&cells);
     }
-    text
+    page
+}
+
+/// How a semaphore stands as a whole.
+fn heading(snapshot: &Snapshot, asked: u32) -> String {
+    let name = quoted(snapshot.name.as_str(), Among::Front);
+    let odd = snapshot.odd.as_ref().map(|what| format!("; {what}")).unwrap_or_default();
+    let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
+    let idle = held == 0 && waiting == 0;
+    let (free, none) = match snapshot.withheld {
+        None => ("free".into(), String::new()),
+        Some(Withheld::Quarantine(left)) => {
+            let left = Span(left);
+            (format!("free in {left} (quarantine)"), format!(", none granted for {left}"))
+        }
+        Some(Withheld::Replicas { in_step, needed }) => {
+            let none = format!("none granted, {in_step} of {needed} replicas in step");
+            (none.clone(), format!(", {none}"))
+        }
+    };
+    if idle && let Some(what) = &snapshot.odd {
+        return format!("{name}: not known; {what}");
+    }
+    let limit = snapshot.limit.or((!idle).then_some(asked));
+    let Some(limit) = limit else { return format!("{name}: {free}") };
+    if snapshot.pinned && idle {
+        return format!("{name}: {free}, limit {limit} pinned");
+    }
+    let pinned = if snapshot.pinned { ", limit pinned" } else { "" };
+    format!("{name}: {held} of {limit} held, {waiting} waiting{pinned}{none}{odd}")
 }
 
 type Cell<'a> = Cow<'a, str>;
@@ -192,7 +188,7 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn heading() -> Self {
         Self {
-            state: "".into(),
+            state: "  ".into(),
             token: "TOKEN".into(),
             left: "LEASE LEFT".into(),
             who: ["LABEL", "HOST", "PID", "USER"].map(Cell::from),
@@ -210,7 +206,8 @@ impl<'a> Row<'a> {
         };
         let age = Span(now.duration_since(*since).unwrap_or_default());
         let since = format!("{} ({age})", humantime::format_rfc3339_seconds(*since)).into();
-        let (label, host, user) = (harmless(&who.label), harmless(&who.host), harmless(&who.user));
+        let [label, host, user] =
+            [&who.label, &who.host, &who.user].map(|text| quoted(text, Among::Columns));
         // Who has acquired a permit to outlive itself has gone.
         let pid = if who.detached { "-".into() } else { who.pid.to_string().into() };
         let permit = format!("{permit}@{name}").into();
@@ -221,7 +218,7 @@ impl<'a> Row<'a> {
     fn foreign(state: Cell<'a>, name: &Name, permit: &str) -> Self {
         let mut row = Self::of(state, name, None, SystemTime::UNIX_EPOCH);
         row.who[0] = "foreign".into();
-        row.permit = format!("{}@{name}", harmless(permit)).into();
+        row.permit = format!("{}@{name}", quoted(permit, Among::Columns)).into();
         row
     }
 
@@ -229,146 +226,6 @@ impl<'a> Row<'a> {
         let left = leases.then_some(&self.left);
         let head = [&self.state, &self.token].into_iter().chain(left);
         head.chain(&self.who).chain([&self.since, &self.permit]).map(AsRef::as_ref).collect()
-    }
-}
-
-fn write_rows(text: &mut String, rows: &[Vec<&str>]) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widest = |column: usize| rows.iter().map(|row| width(row[column])).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(widest).collect();
-    for row in rows {
-        for (cell, widest) in row.iter().zip(&widths) {
-            text.push_str("  ");
-            text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', widest - width(cell)));
-        }
-        text.truncate(text.trim_end_matches(' ').len());
-        text.push('\n');
-    }
-}
-
-fn width(text: &str) -> usize {
-    // Nearly everything is, and quickly measured then.
-    if text.is_ascii() { text.len() } else { text.width() }
-}
-
-/// The JSON document. Fields are only ever added; a change of meaning is a new version.
-#[derive(Serialize)]
-struct Document<'a> {
-    version: u32,
-    semaphores: Vec<Semaphore<'a>>,
-}
-
-#[derive(Serialize)]
-struct Semaphore<'a> {
-    name: &'a str,
-    limit: Option<u32>,
-    pinned: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_ms: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    paused_ms: Option<u128>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replicas: Option<Replicas>,
-    holders: Vec<Holder<'a>>,
-    waiters: Vec<Waiter<'a>>,
-}
-
-/// Too few of them, and so no permit is granted.
-#[derive(Serialize)]
-struct Replicas {
-    in_step: u32,
-    needed: u32,
-}
-
-#[derive(Serialize)]
-struct Holder<'a> {
-    fencing_token: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lease_left_ms: Option<u128>,
-    state: Phase,
-    foreign: bool,
-    #[serde(flatten)]
-    record: Option<Person<'a>>,
-    /// Of a foreign one, which has no more than that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    permit: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Waiter<'a> {
-    place: usize,
-    foreign: bool,
-    #[serde(flatten)]
-    record: Option<Person<'a>>,
-    /// Of a foreign one, which has no more than that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    permit: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Person<'a> {
-    permit: String,
-    label: &'a str,
-    host: &'a str,
-    pid: u32,
-    user: &'a str,
-    detached: bool,
-    since: String,
-}
-
-impl<'a> Document<'a> {
-    fn of(snapshots: &'a [Snapshot]) -> Self {
-        Self { version: 1, semaphores: snapshots.iter().map(Semaphore::of).collect() }
-    }
-}
-
-impl<'a> Semaphore<'a> {
-    fn of(snapshot: &'a Snapshot) -> Self {
-        let name = &snapshot.name;
-        let person = |record: Option<&'a Record>| {
-            let record = record?;
-            let who = &record.who;
-            Some(Person {
-                permit: format!("{}@{name}", record.permit),
-                label: &who.label,
-                host: &who.host,
-                pid: who.pid,
-                user: &who.user,
-                detached: who.detached,
-                since: humantime::format_rfc3339_millis(record.since).to_string(),
-            })
-        };
-        let holders = snapshot.holders.iter().map(|holder| Holder {
-            fencing_token: holder.token(),
-            lease_left_ms: holder.left().map(|left| left.as_millis()),
-            state: holder.phase(),
-            foreign: matches!(holder, backends::Holder::Foreign { .. }),
-            record: person(holder.record()),
-            permit: match holder {
-                backends::Holder::Foreign { permit, .. } => Some(format!("{permit}@{name}")),
-                backends::Holder::Known { .. } => None,
-            },
-        });
-        let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
-            place: index + 1,
-            foreign: waiter.foreign.is_some(),
-            record: person(waiter.record.as_ref()),
-            permit: waiter.foreign.as_ref().map(|permit| format!("{permit}@{name}")),
-        });
-        Self {
-            name: name.as_str(),
-            limit: snapshot.limit,
-            pinned: snapshot.pinned,
-            ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
-            paused_ms: snapshot.withheld.and_then(Withheld::left).map(|left| left.as_millis()),
-            replicas: match snapshot.withheld {
-                Some(Withheld::Replicas { in_step, needed }) => Some(Replicas { in_step, needed }),
-                _ => None,
-            },
-            holders: holders.collect(),
-            waiters: waiters.collect(),
-        }
     }
 }
 
@@ -449,7 +306,7 @@ theirs: 1 of 10 held, 0 waiting
          TOKEN  LEASE LEFT  LABEL    HOST  PID  USER  SINCE  PERMIT
   holds         0.0s        foreign  ?     ?    ?     ?      f0@theirs
 ";
-        assert_eq!(text, expected);
+        assert_eq!(text.text(), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
 use super::cannot_write;
+use crate::report::Page;
 use crate::terminal::{fitting, is_dumb};
 
 /// How often it is looked.
@@ -27,13 +28,13 @@ impl Screen {
 
     /// Shows a page: on a screen in place of the last one, elsewhere below it, if `key` says that it
     /// is another one. False: nobody reads any more.
-    pub(super) fn show(&mut self, page: &str, key: String) -> anyhow::Result<bool> {
+    pub(super) fn show(&mut self, page: &Page, key: String) -> anyhow::Result<bool> {
         let text = if self.redraws {
             self.redrawn(page)
         } else if self.last.as_ref() == Some(&key) {
             return Ok(is_read());
         } else {
-            page.into()
+            page.text().into()
         };
         self.last = Some(key);
         let mut stdout = io::stdout().lock();
@@ -45,14 +46,14 @@ impl Screen {
     }
 
     /// The page as much as fits, over what is there.
-    fn redrawn(&self, page: &str) -> String {
+    fn redrawn(&self, page: &Page) -> String {
         let size = tcgetwinsize(io::stdout()).ok();
         // One that does not know its size says 0.
         let rows = size.map(|size| size.ws_row).filter(|rows| *rows > 0).unwrap_or(24);
         let columns = size.map_or(80, |size| size.ws_col);
         let first = if self.last.is_none() { "\x1b[2J" } else { "" };
         let mut text = format!("{first}\x1b[H");
-        for line in page.lines().take(usize::from(rows.max(2)) - 1) {
+        for line in page.text().lines().take(usize::from(rows.max(2)) - 1) {
             let _ = write!(text, "{}\x1b[K\r\n", fitting(line, columns));
         }
         text.push_str("\x1b[J");

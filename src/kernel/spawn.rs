@@ -19,7 +19,7 @@ use rustix::termios::tcsetpgrp;
 use rustix::thread::futex;
 
 use super::program::Program;
-use super::{open_files_limit, original_file_size_limit};
+use super::{open_files_limit, original_core_limit, original_file_size_limit};
 use crate::supervise::signals::{
     Inherited, deaf, forget_pending, without_stopping_at_the_terminal,
 };
@@ -333,6 +333,9 @@ impl Birth {
         }
         if let Some(file_size) = original_file_size_limit() {
             setrlimit(Resource::Fsize, file_size).map_err(at(Step::Limit))?;
+        }
+        if let Some(core) = original_core_limit() {
+            setrlimit(Resource::Core, core).map_err(at(Step::Limit))?;
         }
         self.inherited.restore();
         Ok(())

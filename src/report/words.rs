@@ -1,9 +1,9 @@
-//! What sentences are made of: times, places, and what others wrote.
+//! What sentences are made of: times, places, and who holds.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use super::foreign::{Among, quoted};
 use crate::backends::Record;
 
 /// A length of time as people say it.
@@ -36,21 +36,13 @@ pub(crate) struct Holder<'a>(pub(crate) &'a Record);
 impl fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = &self.0.who;
-        let (label, user, host) = (harmless(&who.label), harmless(&who.user), harmless(&who.host));
+        let [label, user, host] =
+            [&who.label, &who.user, &who.host].map(|text| quoted(text, Among::Words));
         // Who has acquired a permit to outlive itself has gone.
         if who.detached {
             return write!(f, "{label} ({user}@{host})");
         }
         write!(f, "{label} (pid {}, {user}@{host})", who.pid)
-    }
-}
-
-/// What others wrote, without what could disturb a terminal.
-pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
-        text.replace(char::is_control, "\u{FFFD}").into()
-    } else {
-        text.into()
     }
 }
 

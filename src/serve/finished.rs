@@ -7,30 +7,35 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::bearer::{Bearer, Print};
 use crate::clock::Moment;
 
 /// How long they are remembered, and how many of them.
 const REMEMBERED: Duration = Duration::from_mins(2);
 const MOST: usize = 100_000;
 
+/// An identity, and whose requests under it are meant; none: everybody's. Otherwise one client could end
+/// another by an identity that it heard of.
+type Ended = (Uuid, Option<Print>);
+
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    order: VecDeque<(Moment, Uuid)>,
+    order: VecDeque<(Moment, Ended)>,
     /// Whether it was a detached permit that was given back.
-    all: HashMap<Uuid, bool>,
+    all: HashMap<Ended, bool>,
 }
 
 impl Finished {
-    pub(super) fn add(&mut self, now: Moment, id: Uuid) {
-        self.insert(now, id, false);
+    pub(super) fn add(&mut self, now: Moment, id: Uuid, whose: Option<Print>) {
+        self.insert(now, (id, whose), false);
     }
 
     /// The same, for a detached permit: whoever gives it back again is told so.
-    pub(super) fn give_back(&mut self, now: Moment, id: Uuid) {
-        self.insert(now, id, true);
+    pub(super) fn give_back(&mut self, now: Moment, id: Uuid, whose: Option<Print>) {
+        self.insert(now, (id, whose), true);
     }
 
-    fn insert(&mut self, now: Moment, id: Uuid, given_back: bool) {
+    fn insert(&mut self, now: Moment, id: Ended, given_back: bool) {
         while let Some((when, old)) = self.order.front().copied()
             && (when + REMEMBERED < now || self.order.len() >= MOST)
         {
@@ -46,33 +51,56 @@ impl Finished {
         }
     }
 
-    pub(super) fn contains(&self, id: Uuid) -> bool {
-        self.all.contains_key(&id)
+    pub(super) fn contains(&self, id: Uuid, asks: &Bearer) -> bool {
+        meant(id, asks).iter().any(|ended| self.all.contains_key(ended))
     }
 
-    pub(super) fn was_given_back(&self, id: Uuid) -> bool {
-        self.all.get(&id).is_some_and(|given_back| *given_back)
+    pub(super) fn was_given_back(&self, id: Uuid, asks: &Bearer) -> bool {
+        meant(id, asks)
+            .iter()
+            .any(|ended| self.all.get(ended).is_some_and(|given_back| *given_back))
     }
+}
+
+fn meant(id: Uuid, asks: &Bearer) -> [Ended; 2] {
+    [(id, None), (id, asks.print)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::bearer::Actor;
 
     #[test]
     fn what_is_finished_is_remembered_for_a_while_and_not_without_bound() {
         let mut finished = Finished::default();
+        let asks = Bearer::on_record(None);
         let id = |number: usize| Uuid::from_u128(number as u128);
-        finished.add(Duration::ZERO, id(0));
-        finished.add(REMEMBERED, id(1));
-        assert!(finished.contains(id(0)) && finished.contains(id(1)));
-        finished.add(REMEMBERED + Duration::from_secs(1), id(2));
-        assert!(!finished.contains(id(0)) && finished.contains(id(1)));
-        (3..MOST + 9).for_each(|number| finished.add(REMEMBERED, id(number)));
+        finished.add(Duration::ZERO, id(0), None);
+        finished.add(REMEMBERED, id(1), None);
+        assert!(finished.contains(id(0), &asks) && finished.contains(id(1), &asks));
+        finished.add(REMEMBERED + Duration::from_secs(1), id(2), None);
+        assert!(!finished.contains(id(0), &asks) && finished.contains(id(1), &asks));
+        (3..MOST + 9).for_each(|number| finished.add(REMEMBERED, id(number), None));
         assert_eq!((finished.order.len(), finished.all.len()), (MOST, MOST));
-        assert!(!finished.contains(id(1)) && finished.contains(id(MOST + 8)));
-        finished.give_back(REMEMBERED, id(MOST + 8));
-        finished.add(REMEMBERED, id(MOST + 8));
-        assert!(finished.was_given_back(id(MOST + 8)) && !finished.was_given_back(id(MOST + 7)));
+        assert!(!finished.contains(id(1), &asks) && finished.contains(id(MOST + 8), &asks));
+        finished.give_back(REMEMBERED, id(MOST + 8), None);
+        finished.add(REMEMBERED, id(MOST + 8), None);
+        assert!(
+            finished.was_given_back(id(MOST + 8), &asks)
+                && !finished.was_given_back(id(MOST + 7), &asks)
+        );
+    }
+
+    #[test]
+    fn what_one_key_has_finished_binds_no_other() {
+        let mut finished = Finished::default();
+        let [one, other] = ["one", "other"].map(|label| Actor::from(label).bearer);
+        let ids = [1, 2].map(Uuid::from_u128);
+        finished.give_back(Duration::ZERO, ids[0], one.print);
+        finished.add(Duration::ZERO, ids[1], None);
+        assert!(finished.contains(ids[0], &one) && finished.was_given_back(ids[0], &one));
+        assert!(!finished.contains(ids[0], &other) && !finished.was_given_back(ids[0], &other));
+        assert!(finished.contains(ids[1], &one) && finished.contains(ids[1], &other));
     }
 }

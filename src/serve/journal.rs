@@ -8,23 +8,28 @@ mod work;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::format::fuzz;
 use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
-use self::work::{AGAIN, Job, Progress, Work, private, rename_from_aside, write_aside};
+use self::work::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
+use crate::files::ours::{self, Unfit};
 use crate::kernel::file_size_limit;
 use crate::mutants::{self, Guard};
+use crate::serve::seals::Seals;
+use crate::supervise::signals::deaf;
 
 /// Where grants are recorded.
 pub(crate) struct Journal {
@@ -64,37 +69,42 @@ impl Journal {
     }
 
     /// Reads what is in a directory, which is made if need be, and goes on there.
-    pub(crate) fn open(directory: &Path) -> io::Result<(Self, Found)> {
+    pub(crate) fn open(directory: &Path) -> Result<(Self, Found), Unfit> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         Self::open_at(directory, boot)
     }
 
-    fn open_at(directory: &Path, boot: String) -> io::Result<(Self, Found)> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let lock = private().create(true).append(true).open(directory.join("lock"))?;
+    fn open_at(path: &Path, boot: String) -> Result<(Self, Found), Unfit> {
+        // Kept open: when it is needed there may be no descriptor left.
+        let directory = ours::open_directory(path)?;
+        let lock = open_lock(&directory)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(io::Error::other("another server uses it"));
+            return Err(io::Error::other("another server uses it").into());
         }
-        let path = directory.join("journal");
-        let found = match fs::read(&path) {
-            Ok(bytes) => replay(&bytes, &boot)
-                .map_err(|what| io::Error::other(format!("{}: {what}", path.display())))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::default(),
-            Err(error) => return Err(error),
+        let path = path.join(JOURNAL);
+        let mut found = match ours::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
+            Some(mut file) => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes)?;
+                replay(&bytes, &boot)
+                    .map_err(|damage| io::Error::other(format!("{}: {damage}", path.display())))?
+            }
+            None => Found::default(),
         };
         let before = found.rebooted.map(|longest| (found.boot.clone(), longest));
         let content = snapshot(&boot, before.as_ref(), found.last, &found.pins, &found.grants);
-        // Kept open: when it is needed there may be no descriptor left.
-        let directory = File::open(directory)?;
-        let file = write_aside(&path, &content)?;
-        rename_from_aside(&path)?;
+        let directory = File::from(directory);
+        let file = write_aside(&directory, &content)?;
+        rename_from_aside(&directory)?;
         directory.sync_all()?;
+        found.seals = Some(Seals::open(&directory)?);
         let (jobs, todo) = channel();
         let (tell, progress) = watch::channel(Progress::default());
         let size = content.len() as u64;
         let work = Work::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
-        let thread = thread.spawn(move || work.run(&todo))?;
+        // Signals are for those who listen to them.
+        let thread = deaf(|| thread.spawn(move || work.run(&todo)))?;
         let writer = Writer {
             jobs: Some(jobs),
             thread: Some(thread),
@@ -192,6 +202,20 @@ impl Journal {
     /// What tells of trouble and of its end; none where nothing is written.
     pub(crate) fn progress(&self) -> Option<watch::Receiver<Progress>> {
         self.writer.as_ref().map(|writer| writer.progress.clone())
+    }
+}
+
+/// The file that is locked by the server that uses a directory.
+fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
+    const LOCK: &str = "lock";
+    match ours::open_private(directory, LOCK, OFlags::RDWR)? {
+        Some(lock) => Ok(lock),
+        None => match ours::create_private(directory, LOCK) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(io::Error::other("another server begins to use it").into())
+            }
+            lock => Ok(lock?),
+        },
     }
 }
 

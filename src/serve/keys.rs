@@ -1,45 +1,65 @@
-//! The API keys that a server accepts, each with the label that the log shows in its place.
+//! The API keys that a server accepts, each with what it may do and the label that the log shows in its
+//! place.
 
 use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
 
+use super::bearer::{Bearer, Pattern, Print, Role};
+
 /// The protocol's own rule.
 const SHORTEST: usize = 10;
 
-pub(crate) struct Keys(Vec<(Vec<u8>, Rc<str>)>);
+/// The words that say what a key may do, before its label.
+const ROLE: &str = "role=";
+const NAMES: &str = "names=";
+
+pub(crate) struct Keys(Vec<(Vec<u8>, Rc<Bearer>)>);
 
 // By hand: a key is never shown.
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(_, label)| label)).finish()
+        f.debug_list().entries(self.0.iter().map(|(_, bearer)| &bearer.label)).finish()
     }
 }
 
+/// What goes with a key.
+struct Given<'a> {
+    role: Role,
+    names: Option<Pattern>,
+    label: &'a str,
+}
+
 impl Keys {
-    /// From a file: one key a line, with an optional label behind a space. The error says what is
-    /// wrong, without any key.
+    /// From a file: one key a line, and behind it, in this order, what it may do and a label, as far as
+    /// they are there. The error says what is wrong, without any key.
     pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let keys = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
-            let (key, label) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            (key, Some(label.trim()).filter(|label| !label.is_empty()), number)
+            let (key, rest) = split(line);
+            if is_meant_for_a_right(key) {
+                return Err(format!("line {number} begins with a right and not with a key"));
+            }
+            let given = Given::read(rest).map_err(|problem| format!("line {number}: {problem}"));
+            Ok((key, given?, number))
         });
         Self::of(keys, "the key in line")
     }
 
-    /// From a variable: several, separated by white space.
+    /// From a variable: several, separated by white space. They may do everything.
     pub(crate) fn of_words(text: &str) -> Result<Self, String> {
         let words = text.split_whitespace().enumerate();
-        Self::of(words.map(|(index, key)| (key, None, index + 1)), "key")
+        let given = || Given { role: Role::Admin, names: None, label: "" };
+        Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), "key")
     }
 
     fn of<'a>(
-        keys: impl Iterator<Item = (&'a str, Option<&'a str>, usize)>,
+        keys: impl Iterator<Item = Result<(&'a str, Given<'a>, usize), String>>,
         which: &str,
     ) -> Result<Self, String> {
-        let mut all = Vec::new();
-        for (key, label, number) in keys {
+        let mut all: Vec<(Vec<u8>, Rc<Bearer>)> = Vec::new();
+        for given in keys {
+            let (key, Given { role, names, label }, number) = given?;
             if key.len() < SHORTEST {
                 return Err(format!(
                     "{which} {number} is shorter than {SHORTEST} characters; make it longer"
@@ -48,8 +68,14 @@ impl Keys {
             if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(format!("{which} {number} has characters that no header can carry"));
             }
-            let label = label.map_or_else(|| format!("key {number}"), String::from);
-            all.push((key.as_bytes().to_vec(), label.into()));
+            let print = Some(Print::of(key.as_bytes()));
+            // Which of them counted would be anybody's guess.
+            if all.iter().any(|(_, bearer)| bearer.print == print) {
+                return Err(format!("{which} {number} is there twice"));
+            }
+            let label = if label.is_empty() { format!("key {number}") } else { label.into() };
+            let bearer = Bearer { label: label.into(), role, names, print };
+            all.push((key.as_bytes().to_vec(), bearer.into()));
         }
         if all.is_empty() {
             return Err("there is no API key; write one a line".into());
@@ -57,17 +83,60 @@ impl Keys {
         Ok(Self(all))
     }
 
-    /// The label of a key. Takes the same time whichever of them it is, and however much of it
-    /// is right.
-    pub(crate) fn label(&self, presented: &[u8]) -> Option<Rc<str>> {
+    /// What a key may do. Takes the same time whichever of them it is, and however much of it is right.
+    pub(crate) fn bearer(&self, presented: &[u8]) -> Option<Rc<Bearer>> {
         let mut found = None;
-        for (key, label) in &self.0 {
+        for (key, bearer) in &self.0 {
             if bool::from(key.ct_eq(presented)) {
-                found = Some(label);
+                found = Some(bearer);
             }
         }
         found.cloned()
     }
+}
+
+impl<'a> Given<'a> {
+    /// What a line has behind its key.
+    fn read(mut rest: &'a str) -> Result<Self, String> {
+        let (mut role, mut names) = (None, None);
+        loop {
+            let (word, behind) = split(rest);
+            if let Some(text) = word.strip_prefix(ROLE) {
+                let known = Role::ALL.iter().find(|(name, _)| *name == text);
+                let (_, known) = known.ok_or("the role is none of view, use and admin")?;
+                if role.replace(*known).is_some() {
+                    return Err("it has two roles".into());
+                }
+            } else if let Some(text) = word.strip_prefix(NAMES) {
+                if text.is_empty() {
+                    return Err("names= has no pattern".into());
+                }
+                if names.replace(Pattern::new(text)).is_some() {
+                    return Err("it has two patterns of names".into());
+                }
+            } else {
+                break;
+            }
+            rest = behind;
+        }
+        // Taken for a label it would leave the key all rights.
+        if rest.split_whitespace().any(is_meant_for_a_right) {
+            return Err("write role= and names= so, and before the label".into());
+        }
+        Ok(Self { role: role.unwrap_or(Role::Admin), names, label: rest })
+    }
+}
+
+/// The first word, and what is behind it.
+fn split(line: &str) -> (&str, &str) {
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (word, rest.trim())
+}
+
+/// Whether a word says a right, or nearly.
+fn is_meant_for_a_right(word: &str) -> bool {
+    let name = word.split_once('=').map(|(name, _)| name.to_ascii_lowercase());
+    name.is_some_and(|name| ["role", "roles", "name", "names"].contains(&&*name))
 }
 
 #[cfg(test)]
@@ -78,7 +147,7 @@ mod tests {
     fn keys_have_labels_and_nothing_else_has() {
         let keys =
             Keys::of_lines("first-key-of-all web1 and web2\n\n  second-key-of-all\r\n").unwrap();
-        let label = |key: &str| keys.label(key.as_bytes()).map(|label| label.to_string());
+        let label = |key: &str| keys.bearer(key.as_bytes()).map(|bearer| bearer.label.to_string());
         assert_eq!(label("first-key-of-all").as_deref(), Some("web1 and web2"));
         assert_eq!(label("second-key-of-all").as_deref(), Some("key 3"));
         for wrong in ["", "first-key-of-al", "first-key-of-all ", "web1"] {
@@ -95,5 +164,50 @@ mod tests {
         }
         assert!(Keys::of_lines(" \n").is_err() && Keys::of_words("").is_err());
         assert!(Keys::of_words("a-first-long-key a-second-long-key").is_ok());
+    }
+
+    #[test]
+    fn a_key_may_do_what_its_line_says_and_everything_where_that_says_nothing() {
+        for (line, role, names, label) in [
+            ("", Role::Admin, None, "key 1"),
+            (" web1 of role", Role::Admin, None, "web1 of role"),
+            (" role=view", Role::View, None, "key 1"),
+            (" role=use web1", Role::Use, None, "web1"),
+            ("\trole=admin  names=a*\t web1  x", Role::Admin, Some("a*"), "web1  x"),
+            (" names=deploy-* role=use web1", Role::Use, Some("deploy-*"), "web1"),
+            (" names=* host=web1", Role::Admin, Some("*"), "host=web1"),
+            (" names=a=b roles", Role::Admin, Some("a=b"), "roles"),
+        ] {
+            let keys = Keys::of_lines(&format!("a-key-for-tests{line}")).unwrap();
+            let bearer = keys.bearer(b"a-key-for-tests").unwrap();
+            let names = names.map(Pattern::new);
+            assert_eq!(
+                (bearer.role, &bearer.names, &*bearer.label),
+                (role, &names, label),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_right_that_is_not_understood_is_refused_with_its_line_and_without_the_key() {
+        for (line, words) in [
+            ("geheim-geheim role=root x", "line 2: the role"),
+            ("geheim-geheim role= x", "line 2: the role"),
+            ("geheim-geheim role=View x", "line 2: the role"),
+            ("geheim-geheim names= x", "line 2: names= has no pattern"),
+            ("geheim-geheim role=use role=view", "line 2: it has two roles"),
+            ("geheim-geheim names=a names=b", "line 2: it has two patterns"),
+            ("geheim-geheim web1 role=view", "line 2: write role="),
+            ("geheim-geheim Role=view", "line 2: write role="),
+            ("geheim-geheim name=deploy-*", "line 2: write role="),
+            ("role=admin geheim-geheim", "line 2 begins with a right"),
+            ("names=geheim geheim-geheim", "line 2 begins with a right"),
+            ("a-key-for-tests role=use geheim", "the key in line 2 is there twice"),
+        ] {
+            let error = Keys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
+            assert!(error.contains(words) && !error.contains("geheim"), "{error}");
+        }
+        assert!(Keys::of_words("a-first-long-key a-first-long-key").is_err());
     }
 }

@@ -2,13 +2,15 @@
 //! may be switched on and off while it runs, as lines of text or of JSON on standard error.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::report::harmless;
+use super::bearer::Actor;
+use crate::report::{Among, quoted, shortened};
 use crate::terminal;
 
 /// What can be logged.
@@ -24,10 +26,13 @@ pub(crate) enum Event {
     SemTransition,
     /// Every request.
     Debug,
+    /// What a client does to others, and to this log. It is no part of the configuration: nothing
+    /// switches it off.
+    Intervention,
 }
 
 impl Event {
-    /// Every one, in the order of the configuration.
+    /// Every one that can be switched, in the order of the configuration.
     pub(crate) const ALL: [(&'static str, Self); 5] = [
         ("info", Self::Info),
         ("alert", Self::Alert),
@@ -37,7 +42,8 @@ impl Event {
     ];
 
     fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, event)| *event == self).map_or("", |(name, _)| name)
+        let switched = Self::ALL.iter().find(|(_, event)| *event == self);
+        switched.map_or("intervention", |(name, _)| name)
     }
 }
 
@@ -49,13 +55,13 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Where something happened, and whose API key caused it.
+/// Where something happened, and whose API key caused it, from where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) name: &'a str,
     /// None where it is about the semaphore.
     pub(crate) id: Option<Uuid>,
-    pub(crate) actor: &'a str,
+    pub(crate) actor: &'a Actor,
 }
 
 /// What is logged, and how.
@@ -63,7 +69,12 @@ pub(crate) struct Subject<'a> {
 pub(crate) struct Log {
     switches: RefCell<Switches>,
     format: Format,
+    /// What must be written, and was not yet.
+    owed: RefCell<VecDeque<String>>,
 }
+
+/// How many lines that must be written wait for that.
+const MOST_OWED: usize = 1_000;
 
 impl Log {
     /// `more` is logged beside what is by default.
@@ -72,7 +83,15 @@ impl Log {
         for event in more {
             switches.0[SERVER].1.iter_mut().for_each(|(name, on)| *on |= *name == event.name());
         }
-        Self { switches: RefCell::new(switches), format }
+        Self { switches: RefCell::new(switches), format, owed: RefCell::default() }
+    }
+
+    /// One that says nothing of trouble, for tests that make a lot of it.
+    #[cfg(test)]
+    pub(crate) fn silent() -> Self {
+        let log = Self::new(&[], Format::Text);
+        log.switches.borrow_mut().0[SERVER].1.clear();
+        log
     }
 
     /// Logs what happened to one client.
@@ -80,19 +99,22 @@ impl Log {
         if !self.logs(event) {
             return;
         }
-        let Subject { name, id, actor } = subject;
-        let (name, actor) = (shortened(name), shortened(actor));
+        let Subject { name, id, actor: Actor { bearer, from } } = subject;
+        let (name, actor) = (shortened(name, MOST), shortened(&bearer.label, MOST));
         let line = match self.format {
             Format::Text => {
                 let id = id.map_or_else(|| "-".into(), |id| id.to_string());
-                format!("server: [{}:{id}:{}] {action}", harmless(&name), harmless(&actor))
+                let [name, actor] = [&name, &actor].map(|text| quoted(text, Among::Log));
+                let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+                format!("server: [{name}:{id}:{actor}] {action}{from}")
             }
             Format::Json => {
-                let what = json!({ "name": name, "id": id, "key": actor, "action": action });
+                let mut what = json!({ "name": name, "id": id, "key": actor, "action": action });
+                what["from"] = json!(from);
                 line_of(event, what)
             }
         };
-        terminal::log(&format!("{line}\n"));
+        self.write(event, line);
     }
 
     /// Logs what concerns the whole server.
@@ -100,15 +122,45 @@ impl Log {
         if !self.logs(event) {
             return;
         }
-        let text = shortened(text);
+        let text = shortened(text, MOST);
         let line = match self.format {
-            Format::Text => format!("server: {}", harmless(&text)),
+            Format::Text => format!("server: {text}"),
             Format::Json => line_of(event, json!({ "message": text })),
         };
-        terminal::log(&format!("{line}\n"));
+        self.write(event, line);
+    }
+
+    /// Writes what must be written and was not, as far as it can be now.
+    pub(crate) fn catch_up(&self) {
+        self.pay(terminal::log);
+    }
+
+    /// The same for the last time.
+    pub(crate) fn finish(&self) {
+        self.pay(terminal::last_log);
+    }
+
+    fn pay(&self, write: impl Fn(&str) -> bool) {
+        let mut owed = self.owed.borrow_mut();
+        while owed.front().is_some_and(|line| write(line)) {
+            owed.pop_front();
+        }
+    }
+
+    /// A reader that is slow misses lines, but not how somebody filled its pipe and what came then.
+    fn write(&self, event: Event, line: String) {
+        self.catch_up();
+        let mut owed = self.owed.borrow_mut();
+        let written = owed.is_empty() && terminal::log(&line);
+        if !written && event == Event::Intervention && owed.len() < MOST_OWED {
+            owed.push_back(line);
+        }
     }
 
     pub(crate) fn logs(&self, event: Event) -> bool {
+        if event == Event::Intervention {
+            return true;
+        }
         let switches = self.switches.borrow();
         let on = |event: Event| {
             switches.0[SERVER].1.iter().any(|(name, on)| *on && *name == event.name())
@@ -121,7 +173,38 @@ impl Log {
         serde_json::to_string_pretty(&*self.switches.borrow()).expect("plain data")
     }
 
-    /// Changes all that `change` names, or nothing.
+    /// Does what a client wants, and says so.
+    pub(crate) fn change_for(&self, actor: &Actor, change: &Value) -> Result<(), Refused> {
+        let before = self.switches.borrow().clone();
+        self.change(change)?;
+        let mut changes = self.switches.borrow().since(&before);
+        if change[before.0[SERVER].0][Event::Alert.name()] == json!(false) {
+            changes.push("server.alert stays on".into());
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let Actor { bearer, from } = actor;
+        let (label, changes) = (shortened(&bearer.label, MOST), changes.join(", "));
+        let line = match self.format {
+            Format::Text => {
+                let from = from.map_or_else(|| "-".into(), |from| from.to_string());
+                format!(
+                    "server: the log is changed by {} from {from}: {changes}",
+                    quoted(&label, Among::Log)
+                )
+            }
+            Format::Json => line_of(
+                Event::Intervention,
+                json!({ "key": label, "from": from, "message": format!("the log is changed: {changes}") }),
+            ),
+        };
+        self.write(Event::Intervention, line);
+        Ok(())
+    }
+
+    /// Changes all that `change` names, or nothing. That there is trouble is always logged: who has a
+    /// key for this could have caused it.
     pub(crate) fn change(&self, change: &Value) -> Result<(), Refused> {
         let mut switches = self.switches.borrow().clone();
         let Value::Object(components) = change else {
@@ -143,6 +226,7 @@ impl Log {
                 *switch = *on;
             }
         }
+        switches.always_alerts();
         self.switches.replace(switches);
         Ok(())
     }
@@ -157,15 +241,10 @@ pub(crate) enum Refused {
     Null,
 }
 
-/// Whoever reads a pipe slowly must not hold the server up, and a pipe that has room takes a line
-/// at once only if that has less than 4,096 bytes. Escaped, a character may have six.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 250;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into(),
-    }
-}
+/// How many characters of a text are logged. Whoever reads a pipe slowly must not hold the server up,
+/// and a pipe that has room takes a line at once only if that has less than 4,096 bytes. Escaped, a
+/// character may have six.
+const MOST: usize = 250;
 
 fn line_of(event: Event, what: Value) -> String {
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
@@ -199,6 +278,31 @@ impl Default for Switches {
             ("summary", true),
         ];
         Self(vec![("server", server.into()), ("client", client.into()), ("test", test.into())])
+    }
+}
+
+impl Switches {
+    fn always_alerts(&mut self) {
+        for (name, on) in &mut self.0[SERVER].1 {
+            *on |= *name == Event::Alert.name();
+        }
+    }
+
+    /// What is not as it was.
+    fn since(&self, before: &Self) -> Vec<String> {
+        let all = |switches: &Self| -> Vec<_> {
+            let each = switches.0.iter().flat_map(|(component, events)| {
+                events.iter().map(move |(event, on)| (*component, *event, *on))
+            });
+            each.collect()
+        };
+        let pairs = all(before).into_iter().zip(all(self));
+        let changed = pairs.filter(|((_, _, was), (_, _, is))| was != is);
+        changed
+            .map(|(_, (component, event, on))| {
+                format!("{component}.{event} {}", if on { "on" } else { "off" })
+            })
+            .collect()
     }
 }
 
@@ -244,12 +348,36 @@ mod tests {
     }
 
     #[test]
+    fn trouble_and_interventions_are_logged_whatever_a_client_says() {
+        let log = Log::new(&[], Format::Text);
+        let all_off = json!({ "server": {
+            "info": false, "alert": false, "sem_events": false, "sem_transition": false, "debug": false
+        } });
+        log.change(&all_off).unwrap();
+        assert!(log.logs(Event::Alert) && log.logs(Event::Intervention) && !log.logs(Event::Info));
+        for name in ["intervention", "audit"] {
+            let change = json!({ "server": { name: false } });
+            assert_eq!(log.change(&change), Err(Refused::Unknown));
+        }
+        assert!(log.configuration().contains("\"alert\": true"));
+    }
+
+    #[test]
+    fn a_change_says_what_is_not_as_it_was() {
+        let (before, mut now) = (Switches::default(), Switches::default());
+        now.0[SERVER].1[0].1 = false;
+        now.0[2].1[0].1 = true;
+        assert_eq!(now.since(&before), ["server.info off", "test.harness_info on"]);
+    }
+
+    #[test]
     fn no_line_is_longer_than_what_a_pipe_takes_at_once() {
         for nasty in ["\u{1}", "\u{10FFFF}", "\"", "a"] {
-            let text = shortened(&nasty.repeat(5_000));
+            let text = nasty.repeat(5_000);
+            let text = shortened(&text, MOST);
             let what = json!({ "name": text, "key": text, "action": "waiting" });
             assert!(line_of(Event::SemTransition, what).len() < 4_000);
-            assert!(harmless(&text).len() < 1_100);
+            assert!(quoted(&text, Among::Log).len() < 1_100);
         }
     }
 

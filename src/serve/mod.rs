@@ -1,16 +1,23 @@
 //! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
 //! and what ends it come from outside.
 
+pub(crate) mod bearer;
+pub(crate) mod bounds;
+pub(crate) mod door;
+mod failures;
 mod finished;
+pub(crate) mod guest;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod routes;
+pub(crate) mod seals;
 pub(crate) mod semaphores;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +34,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use self::door::Door;
+use self::guest::SLOWEST_HEAD;
 use self::log::{Event, Log};
 use self::peer::Peer;
 use self::routes::Routes;
-
-/// How long a connection may take to send the head of a request, the first one or the next.
-const SLOWEST_HEAD: Duration = Duration::from_secs(6);
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -40,24 +46,35 @@ const LARGEST_HEAD: usize = 32 * 1024;
 /// How long to wait for descriptors when there are none.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// How many connections the kernel keeps until they are accepted, as far as it may.
+const LONGEST_QUEUE: i32 = 4096;
+
+/// How much of an answer the kernel keeps for a client, in bytes; it takes that twice. Left to itself it
+/// would be 4 MiB for each connection.
+const SEND_BUFFER: usize = 128 * 1024;
+
 /// How long that is not said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
+
+/// What those who come are greeted with. Another may take its place while the server runs.
+pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;
 
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
 pub(crate) async fn run(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Rc<Greeting>>,
     routes: Rc<Routes>,
+    door: Rc<Door>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     prepare(&listener)?;
-    let tls = tls.map(TlsAcceptor::from);
     let mut connections = JoinSet::new();
     let semaphores = Rc::clone(&routes.semaphores);
     let mut shutdown = std::pin::pin!(shutdown);
     let mut time = std::pin::pin!(semaphores.keep_time());
     let mut disk = std::pin::pin!(tell_of_trouble(&routes));
-    let said = Cell::new(None);
+    let mut failures = std::pin::pin!(routes.failures.tell(&semaphores.log));
+    let (said, crowded) = (Cell::new(None), Cell::new(None));
     let mut watching = true;
     loop {
         tokio::select! {
@@ -68,9 +85,23 @@ pub(crate) async fn run(
             }
             ended = &mut time => return ended,
             () = &mut disk, if watching => watching = false,
+            () = &mut failures => {}
             Some(_) = connections.join_next() => {}
-            stream = next_connection(&listener, &said, &semaphores.log) => {
-                connections.spawn_local(converse(stream, tls.clone(), Rc::clone(&routes)));
+            (stream, from) = next_connection(&listener, &said, &semaphores.log) => {
+                let peer = Peer::new(stream, door.enter(from.ip()));
+                let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
+                let talk = converse(peer.clone(), tls, Rc::clone(&routes));
+                let ends = connections.spawn_local(talk);
+                door.watch(peer.guest(), ends, peer.stream());
+                drop(peer);
+                if door.make_room(from.ip()).await > 0 {
+                    say_seldom(&crowded, &semaphores.log, || {
+                        "connections that have shown no key are closed for others that come: there \
+                         are more than --max-unauthenticated, or of one address than \
+                         --max-unauthenticated-per-address"
+                            .into()
+                    });
+                }
             }
         }
     }
@@ -85,6 +116,10 @@ fn prepare(listener: &TcpListener) -> io::Result<()> {
         .with_retries(3);
     let socket = SockRef::from(listener);
     socket.set_tcp_keepalive(&keepalive)?;
+    // What a client does not take is ours to bound, and not the kernel's.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // Who is not accepted at once comes again after a second, or three.
+    socket.listen(LONGEST_QUEUE)?;
     socket.set_tcp_nodelay(true)
 }
 
@@ -94,10 +129,10 @@ async fn next_connection(
     listener: &TcpListener,
     said: &Cell<Option<Instant>>,
     log: &Log,
-) -> TcpStream {
+) -> (TcpStream, SocketAddr) {
     loop {
         let error = match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             Err(error) => error,
         };
         let none_left = matches!(
@@ -106,12 +141,17 @@ async fn next_connection(
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
-                said.set(Some(Instant::now()));
-                log.say(Event::Alert, &format!("cannot take more connections for now: {error}"));
-            }
+            say_seldom(said, log, || format!("cannot take more connections for now: {error}"));
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
         }
+    }
+}
+
+/// Says what may be so at every moment now and then.
+fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
+    if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
+        said.set(Some(Instant::now()));
+        log.say(Event::Alert, &text());
     }
 }
 
@@ -134,8 +174,7 @@ async fn tell_of_trouble(routes: &Routes) {
     }
 }
 
-async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
-    let peer = Peer::new(stream);
+async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
     let bytes = peer.bytes();
     match tls {
         None => serve(bytes, peer, routes).await,
@@ -143,6 +182,7 @@ async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes
             let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
             let handshake = Box::pin(handshake).await;
             if let Ok(Ok(stream)) = handshake {
+                peer.guest().begins();
                 // Boxed: connections without TLS need not have the room for it.
                 Box::pin(serve(stream, peer, routes)).await;
             }
@@ -152,14 +192,18 @@ async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Rc<Routes
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: Rc<Routes>) {
     let service = service_fn(|request| Rc::clone(&routes).answer(request, peer.clone()));
-    // What goes wrong with a connection ends it, and with it what was open on it.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(SLOWEST_HEAD)
-        .max_buf_size(LARGEST_HEAD)
-        // Who sends a request and closes its end gets the answer all the same; requests that stay
-        // open see to that themselves.
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let talk = async {
+        // What goes wrong with a connection ends it, and with it what was open on it.
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // The guest knows better how long that is.
+            .header_read_timeout(None)
+            .max_buf_size(LARGEST_HEAD)
+            // Who sends a request and closes its end gets the answer all the same; requests that stay
+            // open see to that themselves.
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    };
+    peer.guest().unless_slow(talk).await;
 }

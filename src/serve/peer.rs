@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,23 +13,40 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::guest::Guest;
+
+/// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
+/// connection that had a long head once would have that room for as long as it is open.
+const MOST_AT_ONCE: usize = 4096;
+
 #[derive(Clone)]
-pub(crate) struct Peer(Rc<TcpStream>);
+pub(crate) struct Peer {
+    stream: Rc<TcpStream>,
+    guest: Rc<Guest>,
+}
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Rc::new(stream))
+    pub(super) fn new(stream: TcpStream, guest: Rc<Guest>) -> Self {
+        Self { stream: Rc::new(stream), guest }
+    }
+
+    pub(crate) fn guest(&self) -> &Rc<Guest> {
+        &self.guest
+    }
+
+    pub(super) fn stream(&self) -> Weak<TcpStream> {
+        Rc::downgrade(&self.stream)
     }
 
     /// What hyper reads and writes.
     pub(super) fn bytes(&self) -> Bytes {
-        Bytes(Rc::clone(&self.0))
+        Bytes(self.clone())
     }
 
     /// Returns when its end of the connection is closed, whatever it sent before.
     pub(super) async fn gone(&self) {
         // Urgent data is nothing that anybody sends; that the peer has closed comes with it.
-        while let Ok(ready) = self.0.ready(Interest::PRIORITY).await {
+        while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;
             }
@@ -40,14 +57,14 @@ impl Peer {
 
     /// The same, asked of the kernel now.
     pub(super) fn has_gone(&self) -> bool {
-        let mut asked = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::RDHUP)];
+        let mut asked = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut asked, Some(&now)).is_ok() && !asked[0].revents().is_empty()
     }
 }
 
 /// See [`Peer::bytes`].
-pub(super) struct Bytes(Rc<TcpStream>);
+pub(super) struct Bytes(Peer);
 
 impl AsyncRead for Bytes {
     fn poll_read(
@@ -55,12 +72,22 @@ impl AsyncRead for Bytes {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Peer { stream, guest } = &self.0;
+        if guest.is_to_be_left(context.waker()) {
+            return Poll::Pending;
+        }
         loop {
-            ready!(self.0.poll_read_ready(context))?;
-            // Not into bytes that were filled with zeroes first: that costs time and memory.
-            match self.0.try_read_buf(buffer) {
+            ready!(stream.poll_read_ready(context))?;
+            let mut piece = [0; MOST_AT_ONCE];
+            let room = buffer.remaining().min(MOST_AT_ONCE);
+            match stream.try_read(&mut piece[..room]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                Ok(bytes) => {
+                    buffer.put_slice(&piece[..bytes]);
+                    guest.has_sent(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
@@ -80,11 +107,19 @@ impl AsyncWrite for Bytes {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let Peer { stream, guest } = &self.0;
         loop {
-            ready!(self.0.poll_write_ready(context))?;
-            match self.0.try_write_vectored(slices) {
+            let Poll::Ready(ready) = stream.poll_write_ready(context) else {
+                guest.is_stuck();
+                return Poll::Pending;
+            };
+            ready?;
+            match stream.try_write_vectored(slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+                done => {
+                    guest.takes(*done.as_ref().unwrap_or(&0));
+                    return Poll::Ready(done);
+                }
             }
         }
     }
@@ -94,10 +129,11 @@ impl AsyncWrite for Bytes {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.guest.has_taken_all();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.0.stream).shutdown(Shutdown::Write))
     }
 }

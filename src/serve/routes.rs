@@ -1,26 +1,31 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
-mod reading;
+mod content;
+pub(crate) mod reading;
+mod rights;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::body::{Body, Bytes};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
+use self::content::{Content, LongAnswers};
 use self::reading::{
-    Pinning, Route, asking_in, how_in, id_in, is_json, name_in, pinning_in, read_json,
+    Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
+use self::rights::{Forbidden, Whose, may};
+use super::bearer::Actor;
+use super::failures::Failures;
 use super::keys::Keys;
 use super::log::{self, Event};
 use super::peer::Peer;
@@ -37,7 +42,10 @@ const LONGEST_NAME: usize = 4096;
 /// What answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
-    pub(crate) keys: Keys,
+    /// Others may take their place while the server runs.
+    pub(crate) keys: RefCell<Rc<Keys>>,
+    pub(super) failures: Failures,
+    long_answers: LongAnswers,
 }
 
 type Answer = Response<Content>;
@@ -49,8 +57,7 @@ struct Wanted {
     ours: bool,
     name: Rc<str>,
     id: Option<Uuid>,
-    /// The label of the key that it came with.
-    actor: Rc<str>,
+    actor: Actor,
     asking: Option<Asking>,
     how: Option<Eviction>,
     pinning: Option<Pinning>,
@@ -74,6 +81,12 @@ enum Done {
 }
 
 impl Routes {
+    pub(crate) fn new(semaphores: Rc<Semaphores>, keys: Keys) -> Rc<Self> {
+        let (failures, long_answers) = (Failures::default(), LongAnswers::default());
+        let keys = RefCell::new(Rc::new(keys));
+        Rc::new(Self { semaphores, keys, failures, long_answers })
+    }
+
     /// Does what a request wants. What can be done at once is done by this call, and not when
     /// somebody waits for the answer: a connection may end before that.
     pub(crate) fn answer<B>(
@@ -85,9 +98,11 @@ impl Routes {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let asking = peer.guest().asks();
         let (head, body) = request.into_parts();
         let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
+        log.catch_up();
         let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ready = if is_json(&head.headers) {
             Err((head, body))
@@ -142,6 +157,7 @@ impl Routes {
                 let status = answer.status().as_u16();
                 self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
             }
+            answer.body_mut().asking = Some(asking);
             Ok(answer)
         }
     }
@@ -153,9 +169,16 @@ impl Routes {
         ours: bool,
         peer: &Peer,
     ) -> Done {
-        match self.understand(head, json, ours) {
+        match self.understand(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
-            Err(status) => Done::Answered(empty(status)),
+            Err(status) => {
+                let mut answer = empty(status);
+                // It had a key that is none any more, and leaves the room of those that have one.
+                if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Done::Answered(answer)
+            }
         }
     }
 
@@ -164,12 +187,25 @@ impl Routes {
         head: &Parts,
         json: Result<Option<Value>, ()>,
         ours: bool,
+        peer: &Peer,
     ) -> Result<Wanted, StatusCode> {
+        if !is_clear(head) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
         // In the order of the original: the body, the path, the key.
         let json = json.map_err(|()| StatusCode::BAD_REQUEST)?;
         let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-        let actor = self.keys.label(key).ok_or(StatusCode::UNAUTHORIZED)?;
+        let address = peer.guest().address();
+        let Some(bearer) = self.keys.borrow().bearer(key) else {
+            // What asks without any, a balancer say, does not guess.
+            if !key.is_empty() {
+                self.failures.add(address, &self.semaphores.log);
+            }
+            return Err(StatusCode::UNAUTHORIZED);
+        };
+        let actor = Actor { bearer, from: Some(address) };
+        peer.guest().shows_key();
         let name = name_in(head.uri.query().unwrap_or_default());
         if name.len() > LONGEST_NAME {
             return Err(StatusCode::BAD_REQUEST);
@@ -184,8 +220,24 @@ impl Routes {
         Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
+    /// Whether the key of a request may make it.
+    fn allows(&self, wanted: &Wanted) -> Result<(), Forbidden> {
+        let Wanted { route, name, actor, asking, .. } = wanted;
+        let asked = asking.as_ref().filter(|_| *route == Route::Register).map(|asking| asking.id);
+        let taker = asked.or(wanted.id).and_then(|id| self.semaphores.taker(name, id));
+        let whose = match taker {
+            None => Whose::Nobodys,
+            Some(taker) if actor.bearer.owns(&taker) => Whose::Own,
+            Some(_) => Whose::Anothers,
+        };
+        may(&actor.bearer, *route, name, whose)
+    }
+
     /// Does what is wanted, as far as that can be done at once.
     fn act(&self, wanted: Wanted, peer: &Peer) -> Done {
+        if let Err(forbidden) = self.allows(&wanted) {
+            return Done::Answered(not_allowed(forbidden));
+        }
         let soon = |pause: Duration| pause <= COMING_BACK;
         if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
             && self.semaphores.paused().is_some_and(soon)
@@ -199,37 +251,54 @@ impl Routes {
                 // Who died while we were held up must not be given anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.ask(&name, asking, &actor) {
-                    Ok((told, attached)) => return Done::Asked(told, attached),
-                    Err(refused) => empty(status(refused)),
+                    Ok((told, attached)) => {
+                        peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
+                        return Done::Asked(told, attached);
+                    }
+                    Err(refused) => refused_for(refused),
                 },
                 None => match semaphores.register(&name, actor) {
                     Ok(id) => html(id.to_string()),
-                    Err(refused) => empty(status(refused)),
+                    Err(refused) => refused_for(refused),
                 },
             },
             (Route::Attach(Which::Monitor), Some(id)) if ours => {
                 match semaphores.watch(&name, id) {
                     Ok(attached) => return Done::Watching(attached),
-                    Err(refused) => empty(status(refused)),
+                    Err(refused) => refused_for(refused),
                 }
             }
-            (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which) {
+            // It lives as long as this connection, which does not last.
+            (Route::Attach(_), Some(_)) if !peer.guest().is_known() => {
+                refusal("it has as many connections as it may have".into())
+            }
+            (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
                 Ok(attached) => return Done::Open(attached, which),
-                Err(refused) => empty(status(refused)),
+                Err(refused) => refused_for(refused),
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
             (Route::Signal, id) => {
                 let id = id.unwrap_or_default();
                 if ours {
-                    semaphores.finish(id);
+                    semaphores.finish(id, &actor.bearer);
                 }
                 let done = semaphores.signal(&name, id, actor);
-                return Done::Changed(empty(done.map_or_else(status, |()| StatusCode::OK)));
+                return Done::Changed(done.map_or_else(refused_for, |()| empty(StatusCode::OK)));
             }
-            (Route::Observe, _) if ours => plain_json(&semaphores.look(&name)),
-            (Route::Observe, _) => html(semaphores.observe(&name).unwrap_or_default()),
-            (Route::LogConfig, _) => self.configure(json),
-            (Route::Renew, Some(id)) => plain_json(&semaphores.renew(&name, id)),
+            // Not made first and then refused.
+            (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => crowded(),
+            (Route::Observe, _) if ours => {
+                self.long(plain_json(&semaphores.look(&name, &actor.bearer)))
+            }
+            (Route::Observe, _) => {
+                self.long(html(semaphores.observe(&name, &actor.bearer).unwrap_or_default()))
+            }
+            (Route::LogConfig, _) => self.configure(json, &actor),
+            (Route::Renew, Some(id)) => {
+                let told = semaphores.renew(&name, id, &actor.bearer);
+                peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
+                plain_json(&told)
+            }
             (Route::Return, Some(id)) => {
                 let outcome = semaphores.give_back(&name, id, actor);
                 return Done::Changed(plain_json(&Returned { outcome }));
@@ -243,14 +312,14 @@ impl Routes {
             },
             (Route::Renew | Route::Return | Route::Evict, None) => empty(StatusCode::BAD_REQUEST),
             (Route::Limit, _) => match pinning {
-                Some(pinning) => {
-                    semaphores.pin(&name, pinning.limit(), &actor);
-                    return Done::Pinned;
-                }
+                Some(pinning) => match semaphores.pin(&name, pinning.limit(), &actor) {
+                    Ok(()) => return Done::Pinned,
+                    Err(refused) => refused_for(refused),
+                },
                 None => empty(StatusCode::BAD_REQUEST),
             },
             (Route::About, _) => plain_json(&self.about()),
-            (Route::List, _) => plain_json(&semaphores.page(&name)),
+            (Route::List, _) => self.long(plain_json(&semaphores.page(&name, &actor.bearer))),
         })
     }
 
@@ -282,8 +351,17 @@ impl Routes {
             Box::pin(async move { ending(attached, &peer).await })
         });
         let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
-        *answer.body_mut() = Content { first: Some(line.into()), then, beats };
+        *answer.body_mut() = Content { first: Some(line.into()), then, beats, asking: None };
         answer
+    }
+
+    /// An answer that may be long, if it may be on its way beside others.
+    fn long(&self, answer: Answer) -> Answer {
+        let (head, Content { first, .. }) = answer.into_parts();
+        match self.long_answers.hold(first.unwrap_or_default()) {
+            Some(text) => Response::from_parts(head, Content::text(text)),
+            None => crowded(),
+        }
     }
 
     fn about(&self) -> About {
@@ -292,9 +370,9 @@ impl Routes {
         About { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
     }
 
-    fn configure(&self, json: Option<Value>) -> Answer {
+    fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
         let log = &self.semaphores.log;
-        match json.map_or(Ok(()), |json| log.change(&json)) {
+        match json.map_or(Ok(()), |json| log.change_for(actor, &json)) {
             Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
             Err(log::Refused::Unknown) => empty(StatusCode::OK),
             Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
@@ -312,20 +390,30 @@ async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
     }
 }
 
-fn status(refused: Refused) -> StatusCode {
+fn refused_for(refused: Refused) -> Answer {
     match refused {
-        Refused::Unknown => StatusCode::NOT_FOUND,
-        Refused::NotHolder => StatusCode::UNPROCESSABLE_ENTITY,
-        Refused::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::Unknown => empty(StatusCode::NOT_FOUND),
+        Refused::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
+        Refused::Full(full) => refusal(full.to_string()),
     }
 }
 
 fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Content::text(String::new()));
+    let mut answer = Response::new(Content::text(Bytes::new()));
     *answer.status_mut() = status;
     // Node's clients close what they do not use a little earlier, and so never race with us.
     answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
     answer
+}
+
+fn not_allowed(forbidden: Forbidden) -> Answer {
+    let mut answer = empty(StatusCode::FORBIDDEN);
+    *answer.body_mut() = Content::text(forbidden.to_string());
+    answer
+}
+
+fn crowded() -> Answer {
+    refusal("too many long answers are on their way; ask again".into())
 }
 
 /// It cannot be done now.
@@ -356,55 +444,6 @@ fn html(text: String) -> Answer {
 
 fn plain_json(value: &impl serde::Serialize) -> Answer {
     typed("application/json", serde_json::to_string(value).expect("plain data"))
-}
-
-/// The body of an answer: some text, and for one who has to wait its end once it is worth to ask
-/// again, with an empty line now and then.
-pub(crate) struct Content {
-    first: Option<Bytes>,
-    then: Option<Pending<'static, Verdict>>,
-    beats: Option<Interval>,
-}
-
-impl Content {
-    fn text(text: String) -> Self {
-        Self { first: (!text.is_empty()).then(|| text.into()), then: None, beats: None }
-    }
-}
-
-impl Body for Content {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        let Some(then) = &mut self.then else { return Poll::Ready(None) };
-        let over = then.as_mut().poll(context).is_ready();
-        if over {
-            self.then = None;
-        }
-        let beat = self.beats.as_mut().is_some_and(|beats| beats.poll_tick(context).is_ready());
-        if over || beat {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
-        }
-        Poll::Pending
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.then.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.then {
-            Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.first.as_ref().map_or(0, |first| first.len() as u64)),
-        }
-    }
 }
 
 #[cfg(test)]

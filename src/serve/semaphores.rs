@@ -17,9 +17,12 @@ use uuid::Uuid;
 
 use self::one::{Phase, Request, Semaphore, UNATTACHED};
 pub(crate) use self::one::{Verdict, Which};
+use super::bearer::{Actor, Bearer};
+use super::bounds::{Bounds, Full};
 use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
+use super::seals::Seals;
 use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told, millis};
 use crate::backends::ledger::{Change, Claim, Renewal, Terms};
 use crate::backends::{self, Record};
@@ -35,9 +38,8 @@ const AFTER_RESTART: Duration = Duration::from_secs(30);
 /// wait waits for this, and gives up after two seconds.
 pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
-/// How many names that nobody uses are remembered, and how many clients are served.
+/// How many names that nobody uses are remembered.
 const MOST_NAMES: usize = 10_000;
-const MOST_CLIENTS: usize = 200_000;
 
 /// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
 /// nobody else is served meanwhile, so it is to be done in a few milliseconds.
@@ -52,12 +54,17 @@ pub(crate) struct Semaphores {
     sooner: Notify,
     /// No number that was ever given out is greater.
     last: Cell<u64>,
+    bounds: Bounds,
     clients: Cell<usize>,
+    pins: Cell<usize>,
+    /// Until when it is known that all names are in use.
+    no_room_until: Cell<Moment>,
     registered: Cell<u64>,
     /// How many names there may be before those that nobody uses are forgotten.
     enough_names: Cell<usize>,
     finished: RefCell<Finished>,
     not_before: Moment,
+    seals: Seals,
     /// Whether connections end because the server does, which changes nothing on record.
     closing: Cell<bool>,
     pub(crate) journal: Journal,
@@ -70,7 +77,7 @@ pub(crate) enum Refused {
     Unknown,
     /// Only a holder releases.
     NotHolder,
-    TooMany,
+    Full(Full),
 }
 
 /// A request that stays open; dropping this is what its connection's end does.
@@ -96,7 +103,7 @@ impl Drop for Attached {
 }
 
 impl Semaphores {
-    pub(crate) fn new(journal: Journal, found: Found, log: Log) -> Rc<Self> {
+    pub(crate) fn new(journal: Journal, found: Found, bounds: Bounds, log: Log) -> Rc<Self> {
         let now = clock::now();
         let back = if found.restarted { COMING_BACK } else { Duration::ZERO };
         let pause = found.rebooted.unwrap_or_default().max(back);
@@ -106,11 +113,15 @@ impl Semaphores {
             due: RefCell::default(),
             sooner: Notify::new(),
             last: Cell::new(found.last),
+            bounds,
             clients: Cell::new(0),
+            pins: Cell::new(found.pins.len()),
+            no_room_until: Cell::new(Moment::ZERO),
             registered: Cell::new(0),
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
             closing: Cell::new(false),
+            seals: found.seals.unwrap_or_else(Seals::fleeting),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
             journal,
             log,
@@ -127,7 +138,7 @@ impl Semaphores {
     /// A permit that is on record is held, with its whole lease from now on. How long it was held
     /// by then is not known after another start of the machine.
     fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
-        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, record } = grant;
+        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } = grant;
         let time = Duration::from_millis;
         let since = if rebooted { now } else { time(since_ms).min(now) };
         self.change(&name.into(), |semaphore| {
@@ -136,7 +147,8 @@ impl Semaphores {
             let ours = terms.is_some();
             let claim = Claim { id, terms, min_hold: time(min_hold_ms), record };
             semaphore.ledger.restore(claim, token, since, phase, Some(now + ttl));
-            self.admit(semaphore, id, "".into(), ours);
+            let actor = Actor { bearer: Bearer::on_record(key), from: None };
+            self.admit(semaphore, id, actor, ours);
             Vec::new()
         });
     }
@@ -156,17 +168,20 @@ impl Semaphores {
     }
 
     /// A new client, which is known from now on and not in the queue yet.
-    pub(crate) fn register(&self, name: &Rc<str>, actor: Rc<str>) -> Result<Uuid, Refused> {
+    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, Refused> {
         let id = Uuid::new_v4();
-        if self.clients.get() >= MOST_CLIENTS {
-            return Err(Refused::TooMany);
-        }
+        self.has_room(name)?;
+        let mut outcome = Ok(id);
         self.change(name, |semaphore| {
+            if let Err(refused) = self.has_room_in(semaphore, false) {
+                outcome = Err(refused);
+                return Vec::new();
+            }
             self.admit(semaphore, id, actor, false);
             semaphore.unattached.push_back((clock::now() + UNATTACHED, id));
             Vec::new()
         });
-        Ok(id)
+        outcome
     }
 
     /// One of the two requests of a client of the original. When both are there it joins the
@@ -176,6 +191,7 @@ impl Semaphores {
         name: &Rc<str>,
         id: Uuid,
         which: Which,
+        actor: &Actor,
     ) -> Result<Attached, Refused> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
@@ -199,6 +215,7 @@ impl Semaphores {
                 return Vec::new();
             }
             *request = Request::Open(number, sender);
+            self.log_if_anothers(name, id, client, actor, "attached to");
             self.log_request(name, id, client, which, "opened");
             if client.is_attached() && phase == Phase::Registered {
                 client.phase = Phase::Waiting;
@@ -252,35 +269,43 @@ impl Semaphores {
         self: &Rc<Self>,
         name: &Rc<str>,
         asking: Asking,
-        actor: &Rc<str>,
+        actor: &Actor,
     ) -> Result<(Told, Option<Attached>), Refused> {
         let now = clock::now();
         let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
         let id = asking.id;
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        if self.finished.borrow().contains(id) {
-            return Ok((Told::lost(), None));
+        if self.finished.borrow().contains(id, &actor.bearer) {
+            return Ok((self.signed(name, id, Told::lost()), None));
         }
-        let mut told = Err(Refused::TooMany);
+        self.has_room(name)?;
+        let mut told = Err(Refused::Unknown);
         let mut waits = false;
         // What is over has to be over for everybody before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
+            if self.is_of_another_key(name, semaphore, &asking, actor) {
+                told = Ok(Told::lost());
+                return Vec::new();
+            }
             let known =
                 semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
             let stands = semaphore.ledger.terms_or(asked);
-            if !known && self.clients.get() >= MOST_CLIENTS {
+            if !known && let Err(refused) = self.has_room_in(semaphore, asking.nonblock) {
+                told = Err(refused);
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
-                told = Ok(semaphore.told(Outcome::Differs, id, now, stands));
+                told = Ok(semaphore.told(Outcome::Differs, id, now, stands, &actor.bearer));
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let min_hold = Duration::from_millis(asking.min_hold_ms);
             let claim = Claim { id, terms: Some(asked), min_hold, record };
-            let ticket = Some(asking.ticket).filter(|ticket| *ticket > 0);
+            // A place that it was not given is none, and it comes in at the end.
+            let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
+            let ticket = Some(asking.ticket).filter(given);
             let mut changes = semaphore.ledger.ask(now, claim, ticket);
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let held = phase.is_some();
@@ -288,11 +313,11 @@ impl Semaphores {
                 changes.extend(semaphore.ledger.release(now, id));
                 // Nobody has to hear of one that was never here.
                 changes.retain(|change| *change != Change::Gone(id));
-                told = Ok(semaphore.told(Outcome::Busy, id, now, stands));
+                told = Ok(semaphore.told(Outcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
             }
             if !semaphore.clients.contains_key(&id) {
-                self.admit(semaphore, id, Rc::clone(actor), true);
+                self.admit(semaphore, id, actor.clone(), true);
             }
             if held && known && asking.min_hold_ms > 0 {
                 // It holds from now on whatever becomes of it: it knows that it was granted.
@@ -304,9 +329,10 @@ impl Semaphores {
                 Some(backends::Phase::Kept) => Outcome::Lost,
                 None => Outcome::Queued,
             };
-            told = Ok(semaphore.told(outcome, id, now, asked));
+            told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
-            client.actor = Rc::clone(actor);
+            self.log_if_anothers(name, id, client, actor, "asked for");
+            client.actor = actor.clone();
             client.ours = true;
             if held {
                 client.wait = Request::Over;
@@ -320,7 +346,7 @@ impl Semaphores {
             }
             changes
         });
-        let told = told?;
+        let told = self.signed(name, id, told?);
         let attached = waits.then(|| {
             let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
             Attached { semaphores, name, id, which: Which::Wait, number, verdict }
@@ -329,21 +355,21 @@ impl Semaphores {
     }
 
     /// One of our clients keeps its permit.
-    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid) -> Told {
+    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> Told {
         let now = clock::now();
         let mut told = Told::lost();
         self.change_known(name, |semaphore| {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(Outcome::Held, id, now, terms);
+                    told = semaphore.told(Outcome::Held, id, now, terms, asks);
                 }
                 (Renewal::Evicted, _) => told = Told::evicted(),
                 _ => {}
             }
             Vec::new()
         });
-        told
+        self.signed(name, id, told)
     }
 
     /// One of our clients, which holds, wants to hear when it does not any more.
@@ -368,16 +394,16 @@ impl Semaphores {
     }
 
     /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
-    /// them, from behind a name on.
-    pub(crate) fn page(&self, behind: &str) -> Page {
+    /// them, from behind a name on, as far as the key is for them.
+    pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> Page {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
-        let matter = rest.filter(|(_, semaphore)| semaphore.matters());
+        let matter = rest.filter(|(name, semaphore)| semaphore.matters() && asks.is_for(name));
         let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
         drop(all);
         let (mut page, mut parties) = (Page::default(), 0);
         for name in &names {
-            let look = self.look(name);
+            let look = self.look(name, asks);
             parties += look.holders.len() + look.waiters.len();
             page.semaphores.push(Named { name: name.to_string(), look });
             if parties >= MOST_PARTIES {
@@ -389,22 +415,33 @@ impl Semaphores {
     }
 
     /// How a semaphore stands, for our clients.
-    pub(crate) fn look(&self, name: &Rc<str>) -> Look {
+    pub(crate) fn look(&self, name: &Rc<str>, asks: &Bearer) -> Look {
         let now = clock::now();
         let paused = self.paused().filter(|left| *left > COMING_BACK);
         let mut look = Look { paused_ms: paused.map(millis), ..Look::default() };
         self.change_known(name, |semaphore| {
             let changes = semaphore.ledger.expire(now);
-            look = semaphore.look(now);
+            look = semaphore.look(now, asks);
             changes
         });
         look
     }
 
-    /// The same, for clients of the original; none if nobody ever registered there.
-    pub(crate) fn observe(&self, name: &Rc<str>) -> Option<String> {
+    /// About how many bytes it takes to tell how it stands.
+    pub(crate) fn size(&self, name: &Rc<str>) -> usize {
+        const EACH: usize = 150;
+        self.all.borrow().get(name).map_or(0, |semaphore| semaphore.clients.len() * EACH)
+    }
+
+    /// How it stands, for clients of the original; none if nobody ever registered there.
+    pub(crate) fn observe(&self, name: &Rc<str>, asks: &Bearer) -> Option<String> {
         let all = self.all.borrow();
-        Some(all.get(name)?.observed(name))
+        Some(all.get(name)?.observed(name, asks))
+    }
+
+    /// Whose somebody is who registered, waits or holds there.
+    pub(crate) fn taker(&self, name: &str, id: Uuid) -> Option<Rc<Bearer>> {
+        Some(Rc::clone(&self.all.borrow().get(name)?.clients.get(&id)?.taker))
     }
 }
 

@@ -2,20 +2,20 @@
 //! layer; here they are read, and everything that nobody could have meant is refused.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::{ArgAction, CommandFactory};
-use rustix::process::geteuid;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::location::unreadable;
 use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::cli::{self, Cli, Merged, Serve};
+use crate::files::trusted::{self, Content, Refused};
+use crate::kernel::keep_from_core_files;
 
 /// The configuration of the whole machine.
 pub(crate) const SYSTEM: &str = "/etc/semrun/config.toml";
@@ -54,28 +54,35 @@ type Known = BTreeMap<String, bool>;
 impl Config {
     /// Reads a file. None: there is none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Misuse> {
-        let text = match content(path) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Ok(None),
-            Err(Unreadable::Io(error)) => {
-                let theirs = path.ends_with(OF_USER);
-                let advice = match error.kind() {
-                    io::ErrorKind::PermissionDenied if theirs => {
-                        "; --config FILE names another one, /dev/null none"
-                    }
-                    _ => "",
-                };
-                let what = format!("cannot read {}: {error}{advice}", path.display());
-                return Err(misconfigured(what));
+        let Content { bytes, everybody_reads } = match trusted::read(path) {
+            Ok(content) => content,
+            // The home of a system account may be /dev/null.
+            Err(Refused::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(None);
             }
-            Err(Unreadable::Unsafe(what)) => {
-                return Err(misconfigured(format!("{} {what}", path.display())));
+            Err(Refused::Io(error))
+                if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(OF_USER) =>
+            {
+                return Err(misconfigured(format!(
+                    "cannot read {}: {error}; --config FILE names another one, /dev/null none",
+                    path.display()
+                )));
             }
+            Err(refused) => return Err(unreadable(path, &refused)),
         };
-        let config = Self::parse(path.into(), &text.text)?;
-        if text.everybody_reads
-            && let Some(entry) = config.secret()
-        {
+        let text = String::from_utf8(bytes)
+            .map_err(|_| misconfigured(format!("{} is not UTF-8", path.display())))?;
+        let config = Self::parse(path.into(), &text)?;
+        let secret = config.secret();
+        if secret.is_some() {
+            keep_from_core_files();
+        }
+        if everybody_reads && let Some(entry) = secret {
             return Err(misconfigured(format!(
                 "{}:{}: holds a secret, and the file can be read by everybody; chmod o= makes it \
                  private",
@@ -86,7 +93,7 @@ impl Config {
         Ok(Some(config))
     }
 
-    fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
+    pub(super) fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
         let reader = Reader { path: &path, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -145,55 +152,6 @@ impl Config {
             _ => false,
         })
     }
-}
-
-enum Unreadable {
-    Io(io::Error),
-    Unsafe(String),
-}
-
-impl From<io::Error> for Unreadable {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-struct Content {
-    text: String,
-    everybody_reads: bool,
-}
-
-/// What is in a file that nobody else can have written.
-fn content(path: &Path) -> Result<Option<Content>, Unreadable> {
-    const OTHERS_WRITE: u32 = 0o022;
-    const EVERYBODY_READS: u32 = 0o004;
-    let mut file = match File::open(path) {
-        // The home of a system account may be /dev/null.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
-            return Ok(None);
-        }
-        opened => opened?,
-    };
-    let about = file.metadata()?;
-    // A pipe from a shell's `<(…)`, or /dev/null, is what whoever named it made of it.
-    let regular = about.is_file();
-    if regular && about.mode() & OTHERS_WRITE != 0 {
-        let what =
-            "can be written by others, who could have it run their way; chmod go-w prevents it";
-        return Err(Unreadable::Unsafe(what.into()));
-    }
-    let me = geteuid().as_raw();
-    if regular && about.uid() != 0 && about.uid() != me {
-        let what =
-            format!("belongs to uid {}, and only you (uid {me}) or root may own it", about.uid());
-        return Err(Unreadable::Unsafe(what));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let text = String::from_utf8(bytes).map_err(|_| Unreadable::Unsafe("is not UTF-8".into()))?;
-    Ok(Some(Content { text, everybody_reads: regular && about.mode() & EVERYBODY_READS != 0 }))
 }
 
 /// Where a file is being read.

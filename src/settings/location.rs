@@ -1,9 +1,9 @@
 //! Where permits live, from URLs, secrets and files: read and checked before anything starts.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rustix::io::Errno;
 
 use super::layers::{GivenValue, Layers, Source};
 use super::misuse::{Misuse, misconfigured};
@@ -15,6 +15,8 @@ use crate::backends::redis::place::Place;
 use crate::backends::tls::{Secret, Tls};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
+use crate::files::trusted::{self, Refused};
+use crate::kernel::keep_from_core_files;
 
 /// Secrets that were given as they are, and not in files.
 #[derive(Debug)]
@@ -66,6 +68,9 @@ pub(super) fn location(
         None => "semrun".parse().expect("a good name"),
     };
     fits_redis("prefix", &prefix, layers)?;
+    if url.has_password() {
+        keep_from_core_files();
+    }
     // A password in the URL counts more than one from further below.
     let in_url = |option| url.has_password() && layers.outranks("backend", option);
     let password = match (secrets.password, &options.password_file) {
@@ -95,12 +100,19 @@ pub(super) fn location(
 /// Whether there is a password in a `--backend` on the command line, where others see it.
 pub(super) fn types_a_password(layers: &Layers) -> bool {
     layers.find("backend").is_some_and(|given| match (&given.source, &given.value) {
-        (Source::Flag, GivenValue::Text(url)) => {
-            let url = url.to_str().and_then(|url| Url::parse(url).ok());
-            matches!(url, Some(Url::Redis(url)) if url.has_password())
-        }
+        (Source::Flag, GivenValue::Text(url)) => has_password(url),
         _ => false,
     })
+}
+
+/// Whether there is a password in a URL of a backend, as far as it can be understood.
+pub(super) fn has_password(url: &OsStr) -> bool {
+    let url = url.to_string_lossy();
+    match Url::parse(&url) {
+        Ok(Url::Redis(url)) => url.has_password(),
+        Ok(Url::Directory(_) | Url::Cloud(_)) => false,
+        Err(_) => url.contains('@') || url.contains("pass="),
+    }
 }
 
 /// A client's key: the first word of what was given, behind which a label may follow.
@@ -131,31 +143,32 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, Misuse> {
             return Err(layers.misuse(given, "--client-cert and --client-key go together"));
         }
     };
-    Ok(Tls { authority: ca_file.as_ref().map(file).transpose()?, client })
+    Ok(Tls { authority: ca_file.as_deref().map(file).transpose()?, client })
 }
 
-pub(super) fn file(path: &PathBuf) -> Result<Vec<u8>, Misuse> {
-    fs::read(path).map_err(|error| unreadable(path, &error))
+/// What is in a file that decides whom to trust.
+pub(super) fn file(path: &Path) -> Result<Vec<u8>, Misuse> {
+    Ok(trusted::read(path).map_err(|refused| unreadable(path, &refused))?.bytes)
 }
 
 /// A file that only those may read whom its secret concerns.
 pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
-    const OTHERS: u32 = 0o007;
-    let read = || {
-        let mut file = File::open(path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok((file.metadata()?.mode(), bytes))
-    };
-    let (mode, bytes) = read().map_err(|error| unreadable(path, &error))?;
-    if mode & OTHERS != 0 {
-        let text = format!(
-            "{} holds a secret and can be read by everybody; chmod o= makes it private",
-            path.display()
-        );
-        return Err(misconfigured(text));
+    keep_from_core_files();
+    trusted::read_secret(path).map_err(|refused| unreadable(path, &refused))
+}
+
+/// Why a file was not read.
+pub(super) fn unreadable(path: &Path, refused: &Refused) -> Misuse {
+    match refused {
+        Refused::Io(error) => {
+            // That is no fault of the file's.
+            let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+            let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
+            let failure = if ours { Failure::Internal } else { Failure::Unsupported };
+            Misuse::new(failure, format!("cannot read {}: {error}", path.display()))
+        }
+        refused => misconfigured(format!("{} {refused}", path.display())),
     }
-    Ok(bytes)
 }
 
 fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
@@ -180,10 +193,6 @@ fn one_of(bytes: Vec<u8>) -> Option<String> {
 /// A text without the byte order mark that it may begin with.
 pub(super) fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{FEFF}').unwrap_or(text)
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Misuse {
-    misconfigured(format!("cannot read {}: {error}", path.display()))
 }
 
 /// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::All;
 use super::layers::Layers;
-use super::location::{Secrets, fits_redis, location};
+use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::misuse::{Misuse, misuse, printable};
 use super::shell::{self, NoShell, SH};
 use crate::backends::Name;
@@ -29,6 +29,10 @@ pub(crate) struct Run {
     pub(crate) arguments: Vec<OsString>,
     /// What `$SHELL` names, where that is no shell to give a line to, and why not.
     pub(crate) no_shell: Option<NoShell>,
+    /// The variables of ours that the command does not get.
+    pub(crate) withheld: Vec<&'static str>,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
 }
 
 /// A permit that is wanted.
@@ -93,7 +97,10 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let request = request(ask, &loudness, location, label, &all.layers)?;
     let kill_after =
         kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;
+    let withheld = if supervision.clean_env { all.around.variables.secrets() } else { Vec::new() };
     Ok(Run {
+        withheld,
+        typed_password: types_a_password(&all.layers),
         lost_exit_code: supervision.lost_exit_code.unwrap_or(LOST),
         supervision: supervised(&supervision, kill_after),
         program,

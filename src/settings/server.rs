@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::credentials::{CredentialFiles, Credentials, TlsFiles};
 use super::layers::{GivenValue, Layers};
-use super::location::{file, secret, without_mark};
+use super::location::without_mark;
 use super::misuse::{Misuse, misconfigured, misuse};
 use super::{Files, Surroundings};
-use crate::backends::tls::Secret;
 use crate::cli;
+use crate::serve::bounds::Bounds;
 use crate::serve::keys::Keys;
 use crate::serve::log::{Event, Format};
 
@@ -15,9 +16,15 @@ use crate::serve::log::{Event, Format};
 pub(crate) struct Serve {
     pub(crate) listen: String,
     pub(crate) keys: Keys,
-    /// The certificates and the key.
-    pub(crate) tls: Option<(Vec<u8>, Secret)>,
+    /// The certificates are taken from here, and all of it can be read again.
+    pub(crate) credentials: Credentials,
+    pub(crate) credential_files: CredentialFiles,
     pub(crate) state_dir: Option<PathBuf>,
+    /// How many connections that have not shown a key may be open, in all and from one address, where
+    /// that is said.
+    pub(crate) strangers: Option<usize>,
+    pub(crate) strangers_of_one_address: Option<usize>,
+    pub(crate) bounds: Bounds,
     pub(crate) log: Vec<Event>,
     pub(crate) log_format: Format,
 }
@@ -37,35 +44,57 @@ pub(super) fn settings(
     }
     let merged = layers.merged::<cli::Serve>()?;
     let options = merged.wanted;
-    let keys = match (merged.api_key, &options.api_key_file) {
+    // A variable outranks a file below it.
+    let credential_files = CredentialFiles {
+        keys: options.api_key_file.clone().filter(|_| merged.api_key.is_none()),
+        tls: tls_files(&options, &layers)?,
+    };
+    let credentials = credential_files.read()?;
+    let keys = match (merged.api_key, credentials.keys()?) {
         (Some(keys), _) => {
             let source = layers.find("api-key").map(|given| given.source.to_string());
             let named = |problem| format!("{}: {problem}", source.unwrap_or_default());
             Keys::of_words(without_mark(&keys)).map_err(|problem| misconfigured(named(problem)))?
         }
-        (None, Some(path)) => {
-            let bad = |problem: String| misconfigured(format!("{}: {problem}", path.display()));
-            let text = String::from_utf8(secret(path)?).map_err(|_| bad("is not UTF-8".into()))?;
-            Keys::of_lines(without_mark(&text)).map_err(bad)?
-        }
+        (None, Some(keys)) => keys,
         (None, None) => {
             return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));
         }
     };
-    let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
-        (None, None) => None,
-        (one, _) => {
-            let given = if one.is_some() { "tls-cert" } else { "tls-key" };
-            return Err(layers.misuse(given, "--tls-cert and --tls-key go together"));
-        }
-    };
+    let usual = Bounds::default();
     Ok(Serve {
         listen: options.listen.unwrap_or_else(|| LISTEN.into()),
         keys,
-        tls,
+        credentials,
+        credential_files,
         state_dir: options.state_dir,
+        strangers: options.max_unauthenticated,
+        strangers_of_one_address: options.max_unauthenticated_per_address,
+        bounds: Bounds {
+            clients: options.max_clients.unwrap_or(usual.clients),
+            waiters: options.max_waiters.unwrap_or(usual.waiters),
+            names: options.max_names.unwrap_or(usual.names),
+            pins: options.max_pins.unwrap_or(usual.pins),
+        },
         log: options.log,
         log_format: options.log_format.unwrap_or_default(),
     })
+}
+
+fn tls_files(options: &cli::Serve, layers: &Layers) -> Result<Option<TlsFiles>, Misuse> {
+    match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            client_ca: options.client_ca_file.clone(),
+        })),
+        (None, None) if options.client_ca_file.is_some() => {
+            Err(layers.misuse("client-ca-file", "--client-ca-file needs --tls-cert and --tls-key"))
+        }
+        (None, None) => Ok(None),
+        (one, _) => {
+            let given = if one.is_some() { "tls-cert" } else { "tls-key" };
+            Err(layers.misuse(given, "--tls-cert and --tls-key go together"))
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Status {
 pub(crate) struct Acquire {
     pub(crate) request: Request,
     pub(crate) printed: Printed,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
 }
 
 /// How a permit is printed.
@@ -49,6 +51,8 @@ pub(crate) struct Renew {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
     pub(crate) while_pid: Option<Pid>,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,8 @@ pub(crate) struct Doctor {
 /// Settings that can be used.
 #[derive(Debug)]
 pub(crate) struct Examined {
+    /// If one was named.
+    pub(crate) name: Option<Name>,
     pub(crate) location: Location,
     pub(crate) limit: u32,
     pub(crate) ttl: Duration,
@@ -141,7 +147,7 @@ pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
         (_, true) => Printed::Shell,
         _ => Printed::Plain,
     };
-    Ok(Acquire { request, printed })
+    Ok(Acquire { request, printed, typed_password: types_a_password(&all.layers) })
 }
 
 const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
@@ -156,7 +162,8 @@ pub(super) fn renew(
     let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
     let while_pid = merged.wanted.while_pid;
     let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
-    Ok(Renew { location, id, name, while_pid })
+    let typed_password = types_a_password(&all.layers);
+    Ok(Renew { location, id, name, while_pid, typed_password })
 }
 
 pub(super) fn release(
@@ -199,11 +206,13 @@ fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let cli::Doctor { mut ask, supervision, loudness, backend, .. } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
+    let name = ask.name.clone();
     // Which one is meant need not be said.
     ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
     let request = runs::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
     let Request { location, limit, ttl, .. } = request;
     Ok(Examined {
+        name,
         kill_after: kill_after(supervision.kill_after, &location, ttl, &all.layers)?,
         location,
         limit,

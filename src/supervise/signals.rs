@@ -155,6 +155,11 @@ impl Inherited {
     }
 }
 
+/// Keeps one that comes early until there is something that hears it ([`Caught`]).
+pub(crate) fn hold_back(signal: Signal) {
+    change_mask(libc::SIG_BLOCK, [signal.as_raw()].into_iter());
+}
+
 /// Drops the signals that wait for this process while it has them blocked.
 pub(crate) fn forget_pending() {
     // SAFETY: reads which ones wait into a valid set.

@@ -107,8 +107,8 @@ fn a_backend_that_cannot_be_reached_is_69_for_every_subcommand() {
         &["limit", "x", "3"],
     ];
     let start = |line: &&[&str]| {
-        let mut semrun = world.semrun(["--backend", "redis://:geheim@127.0.0.1:1"]);
-        Running::start(semrun.args(*line))
+        let mut semrun = world.semrun(*line);
+        Running::start(semrun.env("SEMRUN_BACKEND", "redis://:geheim@127.0.0.1:1"))
     };
     let started: Vec<_> = lines.iter().map(start).collect();
     for running in started {

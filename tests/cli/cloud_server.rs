@@ -24,8 +24,8 @@ const DOUBLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/cloud_serve
 const START_LINE: &str = "server: The server is listening on port ";
 
 enum Program {
-    /// `semrun serve` with further options and variables.
-    Ours(Vec<OsString>, Vec<(&'static str, PathBuf)>),
+    /// `semrun serve` with further options and variables, and with so many descriptors.
+    Ours(Vec<OsString>, Vec<(&'static str, PathBuf)>, Option<u32>),
     /// What behaves as the original, weak points included.
     LikeNode,
 }
@@ -48,16 +48,32 @@ impl CloudServer {
 
     pub(crate) fn ours_within(options: &[&str], environment: &[(&'static str, PathBuf)]) -> Self {
         let options = options.iter().map(OsString::from).collect();
-        Self::start(Program::Ours(options, environment.to_vec()))
+        Self::start(Program::Ours(options, environment.to_vec(), None))
+    }
+
+    /// One that cannot have more than so many descriptors.
+    pub(crate) fn ours_with_descriptors(descriptors: u32, options: &[&str]) -> Self {
+        let options = options.iter().map(OsString::from).collect();
+        Self::start(Program::Ours(options, Vec::new(), Some(descriptors)))
     }
 
     pub(crate) fn like_node() -> Self {
         Self::start(Program::LikeNode)
     }
 
+    /// One with other keys.
+    pub(crate) fn ours_with_keys(lines: &str, options: &[&str]) -> Self {
+        let options = options.iter().map(OsString::from).collect();
+        Self::start_with_keys(Program::Ours(options, Vec::new(), None), lines)
+    }
+
     fn start(program: Program) -> Self {
+        Self::start_with_keys(program, &format!("{KEY} first\n{OTHER_KEY} second\n"))
+    }
+
+    fn start_with_keys(program: Program, lines: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        write_keys(&directory, &format!("{KEY} first\n{OTHER_KEY} second\n"));
+        write_keys(&directory, lines);
         let (process, port) = launch(&directory, &program, 0)
             .unwrap_or_else(|status| panic!("{status}: {}", read(&directory, "stderr")));
         Self { process, directory, program, port }
@@ -77,6 +93,11 @@ impl CloudServer {
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
+    }
+
+    /// Replaces what is in the file with its keys.
+    pub(crate) fn write_keys(&self, lines: &str) {
+        write_keys(&self.directory, lines);
     }
 
     /// What it wrote to standard error, in all its lives.
@@ -143,7 +164,10 @@ impl Drop for CloudServer {
 
 /// `semrun serve` on any port, or this one, with the keys in this directory.
 pub(crate) fn serve(directory: &TempDir, port: u16) -> Command {
-    let mut command = mortal(SEMRUN);
+    serve_by(mortal(SEMRUN), directory, port)
+}
+
+fn serve_by(mut command: Command, directory: &TempDir, port: u16) -> Command {
     command
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--api-key-file"])
         .arg(directory.path().join("keys"))
@@ -164,11 +188,16 @@ pub(crate) fn write_keys(directory: &TempDir, lines: &str) {
 /// The process and its port, or how it ended instead of listening.
 fn launch(directory: &TempDir, program: &Program, port: u16) -> Result<(Child, u16), ExitStatus> {
     let mut command = match program {
-        Program::Ours(..) => serve(directory, port),
+        Program::Ours(_, _, None) => serve(directory, port),
+        Program::Ours(_, _, Some(descriptors)) => {
+            let mut command = mortal("prlimit");
+            command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(SEMRUN);
+            serve_by(command, directory, port)
+        }
         Program::LikeNode => mortal("python3"),
     };
     match program {
-        Program::Ours(options, environment) => {
+        Program::Ours(options, environment, _) => {
             command.args(options).envs(environment.iter().map(|(name, value)| (name, value)))
         }
         Program::LikeNode => command.args([DOUBLE, &port.to_string(), KEY, OTHER_KEY]),

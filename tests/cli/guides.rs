@@ -59,6 +59,7 @@ pages! {
     systemd: "docs/operations/systemd.md", in_a_server;
     github_actions: "docs/operations/github-actions.md", in_a_server;
     gitlab_ci: "docs/operations/gitlab-ci.md", in_a_server;
+    fail2ban: "docs/operations/fail2ban.md", in_a_server;
     kubernetes: "docs/operations/kubernetes.md", in_a_server;
     steps: "docs/operations/steps.md", in_redis;
     secrets: "docs/operations/secrets.md", in_a_server;

@@ -164,7 +164,8 @@ fn nothing_that_is_said_on_either_side_holds_a_secret() {
     let said = String::from_utf8(said).unwrap();
     assert!(said.contains("redis://:***@127.0.0.1") && !said.contains("geheim"), "{said}");
     for wrong in ["falsch", ""] {
-        let output = world.run(["--backend", &url(wrong), "echo", "no"]).output().unwrap();
+        let mut run = world.run(["echo", "no"]);
+        let output = run.env("SEMRUN_BACKEND", url(wrong)).output().unwrap();
         fails(&output, 69, &["password"]);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("falsch"));
     }

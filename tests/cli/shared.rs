@@ -2,7 +2,7 @@ use super::support::World;
 
 /// Shell functions for tests with several users: `alice` and `bob` share a group, `mallory` has
 /// none of it. Nobody of that number is in the user database.
-const USERS: &str = "
+pub(crate) const USERS: &str = "
     chmod 755 .; cp $semrun semrun; semrun=$PWD/semrun
     user() { echo setpriv --reuid=$1 --regid=$1 $2 --; }
     alice=$(user 61001 --groups=61000)
@@ -13,7 +13,7 @@ const USERS: &str = "
 ";
 
 #[track_caller]
-fn shows_as_users(world: &World, script: &str, stdout: &str) {
+pub(crate) fn shows_as_users(world: &World, script: &str, stdout: &str) {
     let output = world.with_mounts(&format!("{USERS}{script}"));
     let found = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -142,6 +142,12 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         HOME=/nowhere XDG_STATE_HOME=/nowhere $alice $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         env -i $(command -v setpriv) --reuid=61001 --clear-groups $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         stat -c %a home/.local home/.local/state/semrun
+        # With a umask that would take everything from everybody, the owner included.
+        rm -r home/.local; umask 777; $alice $semrun --name x -- echo fine; umask 22
+        stat -c %a home/.local home/.local/state/semrun home/.local/state/semrun/x/mutex
+        # A home that others could put another one's files into.
+        chmod 777 home; $alice $semrun --name x -- echo no 2>open || echo $?; chmod 700 home
+        grep -c 'lies in .*/home, which can be written by others' open
         # A home that cannot be written, and one that is missing.
         mount -t tmpfs -o ro none home
         $alice $semrun status
@@ -157,6 +163,12 @@ file://./home/.local/state/semrun
 file://./home/.local/state/semrun
 700
 700
+fine
+700
+700
+600
+69
+1
 file:///var/tmp/semrun-61001
 file:///var/tmp/semrun-61001
 file:///var/tmp/semrun-61002

@@ -3,6 +3,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -228,6 +229,19 @@ impl World {
 
     /// Runs a script as root in namespaces of its own.
     fn apart(&self, namespaces: &str, script: &str) -> Output {
+        // Root does not trust what lies in a directory of somebody else's.
+        let owner = fs::metadata(self.path(".")).unwrap().uid();
+        let give = |to: u32| {
+            let mut chown = as_root("chown");
+            owner == 0
+                || chown
+                    .args(["-R", &to.to_string()])
+                    .arg(self.path("."))
+                    .status()
+                    .unwrap()
+                    .success()
+        };
+        assert!(give(0), "this test needs root, or sudo without a password");
         let output = as_root("unshare")
             .args(namespaces.split(' '))
             .args(["env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
@@ -235,6 +249,7 @@ impl World {
             .stdin(Stdio::null())
             .output()
             .unwrap();
+        give(owner);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!stderr.contains("sudo:"), "this test needs root, or sudo without a password");
         output

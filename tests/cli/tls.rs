@@ -56,7 +56,7 @@ fn tls_with_a_private_authority_and_certificates_on_both_sides() {
     // Nobody signed it that we know; it is that of another host; it wants to see ours.
     fails(&run(&at("localhost"), &ours), 69, &["TLS", "--ca-file"]);
     fails(&run(&at("127.0.0.1"), &both), 69, &["TLS", "certificate"]);
-    fails(&run(&at("localhost"), &known), 69, &["rediss://localhost"]);
+    fails(&run(&at("localhost"), &known), 69, &["rediss://localhost", "asks for", "--client-cert"]);
     // A server that speaks no TLS, and one that speaks nothing else.
     let plain = format!("rediss://127.0.0.1:{}", world.server().port());
     fails(&run(&plain, &both), 69, &["rediss://127.0.0.1", "is it redis:// ?"]);

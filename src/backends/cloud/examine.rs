@@ -1,6 +1,5 @@
 //! What there is to know of a cloud-semaphore server, and of the way to it.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
@@ -20,20 +19,22 @@ const FAR: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub(super) async fn examine(&self) -> Result<Vec<Finding>, Trouble> {
-        // The original looks at the key only where it knows the path.
-        let (status, ours, _) = self.exchange_with(self.dialler.request(OBSERVE, ANY)).await?;
-        if status != StatusCode::OK {
-            return Err(unexpected(status, OBSERVE));
+        let asked = SystemTime::now();
+        let about = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
+        let took = asked.elapsed().unwrap_or_default();
+        if about.is_none() {
+            // The original looks at the key only where it knows the path.
+            let (status, _) = self.exchange(self.dialler.request(OBSERVE, ANY)).await?;
+            if status != StatusCode::OK {
+                return Err(unexpected(status, OBSERVE));
+            }
         }
         let mut findings = vec![good("server", "it answers, and accepts the API key".into())];
-        if ours {
-            let asked = SystemTime::now();
-            let body = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
-            let about: About = understood(&body.ok_or_else(Trouble::other_server)?)?;
-            let took = asked.elapsed().unwrap_or_default();
-            findings.extend(about_ours(&about, asked + took / 2));
-        } else {
-            findings.push(about_the_original());
+        match about {
+            Some(body) => {
+                findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
+            }
+            None => findings.push(about_the_original()),
         }
         findings.push(about_the_way(&self.dialler.place.url));
         Ok(findings)
@@ -73,10 +74,9 @@ fn about_the_original() -> Finding {
 }
 
 fn about_the_way(url: &Url) -> Finding {
-    let loopback = url.host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
     if url.tls {
         good("network", "the connection is encrypted, and the server has a certificate".into())
-    } else if loopback || url.host.eq_ignore_ascii_case("localhost") {
+    } else if url.is_here() {
         good("network", "the connection does not leave this machine".into())
     } else {
         let text =

@@ -47,7 +47,8 @@ impl Shared {
         }
         let tenure = Tenure { since, ttl: Duration::from_millis(told.ttl_ms), trouble: None };
         let permit = Permit { id, name: name.clone(), token: Some(told.token) };
-        let grip = Grip { shared: Rc::clone(self), name: name.clone(), id };
+        let server = told.server;
+        let grip = Grip { shared: Rc::clone(self), name: name.clone(), id, server };
         Ok(Some(Box::new(Leased::new(permit, tenure, grip))))
     }
 

@@ -28,7 +28,7 @@ use super::OBSERVE;
 use super::place::Place;
 use super::wire::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
 use crate::backends::resolve::addresses;
-use crate::backends::tls::Secret;
+use crate::backends::tls::{self, Secret};
 use crate::backends::trouble::{CONNECTING, Trouble, within};
 
 /// How long one of several addresses may take to answer.
@@ -163,11 +163,15 @@ impl Link {
                 "the server refused the API key; check --api-key-file and SEMRUN_API_KEY",
             )),
             // One of ours says why.
-            StatusCode::SERVICE_UNAVAILABLE if ours => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::FORBIDDEN if ours => {
                 let text =
                     self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
-                let text = printable(&String::from_utf8_lossy(&text));
-                Err(Trouble::refusing(format!("the server cannot do it now: {text}")))
+                let text = beginning(&text);
+                Err(if status == StatusCode::FORBIDDEN {
+                    Trouble::lasting(format!("the server does not allow it: {text}"))
+                } else {
+                    Trouble::refusing(format!("the server cannot do it now: {text}"))
+                })
             }
             _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
             status if status.is_redirection() => Err(redirected(answer.headers())),
@@ -242,16 +246,18 @@ fn unreachable(error: &io::Error) -> Trouble {
     Trouble::away(format!("no connection to the server: {error}"))
 }
 
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 fn tls_trouble(error: &io::Error) -> Trouble {
-    match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+    match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => Trouble::lasting(
             "no TLS connection to the server: what answers there does not speak TLS; is it http:// ?",
         ),
-        Some(tls) => Trouble::lasting(format!(
-            "no TLS connection to the server: {tls}; name the authority that signed its certificate \
-             with --ca-file, and the server as its certificate does; --client-cert and --client-key \
-             if it asks for ours"
-        )),
+        Some(error) => {
+            Trouble::lasting(format!("no TLS connection to the server: {}", tls::refusal(error)))
+        }
         None => unreachable(error),
     }
 }
@@ -261,7 +267,12 @@ fn broken(error: &hyper::Error) -> Trouble {
         return Trouble::lasting("what answers there does not speak HTTP; check the URL");
     }
     let cause = std::error::Error::source(error);
-    match cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
+    let of_io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    // What a server thinks of our certificate comes when the handshake is over for us.
+    if let Some(error) = of_io.filter(|error| tls_error(error).is_some()) {
+        return tls_trouble(error);
+    }
+    match of_io.map(io::Error::kind) {
         // What the kernel finds out about one that is gone without a word.
         Some(io::ErrorKind::TimedOut) => return Trouble::silence(),
         Some(io::ErrorKind::UnexpectedEof) => return Trouble::closed(),
@@ -276,8 +287,7 @@ fn broken(error: &hyper::Error) -> Trouble {
 
 /// Nothing is followed: what is told to another server than the one that was named has a key in it.
 fn redirected(headers: &HeaderMap) -> Trouble {
-    let there =
-        headers.get(LOCATION).map(|there| printable(&String::from_utf8_lossy(there.as_bytes())));
+    let there = headers.get(LOCATION).map(|there| beginning(there.as_bytes()));
     let there = there.unwrap_or_else(|| "another place".into());
     Trouble::lasting(format!(
         "what answers there sends us on, to {there}; name the server itself in the URL"
@@ -307,9 +317,10 @@ fn of_a_gateway(status: StatusCode) -> Option<Trouble> {
 }
 
 /// What a server wrote, as much of it as belongs in a line.
-fn printable(text: &str) -> String {
+fn beginning(text: &[u8]) -> String {
     const SHOWN: usize = 300;
-    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+    let text = String::from_utf8_lossy(text);
+    text.lines().next().unwrap_or_default().chars().take(SHOWN).collect()
 }
 
 /// An answer that means nothing to us.

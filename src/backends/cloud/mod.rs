@@ -2,9 +2,12 @@
 //! answer to the first request; `docs/serve.md` says what that means.
 
 mod examine;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod ghosts;
 mod intervention;
 mod link;
+mod mending;
 mod node;
 mod ours;
 pub(crate) mod place;
@@ -20,15 +23,17 @@ use hyper::body::Bytes;
 use hyper::http::request;
 use uuid::Uuid;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::fuzz;
 use self::link::{Dialler, Link, unexpected};
 use self::node::Observed;
 use self::place::Place;
 use self::queueing::Queueing;
-use self::wire::{LIST, Look, Named, Page};
-use super::trouble::{TRY_ON, Trouble, TroubleKind, patiently};
+use self::wire::{LIST, Named, Page};
+use super::trouble::{Patience, TRY_ON, Trouble, TroubleKind, patiently};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    Pending, Snapshot, Turn, believed,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -114,7 +119,7 @@ impl Shared {
         if !ours {
             return Ok((false, Observed::parse(&body)?.snapshot(name)));
         }
-        Ok((true, understood::<Look>(&body)?.snapshot(name)?))
+        Ok((true, known(mending::look(&body))?.snapshot(name)))
     }
 
     /// Some semaphores, from behind a name on.
@@ -126,14 +131,17 @@ impl Shared {
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
         }
-        understood(&body)
+        known(mending::page(&body))
     }
 }
 
 /// What one of our servers answers.
 fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
-    serde_json::from_slice(body)
-        .map_err(|error| Trouble::lasting(format!("the server's answer is not known: {error}")))
+    known(serde_json::from_slice(body))
+}
+
+fn known<T>(read: serde_json::Result<T>) -> Result<T, Trouble> {
+    read.map_err(|error| Trouble::lasting(format!("the server's answer is not known: {error}")))
 }
 
 /// A server of the original kind cannot do what was asked, or what it does is not enough.
@@ -162,18 +170,19 @@ impl Backend for Cloud {
     fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let (mut snapshots, mut behind) = (Vec::new(), String::new());
+            let mut patience = Patience::new();
             loop {
-                let page = patiently(TRY_ON, async || self.shared.page(&behind).await).await;
+                let page = patience.with(async || self.shared.page(&behind).await).await;
                 let page = page.and_then(|page| {
-                    let last = page.semaphores.last().filter(|_| page.more);
-                    let next = last.map(|last| last.name.clone());
-                    // Others may use names there that we cannot.
-                    let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
-                    let some = page.semaphores.into_iter().filter_map(named);
-                    Ok((next, some.collect::<Result<Vec<_>, _>>()?))
+                    believed::names(snapshots.len() + page.semaphores.len())?;
+                    Ok(page)
                 });
-                let (next, mut some) = self.shared.done(page, || "list the semaphores".into())?;
-                snapshots.append(&mut some);
+                let page = self.shared.done(page, || "list the semaphores".into())?;
+                let last = page.semaphores.last().filter(|_| page.more);
+                let next = last.map(|last| last.name.clone());
+                // Others may use names there that we cannot.
+                let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
+                snapshots.extend(page.semaphores.into_iter().filter_map(named));
                 match next {
                     Some(next) if next > behind => behind = next,
                     Some(_) => {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::link::{Answer, Link, unexpected};
 use super::wire::ID_HEADER;
 use super::{OBSERVE, SIGNAL, Shared};
+use crate::backends::believed::identity;
 use crate::backends::trouble::{TRY_ON, Trouble, patiently, within};
 use crate::backends::{
     Error, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
@@ -69,11 +70,11 @@ impl Observed {
 
     pub(super) fn snapshot(self, name: &Name) -> Snapshot {
         let in_use = !self.is_free();
-        let holder = |permit| Holder::Foreign { permit, left: None };
+        let holder = |permit: String| Holder::Foreign { permit: identity(&permit), left: None };
         Snapshot {
             limit: in_use.then_some(1),
             holders: self.running.into_iter().map(holder).collect(),
-            waiters: self.waiting.into_iter().map(Waiter::foreign).collect(),
+            waiters: self.waiting.iter().map(|permit| Waiter::foreign(permit)).collect(),
             ..Snapshot::unused(name)
         }
     }

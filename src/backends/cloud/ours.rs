@@ -8,7 +8,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::link::Link;
 use super::node::{Whose, signal};
 use super::wire::{ID_HEADER, Outcome, RENEW, Told};
 use super::{Shared, understood};
@@ -29,17 +28,19 @@ pub(super) struct Grip {
     pub(super) shared: Rc<Shared>,
     pub(super) name: Name,
     pub(super) id: Uuid,
+    /// Which server granted it, if it said so.
+    pub(super) server: Option<Uuid>,
 }
 
 impl leased::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
-            let Self { shared, name, id } = &*self;
+            let Self { shared, name, id, server } = &*self;
             let hurry = Notify::new();
             let attempt = || -> Pending<'_, _> { Box::pin(renew(shared, name, *id)) };
             tokio::select! {
                 lost = renewal::keep(*id, tenure, &hurry, attempt) => lost,
-                lost = watch_over(shared, name, *id, &hurry) => lost,
+                lost = watch_over(shared, name, *id, *server, &hurry) => lost,
             }
         })
     }
@@ -73,77 +74,84 @@ impl leased::Grip for Grip {
 async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, String> {
     let request = shared.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
     let (status, body) = shared.exchange(request).await.map_err(|trouble| trouble.what)?;
+    Ok(renewed(&told(status, &body)?))
+}
+
+/// What a server of ours says to a renewal.
+fn told(status: StatusCode, body: &[u8]) -> Result<Told, String> {
     if status != StatusCode::OK {
         return Err(format!("the server answers {status} to {RENEW}"));
     }
-    let told = understood::<Told>(&body).and_then(Told::believed);
-    let told = told.map_err(|trouble| trouble.what)?;
+    let told = understood::<Told>(body).and_then(Told::believed);
+    told.map_err(|trouble| trouble.what)
+}
+
+fn renewed(told: &Told) -> Renewed {
     match told.outcome {
-        Outcome::Held => return Ok(Renewed::For(Duration::from_millis(told.ttl_ms))),
-        Outcome::Evicted => return Ok(Renewed::Lost(Lost::evicted())),
+        Outcome::Held => return Renewed::For(Duration::from_millis(told.ttl_ms)),
+        Outcome::Evicted => return Renewed::Lost(Lost::evicted()),
         _ => {}
     }
     let why = "it ran out, or was taken away, or the server was restarted without a --state-dir and \
                forgot it; it may be somebody else's by now";
-    Ok(Renewed::Lost(Lost { why: why.into(), gone: Gone::Before }))
+    Renewed::Lost(Lost { why: why.into(), gone: Gone::Before })
 }
 
 /// Keeps a request open that ends when the permit is taken away. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
-async fn watch_over(shared: &Shared, name: &Name, id: Uuid, hurry: &Notify) -> Lost {
-    // It takes a connection of its own, for which a short command should not wait.
+async fn watch_over(
+    shared: &Shared,
+    name: &Name,
+    id: Uuid,
+    mut server: Option<Uuid>,
+    hurry: &Notify,
+) -> Lost {
+    // It takes a connection of its own, for which a short command should not wait. The one that is there
+    // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
-    let mut known = match shared.idle.take() {
-        Some(link) => link.if_idle().await,
-        None => None,
-    };
     let mut pause = Pause::new();
     loop {
-        let fresh = known.is_none();
         let since = Instant::now();
-        match watched(shared, name, id, known.take()).await {
+        match watched(shared, name, id, server.take()).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
             pause = Pause::new();
         }
-        if fresh {
-            pause.sleep().await;
-        }
+        pause.sleep().await;
     }
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `known` is a connection over which it said that it is.
+/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit it was taken
+/// away; another one has forgotten it, or never knew it.
 async fn watched(
     shared: &Shared,
     name: &Name,
     id: Uuid,
-    known: Option<Link>,
+    granted_by: Option<Uuid>,
 ) -> Result<Lost, Trouble> {
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-    let fresh = known.is_none();
-    let dialled = shared.dialler.dial().await?;
-    let mut link = if let Some(known) = known {
-        // Another one for what is answered at once: renewals, and giving back.
-        shared.idle.replace(Some(dialled));
-        known
-    } else {
-        let mut link = dialled;
-        // One of the original kind may have taken its place, and would end at once if it were
-        // asked to watch over somebody whom it does not know.
-        let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
-        if !answer.ours {
-            return Err(Trouble::other_server());
-        }
-        within(CONNECTING, link.read(answer)).await?;
-        link
-    };
+    let mut link = shared.dialler.dial().await?;
+    // One of the original kind may have taken its place, and would end at once if it were asked to
+    // watch over somebody whom it does not know.
+    let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
+    if !answer.ours {
+        return Err(Trouble::other_server());
+    }
+    let status = answer.status;
+    let body = within(CONNECTING, link.read(answer)).await?;
+    let told = told(status, &body).map_err(Trouble::refusing)?;
+    if let Renewed::Lost(lost) = renewed(&told) {
+        let knew = granted_by.is_some() && told.server == granted_by;
+        return Ok(if knew && lost.gone == Gone::Before { taken_away() } else { lost });
+    }
     let answer = link.ask(request(MONITOR)).await?;
-    let taken_away = answer.status == StatusCode::NOT_FOUND && !fresh;
-    if !answer.ours || !(answer.status == StatusCode::OK || taken_away) {
+    // After it was ours a moment ago.
+    let gone = answer.status == StatusCode::NOT_FOUND;
+    if !answer.ours || !(answer.status == StatusCode::OK || gone) {
         return Err(Trouble::other_server());
     }
     let body = within(CONNECTING, link.read(answer)).await?;
@@ -152,5 +160,10 @@ async fn watched(
     if told.is_some_and(|told| told.outcome == Outcome::Evicted) {
         return Ok(Lost::evicted());
     }
-    Ok(Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now })
+    Ok(taken_away())
+}
+
+/// What a server means that knew the permit and does not any more.
+fn taken_away() -> Lost {
+    Lost { why: "somebody else gave the permit back".into(), gone: Gone::Now }
 }

@@ -1,5 +1,7 @@
 //! Which cloud-semaphore server: its URL, key and certificates.
 
+use std::net::IpAddr;
+
 use crate::backends::tls::{Secret, Tls};
 
 /// `http://host[:port]` or `https://host[:port]`.
@@ -36,7 +38,8 @@ impl Url {
         if uri.path() != "/" || uri.query().is_some() || url.contains('#') {
             return Err(format!("has more than a host and a port; {FORM}"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority.host();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
         let tls = scheme.eq_ignore_ascii_case("https");
         let port = match port {
@@ -48,7 +51,7 @@ impl Url {
             }
         };
         let port = port.map_err(|what| format!("{what}; {FORM}"))?;
-        if host.is_empty() {
+        if host.is_empty() || host.contains(['[', ']']) {
             return Err(format!("names no server; {FORM}"));
         }
         Ok(Self { tls, host: host.into(), port })
@@ -58,6 +61,17 @@ impl Url {
     pub(crate) fn shown(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.authority())
+    }
+
+    /// Whether what is sent stays on this machine.
+    pub(super) fn is_here(&self) -> bool {
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        self.host.eq_ignore_ascii_case("localhost") || self.host.parse().is_ok_and(is_loopback)
+    }
+
+    /// Whether a key is sent to another machine as it is.
+    pub(crate) fn tells_the_network_its_key(&self) -> bool {
+        !self.tls && !self.is_here()
     }
 
     /// What goes into the `Host` header.
@@ -95,6 +109,7 @@ mod tests {
             "http://h/geheim",
             "http://h?geheim",
             "http://h?",
+            "http://[geheim[:1",
             "http://h/?geheim",
             "http://h//",
             "http://h:+80",

@@ -40,6 +40,8 @@ pub(super) struct Queueing<'a> {
     queued: bool,
     /// Our place in the queue of one of our servers.
     ticket: u64,
+    /// What shows there that it is ours.
+    seal: String,
     /// Our place in the queue of the other kind.
     place: Option<Place>,
     /// Whether we are about to take one, which is to be finished.
@@ -70,6 +72,7 @@ impl<'a> Queueing<'a> {
             outcome: false,
             queued: false,
             ticket: 0,
+            seal: String::new(),
             place: None,
             taking: Rc::default(),
             ghosts: Vec::new(),
@@ -246,6 +249,7 @@ impl<'a> Queueing<'a> {
             limit: self.ask.limit,
             ttl_ms: millis(self.ask.ttl),
             ticket: self.ticket,
+            seal: self.seal.clone(),
             nonblock: self.ask.nonblock,
             strict: self.ask.strict,
             min_hold_ms: millis(self.ask.min_hold),
@@ -296,6 +300,7 @@ impl<'a> Queueing<'a> {
                     shared: Rc::clone(&self.shared),
                     name: permit.name.clone(),
                     id: permit.id,
+                    server: told.server,
                 };
                 Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
             }
@@ -309,8 +314,8 @@ impl<'a> Queueing<'a> {
             }
             Outcome::Queued => {
                 self.queued = true;
-                self.ticket = told.ticket;
                 self.turn.tell(Notice::Queued(told.standing()));
+                (self.ticket, self.seal) = (told.ticket, told.seal);
                 Step::Waiting(link, answer)
             }
         })

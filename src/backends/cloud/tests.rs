@@ -11,6 +11,8 @@ use super::wire::ID_HEADER;
 use super::*;
 use crate::backends::tls::{Secret, Tls};
 use crate::backends::{Grade, Who};
+use crate::serve::bounds::Bounds;
+use crate::serve::door::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
 use crate::serve::log::{Format, Log};
@@ -143,9 +145,10 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
             let log = Log::new(&[], Format::Text);
-            let semaphores = Semaphores::new(journal, Found::default(), log);
-            let routes = Rc::new(Routes { semaphores, keys: Keys::of_words(KEY).unwrap() });
-            spawn_local(crate::serve::run(listener, None, routes, std::future::pending()));
+            let semaphores = Semaphores::new(journal, Found::default(), Bounds::default(), log);
+            let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
+            let door = Door::new(Room::within(1024, None, None));
+            spawn_local(crate::serve::run(listener, None, routes, door, std::future::pending()));
             let findings = cloud.examine().await.unwrap();
             let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
             let expected = [

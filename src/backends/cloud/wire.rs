@@ -63,6 +63,9 @@ pub(crate) struct Asking {
     /// The place in the queue that we had, or 0.
     #[serde(default)]
     pub(crate) ticket: u64,
+    /// What came with it. Without the right one there is no place to come back to.
+    #[serde(default)]
+    pub(crate) seal: String,
     #[serde(default)]
     pub(crate) nonblock: bool,
     #[serde(default)]
@@ -88,6 +91,9 @@ pub(crate) struct Told {
     /// The place of one who waits.
     #[serde(default)]
     pub(crate) ticket: u64,
+    /// What only the server can make of that place, for whoever it was given to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) seal: String,
     #[serde(default)]
     pub(crate) ahead: usize,
     #[serde(default)]
@@ -96,6 +102,9 @@ pub(crate) struct Told {
     pub(crate) holder: Option<Record>,
     #[serde(default)]
     pub(crate) paused_ms: Option<u64>,
+    /// Which server says so: another one after a restart that forgets all.
+    #[serde(default)]
+    pub(crate) server: Option<Uuid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +134,12 @@ impl Told {
             ttl_ms: 0,
             token: 0,
             ticket: 0,
+            seal: String::new(),
             ahead: 0,
             held: 0,
             holder: None,
             paused_ms: None,
+            server: None,
         }
     }
 
@@ -147,6 +158,7 @@ impl Told {
         believed::time_if_any(self.paused_ms)?;
         believed::count(self.ahead)?;
         believed::count(self.held)?;
+        believed::seal(&self.seal)?;
         Ok(self)
     }
 
@@ -199,6 +211,8 @@ pub(crate) struct Named {
 /// One who holds or waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Party {
+    /// Nil where what was answered is none (`mending.rs`), and for one whom the key may not know: of
+    /// that one there are the phase and what is left.
     pub(crate) id: Uuid,
     /// The fencing token of one who holds.
     #[serde(default)]
@@ -213,31 +227,41 @@ pub(crate) struct Party {
 }
 
 impl Look {
-    /// An error: no server of ours says that.
-    pub(super) fn snapshot(self, name: &Name) -> Result<Snapshot, Trouble> {
-        let holder = |party: Party| {
-            let left = believed::time_if_any(party.left_ms)?;
-            Ok::<_, Trouble>(match party.record {
-                record @ Some(_) => {
-                    let (token, phase) = (Some(party.token), party.phase);
-                    Holder::Known { token, record, phase, left }
-                }
-                None => Holder::Foreign { permit: party.id.to_string(), left },
-            })
+    /// What cannot be so is left out, and hides nothing else.
+    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+        let holder = |party: Party| match (party.record, believed::time_if_any(party.left_ms)) {
+            (record @ Some(_), Ok(left)) => {
+                let (token, phase) = (Some(party.token), party.phase);
+                Holder::Known { token, record, phase, left }
+            }
+            (Some(_), Err(_)) => Holder::unknown(),
+            // One whom the key that we have may not know.
+            (None, Ok(left)) if party.id.is_nil() => {
+                Holder::Known { token: None, record: None, phase: party.phase, left }
+            }
+            (None, Err(_)) if party.id.is_nil() => Holder::unknown(),
+            (None, left) => {
+                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten() }
+            }
         };
         let waiter = |party: Party| match party.record {
-            record @ Some(_) => Waiter::known(record),
-            None => Waiter::foreign(party.id.to_string()),
+            None if !party.id.is_nil() => Waiter::foreign(&party.id.to_string()),
+            record => Waiter::known(record),
         };
-        Ok(Snapshot {
+        let mut odd = None;
+        let limit = self.limit.map(believed::limit).transpose();
+        let ttl = believed::time_if_any(self.ttl_ms);
+        let paused = believed::time_if_any(self.paused_ms);
+        Snapshot {
             name: name.clone(),
-            limit: self.limit.map(believed::limit).transpose()?,
+            limit: believed::or_note(limit, &mut odd),
             pinned: self.pinned,
-            ttl: believed::time_if_any(self.ttl_ms)?,
-            withheld: believed::time_if_any(self.paused_ms)?.map(Withheld::Quarantine),
-            holders: self.holders.into_iter().map(holder).collect::<Result<_, _>>()?,
+            ttl: believed::or_note(ttl, &mut odd),
+            withheld: believed::or_note(paused, &mut odd).map(Withheld::Quarantine),
+            holders: self.holders.into_iter().map(holder).collect(),
             waiters: self.waiters.into_iter().map(waiter).collect(),
-        })
+            odd,
+        }
     }
 }
 
@@ -308,6 +332,7 @@ mod tests {
             limit: 3,
             ttl_ms: 1,
             ticket: 9,
+            seal: "5ea1".into(),
             nonblock: true,
             strict: false,
             min_hold_ms: 0,
@@ -316,6 +341,6 @@ mod tests {
         let text = ascii_json(&asking);
         assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
         let read: Asking = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.who, read.ticket), (asking.who, 9));
+        assert_eq!((read.who, read.ticket, read.seal), (asking.who, 9, asking.seal));
     }
 }

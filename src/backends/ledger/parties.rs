@@ -38,7 +38,7 @@ pub(crate) struct Holding<R> {
     pub(crate) phase: Phase,
     /// The end of its lease, which may be over while the permit stays taken.
     pub(super) lease: Option<Moment>,
-    pub(super) ticket: u64,
+    pub(crate) ticket: u64,
     /// Whether the holder has said that it knows.
     pub(super) confirmed: bool,
 }

@@ -77,14 +77,9 @@ fn lease(
 /// The permit of this identity that was written down and counts. One that is held by processes too
 /// is not detached, and is none of ours.
 fn find(locked: &Locked<'_>, id: Uuid) -> io::Result<Option<(Entry, Kept)>> {
-    for entry in locked.0.list()?.kept {
-        if locked.0.is_of(entry, id)?
-            && let Some(kept) = locked.kept(entry)?
-        {
-            return Ok(Some((entry, kept)));
-        }
-    }
-    Ok(None)
+    let found = locked.0.find(locked.0.list()?.kept, |entry| *entry, id)?;
+    let Some(entry) = found else { return Ok(None) };
+    Ok(locked.kept(entry)?.map(|kept| (entry, kept)))
 }
 
 pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> {

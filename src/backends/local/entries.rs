@@ -76,6 +76,9 @@ impl Entry {
     }
 }
 
+/// No number that is given out comes near it; behind one that is greater none would grow.
+const GREATEST: u64 = 1 << 62;
+
 impl State {
     pub(super) fn pinned(self) -> Option<u32> {
         (self.pinned > 0).then_some(self.pinned)
@@ -100,7 +103,7 @@ impl State {
     pub(super) fn from_text(text: &[u8]) -> Self {
         let fields = || {
             let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
-            let last = words.next()?.parse().ok()?;
+            let last = words.next()?.parse().ok().filter(|last| *last < GREATEST)?;
             let mut limit = || words.next()?.parse().ok();
             Some(Self { last, limit: limit()?, pinned: limit()? })
         };
@@ -139,7 +142,8 @@ mod tests {
     fn the_state_comes_back_and_a_garbled_one_is_none() {
         let state = State { last: 1_795_297_540_683_598, limit: 3, pinned: 2 };
         assert_eq!(State::from_text(state.to_text().as_bytes()), state);
-        for garbled in [&b"\0\0\0\0"[..], b"1 1", b"x y z", b"\xff 1 1", b"1 -1 0"] {
+        let full = b"18446744073709551615 1 0";
+        for garbled in [&b"\0\0\0\0"[..], b"1 1", b"x y z", b"\xff 1 1", b"1 -1 0", full] {
             assert_eq!(State::from_text(garbled), State { last: 0, limit: 0, pinned: 0 });
         }
     }

@@ -29,13 +29,7 @@ pub(super) fn evict(locked: &Locked<'_>, id: Uuid, how: Eviction) -> io::Result<
     let listing = locked.0.list()?;
     let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
     let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
-    let mut found = None;
-    for taken in taken {
-        if locked.0.is_of(taken.entry, id)? {
-            found = Some(taken);
-            break;
-        }
-    }
+    let found = locked.0.find(taken, |taken| taken.entry, id)?;
     let Some(Taken { entry, by }) = found else { return Ok(false) };
     match (by, how) {
         (By::Processes { evicted, .. }, Eviction::Gently) => {

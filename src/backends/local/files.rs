@@ -21,19 +21,19 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::create::{create_file, with_exact_modes};
 use super::entries::{Entry, Kind, Listing, State};
 use super::mutex::{Locked, check_mutex, identity, open_mutex};
 use super::names;
 use super::place::{Base, Sharing};
 use crate::backends::{Name, Record};
 use crate::clock::{self, Moment};
+use crate::files::ours::{self, with_exact_modes};
 
 /// What is written to a permit's FIFO when it is given back, or taken away at once. Nobody reads
 /// what is there: how much it is says what has happened.
@@ -107,7 +107,7 @@ impl Semaphore {
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {
                 let mode = base.sharing.directory_mode();
-                match with_exact_modes(|| rustix::fs::mkdirat(&base.fd, &file, mode)) {
+                match with_exact_modes(mode, || rustix::fs::mkdirat(&base.fd, &file, mode)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -148,9 +148,11 @@ impl Semaphore {
     /// Whatever counts has a name: first it stops to count, then its record goes, and then the file
     /// by which the next who looks finds what a crash has left.
     pub(super) fn remove(&self, entry: Entry) {
-        if entry.kind == Kind::Kept {
-            let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let _ = rustix::fs::openat(&self.directory, entry.file(), flags, Mode::empty());
+        if entry.kind == Kind::Kept
+            && let Ok(file) = ours::open(&self.directory, &entry.file(), OFlags::WRONLY)
+            && ours::is_single(&file).is_ok_and(|single| single)
+        {
+            let _ = rustix::fs::ftruncate(&file, 0);
         }
         let unlink = |file| rustix::fs::unlinkat(&self.directory, file, AtFlags::empty());
         if let Ok(()) | Err(Errno::NOENT) = unlink(entry.record_file()) {
@@ -160,9 +162,7 @@ impl Semaphore {
 
     /// Whose FIFO it is. None: it has no record, or an unfinished one.
     fn record<T: DeserializeOwned>(&self, entry: Entry) -> io::Result<Option<T>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = entry.record_file();
-        let file = match rustix::fs::openat(&self.directory, file, flags, Mode::empty()) {
+        let file = match ours::open(&self.directory, &entry.record_file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
             file => file?,
         };
@@ -176,14 +176,39 @@ impl Semaphore {
         self.record(entry).ok().flatten()
     }
 
-    /// Whether it belongs to the one of this identity.
-    pub(super) fn is_of(&self, entry: Entry, id: Uuid) -> io::Result<bool> {
-        Ok(self.record(entry)?.is_some_and(|record: Record| record.permit == id))
+    /// Which of several belongs to the one of this identity. A record that cannot be read hides none of
+    /// the others, but it may be the one.
+    pub(super) fn find<T>(
+        &self,
+        several: impl IntoIterator<Item = T>,
+        entry: impl Fn(&T) -> Entry,
+        id: Uuid,
+    ) -> io::Result<Option<T>> {
+        let mut unread = None;
+        for one in several {
+            match self.record::<Record>(entry(&one)) {
+                Ok(Some(record)) if record.permit == id => return Ok(Some(one)),
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        unread.map_or(Ok(None), Err)
     }
 
     /// When a permit was granted, and to which process.
     pub(super) fn granted(&self, entry: Entry) -> io::Result<Option<Granted>> {
-        self.record(entry)
+        match self.record(entry) {
+            // We made no link, no socket and no directory of it.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR)
+                ) =>
+            {
+                Ok(None)
+            }
+            granted => granted,
+        }
     }
 
     /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
@@ -254,11 +279,11 @@ impl Locked<'_> {
         })
     }
 
+    /// None: there is none, or what we did not make.
     fn open(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
-            Err(Errno::NOENT) => Ok(None),
-            opened => Ok(Some(opened?)),
+        match ours::open(&self.0.directory, &entry.file(), OFlags::RDONLY) {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
+            opened => Ok(Some(opened?).filter(is_fifo)),
         }
     }
 
@@ -266,10 +291,10 @@ impl Locked<'_> {
     /// Nothing is left of one that fails.
     pub(super) fn create(&self, entry: Entry, record: &Record) -> io::Result<OwnedFd> {
         let Semaphore { directory, sharing, .. } = self.0;
-        with_exact_modes(|| rustix::fs::mkfifoat(directory, entry.file(), sharing.file_mode()))?;
+        let mode = sharing.file_mode();
+        with_exact_modes(mode, || rustix::fs::mkfifoat(directory, entry.file(), mode))?;
         let open = || -> io::Result<OwnedFd> {
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fifo = rustix::fs::openat(directory, entry.file(), flags, Mode::empty())?;
+            let fifo = ours::open(directory, &entry.file(), OFlags::RDWR)?;
             rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive)?;
             self.write_record(entry, record)?;
             Ok(fifo)
@@ -279,7 +304,7 @@ impl Locked<'_> {
 
     pub(super) fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
         let Semaphore { directory, sharing, .. } = self.0;
-        let file = create_file(directory, &entry.record_file(), sharing.file_mode())?;
+        let file = ours::create(directory, &entry.record_file(), sharing.file_mode())?;
         let boot_us = u64::try_from(clock::now().as_micros()).unwrap_or(0);
         let text = serde_json::to_vec(&Written { record, boot_us })?;
         let written = rustix::io::write(&file, &text)?;
@@ -299,10 +324,14 @@ impl Locked<'_> {
 
     /// Writes to a FIFO that somebody has open; otherwise there is nobody to tell.
     pub(super) fn write_to(&self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.0.directory, entry.file(), flags, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NXIO) => {}
-            fifo => _ = rustix::io::write(fifo?, bytes)?,
+        match ours::open(&self.0.directory, &entry.file(), OFlags::WRONLY) {
+            Err(Errno::NOENT | Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Ok(()),
+            fifo => {
+                let fifo = fifo?;
+                if is_fifo(&fifo) {
+                    rustix::io::write(fifo, bytes)?;
+                }
+            }
         }
         Ok(())
     }
@@ -317,6 +346,12 @@ impl Said {
             _ => Self::Released,
         })
     }
+}
+
+/// Where others may make files, some may be what none of us made.
+fn is_fifo(file: &OwnedFd) -> bool {
+    let kind = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode);
+    rustix::fs::fstat(file).is_ok_and(|stat| kind(stat) == FileType::Fifo)
 }
 
 /// Whether somebody else has a FIFO locked, and so lives.

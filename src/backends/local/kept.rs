@@ -13,17 +13,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::create::create_file;
 use super::entries::Entry;
 use super::mutex::Locked;
-use crate::backends::{Ask, Phase, Record};
+use crate::backends::{Ask, Phase, Record, believed};
 use crate::clock::{self, Moment};
+use crate::files::ours;
 use crate::kernel;
 
 /// How many of the permits that were given back last are remembered.
@@ -80,9 +80,11 @@ impl Kept {
         Self { phase, ..self }
     }
 
-    /// Whether it counts.
+    /// Whether it counts. One that ends after any time that can be asked for was written by other
+    /// means, and would show centuries.
     pub(super) fn lasts(self) -> io::Result<bool> {
-        Ok(self.end() > clock::now() && self.boot == this_boot()?)
+        let left = self.end().saturating_sub(clock::now());
+        Ok(!left.is_zero() && left <= believed::LONGEST && self.boot == this_boot()?)
     }
 
     fn to_text(self) -> String {
@@ -95,8 +97,8 @@ impl Kept {
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
 
-    /// What is garbled or unfinished counts for nothing.
-    fn from_text(text: &[u8]) -> Option<Self> {
+    /// What is garbled or unfinished, or would last for centuries, counts for nothing.
+    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
@@ -105,7 +107,10 @@ impl Kept {
             "k" => Phase::Kept,
             _ => return None,
         };
-        let mut time = || Some(Duration::from_micros(words.next()?.parse().ok()?));
+        let mut time = || {
+            let time = Duration::from_micros(words.next()?.parse().ok()?);
+            believed::is_time(time).then_some(time)
+        };
         Some(Self { boot, phase, ttl: time()?, lease_end: time()?, hold_end: time()? })
     }
 }
@@ -116,7 +121,7 @@ impl Locked<'_> {
     pub(super) fn write_kept(&self, entry: Entry, kept: Kept, record: &Record) -> io::Result<()> {
         let write = || {
             let mode = self.0.sharing.file_mode();
-            let file = create_file(&self.0.directory, &entry.file(), mode)?;
+            let file = ours::create(&self.0.directory, &entry.file(), mode)?;
             self.write_record(entry, record)?;
             write_whole(&file, &kept.to_text())
         };
@@ -140,7 +145,13 @@ impl Locked<'_> {
     pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
-            file => read_whole::<256>(&file?)?,
+            // Nothing that we made: it is removed as what is garbled is.
+            Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
+            file => match read_whole::<256>(&file?) {
+                // A directory has no text. One that cannot be read now may be a permit all the same.
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
+                text => text?,
+            },
         };
         if let Some(kept) = Kept::from_text(&text)
             && kept.lasts()?
@@ -167,7 +178,9 @@ impl Locked<'_> {
 
     fn write_down(&self, id: Uuid) -> io::Result<()> {
         let file = match self.open_file("done", OFlags::RDWR) {
-            Err(Errno::NOENT) => create_file(&self.0.directory, "done", self.0.sharing.file_mode()),
+            Err(Errno::NOENT) => {
+                ours::create(&self.0.directory, "done", self.0.sharing.file_mode())
+            }
             file => file,
         }?;
         let places = remembered(&file)?;
@@ -189,8 +202,9 @@ impl Locked<'_> {
     }
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0.directory, file, flags, Mode::empty())
+        let file = ours::open(&self.0.directory, file, access)?;
+        // Another name of a file elsewhere, or a FIFO, is nothing that we made.
+        if ours::is_single(&file)? { Ok(file) } else { Err(Errno::MLINK) }
     }
 }
 
@@ -204,13 +218,16 @@ pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The permits that were given back, with numbers that grow. None: an unfinished one.
 fn remembered(file: &OwnedFd) -> io::Result<Vec<Option<(u64, Uuid)>>> {
+    Ok(places(&read_whole::<{ LINE * REMEMBERED }>(file)?))
+}
+
+pub(super) fn places(text: &[u8]) -> Vec<Option<(u64, Uuid)>> {
     let place = |line: &[u8]| {
         let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (number, id) = line.split_once(' ')?;
         Some((number.parse().ok()?, id.parse().ok()?))
     };
-    let text = read_whole::<{ LINE * REMEMBERED }>(file)?;
-    Ok(text.chunks(LINE).map(place).collect())
+    text.chunks(LINE).map(place).collect()
 }
 
 fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {
@@ -256,7 +273,7 @@ mod tests {
         let mut width = None;
         for phase in [Phase::Held, Phase::Evicted, Phase::Kept] {
             let mut kept = kept(phase);
-            kept.hold_end = Duration::from_micros(u64::MAX);
+            kept.hold_end = Duration::from_hours(100 * 365 * 24);
             let text = kept.to_text();
             let back = Kept::from_text(text.as_bytes()).unwrap();
             assert_eq!((back.to_text(), back.phase), (text.clone(), phase));
@@ -266,6 +283,8 @@ mod tests {
         for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
             assert_eq!(Kept::from_text(garbled), None);
         }
+        let for_ever = Kept { hold_end: Duration::from_micros(u64::MAX), ..kept(Phase::Kept) };
+        assert_eq!(Kept::from_text(for_ever.to_text().as_bytes()), None);
     }
 
     #[test]
@@ -276,6 +295,8 @@ mod tests {
         assert_eq!(held.in_phase(Phase::Kept).end(), held.hold_end);
         assert!(held.lasts().unwrap());
         assert!(!Kept { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
+        let centuries = Duration::from_micros(u64::MAX);
+        assert!(!Kept { lease_end: centuries, ..held }.lasts().unwrap());
         let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::Kept);
         assert!(!over.lasts().unwrap());
     }

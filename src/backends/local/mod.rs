@@ -3,13 +3,14 @@
 //! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
 //! built so; `files.rs` knows the files.
 
-mod create;
 mod detached;
 mod entries;
 mod evict;
 mod examine;
 mod exits;
 mod files;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod held;
 mod kept;
 mod locks;
@@ -30,17 +31,23 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use self::entries::State;
 use self::files::Semaphore;
-use self::mutex::{ForMutex, Locked};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::{fuzz, fuzz_name};
+use self::mutex::{ForMutex, GIVE_UP, Locked};
 use self::place::{Base, Place};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Turn,
 };
 use crate::kernel::raise_file_size_limit;
+
+/// How long one of many may take whose files are locked.
+const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// The local backend in one directory.
 #[derive(Debug)]
@@ -169,11 +176,24 @@ impl Local {
         let Some(base) = self.open(false)? else { return Ok(Vec::new()) };
         let names = names_in(&base).map_err(|error| self.error("list the semaphores", error))?;
         let mut snapshots = Vec::with_capacity(names.len());
+        // For all together: others may keep any number of them locked.
+        let end = Instant::now() + GIVE_UP + BRIEFLY;
         for (name, looked) in names.iter().zip(many::look(&base, &names)) {
-            // What is in the way is waited for, or told, here.
-            snapshots.push(match looked {
-                Some(snapshot) => snapshot,
-                None => self.look_in(&base, name).await?,
+            if let Some(snapshot) = looked {
+                snapshots.push(snapshot);
+                continue;
+            }
+            // What is in the way is waited for here, or told, and hides no other.
+            let end = end.max(Instant::now() + BRIEFLY);
+            snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
+                Ok(Ok(snapshot)) => snapshot,
+                Ok(Err(Error { what, source, .. })) => {
+                    let source = source.map(|source| format!(" ({source})")).unwrap_or_default();
+                    Snapshot::odd(name, format!("{what}{source}"))
+                }
+                Err(_elapsed) => {
+                    Snapshot::odd(name, "another process keeps its files locked".into())
+                }
             });
         }
         Ok(snapshots)

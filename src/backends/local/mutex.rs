@@ -6,21 +6,21 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::create::create_file;
 use super::files::Semaphore;
 use super::locks::Locks;
 use super::place::Sharing;
 use crate::backends::{Notice, Turn};
+use crate::files::ours;
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
 /// How long whoever does not want to wait tries all the same.
-const GIVE_UP: Duration = Duration::from_secs(5);
+pub(super) const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a thread that got the mutex offers it to us.
 const OFFER: Duration = Duration::from_millis(100);
@@ -159,17 +159,16 @@ pub(super) fn open_mutex(
     create: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let access = if create { OFlags::RDWR } else { OFlags::RDONLY };
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // First without O_CREAT: the kernel refuses that for a file of somebody else in a sticky
     // directory (fs.protected_regular), even where writing to it is fine.
     for _ in 0..100 {
-        match rustix::fs::openat(directory, "mutex", flags, Mode::empty()) {
+        match ours::open(directory, "mutex", access) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match create_file(directory, "mutex", sharing.file_mode()) {
+        match ours::create(directory, "mutex", sharing.file_mode()) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
@@ -183,7 +182,7 @@ pub(super) fn identity(stat: &Stat) -> (u64, u64) {
 }
 
 pub(super) fn check_mutex(stat: &Stat) -> io::Result<()> {
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+    if !ours::is_regular(stat) || stat.st_nlink > 1 {
         return Err(io::Error::other("the file `mutex` is not what semrun made; remove it"));
     }
     Ok(())

@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
-use super::create::create_file;
 use crate::backends::Name;
+use crate::files::ours;
 
 /// Longer ones are shortened: file systems allow 255 bytes, and we add nothing to a name.
 const LONGEST: usize = 200;
@@ -67,7 +67,7 @@ pub(super) fn check_true_name(
             if found.is_some() {
                 rustix::fs::unlinkat(directory, "name", rustix::fs::AtFlags::empty())?;
             }
-            match create_file(directory, "name", mode) {
+            match ours::create(directory, "name", mode) {
                 Err(rustix::io::Errno::EXIST) => Ok(()),
                 Err(errno) => Err(errno.into()),
                 Ok(file) => {
@@ -85,8 +85,7 @@ pub(super) fn check_true_name(
 }
 
 fn read_true_name(directory: &OwnedFd) -> io::Result<Option<String>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(directory, "name", flags, Mode::empty()) {
+    let file = match ours::open(directory, "name", OFlags::RDONLY) {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         opened => opened?,
     };

@@ -11,19 +11,20 @@ use rustix::process::geteuid;
 
 use crate::account::{Account, Home, stands_for_unmapped};
 use crate::backends::{Error, ErrorKind};
+use crate::files::ours::{moved_by, with_exact_modes};
 
 /// The directory in which each semaphore has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// The first one that can be used counts; more than one only where a home may be missing.
     candidates: Vec<Candidate>,
-    /// Whether the user named it.
-    named: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
     path: PathBuf,
+    /// Whether the user named it.
+    named: bool,
     /// Directories above it that may be made as well.
     parents: usize,
 }
@@ -50,19 +51,20 @@ impl Place {
     pub(crate) fn named(path: &Path) -> Self {
         // A slash at the end would make the kernel follow a symbolic link.
         let path = path.components().collect();
-        Self { candidates: vec![Candidate { path, parents: 0 }], named: true }
+        Self { candidates: vec![Candidate { path, named: true, parents: 0 }] }
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
     pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
         if account.uid == 0 {
-            return Ok(Self { named: false, ..Self::named(Path::new("/run/semrun")) });
+            let path = "/run/semrun".into();
+            return Ok(Self { candidates: vec![Candidate { path, named: false, parents: 0 }] });
         }
-        let temporary =
-            Candidate { path: format!("/var/tmp/semrun-{}", account.uid).into(), parents: 0 };
+        let path = format!("/var/tmp/semrun-{}", account.uid).into();
+        let temporary = Candidate { path, named: false, parents: 0 };
         let home = match &account.home {
             Home::At(home) => {
-                Some(Candidate { path: home.join(".local/state/semrun"), parents: 2 })
+                Some(Candidate { path: home.join(".local/state/semrun"), named: false, parents: 2 })
             }
             Home::None => None,
             Home::Unknown(trouble) => {
@@ -74,7 +76,7 @@ impl Place {
                 return Err(temporary.error(ErrorKind::Unavailable, what, None));
             }
         };
-        Ok(Self { candidates: home.into_iter().chain([temporary]).collect(), named: false })
+        Ok(Self { candidates: home.into_iter().chain([temporary]).collect() })
     }
 
     /// What to call it before it is known which candidate can be used.
@@ -100,7 +102,7 @@ impl Place {
     }
 
     pub(super) fn is_named(&self) -> bool {
-        self.named
+        self.candidates.iter().all(|candidate| candidate.named)
     }
 
     /// The directory that whoever asks for a permit uses; not open if it has to be made first.
@@ -158,6 +160,9 @@ impl Candidate {
             .map_err(|errno| self.failed("cannot examine the file system", errno))?;
         self.refuse_foreign(&filesystem)?;
         self.check_owner(&stat)?;
+        if !self.named {
+            self.check_way()?;
+        }
         Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
     }
 
@@ -177,7 +182,7 @@ impl Candidate {
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
             // Private: whoever wants to share it says so with chmod.
-            match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+            match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => {
                     return Err(self.failed(
@@ -244,6 +249,19 @@ impl Candidate {
             return Err(self.error(ErrorKind::Unavailable, what.into(), None));
         }
         Ok(())
+    }
+
+    /// Who can move the directory away has the next semrun meet nobody in another one. Where the user
+    /// named it, with whom to share what it lies in was the user's to say.
+    fn check_way(&self) -> Result<(), Error> {
+        match moved_by(&self.path) {
+            Ok(None) => Ok(()),
+            Ok(Some(doubt)) => Err(self.error(ErrorKind::Unavailable, doubt.to_string(), None)),
+            Err(error) => {
+                let what = "cannot be reached by its path";
+                Err(self.error(ErrorKind::Unavailable, what.into(), Some(error)))
+            }
+        }
     }
 
     fn failed(&self, what: &str, errno: rustix::io::Errno) -> Error {

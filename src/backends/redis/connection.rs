@@ -14,7 +14,7 @@ use redis::{
 
 use super::conversation::{Begun, Conversation, Dialler, is_refusal, only_plain, only_tls};
 use crate::backends::Withheld;
-use crate::backends::trouble::{CONNECTING, Trouble};
+use crate::backends::trouble::{CONNECTING, Trouble, within};
 use crate::clock::{self, Moment};
 
 /// How long replicas have to confirm what was written. They are asked at once.
@@ -169,12 +169,14 @@ impl Connection {
         told(self.one(question.clone()).await?)
     }
 
-    /// The same of what can be done without. None: the server does not grant it.
+    /// The same of what can be done without, which is not waited for long. None: the server does not
+    /// grant it.
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
     ) -> Result<Option<T>, Trouble> {
-        let answers = self.query(std::slice::from_ref(question)).await?;
+        let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
+        let answers = within(CONNECTING, asking).await?;
         Ok(answers.into_iter().next().and_then(optional))
     }
 
@@ -329,10 +331,8 @@ impl From<RedisError> for Trouble {
             return only_plain().into();
         }
         if let Some(tls) = tls_error(&error) {
-            let hint = "name the authority that signed its certificate with --ca-file, and the \
-                        server as its certificate does; --client-cert and --client-key if it asks \
-                        for ours";
-            return Self::lasting(format!("no TLS connection to the server: {tls}; {hint}"));
+            let why = crate::backends::tls::refusal(tls);
+            return Self::lasting(format!("no TLS connection to the server: {why}"));
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => {
@@ -396,7 +396,7 @@ pub(super) fn one_line(error: &RedisError) -> String {
     let line = text.lines().next().unwrap_or_default();
     // Redis adds where in the script it was.
     let line = line.split(" script: ").next().unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+    line.chars().take(SHOWN).collect()
 }
 
 fn tls_error(error: &RedisError) -> Option<&rustls::Error> {

@@ -10,7 +10,7 @@ use super::script::Keys;
 use super::{Shared, replication};
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Finding, Grade};
+use crate::backends::{Finding, Grade, Name};
 
 /// A clock that is off by more is worth a word.
 const CLOCKS: f64 = 10.0;
@@ -77,6 +77,7 @@ impl Shared {
             )],
         };
         findings.extend(self.wakes().await?);
+        findings.extend(prefix(&self.place.prefix));
         findings.push(clocks(believed::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
             findings.push(doubtful(
@@ -133,6 +134,18 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
     findings.extend(quarantine(info, place));
     findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
     findings
+}
+
+/// Keys are `PREFIX-NAME`, as PassBuddy has them, so where a prefix ends does not show in them.
+fn prefix(prefix: &Name) -> Option<Finding> {
+    let (shorter, rest) = prefix.as_str().split_once('-')?;
+    Some(doubtful(
+        "prefix",
+        format!(
+            "'{prefix}' has a '-': --prefix '{shorter}' with a name that begins with '{rest}-' is the \
+             same semaphore, and who may use that prefix may use this one; choose one without a '-'"
+        ),
+    ))
 }
 
 fn version(info: &Info) -> Finding {
@@ -322,6 +335,13 @@ mod tests {
         assert_eq!(left(30, None), None);
         assert!(left(30, Some(Duration::from_mins(1))).is_some());
         assert!(left(9_999, Some(Duration::ZERO)).is_some_and(|text| text.contains("at once")));
+    }
+
+    #[test]
+    fn prefixes_that_run_together_are_a_doubt() {
+        let found = |text: &str| prefix(&text.parse().unwrap()).map(|finding| finding.text);
+        assert_eq!((found("semrun"), found("team_a")), (None, None));
+        assert!(found("a-b-c").is_some_and(|text| text.contains("'a'") && text.contains("'b-c-'")));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use redis::{Cmd, cmd};
 
 use super::{Shared, can_name};
-use crate::backends::trouble::{TRY_ON, Trouble, patiently};
-use crate::backends::{Error, Name};
+use crate::backends::trouble::{Patience, Trouble};
+use crate::backends::{Error, Name, believed};
 
 /// What surrounds a name in the keys that say that there is something, and what they are.
 const SIGNS: [(&str, &str, &str); 3] =
@@ -21,6 +21,7 @@ impl Shared {
     pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
         let prefix = format!("{}-", self.place.prefix);
         let mut names = HashSet::new();
+        let mut patience = Patience::new();
         for (before, after, kind) in SIGNS {
             let pattern = format!("{before}{}*{after}", glob_escaped(&prefix));
             let name_in = |key: &[u8]| -> Option<Name> {
@@ -36,10 +37,12 @@ impl Shared {
                     keys.retain(|key| name_in(key).is_some_and(|name| !names.contains(&name)));
                     Ok((next, self.those_of_kind(kind, keys).await?))
                 };
-                let listed = patiently(TRY_ON, step).await;
+                let listed = patience.with(step).await;
                 let (next, keys) =
                     listed.map_err(|trouble| self.error("list the semaphores", trouble))?;
                 names.extend(keys.iter().filter_map(|key| name_in(key)));
+                believed::names(names.len())
+                    .map_err(|trouble| self.error("list the semaphores", trouble))?;
                 steps += 1;
                 if next == cursor && next != 0 || steps > MOST_STEPS {
                     let trouble = Trouble::lasting("the server lists its keys without an end");

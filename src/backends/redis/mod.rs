@@ -5,8 +5,11 @@
 mod connection;
 mod conversation;
 mod examine;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod held;
 mod listing;
+mod looks;
 #[cfg(feature = "mutants")]
 mod mutants;
 pub(crate) mod place;
@@ -30,11 +33,13 @@ use uuid::Uuid;
 use self::connection::{Connection, optional};
 use self::conversation::Dialler;
 use self::examine::Info;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::fuzz;
 use self::held::Grip;
 use self::place::Place;
 use self::queueing::{Queueing, describe};
 use self::script::{Call, Keys, Operation, Reply, Status};
-use super::trouble::{CONNECTING, TRY_ON, Trouble, patiently, within};
+use super::trouble::{CONNECTING, Patience, TRY_ON, Trouble, TroubleKind, patiently, within};
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
     Pending, Snapshot, Takeover, Turn,
@@ -119,6 +124,18 @@ impl Shared {
         self.connection.look(&keys, name, &self.place).await
     }
 
+    /// The same of one among many. The server answers, so what it says is of this one alone: that must not
+    /// hide the others.
+    async fn look_among(&self, name: &Name, patience: &mut Patience) -> Result<Snapshot, Error> {
+        let looked = patience.with(async || match self.look(name).await {
+            Err(trouble) if trouble.kind != TroubleKind::Away => {
+                Ok(Snapshot::odd(name, trouble.what))
+            }
+            looked => looked,
+        });
+        looked.await.map_err(|trouble| self.error(&format!("look at '{name}'"), trouble))
+    }
+
     /// The same in one round trip.
     async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
         let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
@@ -182,6 +199,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let names = self.shared.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
+            let mut patience = Patience::new();
             for names in names.chunks(TOGETHER) {
                 if let Ok(mut looked) = within(CONNECTING, self.shared.look_at_each(names)).await {
                     snapshots.append(&mut looked);
@@ -189,10 +207,15 @@ impl Backend for Redis {
                 }
                 // Which of them is in the way, and whether it passes, shows one after the other.
                 for name in names {
-                    snapshots.push(self.observe(name).await?);
+                    snapshots.push(self.shared.look_among(name, &mut patience).await?);
                 }
             }
-            Ok(snapshots)
+            // What is wrong with all of them is wrong with the server, or with what we may do there.
+            let of_all = snapshots.iter().all(|one| one.odd.is_some() && one.holders.is_empty());
+            match snapshots.first_mut().and_then(|first| first.odd.take_if(|_| of_all)) {
+                Some(odd) => Err(self.shared.error("look at any of them", Trouble::lasting(odd))),
+                None => Ok(snapshots),
+            }
         })
     }
 

@@ -91,7 +91,7 @@ impl Url {
     }
 
     /// The password, if there is one. An empty one is none, wherever it is from.
-    pub(super) fn secret(&self) -> Option<&str> {
+    pub(crate) fn secret(&self) -> Option<&str> {
         self.0.redis_settings().password().filter(|password| !password.is_empty())
     }
 
@@ -101,7 +101,7 @@ impl Url {
     }
 
     /// Whether a password is sent to another machine as it is.
-    pub(super) fn tells_the_network_its_password(&self) -> bool {
+    pub(crate) fn tells_the_network_its_password(&self) -> bool {
         let ConnectionAddr::Tcp(host, _) = self.0.addr() else { return false };
         let is_loopback = |address: IpAddr| address.is_loopback();
         let here = host == "localhost" || host.parse().is_ok_and(is_loopback);

@@ -1,22 +1,20 @@
 //! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::HEARTBEAT;
 use super::connection::{Connection, Program, Question};
+use super::looks::{granted, lossy, of, pause, written};
 use super::place::Place;
 use crate::backends::believed;
 use crate::backends::trouble::Trouble;
-use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Who, Withheld, millis};
+use crate::backends::{Name, Record, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
-
-/// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
-const FOREIGN_TTL: Duration = Duration::from_secs(5);
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -25,7 +23,7 @@ pub(super) struct Keys {
     wake: String,
     /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
     /// name.
-    server: String,
+    pub(super) server: String,
 }
 
 impl Keys {
@@ -39,7 +37,7 @@ impl Keys {
     }
 
     /// All but the last one, of those that have given back.
-    fn to_look(&self) -> &[String] {
+    pub(super) fn to_look(&self) -> &[String] {
         &self.declared[..6]
     }
 
@@ -210,12 +208,12 @@ pub(super) struct Reply {
 }
 
 /// As the script gives it.
-type Raw = (String, u64, u64, usize, usize, usize, i64, Terms, u64, String, u8);
+pub(super) type Raw = (String, u64, u64, usize, usize, usize, Value, Terms, u64, Value, u8);
 type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
-    fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
+    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
@@ -229,7 +227,9 @@ impl Reply {
             _ => Status::Gone,
         };
         // To the others no limit is said.
-        if matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs) {
+        let agree =
+            matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs);
+        if agree {
             believed::limit(limit)?;
             believed::limit(agreed)?;
         }
@@ -240,15 +240,19 @@ impl Reply {
             ahead: believed::count(ahead)?,
             held: believed::count(held)?,
             foreign: believed::count(foreign)?,
-            next: believed::time_if_any(u64::try_from(next).ok())?,
+            // A member of another program may end at no time that there is: then it is no reason.
+            next: of(next).and_then(|next: u64| believed::time(next).ok()),
             limit,
             pinned: pinned != 0,
             agreed,
-            ttl: if status == Status::Held { believed::lease(ttl)? } else { believed::time(ttl)? },
+            ttl: if agree { believed::lease(ttl)? } else { believed::time(ttl)? },
             hold: believed::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
-            whose: whose.split_once(' ').and_then(|(id, grant)| Some(granted(id, grant)?.record)),
+            whose: lossy(&whose).split_once(' ').and_then(|(id, grant)| {
+                let grant = granted(id, grant)?;
+                Some(grant.record)
+            }),
             blind: blind != 0,
             since,
         })
@@ -298,115 +302,6 @@ impl Connection {
         }
         Ok((reply, beside))
     }
-
-    /// Looks without changing anything.
-    pub(super) async fn look(
-        &self,
-        keys: &Keys,
-        name: &Name,
-        place: &Place,
-    ) -> Result<Snapshot, Trouble> {
-        let arguments = &to_look(keys, place);
-        let question = Question { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
-        let looked = self.script(&Program::look(), question).await?;
-        snapshot(name, looked.answer)
-    }
-
-    /// The same at several in one round trip. An error may be that of any, or that the server does not
-    /// have the script yet.
-    pub(super) async fn look_at_each(
-        &self,
-        keys: &[Keys],
-        names: &[Name],
-        place: &Place,
-    ) -> Result<Vec<Snapshot>, Trouble> {
-        let program = Program::look();
-        let question = |keys: &Keys| program.known(keys.to_look(), &to_look(keys, place));
-        let questions: Vec<_> = keys.iter().map(question).collect();
-        let looked: Vec<Looked> = self.ask_all(&questions).await?;
-        names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect()
-    }
-}
-
-/// Limit, whether that is pinned, TTL, pause, replicas in step and how many must be, holders and waiters.
-type Looked = (u32, u8, u64, u64, u32, u32, Vec<(String, i64, String)>, Vec<(String, String)>);
-
-fn to_look(keys: &Keys, place: &Place) -> [String; 4] {
-    let ttl = FOREIGN_TTL.as_millis().to_string();
-    [ttl, written(place.quarantine), place.replicas.to_string(), keys.server.clone()]
-}
-
-/// A quarantine as the scripts take it.
-fn written(quarantine: Option<Duration>) -> String {
-    quarantine.map_or("-1".into(), |time| time.as_millis().to_string())
-}
-
-fn snapshot(name: &Name, looked: Looked) -> Result<Snapshot, Trouble> {
-    let (limit, pinned, ttl, paused, in_step, needed, holders, waiters) = looked;
-    let mut holders: Vec<_> = holders
-        .into_iter()
-        .map(|(id, left, grant)| {
-            let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-            if grant.is_empty() {
-                return Holder::Foreign { permit: id, left: Some(left) };
-            }
-            let left = Some(left);
-            match granted(&id, &grant) {
-                Some(Grant { token, phase, record }) => {
-                    Holder::Known { token: Some(token), record: Some(record), phase, left }
-                }
-                None => Holder::Known { token: None, record: None, phase: Phase::Held, left },
-            }
-        })
-        .collect();
-    // The order of the grants; who has no token comes last.
-    holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
-    let waiters: Vec<_> = waiters.iter().map(|(id, ask)| Waiter::known(asked(id, ask))).collect();
-    let ours = |one: &Holder| matches!(one, Holder::Known { .. });
-    let in_use = holders.iter().any(ours) || !waiters.is_empty();
-    let pinned = pinned != 0;
-    let limit = if in_use || pinned { Some(believed::limit(limit)?) } else { None };
-    let ttl = if in_use { Some(believed::time(ttl)?) } else { None };
-    let withheld = match pause(paused)? {
-        _ if in_step < needed => Some(Withheld::Replicas { in_step, needed }),
-        paused => paused.map(Withheld::Quarantine),
-    };
-    Ok(Snapshot { name: name.clone(), limit, pinned, ttl, withheld, holders, waiters })
-}
-
-fn pause(millis: u64) -> Result<Option<Duration>, Trouble> {
-    believed::time_if_any((millis > 0).then_some(millis))
-}
-
-struct Grant {
-    token: u64,
-    phase: Phase,
-    record: Record,
-}
-
-/// Reads `TOKEN SINCE HOLD LEASE PHASE WHO`.
-fn granted(id: &str, grant: &str) -> Option<Grant> {
-    let (token, rest) = grant.split_once(' ')?;
-    let (phase, record) = parted(id, rest)?;
-    Some(Grant { token: token.parse().ok()?, phase, record })
-}
-
-/// Reads `SINCE HOLD LEASE - WHO`.
-fn asked(id: &str, ask: &str) -> Option<Record> {
-    Some(parted(id, ask)?.1)
-}
-
-fn parted(id: &str, text: &str) -> Option<(Phase, Record)> {
-    let mut parts = text.splitn(5, ' ');
-    let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
-    let (_hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
-    let phase = match phase {
-        "e" => Phase::Evicted,
-        "k" => Phase::Kept,
-        _ => Phase::Held,
-    };
-    let who: Who = serde_json::from_str(parts.next()?).ok()?;
-    Some((phase, Record { permit: id.parse().ok()?, who, since }))
 }
 
 #[cfg(test)]
@@ -420,17 +315,5 @@ mod tests {
         assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
         let wake = keys.wake(Uuid::nil());
         assert_eq!(wake, "{passbuddy-test lock}:wake:00000000-0000-0000-0000-000000000000");
-    }
-
-    #[test]
-    fn what_others_wrote_is_read_or_left_out() {
-        let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
-        let id = Uuid::nil().to_string();
-        let Grant { token, phase, record } = granted(&id, &format!("7 1000 0 0 e {who}")).unwrap();
-        assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Evicted, "a b"));
-        assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
-        for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
-            assert!(granted(&id, bad).is_none(), "{bad}");
-        }
     }
 }

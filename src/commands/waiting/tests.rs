@@ -3,7 +3,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::view::REDRAW;
 use super::*;
+use crate::backends::Standing;
 use crate::backends::connect::Location;
 use crate::settings::{self, Run, Surroundings, Task, Variables};
 

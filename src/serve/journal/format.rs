@@ -1,5 +1,5 @@
 //! The lines of a journal, and what they come to. A line is all that was written at once, so that
-//! only the last one can be damaged when the machine stops.
+//! only the last one can be unfinished when the machine stops.
 //!
 //! ```text
 //! 5f0c2a11 [{"begin":{"version":1,"boot":"…","last":1790000000000042,"longest_ms":0}}]
@@ -10,13 +10,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Phase, Record};
+use crate::serve::bearer::Print;
+use crate::serve::seals::Seals;
 
 /// A permit on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub(crate) struct Grant {
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
     pub(crate) phase: Phase,
+    /// What tells the API key that it was taken with; earlier versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Print>,
     pub(crate) record: Option<Record>,
 }
 
@@ -88,6 +95,8 @@ pub(crate) struct Found {
     pub(crate) rebooted: Option<Duration>,
     /// When it was started, for the record.
     pub(super) boot: String,
+    /// The key that is kept beside it.
+    pub(crate) seals: Option<Seals>,
 }
 
 /// What the journal is when nothing has been appended: a line to begin with, and one with all
@@ -130,39 +139,130 @@ pub(super) fn read_line(line: &[u8]) -> Option<Vec<Entry<'static>>> {
     serde_json::from_str(json).ok()
 }
 
-/// What the lines come to. Only the last one may be damaged, unless it is the first: it was being
-/// written when the machine stopped, and nobody was told of it.
-pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, String> {
-    let mut lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
-    // Behind the last line end.
-    let torn = lines.pop().unwrap_or_default();
-    let damaged = |number: usize| {
-        format!(
-            "line {number} is damaged; what is held is not known. Wait until no command runs that \
-             relies on it, then move the file away"
-        )
-    };
+/// What is wrong with a journal, and what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// It is of another version of semrun.
+    Format(u32),
+    /// What may have been on record is not.
+    Lost {
+        line: usize,
+        /// Where the line begins, in bytes.
+        at: usize,
+        what: &'static str,
+        /// Whether nothing comes after it.
+        is_last: bool,
+        /// The longest lease before it.
+        longest: Duration,
+    },
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, at, what, is_last, longest) = match self {
+            Self::Format(version) => {
+                return write!(f, "it has format {version}, and this program writes {VERSION}");
+            }
+            Self::Lost { line, at, what, is_last, longest } => (line, at, what, is_last, longest),
+        };
+        write!(
+            f,
+            "line {line} is damaged: {what}, and what is held is not known. Wait until no command \
+             runs that relies on it"
+        )?;
+        if !longest.is_zero() {
+            let longest = humantime::format_duration(*longest);
+            write!(f, " (no lease on record is longer than {longest})")?;
+        }
+        f.write_str(", then move the file away")?;
+        if *is_last && *line > 1 {
+            write!(f, ", or keep what is before the damage: truncate -s {at}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is at the end of a journal behind the last line end.
+enum Tail {
+    /// A record, of which all was written but the line end.
+    Whole(Vec<Entry<'static>>),
+    /// The beginning of one, which was being written when the machine stopped: no client was told.
+    Torn,
+    /// Something that no stop in the middle of writing leaves: a record may have been there.
+    Damaged(&'static str),
+}
+
+const GARBLED: &str = "it is not as semrun wrote it";
+const ZEROS: &str = "there are zeros where a record may have been";
+
+impl Tail {
+    fn of(tail: &[u8]) -> Self {
+        if tail.contains(&0) {
+            return Self::Damaged(ZEROS);
+        }
+        if let Some(entries) = read_line(tail) {
+            return Self::Whole(entries);
+        }
+        let (sum, json) = tail.split_at(tail.len().min(SUM));
+        let begins = sum.iter().enumerate().all(|(place, byte)| match place {
+            0..8 => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            _ => *byte == b' ',
+        });
+        let json = match std::str::from_utf8(json) {
+            Ok(json) => json,
+            // It ends within a character.
+            Err(error) if error.error_len().is_none() => {
+                std::str::from_utf8(&json[..error.valid_up_to()]).unwrap_or_default()
+            }
+            Err(_) => return Self::Damaged(GARBLED),
+        };
+        match serde_json::from_str::<IgnoredAny>(json) {
+            Err(error)
+                if begins && error.is_eof() && (json.is_empty() || json.starts_with('[')) =>
+            {
+                Self::Torn
+            }
+            _ => Self::Damaged(GARBLED),
+        }
+    }
+}
+
+/// What the lines come to. Only the last one may be unfinished, unless it is the first: it was being
+/// written when the machine stopped, and no client was told of it. Where more is missing a permit
+/// that is held could be granted again.
+pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
     let mut found = Found { restarted: true, ..Found::default() };
     let mut held: HashMap<(String, Uuid), Grant> = HashMap::new();
     let mut longest = Duration::ZERO;
     let mut begun = false;
-    let last = lines.len();
-    for (number, text) in (1..).zip(lines) {
-        let Some(entries) = read_line(text) else {
-            // A disk may bring back the last block as zeroes.
-            if number == last && begun && torn.is_empty() {
-                break;
+    let (mut at, mut line) = (0, 1);
+    while at < bytes.len() || !begun {
+        let rest = &bytes[at..];
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        let lost = |what| {
+            let is_last = end.is_none_or(|end| at + end + 1 == bytes.len());
+            Damage::Lost { line, at, what, is_last, longest }
+        };
+        let entries = match end {
+            Some(end) => read_line(&rest[..end])
+                .ok_or_else(|| lost(if rest[..end].contains(&0) { ZEROS } else { GARBLED }))?,
+            // The first line was on the disk before it got this name.
+            None if !begun => {
+                let zeros = rest.contains(&0);
+                return Err(lost(if zeros { ZEROS } else { "its end is missing" }));
             }
-            return Err(damaged(number));
+            None => match Tail::of(rest) {
+                Tail::Whole(entries) => entries,
+                Tail::Torn => break,
+                Tail::Damaged(what) => return Err(lost(what)),
+            },
         };
         for entry in entries {
             match entry {
                 Entry::Begin { version, .. } if version != VERSION => {
-                    return Err(format!(
-                        "it has format {version}, and this program writes {VERSION}"
-                    ));
+                    return Err(Damage::Format(version));
                 }
-                Entry::Begin { boot, last, longest_ms, .. } if !begun => {
+                Entry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
                     begun = true;
                     found.boot = boot;
                     found.last = last;
@@ -180,25 +280,47 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, String> {
                     found.pins.insert(name, limit);
                 }
                 Entry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
-                _ => return Err(damaged(number)),
+                _ => {
+                    let is_last = end.is_none_or(|end| at + end + 1 == bytes.len());
+                    return Err(Damage::Lost { line, at, what: GARBLED, is_last, longest });
+                }
             }
         }
-    }
-    if !begun {
-        return Err(damaged(1));
+        at += end.map_or(rest.len(), |end| end + 1);
+        line += 1;
     }
     found.grants = held.into_values().collect();
-    found.grants.sort_unstable_by_key(|grant| grant.token);
-    if found
+    found
         .grants
-        .windows(2)
-        .any(|pair| pair[0].token == pair[1].token && pair[0].name == pair[1].name)
-    {
-        return Err("two permits have the same token".into());
+        .sort_unstable_by(|one, other| (one.token, &one.name).cmp(&(other.token, &other.name)));
+    let twice = |pair: &[Grant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
+    if found.grants.windows(2).any(twice) {
+        let what = "two permits have the same token";
+        return Err(Damage::Lost { line: line - 1, at, what, is_last: false, longest });
     }
     found.rebooted = (found.boot != boot).then_some(longest);
     Ok(found)
 }
 
+/// What comes before the JSON of a line: a checksum of eight digits and a space.
+const SUM: usize = 9;
+
 /// No number that is given out comes near it.
 const GREATEST: u64 = 1 << 62;
+
+/// A journal as a function of bytes. The sums are made right, without which few would be read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = replay(bytes, "boot");
+    let mut summed = Vec::new();
+    for text in bytes.split(|byte| *byte == b'\n') {
+        let json = String::from_utf8_lossy(text.get(9..).unwrap_or_default());
+        summed.extend(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes());
+    }
+    if let Ok(found) = replay(&summed, "boot") {
+        let content = snapshot("boot", None, found.last, &found.pins, &found.grants);
+        let again = replay(&content, "boot").expect("what was written");
+        assert_eq!((again.grants.len(), again.last), (found.grants.len(), found.last));
+        assert_eq!(again.pins, found.pins);
+    }
+}

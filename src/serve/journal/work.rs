@@ -1,16 +1,22 @@
 //! The thread that writes a journal: what has come together goes to the disk together, and what
 //! does not get there is tried again until it does.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
+use rustix::fs::renameat;
 use tokio::sync::watch;
 
 use super::format::line;
+use crate::files::ours;
+
+/// What the file is called, and the one that is about to take its place.
+pub(super) const JOURNAL: &str = "journal";
+const ASIDE: &str = "journal.new";
 
 /// How often a disk that is full is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
@@ -111,8 +117,8 @@ impl Work {
     }
 
     fn replace(&mut self, content: &[u8]) -> io::Result<()> {
-        let file = write_aside(&self.path, content)?;
-        rename_from_aside(&self.path)?;
+        let file = write_aside(&self.directory, content)?;
+        rename_from_aside(&self.directory)?;
         self.file = file;
         self.size = content.len() as u64;
         self.torn = false;
@@ -144,36 +150,19 @@ impl Work {
 
     /// Whether the file that is open is the one that another server would find.
     fn is_in_place(&self) -> bool {
-        match (self.file.metadata(), fs::metadata(&self.path)) {
+        match (self.file.metadata(), fs::symlink_metadata(&self.path)) {
             (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
             _ => false,
         }
     }
 }
 
-pub(super) fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
+pub(super) fn write_aside(directory: &File, content: &[u8]) -> io::Result<File> {
+    ours::write_aside(directory, ASIDE, content)
 }
 
-/// Beside the journal, and on the disk.
-pub(super) fn write_aside(path: &Path, content: &[u8]) -> io::Result<File> {
-    let aside = path.with_extension("new");
-    let write = || {
-        let mut file = private().create(true).write(true).truncate(true).open(&aside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    write().inspect_err(|_: &io::Error| {
-        // Half of it would only take room.
-        let _ = fs::remove_file(&aside);
-    })
-}
-
-pub(super) fn rename_from_aside(path: &Path) -> io::Result<()> {
-    fs::rename(path.with_extension("new"), path)
+pub(super) fn rename_from_aside(directory: &File) -> io::Result<()> {
+    Ok(renameat(directory, ASIDE, directory, JOURNAL)?)
 }
 
 #[cfg(test)]
@@ -182,6 +171,7 @@ mod tests {
 
     use super::super::format::{Entry, Grant, replay, snapshot};
     use super::*;
+    use std::path::Path;
 
     fn entry(number: u64) -> String {
         let grant = Grant {
@@ -192,6 +182,7 @@ mod tests {
             min_hold_ms: 0,
             since_ms: 0,
             phase: crate::backends::Phase::Held,
+            key: None,
             record: None,
         };
         serde_json::to_string(&Entry::Grant(std::borrow::Cow::Owned(grant))).unwrap()
@@ -206,9 +197,9 @@ mod tests {
     fn begun(directory: &tempfile::TempDir) -> (PathBuf, Work) {
         let path = directory.path().join("journal");
         let begin = snapshot("b", None, 0, &BTreeMap::new(), &[]);
-        let file = write_aside(&path, &begin).unwrap();
-        rename_from_aside(&path).unwrap();
         let parent = File::open(directory.path()).unwrap();
+        let file = write_aside(&parent, &begin).unwrap();
+        rename_from_aside(&parent).unwrap();
         let tell = watch::channel(Progress::default()).0;
         (path.clone(), Work::new(path, parent, file, begin.len() as u64, tell))
     }

@@ -4,9 +4,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
-use hyper::Method;
 use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Version};
 use percent_encoding::percent_decode;
 use serde_json::Value;
 use uuid::Uuid;
@@ -14,13 +15,17 @@ use uuid::Uuid;
 use super::Which;
 use crate::backends::Eviction;
 use crate::backends::cloud::wire::{
-    ABOUT, Asking, EVICT, HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, LIST, NO_LIMIT, RENEW,
-    RETURN,
+    ABOUT, ASK_HEADER, Asking, EVICT, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER,
+    LIST, NO_LIMIT, RENEW, RETURN, VERSION_HEADER,
 };
 
 /// The largest body that is read, and how long it may take to come.
 const LARGEST_BODY: usize = 16 * 1024;
 const SLOWEST_BODY: Duration = Duration::from_secs(5);
+
+/// How much is kept of what a client says of itself, in bytes each: there are many, and they are told to
+/// all who ask.
+const LONGEST_TEXT: usize = 1024;
 
 /// What is asked for, by path and method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,24 @@ impl Route {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         (*method == method_of_it).then_some(route)
     }
+}
+
+/// Whether a head says what it says once, as far as anything follows from it: of two keys a gateway may
+/// look at one and we at the other.
+pub(super) fn is_clear(head: &Parts) -> bool {
+    const DECIDING: [&str; 8] = [
+        "host",
+        "content-type",
+        KEY_HEADER,
+        VERSION_HEADER,
+        ID_HEADER,
+        ASK_HEADER,
+        HOW_HEADER,
+        LIMIT_HEADER,
+    ];
+    let headers = &head.headers;
+    let once = |name: &&str| headers.get_all(*name).iter().nth(1).is_none();
+    DECIDING.iter().all(once) && (head.version < Version::HTTP_11 || headers.contains_key(HOST))
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
@@ -107,7 +130,10 @@ pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
 /// What one of our clients asks for, if there is any sense in it.
 pub(super) fn asking_in(text: &[u8]) -> Option<Asking> {
     const LONGEST: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
-    let asking: Asking = serde_json::from_slice(text).ok()?;
+    let mut asking: Asking = serde_json::from_slice(text).ok()?;
+    for text in [&mut asking.who.label, &mut asking.who.host, &mut asking.who.user] {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+    }
     let sensible = LIMITS.contains(&asking.limit)
         && (1..=LONGEST).contains(&asking.ttl_ms)
         && asking.min_hold_ms <= LONGEST;
@@ -145,3 +171,40 @@ pub(super) fn pinning_in(headers: &HeaderMap) -> Option<Pinning> {
 }
 
 const LIMITS: RangeInclusive<u32> = 1..=10_000;
+
+/// A request as a function of bytes: a line with its path and query, one for each header, and its body.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut lines = bytes.splitn(8, |byte| *byte == b'\n');
+    let target = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST] {
+        let _ = Route::of(&method, path);
+    }
+    let name = name_in(query);
+    assert!(name.len() <= 3 * query.len() + 9, "{name:?}");
+    for line in lines {
+        if let Some(asking) = asking_in(line) {
+            assert!(LIMITS.contains(&asking.limit) && asking.who.label.len() < 2_000);
+        }
+        let Ok(value) = HeaderValue::from_bytes(line) else { continue };
+        let mut headers = HeaderMap::new();
+        for header in [ID_HEADER, HOW_HEADER, LIMIT_HEADER] {
+            headers.insert(header, value.clone());
+        }
+        headers.insert(CONTENT_TYPE, value);
+        let _ = (id_in(&headers), how_in(&headers), is_json(&headers));
+        if let Some(limit) = pinning_in(&headers).and_then(Pinning::limit) {
+            assert!(LIMITS.contains(&limit));
+        }
+    }
+    let body = http_body_util::Full::new(Bytes::copy_from_slice(bytes));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let read = runtime.expect("a runtime").block_on(read_json(body));
+    if let Ok(Some(change)) = read {
+        let log = crate::serve::log::Log::new(&[], crate::serve::log::Format::Json);
+        let _ = log.change(&change);
+        let again: Value = serde_json::from_str(&log.configuration()).expect("JSON");
+        assert_eq!(log.change(&again), Ok(()));
+    }
+}

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 
 use http_body_util::BodyExt;
 use hyper::Method;
+use hyper::header::HOST;
 use proptest::prelude::*;
 
 use super::*;
 use crate::backends::cloud::wire::{
     ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
 };
+use crate::serve::bearer::Bearer;
+use crate::serve::door::{Door, Room};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {
@@ -54,8 +57,25 @@ const KEY: &str = "a-key-for-tests";
 fn routes() -> Rc<Routes> {
     let log = log::Log::new(&[], log::Format::Text);
     let journal = crate::serve::journal::Journal::none();
-    let semaphores = Semaphores::new(journal, crate::serve::journal::Found::default(), log);
-    Rc::new(Routes { semaphores, keys: Keys::of_words(KEY).unwrap() })
+    let semaphores = Semaphores::new(
+        journal,
+        crate::serve::journal::Found::default(),
+        crate::serve::bounds::Bounds::default(),
+        log,
+    );
+    Routes::new(semaphores, Keys::of_words(KEY).unwrap())
+}
+
+/// A key that may do everything.
+fn anybody() -> Rc<Bearer> {
+    Actor::from("").bearer
+}
+
+/// A connection to a server that has no other.
+fn alone(stream: tokio::net::TcpStream) -> Peer {
+    let door = Door::new(Room::within(1024, None, None));
+    let address = stream.peer_addr().unwrap().ip();
+    Peer::new(stream, door.enter(address))
 }
 
 /// A request of anybody's, about one of a few semaphores and clients.
@@ -163,7 +183,7 @@ async fn any_history(steps: Vec<Step>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
+    let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
     let mut open = Vec::new();
     let mut clients: Vec<Uuid> = Vec::new();
     let mut held: HashMap<&str, usize> = HashMap::new();
@@ -173,7 +193,8 @@ async fn any_history(steps: Vec<Step>) {
                 if let Some(id) = client.and_then(|client| clients.get(client)) {
                     headers.push((ID_HEADER, id.to_string()));
                 }
-                let mut request = Request::builder().method(method).uri(path.as_str());
+                let mut request =
+                    Request::builder().method(method).uri(path.as_str()).header(HOST, "x");
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
@@ -210,7 +231,7 @@ async fn any_history(steps: Vec<Step>) {
         }
         open = waiting;
         for name in ["a", "b", "undefined"] {
-            let look = routes.semaphores.look(&name.into());
+            let look = routes.semaphores.look(&name.into(), &anybody());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
             // A limit that was lowered stops nobody.
@@ -220,7 +241,7 @@ async fn any_history(steps: Vec<Step>) {
             assert!(
                 !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
             );
-            let observed = routes.semaphores.observe(&name.into());
+            let observed = routes.semaphores.observe(&name.into(), &anybody());
             if let Some(observed) = observed {
                 serde_json::from_str::<Value>(&observed).unwrap();
             }
@@ -236,7 +257,7 @@ async fn any_history(steps: Vec<Step>) {
             // One that is kept is not free before it was taken away.
             routes.semaphores.evict(&name, id, Eviction::Now, "".into());
         }
-        let look = routes.semaphores.look(&name.into());
+        let look = routes.semaphores.look(&name.into(), &anybody());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
     }
 }
@@ -258,7 +279,8 @@ async fn who_waits_hears_now_and_then_that_the_server_is_there() {
         tokio::time::sleep(BEAT * 5 / 2).await;
         Verdict::Granted
     });
-    let mut content = Content { first: Some("told\n".into()), then: Some(then), beats };
+    let mut content =
+        Content { first: Some("told\n".into()), then: Some(then), beats, asking: None };
     let began = Instant::now();
     let mut heard = Vec::new();
     while let Some(frame) = content.frame().await {
@@ -280,9 +302,10 @@ async fn answered(
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-    let (_stays, peer) = (connected.0.unwrap(), Peer::new(connected.1.unwrap().0));
+    let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
     let request = Request::get(format!("{path}?name=a"))
         .header(KEY_HEADER, KEY)
+        .header(HOST, "x")
         .header(VERSION_HEADER, VERSION)
         .header(header.0, header.1);
     let request = id.into_iter().fold(request, |to, id| to.header(ID_HEADER, id.to_string()));
@@ -312,7 +335,7 @@ async fn what_says_too_little_changes_nothing() {
     ] {
         assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
     }
-    assert!(routes.semaphores.page("").semaphores.is_empty());
+    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
 }
 
 #[tokio::test]
@@ -338,7 +361,7 @@ async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
         assert_eq!(evicted.1, format!(r#"{{"held":{held}}}"#));
     }
     answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
-    assert!(routes.semaphores.page("").semaphores.is_empty());
+    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
     let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
     assert!(about.contains(r#""remembers":false"#), "{about}");
 }

@@ -12,6 +12,7 @@ use crate::backends::cloud::wire::{Look, Outcome, Party, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
 use crate::backends::{self, Record};
 use crate::clock::Moment;
+use crate::serve::bearer::{Actor, Bearer};
 
 /// How long one who registers has to attach its requests.
 pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
@@ -27,8 +28,10 @@ pub(super) struct Semaphore {
 /// One that registered, waits or holds.
 pub(super) struct Client {
     pub(super) number: u64,
-    /// The label of the API key that it came with.
-    pub(super) actor: Rc<str>,
+    /// Whose it is, by the API key that it was taken with.
+    pub(super) taker: Rc<Bearer>,
+    /// Who did something to it last.
+    pub(super) actor: Actor,
     pub(super) ours: bool,
     pub(super) phase: Phase,
     pub(super) monitor: Request,
@@ -104,10 +107,19 @@ impl Semaphore {
         changes
     }
 
-    pub(super) fn told(&self, outcome: Outcome, id: Uuid, now: Moment, otherwise: Terms) -> Told {
+    /// What one of ours is told who has this key.
+    pub(super) fn told(
+        &self,
+        outcome: Outcome,
+        id: Uuid,
+        now: Moment,
+        otherwise: Terms,
+        asks: &Bearer,
+    ) -> Told {
         let terms = self.ledger.terms_or(otherwise);
         let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
-        let oldest = self.ledger.holders().next();
+        let oldest =
+            self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
         Told {
             outcome,
             limit: terms.limit,
@@ -115,11 +127,18 @@ impl Semaphore {
             ttl_ms: millis(terms.ttl.unwrap_or_default()),
             token: self.ledger.holding(id).map_or(0, |holding| holding.token),
             ticket,
+            seal: String::new(),
             ahead,
             held: self.ledger.holders().len(),
             holder: oldest.and_then(|holding| holding.claim.record.clone()),
             paused_ms: self.paused(now),
+            server: None,
         }
+    }
+
+    /// Whether one who has this key may know of a client who it is.
+    fn is_seen(&self, id: Uuid, asks: &Bearer) -> bool {
+        self.clients.get(&id).is_none_or(|client| asks.sees(&client.taker))
     }
 
     /// Whether anybody uses it, or is to find it as it is.
@@ -139,7 +158,8 @@ impl Semaphore {
         self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
     }
 
-    pub(super) fn look(&self, now: Moment) -> Look {
+    /// As one sees it who has this key: of others there is only that they hold or wait.
+    pub(super) fn look(&self, now: Moment, asks: &Bearer) -> Look {
         let holder = |holding: &Holding<Option<Record>>| Party {
             id: holding.claim.id,
             token: holding.token,
@@ -154,17 +174,25 @@ impl Semaphore {
             left_ms: None,
             record: claim.record.clone(),
         };
+        let seen = |party: Party| {
+            if self.is_seen(party.id, asks) {
+                return party;
+            }
+            Party { id: Uuid::nil(), token: 0, record: None, ..party }
+        };
         Look {
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),
             ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
             paused_ms: self.paused(now),
-            holders: self.ledger.holders().map(holder).collect(),
-            waiters: self.ledger.waiters().map(waiter).collect(),
+            holders: self.ledger.holders().map(holder).map(seen).collect(),
+            waiters: self.ledger.waiters().map(waiter).map(seen).collect(),
         }
     }
 
-    pub(super) fn observed(&self, name: &str) -> String {
+    /// The same for clients of the original, which tell others by their identities: those that are not to
+    /// be known are nil.
+    pub(super) fn observed(&self, name: &str, asks: &Bearer) -> String {
         use serde::Serialize;
 
         #[derive(Serialize)]
@@ -188,7 +216,9 @@ impl Semaphore {
             to.collect_map(nodes.iter().map(|node| (node.id, node)))
         }
 
-        let mut clients: Vec<_> = self.clients.iter().collect();
+        let seen = |id: Uuid| if self.is_seen(id, asks) { id } else { Uuid::nil() };
+        let mut clients: Vec<_> =
+            self.clients.iter().filter(|(_, client)| asks.sees(&client.taker)).collect();
         clients.sort_unstable_by_key(|(_, client)| client.number);
         let node = |(id, client): (&Uuid, &Client)| {
             let arrived = |request: &Request| !matches!(request, Request::Expected);
@@ -204,8 +234,8 @@ impl Semaphore {
         };
         let observed = Observed {
             nodes: clients.into_iter().map(node).collect(),
-            waiting: self.ledger.waiters().map(|claim| claim.id).collect(),
-            running: self.ledger.holders().next().map(|holding| holding.claim.id),
+            waiting: self.ledger.waiters().map(|claim| seen(claim.id)).collect(),
+            running: self.ledger.holders().next().map(|holding| seen(holding.claim.id)),
             name,
         };
         let mut text = Vec::new();

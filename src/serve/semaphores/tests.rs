@@ -1,17 +1,25 @@
+mod journals;
+mod places;
+
 use super::*;
 use crate::backends::cloud::wire::millis;
 use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
 use crate::serve::log::Format;
 
 fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
-    Semaphores::new(journal, found, Log::new(&[], Format::Text))
+    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text))
+}
+
+/// A key that may do everything.
+fn anybody() -> Rc<Bearer> {
+    Actor::from("").bearer
 }
 
 fn asking(id: Uuid, ttl_ms: u64) -> Asking {
     let who =
         Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached: false };
-    let (limit, ticket, min_hold_ms) = (1, 0, 0);
-    Asking { id, limit, ttl_ms, ticket, nonblock: false, strict: false, min_hold_ms, who }
+    let (limit, ticket, seal, min_hold_ms) = (1, 0, String::new(), 0);
+    Asking { id, limit, ttl_ms, ticket, seal, nonblock: false, strict: false, min_hold_ms, who }
 }
 
 #[test]
@@ -20,7 +28,7 @@ fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
     let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
     let client = register("victim");
     let mut both = [Which::Monitor, Which::Wait]
-        .map(|which| semaphores.attach(&"victim".into(), client, which).ok().unwrap());
+        .map(|which| semaphores.attach(&"victim".into(), client, which, &"".into()).ok().unwrap());
     semaphores.signal(&"victim".into(), client, "".into()).unwrap();
     for request in &mut both {
         let _ = request.verdict.try_recv();
@@ -48,7 +56,7 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
         assert_eq!(told.outcome, Outcome::Held);
         std::thread::sleep(Duration::from_millis(3));
     }
-    assert!(semaphores.observe(&name).unwrap().contains(&format!("\"{id}\": {{")));
+    assert!(semaphores.observe(&name, &anybody()).unwrap().contains(&format!("\"{id}\": {{")));
     drop(semaphores);
     let (_, found) = Journal::open(directory.path()).unwrap();
     assert_eq!(found.grants.iter().map(|grant| grant.id).collect::<Vec<_>>(), [id]);
@@ -58,10 +66,10 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
 fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
     let semaphores = semaphores(Journal::none(), Found::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
-    semaphores.finish(id);
+    semaphores.finish(id, &anybody());
     let (told, _) = semaphores.ask(&name, asking(id, 60_000), &"".into()).ok().unwrap();
     assert_eq!(told.outcome, Outcome::Lost);
-    assert!(semaphores.look(&name).holders.is_empty());
+    assert!(semaphores.look(&name, &anybody()).holders.is_empty());
 }
 
 #[test]
@@ -69,8 +77,8 @@ fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
     let semaphores = semaphores(Journal::none(), Found::default());
     let name: Rc<str> = "x".into();
     let [gone, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
-    let _wait = semaphores.attach(&name, stays, Which::Wait).ok().unwrap();
-    let known = |id: Uuid| semaphores.observe(&name).unwrap().contains(&id.to_string());
+    let _wait = semaphores.attach(&name, stays, Which::Wait, &"".into()).ok().unwrap();
+    let known = |id: Uuid| semaphores.observe(&name, &anybody()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
         semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
@@ -88,7 +96,7 @@ fn hold(id: Uuid, min_hold: Duration) -> Asking {
 }
 
 fn look(semaphores: &Rc<Semaphores>) -> Look {
-    semaphores.look(&"x".into())
+    semaphores.look(&"x".into(), &anybody())
 }
 
 /// The server with what it remembers, each time it is started anew.
@@ -104,13 +112,13 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     let directory = tempfile::TempDir::new().unwrap();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
-    server.pin(&name, Some(7), "");
-    server.pin(&"y".into(), Some(2), "");
-    server.pin(&"y".into(), None, "");
+    server.pin(&name, Some(7), &"".into()).unwrap();
+    server.pin(&"y".into(), Some(2), &"".into()).unwrap();
+    server.pin(&"y".into(), None, &"".into()).unwrap();
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
-    let page = server.page("");
+    let page = server.page("", &anybody());
     assert_eq!(page.semaphores.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["x"]);
     // Names that nobody uses are forgotten, and what is written anew is all that counts.
     for number in 0..=MOST_NAMES {
@@ -126,12 +134,12 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
 fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_any_more() {
     let directory = tempfile::TempDir::new().unwrap();
     let server = started(&directory);
-    server.pin(&"x".into(), Some(7), "");
+    server.pin(&"x".into(), Some(7), &"".into()).unwrap();
     ask(&server, asking(Uuid::new_v4(), 60_000));
     drop(server);
     let server = started(&directory);
     assert_eq!(look(&server).limit, Some(7));
-    server.pin(&"x".into(), None, "");
+    server.pin(&"x".into(), None, &"".into()).unwrap();
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(1), false));
 }
 
@@ -164,6 +172,7 @@ fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_ser
         min_hold_ms: millis(HOUR),
         since_ms: 1,
         phase: Held::Kept,
+        key: None,
         record: None,
     };
     for (rebooted, least) in [(Some(Duration::ZERO), HOUR), (None, Duration::ZERO)] {
@@ -189,7 +198,7 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     assert!(server.evict(&name, id, Eviction::Gently, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id), Told::evicted());
+    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Evicted);
     assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Evicted);
     let mut watched = server.watch(&name, id).ok().unwrap();
     assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
@@ -263,9 +272,9 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
     let server = semaphores(Journal::none(), Found::default());
     let name: Rc<str> = "x".into();
     let id = server.register(&name, "".into()).unwrap();
-    let _both =
-        [Which::Monitor, Which::Wait].map(|which| server.attach(&name, id, which).ok().unwrap());
-    server.pin(&name, Some(9), "");
+    let _both = [Which::Monitor, Which::Wait]
+        .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
+    server.pin(&name, Some(9), &"".into()).unwrap();
     let (told, _waits) = ask(&server, asking(Uuid::new_v4(), 60_000));
     assert_eq!(told.outcome, Outcome::Queued);
     assert!(server.evict(&name, id, Eviction::Gently, "".into()));
@@ -285,7 +294,7 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     ask(&server, Asking { who, ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id).outcome, Outcome::Held);
+    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Held);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Now);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Before);
     drop(server);

@@ -7,14 +7,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::one::{Client, Phase, Request, Semaphore, Verdict, Which};
-use super::{MOST_NAMES, Semaphores};
+use super::{MOST_NAMES, Refused, Semaphores};
 use crate::backends::Record;
-use crate::backends::cloud::wire::millis;
+use crate::backends::cloud::wire::{Asking, Told, millis};
 use crate::backends::ledger::{Change, Claim, Holding, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
+use crate::serve::bearer::Actor;
+use crate::serve::bounds::{Bounds, Full};
 use crate::serve::journal::Grant;
 use crate::serve::log::{Event, Subject};
+
+/// How long it is not looked again whether a name is not used any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Semaphores {
     /// Does what is due by itself, for ever.
@@ -54,14 +59,15 @@ impl Semaphores {
         self.registered.get()
     }
 
-    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Rc<str>, ours: bool) {
+    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Actor, ours: bool) {
         let number = self.next_registration();
         let holds = semaphore.ledger.holding(id).is_some();
         let phase = if holds { Phase::Holding } else { Phase::Registered };
         let (monitor, wait, watchers) = (Request::Expected, Request::Expected, Vec::new());
+        let taker = Rc::clone(&actor.bearer);
         semaphore
             .clients
-            .insert(id, Client { number, actor, ours, phase, monitor, wait, watchers });
+            .insert(id, Client { number, taker, actor, ours, phase, monitor, wait, watchers });
         self.clients.set(self.clients.get() + 1);
     }
 
@@ -81,6 +87,62 @@ impl Semaphores {
         }
         drop(all);
         self.change_known(name, change);
+    }
+
+    /// Whether one more name can be used.
+    pub(super) fn has_room(&self, name: &Rc<str>) -> Result<(), Refused> {
+        let mut all = self.all.borrow_mut();
+        let most = self.bounds.names;
+        if all.len() < most || all.contains_key(name) {
+            return Ok(());
+        }
+        // Not for each who asks: there are many names.
+        let now = clock::now();
+        if self.no_room_until.get() <= now {
+            self.forget_idle(&mut all);
+            self.no_room_until.set(now + LOOK_AGAIN);
+        }
+        if all.len() < most { Ok(()) } else { Err(Refused::Full(Full::Names(most))) }
+    }
+
+    /// Whether one more can register or wait there.
+    pub(super) fn has_room_in(&self, semaphore: &Semaphore, nonblock: bool) -> Result<(), Refused> {
+        let Bounds { clients, waiters, .. } = self.bounds;
+        let waiting = semaphore.clients.len().saturating_sub(semaphore.ledger.holders().len());
+        if self.clients.get() >= clients {
+            return Err(Refused::Full(Full::Clients(clients)));
+        }
+        if waiting >= waiters && !nonblock {
+            Err(Refused::Full(Full::Waiters(waiters)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// With what only this server can say.
+    pub(super) fn signed(&self, name: &str, id: Uuid, told: Told) -> Told {
+        let waits = told.ticket > 0;
+        let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
+        Told { seal, server: Some(self.seals.server()), ..told }
+    }
+
+    /// Whether a client asks under an identity that came with another key, and was not given its place:
+    /// all who may look at it whole are told identities.
+    pub(super) fn is_of_another_key(
+        &self,
+        name: &str,
+        semaphore: &Semaphore,
+        asking: &Asking,
+        actor: &Actor,
+    ) -> bool {
+        let Asking { id, seal, .. } = asking;
+        let taker = semaphore.clients.get(id).map(|client| &client.actor.bearer);
+        let of_another =
+            taker.is_some_and(|taker| taker.print.is_some() && !actor.bearer.owns(taker));
+        let holding = semaphore.ledger.holding(*id).map(|holding| holding.ticket);
+        let ticket = semaphore.ledger.waiting(*id).map(|(ticket, _)| ticket).or(holding);
+        let was_given = |ticket| self.seals.is_right(name, *id, ticket, seal);
+        of_another && !ticket.is_some_and(was_given)
     }
 
     fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
@@ -136,10 +198,9 @@ impl Semaphores {
     }
 
     fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
-        let Semaphore { ledger, clients, .. } = semaphore;
-        let Some(holding) = ledger.holding(id) else { return };
-        self.journal.granted(&on_record(name, holding, ledger.agreed()));
-        let Some(client) = clients.get_mut(&id) else { return };
+        let Some(holding) = semaphore.ledger.holding(id) else { return };
+        self.journal.granted(&on_record(name, holding, semaphore));
+        let Some(client) = semaphore.clients.get_mut(&id) else { return };
         client.phase = Phase::Holding;
         self.log_transition(name, id, client, "holding");
         if mutants::is_off(Guard::WakeUp) {
@@ -171,7 +232,7 @@ impl Semaphores {
     /// Puts on record how a permit is held now.
     pub(super) fn record(&self, name: &Rc<str>, semaphore: &Semaphore, id: Uuid) {
         if let Some(holding) = semaphore.ledger.holding(id) {
-            self.journal.granted(&on_record(name, holding, semaphore.ledger.agreed()));
+            self.journal.granted(&on_record(name, holding, semaphore));
         }
     }
 
@@ -232,11 +293,10 @@ impl Semaphores {
         let mut last = self.last.get();
         let (mut pins, mut grants) = (BTreeMap::new(), Vec::new());
         for (name, semaphore) in all.iter() {
-            let terms = semaphore.ledger.agreed();
             pins.extend(semaphore.ledger.pinned().map(|limit| (name.to_string(), limit)));
             last = last.max(semaphore.ledger.last_number());
-            grants
-                .extend(semaphore.ledger.holders().map(|holding| on_record(name, holding, terms)));
+            let holders = semaphore.ledger.holders();
+            grants.extend(holders.map(|holding| on_record(name, holding, semaphore)));
         }
         grants.sort_unstable_by_key(|grant| grant.token);
         self.journal.rewrite(last, &pins, &grants);
@@ -263,9 +323,9 @@ impl Semaphores {
     }
 }
 
-fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>) -> Grant {
+fn on_record(name: &str, holding: &Holding<Option<Record>>, semaphore: &Semaphore) -> Grant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
-    let terms = brought.and(terms);
+    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
     Grant {
         name: name.into(),
         id,
@@ -275,6 +335,7 @@ fn on_record(name: &str, holding: &Holding<Option<Record>>, terms: Option<Terms>
         // Not earlier than it was.
         since_ms: millis(holding.since + Duration::from_micros(999)),
         phase: holding.phase,
+        key: semaphore.clients.get(&id).and_then(|client| client.taker.print),
         record,
     }
 }

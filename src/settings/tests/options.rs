@@ -14,8 +14,18 @@ const ONE_CALL: [&str; 10] =
 /// Something that an option may say.
 fn sample(option: &str) -> &'static str {
     match option {
-        "limit" | "max-attempts" | "conflict-exit-code" | "lost-exit-code" | "replicas"
-        | "while-pid" => "7",
+        "limit"
+        | "max-attempts"
+        | "conflict-exit-code"
+        | "lost-exit-code"
+        | "replicas"
+        | "while-pid"
+        | "max-unauthenticated"
+        | "max-unauthenticated-per-address"
+        | "max-clients"
+        | "max-waiters"
+        | "max-names"
+        | "max-pins" => "7",
         "ttl" | "wait" | "retry-interval" | "min-hold" | "jitter" | "kill-after"
         | "max-runtime" | "quarantine" => "20s",
         "signal" => "INT",

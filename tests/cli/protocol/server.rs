@@ -64,12 +64,12 @@ fn events_are_logged_with_the_label_of_the_key_and_never_with_the_key() {
         assert_eq!(monitor.answer().status, 200);
         let stranger = Client::new(server.port(), "a-key-of-a-stranger");
         assert_eq!(stranger.get(&path("observe", "x"), &[]).status, 401);
-        let line = |action| format!("server: [x:{id}:second] {action}");
+        let line = |action| format!("server: [x:{id}:second] {action} from 127.0.0.1");
         let expected = ["waiting", "holding", "releasing"].map(line);
         wait_until("all is logged", || logged(server, &id).len() >= 3);
         assert_eq!(logged(server, &id), expected);
         for action in ["holding", "releasing"] {
-            let line = format!("server: [x:{first}:first] {action}");
+            let line = format!("server: [x:{first}:first] {action} from 127.0.0.1");
             assert!(logged(server, &first).contains(&line), "no {line:?} in {}", server.log());
         }
         let said = server.log() + &std::fs::read_to_string(server.path("stdout")).unwrap();
@@ -88,7 +88,7 @@ fn nothing_is_logged_of_a_permit_unless_asked_for() {
         quiet.signal();
         assert_eq!(client.patch(r#"{"server":{"sem_transition":true}}"#).status, 200);
         let loud = client.wait_on_semaphore("x");
-        let line = format!("server: [x:{}:first] holding", loud.id);
+        let line = format!("server: [x:{}:first] holding from 127.0.0.1", loud.id);
         wait_until("it is logged", || logged(server, &loud.id).contains(&line));
         assert_eq!(logged(server, &quiet_id), [""; 0]);
         loud.signal();
@@ -121,6 +121,7 @@ fn events_are_logged_as_json_if_asked_for() {
         for (line, action) in lines.iter().zip(["waiting", "holding", "releasing"]) {
             let event: Value = serde_json::from_str(line).unwrap();
             assert!(event.is_object() && line.contains(action), "{line}");
+            assert_eq!(event["from"], "127.0.0.1");
         }
         let log = server.log();
         assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{log}");
@@ -190,8 +191,12 @@ fn the_log_says_who_gave_back_what_another_held() {
         let other = Client::new(server.port(), OTHER_KEY);
         assert_eq!(other.signal("x", &holder.id).status, 200);
         let lines = logged(server, &holder.id);
-        assert!(lines.iter().any(|line| line.ends_with(":first] holding")), "{lines:?}");
-        assert!(lines.iter().any(|line| line.ends_with(":second] releasing")), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.ends_with(":first] holding from 127.0.0.1")),
+            "{lines:?}"
+        );
+        let released = |line: &String| line.ends_with(":second] releasing from 127.0.0.1");
+        assert!(lines.iter().any(released), "{lines:?}");
     });
 }
 
@@ -223,15 +228,20 @@ fn the_log_says_who_takes_permits_away_and_who_pins_limits() {
         wait_until("all is logged", || server.log().contains("unpinned"));
         let actions = |id: &str| {
             let lines = logged(server, id);
-            let action = |line: &String| line.split_once("] ").map(|(_, what)| what.to_owned());
+            let action = |line: &String| {
+                let (_, what) = line.strip_suffix(" from 127.0.0.1")?.split_once("] ")?;
+                Some(what.to_owned())
+            };
             lines.iter().filter_map(action).collect::<Vec<_>>()
         };
-        assert_eq!(actions(&evicted), ["holding", "evicting", "releasing"]);
+        let took = |how| format!("took away {how} what was taken with first");
+        let expected = ["holding", &took("gently"), "evicting", &took("at once"), "releasing"];
+        assert_eq!(actions(&evicted), expected);
         assert_eq!(actions(&kept), ["holding", "kept"]);
         assert!(logged(server, &evicted)[1].contains(":second] "), "{}", server.log());
         let pinned = logged(server, "[x:-:second]");
-        let expected =
-            ["limit 3", "limit unpinned"].map(|what| format!("server: [x:-:second] {what}"));
+        let expected = ["limit 3", "limit unpinned"]
+            .map(|what| format!("server: [x:-:second] {what} from 127.0.0.1"));
         assert_eq!(pinned, expected);
     });
 }

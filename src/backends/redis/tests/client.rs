@@ -253,7 +253,7 @@ fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
 }
 
 #[test]
-fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_is_named() {
+fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_hides_nothing() {
     let world = World::new();
     let client = world.client();
     world.write(&["SET", "p-other", "text"]);
@@ -267,7 +267,10 @@ fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_is_named() {
         assert!(only.holders[0].id() == alone.holders[0].id() && alone.holders[0].id().is_some());
         world.write(&["ZADD", "p-broken", "1", "x"]);
         world.write(&["SET", "{p-broken}:grants", "text"]);
-        let error = client.observe_all().await.unwrap_err().to_string();
+        let [whole, broken] = &client.observe_all().await.unwrap()[..] else { panic!("two") };
+        assert_eq!((broken.name.as_str(), &whole.name, &whole.odd), ("broken", &world.name, &None));
+        assert!(broken.odd.as_ref().is_some_and(|odd| odd.contains("not a semaphore")));
+        let error = client.observe(&broken.name).await.unwrap_err().to_string();
         assert!(error.contains("'broken'") && error.contains("not a semaphore"), "{error}");
     });
 }

@@ -1,0 +1,35 @@
+//! What a Redis answers, as a function of bytes.
+
+use redis::Value;
+
+use super::connection::one_line;
+use super::examine::Info;
+use super::looks;
+use super::reading::Inbox;
+
+pub(crate) fn fuzz(bytes: &[u8]) {
+    // In two pieces, as a network may bring them.
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let mut inbox = Inbox::default();
+    for piece in [first, second] {
+        inbox.received.extend(piece);
+        loop {
+            match inbox.next() {
+                Ok(Some(value)) => understood(value),
+                Ok(None) => break,
+                Err(error) => {
+                    let _ = one_line(&error);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn understood(value: Value) {
+    if let Value::BulkString(text) = &value {
+        let info = Info::new(String::from_utf8_lossy(text).into_owned());
+        let _ = info.evicts();
+    }
+    looks::fuzz(value);
+}

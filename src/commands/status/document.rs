@@ -1,0 +1,128 @@
+//! How semaphores stand, as JSON (`docs/schema/status.json`).
+
+use serde::Serialize;
+
+use crate::backends::{self, Phase, Record, Snapshot, Withheld};
+
+/// The JSON document. Fields are only ever added; a change of meaning is a new version.
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    version: u32,
+    semaphores: Vec<Semaphore<'a>>,
+}
+
+#[derive(Serialize)]
+struct Semaphore<'a> {
+    name: &'a str,
+    limit: Option<u32>,
+    pinned: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<Replicas>,
+    holders: Vec<Holder<'a>>,
+    waiters: Vec<Waiter<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    odd: Option<&'a str>,
+}
+
+/// Too few of them, and so no permit is granted.
+#[derive(Serialize)]
+struct Replicas {
+    in_step: u32,
+    needed: u32,
+}
+
+#[derive(Serialize)]
+struct Holder<'a> {
+    fencing_token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_left_ms: Option<u128>,
+    state: Phase,
+    foreign: bool,
+    #[serde(flatten)]
+    record: Option<Person<'a>>,
+    /// Of a foreign one, which has no more than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Waiter<'a> {
+    place: usize,
+    foreign: bool,
+    #[serde(flatten)]
+    record: Option<Person<'a>>,
+    /// Of a foreign one, which has no more than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Person<'a> {
+    permit: String,
+    label: &'a str,
+    host: &'a str,
+    pid: u32,
+    user: &'a str,
+    detached: bool,
+    since: String,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn of(snapshots: &'a [Snapshot]) -> Self {
+        Self { version: 1, semaphores: snapshots.iter().map(Semaphore::of).collect() }
+    }
+}
+
+impl<'a> Semaphore<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let name = &snapshot.name;
+        let person = |record: Option<&'a Record>| {
+            let record = record?;
+            let who = &record.who;
+            Some(Person {
+                permit: format!("{}@{name}", record.permit),
+                label: &who.label,
+                host: &who.host,
+                pid: who.pid,
+                user: &who.user,
+                detached: who.detached,
+                since: humantime::format_rfc3339_millis(record.since).to_string(),
+            })
+        };
+        let holders = snapshot.holders.iter().map(|holder| Holder {
+            fencing_token: holder.token(),
+            lease_left_ms: holder.left().map(|left| left.as_millis()),
+            state: holder.phase(),
+            foreign: matches!(holder, backends::Holder::Foreign { .. }),
+            record: person(holder.record()),
+            permit: match holder {
+                backends::Holder::Foreign { permit, .. } => Some(format!("{permit}@{name}")),
+                backends::Holder::Known { .. } => None,
+            },
+        });
+        let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
+            place: index + 1,
+            foreign: waiter.foreign.is_some(),
+            record: person(waiter.record.as_ref()),
+            permit: waiter.foreign.as_ref().map(|permit| format!("{permit}@{name}")),
+        });
+        Self {
+            name: name.as_str(),
+            limit: snapshot.limit,
+            pinned: snapshot.pinned,
+            ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
+            paused_ms: snapshot.withheld.and_then(Withheld::left).map(|left| left.as_millis()),
+            replicas: match snapshot.withheld {
+                Some(Withheld::Replicas { in_step, needed }) => Some(Replicas { in_step, needed }),
+                _ => None,
+            },
+            holders: holders.collect(),
+            waiters: waiters.collect(),
+            odd: snapshot.odd.as_deref(),
+        }
+    }
+}

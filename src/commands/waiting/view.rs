@@ -1,0 +1,231 @@
+//! What a user who waits gets to see.
+
+use std::mem;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use super::until;
+use crate::backends::{Ask, Backend, Error, Notice, Pending, Snapshot, Standing, Withheld};
+use crate::report::{Waited, Waiting, Warning};
+use crate::settings::Request;
+use crate::supervise::guardian::Visible;
+use crate::supervise::signals::Whom;
+use crate::terminal::{Console, Loudness};
+
+/// How often the waiting line is brought up to date on a terminal, where somebody looks at it.
+pub(super) const REDRAW: Duration = Duration::from_secs(5);
+/// How often a log hears that we still wait.
+const ALIVE: Duration = Duration::from_mins(1);
+
+/// What somebody who waits gets to see.
+pub(super) struct View<'a> {
+    backend: &'a dyn Backend,
+    request: &'a Request,
+    ask: &'a Ask,
+    visible: &'a Visible,
+    pub(super) console: &'a mut Console,
+    /// How we stand, and when that was told.
+    standing: Option<(Standing, Instant)>,
+    /// Why no permit is granted, and when that was told.
+    withheld: Option<(Withheld, Instant)>,
+    /// What keeps the backend from telling us.
+    trouble: Option<String>,
+    /// When that is worth a line again.
+    next_complaint: Instant,
+    /// Whether a log was told that we wait.
+    pub(super) announced: bool,
+    pub(super) next_look: Option<Instant>,
+    looking: Option<Pending<'a, Result<Snapshot, Error>>>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(
+        backend: &'a dyn Backend,
+        request: &'a Request,
+        ask: &'a Ask,
+        visible: &'a Visible,
+        console: &'a mut Console,
+    ) -> Self {
+        Self {
+            backend,
+            request,
+            ask,
+            visible,
+            console,
+            standing: None,
+            withheld: None,
+            trouble: None,
+            next_complaint: Instant::now(),
+            announced: false,
+            next_look: None,
+            looking: None,
+        }
+    }
+
+    /// The signal, if it ends the waiting.
+    pub(super) fn on_signal(&mut self, signal: Signal) -> Option<Signal> {
+        match signal {
+            // Children of whoever started us with exec(2); and by default nothing comes of the other.
+            Signal::CHILD | Signal::URG => None,
+            Signal::WINCH | Signal::CONT => {
+                self.draw();
+                None
+            }
+            // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
+            Signal::TSTP | Signal::TTIN | Signal::TTOU => {
+                self.console.clear();
+                self.visible.stop_and_wait(Whom::Semrun);
+                self.draw();
+                None
+            }
+            // There is no command to forward it to, and by default each of these ends a process.
+            _ => Some(signal),
+        }
+    }
+
+    pub(super) fn on_notice(&mut self, notice: Notice) {
+        let name = &self.ask.name;
+        match notice {
+            Notice::Queued(standing) => {
+                let now = Instant::now();
+                self.withheld = standing.withheld.map(|why| (why, now));
+                self.standing = Some((standing, now));
+                self.trouble = None;
+                self.heard();
+            }
+            Notice::Withheld(why) => {
+                let news = self.withheld.is_none();
+                self.withheld = Some((why, Instant::now()));
+                self.trouble = None;
+                self.announced &= !news;
+                self.heard();
+            }
+            // Who asked for nothing takes what is pinned for all.
+            Notice::Limit { pinned: true, .. } if !self.request.limit_given => {}
+            Notice::Limit { asked, stands, pinned } => {
+                self.warn(&Warning::Limit { name, asked, stands, pinned });
+            }
+            Notice::Ttl { .. } if !self.request.ttl_given => {}
+            Notice::Ttl { asked, stands } => self.warn(&Warning::Ttl { name, asked, stands }),
+            Notice::Foreign { ttl } => {
+                if !self.request.ttl_given {
+                    self.warn(&Warning::Foreign { name, ttl });
+                }
+            }
+            Notice::HeldAround => self.warn(&Warning::Unproven(name)),
+            Notice::Blind => self.warn(&Warning::Blind),
+            Notice::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
+            Notice::Trouble { what, may_last } => {
+                let now = Instant::now();
+                // Once, as long as it goes on or comes again within a minute.
+                if may_last && mem::replace(&mut self.next_complaint, now + ALIVE) <= now {
+                    self.warn(&Warning::Trouble { name, what: &what });
+                }
+                // What keeps us from leaving is not what kept us waiting.
+                if may_last || self.trouble.is_none() {
+                    self.trouble = Some(what);
+                }
+                self.heard();
+            }
+        }
+    }
+
+    /// What kept us from a permit that was free, or from knowing of one.
+    pub(super) fn hindrance(&mut self) -> Option<String> {
+        let withheld = self.withheld().map(|why| why.to_string());
+        self.trouble.take().or(withheld)
+    }
+
+    /// Why no permit is granted, if that is still so.
+    fn withheld(&self) -> Option<Withheld> {
+        let (why, told) = self.withheld?;
+        let Withheld::Quarantine(left) = why else { return Some(why) };
+        let left = left.checked_sub(told.elapsed()).filter(|left| !left.is_zero());
+        left.map(Withheld::Quarantine)
+    }
+
+    fn warn(&mut self, warning: &Warning<'_>) {
+        self.console.say(Loudness::Normal, warning);
+        self.draw();
+    }
+
+    /// How things stand has just been told.
+    fn heard(&mut self) {
+        if self.backend.reports() && self.next_look.is_some_and(|next| Instant::now() >= next) {
+            self.announced = false;
+        }
+        self.show();
+    }
+
+    /// Looks at the queue when it is time to: who is far behind is not told when it moves.
+    pub(super) async fn looking(&mut self) -> Result<Snapshot, Error> {
+        if self.backend.reports() {
+            return std::future::pending().await;
+        }
+        if self.looking.is_none() {
+            until(self.next_look).await;
+            self.looking = Some(self.backend.observe(&self.ask.name));
+        }
+        match &mut self.looking {
+            Some(looking) => looking.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn on_look(&mut self, snapshot: Result<Snapshot, Error>) {
+        self.looking = None;
+        // What cannot be looked at is said where it matters, by the acquiring.
+        let standing = snapshot.ok().and_then(|snapshot| Standing::of(&snapshot, self.ask.id));
+        let told = standing.map(|standing| (standing, Instant::now()));
+        if let Some((standing, now)) = &told {
+            self.withheld = standing.withheld.map(|why| (why, *now));
+        }
+        self.standing = told.or(self.standing.take());
+        self.announced = false;
+        self.show();
+    }
+
+    fn show(&mut self) {
+        if !self.console.says(Loudness::Normal) {
+            return;
+        }
+        if self.console.redraws() {
+            self.draw();
+            self.next_look = Some(Instant::now() + REDRAW);
+        } else if !self.announced {
+            self.announced = true;
+            if let Some(waiting) = self.waiting() {
+                let line = waiting.to_string();
+                self.console.say(Loudness::Normal, line);
+            }
+            self.next_look = Some(Instant::now() + ALIVE);
+        }
+    }
+
+    fn draw(&mut self) {
+        if let Some(waiting) = self.waiting() {
+            let line = waiting.to_string();
+            self.console.draw(line);
+        }
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        let (standing, withheld) = (self.standing.as_ref().map(|(told, _)| told), self.withheld());
+        if standing.is_none() && withheld.is_none() {
+            return None;
+        }
+        let (trouble, now) = (self.trouble.as_deref(), SystemTime::now());
+        Some(Waiting { name: &self.ask.name, standing, withheld, trouble, now })
+    }
+
+    /// Takes the waiting line away, or ends what a log was told.
+    pub(super) fn end(&mut self, waited: &Waited<'_>) {
+        self.console.clear();
+        let told = self.standing.is_some() || self.withheld.is_some();
+        if told && !self.console.redraws() {
+            self.console.say(Loudness::Normal, waited);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Following a path step by step, with each step held open: what was looked at is what is used.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::others::{Doubt, Why, stranger, writers};
+use crate::account::stands_for_unmapped;
+
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
+
+/// The file system of /proc, by statfs(2).
+const PROC: u64 = 0x9FA0;
+
+/// Where a path leads, as far as directories go.
+pub(super) struct Reached {
+    /// The last directory on the way.
+    pub(super) directory: OwnedFd,
+    /// What it has there. None: that directory is what was asked for.
+    pub(super) file: Option<Found>,
+    /// By what others could lead the way elsewhere, in the order of the way. What the path leads to
+    /// is not looked at.
+    pub(super) doubts: Vec<Doubt>,
+}
+
+/// What is no directory.
+pub(super) struct Found {
+    pub(super) name: OsString,
+    /// Whether it is what a process has open, which was opened by who named it.
+    pub(super) is_opened: bool,
+}
+
+struct Walk {
+    /// Where we are, and its path without links.
+    here: OwnedFd,
+    names: PathBuf,
+    doubts: Vec<Doubt>,
+    /// Whom the root directory belongs to. They could change everything anyway.
+    root: u32,
+}
+
+/// Follows a path.
+pub(super) fn walk(path: &Path) -> io::Result<Reached> {
+    let here = if path.is_absolute() { PathBuf::new() } else { std::env::current_dir()? };
+    let mut todo: VecDeque<_> = steps(&here).chain(steps(path)).collect();
+    let mut walk = Walk::begin()?;
+    let mut links = 0;
+    while let Some(step) = todo.pop_front() {
+        if step == ".." {
+            walk.up()?;
+            continue;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Has a directory mounted that is mounted when it is used.
+        match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(directory) => {
+                walk.down(directory, &step)?;
+                continue;
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let found = openat(&walk.here, &step, flags, Mode::empty())?;
+        let stat = fstat(&found)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            return walk.end(step, false, &todo);
+        }
+        if is_of_proc(&found)? {
+            // It stands for what a process has open, which need not have a path.
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
+                Ok(directory) => walk.down(directory, &step)?,
+                Err(Errno::NOTDIR) => return walk.end(step, true, &todo),
+                Err(errno) => return Err(errno.into()),
+            }
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        if let Some(why) = walk.stranger(&stat) {
+            walk.doubts.push(Doubt { what: walk.names.join(&step), is_link: true, why });
+        }
+        let target = readlinkat(&found, "", Vec::new())?;
+        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+        if target.is_absolute() {
+            walk.here = root()?;
+            walk.names = "/".into();
+        }
+        for step in steps(target).collect::<Vec<_>>().into_iter().rev() {
+            todo.push_front(step);
+        }
+    }
+    walk.forget_last();
+    Ok(Reached { directory: walk.here, file: None, doubts: walk.doubts })
+}
+
+/// What to do one after the other for a path.
+fn steps(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+fn is_of_proc(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(u64::try_from(rustix::fs::fstatfs(fd)?.f_type).is_ok_and(|kind| kind == PROC))
+}
+
+impl Walk {
+    fn begin() -> io::Result<Self> {
+        let root = root()?;
+        let stat = fstat(&root)?;
+        let owner = if stands_for_unmapped(stat.st_uid) { stat.st_uid } else { 0 };
+        let doubts = Vec::new();
+        let mut walk = Self { here: root, names: "/".into(), doubts, root: owner };
+        walk.doubt(&stat);
+        Ok(walk)
+    }
+
+    fn down(&mut self, directory: OwnedFd, name: &OsStr) -> io::Result<()> {
+        let stat = fstat(&directory)?;
+        self.here = directory;
+        self.names.push(name);
+        self.doubt(&stat);
+        Ok(())
+    }
+
+    fn up(&mut self) -> io::Result<()> {
+        self.here = openat(&self.here, "..", DIRECTORY, Mode::empty())?;
+        self.names.pop();
+        Ok(())
+    }
+
+    /// What ends the way though there is more of it leads nowhere.
+    fn end(
+        self,
+        name: OsString,
+        is_opened: bool,
+        todo: &VecDeque<OsString>,
+    ) -> io::Result<Reached> {
+        if !todo.is_empty() {
+            return Err(Errno::NOTDIR.into());
+        }
+        Ok(Reached {
+            directory: self.here,
+            file: Some(Found { name, is_opened }),
+            doubts: self.doubts,
+        })
+    }
+
+    /// In a sticky directory all may make files, but each changes only their own; and whose each step
+    /// is is looked at.
+    fn doubt(&mut self, stat: &Stat) {
+        let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
+        let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));
+        self.doubts.extend(why.map(|why| Doubt { what: self.names.clone(), is_link: false, why }));
+    }
+
+    fn stranger(&self, stat: &Stat) -> Option<Why> {
+        stranger(stat).filter(|_| stat.st_uid != self.root)
+    }
+
+    /// What was asked for is looked at by who asked.
+    fn forget_last(&mut self) {
+        let is_last = |doubt: &Doubt| !doubt.is_link && doubt.what == self.names;
+        if self.doubts.last().is_some_and(is_last) {
+            self.doubts.pop();
+        }
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn root() -> io::Result<OwnedFd> {
+    Ok(openat(CWD, "/", DIRECTORY, Mode::empty())?)
+}
+
+/// Whether a path itself is a symbolic link, and whose.
+pub(super) fn link_of(path: &Path) -> Option<u32> {
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::Symlink).then_some(stat.st_uid)
+}

@@ -1,0 +1,133 @@
+//! Everything that understands what comes from elsewhere, as functions of bytes. They must return,
+//! whatever the bytes are, and what they find must hold what it promises. `fuzz/` has the targets for
+//! cargo-fuzz, and what is interesting to begin with; the tests here replay that, and change it at
+//! random.
+
+#[cfg(test)]
+#[path = "fuzz/changes.rs"]
+mod changes;
+
+use std::os::unix::ffi::OsStrExt;
+
+use crate::backends::connect::Url;
+use crate::backends::{Name, Permit, cloud, local, redis};
+use crate::report::{Among, harmless, pitfall, quoted};
+use crate::serve::{journal, routes};
+use crate::settings;
+
+type Target = fn(&[u8]);
+
+/// By their names in `fuzz/`.
+const TARGETS: [(&str, Target); 8] = [
+    ("requests", routes::reading::fuzz),
+    ("journal", journal::fuzz),
+    ("records", local::fuzz),
+    ("redis", redis::fuzz),
+    ("answers", cloud::fuzz),
+    ("urls", urls),
+    ("configuration", settings::fuzz),
+    ("names", names),
+];
+
+/// Gives bytes to the target of this name.
+#[cfg_attr(test, expect(dead_code, reason = "cargo-fuzz calls it"))]
+#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the targets are crates of their own"))]
+pub fn run(target: &str, bytes: &[u8]) {
+    let (_, run) = TARGETS.iter().find(|(name, _)| *name == target).expect("a target");
+    run(bytes);
+}
+
+/// What is shown of a URL never has its password, and is one that means the same.
+fn urls(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match Url::parse(&text) {
+        Ok(Url::Redis(url)) => {
+            let shown = url.shown();
+            // One that is somewhere else in the URL, too, is no secret.
+            if let Some(password) = url.secret().filter(|word| text.matches(*word).count() == 1) {
+                assert!(password.len() < 4 || !shown.contains(password), "{shown}");
+            }
+            if !url.has_password() && shown.is_ascii() && !shown.starts_with("redis+unix") {
+                let again = redis::place::Url::parse(&shown).expect("what is shown is a URL");
+                assert_eq!(again.shown(), shown);
+            }
+        }
+        Ok(Url::Cloud(url)) => assert!(Url::parse(&url.shown()).is_ok(), "{}", url.shown()),
+        Ok(Url::Directory(path)) => assert!(!path.as_os_str().as_bytes().contains(&0)),
+        Err(_) => {}
+    }
+}
+
+/// Whatever is in a name, it is one line, one file and one word.
+fn names(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let shown = harmless(&text);
+    assert_eq!(harmless(&shown), shown);
+    for among in [Among::Words, Among::Columns, Among::Front, Among::Log] {
+        let quoted = quoted(&text, among);
+        assert!(!quoted.is_empty() && !quoted.contains(char::is_control), "{quoted:?}");
+    }
+    for (id, name) in Permit::read_held(&text) {
+        let permit = Permit { id, name, token: None };
+        let held = Permit::read_held(&permit.with_backend("file:///x"));
+        assert_eq!(held, [(permit.id, permit.name)]);
+    }
+    if let Ok(name) = text.parse::<Name>() {
+        let _ = pitfall(name.as_str());
+        local::fuzz_name(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{target}: {error}"));
+        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        files.sort_unstable();
+        files.into_iter().map(|file| fs::read(file).unwrap()).collect()
+    }
+
+    /// `FUZZ_CHANGES=100000 FUZZ_SEED=3 cargo test fuzz::` looks for longer, and elsewhere.
+    fn told<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
+        std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    }
+
+    #[test]
+    fn no_target_fails_on_its_corpus_or_on_what_is_like_it() {
+        let changes = told("FUZZ_CHANGES", 4_000);
+        for (name, run) in TARGETS {
+            let corpus = corpus(name);
+            assert!(corpus.len() >= 3, "{name}: too little to begin with");
+            for bytes in &corpus {
+                run(bytes);
+            }
+            let mut dice = changes::Dice::new(told("FUZZ_SEED", 7));
+            for _ in 0..changes {
+                run(&changes::changed(&corpus, &mut dice));
+            }
+        }
+    }
+
+    #[test]
+    fn each_target_is_one_of_cargo_fuzz_and_has_the_libraries_that_the_program_has() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+        let ours: toml::Table = read("Cargo.toml").parse().unwrap();
+        let fuzz: toml::Table = read("fuzz/Cargo.toml").parse().unwrap();
+        for (library, version) in ours["dependencies"].as_table().unwrap() {
+            assert_eq!(fuzz["dependencies"].get(library), Some(version), "{library}");
+        }
+        let programs = fuzz["bin"].as_array().unwrap();
+        let named = |program: &toml::Value| program["name"].as_str().unwrap().to_owned();
+        assert_eq!(programs.iter().map(named).collect::<Vec<_>>(), TARGETS.map(|(name, _)| name));
+        for (name, _) in TARGETS {
+            assert!(read(&format!("fuzz/fuzz_targets/{name}.rs")).contains(&format!("\"{name}\"")));
+        }
+    }
+}

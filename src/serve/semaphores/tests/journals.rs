@@ -1,0 +1,171 @@
+//! Journals that somebody or something has changed: a server does not start with one, or keeps all
+//! that was held.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+
+/// What becomes of a journal.
+#[derive(Debug, Clone)]
+enum Change {
+    Flip {
+        at: usize,
+        bits: u8,
+    },
+    Zeros {
+        at: usize,
+        length: usize,
+    },
+    Insert {
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    Cut {
+        at: usize,
+    },
+    /// A number of a record, with the checksum that belongs to it.
+    Number {
+        which: usize,
+        to: u64,
+    },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let at = 0..10_000_usize;
+    let number = prop_oneof![
+        Just(0),
+        Just(1),
+        Just(u64::from(u32::MAX)),
+        Just(1 << 62),
+        Just(u64::MAX / 1000),
+        Just(u64::MAX),
+        any::<u64>()
+    ];
+    prop_oneof![
+        (at.clone(), 1..=255_u8).prop_map(|(at, bits)| Change::Flip { at, bits }),
+        (at.clone(), 1..2000_usize).prop_map(|(at, length)| Change::Zeros { at, length }),
+        (at.clone(), prop::collection::vec(any::<u8>(), 1..40))
+            .prop_map(|(at, bytes)| Change::Insert { at, bytes }),
+        at.prop_map(|at| Change::Cut { at }),
+        (0..100_usize, number).prop_map(|(which, to)| Change::Number { which, to }),
+    ]
+}
+
+impl Change {
+    fn make(&self, journal: &[u8]) -> Vec<u8> {
+        let mut changed = journal.to_vec();
+        let place = |at: usize| at % journal.len();
+        match self {
+            Self::Flip { at, bits } => changed[place(*at)] ^= bits,
+            Self::Zeros { at, length } => {
+                let at = place(*at);
+                changed.resize(changed.len().max(at + length), 0);
+                changed[at..at + length].fill(0);
+            }
+            Self::Insert { at, bytes } => {
+                let at = place(*at);
+                changed.splice(at..at, bytes.iter().copied());
+            }
+            Self::Cut { at } => changed.truncate(place(*at)),
+            Self::Number { which, to } => return with_number(journal, *which, *to),
+        }
+        changed
+    }
+}
+
+/// A journal with another number in one of its lines.
+fn with_number(journal: &[u8], which: usize, to: u64) -> Vec<u8> {
+    let text = std::str::from_utf8(journal).unwrap();
+    let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    let place = which % lines.len();
+    let lines = lines.iter().enumerate().map(|(number, json)| {
+        let json = if number == place { replaced(json, which, to) } else { (*json).into() };
+        format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
+    });
+    lines.collect::<String>().into_bytes()
+}
+
+/// A JSON text with another number in the place of one of its own.
+fn replaced(json: &str, which: usize, to: u64) -> String {
+    let starts: Vec<_> = json
+        .match_indices([':', ',', '['])
+        .map(|(at, _)| at + 1)
+        .filter(|at| json[*at..].starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
+    let Some(at) = starts.get(which / 7 % starts.len().max(1)) else { return json.into() };
+    let digits = json[*at..].bytes().take_while(u8::is_ascii_digit).count();
+    format!("{}{to}{}", &json[..*at], &json[at + digits..])
+}
+
+/// The journal of a server that was killed while clients held.
+struct Left {
+    journal: Vec<u8>,
+    permits: Vec<(Rc<str>, Uuid)>,
+    last: u64,
+}
+
+/// One of the semaphores was used before.
+fn left(directory: &Path) -> Left {
+    let (journal, found) = Journal::open(directory).unwrap();
+    let semaphores = semaphores(journal, found);
+    let hold = |name: &str, min_hold_ms| {
+        let (name, id): (Rc<str>, _) = (name.into(), Uuid::new_v4());
+        let asking = Asking { min_hold_ms, ..asking(id, 60_000) };
+        let (told, _) = semaphores.ask(&name, asking, &"".into()).ok().unwrap();
+        assert_eq!(told.outcome, Outcome::Held);
+        (name, id)
+    };
+    let (name, id) = hold("again", 0);
+    semaphores.signal(&name, id, "".into()).unwrap();
+    let permits = vec![hold("one", 0), hold("again", 0), hold("kept", 50_000)];
+    let last = semaphores.last.get();
+    drop(semaphores);
+    Left { journal: fs::read(directory.join("journal")).unwrap(), permits, last }
+}
+
+#[test]
+fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
+    const CASES: u32 = 600;
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path();
+    let Left { journal, permits, last } = left(path);
+    let started = Cell::new(0);
+    let test = |change: Change| {
+        let changed = change.make(&journal);
+        fs::write(path.join("journal"), &changed).unwrap();
+        let Ok((opened, found)) = Journal::open(path) else { return Ok(()) };
+        started.set(started.get() + 1);
+        let again = semaphores(opened, found);
+        // The records that were whole in what was cut off are no more.
+        let is_there = |id: &Uuid| {
+            let text = String::from_utf8_lossy(&changed);
+            text.lines().any(|line| line.contains(&id.to_string()) && line.ends_with("}]"))
+        };
+        let is_cut = matches!(change, Change::Cut { .. });
+        let is_number = matches!(change, Change::Number { .. });
+        for (name, id) in &permits {
+            let look = again.look(name, &anybody());
+            let holds = look.holders.iter().any(|holder| holder.id == *id);
+            // A permit may end at once by a number.
+            prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");
+            let (told, _) =
+                again.ask(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
+            prop_assert!(told.outcome != Outcome::Held, "{change:?}: {name}");
+        }
+        if !is_cut && !is_number {
+            prop_assert!(again.last.get() >= last, "{change:?}");
+        }
+        let smallest = again.last.get();
+        let all = again.all.borrow();
+        prop_assert!(all.values().all(|one| one.ledger.last_number() >= smallest), "{change:?}");
+        Ok(())
+    };
+    // What it found before is tried in the other tests of journals.
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config).run(&change(), test).unwrap();
+    assert!(started.get() > 20, "{started:?}: some are as good as before");
+}
