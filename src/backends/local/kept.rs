@@ -147,8 +147,11 @@ impl Locked<'_> {
             Err(Errno::NOENT) => return Ok(None),
             // Nothing that we made: it is removed as what is garbled is.
             Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
-            // What is no file has no text.
-            file => read_whole::<256>(&file?).unwrap_or_default(),
+            file => match read_whole::<256>(&file?) {
+                // A directory has no text. One that cannot be read now may be a permit all the same.
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
+                text => text?,
+            },
         };
         if let Some(kept) = Kept::from_text(&text)
             && kept.lasts()?
