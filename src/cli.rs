@@ -1,7 +1,11 @@
 //! The command line as clap sees it: options, their texts, and what a value may look like. No
 //! I/O, no work, and no decision about what a combination means; that is `settings.rs`.
 
-#![expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::broken_intra_doc_links,
+    reason = "the help shows these texts as they are"
+)]
 
 pub(crate) mod messages;
 pub(crate) mod pages;

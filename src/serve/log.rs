@@ -74,10 +74,10 @@ pub(crate) struct Sink {
 
 impl Sink {
     /// For tests, which print it where they fail.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const TEST: Self = Self { line: Self::print, last: Self::print };
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     fn print(line: &str) -> bool {
         eprintln!("{line}");
         true
