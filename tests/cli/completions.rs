@@ -20,7 +20,7 @@ enum Then {
 use Then::{Line, Nothing, Offers};
 
 /// The same in every shell. Lines have no space at their end, for shells differ about it.
-const ROWS: [Row; 28] = [
+const ROWS: [Row; 29] = [
     ("semrun status --wa", Line("semrun status --watch")),
     ("semrun status --js", Line("semrun status --json")),
     ("semrun status --max-r", Nothing),
@@ -46,6 +46,7 @@ const ROWS: [Row; 28] = [
     ("semrun --name=night", Line("semrun --name=nightly")),
     ("semrun status dep", Line("semrun status deploy")),
     ("semrun limit dep", Line("semrun limit deploy")),
+    ("semrun release --force dep", Line("semrun release --force deploy")),
     ("semrun --name x -- only-th", Line("semrun --name x -- only-there")),
     ("semrun --name x -nw 5 only-th", Line("semrun --name x -nw 5 only-there")),
     ("semrun --backend file:///dev/null/none status dep", Nothing),

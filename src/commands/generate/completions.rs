@@ -79,8 +79,10 @@ enum Values {
 enum Operands {
     None,
     Names,
-    /// One, and a number that nobody can guess.
+    /// One.
     Name,
+    /// One, and a number that cannot be guessed.
+    NameAndNumber,
     OneOf(Vec<String>),
 }
 
@@ -94,7 +96,10 @@ impl Line {
             operands: match sub.get_positionals().next() {
                 None => Operands::None,
                 Some(names) if names.get_id() == "names" => Operands::Names,
-                Some(name) if name.get_id() == "semaphore" => Operands::Name,
+                Some(name) if name.get_id() == "semaphore" => {
+                    let alone = sub.get_positionals().count() == 1;
+                    if alone { Operands::Name } else { Operands::NameAndNumber }
+                }
                 Some(_) if sub.get_name() == "help" => Operands::OneOf(names.clone()),
                 Some(_) if sub.get_name() == "man" => {
                     let page = ["semrun.toml".to_owned()];

@@ -31,7 +31,7 @@ pub(super) fn script(line: &Line) -> String {
         let kind = match &sub.operands {
             Operands::None => continue,
             Operands::Names => "kind=names".into(),
-            Operands::Name => "(( operands == 0 )) && kind=names".into(),
+            Operands::Name | Operands::NameAndNumber => "(( operands == 0 )) && kind=names".into(),
             Operands::OneOf(words) => {
                 format!("(( operands == 0 )) && kind='words {}'", words.join(" "))
             }

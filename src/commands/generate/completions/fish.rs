@@ -18,7 +18,7 @@ pub(super) fn script(line: &Line) -> String {
         }
         let words = match &sub.operands {
             Operands::None => continue,
-            Operands::Names | Operands::Name => "(__semrun_names)".into(),
+            Operands::Names | Operands::Name | Operands::NameAndNumber => "(__semrun_names)".into(),
             Operands::OneOf(words) => words.join(" "),
         };
         let _ = writeln!(rules, "complete -c semrun -n '__semrun_at {}' -a '{words}'", sub.name);

@@ -13,7 +13,10 @@ pub(super) fn script(line: &Line) -> String {
         let operands = match &sub.operands {
             Operands::None => String::new(),
             Operands::Names => "                '*:NAME:_semrun_names' \\\n".into(),
-            Operands::Name => "                '1:NAME:_semrun_names' '2:N:{:}' \\\n".to_owned(),
+            Operands::Name => "                '1:NAME:_semrun_names' \\\n".into(),
+            Operands::NameAndNumber => {
+                "                '1:NAME:_semrun_names' '2:N:{:}' \\\n".to_owned()
+            }
             Operands::OneOf(words) => format!("                '1:: :({})' \\\n", words.join(" ")),
         };
         let _ = writeln!(
