@@ -84,6 +84,8 @@ pub(crate) enum BadHttpUrl {
     NoServer,
     Credentials,
     MoreThanAHost,
+    /// What is in the brackets is no IPv6 address.
+    NotAnAddress,
     NoPort,
 }
 

@@ -1,6 +1,6 @@
 //! Which cloud-semaphore server: its URL, key and certificates.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::backends::connect::BadHttpUrl;
 use crate::backends::tls::{Secret, Tls};
@@ -36,7 +36,12 @@ impl Url {
             return Err(BadHttpUrl::MoreThanAHost);
         }
         let host = authority.host();
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if address.parse::<Ipv6Addr>().is_err() => {
+                return Err(BadHttpUrl::NotAnAddress);
+            }
+            address => address.unwrap_or(host),
+        };
         let port = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
         let tls = scheme.eq_ignore_ascii_case("https");
         let port = match port {
@@ -107,6 +112,8 @@ mod tests {
             "http://h?geheim",
             "http://h?",
             "http://[geheim[:1",
+            "http://[geheim]",
+            "http://[%2Egeheim]:80",
             "http://h/?geheim",
             "http://h//",
             "http://h:+80",

@@ -63,6 +63,7 @@ fn of_a_server(f: &mut fmt::Formatter<'_>, bad: BadHttpUrl) -> fmt::Result {
             );
         }
         BadHttpUrl::MoreThanAHost => "has more than a host and a port",
+        BadHttpUrl::NotAnAddress => "has no IPv6 address in its brackets",
         BadHttpUrl::NoPort => "has no port there",
     };
     write!(f, "{what}; {HTTP}")
