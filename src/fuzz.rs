@@ -43,8 +43,9 @@ fn urls(bytes: &[u8]) {
     match Url::parse(&text) {
         Ok(Url::Redis(url)) => {
             let shown = url.shown();
-            // One that is somewhere else in the URL, too, is no secret.
-            if let Some(password) = url.secret().filter(|word| text.matches(*word).count() == 1) {
+            // One that is somewhere else in the URL, too, is no secret. What is shown has stars itself.
+            let is_secret = |word: &&str| text.matches(*word).count() == 1 && !word.contains('*');
+            if let Some(password) = url.secret().filter(is_secret) {
                 assert!(password.len() < 4 || !shown.contains(password), "{shown}");
             }
             if !url.has_password() && shown.is_ascii() && !shown.starts_with("redis+unix") {

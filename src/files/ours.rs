@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::others::{Doubt, Stranger, Why, stranger, writers};
-use super::walk::{link_of, walk};
+use super::walk::{Reached, link_of, walk};
 
 /// Why a directory, or a file in it, is not used. Fits behind its path, but for what the system says.
 #[derive(Debug)]
@@ -55,16 +55,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
         let what = "is a symbolic link; name the directory that it points to";
         return Err(Unfit::Unsafe(what.into()));
     }
-    let reached = match walk(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_directory(path)?;
-            walk(path)
-        }
-        reached => reached,
-    }?;
-    if reached.file.is_some() {
-        return Err(Errno::NOTDIR.into());
-    }
+    let reached = reach(path)?;
     if let Some(doubt) = reached.doubts.first() {
         return Err(Unfit::Unsafe(doubt.to_string()));
     }
@@ -92,21 +83,24 @@ pub(crate) fn moved_by(path: &Path) -> io::Result<Option<Doubt>> {
     Ok(walk(path)?.doubts.into_iter().next())
 }
 
+/// Walks to a directory, and makes what is missing on the way.
+fn reach(path: &Path) -> Result<Reached, Unfit> {
+    let reached = match walk(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(path)?;
+            walk(path)
+        }
+        reached => reached,
+    }?;
+    if reached.file.is_some() { Err(Errno::NOTDIR.into()) } else { Ok(reached) }
+}
+
 /// Makes a private directory, and those above it.
 fn make_directory(path: &Path) -> Result<(), Unfit> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::NOENT.into());
     };
-    let above = match walk(parent) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_directory(parent)?;
-            walk(parent)
-        }
-        above => above,
-    }?;
-    if above.file.is_some() {
-        return Err(Errno::NOTDIR.into());
-    }
+    let above = reach(parent)?;
     match with_exact_modes(Mode::RWXU, || mkdirat(&above.directory, name, Mode::RWXU)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),

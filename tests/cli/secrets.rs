@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 
 use super::cloud_server::CloudServer;
-use super::support::{Running, World, pid_in, shows, worker_of};
+use super::support::{Running, World, is_alive, pid_in, shows, wait_until, worker_of};
 
 /// A run that says how large a core file may be: that of its semrun, of the semrun above, and its own.
 const LIMITS: &str =
@@ -53,7 +53,8 @@ fn none_is_left_by_a_signal() {
         // Not in the directory of the process that dies, where it could be looked for.
         return;
     }
-    for (secret, left) in [(false, true), (true, false)] {
+    // One at a time: they would write to the same file.
+    for (secret, of_worker) in [(false, false), (false, true), (true, false), (true, true)] {
         let world = World::on_this_machine();
         let line = format!(
             "ulimit -S -c unlimited; exec {} --name x -- sh -c 'echo $$ > pid; exec sleep 100'",
@@ -65,14 +66,15 @@ fn none_is_left_by_a_signal() {
             shell.env_remove("SEMRUN_API_KEY");
         }
         let running = Running::start(&mut shell);
-        pid_in(&world.path("pid"));
-        for process in [worker_of(running.pid()), running.pid()] {
-            let _ = rustix::process::kill_process(process, Signal::SEGV);
-        }
+        let command = pid_in(&world.path("pid"));
+        let process = if of_worker { worker_of(running.pid()) } else { running.pid() };
+        rustix::process::kill_process(process, Signal::SEGV).unwrap();
         running.finish();
+        wait_until("the other one has ended the command", || !is_alive(command));
         let files = fs::read_dir(world.path(".")).unwrap();
         let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        assert_eq!(names.filter(|name| name.starts_with("core")).count() > 0, left, "{secret}");
+        let left = names.filter(|name| name.starts_with("core")).count() > 0;
+        assert_eq!(left, !secret, "secret: {secret}, of the worker: {of_worker}");
     }
 }
 
