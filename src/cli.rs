@@ -7,8 +7,8 @@
     reason = "the help shows these texts as they are"
 )]
 
+pub(crate) mod help_text;
 pub(crate) mod messages;
-pub(crate) mod pages;
 mod subcommands;
 mod values;
 
@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
-pub(crate) use self::pages::{brief, documented, usage};
+pub(crate) use self::help_text::{brief, documented, usage};
 pub(crate) use self::subcommands::{Acquire, Doctor, Limit, Release, Renew, Serve, Status};
 pub(crate) use self::values::LONGEST;
 use crate::backends::Name;
@@ -396,8 +396,8 @@ mod tests {
         let all = documented();
         for command in [&all].into_iter().chain(all.get_subcommands()) {
             for argument in command.get_arguments() {
-                let what = format!("{} {}", command.get_name(), pages::option_name(argument));
-                let counts = pages::option_name(argument).starts_with("max-");
+                let what = format!("{} {}", command.get_name(), help_text::option_name(argument));
+                let counts = help_text::option_name(argument).starts_with("max-");
                 let heading = argument.get_help_heading();
                 assert!(argument.is_positional() || counts || heading.is_some(), "{what}");
                 let help = argument.get_help().map(ToString::to_string).unwrap_or_default();

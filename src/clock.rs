@@ -11,7 +11,7 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::kernel::watch;
+use crate::sys::watch;
 
 /// A moment on this clock: the time since the machine was started.
 pub(crate) type Moment = Duration;

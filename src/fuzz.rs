@@ -4,14 +4,14 @@
 //! random.
 
 #[cfg(test)]
-#[path = "fuzz/changes.rs"]
-mod changes;
+#[path = "fuzz/mutate.rs"]
+mod mutate;
 
 use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
 use crate::backends::{Name, Permit, cloud, local, redis};
-use crate::foreign::{Among, harmless, pitfall, quoted};
+use crate::printable::{Among, harmless, pitfall, quoted};
 use crate::serve::{journal, routes};
 use crate::settings;
 
@@ -19,7 +19,7 @@ type Target = fn(&[u8]);
 
 /// By their names in `fuzz/`.
 const TARGETS: [(&str, Target); 8] = [
-    ("requests", routes::reading::fuzz),
+    ("requests", routes::request::fuzz),
     ("journal", journal::fuzz),
     ("records", local::fuzz),
     ("redis", redis::fuzz),
@@ -49,7 +49,7 @@ fn urls(bytes: &[u8]) {
                 assert!(password.len() < 4 || !shown.contains(password), "{shown}");
             }
             if !url.has_password() && shown.is_ascii() && !shown.starts_with("redis+unix") {
-                let again = redis::place::Url::parse(&shown).expect("what is shown is a URL");
+                let again = redis::config::Url::parse(&shown).expect("what is shown is a URL");
                 assert_eq!(again.shown(), shown);
             }
         }
@@ -108,9 +108,9 @@ mod tests {
             for bytes in &corpus {
                 run(bytes);
             }
-            let mut dice = changes::Dice::new(told("FUZZ_SEED", 7));
+            let mut dice = mutate::Dice::new(told("FUZZ_SEED", 7));
             for _ in 0..changes {
-                run(&changes::changed(&corpus, &mut dice));
+                run(&mutate::changed(&corpus, &mut dice));
             }
         }
     }

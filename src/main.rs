@@ -4,24 +4,24 @@
 #![cfg_attr(not(any(test, fuzzing)), no_main)]
 #![cfg_attr(fuzzing, expect(dead_code, reason = "only what is fuzzed is used"))]
 
-mod account;
 mod backends;
 mod cli;
 mod clock;
 mod commands;
 mod exit;
 mod files;
-mod foreign;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
-mod kernel;
 mod mutants;
+mod printable;
 mod serve;
 mod settings;
 mod supervise;
+mod sys;
 mod terminal;
+mod user;
 
 use std::ffi::{OsString, c_char, c_int};
 
@@ -38,7 +38,7 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
         return exit::Failure::Internal.code().into();
     }
     // SAFETY: these are what the C library hands to a `main`.
-    run(&unsafe { kernel::words(count, words) }).into()
+    run(&unsafe { sys::words(count, words) }).into()
 }
 
 /// From the command line to the exit code.

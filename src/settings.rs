@@ -3,12 +3,12 @@
 //! anything starts.
 
 mod credentials;
+mod error;
 mod files;
 mod layers;
 mod location;
 mod mistakes;
-mod misuse;
-mod runs;
+mod run;
 mod server;
 mod shell;
 mod sources;
@@ -23,6 +23,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
+pub(crate) use self::error::Misuse;
+use self::error::misuse;
 #[cfg(any(test, fuzzing))]
 use self::files::Config;
 pub(crate) use self::layers::{Given, GivenValue};
@@ -30,19 +32,17 @@ use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
 pub(crate) use self::mistakes::no_subcommand;
 use self::mistakes::{Refused, before_a_subcommand, near_subcommand, number_after_a_switch};
-pub(crate) use self::misuse::Misuse;
-use self::misuse::misuse;
-pub(crate) use self::runs::{Request, Run, Wait};
+pub(crate) use self::run::{Request, Run, Wait};
 pub(crate) use self::server::Serve;
 pub(crate) use self::shell::NoShell;
 use self::sources::All;
 pub(crate) use self::subcommands::{
     Acquire, Change, Doctor, Examined, Limit, Printed, Release, Renew, Status,
 };
-use crate::account::{Account, Home};
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
-use crate::kernel::{environment, keep_from_core_files};
+use crate::sys::{environment, keep_from_core_files};
+use crate::user::{Account, Home};
 
 /// What is to be done.
 #[derive(Debug)]
@@ -212,7 +212,7 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
             let all = All::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
             // Taking them apart would cost a run as much as putting them together.
             let all = ManuallyDrop::new(all);
-            let run = runs::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
+            let run = run::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
             Ok(Task::Run(Box::new(run)))
         }
     }

@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
-use crate::foreign::{harmless, shortened};
-use crate::kernel::{own_group, without_stopping_at_the_terminal};
+use crate::printable::{harmless, shortened};
+use crate::sys::{own_group, without_stopping_at_the_terminal};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

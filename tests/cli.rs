@@ -7,7 +7,7 @@ mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
     /// Bytes that are nearly right.
-    #[path = "../../src/fuzz/changes.rs"]
+    #[path = "../../src/fuzz/mutate.rs"]
     mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;

@@ -8,10 +8,10 @@ use percent_encoding::percent_decode_str;
 
 use super::cloud::{self, Cloud};
 use super::local::Local;
-use super::local::place::Place;
+use super::local::directory::Place;
 use super::redis::{self, Redis};
 use super::{Backend, Error};
-use crate::account::Account;
+use crate::user::Account;
 
 /// Where permits live, checked as far as its text goes.
 #[derive(Debug, Clone)]
@@ -21,17 +21,17 @@ pub(crate) enum Location {
     /// `file:///path`
     Directory(PathBuf),
     /// `redis://…`, `rediss://…`, `redis+unix://…`
-    Redis(Box<redis::place::Place>),
+    Redis(Box<redis::config::Place>),
     /// `http://…`, `https://…`
-    Cloud(Box<cloud::place::Place>),
+    Cloud(Box<cloud::config::Place>),
 }
 
 /// A URL by its kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Url {
     Directory(PathBuf),
-    Redis(Box<redis::place::Url>),
-    Cloud(cloud::place::Url),
+    Redis(Box<redis::config::Url>),
+    Cloud(cloud::config::Url),
 }
 
 /// Why a text names no backend.
@@ -117,12 +117,12 @@ impl Url {
                 Ok(Self::Directory(path))
             }
             "redis" | "rediss" | "redis+unix" => {
-                let url = redis::place::Url::parse(&format!("{scheme}:{rest}"));
+                let url = redis::config::Url::parse(&format!("{scheme}:{rest}"));
                 let url = url.map_err(|bad| BadLocation::Malformed(BadUrl::Redis(bad)))?;
                 Ok(Self::Redis(Box::new(url)))
             }
             "http" | "https" => {
-                let url = cloud::place::Url::parse(url);
+                let url = cloud::config::Url::parse(url);
                 url.map(Self::Cloud).map_err(|bad| BadLocation::Malformed(BadUrl::Http(bad)))
             }
             "redis+sentinel" | "redis+cluster" => Err(BadLocation::Unsupported(scheme)),

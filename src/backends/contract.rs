@@ -2,7 +2,7 @@
 
 mod detached;
 mod histories;
-mod kept;
+mod min_hold;
 mod pinned;
 mod queue;
 mod revoked;
@@ -19,27 +19,27 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
 use self::detached::*;
-use self::kept::*;
+use self::min_hold::*;
 use self::pinned::*;
 use self::queue::*;
 use self::revoked::*;
 use super::cloud::Cloud;
-use super::cloud::place::{Place as CloudPlace, Url as CloudUrl};
+use super::cloud::config::{Place as CloudPlace, Url as CloudUrl};
 use super::local::Local;
-use super::local::place::Place;
+use super::local::directory::Place;
 use super::memory::Memory;
+use super::progress::Canceller;
 use super::redis::Redis;
-use super::redis::place::{Place as RedisPlace, Url};
+use super::redis::config::{Place as RedisPlace, Url};
 use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
-use super::turn::Canceller;
 use super::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, GivenBack, Gone, Holder, Lease, Loss, Lost,
     Name, Notice, Phase, Revocation, Snapshot, Turn, Who,
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;
-use crate::serve::door::{Door, Room};
+use crate::serve::connections::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
 use crate::serve::log::{Format, Log, Sink};

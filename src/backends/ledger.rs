@@ -1,14 +1,14 @@
 //! The rules of a counting semaphore, as plain bookkeeping: holders, a queue, expiry and fencing
 //! tokens. No clock (`now` is passed in), no locks, no I/O. Every backend behaves like this.
 
-mod parties;
+mod claims;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
 
-pub(crate) use self::parties::{Change, Claim, Holding, Renewal, Terms};
+pub(crate) use self::claims::{Change, Claim, Holding, Renewal, Terms};
 use super::{Phase, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};

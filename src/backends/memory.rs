@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::finding::Found;
-use super::leased::{self, Leased};
+use super::lease::{self, Leased};
 use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
 use super::renewal::{self, Renewed};
 use super::{
@@ -343,7 +343,7 @@ struct Grip {
     id: Uuid,
 }
 
-impl leased::Grip for Grip {
+impl lease::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         let semaphores = self.memory.0.borrow();
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);

@@ -2,22 +2,22 @@
 //! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
 //! of processes, exit codes or the words that people read.
 
-mod believed;
 pub(crate) mod cloud;
 pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod finding;
-mod leased;
+mod lease;
 pub(crate) mod ledger;
 pub(crate) mod local;
 mod permit;
+mod progress;
 pub(crate) mod redis;
 mod renewal;
 mod resolve;
 mod retry;
-mod seen;
+mod sanitize;
+mod snapshot;
 pub(crate) mod tls;
-mod turn;
 
 // What every other backend is compared with.
 #[cfg(test)]
@@ -37,9 +37,9 @@ use uuid::Uuid;
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
 pub(crate) use self::permit::{Gone, Loss, Lost, Name, Permit, Tenure};
-use self::seen::millis;
-pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
-pub(crate) use self::turn::{Cancel, Notice, Turn};
+pub(crate) use self::progress::{Cancel, Notice, Turn};
+use self::snapshot::millis;
+pub(crate) use self::snapshot::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
 
 /// A future on semrun's one thread.
 pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -1,7 +1,5 @@
 //! Every sentence that a person reads, as types with `Display`. Nothing is decided here.
 
-#[cfg(test)]
-mod advice;
 mod cannot_run;
 mod certificates;
 mod directories;
@@ -10,8 +8,10 @@ mod exposed;
 mod findings;
 mod forbidden;
 mod losses;
-mod page;
+mod output;
 mod stores;
+#[cfg(test)]
+mod tests;
 mod urls;
 mod waiting;
 mod words;
@@ -27,13 +27,13 @@ pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, O
 pub(crate) use self::exposed::Exposed;
 pub(crate) use self::findings::Check;
 pub(crate) use self::losses::LossText;
-pub(crate) use self::page::Page;
+pub(crate) use self::output::Page;
 use self::stores::StoreErrorText;
 pub(crate) use self::urls::{BadUrlText, UnsupportedText};
 pub(crate) use self::waiting::Waiting;
 pub(crate) use self::words::{Fine, Holder, Span};
 use crate::backends::{self, Loss, Name, Permit, Phase, Revocation, Snapshot, StoreError};
-use crate::foreign::{Among, quoted};
+use crate::printable::{Among, quoted};
 use crate::settings::NoShell;
 use crate::supervise::signals;
 

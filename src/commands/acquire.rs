@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::nested::{held_around, outer_permits};
 use super::runtime::{block_on, cannot_write};
 use super::waiting::{GIVING_BACK, Turned, ask, wait_in_turn};
-use crate::account::Account;
 use crate::backends::{Ask, Lease};
 use crate::cli::messages::{Detail, Page, Warning};
 use crate::exit::Exit;
@@ -17,6 +16,7 @@ use crate::settings::{Acquire, Printed};
 use crate::supervise::guardian::Visible;
 use crate::supervise::signals::Caught;
 use crate::terminal::{Console, Loudness};
+use crate::user::Account;
 
 pub(super) fn run(settings: &Acquire, account: &Account) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;

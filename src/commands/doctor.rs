@@ -7,17 +7,17 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::runtime::{block_on, print, write_out};
-use crate::account::{self, Account};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Grade, Takeover, Turn, Who,
 };
 use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span};
 use crate::exit::Exit;
-use crate::foreign::pitfall;
+use crate::printable::pitfall;
 use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;
+use crate::user::{self, Account};
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
 const TRIAL: &str = "semrun doctor";
@@ -161,7 +161,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
         nonblock: true,
         who: Who {
             label: "doctor".into(),
-            host: account::host(),
+            host: user::host(),
             pid: std::process::id(),
             user: account.user.clone(),
             detached: false,

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use super::runtime::{block_on, print};
-use crate::account::Account;
 use crate::backends::{Backend, Error, Snapshot};
 use crate::cli::messages::{OddText, Page};
 use crate::exit::Exit;
-use crate::foreign::{Among, quoted};
+use crate::printable::{Among, quoted};
 use crate::settings::{Change, Limit};
+use crate::user::Account;
 
 pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;

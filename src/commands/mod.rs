@@ -3,11 +3,11 @@
 mod acquire;
 mod doctor;
 mod generate;
+mod idle_memory;
 mod limit;
 mod nested;
 mod release;
 mod renew;
-mod resting;
 mod run;
 mod runtime;
 mod serve;
@@ -23,7 +23,6 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
 use self::runtime::{cannot_write, write_out};
-use crate::account::Account;
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs};
@@ -32,6 +31,7 @@ use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variab
 use crate::supervise::signals::Inherited;
 use crate::supervise::spawn::LaunchError;
 use crate::terminal::{self, Console, Loudness};
+use crate::user::Account;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {

@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::renew::{is_running, why};
 use super::runtime::{block_on, print};
-use crate::account::Account;
 use crate::backends::{Backend, GivenBack, Holder, Name, Revocation, Snapshot};
 use crate::cli::messages::{CannotAsk, NotOurs, Page, Revoking, Several};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Misuse, Release};
+use crate::user::Account;
 
 pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;

@@ -10,13 +10,13 @@ use tokio::sync::watch;
 
 use super::nested::outer_permits;
 use super::runtime::block_on;
-use crate::account::Account;
 use crate::backends::{Backend, Holder, Lease, Loss, Lost, Phase, Tenure};
 use crate::cli::messages::{self, LossText, NotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
-use crate::kernel::watch;
 use crate::settings::Renew;
+use crate::sys::watch;
+use crate::user::Account;
 
 pub(super) fn run(settings: &Renew, account: &Account) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;

@@ -10,22 +10,22 @@ use rustix::process::Rlimit;
 use super::nested::held_around;
 use super::runtime::block_on;
 use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
-use crate::account::Account;
 use crate::backends::{Ask, Backend, Lease, Loss, Revocation};
 use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Told, Warning};
 use crate::exit::{Exit, Failure};
-use crate::kernel::open_files_limit;
 use crate::mutants::{self, Guard};
 use crate::settings::{Misuse, Run};
-use crate::supervise::child::{Launch, Tree};
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, Guardian, Side, Visible, Watched};
-use crate::supervise::hold::{self, Hold};
+use crate::supervise::lease_watch::{self, Hold};
 use crate::supervise::nesting::{Around, News};
 use crate::supervise::policy::OnLost;
+use crate::supervise::process_tree::{Launch, Tree};
 use crate::supervise::signals::{Caught, Signals};
 use crate::supervise::{Ended, Remark, Unseen, supervise};
+use crate::sys::open_files_limit;
 use crate::terminal::{Console, Loudness};
+use crate::user::Account;
 
 /// How long giving back is tried for a permit that is lost anyway.
 const GIVING_UP: Duration = Duration::from_secs(1);
@@ -235,7 +235,7 @@ impl Story<'_> {
         visible.kills_at(None)?;
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
-        if ran.is_ok() && !lost && hold::is_over(&*lease) {
+        if ran.is_ok() && !lost && lease_watch::is_over(&*lease) {
             let why = &Loss::StoppedUntilOver;
             let (name, command) = (&permit.name, Doomed::HasEnded);
             console.say(Loudness::Quiet, Losing { name, why, command });

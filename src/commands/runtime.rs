@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-use super::resting;
+use super::idle_memory;
 use crate::cli::messages::Page;
 use crate::exit::Exit;
 
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 pub(super) fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(resting::fall_asleep)
+        .on_thread_park(idle_memory::fall_asleep)
         .build();
     let runtime = runtime.context("cannot set up waiting for events")?;
     let done = runtime.block_on(task);

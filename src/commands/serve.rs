@@ -15,15 +15,15 @@ use self::reload::Reload;
 use super::runtime::block_on;
 use crate::cli::messages::Span;
 use crate::exit::{Exit, Failure};
-use crate::files::ours::Unfit;
-use crate::kernel::{open_files_limit, raise_open_files_limit};
-use crate::serve::door::{Door, Room};
+use crate::files::create::Unfit;
+use crate::serve::connections::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::log::{Event, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::{Misuse, Serve};
 use crate::supervise::signals::{Caught, Signals, hold_back};
+use crate::sys::{open_files_limit, raise_open_files_limit};
 use crate::terminal;
 
 const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other machines can be read \

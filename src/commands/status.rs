@@ -1,6 +1,6 @@
 //! Who holds and who waits, as a table or as a JSON document (`docs/status.md`).
 
-mod document;
+mod json;
 mod stopped;
 mod table;
 
@@ -10,16 +10,16 @@ use std::time::SystemTime;
 
 use rustix::termios::tcgetwinsize;
 
-use self::document::Document;
+use self::json::Document;
 use self::table::Table;
 use super::runtime::{block_on, print};
 use super::watch::{self, Screen};
-use crate::account::Account;
 use crate::backends::{Backend, Error, Name, Snapshot};
 use crate::cli::messages::Page;
 use crate::exit::Exit;
 use crate::settings::Status;
 use crate::terminal::{Console, Loudness, ellipsis, room};
+use crate::user::Account;
 
 pub(super) fn run(settings: &Status, account: &Account) -> anyhow::Result<Exit> {
     let places = settings.places.iter();

@@ -1,6 +1,6 @@
 //! Waiting in turn for a permit, with what the user gets to see of it meanwhile.
 
-mod view;
+mod display;
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use self::view::View;
+use self::display::View;
+use super::idle_memory::resting;
 use super::nested::{self, Outer, outer_permits};
-use super::resting::resting;
-use crate::account::{self, Account};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, Lease, Name, Notice, StoreError, Turn, Who,
 };
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
-use crate::foreign::pitfall;
+use crate::printable::pitfall;
 use crate::settings::{Request, Wait};
 use crate::supervise::guardian::{Told, Visible};
-use crate::supervise::hold;
+use crate::supervise::lease_watch;
 use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
+use crate::user::{self, Account};
 
 /// How often one that waits within a command looks whether the permit around it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
         nonblock: request.wait == Wait::Not,
         who: Who {
             label: request.label.clone(),
-            host: account::host(),
+            host: user::host(),
             pid: std::process::id(),
             user: account.user.clone(),
             detached,
@@ -199,12 +199,12 @@ pub(super) async fn wait_in_turn(
         Ok(Got::Acquired(acquired)) => {
             // Before anything else: whatever holds us up from now on, it ends before the lease.
             if let Acquired::Granted(lease) = &acquired {
-                visible.kills_at(hold::last(&**lease, kill_after))?;
+                visible.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
             acquired
         }
         Ok(Got::Outer(lease)) => {
-            visible.kills_at(hold::last(&*lease, kill_after))?;
+            visible.kills_at(lease_watch::last(&*lease, kill_after))?;
             return Ok(Turned::Outer(lease));
         }
         Err(error) => {

@@ -10,8 +10,8 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::others::{Doubt, Stranger, Why, hands};
-use super::ours;
+use super::create;
+use super::permissions::{Doubt, Stranger, Why, hands};
 use super::walk::{Found, Reached, walk};
 
 /// More than any of them has. What is larger is another file than was meant.
@@ -79,7 +79,7 @@ pub(crate) fn read(path: &Path) -> Result<Content, Refused> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
     let (file, stat) = open(&reached.directory, found)?;
-    let regular = ours::is_regular(&stat);
+    let regular = create::is_regular(&stat);
     if regular {
         check(&file, &stat, &reached)?;
     }
@@ -92,7 +92,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, Refused> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
     let (file, stat) = open(&reached.directory, found)?;
-    if ours::is_regular(&stat) {
+    if create::is_regular(&stat) {
         if is_for_everybody(&stat) {
             return Err(Refused::Shown);
         }

@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::others::{Doubt, Why, stranger, writers};
-use crate::account::stands_for_unmapped;
+use super::permissions::{Doubt, Why, stranger, writers};
+use crate::user::stands_for_unmapped;
 
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;

@@ -3,7 +3,7 @@
 //! is still held when the server starts and when it has grown.
 
 mod format;
-mod work;
+mod writer;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -24,11 +24,11 @@ use uuid::Uuid;
 pub(crate) use self::format::fuzz;
 use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
-use self::work::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
-use crate::files::ours::{self, Unfit};
-use crate::kernel::{deaf, file_size_limit};
+use self::writer::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
+use crate::files::create::{self, Unfit};
 use crate::mutants::{self, Guard};
 use crate::serve::seals::Seals;
+use crate::sys::{deaf, file_size_limit};
 
 /// Where grants are recorded.
 pub(crate) struct Journal {
@@ -75,13 +75,13 @@ impl Journal {
 
     fn open_at(path: &Path, boot: String) -> Result<(Self, Found), Unfit> {
         // Kept open: when it is needed there may be no descriptor left.
-        let directory = ours::open_directory(path)?;
+        let directory = create::open_directory(path)?;
         let lock = open_lock(&directory)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(io::Error::other("another server uses it").into());
         }
         let path = path.join(JOURNAL);
-        let mut found = match ours::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
+        let mut found = match create::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
             Some(mut file) => {
                 let mut bytes = Vec::new();
                 file.read_to_end(&mut bytes)?;
@@ -207,9 +207,9 @@ impl Journal {
 /// The file that is locked by the server that uses a directory.
 fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
     const LOCK: &str = "lock";
-    match ours::open_private(directory, LOCK, OFlags::RDWR)? {
+    match create::open_private(directory, LOCK, OFlags::RDWR)? {
         Some(lock) => Ok(lock),
-        None => match ours::create_private(directory, LOCK) {
+        None => match create::create_private(directory, LOCK) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(io::Error::other("another server begins to use it").into())
             }

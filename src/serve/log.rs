@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bearer::Actor;
-use crate::foreign::{Among, quoted, shortened};
+use crate::printable::{Among, quoted, shortened};
 
 /// What can be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,17 +3,17 @@
 
 pub(crate) mod bearer;
 pub(crate) mod bounds;
-pub(crate) mod door;
-mod failures;
-mod finished;
-pub(crate) mod guest;
+pub(crate) mod connection;
+pub(crate) mod connections;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod peer;
+mod rejected_keys;
 pub(crate) mod routes;
 pub(crate) mod seals;
 pub(crate) mod semaphores;
+mod tombstones;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -34,8 +34,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use self::door::Door;
-use self::guest::SLOWEST_HEAD;
+use self::connection::SLOWEST_HEAD;
+use self::connections::Door;
 use self::log::{Event, Log};
 use self::peer::Peer;
 use self::routes::Routes;

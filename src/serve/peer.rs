@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::guest::Guest;
+use super::connection::Guest;
 
 /// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
 /// connection that had a long head once would have that room for as long as it is open.

@@ -1,10 +1,10 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
-mod answers;
-mod content;
-pub(crate) mod reading;
-mod rights;
+mod authorization;
+mod body;
+pub(crate) mod request;
+mod responses;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -19,22 +19,22 @@ use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-use self::answers::{
+use self::authorization::{Forbidden, Whose, may};
+use self::body::{Content, LongAnswers};
+use self::request::{
+    Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
+};
+use self::responses::{
     crowded, empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for,
     removed, typed,
 };
-use self::content::{Content, LongAnswers};
-use self::reading::{
-    Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
-};
-use self::rights::{Forbidden, Whose, may};
 use super::bearer::Actor;
-use super::failures::Failures;
 use super::keys::Keys;
 use super::log::{self, Event};
 use super::peer::Peer;
+use super::rejected_keys::Failures;
 use super::semaphores::{Attached, COMING_BACK, Semaphores, Verdict, Which};
-use crate::backends::cloud::wire::{
+use crate::backends::cloud::protocol::{
     ASK_HEADER, About, Asking, BEAT, KEY_HEADER, Outcome, Returned, Revoked, Told, VERSION,
     VERSION_HEADER, millis,
 };

@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, renameat};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::files::ours::{self, Unfit};
+use crate::files::create::{self, Unfit};
 
 /// Where the key lies in a state directory, and the file that is about to take its place.
 const KEY: &str = "seal-key";
@@ -40,7 +40,7 @@ impl Seals {
     /// With the key in a state directory, which is made if need be. One that is not whole is made anew:
     /// no place that was given before is honoured then, and no permit is granted twice for that.
     pub(super) fn open(directory: &File) -> Result<Self, Unfit> {
-        if let Some(file) = ours::open_private(directory, KEY, OFlags::RDONLY)? {
+        if let Some(file) = create::open_private(directory, KEY, OFlags::RDONLY)? {
             let mut bytes = Vec::new();
             file.take(LENGTH as u64 + 1).read_to_end(&mut bytes)?;
             if let Ok(key) = <[u8; LENGTH]>::try_from(bytes) {
@@ -48,7 +48,7 @@ impl Seals {
             }
         }
         let key = random()?;
-        ours::write_aside(directory, ASIDE, &key)?;
+        create::write_aside(directory, ASIDE, &key)?;
         renameat(directory, ASIDE, directory, KEY)?;
         directory.sync_all()?;
         Ok(Self::with(&key))

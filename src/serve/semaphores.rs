@@ -2,9 +2,9 @@
 //! use it. Two kinds of clients meet here. Those of the original hold as long as their connection
 //! lives, and want to be alone; ours hold by a lease.
 
-mod intervention;
-mod one;
-mod upkeep;
+mod admin;
+mod effects;
+mod semaphore;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,15 +15,15 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use self::one::{Phase, Request, Semaphore, UNATTACHED};
-pub(crate) use self::one::{Verdict, Which};
+use self::semaphore::{Phase, Request, Semaphore, UNATTACHED};
+pub(crate) use self::semaphore::{Verdict, Which};
 use super::bearer::{Actor, Bearer};
 use super::bounds::{Bounds, Full};
-use super::finished::Finished;
 use super::journal::{Found, Grant, Journal};
 use super::log::Log;
 use super::seals::Seals;
-use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told, millis};
+use super::tombstones::Finished;
+use crate::backends::cloud::protocol::{Asking, Look, Named, Outcome, Page, Told, millis};
 use crate::backends::ledger::{Change, Claim, Renewal, Terms};
 use crate::backends::{self, Record};
 use crate::clock::{self, Moment};

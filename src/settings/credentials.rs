@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
+use super::error::{Misuse, misconfigured};
 use super::location::{file, secret, without_mark};
-use super::misuse::{Misuse, misconfigured};
 use crate::backends::tls::{self, Pem, Secret, ServerFiles};
 use crate::cli::messages::TlsErrorText;
 use crate::serve::keys::Keys;

@@ -10,13 +10,13 @@ use clap::{ArgAction, CommandFactory};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::error::{Misuse, misconfigured};
 use super::location::unreadable;
 use super::mistakes::nearest;
-use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::cli::{self, Cli, Merged, Serve};
 use crate::files::trusted::{self, Content, Refused};
-use crate::kernel::keep_from_core_files;
+use crate::sys::keep_from_core_files;
 
 /// The configuration of the whole machine.
 pub(crate) const SYSTEM: &str = "/etc/semrun/config.toml";
@@ -280,7 +280,7 @@ pub(super) fn unknown<'a>(
     known: impl Iterator<Item = &'a String>,
 ) -> String {
     const NEAR: f64 = 0.7;
-    let [shown, place] = [word, place].map(|text| super::misuse::printable(text.as_ref()));
+    let [shown, place] = [word, place].map(|text| super::error::printable(text.as_ref()));
     match nearest(word, known.map(String::as_str), NEAR) {
         Some(one) => format!("unknown {what} '{shown}'{place}; did you mean '{one}'?"),
         None => format!("unknown {what} '{shown}'{place}"),

@@ -11,8 +11,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
+use super::error::{Misuse, misconfigured, misuse, one_line, printable};
 use super::files::{Entry, Value};
-use super::misuse::{Misuse, misconfigured, misuse, one_line, printable};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
 

@@ -5,20 +5,20 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::error::{Misuse, misconfigured};
 use super::layers::{GivenValue, Layers, Source};
 use super::mistakes;
-use super::misuse::{Misuse, misconfigured};
 use crate::backends::Name;
 use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
-use crate::backends::redis::place::Place;
+use crate::backends::redis::config::Place;
 use crate::backends::tls::{Secret, Tls};
 use crate::cli::messages::{BadUrlText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, Refused};
-use crate::kernel::keep_from_core_files;
+use crate::sys::keep_from_core_files;
 
 /// Secrets that were given as they are, and not in files.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) fn location(
         Url::Directory(path) => return Ok(Location::Directory(path)),
         Url::Cloud(url) => {
             let key = api_key(options, secrets.api_key, layers)?;
-            let place = cloud::place::Place { url, key, tls: tls(options, layers)? };
+            let place = cloud::config::Place { url, key, tls: tls(options, layers)? };
             return Ok(Location::Cloud(Box::new(place)));
         }
         Url::Redis(url) => *url,

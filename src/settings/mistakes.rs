@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 pub(crate) use self::words::no_subcommand;
 use self::words::{NEAR, is_program};
 pub(super) use self::words::{nameless, near_subcommand, nearest};
-use super::misuse::{one_line, printable};
+use super::error::{one_line, printable};
 use crate::cli::Cli;
 
 /// A command line that clap refuses.

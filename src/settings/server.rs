@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::Surroundings;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
+use super::error::{Misuse, misconfigured, misuse};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
-use super::misuse::{Misuse, misconfigured, misuse};
 use super::sources::Files;
 use crate::cli;
 use crate::serve::bounds::Bounds;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::error::misconfigured;
 use super::files::{self, Config};
 use super::layers::{Given, GivenValue, Layers, Source};
-use super::misuse::misconfigured;
 use super::{Misuse, Surroundings};
 use crate::backends::Name;
 

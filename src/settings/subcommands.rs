@@ -7,10 +7,10 @@ use clap::Args;
 use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
+use super::error::{Misuse, misuse, printable};
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
-use super::misuse::{Misuse, misuse, printable};
-use super::runs::{self, Request, kill_after};
+use super::run::{self, Request, kill_after};
 use super::sources::{All, Files};
 use super::{Given, Surroundings};
 use crate::backends::Name;
@@ -147,7 +147,7 @@ pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let cli::Acquire { ask, backend, loudness, json, shell } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let request = runs::request(ask, &loudness, location, callers_name(), &all.layers)?;
+    let request = run::request(ask, &loudness, location, callers_name(), &all.layers)?;
     let printed = match (json, shell) {
         (true, _) => Printed::Json,
         (_, true) => Printed::Shell,
@@ -243,7 +243,7 @@ fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
     let name = ask.name.clone();
     // Which one is meant need not be said.
     ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
-    let request = runs::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
+    let request = run::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
     let Request { location, limit, ttl, .. } = request;
     Ok(Examined {
         name,

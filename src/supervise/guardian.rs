@@ -22,15 +22,15 @@ use rustix::process::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::child::{Tree, strangers, take_deserted_terminal};
 use super::descendants::Process;
 use super::outcome::ProcessEnd;
+use super::process_tree::{Tree, strangers, take_deserted_terminal};
 use super::signals::{self, Whom, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
-use crate::kernel::text::{self, QUIET};
-use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
+use crate::sys::program_memory::{self, QUIET};
+use crate::sys::{split, watch};
 
 /// What the worker says, two bytes each, and what the guardian answers to the first two. The third
 /// brings a descriptor to keep. The others end it: with an exit code, with the number of a signal that
@@ -119,7 +119,7 @@ impl Guardian {
             match poll(&mut ready, quiet.as_ref()) {
                 Ok(0) => {
                     quiet = None;
-                    text::give_back();
+                    program_memory::give_back();
                     continue;
                 }
                 Ok(_) | Err(Errno::INTR) => {}

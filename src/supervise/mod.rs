@@ -1,15 +1,15 @@
 //! Looking after a running command until it has ended. The loop waits for something to happen,
 //! `policy` says what to do about it, and then it is done. `docs/supervision.md` has the reasons.
 
-pub(crate) mod child;
 pub(crate) mod deadline;
 pub(crate) mod descendants;
+pub(crate) mod executable;
 pub(crate) mod guardian;
-pub(crate) mod hold;
+pub(crate) mod lease_watch;
 pub(crate) mod nesting;
 mod outcome;
 pub(crate) mod policy;
-pub(crate) mod program;
+pub(crate) mod process_tree;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 
@@ -19,17 +19,17 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitStatus, kill_current_process_group, kill_process_group};
 use tokio::time::{Instant, sleep_until};
 
-use self::child::{Reaped, Tree};
 use self::guardian::{Told, Visible};
-use self::hold::{Change, Hold};
+use self::lease_watch::{Change, Hold};
 use self::nesting::{Around, News};
 pub(crate) use self::outcome::{CommandEnd, ProcessEnd};
 use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
+use self::process_tree::{Reaped, Tree};
 use self::signals::{Arrival, Signals, Whom};
 use self::spawn::LaunchError;
 use crate::backends::{Gone, Loss};
-use crate::kernel::own_group;
 use crate::mutants::{self, Guard};
+use crate::sys::own_group;
 
 /// While a tree is being killed: how long until we look whether it has got new processes; longer and
 /// longer as long as none ends, because one that hangs may do so for hours.

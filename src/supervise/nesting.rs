@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::descendants::is_below;
 use crate::backends::Gone;
 use crate::clock::Moment;
-use crate::kernel::watch;
+use crate::sys::watch;
 
 /// What the run around says of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

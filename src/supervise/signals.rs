@@ -1,17 +1,17 @@
 //! The only files that touch signal handlers: here what semrun was started with, what the command
-//! gets of that, and stopping and dying of a signal. `mailbox.rs` has the handlers and what they hear.
+//! gets of that, and stopping and dying of a signal. `handlers.rs` has the handlers and what they hear.
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
-mod mailbox;
+mod handlers;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::process::Signal;
 
-pub(crate) use self::mailbox::{Arrival, Caught, Origin, Signals};
-pub(super) use self::mailbox::{address_the_parent, received};
-use self::mailbox::{continued, forget_continuation};
+pub(crate) use self::handlers::{Arrival, Caught, Origin, Signals};
+pub(super) use self::handlers::{address_the_parent, received};
+use self::handlers::{continued, forget_continuation};
 
 /// Left to their default action: the two that no process can catch, and those by which the kernel
 /// reports a defect of ours.

@@ -18,9 +18,9 @@ use rustix::process::{
 use rustix::termios::tcsetpgrp;
 use rustix::thread::futex;
 
-use super::program::Program;
+use super::executable::Program;
 use super::signals::{Inherited, forget_pending};
-use crate::kernel::{
+use crate::sys::{
     deaf, open_files_limit, original_core_limit, original_file_size_limit,
     without_stopping_at_the_terminal,
 };

@@ -1,17 +1,17 @@
 //! What a cloud-semaphore server answers, as a function of bytes.
 
-use super::node::Observed;
-use super::wire::{About, Asking, Returned, Revoked, Told};
-use super::{mending, understood};
+use super::node_lease::Observed;
+use super::protocol::{About, Asking, Returned, Revoked, Told};
+use super::{lenient, understood};
 use crate::backends::Name;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     let name: Name = "x".parse().expect("a good name");
-    if let Ok(look) = mending::look(bytes) {
+    if let Ok(look) = lenient::look(bytes) {
         let snapshot = look.snapshot(&name);
         assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
     }
-    for one in mending::page(bytes).into_iter().flat_map(|page| page.semaphores) {
+    for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
     if let Ok(told) = understood::<Told>(bytes).and_then(Told::believed) {

@@ -1,18 +1,18 @@
 //! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
 //! answer to the first request; `docs/serve.md` says what that means.
 
-mod examine;
+mod acquire;
+mod admin;
+pub(crate) mod config;
+mod diagnose;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod ghosts;
-mod intervention;
-mod link;
-mod mending;
-mod node;
-mod ours;
-pub(crate) mod place;
-mod queueing;
-pub(crate) mod wire;
+mod http;
+mod lenient;
+mod node_lease;
+mod orphans;
+pub(crate) mod protocol;
+mod serve_lease;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,18 +23,18 @@ use hyper::body::Bytes;
 use hyper::http::request;
 use uuid::Uuid;
 
+use self::acquire::Queueing;
+use self::config::Place;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::link::{Dialler, Link, unexpected};
-use self::node::Observed;
-use self::place::Place;
-use self::queueing::Queueing;
-use self::wire::{ABOUT, About, LIST, Named, Page};
+use self::http::{Dialler, Link, unexpected};
+use self::node_lease::Observed;
+use self::protocol::{ABOUT, About, LIST, Named, Page};
 use super::error::{Lack, StoreError};
 use super::retry::{Patience, TRY_ON, patiently};
 use super::{
     Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
-    Permit, Revocation, Snapshot, Turn, believed,
+    Permit, Revocation, Snapshot, Turn, sanitize,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -140,7 +140,7 @@ impl Shared {
         if !ours {
             return Ok((false, Observed::parse(&body)?.snapshot(name)));
         }
-        Ok((true, known(mending::look(&body))?.snapshot(name)))
+        Ok((true, known(lenient::look(&body))?.snapshot(name)))
     }
 
     /// Some semaphores, from behind a name on.
@@ -152,7 +152,7 @@ impl Shared {
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
         }
-        known(mending::page(&body))
+        known(lenient::page(&body))
     }
 }
 
@@ -189,7 +189,7 @@ impl Backend for Cloud {
             loop {
                 let page = patience.with(async || self.shared.page(&behind).await).await;
                 let page = page.and_then(|page| {
-                    believed::names(snapshots.len() + page.semaphores.len())?;
+                    sanitize::names(snapshots.len() + page.semaphores.len())?;
                     Ok(page)
                 });
                 let page = self.shared.done(page, || Attempt::List)?;
@@ -218,7 +218,8 @@ impl Backend for Cloud {
     ) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let withdrawn =
-                node::signal(&self.shared, name, id, patience, node::Whose::Anybodys).await;
+                node_lease::signal(&self.shared, name, id, patience, node_lease::Whose::Anybodys)
+                    .await;
             self.shared.done(withdrawn, || Attempt::Withdraw(name.clone()))
         })
     }

@@ -7,12 +7,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::wire::ID_HEADER;
+use super::protocol::ID_HEADER;
 use super::*;
 use crate::backends::tls::{Secret, Tls};
 use crate::backends::{Grade, Who};
 use crate::serve::bounds::Bounds;
-use crate::serve::door::{Door, Room};
+use crate::serve::connections::{Door, Room};
 use crate::serve::journal::{Found, Journal};
 use crate::serve::keys::Keys;
 use crate::serve::log::{Format, Log, Sink};
@@ -58,7 +58,7 @@ async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<Str
 }
 
 fn client(listener: &TcpListener, key: &str) -> Cloud {
-    let url = place::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let url = config::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     Cloud::new(Place { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
 }
 

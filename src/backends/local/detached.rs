@@ -1,5 +1,5 @@
 //! Permits that outlive the process that asked for them: granted, renewed and given back by writing
-//! in their record (`kept.rs`).
+//! in their record (`records.rs`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,12 +10,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use super::entries::{Entry, Kind, State};
-use super::files::Semaphore;
-use super::kept::{self, Kept};
+use super::file_names::{Entry, Kind, State};
 use super::mutex::{ForMutex, Locked};
-use super::{place, revoke};
-use crate::backends::leased::{self, Leased};
+use super::records::{self, Kept};
+use super::semaphore_files::Semaphore;
+use super::{directory, revoke};
+use crate::backends::lease::{self, Leased};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::{
     Ask, GivenBack, Lease, Lost, Name, Pending, Permit, Phase, Record, StoreError, Tenure,
@@ -69,7 +69,7 @@ fn lease(
     id: Uuid,
     tenure: Tenure,
 ) -> Box<dyn Lease> {
-    let shown = place::url(semaphore.base());
+    let shown = directory::url(semaphore.base());
     let grip = Grip { semaphore: Rc::clone(semaphore), entry, id, shown };
     let permit = Permit { id, name: name.clone(), token: Some(entry.number) };
     Box::new(Leased::new(permit, tenure, grip))
@@ -140,10 +140,10 @@ async fn hasten(hurry: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Lost {
     std::future::pending().await
 }
 
-impl leased::Grip for Grip {
+impl lease::Grip for Grip {
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
         Box::pin(async move {
-            let told = kept::watch(&self.semaphore.path_of(self.entry));
+            let told = records::watch(&self.semaphore.path_of(self.entry));
             let hurry = Notify::new();
             // It may have been revoked before that.
             hurry.notify_one();

@@ -4,23 +4,23 @@
 //! built so; `files.rs` knows the files.
 
 mod detached;
-mod entries;
-mod examine;
-mod exits;
-mod files;
+mod diagnose;
+pub(crate) mod directory;
+mod directory_names;
+mod exiting;
+mod file_names;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod held;
-mod kept;
-mod locks;
-mod many;
 mod mutex;
-mod names;
-pub(crate) mod place;
+mod permits;
+mod proc_locks;
+mod process_lease;
 mod queue;
+mod records;
 mod revoke;
-mod taken;
-mod waking;
+mod scan;
+mod semaphore_files;
+mod wakeup;
 
 #[cfg(test)]
 mod tests;
@@ -34,18 +34,18 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use self::entries::State;
-use self::files::Semaphore;
+use self::directory::{Base, Place};
+use self::file_names::State;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::{fuzz, fuzz_name};
 use self::mutex::{ForMutex, GIVE_UP, Locked};
-use self::place::{Base, Place};
+use self::semaphore_files::Semaphore;
 use super::error::Differs;
 use super::{
     Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
     Permit, Revocation, Snapshot, StoreError, Turn,
 };
-use crate::kernel::raise_file_size_limit;
+use crate::sys::raise_file_size_limit;
 
 /// How long one of many may take whose files are locked.
 const BRIEFLY: Duration = Duration::from_millis(100);
@@ -147,7 +147,7 @@ impl Local {
     }
 
     async fn look_in(&self, base: &Base, name: &Name) -> Result<Snapshot, Error> {
-        let look = |_: &_, locked: &Locked<'_>| taken::snapshot(locked, name);
+        let look = |_: &_, locked: &Locked<'_>| permits::snapshot(locked, name);
         let snapshot =
             self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
         Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
@@ -159,7 +159,7 @@ impl Local {
         let mut snapshots = Vec::with_capacity(names.len());
         // For all together: others may keep any number of them locked.
         let end = Instant::now() + GIVE_UP + BRIEFLY;
-        for (name, looked) in names.iter().zip(many::look(&base, &names)) {
+        for (name, looked) in names.iter().zip(scan::look(&base, &names)) {
             if let Some(snapshot) = looked {
                 snapshots.push(snapshot);
                 continue;
@@ -268,7 +268,7 @@ impl Backend for Local {
     }
 
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
-        Box::pin(async { examine::examine(&self.place) })
+        Box::pin(async { diagnose::examine(&self.place) })
     }
 
     fn reports(&self) -> bool {
@@ -276,7 +276,7 @@ impl Backend for Local {
     }
 
     fn url(&self) -> String {
-        place::url(self.found.get().map_or(self.place.path(), PathBuf::as_path))
+        directory::url(self.found.get().map_or(self.place.path(), PathBuf::as_path))
     }
 }
 
@@ -286,7 +286,7 @@ fn names_in(base: &Base) -> io::Result<Vec<Name>> {
     while let Some(entry) = directory.read() {
         let entry = entry?;
         let file = entry.file_name().to_str().ok();
-        names.extend(file.and_then(|file| names::from_file(&base.fd, file)));
+        names.extend(file.and_then(|file| directory_names::from_file(&base.fd, file)));
     }
     names.sort_unstable();
     Ok(names)

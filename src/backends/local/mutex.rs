@@ -10,11 +10,11 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::files::Semaphore;
-use super::locks::Locks;
-use super::place::Sharing;
+use super::directory::Sharing;
+use super::proc_locks::Locks;
+use super::semaphore_files::Semaphore;
 use crate::backends::{Notice, StoreError, Turn};
-use crate::files::ours;
+use crate::files::create;
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
@@ -160,13 +160,13 @@ pub(super) fn open_mutex(
     // First without O_CREAT: the kernel refuses that for a file of somebody else in a sticky
     // directory (fs.protected_regular), even where writing to it is fine.
     for _ in 0..100 {
-        match ours::open(directory, "mutex", access) {
+        match create::open(directory, "mutex", access) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match ours::create(directory, "mutex", sharing.file_mode()) {
+        match create::create(directory, "mutex", sharing.file_mode()) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
@@ -180,7 +180,7 @@ pub(super) fn identity(stat: &Stat) -> (u64, u64) {
 }
 
 pub(super) fn check_mutex(stat: &Stat) -> io::Result<()> {
-    if !ours::is_regular(stat) || stat.st_nlink > 1 {
+    if !create::is_regular(stat) || stat.st_nlink > 1 {
         return Err(StoreError::MutexForeign.into());
     }
     Ok(())

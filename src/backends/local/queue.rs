@@ -6,7 +6,7 @@
 //! gone, after the kernel has given up its lock. So an idle waiter sleeps without a timer, and a
 //! death is as quick as a release.
 
-mod sleeping;
+mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,17 +15,17 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
-use self::sleeping::Queued;
+use self::wait::Queued;
 use super::detached;
-use super::entries::{Entry, Kind, Listing, State};
-use super::exits::Dying;
-use super::files::Semaphore;
-use super::held::Held;
+use super::exiting::Dying;
+use super::file_names::{Entry, Kind, Listing, State};
 use super::mutex::{ForMutex, Locked};
-use super::taken::{By, Permits};
+use super::permits::{By, Permits};
+use super::process_lease::Held;
+use super::semaphore_files::Semaphore;
 use crate::backends::{Acquired, Ask, Lease, Notice, Phase, Standing, StoreError, Turn};
 use crate::clock::{self, Moment};
-use crate::kernel::raise_open_files_limit;
+use crate::sys::raise_open_files_limit;
 
 /// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
 /// watches the permits too. So those learn of a free permit who may take it, and however many in a

@@ -4,11 +4,11 @@ use std::io;
 
 use uuid::Uuid;
 
-use super::entries::{Entry, Kind};
-use super::files::{self, RELEASED, REVOKED, Said};
-use super::kept::Kept;
+use super::file_names::{Entry, Kind};
 use super::mutex::Locked;
-use super::taken::{By, Permits, Taken, kept_entry};
+use super::permits::{By, Permits, Taken, kept_entry};
+use super::records::Kept;
+use super::semaphore_files::{self, RELEASED, REVOKED, Said};
 use crate::backends::{Gone, Lost, Phase, Revocation};
 use crate::mutants::{self, Guard};
 
@@ -71,5 +71,5 @@ pub(super) fn shorten(locked: &Locked<'_>, entry: Entry, kept: Kept) -> io::Resu
 
 pub(super) fn is_held_by_processes(locked: &Locked<'_>, entry: Entry) -> io::Result<bool> {
     let permit = Entry { kind: Kind::Permit, ..entry };
-    Ok(matches!(locked.probe_permit(permit)?, files::Permit::Held { .. }))
+    Ok(matches!(locked.probe_permit(permit)?, semaphore_files::Permit::Held { .. }))
 }

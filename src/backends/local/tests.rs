@@ -1,7 +1,7 @@
 //! What is the local backend's own: who is woken by what, and what is in the files.
 
 mod crashes;
-mod deaf;
+mod frozen;
 mod processes;
 
 use std::fs;
@@ -15,8 +15,8 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
 use super::Local;
-use super::place::Place;
-use crate::backends::turn::Canceller;
+use super::directory::Place;
+use crate::backends::progress::Canceller;
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, GivenBack, Gone, Lease, Name, Notice, Phase, Revocation,
     Snapshot, StoreError, Turn, Who,

@@ -1,79 +1,409 @@
-//! What all that is asked of one Redis shares: where it is, the connection, and how errors name it.
+//! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
+//! away: what a late answer would belong to is unknown, and another server may be there by now.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
+};
 
-use super::connection::{Connection, optional};
-use super::examine::Info;
-use super::place::Place;
-use super::script::{Call, Keys};
-use crate::backends::retry::{Patience, patiently};
-use crate::backends::{Attempt, Error, Name, Snapshot, StoreError};
+use super::connection::{Begun, Conversation, Dialler, Interruption, is_refusal};
+use crate::backends::Withheld;
+use crate::backends::error::{Protocol, StoreError};
+use crate::backends::retry::{CONNECTING, within};
+use crate::backends::tls::refusal;
+use crate::clock::{self, Moment};
 
-/// A waiter asks again at least as often, so that others see that it lives.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long replicas have to confirm what was written. They are asked at once.
+const CONFIRMING: Duration = Duration::from_millis(500);
 
-/// A Redis as its users here see it.
-pub(super) struct Shared {
-    pub(super) place: Place,
-    pub(super) shown: String,
-    pub(super) connection: Connection,
+pub(super) struct Connection {
+    dialler: Dialler,
+    /// While nobody uses it.
+    idle: RefCell<Option<Conversation>>,
+    begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
+    /// Whether the server may have heard of anything.
+    reached: Cell<bool>,
+    /// Whether it has answered anything.
+    answered: Cell<bool>,
 }
 
-impl Shared {
-    pub(super) fn error(&self, attempt: Attempt, error: StoreError) -> Error {
-        error.while_doing(&self.shown, attempt)
-    }
+/// A script.
+pub(super) struct Program {
+    source: &'static str,
+    /// Its SHA-1, by which the server knows it.
+    hash: Cow<'static, str>,
+}
 
-    /// What has to be known of a server before a permit of it is used; none: whatever it answers.
-    pub(super) fn condition(&self) -> Option<Cmd> {
-        let mut question = cmd("INFO");
-        question.arg("memory");
-        (!self.place.allow_eviction).then_some(question)
-    }
+/// What a script said.
+pub(super) struct Said<T> {
+    pub(super) answer: T,
+    /// A moment before it was asked.
+    pub(super) since: Moment,
+    /// What was asked beside it.
+    pub(super) beside: Option<Value>,
+    /// How many replicas have what it wrote.
+    pub(super) confirmed: u32,
+}
 
-    /// A server that evicts keys loses permits.
-    pub(super) fn check_eviction(info: Value) -> Result<(), StoreError> {
-        // Where it is not to be had the script finds the same, and the user is told once.
-        let info = optional(info).map(Info::new);
-        let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
-        Err(StoreError::Evicts { policy: policy.into() })
-    }
+/// A call of a script.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) keys: &'a [String],
+    pub(super) arguments: &'a [String],
+    /// Something asked before it at the same time.
+    pub(super) beside: Option<&'a Cmd>,
+    /// How many replicas are to have what it writes before there is an answer, or after a while.
+    pub(super) replicas: u32,
+}
 
-    pub(super) async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
-        let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, &self.place).await
-    }
-
-    /// The same of one among many. The server answers, so what it says is of this one alone: that must not
-    /// hide the others.
-    pub(super) async fn look_among(
-        &self,
-        name: &Name,
-        patience: &mut Patience,
-    ) -> Result<Snapshot, Error> {
-        let looked = patience.with(async || match self.look(name).await {
-            Err(error) if !error.is_away() => Ok(Snapshot::odd(name, error)),
-            looked => looked,
+impl Question<'_> {
+    fn whole(&self, call: Cmd) -> Vec<Cmd> {
+        let confirmed = (self.replicas > 0).then(|| {
+            let mut wait = cmd("WAIT");
+            wait.arg(self.replicas).arg(CONFIRMING.as_millis().to_string());
+            wait
         });
-        looked.await.map_err(|error| self.error(Attempt::Look(name.clone()), error))
+        self.beside.cloned().into_iter().chain([call]).chain(confirmed).collect()
+    }
+}
+
+impl Program {
+    /// What `semaphore.lua` decides.
+    pub(super) fn decide() -> Self {
+        let (source, hash) = decide();
+        Self { source, hash }
     }
 
-    /// The same in one round trip.
-    pub(super) async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
-        let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, &self.place).await
+    /// How one stands.
+    pub(super) fn look() -> Self {
+        Self { source: LOOK, hash: Cow::Borrowed(LOOK_HASH) }
     }
 
-    /// Releases until it is known to be done, or `patience` is over.
-    pub(super) async fn withdraw(
+    /// What calls it where the server has it already.
+    pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
+        Self::call("EVALSHA", &self.hash, keys, arguments)
+    }
+
+    fn whole(&self, keys: &[String], arguments: &[String]) -> Cmd {
+        Self::call("EVAL", self.source, keys, arguments)
+    }
+
+    fn call(how: &str, script: &str, keys: &[String], arguments: &[String]) -> Cmd {
+        let mut call = cmd(how);
+        call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+        call
+    }
+}
+
+impl Connection {
+    pub(super) fn new(dialler: Dialler) -> Self {
+        Self {
+            dialler,
+            idle: RefCell::new(None),
+            begun: RefCell::new(None),
+            reached: Cell::new(false),
+            answered: Cell::new(false),
+        }
+    }
+
+    /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
+    /// waits for the answer when it is called in the same way. Needs no runtime.
+    pub(super) fn begin(&self, question: Question<'_>) {
+        let questions = question.whole(Program::decide().known(question.keys, question.arguments));
+        let since = clock::now();
+        let begun = self.dialler.begin(&questions);
+        self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
+        self.begun.replace(begun.map(|begun| (questions, since, begun)));
+    }
+
+    /// Calls a script.
+    pub(super) async fn script<T: FromRedisValue>(
         &self,
-        keys: &Keys,
-        call: &Call<'_>,
-        patience: Duration,
-    ) -> Result<(), StoreError> {
-        patiently(patience, async || self.connection.call(keys, call).await).await?;
-        Ok(())
+        program: &Program,
+        question: Question<'_>,
+    ) -> Result<Said<T>, StoreError> {
+        let Question { keys, arguments, replicas, .. } = question;
+        let questions = question.whole(program.known(keys, arguments));
+        let mut since = clock::now();
+        let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
+        let answers = match begun {
+            Some((_, moment, begun)) => {
+                since = moment;
+                self.proceed(begun, &questions).await
+            }
+            None => self.query(&questions).await,
+        };
+        let mut answers = answers?;
+        let mut confirmed = confirmation(&mut answers, replicas);
+        let answer = match answers.pop().map(Value::extract_error).transpose() {
+            // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
+            // in between in which another server takes over.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let again = Question { beside: None, ..question };
+                let mut answers = self.query(&again.whole(program.whole(keys, arguments))).await?;
+                confirmed = confirmation(&mut answers, replicas);
+                answers.pop().unwrap_or(Value::Nil).extract_error()?
+            }
+            answer => answer?.unwrap_or(Value::Nil),
+        };
+        let confirmed = confirmed.map(told).transpose()?.unwrap_or(0);
+        let answer = from_redis_value(answer).map_err(|error| {
+            // It may belong to another question, and then so does the next one.
+            self.idle.take();
+            RedisError::from(error)
+        })?;
+        Ok(Said { answer, since, beside: answers.pop(), confirmed })
+    }
+
+    /// Whether there is anything to take back.
+    pub(super) fn has_reached(&self) -> bool {
+        self.reached.get()
+    }
+
+    /// Asks for something else than the script does.
+    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, StoreError> {
+        told(self.one(question.clone()).await?)
+    }
+
+    /// The same of what can be done without, which is not waited for long. None: the server does not
+    /// grant it.
+    pub(super) async fn ask_if_granted<T: FromRedisValue>(
+        &self,
+        question: &Cmd,
+    ) -> Result<Option<T>, StoreError> {
+        let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
+        let answers = within(CONNECTING, asking).await?;
+        Ok(answers.into_iter().next().and_then(optional))
+    }
+
+    /// Asks several things at once, if there are any. One error among the answers is the answer to all.
+    pub(super) async fn ask_all<T: FromRedisValue>(
+        &self,
+        questions: &[Cmd],
+    ) -> Result<Vec<T>, StoreError> {
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.query(questions).await?.into_iter().map(told).collect()
+    }
+
+    /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
+    /// grant it.
+    pub(super) async fn wait<T: FromRedisValue>(
+        &self,
+        question: &Cmd,
+    ) -> Result<Option<T>, StoreError> {
+        let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
+            .await
+            .map_err(|_| StoreError::Silent)??;
+        let answers = conversation.ask(std::slice::from_ref(question)).await?;
+        match answers.into_iter().next().map(Value::extract_error) {
+            Some(Err(error)) if will_pass(&error) => Err(error.into()),
+            Some(Ok(answer)) => Ok(optional(answer)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What the server says on a channel first.
+    pub(super) async fn listen(&self, channel: &str) -> Result<Value, StoreError> {
+        let mut conversation = self.dialler.dial().await?;
+        let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
+        for answer in answers {
+            answer.extract_error()?;
+        }
+        Ok(conversation.hear().await?)
+    }
+
+    async fn one(&self, question: Cmd) -> Result<Value, Interruption> {
+        let answers = self.query(&[question]).await?;
+        Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
+    }
+
+    /// Dropping this drops the connection.
+    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
+        // One that was not used for a while may have been closed for that.
+        if let Some(conversation) = self.idle.take() {
+            match self.query_on(conversation, questions).await {
+                Err(error) if error.is_io() => {}
+                answers => return answers,
+            }
+        }
+        let answers = async {
+            let conversation = self.dialler.dial().await?;
+            self.reached.set(true);
+            self.query_on(conversation, questions).await
+        };
+        match answers.await {
+            Err(error) if error.is_io() && !self.answered.get() => {
+                Err(if self.dialler.meets_tls().await { StoreError::OnlyTls.into() } else { error })
+            }
+            answers => answers,
+        }
+    }
+
+    async fn query_on(
+        &self,
+        mut conversation: Conversation,
+        questions: &[Cmd],
+    ) -> Result<Vec<Value>, Interruption> {
+        let answers = conversation.ask(questions).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
+    }
+
+    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
+        let mut conversation = begun.proceed(questions).await?;
+        self.reached.set(true);
+        let answers = conversation.introduced(questions.len()).await?;
+        self.keep(conversation, &answers);
+        Ok(answers)
+    }
+
+    fn keep(&self, conversation: Conversation, answers: &[Value]) {
+        self.answered.set(true);
+        let fine = |answer: &Value| match answer {
+            Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
+            _ => true,
+        };
+        if conversation.has_heard_all() && answers.iter().all(fine) {
+            self.idle.replace(Some(conversation));
+        }
+    }
+}
+
+/// Takes what the replicas confirmed off the answers, where that was asked for and the script did anything.
+fn confirmation(answers: &mut Vec<Value>, replicas: u32) -> Option<Value> {
+    if replicas == 0 || answers.last().is_some_and(is_refusal) { None } else { answers.pop() }
+}
+
+/// What an answer says to a question that can be done without: an ACL may forbid it, it may have been
+/// renamed, a server of another make may not know it, and that is all the same.
+pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
+    from_redis_value(answer.extract_error().ok()?).ok()
+}
+
+/// Whether it is no refusal: a server that has just changed its role, or is about to.
+fn will_pass(error: &RedisError) -> bool {
+    let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+    error.code().is_some_and(|code| words.contains(&code))
+}
+
+/// What an answer says, unless it is an error.
+pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
+    Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
+}
+
+fn same(one: &[Cmd], other: &[Cmd]) -> bool {
+    one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
+}
+
+pub(super) const DECIDE: &str = concat!(include_str!("server.lua"), include_str!("semaphore.lua"));
+const LOOK: &str = concat!(include_str!("server.lua"), include_str!("snapshot.lua"));
+
+/// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
+/// they have to be.
+#[cfg(any(test, not(feature = "mutants")))]
+const DECIDE_HASH: &str = "f4b5de0ec06b8ebb8a77b0d89d9a3f5a8bc47140";
+const LOOK_HASH: &str = "f4b7565e4c36590a53979f6805f2423ae47025d0";
+
+#[cfg(not(feature = "mutants"))]
+fn decide() -> (&'static str, Cow<'static, str>) {
+    (DECIDE, Cow::Borrowed(DECIDE_HASH))
+}
+
+#[cfg(feature = "mutants")]
+fn decide() -> (&'static str, Cow<'static, str>) {
+    let source = super::mutants::script(DECIDE);
+    (source, Cow::Owned(redis::Script::new(source).get_hash().to_owned()))
+}
+
+impl From<Interruption> for StoreError {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Known(error) => error,
+            Interruption::Library(error) => error.into(),
+        }
+    }
+}
+
+/// The only place that looks into what a server says, in words that are not ours.
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        let text = one_line(&error);
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        match tls_error(&error) {
+            Some(rustls::Error::InvalidMessage(_)) => return Self::NoTls(Protocol::Redis),
+            Some(error) => return refusal(error),
+            None => {}
+        }
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::CredentialsRefused,
+            // A call of the script is longer than what it reads of somebody whom it does not know.
+            _ if says(&["NOAUTH", "unauthenticated"]) => Self::PasswordWanted,
+            _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
+                Self::CredentialsRefused
+            }
+            // Scripts name the error in their own before Redis 7.
+            _ if says(&["WRONGTYPE"]) => Self::NotASemaphore,
+            _ if says(&["NOPERM", "no permissions", "can't run this command"]) => {
+                Self::NoPermission(text)
+            }
+            _ if error.code() == Some("ALONE") => {
+                let mut numbers = error.detail().unwrap_or_default().split(' ').map(str::parse);
+                let (Some(Ok(in_step)), Some(Ok(needed))) = (numbers.next(), numbers.next()) else {
+                    return Self::Senseless { foreign: false };
+                };
+                Self::Withheld(Withheld::Replicas { in_step, needed })
+            }
+            _ if error.code() == Some("UNCOUNTED") => Self::Uncounted,
+            _ if says(&["refused to switch database", "DB index is out of range"]) => {
+                Self::NoDatabase
+            }
+            ErrorKind::InvalidClientConfig => Self::Configuration(text),
+            ErrorKind::Parse => Self::NotRedis(None),
+            ErrorKind::UnexpectedReturnType => Self::Senseless { foreign: true },
+            ErrorKind::Io if error.is_timeout() => Self::Silent,
+            ErrorKind::Io => Self::Unreachable(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+/// What a server said, or what the system said of it.
+fn one_line(error: &RedisError) -> String {
+    const SHOWN: usize = 300;
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),
+        (Some(_), Some(detail)) => detail.to_owned(),
+        (Some(code), None) => code.to_owned(),
+        // Behind that the library names its own kind of error.
+        _ => error.to_string().split(" - ").next().unwrap_or_default().to_owned(),
+    };
+    let line = text.lines().next().unwrap_or_default();
+    // Redis adds where in the script it was.
+    let line = line.split(" script: ").next().unwrap_or_default();
+    line.chars().take(SHOWN).collect()
+}
+
+fn tls_error(error: &RedisError) -> Option<&rustls::Error> {
+    // The library shares the causes of its errors.
+    let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
+    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hashes_are_those_of_the_scripts() {
+        assert_eq!(redis::Script::new(DECIDE).get_hash(), DECIDE_HASH);
+        assert_eq!(redis::Script::new(LOOK).get_hash(), LOOK_HASH);
     }
 }

@@ -2,9 +2,9 @@
 
 use redis::Value;
 
-use super::examine::Info;
-use super::looks;
-use super::reading::Inbox;
+use super::diagnose::Info;
+use super::resp::Inbox;
+use super::snapshot;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     // In two pieces, as a network may bring them.
@@ -27,5 +27,5 @@ fn understood(value: Value) {
         let info = Info::new(String::from_utf8_lossy(text).into_owned());
         let _ = info.evicts();
     }
-    looks::fuzz(value);
+    snapshot::fuzz(value);
 }

@@ -2,43 +2,43 @@
 //! holder details beside it. Everything is decided by one script on the server's clock;
 //! `docs/redis.md` has the keys and the reasons.
 
+mod acquire;
 mod client;
+pub(crate) mod config;
 mod connection;
-mod conversation;
-mod examine;
+mod diagnose;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod held;
-mod listing;
-mod looks;
+mod lease;
 #[cfg(feature = "mutants")]
 mod mutants;
-pub(crate) mod place;
-mod queueing;
-mod reading;
 mod replication;
+mod resp;
+mod scan;
 mod script;
+mod server;
+mod snapshot;
 #[cfg(test)]
 #[path = "../../../tests/cli/redis_server.rs"]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod wake;
+mod wakeup;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use self::client::Shared;
-use self::connection::Connection;
-use self::conversation::Dialler;
+use self::acquire::{Queueing, describe};
+use self::client::Connection;
+use self::config::Place;
+use self::connection::Dialler;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::held::Grip;
-use self::place::Place;
-use self::queueing::{Queueing, describe};
+use self::lease::Grip;
 use self::script::{Call, Keys, Operation, Reply, Status};
+use self::server::Shared;
 use super::retry::{CONNECTING, Patience, TRY_ON, patiently, within};
 use super::{
     Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,

@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn every_change_fits_the_script() {
         for (guard, changes) in CHANGES {
-            let script = super::super::connection::DECIDE;
+            let script = super::super::client::DECIDE;
             assert_ne!(apply(script.to_owned(), changes), script, "{guard:?}");
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use redis::{Value, from_redis_value};
 use tokio::time::timeout;
 
-use super::client::Shared;
-use super::conversation::sentinel_says;
-use super::examine::{Info, warning};
+use super::connection::sentinel_says;
+use super::diagnose::{Info, warning};
+use super::server::Shared;
 use crate::backends::finding::{Found, Replicas, Verdict};
 use crate::backends::{Finding, Grade, Takeover};
 

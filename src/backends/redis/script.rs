@@ -1,4 +1,4 @@
-//! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
+//! What the scripts are called with, and what they answer. `semaphore.lua`, `snapshot.lua` and what both begin
 //! with, `server.lua`, say what they do.
 
 use std::time::{Duration, SystemTime};
@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
-use super::client::HEARTBEAT;
-use super::connection::{Connection, Program, Question};
-use super::looks::{granted, lossy, of, pause, written};
-use super::place::Place;
-use crate::backends::believed;
+use super::client::{Connection, Program, Question};
+use super::config::Place;
+use super::server::HEARTBEAT;
+use super::snapshot::{granted, lossy, of, pause, written};
+use crate::backends::sanitize;
 use crate::backends::{Name, Phase, Record, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
@@ -231,8 +231,8 @@ impl Reply {
         let agree =
             matches!(status, Status::Holding | Status::Waiting | Status::Busy | Status::Differs);
         if agree {
-            believed::limit(limit)?;
-            believed::limit(agreed)?;
+            sanitize::limit(limit)?;
+            sanitize::limit(agreed)?;
         }
         let whose = lossy(&whose);
         let whose = whose.split_once(' ').and_then(|(id, grant)| granted(id, grant));
@@ -241,16 +241,16 @@ impl Reply {
             status,
             token,
             ticket,
-            ahead: believed::count(ahead)?,
-            held: believed::count(held)?,
-            foreign: believed::count(foreign)?,
+            ahead: sanitize::count(ahead)?,
+            held: sanitize::count(held)?,
+            foreign: sanitize::count(foreign)?,
             // A member of another program may end at no time that there is: then it is no reason.
-            next: of(next).and_then(|next: u64| believed::time(next).ok()),
+            next: of(next).and_then(|next: u64| sanitize::time(next).ok()),
             limit,
             pinned: pinned != 0,
             agreed,
-            ttl: if agree { believed::lease(ttl)? } else { believed::time(ttl)? },
-            hold: believed::time(hold_left)?,
+            ttl: if agree { sanitize::lease(ttl)? } else { sanitize::time(ttl)? },
+            hold: sanitize::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
             kept_until: kept.and_then(|grant| {

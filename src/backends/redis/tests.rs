@@ -10,8 +10,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Place;
-use super::connection::Connection;
-use super::conversation::Dialler;
+use super::client::Connection;
+use super::connection::Dialler;
 use super::script::{Call, Keys, Operation, Reply, Status};
 use super::testing::RedisServer;
 use crate::backends::{Holder, Name, Snapshot};
@@ -92,7 +92,7 @@ impl World {
 /// That of one who waits for no quarantine.
 fn place(url: &str) -> Place {
     Place {
-        url: super::place::Url::parse(url).unwrap(),
+        url: super::config::Url::parse(url).unwrap(),
         tls: crate::backends::tls::Tls::default(),
         prefix: "p".parse().unwrap(),
         quarantine: Some(Duration::ZERO),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
 use crate::backends::Withheld;
-use crate::backends::cloud::wire::VERSION;
+use crate::backends::cloud::protocol::VERSION;
 use crate::backends::error::{Absurd, Differs, HostNotFound, Lack, Protocol, Spoken, StoreError};
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::stores::{StoreErrorText, WithheldText};
 use super::words::{Holder, Ordinal, Span};
 use crate::backends::{self, Name, Phase, Record, Snapshot, Standing, StoreError, Withheld};
-use crate::foreign::{Among, quoted};
+use crate::printable::{Among, quoted};
 
 /// Why a client waits, and for whom.
 pub(crate) struct Waiting<'a> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backends::Record;
-use crate::foreign::{Among, quoted};
+use crate::printable::{Among, quoted};
 
 /// A length of time as people say it.
 pub(crate) struct Span(pub(crate) Duration);

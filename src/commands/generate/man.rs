@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::{Arg, Command};
 
-use crate::cli::{self, pages};
+use crate::cli::{self, help_text};
 
 /// When what the pages say was last looked through.
 const DATE: &str = "2026-11-27";
@@ -41,7 +41,7 @@ const FILES: [(&str, &str); 5] = [
 
 /// The page of a command; `name` is empty for semrun itself.
 pub(super) fn command(command: &Command, name: &str) -> String {
-    let page = pages::page(name);
+    let page = help_text::page(name);
     let title = if name.is_empty() { "semrun".into() } else { format!("semrun-{name}") };
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let mut text = head(&title, "1", "User Commands", &about);
@@ -52,7 +52,7 @@ pub(super) fn command(command: &Command, name: &str) -> String {
     let _ = writeln!(text, "{}", lines.join("\n.br\n").replace("semrun", "\\fBsemrun\\fR"));
     text.push_str(".SH DESCRIPTION\n");
     let _ = writeln!(text, "{}", filled(&format!("{about}.")));
-    for paragraph in [page.notes, if name.is_empty() { pages::SETTINGS } else { "" }] {
+    for paragraph in [page.notes, if name.is_empty() { help_text::SETTINGS } else { "" }] {
         if !paragraph.is_empty() {
             let _ = writeln!(text, ".PP\n{}", filled(paragraph));
         }

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::account;
 use crate::backends::Who;
+use crate::user;
 
 /// None: its process is not on this machine, or cannot be seen, or another one has its number.
 pub(super) fn is_stopped(who: &Who) -> Option<bool> {
-    if who.detached || who.host != account::host() {
+    if who.detached || who.host != user::host() {
         return None;
     }
     let stat = fs::read_to_string(format!("/proc/{}/stat", who.pid)).ok()?;

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use super::stopped;
 use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Withheld};
 use crate::cli::messages::{OddText, Page, Span};
-use crate::foreign::{Among, harmless, quoted};
+use crate::printable::{Among, harmless, quoted};
 use crate::terminal::cut;
 
 /// How semaphores are shown.
@@ -258,7 +258,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::super::document::Document;
+    use super::super::json::Document;
     use super::*;
     use crate::backends::Who;
 

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::view::REDRAW;
+use super::display::REDRAW;
 use super::*;
 use crate::backends::Standing;
 use crate::backends::connect::Location;

@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::cloud::wire::millis;
+use crate::backends::cloud::protocol::millis;
 use crate::backends::{Phase, Record};
 use crate::serve::bearer::Print;
 use crate::serve::seals::Seals;

@@ -8,11 +8,11 @@ use hyper::header::HOST;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backends::cloud::wire::{
+use crate::backends::cloud::protocol::{
     ABOUT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE,
 };
 use crate::serve::bearer::Bearer;
-use crate::serve::door::{Door, Room};
+use crate::serve::connections::{Door, Room};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {

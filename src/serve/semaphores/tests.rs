@@ -2,7 +2,7 @@ mod journals;
 mod places;
 
 use super::*;
-use crate::backends::cloud::wire::millis;
+use crate::backends::cloud::protocol::millis;
 use crate::backends::{GivenBack, Phase as Held, Revocation, Who};
 use crate::serve::log::{Format, Sink};
 

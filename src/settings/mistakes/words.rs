@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 
 use super::listed;
 use crate::cli::Cli;
-use crate::settings::misuse::printable;
+use crate::settings::error::printable;
 
 /// How like a word has to be to one that is known.
 pub(super) const NEAR: f64 = 0.8;

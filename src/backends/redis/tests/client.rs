@@ -231,7 +231,7 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
         }
     });
     let world = World::new();
-    let url = crate::backends::redis::place::Url::parse(&url).unwrap();
+    let url = crate::backends::redis::config::Url::parse(&url).unwrap();
     let client = Redis::new(Place { url, ..world.place() }).unwrap();
     world.runtime.block_on(async {
         for _ in 0..3 {

@@ -21,7 +21,7 @@ impl World {
     }
 
     fn follow(&self, other: &Self) {
-        let url = crate::backends::redis::place::Url::parse(&other.server.url()).unwrap();
+        let url = crate::backends::redis::config::Url::parse(&other.server.url()).unwrap();
         let redis::ConnectionAddr::Tcp(host, port) = url.info().addr() else { panic!("no port") };
         self.write(&["REPLICAOF", host, &port.to_string()]);
         until(|| self.info("master_link_status") == "up" && in_step(other) > 0);

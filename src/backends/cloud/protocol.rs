@@ -1,0 +1,370 @@
+//! What our client and `semrun serve` say to each other beyond the cloud-semaphore protocol. Both
+//! ends use these types; `docs/serve.md` describes them. Fields are only ever added.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::backends::sanitize;
+use crate::backends::{
+    GivenBack, Holder, Name, Phase, Record, Revocation, Snapshot, Standing, StoreError, Waiter,
+    Who, Withheld,
+};
+
+/// On every request of our client and every answer that understood it: the version of this.
+pub(crate) const VERSION_HEADER: &str = "x-semrun";
+pub(crate) const VERSION: &str = "2";
+
+/// Whose API key it is.
+pub(crate) const KEY_HEADER: &str = "x-api-key";
+
+/// Whom a request is about.
+pub(crate) const ID_HEADER: &str = "x-client-uuid";
+
+/// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
+/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The request
+/// that is open is what shows that one who waits is there.
+pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
+
+/// How often an empty line in an open answer says that the server is there, and that nothing between
+/// us has forgotten the connection.
+pub(crate) const BEAT: Duration = Duration::from_secs(10);
+/// A server that is silent for so long cannot be heard: two are missing.
+pub(crate) const SILENCE: Duration = Duration::from_secs(25);
+
+/// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
+/// [`Told`].
+pub(crate) const RENEW: &str = "/semrun/renew";
+/// The semaphores whose names come after the one that is named, or the first of them: a [`Page`].
+pub(crate) const LIST: &str = "/semrun/semaphores";
+/// A detached permit is given back, for a [`Returned`].
+pub(crate) const RETURN: &str = "/semrun/return";
+/// A permit is taken from whoever has it, for an [`Revoked`]; how says [`HOW_HEADER`].
+pub(crate) const REVOKE: &str = "/semrun/revoke";
+/// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
+pub(crate) const LIMIT: &str = "/semrun/limit";
+/// What the server is, an [`About`].
+pub(crate) const ABOUT: &str = "/semrun/about";
+
+/// `gently` or `now`.
+pub(crate) const HOW_HEADER: &str = "x-semrun-how";
+
+/// A number: without it nothing is changed.
+pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
+
+/// What is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Asking {
+    pub(crate) id: Uuid,
+    pub(crate) limit: u32,
+    pub(crate) ttl_ms: u64,
+    /// The place in the queue that we had, or 0.
+    #[serde(default)]
+    pub(crate) ticket: u64,
+    /// What came with it. Without the right one there is no place to come back to.
+    #[serde(default)]
+    pub(crate) seal: String,
+    #[serde(default)]
+    pub(crate) nonblock: bool,
+    #[serde(default)]
+    pub(crate) strict: bool,
+    /// For how long from its grant the permit stays taken.
+    #[serde(default)]
+    pub(crate) min_hold_ms: u64,
+    pub(crate) who: Who,
+}
+
+/// How things stand for one who asked or renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) outcome: Outcome,
+    /// What is in force.
+    pub(crate) limit: u32,
+    #[serde(default)]
+    pub(crate) pinned: bool,
+    pub(crate) ttl_ms: u64,
+    /// The fencing token of one who holds.
+    #[serde(default)]
+    pub(crate) token: u64,
+    /// The place of one who waits.
+    #[serde(default)]
+    pub(crate) ticket: u64,
+    /// What only the server can make of that place, for whoever it was given to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) seal: String,
+    #[serde(default)]
+    pub(crate) ahead: usize,
+    #[serde(default)]
+    pub(crate) held: usize,
+    #[serde(default)]
+    pub(crate) holder: Option<Record>,
+    /// The label of the API key of a holder without a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// For how long the holder's permit stays taken, if it was given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) paused_ms: Option<u64>,
+    /// Which server says so: another one after a restart that forgets all.
+    #[serde(default)]
+    pub(crate) server: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// The permit is ours, for the TTL from the moment of the answer.
+    Holding,
+    Waiting,
+    /// No permit was free, and nobody waits for one.
+    Busy,
+    /// What is in force is not what was asked for.
+    Differs,
+    /// The permit that was to be renewed was revoked gently: it is ours until it is given back
+    /// or its lease ends.
+    Revoking,
+    /// The permit that was to be renewed is not ours.
+    Lost,
+}
+
+impl Told {
+    /// The permit is not known.
+    pub(crate) fn lost() -> Self {
+        Self {
+            outcome: Outcome::Lost,
+            limit: 0,
+            pinned: false,
+            ttl_ms: 0,
+            token: 0,
+            ticket: 0,
+            seal: String::new(),
+            ahead: 0,
+            held: 0,
+            holder: None,
+            key: None,
+            kept_ms: None,
+            paused_ms: None,
+            server: None,
+        }
+    }
+
+    /// The permit is its holder's until that gives it back or its lease ends.
+    pub(crate) fn revoked() -> Self {
+        Self { outcome: Outcome::Revoking, ..Self::lost() }
+    }
+
+    /// An error: no server of ours says that.
+    pub(super) fn believed(self) -> Result<Self, StoreError> {
+        if !matches!(self.outcome, Outcome::Lost | Outcome::Revoking) {
+            sanitize::limit(self.limit)?;
+        }
+        let time = if self.outcome == Outcome::Holding { sanitize::lease } else { sanitize::time };
+        time(self.ttl_ms)?;
+        sanitize::time_if_any(self.paused_ms)?;
+        sanitize::time_if_any(self.kept_ms)?;
+        sanitize::count(self.ahead)?;
+        sanitize::count(self.held)?;
+        sanitize::seal(&self.seal)?;
+        Ok(self)
+    }
+
+    /// For how long nobody is granted a permit that is free.
+    pub(crate) fn withheld(&self) -> Option<Withheld> {
+        let free = self.held < self.limit as usize;
+        self.paused_ms
+            .filter(|_| free)
+            .map(|left| Withheld::Quarantine(Duration::from_millis(left)))
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            ahead: self.ahead,
+            held: self.held,
+            holder: self.holder.clone(),
+            key: self.key.as_deref().map(sanitize::label),
+            kept_until: self
+                .kept_ms
+                .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left))),
+            withheld: self.withheld(),
+        }
+    }
+}
+
+/// A semaphore at one moment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Look {
+    /// Whether anybody has used the name since the server started.
+    #[serde(default)]
+    pub(crate) known: bool,
+    pub(crate) limit: Option<u32>,
+    #[serde(default)]
+    pub(crate) pinned: bool,
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) paused_ms: Option<u64>,
+    /// In the order of their grants.
+    pub(crate) holders: Vec<Party>,
+    /// In the order of the queue.
+    pub(crate) waiters: Vec<Party>,
+}
+
+/// Semaphores in the order of their names.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) semaphores: Vec<Named>,
+    /// Whether there may be others behind the last one.
+    pub(crate) more: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) look: Look,
+}
+
+/// One who holds or waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Party {
+    /// Nil where what was answered is none (`lenient.rs`), and for one whom the key may not know: of
+    /// that one there are the phase and what is left.
+    pub(crate) id: Uuid,
+    /// The fencing token of one who holds.
+    #[serde(default)]
+    pub(crate) token: u64,
+    #[serde(default)]
+    pub(crate) phase: Phase,
+    #[serde(default)]
+    pub(crate) left_ms: Option<u64>,
+    /// None for a client of another kind.
+    #[serde(default)]
+    pub(crate) record: Option<Record>,
+    /// Of that one, the label of its API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+}
+
+impl Look {
+    /// What cannot be so is left out, and hides nothing else.
+    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+        let holder = |party: Party| match (party.record, sanitize::time_if_any(party.left_ms)) {
+            (record @ Some(_), Ok(left)) => {
+                let (token, phase) = (Some(party.token), party.phase);
+                Holder::Known { token, record, phase, left }
+            }
+            (Some(_), Err(_)) => Holder::unknown(),
+            // One whom the key that we have may not know.
+            (None, Ok(left)) if party.id.is_nil() => {
+                Holder::Known { token: None, record: None, phase: party.phase, left }
+            }
+            (None, Err(_)) if party.id.is_nil() => Holder::unknown(),
+            (None, left) => {
+                let key = party.key.as_deref().map(sanitize::label);
+                Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten(), key }
+            }
+        };
+        let waiter = |party: Party| match party.record {
+            None if !party.id.is_nil() => {
+                let key = party.key.as_deref().map(sanitize::label);
+                Waiter::foreign(&party.id.to_string(), key)
+            }
+            record => Waiter::known(record),
+        };
+        let mut odd = None;
+        let limit = self.limit.map(sanitize::limit).transpose();
+        let ttl = sanitize::time_if_any(self.ttl_ms);
+        let paused = sanitize::time_if_any(self.paused_ms);
+        Snapshot {
+            name: name.clone(),
+            known: self.known,
+            limit: sanitize::or_note(limit, &mut odd),
+            pinned: self.pinned,
+            ttl: sanitize::or_note(ttl, &mut odd),
+            withheld: sanitize::or_note(paused, &mut odd).map(Withheld::Quarantine),
+            holders: self.holders.into_iter().map(holder).collect(),
+            waiters: self.waiters.into_iter().map(waiter).collect(),
+            odd,
+        }
+    }
+}
+
+/// What became of giving back a detached permit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Returned {
+    pub(crate) outcome: GivenBack,
+}
+
+/// What became of revoking a permit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    /// Whether somebody had it.
+    pub(crate) held: bool,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// Of the program.
+    pub(crate) version: String,
+    /// Whether permits outlive it.
+    pub(crate) remembers: bool,
+    /// Its time of day, since the epoch.
+    pub(crate) time_ms: u64,
+}
+
+/// How a revocation is written.
+pub(crate) const HOW: [(&str, Revocation); 2] =
+    [("gently", Revocation::Gently), ("now", Revocation::Now)];
+
+/// A time as it is told.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// JSON for a header: in ASCII, whatever is in it.
+pub(crate) fn ascii_json<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_string(value).expect("plain data");
+    let mut text = String::with_capacity(json.len());
+    for unit in json.chars() {
+        if unit.is_ascii() {
+            text.push(unit);
+        } else {
+            for half in unit.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{half:04x}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_survives_a_header_whatever_is_in_it() {
+        let who = Who {
+            label: "日本 \"x\" 🚀\\".into(),
+            host: "ü".into(),
+            pid: 7,
+            user: String::new(),
+            detached: false,
+        };
+        let asking = Asking {
+            id: Uuid::nil(),
+            limit: 3,
+            ttl_ms: 1,
+            ticket: 9,
+            seal: "5ea1".into(),
+            nonblock: true,
+            strict: false,
+            min_hold_ms: 0,
+            who,
+        };
+        let text = ascii_json(&asking);
+        assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
+        let read: Asking = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.who, read.ticket, read.seal), (asking.who, 9, asking.seal));
+    }
+}

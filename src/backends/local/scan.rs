@@ -1,0 +1,45 @@
+//! A look at many semaphores. Nearly all of it is the kernel's: files that are opened, read and closed. So
+//! it is done on all processors.
+
+use std::io;
+use std::thread;
+
+use super::directory::Base;
+use super::permits;
+use super::semaphore_files::Semaphore;
+use crate::backends::{Name, Snapshot};
+
+/// How many are worth a thread.
+const WORTH_A_THREAD: usize = 200;
+
+/// In the order of the names. None: who has the mutex is not done yet, or something is wrong; whoever looks
+/// at that one alone hears what.
+pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
+    let threads = match names.len() / WORTH_A_THREAD {
+        0 => 1,
+        enough => thread::available_parallelism().map_or(1, |all| all.get().min(enough)),
+    };
+    let look = |names: &[Name]| -> Vec<_> {
+        names.iter().map(|name| look_now(base, name).ok().flatten()).collect()
+    };
+    let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
+    let first = parts.next().unwrap_or_default();
+    thread::scope(|scope| {
+        // There may be as many threads as this user may have.
+        let started =
+            |part| (part, thread::Builder::new().spawn_scoped(scope, move || look(part)).ok());
+        let others: Vec<_> = parts.map(started).collect();
+        let mut looked = look(first);
+        for (part, other) in others {
+            let other = other.map_or_else(|| Ok(look(part)), thread::ScopedJoinHandle::join);
+            looked.extend(other.unwrap_or_else(|_| vec![None; part.len()]));
+        }
+        looked
+    })
+}
+
+fn look_now(base: &Base, name: &Name) -> io::Result<Option<Snapshot>> {
+    let Some(semaphore) = Semaphore::open(base, name, false)? else { return Ok(None) };
+    let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
+    permits::snapshot(&locked, name).map(Some)
+}

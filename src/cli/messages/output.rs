@@ -1,0 +1,86 @@
+//! What people and programs read on standard output: lines with nothing in them that could disturb a
+//! terminal, wherever it came from.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+
+use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
+
+use crate::printable::{harmless, harmless_json};
+
+/// Whole lines, ready to be written.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Page(String);
+
+impl Page {
+    pub(crate) fn of(line: impl Display) -> Self {
+        let mut page = Self::default();
+        page.line(line);
+        page
+    }
+
+    /// A JSON document, which says what it says character by character.
+    pub(crate) fn document(document: &impl Serialize) -> serde_json::Result<Self> {
+        let json = serde_json::to_string_pretty(document)?;
+        Ok(Self(harmless_json(json) + "\n"))
+    }
+
+    /// The same in one line.
+    pub(crate) fn document_line(document: &impl Serialize) -> serde_json::Result<Self> {
+        let json = serde_json::to_string(document)?;
+        Ok(Self(harmless_json(json) + "\n"))
+    }
+
+    pub(crate) fn line(&mut self, line: impl Display) {
+        self.0.push_str(&harmless(&line.to_string()));
+        self.0.push('\n');
+    }
+
+    /// A table: each column is as wide as its widest cell, with two blanks between.
+    pub(crate) fn rows(&mut self, rows: &[Vec<&str>]) {
+        let rows: Vec<Vec<Cow<'_, str>>> =
+            rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
+        let columns = rows.first().map_or(0, Vec::len);
+        let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
+        let widths: Vec<_> = (0..columns).map(widest).collect();
+        for row in &rows {
+            let mut left = 0;
+            for (cell, widest) in row.iter().zip(&widths) {
+                self.0.extend(std::iter::repeat_n(' ', left));
+                self.0.push_str(cell);
+                left = widest - width(cell) + 2;
+            }
+            self.0.truncate(self.0.trim_end_matches(' ').len());
+            self.0.push('\n');
+        }
+    }
+
+    pub(crate) fn append(&mut self, other: &Self) {
+        self.0.push_str(&other.0);
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+fn width(text: &str) -> usize {
+    // Nearly everything is, and quickly measured then.
+    if text.is_ascii() { text.len() } else { text.width() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_whatever_is_in_it() {
+        let mut page = Page::of("a\nb\x1b[31m\u{202e}");
+        page.rows(&[vec!["x\r", "1"], vec!["日本", "2"], vec!["", "\u{2028}"]]);
+        let text = "a\u{FFFD}b\u{FFFD}[31m\u{FFFD}\nx\u{FFFD}    1\n日本  2\n      \u{FFFD}\n";
+        assert_eq!(page.text(), text);
+        let page = Page::document(&["\u{9b}31m\n", "x"]).unwrap();
+        assert_eq!(page.text(), "[\n  \"\\u009b31m\\n\",\n  \"x\"\n]\n");
+    }
+}

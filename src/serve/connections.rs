@@ -1,0 +1,274 @@
+//! Who is in: every connection, and which of them ends when there are too many. One that has not
+//! shown a key is a stranger's. Strangers have room of their own, which others never need, and the
+//! one who came first makes room for the one who comes: so whoever has a key can always come in, and
+//! show it, however many others there are.
+
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::{Rc, Weak};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::net::TcpStream;
+use tokio::task::{AbortHandle, yield_now};
+
+use super::connection::Guest;
+
+/// Descriptors for everything but connections: the journal, its directory, clocks, signals.
+const RESERVED: usize = 32;
+
+/// The most strangers, unless more are asked for.
+const MOST_STRANGERS: usize = 1024;
+
+/// How much of a request that is not whole is not counted, and how much there may be beyond it, of all
+/// connections together, in bytes.
+const SMALL_HEAD: usize = 8 * 1024;
+const HALF_HEADS: usize = 16 << 20;
+
+/// How often it is waited for a key that has come already and that nobody has looked at yet.
+const LOOKS: usize = 3;
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// That have not shown a key, in all and from one address.
+    pub(crate) strangers: usize,
+    pub(crate) of_one_address: usize,
+    /// That have.
+    pub(crate) known: usize,
+}
+
+impl Room {
+    /// What fits into so many descriptors: a quarter for strangers, and a quarter of that for those of
+    /// one address, where it is not said otherwise. Strangers never get more than half.
+    pub(crate) fn within(
+        descriptors: usize,
+        strangers: Option<usize>,
+        of_one_address: Option<usize>,
+    ) -> Self {
+        let left = descriptors - RESERVED.min(descriptors / 4);
+        let strangers = strangers.unwrap_or((left / 4).min(MOST_STRANGERS));
+        let strangers = strangers.clamp(1, (left / 2).max(1));
+        let of_one_address = of_one_address.unwrap_or(strangers / 4).clamp(1, strangers);
+        Self { strangers, of_one_address, known: (left - strangers.min(left)).max(1) }
+    }
+}
+
+pub(crate) struct Door {
+    room: Room,
+    inside: RefCell<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    last: u64,
+    /// In the order in which they came, without those that are told to end.
+    strangers: BTreeMap<u64, Stranger>,
+    /// With those.
+    count: usize,
+    addresses: HashMap<IpAddr, Address>,
+    known: usize,
+    /// Of these, those without a request, in the order in which the last one ended.
+    idle: BTreeMap<u64, AbortHandle>,
+    /// Connections with more of a request than is small, which is not whole yet.
+    half: BTreeMap<u64, Half>,
+    half_bytes: usize,
+}
+
+struct Stranger {
+    ends: AbortHandle,
+    address: IpAddr,
+    stream: Weak<TcpStream>,
+}
+
+#[derive(Default)]
+struct Address {
+    count: usize,
+    strangers: BTreeSet<u64>,
+}
+
+struct Half {
+    bytes: usize,
+    ends: AbortHandle,
+}
+
+/// What has to be done before one more may stay.
+enum Crowd {
+    None,
+    /// One has to go.
+    Oldest(u64),
+    /// One goes already.
+    Leaving,
+}
+
+impl Door {
+    pub(crate) fn new(room: Room) -> Rc<Self> {
+        Rc::new(Self { room, inside: RefCell::default() })
+    }
+
+    /// A connection is there, and nothing has come over it.
+    pub(super) fn enter(self: &Rc<Self>, address: IpAddr) -> Rc<Guest> {
+        let mut inside = self.inside.borrow_mut();
+        inside.last += 1;
+        inside.count += 1;
+        inside.addresses.entry(group(address)).or_default().count += 1;
+        Rc::new(Guest::new(Rc::clone(self), inside.last, address))
+    }
+
+    /// How it can be ended, and where it can be seen whether something has come.
+    pub(super) fn watch(&self, guest: &Guest, ends: AbortHandle, stream: Weak<TcpStream>) {
+        guest.is_ended_by(ends.clone());
+        let address = group(guest.address());
+        let mut inside = self.inside.borrow_mut();
+        inside.addresses.entry(address).or_default().strangers.insert(guest.number());
+        inside.strangers.insert(guest.number(), Stranger { ends, address, stream });
+    }
+
+    /// Ends those that came first until there is room for the last one, which came from there. Returns how
+    /// many.
+    pub(super) async fn make_room(&self, address: IpAddr) -> usize {
+        let address = group(address);
+        let (mut looks, mut ended) = (0, 0);
+        loop {
+            match self.crowd(address) {
+                Crowd::None => return ended,
+                Crowd::Leaving => {}
+                Crowd::Oldest(number) => {
+                    // Its key may be here already.
+                    if looks < LOOKS && self.has_said_something(number) {
+                        looks += 1;
+                    } else {
+                        self.inside.borrow_mut().send_away(number);
+                        ended += 1;
+                    }
+                }
+            }
+            // Those that end do so meanwhile, and those to whom something has come read it.
+            yield_now().await;
+        }
+    }
+
+    fn crowd(&self, address: IpAddr) -> Crowd {
+        let inside = self.inside.borrow();
+        let there = inside.addresses.get(&address);
+        let oldest = if let Some(there) = there.filter(|it| it.count > self.room.of_one_address) {
+            there.strangers.first()
+        } else if inside.count > self.room.strangers {
+            inside.strangers.keys().next()
+        } else {
+            return Crowd::None;
+        };
+        oldest.map_or(Crowd::Leaving, |number| Crowd::Oldest(*number))
+    }
+
+    fn has_said_something(&self, number: u64) -> bool {
+        let inside = self.inside.borrow();
+        let stranger = inside.strangers.get(&number);
+        let Some(stream) = stranger.and_then(|stranger| stranger.stream.upgrade()) else {
+            return false;
+        };
+        let mut asked = [PollFd::new(&*stream, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// A stranger has shown a key. False: all the room for those is taken by requests that are under
+    /// way, and it stays a stranger, that ends when others come.
+    pub(super) fn welcome(&self, guest: &Guest) -> bool {
+        let mut inside = self.inside.borrow_mut();
+        if inside.known >= self.room.known {
+            let Some((_, ends)) = inside.idle.pop_first() else { return false };
+            ends.abort();
+        }
+        inside.forget_stranger(guest);
+        inside.known += 1;
+        true
+    }
+
+    /// One that is known has no request any more. Returns its place among those.
+    pub(super) fn rests(&self, ends: &AbortHandle) -> u64 {
+        let mut inside = self.inside.borrow_mut();
+        inside.last += 1;
+        let place = inside.last;
+        inside.idle.insert(place, ends.clone());
+        place
+    }
+
+    pub(super) fn rests_no_more(&self, place: u64) {
+        self.inside.borrow_mut().idle.remove(&place);
+    }
+
+    /// So much of a request has come, and more of it is to come.
+    pub(super) fn has_half(&self, number: u64, ends: &AbortHandle, bytes: usize) {
+        let Some(bytes) = bytes.checked_sub(SMALL_HEAD) else { return };
+        let mut inside = self.inside.borrow_mut();
+        inside.forget_half(number);
+        inside.half_bytes += bytes;
+        inside.half.insert(number, Half { bytes, ends: ends.clone() });
+        while inside.half_bytes > HALF_HEADS
+            && let Some((_, Half { bytes, ends })) = inside.half.pop_first()
+        {
+            inside.half_bytes -= bytes;
+            ends.abort();
+        }
+    }
+
+    /// It is whole.
+    pub(super) fn has_whole(&self, number: u64) {
+        self.inside.borrow_mut().forget_half(number);
+    }
+
+    /// A connection has ended.
+    pub(super) fn left(&self, guest: &Guest, known: bool) {
+        let mut inside = self.inside.borrow_mut();
+        inside.forget_half(guest.number());
+        if known {
+            inside.known -= 1;
+        } else {
+            inside.forget_stranger(guest);
+        }
+    }
+}
+
+impl Inside {
+    fn send_away(&mut self, number: u64) {
+        if let Some(Stranger { ends, address, .. }) = self.strangers.remove(&number) {
+            ends.abort();
+            if let Some(there) = self.addresses.get_mut(&address) {
+                there.strangers.remove(&number);
+            }
+        }
+    }
+
+    fn forget_stranger(&mut self, guest: &Guest) {
+        self.count -= 1;
+        self.strangers.remove(&guest.number());
+        if let Entry::Occupied(mut there) = self.addresses.entry(group(guest.address())) {
+            there.get_mut().strangers.remove(&guest.number());
+            there.get_mut().count -= 1;
+            if there.get().count == 0 {
+                there.remove();
+            }
+        }
+    }
+
+    fn forget_half(&mut self, number: u64) {
+        if let Some(half) = self.half.remove(&number) {
+            self.half_bytes -= half.bytes;
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 a network of 64 bits, which any single host may have.
+pub(super) fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Which key may do what: every request is decided here, before anything is done for it.
+
+use std::fmt;
+
+use super::request::Route;
+use crate::serve::bearer::{Bearer, Role};
+
+/// Whose permit, or place in the queue, a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// None that is known there.
+    Nobodys,
+    /// It was taken with the same key.
+    Own,
+    Anothers,
+}
+
+/// What a key may not do, for whoever sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forbidden {
+    /// That takes another role.
+    Role(Role, &'static str),
+    /// Its names are others.
+    Name,
+    /// It is for some names, and this is about all of them.
+    AllNames,
+    /// It was taken with another key.
+    Anothers,
+}
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Role(role, what) => {
+                write!(f, "this key may not {what}: its role is {role}")
+            }
+            Self::Name => f.write_str("this key is not for that name (names= in the key file)"),
+            Self::AllNames => f.write_str(
+                "this key may not change what is logged: it is for some names only (names= in the \
+                 key file)",
+            ),
+            Self::Anothers => f.write_str(
+                "this key may not do that to what another key has taken: its role is use",
+            ),
+        }
+    }
+}
+
+/// Whether a key may make a request.
+pub(super) fn may(
+    bearer: &Bearer,
+    route: Route,
+    name: &str,
+    whose: Whose,
+) -> Result<(), Forbidden> {
+    let (needed, what) = match route {
+        // Names that the key is not for are left out of the list.
+        Route::About | Route::List => return Ok(()),
+        Route::Observe => (Role::View, "look"),
+        Route::Register => (Role::Use, "take a permit"),
+        Route::Attach(_) => (Role::Use, "wait for a permit"),
+        Route::Renew => (Role::Use, "renew a permit"),
+        Route::Signal | Route::Return => (Role::Use, "give back a permit"),
+        Route::Revoke => (Role::Admin, "revoke a permit"),
+        Route::Limit => (Role::Admin, "pin a limit"),
+        Route::LogConfig => (Role::Admin, "change what is logged"),
+    };
+    if bearer.role < needed {
+        return Err(Forbidden::Role(bearer.role, what));
+    }
+    if route == Route::LogConfig {
+        return if bearer.names.is_none() { Ok(()) } else { Err(Forbidden::AllNames) };
+    }
+    if !bearer.is_for(name) {
+        return Err(Forbidden::Name);
+    }
+    if needed == Role::Use && bearer.role == Role::Use && whose == Whose::Anothers {
+        return Err(Forbidden::Anothers);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::bearer::Pattern;
+    use crate::serve::semaphores::Which;
+
+    #[test]
+    fn each_role_may_do_what_its_row_says() {
+        const WHOSE: [Whose; 3] = [Whose::Nobodys, Whose::Own, Whose::Anothers];
+        let view = "view use admin";
+        let uses = ["use admin", "use admin", "admin"];
+        let rows = [
+            (Route::About, [view; 3]),
+            (Route::List, [view; 3]),
+            (Route::Observe, [view; 3]),
+            (Route::Register, uses),
+            (Route::Attach(Which::Monitor), uses),
+            (Route::Attach(Which::Wait), uses),
+            (Route::Renew, uses),
+            (Route::Return, uses),
+            (Route::Signal, uses),
+            (Route::Revoke, ["admin"; 3]),
+            (Route::Limit, ["admin"; 3]),
+            (Route::LogConfig, ["admin"; 3]),
+        ];
+        for (route, allowed) in rows {
+            for (whose, allowed) in WHOSE.into_iter().zip(allowed) {
+                for (word, role) in Role::ALL {
+                    for names in [None, Some(Pattern::new("a*"))] {
+                        let bounded = names.is_some();
+                        let bearer = Bearer { label: "".into(), role, names, print: None };
+                        let is_allowed = allowed.split(' ').any(|one| one == word);
+                        let for_all = matches!(route, Route::About | Route::List);
+                        let of_all = route == Route::LogConfig;
+                        for (name, is_its) in [("a1", true), ("b1", !bounded)] {
+                            let expected =
+                                is_allowed && (for_all || if of_all { !bounded } else { is_its });
+                            let decided = may(&bearer, route, name, whose);
+                            let case = format!("{route:?} {whose:?} {word} {bounded} {name}");
+                            assert_eq!(decided.is_ok(), expected, "{case}: {decided:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

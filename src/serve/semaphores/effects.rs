@@ -1,0 +1,341 @@
+//! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::semaphore::{Client, Phase, Request, Semaphore, Verdict, Which};
+use super::{MOST_NAMES, Refused, Semaphores};
+use crate::backends::Record;
+use crate::backends::cloud::protocol::{Asking, Told, millis};
+use crate::backends::ledger::{Change, Claim, Holding, Terms};
+use crate::clock::{self, Alarm, Moment};
+use crate::mutants::{self, Guard};
+use crate::serve::bearer::Actor;
+use crate::serve::bounds::{Bounds, Full};
+use crate::serve::journal::Grant;
+use crate::serve::log::{Event, Subject};
+
+/// How long it is not looked again whether a name is not used any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+impl Semaphores {
+    /// Does what is due by itself, for ever.
+    pub(crate) async fn keep_time(&self) -> std::io::Result<()> {
+        let alarm = Alarm::new()?;
+        loop {
+            let now = clock::now();
+            while let Some(name) = self.first_due(now) {
+                self.change_known(&name, |semaphore| {
+                    semaphore.due = None;
+                    semaphore.what_is_due(now)
+                });
+            }
+            if self.not_before <= now && self.journal.is_of_another_boot() {
+                self.journal.is_of_this_boot();
+                self.rewrite();
+            }
+            let pause = self.journal.is_of_another_boot().then_some(self.not_before);
+            let next = self.due.borrow().first().map(|(moment, _)| *moment);
+            alarm.set(next.into_iter().chain(pause).min())?;
+            tokio::select! {
+                rung = alarm.ring() => rung?,
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    /// Takes the first one that is due off the list.
+    fn first_due(&self, now: Moment) -> Option<Rc<str>> {
+        let mut due = self.due.borrow_mut();
+        due.first().filter(|(moment, _)| *moment <= now)?;
+        due.pop_first().map(|(_, name)| name)
+    }
+
+    pub(super) fn next_registration(&self) -> u64 {
+        self.registered.set(self.registered.get() + 1);
+        self.registered.get()
+    }
+
+    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Actor, ours: bool) {
+        let number = self.next_registration();
+        let holds = semaphore.ledger.holding(id).is_some();
+        let phase = if holds { Phase::Holding } else { Phase::Registered };
+        let (monitor, wait, watchers) = (Request::Expected, Request::Expected, Vec::new());
+        let taker = Rc::clone(&actor.bearer);
+        semaphore
+            .clients
+            .insert(id, Client { number, taker, actor, ours, phase, monitor, wait, watchers });
+        self.clients.set(self.clients.get() + 1);
+    }
+
+    /// Changes a semaphore, which springs into being if need be.
+    pub(super) fn change(
+        &self,
+        name: &Rc<str>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+    ) {
+        let mut all = self.all.borrow_mut();
+        if !all.contains_key(name) {
+            if all.len() >= self.enough_names.get() {
+                self.forget_idle(&mut all);
+                self.enough_names.set(MOST_NAMES.max(all.len() * 2));
+            }
+            all.insert(Rc::clone(name), Semaphore::new(self.first_number(), self.not_before));
+        }
+        drop(all);
+        self.change_known(name, change);
+    }
+
+    /// Whether one more name can be used.
+    pub(super) fn has_room(&self, name: &Rc<str>) -> Result<(), Refused> {
+        let mut all = self.all.borrow_mut();
+        let most = self.bounds.names;
+        if all.len() < most || all.contains_key(name) {
+            return Ok(());
+        }
+        // Not for each who asks: there are many names.
+        let now = clock::now();
+        if self.no_room_until.get() <= now {
+            self.forget_idle(&mut all);
+            self.no_room_until.set(now + LOOK_AGAIN);
+        }
+        if all.len() < most { Ok(()) } else { Err(Refused::Full(Full::Names(most))) }
+    }
+
+    /// Whether one more can register or wait there.
+    pub(super) fn has_room_in(&self, semaphore: &Semaphore, nonblock: bool) -> Result<(), Refused> {
+        let Bounds { clients, waiters, .. } = self.bounds;
+        let waiting = semaphore.clients.len().saturating_sub(semaphore.ledger.holders().len());
+        if self.clients.get() >= clients {
+            return Err(Refused::Full(Full::Clients(clients)));
+        }
+        if waiting >= waiters && !nonblock {
+            Err(Refused::Full(Full::Waiters(waiters)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// With what only this server can say.
+    pub(super) fn signed(&self, name: &str, id: Uuid, told: Told) -> Told {
+        let waits = told.ticket > 0;
+        let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
+        Told { seal, server: Some(self.seals.server()), ..told }
+    }
+
+    /// Whether a client asks under an identity that came with another key, and was not given its place:
+    /// all who may look at it whole are told identities.
+    pub(super) fn is_of_another_key(
+        &self,
+        name: &str,
+        semaphore: &Semaphore,
+        asking: &Asking,
+        actor: &Actor,
+    ) -> bool {
+        let Asking { id, seal, .. } = asking;
+        let taker = semaphore.clients.get(id).map(|client| &client.actor.bearer);
+        let of_another =
+            taker.is_some_and(|taker| taker.print.is_some() && !actor.bearer.owns(taker));
+        let holding = semaphore.ledger.holding(*id).map(|holding| holding.ticket);
+        let ticket = semaphore.ledger.waiting(*id).map(|(ticket, _)| ticket).or(holding);
+        let was_given = |ticket| self.seals.is_right(name, *id, ticket, seal);
+        of_another && !ticket.is_some_and(was_given)
+    }
+
+    fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
+        let mut due = self.due.borrow_mut();
+        all.retain(|name, semaphore| {
+            let used = semaphore.matters() || !semaphore.clients.is_empty();
+            if !used {
+                self.last.set(self.last.get().max(semaphore.ledger.last_number()));
+                if let Some(moment) = semaphore.due {
+                    due.remove(&(moment, Rc::clone(name)));
+                }
+            }
+            used
+        });
+    }
+
+    /// Changes a semaphore that somebody has registered at, and lets everybody know whom it
+    /// concerns.
+    pub(super) fn change_known(
+        &self,
+        name: &Rc<str>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+    ) {
+        let mut all = self.all.borrow_mut();
+        let Some(semaphore) = all.get_mut(name) else { return };
+        let changes = change(semaphore);
+        self.settle(name, semaphore, &changes);
+        self.schedule(name, semaphore);
+        drop(all);
+        if self.journal.has_grown() {
+            self.rewrite();
+        }
+    }
+
+    fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[Change]) {
+        for change in changes {
+            match *change {
+                Change::Granted { id, .. } => self.granted(name, semaphore, id),
+                Change::Lapsed(id) => {
+                    self.journal.ended(name, id);
+                    if let Some(client) = semaphore.clients.get_mut(&id) {
+                        client.phase = Phase::Waiting;
+                        self.log_transition(name, id, client, "waiting");
+                    }
+                }
+                Change::Kept(id) => self.marked(name, semaphore, id, "min_hold", Verdict::Released),
+                Change::Revoked(id) => {
+                    self.marked(name, semaphore, id, "revoking", Verdict::Revoked);
+                }
+                Change::Gone(id) => self.gone(name, semaphore, id),
+            }
+        }
+    }
+
+    fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+        let Some(holding) = semaphore.ledger.holding(id) else { return };
+        self.journal.granted(&on_record(name, holding, semaphore));
+        let Some(client) = semaphore.clients.get_mut(&id) else { return };
+        client.phase = Phase::Holding;
+        self.log_transition(name, id, client, "holding");
+        if mutants::is_off(Guard::WakeUp) {
+            return;
+        }
+        if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
+            // One who has gone is noticed by the end of its connection.
+            let _ = sender.send(Verdict::Granted);
+        }
+    }
+
+    /// A permit is held in another way than before, and whoever watches over it hears so.
+    fn marked(
+        &self,
+        name: &Rc<str>,
+        semaphore: &mut Semaphore,
+        id: Uuid,
+        action: &str,
+        verdict: Verdict,
+    ) {
+        self.record(name, semaphore, id);
+        let Some(client) = semaphore.clients.get_mut(&id) else { return };
+        self.log_transition(name, id, client, action);
+        for (_, sender) in client.watchers.drain(..) {
+            let _ = sender.send(verdict);
+        }
+    }
+
+    /// Puts on record how a permit is held now.
+    pub(super) fn record(&self, name: &Rc<str>, semaphore: &Semaphore, id: Uuid) {
+        if let Some(holding) = semaphore.ledger.holding(id) {
+            self.journal.granted(&on_record(name, holding, semaphore));
+        }
+    }
+
+    fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+        let Some(client) = semaphore.clients.remove(&id) else { return };
+        self.clients.set(self.clients.get() - 1);
+        let held = client.phase == Phase::Holding;
+        if held {
+            self.journal.ended(name, id);
+        }
+        if client.phase != Phase::Registered {
+            self.log_transition(name, id, &client, "releasing");
+        }
+        for (_, sender) in client.watchers {
+            let _ = sender.send(Verdict::Released);
+        }
+        for (request, verdict) in [
+            (client.wait, Verdict::Removed),
+            (client.monitor, if held { Verdict::Released } else { Verdict::Removed }),
+        ] {
+            if let Request::Open(_, sender) = request {
+                let _ = sender.send(verdict);
+            }
+        }
+    }
+
+    fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
+        let Semaphore { unattached, clients, .. } = semaphore;
+        while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
+            unattached.pop_front();
+        }
+        let unattached = semaphore.unattached.front().map(|(moment, _)| *moment);
+        let next = semaphore.ledger.next_expiry().into_iter().chain(unattached).min();
+        if next == semaphore.due {
+            return;
+        }
+        let mut due = self.due.borrow_mut();
+        if let Some(moment) = semaphore.due {
+            due.remove(&(moment, Rc::clone(name)));
+        }
+        semaphore.due = next;
+        if let Some(moment) = next {
+            due.insert((moment, Rc::clone(name)));
+            if due.first().is_some_and(|(first, _)| *first == moment) {
+                self.sooner.notify_one();
+            }
+        }
+    }
+
+    /// Numbers start at the time of day, so that they grow even if everything was forgotten.
+    fn first_number(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last.get().max(u64::try_from(now.as_micros()).unwrap_or(0))
+    }
+
+    pub(super) fn rewrite(&self) {
+        let all = self.all.borrow();
+        let mut last = self.last.get();
+        let (mut pins, mut grants) = (BTreeMap::new(), Vec::new());
+        for (name, semaphore) in all.iter() {
+            pins.extend(semaphore.ledger.pinned().map(|limit| (name.to_string(), limit)));
+            last = last.max(semaphore.ledger.last_number());
+            let holders = semaphore.ledger.holders();
+            grants.extend(holders.map(|holding| on_record(name, holding, semaphore)));
+        }
+        grants.sort_unstable_by_key(|grant| grant.token);
+        self.journal.rewrite(last, &pins, &grants);
+    }
+
+    pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &Client, action: &str) {
+        let subject = Subject { name, id: Some(id), actor: &client.actor };
+        self.log.happened(Event::SemTransition, subject, action);
+    }
+
+    pub(super) fn log_request(
+        &self,
+        name: &str,
+        id: Uuid,
+        client: &Client,
+        which: Which,
+        what: &str,
+    ) {
+        if self.log.logs(Event::SemEvents) {
+            let which = if which == Which::Monitor { "monitor" } else { "wait" };
+            let subject = Subject { name, id: Some(id), actor: &client.actor };
+            self.log.happened(Event::SemEvents, subject, &format!("{which} {what}"));
+        }
+    }
+}
+
+fn on_record(name: &str, holding: &Holding<Option<Record>>, semaphore: &Semaphore) -> Grant {
+    let Claim { id, terms: brought, record, .. } = holding.claim.clone();
+    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
+    Grant {
+        name: name.into(),
+        id,
+        token: holding.token,
+        terms: terms.map(|terms| (terms.limit, millis(terms.ttl.unwrap_or_default()))),
+        min_hold_ms: millis(holding.min_hold()),
+        // Not earlier than it was.
+        since_ms: millis(holding.since + Duration::from_micros(999)),
+        phase: holding.phase,
+        key: semaphore.clients.get(&id).and_then(|client| client.taker.print),
+        record,
+    }
+}

@@ -1,0 +1,276 @@
+//! One semaphore of a server, and the clients that it knows.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::COMING_BACK;
+use crate::backends::cloud::protocol::{Look, Outcome, Party, Told, millis};
+use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
+use crate::backends::{self, Record};
+use crate::clock::Moment;
+use crate::serve::bearer::{Actor, Bearer};
+
+/// How long one who registers has to attach its requests.
+pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
+
+pub(super) struct Semaphore {
+    pub(super) ledger: Ledger<Option<Record>>,
+    pub(super) clients: HashMap<Uuid, Client>,
+    /// Those that registered, in that order, and when it is looked whether they came back.
+    pub(super) unattached: VecDeque<(Moment, Uuid)>,
+    pub(super) due: Option<Moment>,
+}
+
+/// One that registered, waits or holds.
+pub(super) struct Client {
+    pub(super) number: u64,
+    /// Whose it is, by the API key that it was taken with.
+    pub(super) taker: Rc<Bearer>,
+    /// Who did something to it last.
+    pub(super) actor: Actor,
+    pub(super) ours: bool,
+    pub(super) phase: Phase,
+    pub(super) monitor: Request,
+    pub(super) wait: Request,
+    /// Those who want to hear when a permit of ours is revoked: its semrun, and any number who
+    /// renew a detached one.
+    pub(super) watchers: Vec<(u64, oneshot::Sender<Verdict>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Registered,
+    Waiting,
+    Holding,
+}
+
+/// A request that stays open.
+pub(super) enum Request {
+    /// Not yet.
+    Expected,
+    /// Who opened it, by a number, is told how it ends.
+    Open(u64, oneshot::Sender<Verdict>),
+    /// It was there.
+    Over,
+}
+
+/// Which of them. Ours wait with the request that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    Monitor,
+    Wait,
+}
+
+/// How a request that stays open ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Granted,
+    Released,
+    /// The permit was revoked gently.
+    Revoked,
+    Removed,
+    /// The same client has opened another one instead.
+    Replaced,
+}
+
+impl Semaphore {
+    pub(super) fn new(last: u64, not_before: Moment) -> Self {
+        Self {
+            ledger: Ledger::after(last, not_before),
+            clients: HashMap::new(),
+            unattached: VecDeque::new(),
+            due: None,
+        }
+    }
+
+    pub(super) fn what_is_due(&mut self, now: Moment) -> Vec<Change> {
+        let mut changes = self.ledger.expire(now);
+        while let Some((moment, id)) = self.unattached.front().copied()
+            && moment <= now
+        {
+            self.unattached.pop_front();
+            let Some(client) = self.clients.get(&id) else { continue };
+            let open = |request: &Request| matches!(request, Request::Open(..));
+            if client.phase != Phase::Registered {
+                continue;
+            }
+            if open(&client.monitor) || open(&client.wait) {
+                self.unattached.push_back((now + UNATTACHED, id));
+            } else {
+                changes.push(Change::Gone(id));
+            }
+        }
+        changes
+    }
+
+    /// What one of ours is told who has this key.
+    pub(super) fn told(
+        &self,
+        outcome: Outcome,
+        id: Uuid,
+        now: Moment,
+        otherwise: Terms,
+        asks: &Bearer,
+    ) -> Told {
+        let terms = self.ledger.terms_or(otherwise);
+        let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
+        let oldest =
+            self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
+        let kept = oldest.filter(|holding| holding.phase == backends::Phase::MinHold);
+        let kept = kept.and_then(Holding::expires);
+        let key = oldest.filter(|holding| holding.claim.record.is_none());
+        Told {
+            outcome,
+            limit: terms.limit,
+            pinned: self.ledger.pinned().is_some(),
+            ttl_ms: millis(terms.ttl.unwrap_or_default()),
+            token: self.ledger.holding(id).map_or(0, |holding| holding.token),
+            ticket,
+            seal: String::new(),
+            ahead,
+            held: self.ledger.holders().len(),
+            holder: oldest.and_then(|holding| holding.claim.record.clone()),
+            key: key.and_then(|holding| self.key(holding.claim.id)),
+            kept_ms: kept.map(|end| millis(end.saturating_sub(now))),
+            paused_ms: self.paused(now),
+            server: None,
+        }
+    }
+
+    /// Whether one who has this key may know of a client who it is.
+    fn is_seen(&self, id: Uuid, asks: &Bearer) -> bool {
+        self.clients.get(&id).is_none_or(|client| asks.sees(&client.taker))
+    }
+
+    /// What the log says for the API key of a client.
+    fn key(&self, id: Uuid) -> Option<String> {
+        let label = &self.clients.get(&id)?.taker.label;
+        (!label.is_empty()).then(|| label.to_string())
+    }
+
+    /// Whether anybody uses it, or is to find it as it is.
+    pub(super) fn matters(&self) -> bool {
+        self.ledger.in_use() || self.ledger.pinned().is_some()
+    }
+
+    /// How somebody holds a permit, and whether that is to outlive whoever asked for it.
+    pub(super) fn held(&self, id: Uuid) -> Option<(backends::Phase, bool)> {
+        let holding = self.ledger.holding(id)?;
+        let detached = |record: &Record| record.who.detached;
+        Some((holding.phase, holding.claim.record.as_ref().is_some_and(detached)))
+    }
+
+    /// The moment after a restart in which others come back is too short to speak of.
+    fn paused(&self, now: Moment) -> Option<u64> {
+        self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
+    }
+
+    /// As one sees it who has this key: of others there is only that they hold or wait.
+    pub(super) fn look(&self, now: Moment, asks: &Bearer) -> Look {
+        let holder = |holding: &Holding<Option<Record>>| Party {
+            id: holding.claim.id,
+            token: holding.token,
+            phase: holding.phase,
+            left_ms: holding.expires().map(|moment| millis(moment.saturating_sub(now))),
+            record: holding.claim.record.clone(),
+            key: None,
+        };
+        let waiter = |claim: &Claim<Option<Record>>| Party {
+            id: claim.id,
+            token: 0,
+            phase: backends::Phase::Holding,
+            left_ms: None,
+            record: claim.record.clone(),
+            key: None,
+        };
+        let seen = |party: Party| {
+            if self.is_seen(party.id, asks) {
+                let key = if party.record.is_none() { self.key(party.id) } else { None };
+                return Party { key, ..party };
+            }
+            Party { id: Uuid::nil(), token: 0, record: None, ..party }
+        };
+        Look {
+            known: true,
+            limit: self.ledger.limit(),
+            pinned: self.ledger.pinned().is_some(),
+            ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
+            paused_ms: self.paused(now),
+            holders: self.ledger.holders().map(holder).map(seen).collect(),
+            waiters: self.ledger.waiters().map(waiter).map(seen).collect(),
+        }
+    }
+
+    /// The same for clients of the original, which tell others by their identities: those that are not to
+    /// be known are nil.
+    pub(super) fn observed(&self, name: &str, asks: &Bearer) -> String {
+        use serde::Serialize;
+
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Node {
+            id: Uuid,
+            monitor: bool,
+            waiter: bool,
+            error: Option<String>,
+            ref_count: usize,
+        }
+        #[derive(Serialize)]
+        struct Observed<'a> {
+            #[serde(serialize_with = "in_order")]
+            nodes: Vec<Node>,
+            waiting: Vec<Uuid>,
+            running: Option<Uuid>,
+            name: &'a str,
+        }
+        fn in_order<S: serde::Serializer>(nodes: &[Node], to: S) -> Result<S::Ok, S::Error> {
+            to.collect_map(nodes.iter().map(|node| (node.id, node)))
+        }
+
+        let seen = |id: Uuid| if self.is_seen(id, asks) { id } else { Uuid::nil() };
+        let mut clients: Vec<_> =
+            self.clients.iter().filter(|(_, client)| asks.sees(&client.taker)).collect();
+        clients.sort_unstable_by_key(|(_, client)| client.number);
+        let node = |(id, client): (&Uuid, &Client)| {
+            let arrived = |request: &Request| !matches!(request, Request::Expected);
+            let open = |request: &&&Request| matches!(request, Request::Open(..));
+            Node {
+                id: *id,
+                monitor: client.ours || arrived(&client.monitor),
+                waiter: client.ours || arrived(&client.wait),
+                error: None,
+                ref_count: [&client.monitor, &client.wait].iter().filter(open).count()
+                    + client.watchers.len(),
+            }
+        };
+        let observed = Observed {
+            nodes: clients.into_iter().map(node).collect(),
+            waiting: self.ledger.waiters().map(|claim| seen(claim.id)).collect(),
+            running: self.ledger.holders().next().map(|holding| seen(holding.claim.id)),
+            name,
+        };
+        let mut text = Vec::new();
+        let indented = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut to = serde_json::Serializer::with_formatter(&mut text, indented);
+        observed.serialize(&mut to).expect("plain data");
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
+}
+
+impl Client {
+    pub(super) fn request(&mut self, which: Which) -> &mut Request {
+        match which {
+            Which::Monitor => &mut self.monitor,
+            Which::Wait => &mut self.wait,
+        }
+    }
+
+    /// Whether both of its requests have come, and it is still there.
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self.monitor, Request::Open(..)) && !matches!(self.wait, Request::Expected)
+    }
+}

@@ -1,0 +1,208 @@
+//! What is wanted of a run, and of a permit.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::error::{Misuse, misuse, printable};
+use super::layers::Layers;
+use super::location::{Secrets, fits_redis, location, types_a_password};
+use super::mistakes::nameless;
+use super::shell::{self, NoShell, SH};
+use super::sources::All;
+use crate::backends::Name;
+use crate::backends::connect::Location;
+use crate::cli::{self, AskOptions, LONGEST, LoudnessOptions, SupervisionOptions};
+use crate::exit::{LOST, NOT_ACQUIRED};
+use crate::supervise::Supervision;
+use crate::supervise::deadline::{default_kill_after, shortest_ttl};
+use crate::supervise::policy::{OnLost, Orphans, Rules};
+use crate::terminal::Loudness;
+
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) request: Request,
+    pub(crate) lost_exit_code: u8,
+    pub(crate) supervision: Supervision,
+    pub(crate) program: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    /// What `$SHELL` names, where that is no shell to give a line to, and why not.
+    pub(crate) no_shell: Option<NoShell>,
+    /// The variables of ours that the command does not get.
+    pub(crate) withheld: Vec<&'static str>,
+    /// Whether a password was typed, where others see it.
+    pub(crate) typed_password: bool,
+}
+
+/// A permit that is wanted.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) name: Name,
+    pub(crate) location: Location,
+    pub(crate) limit: u32,
+    /// Whether the user named the limit, and the TTL.
+    pub(crate) limit_given: bool,
+    pub(crate) strict_limit: bool,
+    pub(crate) ttl: Duration,
+    pub(crate) ttl_given: bool,
+    pub(crate) wait: Wait,
+    pub(crate) conflict_exit_code: u8,
+    pub(crate) min_hold: Duration,
+    /// The longest time to wait, by chance, before asking.
+    pub(crate) jitter: Duration,
+    pub(crate) label: String,
+    pub(crate) loudness: Loudness,
+}
+
+/// How long to wait for a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Not,
+    AtMost(Duration),
+    ForEver,
+}
+
+/// The default of `--ttl`.
+const TTL: Duration = Duration::from_secs(30);
+/// The default of `--retry-interval`.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The default of `--kill-after` where no lease ends: runners of CI jobs kill what is left a
+/// little later than this.
+const KILL_AFTER: Duration = Duration::from_secs(5);
+
+pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
+    let merged = all.layers.merged::<cli::Run>()?;
+    let secrets = Secrets::new(merged.password, merged.api_key);
+    let cli::Run { ask, supervision, backend, loudness, command, operands } = merged.wanted;
+    let location = location(&backend, secrets, &all.layers)?;
+    let mut no_shell = None;
+    if ask.name.is_none() && command.is_none() && !operands.is_empty() {
+        return Err(misuse(nameless(&operands)));
+    }
+    let (program, arguments) = match (command, operands) {
+        (Some(text), _) => {
+            let shell = all.around.variables.shell().cloned();
+            let (shell, other) = shell.map_or((SH.into(), None), shell::or_sh);
+            no_shell = other;
+            (shell, vec!["-c".into(), text])
+        }
+        (None, operands) => {
+            let mut operands = operands.into_iter();
+            let Some(program) = operands.next() else {
+                let name = ask.name.as_ref().map_or("NAME", Name::as_str);
+                let what = "no command to run; give it after the options";
+                return Err(misuse(format!("{what}: semrun --name {name} -- COMMAND")));
+            };
+            (program, operands.collect())
+        }
+    };
+    let file_name = Path::new(&program).file_name().unwrap_or(&program);
+    let label = printable(file_name);
+    let request = request(ask, &loudness, location, label, &all.layers)?;
+    let kill_after =
+        kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;
+    let withheld = if supervision.clean_env { all.around.variables.secrets() } else { Vec::new() };
+    Ok(Run {
+        withheld,
+        typed_password: types_a_password(&all.layers),
+        lost_exit_code: supervision.lost_exit_code.unwrap_or(LOST),
+        supervision: supervised(&supervision, kill_after),
+        program,
+        arguments,
+        no_shell,
+        request,
+    })
+}
+
+/// `label` is what others see if nothing else was said.
+pub(super) fn request(
+    ask: AskOptions,
+    loudness: &LoudnessOptions,
+    location: Location,
+    label: String,
+    layers: &Layers,
+) -> Result<Request, Misuse> {
+    let wait = wait(&ask, layers)?;
+    let Some(name) = ask.name else {
+        return Err(misuse("no semaphore named; give --name NAME"));
+    };
+    if matches!(location, Location::Redis(_)) {
+        fits_redis("name", &name, layers)?;
+    }
+    Ok(Request {
+        name,
+        location,
+        limit: ask.limit.unwrap_or(1),
+        limit_given: ask.limit.is_some(),
+        strict_limit: ask.strict_limit,
+        ttl: ask.ttl.unwrap_or(TTL),
+        ttl_given: ask.ttl.is_some(),
+        wait,
+        conflict_exit_code: ask.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
+        min_hold: ask.min_hold.unwrap_or_default(),
+        jitter: ask.jitter.unwrap_or_default(),
+        label: ask.label.unwrap_or(label),
+        loudness: match loudness {
+            LoudnessOptions { verbose: true, .. } => Loudness::Verbose,
+            LoudnessOptions { quiet: true, .. } => Loudness::Quiet,
+            LoudnessOptions { .. } => Loudness::Normal,
+        },
+    })
+}
+
+fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision {
+    Supervision {
+        rules: Rules {
+            orphans: options.orphans.unwrap_or(Orphans::Leave),
+            foreground: options.foreground,
+            stop_signal: options.signal.unwrap_or(Signal::TERM),
+            on_lost: options.on_lost.unwrap_or(OnLost::Kill),
+        },
+        kill_after: (!kill_after.is_zero()).then_some(kill_after),
+        max_runtime: options.max_runtime,
+    }
+}
+
+fn wait(ask: &AskOptions, layers: &Layers) -> Result<Wait, Misuse> {
+    // From further below it is for whoever gives --max-attempts.
+    if layers.types("retry-interval") && ask.max_attempts.is_none() {
+        return Err(misuse("--retry-interval says nothing without --max-attempts"));
+    }
+    let retries = ask
+        .max_attempts
+        .map(|attempts| ask.retry_interval.unwrap_or(RETRY_INTERVAL).saturating_mul(attempts))
+        .map(|time| time.min(LONGEST));
+    Ok(match ask.wait.or(retries) {
+        _ if ask.nonblock => Wait::Not,
+        Some(Duration::ZERO) => Wait::Not,
+        Some(most) => Wait::AtMost(most),
+        None => Wait::ForEver,
+    })
+}
+
+/// How long a command that is stopped has; zero: until its lease ends.
+pub(super) fn kill_after(
+    given: Option<Duration>,
+    location: &Location,
+    ttl: Duration,
+    layers: &Layers,
+) -> Result<Duration, Misuse> {
+    if !location.expires() {
+        return Ok(given.unwrap_or(KILL_AFTER));
+    }
+    let kill_after = given.unwrap_or(default_kill_after(ttl));
+    match shortest_ttl(kill_after, ttl) {
+        None => Ok(kill_after),
+        Some(shortest) => {
+            let [kill_after, ttl, shortest] =
+                [kill_after, ttl, shortest].map(humantime::format_duration);
+            let text = format!(
+                "--kill-after {kill_after} does not fit into a TTL of {ttl}; the smallest --ttl that \
+                 it fits into is {shortest}"
+            );
+            Err(layers.misuse("kill-after", text))
+        }
+    }
+}
