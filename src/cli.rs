@@ -50,7 +50,7 @@ pub(crate) struct Cli {
 #[group(skip)]
 pub(crate) struct Run {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) supervision: SupervisionOptions,
@@ -73,7 +73,7 @@ pub(crate) struct Run {
 /// What is wanted of a semaphore.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct AskOptions {
+pub(crate) struct PermitOptions {
     /// Name of the semaphore, 1 to 200 bytes of UTF-8; control characters are not allowed
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,

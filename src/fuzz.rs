@@ -49,7 +49,7 @@ fn urls(bytes: &[u8]) {
                 assert!(password.len() < 4 || !shown.contains(password), "{shown}");
             }
             if !url.has_password() && shown.is_ascii() && !shown.starts_with("redis+unix") {
-                let again = redis::config::Url::parse(&shown).expect("what is shown is a URL");
+                let again = redis::config::RedisUrl::parse(&shown).expect("what is shown is a URL");
                 assert_eq!(again.shown(), shown);
             }
         }

@@ -77,10 +77,10 @@ pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
         // It may have one that names another backend, where the others meet.
-        Home::Unknown(trouble) => {
+        Home::Unknown(error) => {
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
-                 configuration: {trouble}; try again, or say --config FILE (/dev/null for none)",
+                 configuration: {error}; try again, or say --config FILE (/dev/null for none)",
                 account.uid
             );
             Err(Misuse::new(Failure::Unavailable, what))

@@ -40,7 +40,7 @@ impl Account {
         let nobody = |home| Self { uid, user: uid.to_string(), home };
         match getent(uid) {
             Ok(passwd) => entry(&passwd, uid).unwrap_or_else(|| nobody(Home::None)),
-            Err(trouble) => nobody(Home::Unknown(trouble)),
+            Err(error) => nobody(Home::Unknown(error)),
         }
     }
 }

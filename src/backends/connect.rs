@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use super::cloud::{self, Cloud};
 use super::local::Local;
-use super::local::directory::Place;
+use super::local::directory::LocalConfig;
 use super::redis::{self, Redis};
 use super::{Backend, Error};
 use crate::user::Account;
@@ -21,17 +21,17 @@ pub(crate) enum Location {
     /// `file:///path`
     Directory(PathBuf),
     /// `redis://…`, `rediss://…`, `redis+unix://…`
-    Redis(Box<redis::config::Place>),
+    Redis(Box<redis::config::RedisConfig>),
     /// `http://…`, `https://…`
-    Cloud(Box<cloud::config::Place>),
+    Cloud(Box<cloud::config::CloudConfig>),
 }
 
 /// A URL by its kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Url {
     Directory(PathBuf),
-    Redis(Box<redis::config::Url>),
-    Cloud(cloud::config::Url),
+    Redis(Box<redis::config::RedisUrl>),
+    Cloud(cloud::config::CloudUrl),
 }
 
 /// Why a text names no backend.
@@ -117,12 +117,12 @@ impl Url {
                 Ok(Self::Directory(path))
             }
             "redis" | "rediss" | "redis+unix" => {
-                let url = redis::config::Url::parse(&format!("{scheme}:{rest}"));
+                let url = redis::config::RedisUrl::parse(&format!("{scheme}:{rest}"));
                 let url = url.map_err(|bad| BadLocation::Malformed(BadUrl::Redis(bad)))?;
                 Ok(Self::Redis(Box::new(url)))
             }
             "http" | "https" => {
-                let url = cloud::config::Url::parse(url);
+                let url = cloud::config::CloudUrl::parse(url);
                 url.map(Self::Cloud).map_err(|bad| BadLocation::Malformed(BadUrl::Http(bad)))
             }
             "redis+sentinel" | "redis+cluster" => Err(BadLocation::Unsupported(scheme)),
@@ -142,8 +142,8 @@ impl Location {
 
     pub(crate) fn connect(&self, account: &Account) -> Result<Box<dyn Backend>, Error> {
         Ok(match self {
-            Self::Default => Box::new(Local::new(Place::default_for(account)?)),
-            Self::Directory(path) => Box::new(Local::new(Place::named(Path::new(path)))),
+            Self::Default => Box::new(Local::new(LocalConfig::default_for(account)?)),
+            Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),
             Self::Redis(place) => Box::new(Redis::new((**place).clone())?),
             Self::Cloud(place) => Box::new(Cloud::new((**place).clone())?),
         })

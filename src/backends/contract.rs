@@ -24,18 +24,19 @@ use self::pinned::*;
 use self::queue::*;
 use self::revoked::*;
 use super::cloud::Cloud;
-use super::cloud::config::{Place as CloudPlace, Url as CloudUrl};
+use super::cloud::config::{CloudConfig as CloudPlace, CloudUrl};
 use super::local::Local;
-use super::local::directory::Place;
+use super::local::directory::LocalConfig;
 use super::memory::Memory;
 use super::progress::Canceller;
 use super::redis::Redis;
-use super::redis::config::{Place as RedisPlace, Url};
+use super::redis::config::{RedisConfig as RedisPlace, RedisUrl};
 use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, GivenBack, Gone, Holder, Lease, Loss, Lost,
-    Name, Notice, Phase, Revocation, Snapshot, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Holder,
+    HolderState, Lease, Loss, LossReason, LossStage, Name, Progress, ProgressSender,
+    ReleaseOutcome, Revocation, Snapshot,
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;
@@ -47,7 +48,7 @@ use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 
 /// A store, and clients of it.
-pub(crate) struct Store {
+pub(crate) struct TestedBackend {
     client: Box<dyn Fn() -> Box<dyn Backend>>,
     /// What is asked for.
     ttl: Duration,
@@ -57,37 +58,37 @@ pub(crate) struct Store {
 
 /// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
 /// missed soon; hardly anybody renews here, so the other tests need permits that stay.
-fn memory(lifetime: Lifetime) -> Store {
+fn memory(lifetime: Lifetime) -> TestedBackend {
     let memory = Memory::default();
     let client = Box::new(move || Box::new(memory.clone()) as Box<dyn Backend>);
-    Store { client, ttl: lifetime.ttl(), _keep: None }
+    TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
 }
 
-fn local(lifetime: Lifetime) -> Store {
+fn local(lifetime: Lifetime) -> TestedBackend {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("semrun");
-    Store {
-        client: Box::new(move || Box::new(Local::new(Place::named(&path)))),
+    TestedBackend {
+        client: Box::new(move || Box::new(Local::new(LocalConfig::named(&path)))),
         ttl: lifetime.ttl(),
         _keep: Some(Box::new(directory)),
     }
 }
 
-fn redis(lifetime: Lifetime) -> Store {
+fn redis(lifetime: Lifetime) -> TestedBackend {
     redis_at(Rc::new(RedisServer::start()), lifetime)
 }
 
 /// One more store in the same server.
-fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
+fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> TestedBackend {
     let place = RedisPlace {
-        url: Url::parse(&server.url()).unwrap(),
+        url: RedisUrl::parse(&server.url()).unwrap(),
         tls: Tls::default(),
         prefix: Uuid::new_v4().to_string().parse().unwrap(),
         quarantine: Some(Duration::ZERO),
         replicas: 0,
         allow_eviction: false,
     };
-    Store {
+    TestedBackend {
         client: Box::new(move || Box::new(Redis::new(place.clone()).unwrap())),
         ttl: lifetime.ttl(),
         _keep: Some(Box::new(server)),
@@ -95,7 +96,7 @@ fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
 }
 
 /// In a server of our own, within the test's own process.
-fn served(lifetime: Lifetime) -> Store {
+fn served(lifetime: Lifetime) -> TestedBackend {
     const KEY: &str = "a-key-for-tests";
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -118,7 +119,7 @@ fn served(lifetime: Lifetime) -> Store {
         let place = CloudPlace { url, key, tls: Tls::default() };
         Box::new(Cloud::new(place).unwrap()) as Box<dyn Backend>
     });
-    Store { client, ttl: lifetime.ttl(), _keep: None }
+    TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,40 +199,40 @@ contract! { memory, local, redis, served: {
 } }
 
 /// Somebody who asked and may have to wait.
-struct Asking {
+struct PendingAcquire {
     id: Uuid,
-    acquiring: JoinHandle<Result<Acquired, Error>>,
+    acquiring: JoinHandle<Result<Acquisition, Error>>,
     canceller: Canceller,
-    notices: Vec<Notice>,
-    more: mpsc::UnboundedReceiver<Notice>,
+    notices: Vec<Progress>,
+    more: mpsc::UnboundedReceiver<Progress>,
 }
 
-impl Asking {
+impl PendingAcquire {
     async fn granted(self) -> Box<dyn Lease> {
         match within(PATIENCE, self.acquiring).await.unwrap().unwrap() {
-            Acquired::Granted(lease) => lease,
-            Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+            Acquisition::Granted(lease) => lease,
+            Acquisition::Busy | Acquisition::Cancelled => panic!("not granted"),
         }
     }
 }
 
-impl Store {
-    fn ask(&self, ask: Ask) -> Asking {
+impl TestedBackend {
+    fn request(&self, request: AcquireRequest) -> PendingAcquire {
         let client = (self.client)();
-        let ask = Ask { ttl: self.ttl, ..ask };
-        let (turn, more) = Turn::channel();
-        let (canceller, cancel) = Cancel::pair();
-        let id = ask.id;
-        let acquiring = spawn_local(async move { client.acquire(&ask, &turn, cancel).await });
-        Asking { id, acquiring, canceller, notices: Vec::new(), more }
+        let request = AcquireRequest { ttl: self.ttl, ..request };
+        let (turn, more) = ProgressSender::channel();
+        let (canceller, cancel) = CancelToken::pair();
+        let id = request.id;
+        let acquiring = spawn_local(async move { client.acquire(&request, &turn, cancel).await });
+        PendingAcquire { id, acquiring, canceller, notices: Vec::new(), more }
     }
 
     /// Asks and is in the queue when this returns.
-    async fn waits(&self, ask: Ask) -> Asking {
-        let mut asking = self.ask(ask);
+    async fn waits(&self, request: AcquireRequest) -> PendingAcquire {
+        let mut asking = self.request(request);
         loop {
             let notice = within(PATIENCE, asking.more.recv()).await.expect("it has to wait");
-            let queued = matches!(notice, Notice::Queued(_));
+            let queued = matches!(notice, Progress::Queued(_));
             asking.notices.push(notice);
             if queued {
                 return asking;
@@ -239,12 +240,12 @@ impl Store {
         }
     }
 
-    async fn granted(&self, ask: &Ask) -> Box<dyn Lease> {
-        self.ask(ask.clone()).granted().await
+    async fn granted(&self, request: &AcquireRequest) -> Box<dyn Lease> {
+        self.request(request.clone()).granted().await
     }
 
-    async fn now(&self, ask: &Ask) -> Acquired {
-        let asking = self.ask(Ask { nonblock: true, ..ask.clone() });
+    async fn now(&self, request: &AcquireRequest) -> Acquisition {
+        let asking = self.request(AcquireRequest { nonblock: true, ..request.clone() });
         within(PATIENCE, asking.acquiring).await.unwrap().unwrap()
     }
 
@@ -252,8 +253,8 @@ impl Store {
         (self.client)().attach(&name(semaphore), id).await.unwrap()
     }
 
-    async fn give_back(&self, semaphore: &str, id: Uuid) -> GivenBack {
-        (self.client)().give_back(&name(semaphore), id).await.unwrap()
+    async fn give_back(&self, semaphore: &str, id: Uuid) -> ReleaseOutcome {
+        (self.client)().release_detached(&name(semaphore), id).await.unwrap()
     }
 
     async fn revoke(&self, semaphore: &str, id: Uuid, how: Revocation) -> bool {
@@ -323,15 +324,15 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn ask(semaphore: &str, limit: u32) -> Ask {
-    let who = Who {
+fn request(semaphore: &str, limit: u32) -> AcquireRequest {
+    let who = ClientInfo {
         label: "test".into(),
         host: "here".into(),
         pid: 1,
         user: "me".into(),
         detached: false,
     };
-    Ask {
+    AcquireRequest {
         name: name(semaphore),
         id: Uuid::new_v4(),
         limit,
@@ -344,7 +345,7 @@ fn ask(semaphore: &str, limit: u32) -> Ask {
 }
 
 /// The same, for a permit that outlives the one who asks.
-fn detached(semaphore: &str, limit: u32) -> Ask {
-    let ask = ask(semaphore, limit);
-    Ask { who: Who { detached: true, ..ask.who }, ..ask }
+fn detached(semaphore: &str, limit: u32) -> AcquireRequest {
+    let request = request(semaphore, limit);
+    AcquireRequest { who: ClientInfo { detached: true, ..request.who }, ..request }
 }

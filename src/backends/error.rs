@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub(crate) use self::system::{Directory, SystemError};
 use super::tls::TlsError;
-use super::{Ask, Name, Permit, Withheld};
+use super::{AcquireRequest, Name, Permit, Withheld};
 
 /// Why a backend could not do what was asked.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub(crate) enum StoreError {
     Tls(Box<TlsError>),
 
     /// What answers is no Redis; what it speaks instead, where that shows.
-    NotRedis(Option<Spoken>),
+    NotRedis(Option<OtherProtocol>),
     /// It answers with more than a semaphore can be.
     TooMuch,
     /// It answers what no script of ours does; whether another program may be there.
@@ -178,12 +178,12 @@ pub(crate) enum StoreError {
     /// Another client gave the permit back.
     GivenBack,
     /// A server of the original kind cannot do it.
-    Original(Lack),
+    Original(MissingFeature),
 
     /// What it says cannot be so.
-    Absurd(Absurd),
+    Absurd(ImplausibleValue),
     /// Another limit or TTL stands than was asked for, and nothing else would do.
-    Differs(Box<Differs>),
+    Differs(Box<TermsMismatch>),
     Withheld(Withheld),
     /// The permit, or the place in the queue, was given back by another client.
     Withdrawn,
@@ -218,7 +218,7 @@ pub(crate) enum StoreError {
 
 /// How soon a failure may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passing {
+enum Recoverability {
     /// Nobody answers, now.
     Away,
     /// It answers with an error that may pass.
@@ -245,14 +245,14 @@ pub(crate) enum Protocol {
 
 /// What something speaks that is no Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken {
+pub(crate) enum OtherProtocol {
     Tls,
     Http,
 }
 
 /// What a cloud-semaphore server of the original kind does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lack {
+pub(crate) enum MissingFeature {
     /// A list of its names.
     Names,
     /// Permits that outlive a connection.
@@ -267,7 +267,7 @@ pub(crate) enum Lack {
 
 /// What cannot be so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Absurd {
+pub(crate) enum ImplausibleValue {
     /// In milliseconds.
     Time(u64),
     /// In milliseconds.
@@ -283,7 +283,7 @@ pub(crate) enum Absurd {
 
 /// What stands, beside what was asked for. TTLs only where permits can expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Differs {
+pub(crate) struct TermsMismatch {
     pub(crate) name: Name,
     pub(crate) pinned: bool,
     pub(crate) stands: (u32, Option<Duration>),
@@ -307,25 +307,30 @@ impl From<StoreError> for io::Error {
 }
 
 impl StoreError {
-    pub(super) fn differs(ask: &Ask, limit: u32, pinned: bool, ttl: Duration) -> Self {
+    pub(super) fn differs(
+        request: &AcquireRequest,
+        limit: u32,
+        pinned: bool,
+        ttl: Duration,
+    ) -> Self {
         let (name, stands, asked) =
-            (ask.name.clone(), (limit, Some(ttl)), (ask.limit, Some(ask.ttl)));
-        Self::Differs(Box::new(Differs { name, pinned, stands, asked }))
+            (request.name.clone(), (limit, Some(ttl)), (request.limit, Some(request.ttl)));
+        Self::Differs(Box::new(TermsMismatch { name, pinned, stands, asked }))
     }
 
     /// Whether no server answers, now.
-    pub(crate) fn is_away(&self) -> bool {
-        self.passing() == Passing::Away
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.passing() == Recoverability::Away
     }
 
     /// Whether it will not pass by itself.
-    pub(super) fn lasts(&self) -> bool {
-        matches!(self.passing(), Passing::Lasting | Passing::Final)
+    pub(super) fn is_permanent(&self) -> bool {
+        matches!(self.passing(), Recoverability::Lasting | Recoverability::Final)
     }
 
     /// Whether it ends also the waiting of one who is in the queue.
     pub(super) fn is_final(&self) -> bool {
-        self.passing() == Passing::Final
+        self.passing() == Recoverability::Final
     }
 
     pub(crate) fn kind(&self) -> ErrorKind {
@@ -339,7 +344,7 @@ impl StoreError {
         }
     }
 
-    fn passing(&self) -> Passing {
+    fn passing(&self) -> Recoverability {
         match self {
             Self::Silent
             | Self::SilentFor(_)
@@ -352,7 +357,7 @@ impl StoreError {
             | Self::GatewaySilent(_)
             | Self::PermitTaken(_)
             | Self::GivenBack
-            | Self::OuterUnknown => Passing::Away,
+            | Self::OuterUnknown => Recoverability::Away,
             Self::HostNotFound { .. }
             | Self::GatewayBusy(_)
             | Self::Senseless { .. }
@@ -361,12 +366,12 @@ impl StoreError {
             | Self::UnexpectedStatus { .. }
             | Self::Forgotten
             | Self::PlaceTaken(_)
-            | Self::Withheld(Withheld::Replicas { .. }) => Passing::Refusing,
+            | Self::Withheld(Withheld::Replicas { .. }) => Recoverability::Refusing,
             Self::Original(_)
             | Self::Differs(_)
             | Self::Withdrawn
-            | Self::Withheld(Withheld::Quarantine(_)) => Passing::Final,
-            _ => Passing::Lasting,
+            | Self::Withheld(Withheld::Quarantine(_)) => Recoverability::Final,
+            _ => Recoverability::Lasting,
         }
     }
 

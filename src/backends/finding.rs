@@ -11,7 +11,7 @@ pub(crate) struct Finding {
     /// One or two words.
     pub(crate) topic: &'static str,
     pub(crate) grade: Grade,
-    pub(crate) what: Found,
+    pub(crate) what: FindingKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,7 +26,7 @@ pub(crate) enum Grade {
 
 /// What it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum FindingKind {
     /// A Redis, by the name of its program.
     Redis {
         program: &'static str,
@@ -67,7 +67,7 @@ pub(crate) enum Found {
         left: Duration,
     },
     Clock(ClockOffset),
-    Replicas(Replicas),
+    Replicas(ReplicaReport),
     /// `min-replicas-to-write` is set, and this server's scripts ignore it.
     MinReplicasIgnored(String),
 
@@ -136,15 +136,15 @@ impl ClockOffset {
 
 /// The replicas of a Redis, and how many of them clients need in step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Replicas {
+pub(crate) struct ReplicaReport {
     pub(crate) known: u64,
     pub(crate) in_step: u64,
     pub(crate) needed: u64,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: ReplicaCheck,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ReplicaCheck {
     Enough,
     TooFew,
     /// None is needed, so that two servers may both grant.

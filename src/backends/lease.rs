@@ -6,69 +6,72 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Error, Gone, Lease, Lost, Pending, Permit, StoreError, Tenure};
+use super::{Error, Lease, LocalFuture, Loss, LossStage, Permit, StoreError, Validity};
 
 /// What a server's client does to keep such a permit, and to let it go.
-pub(super) trait Grip {
+pub(super) trait LeaseOps {
     /// Renews it, for ever. Returns once it is known to be lost.
-    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost>;
+    fn renew_until_lost(
+        self: Rc<Self>,
+        tenure: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss>;
 
     /// Returns once one that was revoked gently is revoked at once.
-    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost>;
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss>;
 
     /// Gives it back; `patience` bounds how long that is tried.
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>>;
+    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>>;
 
     /// The server's URL, without secrets.
     fn shown(&self) -> &str;
 }
 
-pub(super) struct Leased<G> {
+pub(super) struct RenewingLease<G> {
     permit: Permit,
-    tenure: watch::Receiver<Tenure>,
-    keeping: Pending<'static, Lost>,
-    grip: Rc<G>,
+    tenure: watch::Receiver<Validity>,
+    keeping: LocalFuture<'static, Loss>,
+    lease: Rc<G>,
 }
 
-impl<G: Grip> Leased<G> {
-    pub(super) fn new(permit: Permit, tenure: Tenure, grip: G) -> Self {
+impl<G: LeaseOps> RenewingLease<G> {
+    pub(super) fn new(permit: Permit, tenure: Validity, lease: G) -> Self {
         let (sender, tenure) = watch::channel(tenure);
-        let grip = Rc::new(grip);
-        Self { permit, tenure, keeping: Rc::clone(&grip).keep(sender), grip }
+        let lease = Rc::new(lease);
+        Self { permit, tenure, keeping: Rc::clone(&lease).renew_until_lost(sender), lease }
     }
 }
 
-impl<G: Grip + 'static> Lease for Leased<G> {
+impl<G: LeaseOps + 'static> Lease for RenewingLease<G> {
     fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
         Some(self.tenure.clone())
     }
 
-    fn lost(&mut self) -> Pending<'_, Lost> {
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
         Box::pin(async {
             let lost = self.keeping.as_mut().await;
-            self.keeping = match lost.gone {
-                Gone::NotYet => Rc::clone(&self.grip).watch_on(),
-                Gone::Now | Gone::Before => Box::pin(std::future::pending()),
+            self.keeping = match lost.stage {
+                LossStage::Revoking => Rc::clone(&self.lease).until_forcibly_revoked(),
+                LossStage::Now | LossStage::Before => Box::pin(std::future::pending()),
             };
             lost
         })
     }
 
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>> {
         Box::pin(async move {
-            let Self { permit, tenure, keeping, grip } = *self;
+            let Self { permit, tenure, keeping, lease } = *self;
             drop(keeping);
-            let released = Rc::clone(&grip).give_back(patience).await;
-            released.map_err(|trouble| {
-                trouble.while_doing(grip.shown(), tenure.borrow().giving_back(&permit))
+            let released = Rc::clone(&lease).release(patience).await;
+            released.map_err(|error| {
+                error.while_doing(lease.shown(), tenure.borrow().release_attempt(&permit))
             })
         })
     }

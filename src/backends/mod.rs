@@ -36,20 +36,22 @@ use uuid::Uuid;
 
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
-pub(crate) use self::permit::{Gone, Loss, Lost, Name, Permit, Tenure};
-pub(crate) use self::progress::{Cancel, Notice, Turn};
+pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, Permit, Validity};
+pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
-pub(crate) use self::snapshot::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
+pub(crate) use self::snapshot::{
+    ClientInfo, Holder, HolderState, QueueStatus, Record, Snapshot, Waiter, Withheld,
+};
 
 /// A future on semrun's one thread.
-pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Hands out permits of named counting semaphores.
 pub(crate) trait Backend {
     /// Lets the server work while semrun does something else: what [`Backend::acquire`] asks first
     /// of the same ask may be sent now, without waiting for anything. Returns whether it was; then
     /// the ask has to be acquired, or withdrawn.
-    fn begin(&self, _ask: &Ask) -> bool {
+    fn prefetch(&self, _ask: &AcquireRequest) -> bool {
         false
     }
 
@@ -61,27 +63,27 @@ pub(crate) trait Backend {
     /// behind that does not go by itself.
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>>;
+        request: &'a AcquireRequest,
+        turn: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>>;
 
     /// Who holds and who waits. A name that nobody uses is an empty snapshot, and asking
     /// creates nothing.
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
     /// moment, but at one after the other.
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>>;
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>>;
 
     /// Gives back whatever somebody has under this identity, a permit or a place in the queue.
     /// For one who has died without that; `patience` bounds how long it is tried.
-    fn withdraw<'a>(
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> Pending<'a, Result<(), Error>>;
+    ) -> LocalFuture<'a, Result<(), Error>>;
 
     /// Takes up a permit that outlives whoever acquired it ([`Who::detached`]): renews it at once, and
     /// as long as the lease is asked for [`Lease::lost`]. Dropping that leaves the permit as it is.
@@ -90,10 +92,14 @@ pub(crate) trait Backend {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>>;
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>>;
 
     /// Gives back such a permit; the next waiter is told at once.
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>>;
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>>;
 
     /// Takes a permit from whoever has it, of whatever kind. False: nobody has it.
     fn revoke<'a>(
@@ -101,10 +107,10 @@ pub(crate) trait Backend {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> Pending<'a, Result<bool, Error>>;
+    ) -> LocalFuture<'a, Result<bool, Error>>;
 
     /// Which limit is in force, as in [`Backend::observe`]. An error where limits are not known.
-    fn limit<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         self.observe(name)
     }
 
@@ -114,19 +120,19 @@ pub(crate) trait Backend {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>>;
+    ) -> LocalFuture<'a, Result<(), Error>>;
 
     /// What there is to know of the place where the permits live, and of what endangers them. That
     /// it cannot be used at all is an error.
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>>;
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>>;
 
     /// How long it takes until another server is in the place of one that does not answer.
-    fn takeover(&self) -> Pending<'_, Takeover> {
-        Box::pin(std::future::ready(Takeover::Never))
+    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+        Box::pin(std::future::ready(Failover::Never))
     }
 
     /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
-    fn reports(&self) -> bool;
+    fn pushes_queue_status(&self) -> bool;
 
     /// Where the permits live, as a URL that may be shown: without secrets.
     fn url(&self) -> String;
@@ -137,27 +143,27 @@ pub(crate) trait Lease {
     fn permit(&self) -> &Permit;
 
     /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>>;
+    fn validity(&self) -> Option<watch::Receiver<Validity>>;
 
     /// Renews the permit as long as it is polled, and is ready once the permit is known to be
     /// lost. That it cannot be renewed is not known from this but from [`Lease::tenure`]. After
     /// [`Gone::NotYet`] it may be asked again, and is ready once it is revoked at once after all.
     /// Cancel-safe.
-    fn lost(&mut self) -> Pending<'_, Lost>;
+    fn lost(&mut self) -> LocalFuture<'_, Loss>;
 
     /// A descriptor that the command's whole tree must inherit: the permit is taken as long as
     /// any process keeps it open.
-    fn inherit(&self) -> Option<BorrowedFd<'_>>;
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it is
     /// tried.
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>>;
+    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>>;
 }
 
 /// What became of giving back a permit that nobody's process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum GivenBack {
+pub(crate) enum ReleaseOutcome {
     Now,
     /// It had been given back already, as far as the backend remembers.
     Before,
@@ -171,14 +177,14 @@ pub(crate) enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
     /// lease ends. One whose holder has gone already ([`Phase::MinHold`]) ends at once. A foreign one is
     /// left as it is: nobody could tell its holder.
-    Gently,
+    Graceful,
     /// It is free at once, and its holder is told as soon as that is possible.
-    Now,
+    Forced,
 }
 
 /// Whether a server is replaced when it fails, and after what time clients can go on with another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takeover {
+pub(crate) enum Failover {
     Never,
     Unknown,
     After(Duration),
@@ -186,7 +192,7 @@ pub(crate) enum Takeover {
 
 /// What is asked of a backend.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct AcquireRequest {
     pub(crate) name: Name,
     /// The permit's identity, chosen by the one who asks.
     pub(crate) id: Uuid,
@@ -202,11 +208,11 @@ pub(crate) struct Ask {
     /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. That
     /// nobody is granted one yet, although it is free, is an error.
     pub(crate) nonblock: bool,
-    pub(crate) who: Who,
+    pub(crate) who: ClientInfo,
 }
 
 /// The answer to an [`Ask`].
-pub(crate) enum Acquired {
+pub(crate) enum Acquisition {
     Granted(Box<dyn Lease>),
     Busy,
     Cancelled,

@@ -11,18 +11,18 @@ use crate::clock::{self, Moment};
 
 /// How long a permit is certainly ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tenure {
+pub(crate) struct Validity {
     /// Before the last request that renewed it was sent: the server counts from later on.
     pub(crate) since: Moment,
     /// For how long from then.
     pub(crate) ttl: Duration,
     /// Why it has not been renewed since, if that was tried.
-    pub(crate) trouble: Option<StoreError>,
+    pub(crate) error: Option<StoreError>,
 }
 
-impl Tenure {
+impl Validity {
     /// What cannot be done when a permit cannot be given back.
-    pub(super) fn giving_back(&self, permit: &Permit) -> Attempt {
+    pub(super) fn release_attempt(&self, permit: &Permit) -> Attempt {
         let left = (self.since + self.ttl).saturating_sub(clock::now());
         Attempt::Release { permit: permit.clone(), left }
     }
@@ -30,14 +30,14 @@ impl Tenure {
 
 /// A permit is not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost {
-    pub(crate) why: Loss,
-    pub(crate) gone: Gone,
+pub(crate) struct Loss {
+    pub(crate) reason: LossReason,
+    pub(crate) stage: LossStage,
 }
 
 /// Why a permit is not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum LossReason {
     /// Its lease ended, or it was revoked: the backend does not know it any more.
     ExpiredOrRevoked,
     /// The same, unless the server was restarted and does not remember its permits.
@@ -63,7 +63,7 @@ pub(crate) enum Loss {
     OuterGone,
 }
 
-impl From<StoreError> for Loss {
+impl From<StoreError> for LossReason {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::GivenBack => Self::GivenBack,
@@ -74,30 +74,30 @@ impl From<StoreError> for Loss {
 
 /// When a permit went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gone {
+pub(crate) enum LossStage {
     /// At this moment: somebody else may begin just now.
     Now,
     /// Some time ago: it may be somebody else's.
     Before,
     /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.
-    NotYet,
+    Revoking,
 }
 
-impl Lost {
+impl Loss {
     /// The backend does not know the permit any more.
-    pub(super) fn some_time_ago() -> Self {
-        Self { why: Loss::ExpiredOrRevoked, gone: Gone::Before }
+    pub(super) fn unknown_to_server() -> Self {
+        Self { reason: LossReason::ExpiredOrRevoked, stage: LossStage::Before }
     }
 
     /// It was revoked gently.
     pub(super) fn revoked() -> Self {
-        Self { why: Loss::Revoked { now: false }, gone: Gone::NotYet }
+        Self { reason: LossReason::Revoked { now: false }, stage: LossStage::Revoking }
     }
 
     /// It was revoked at once.
-    pub(super) fn removed(gone: Gone) -> Self {
-        Self { why: Loss::Revoked { now: true }, gone }
+    pub(super) fn forcibly_revoked(gone: LossStage) -> Self {
+        Self { reason: LossReason::Revoked { now: true }, stage: gone }
     }
 }
 

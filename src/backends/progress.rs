@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Standing, StoreError, Withheld};
+use super::{QueueStatus, StoreError, Withheld};
 
 /// What a backend has to say while somebody waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Notice {
+pub(crate) enum Progress {
     /// We are in the queue, or our place in it may have changed.
-    Queued(Standing),
+    Queued(QueueStatus),
     /// No permit is granted, and whoever asks is given no place either.
     Withheld(Withheld),
     /// Another limit stands and counts; pinned, or because the semaphore is in use.
@@ -31,29 +31,29 @@ pub(crate) enum Notice {
 
 /// Where notices go.
 #[derive(Debug, Clone)]
-pub(crate) struct Turn(mpsc::UnboundedSender<Notice>);
+pub(crate) struct ProgressSender(mpsc::UnboundedSender<Progress>);
 
-impl Turn {
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+impl ProgressSender {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Progress>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self(sender), receiver)
     }
 
     /// Nobody may be listening any more; that is no trouble of the backend.
-    pub(crate) fn tell(&self, notice: Notice) {
+    pub(crate) fn tell(&self, notice: Progress) {
         let _ = self.0.send(notice);
     }
 }
 
 /// The waiting side of a cancellation.
 #[derive(Debug, Clone)]
-pub(crate) struct Cancel(watch::Receiver<bool>);
+pub(crate) struct CancelToken(watch::Receiver<bool>);
 
 /// The end of a cancellation that calls it off. Dropping it cancels nothing.
 #[derive(Debug)]
 pub(crate) struct Canceller(watch::Sender<bool>);
 
-impl Cancel {
+impl CancelToken {
     pub(crate) fn pair() -> (Canceller, Self) {
         let (sender, receiver) = watch::channel(false);
         (Canceller(sender), Self(receiver))

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Lost, Pending, StoreError, Tenure};
+use super::{LocalFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -15,19 +15,19 @@ use crate::mutants::{self, Guard};
 pub(super) enum Renewed {
     /// The lease runs for this long again, from the moment before it was asked for.
     For(Duration),
-    Lost(Lost),
+    Lost(Loss),
 }
 
 /// Renews at a third of the TTL, for ever, or at once when there is reason to `hurry`. Returns once
 /// the permit is known to be lost. Each attempt is dropped when its time is over.
 pub(super) async fn keep<'a>(
     id: Uuid,
-    tenure: watch::Sender<Tenure>,
+    validity: watch::Sender<Validity>,
     hurry: &Notify,
-    mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, StoreError>>,
-) -> Lost {
+    mut attempt: impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
+) -> Loss {
     loop {
-        let Tenure { since, ttl, .. } = *tenure.borrow();
+        let Validity { since, ttl, .. } = *validity.borrow();
         let next = since + jittered(ttl / 3, id);
         tokio::select! {
             () = sleep(next.saturating_sub(clock::now())) => {}
@@ -36,17 +36,17 @@ pub(super) async fn keep<'a>(
         let mut pause = first_pause(ttl);
         loop {
             let (since, answer) = hedged(ttl, &mut attempt).await;
-            let trouble = match answer {
+            let error = match answer {
                 Ok(Renewed::For(ttl)) => {
                     let off = mutants::is_off(Guard::DeadlineFromRequest);
                     let since = if off { clock::now() } else { since };
-                    tenure.send_replace(Tenure { since, ttl, trouble: None });
+                    validity.send_replace(Validity { since, ttl, error: None });
                     break;
                 }
                 Ok(Renewed::Lost(lost)) => return lost,
-                Err(trouble) => trouble,
+                Err(error) => error,
             };
-            tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
+            validity.send_modify(|validity| validity.error = Some(error));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -57,7 +57,7 @@ pub(super) async fn keep<'a>(
 /// connection that was cut without a word. With the moment before the one that counts.
 async fn hedged<'a>(
     ttl: Duration,
-    attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, StoreError>>,
+    attempt: &mut impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
 ) -> (Moment, Result<Renewed, StoreError>) {
     let half = patience(ttl) / 2;
     let since = clock::now();
@@ -113,7 +113,7 @@ mod tests {
 
     /// tokio's clock is stopped here and jumps, ours does not: what is left of an interval is
     /// the whole interval.
-    fn run(answers: Vec<Result<Renewed, StoreError>>) -> (Lost, Vec<u128>, Tenure) {
+    fn run(answers: Vec<Result<Renewed, StoreError>>) -> (Loss, Vec<u128>, Validity) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -122,7 +122,7 @@ mod tests {
         runtime.block_on(async {
             let ttl = Duration::from_secs(30);
             let (sender, receiver) =
-                watch::channel(Tenure { since: clock::now(), ttl, trouble: None });
+                watch::channel(Validity { since: clock::now(), ttl, error: None });
             let answers = RefCell::new(answers.into_iter());
             let started = tokio::time::Instant::now();
             let asked = RefCell::new(Vec::new());
@@ -138,28 +138,31 @@ mod tests {
                 })
             })
             .await;
-            let tenure = receiver.borrow().clone();
-            (lost, asked.into_inner(), tenure)
+            let validity = receiver.borrow().clone();
+            (lost, asked.into_inner(), validity)
         })
     }
 
     #[test]
     fn it_renews_at_a_third_and_ends_when_the_permit_is_lost() {
         let ttl = Duration::from_secs(30);
-        let (lost, asked, tenure) =
-            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost::some_time_ago()))]);
-        assert_eq!(lost, Lost::some_time_ago());
+        let (lost, asked, validity) =
+            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Loss::unknown_to_server()))]);
+        assert_eq!(lost, Loss::unknown_to_server());
         assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
         assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
-        assert_eq!(tenure.trouble, None);
+        assert_eq!(validity.error, None);
     }
 
     #[test]
     fn an_attempt_that_is_swallowed_costs_nothing_and_a_slow_one_counts() {
         let ttl = Duration::from_secs(30);
-        let (lost, asked, _) =
-            run(vec![Err(hang()), Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost::some_time_ago()))]);
-        assert_eq!(lost, Lost::some_time_ago());
+        let (lost, asked, _) = run(vec![
+            Err(hang()),
+            Ok(Renewed::For(ttl)),
+            Ok(Renewed::Lost(Loss::unknown_to_server())),
+        ]);
+        assert_eq!(lost, Loss::unknown_to_server());
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!((1_000..1_010).contains(&pauses[0]) && pauses[1] > 9_000, "{pauses:?}");
         // Of the shortest lease a command is told to end after 2.75 s.
@@ -169,11 +172,11 @@ mod tests {
 
     #[test]
     fn what_fails_or_hangs_is_tried_again_soon() {
-        let (_, asked, tenure) = run(vec![
+        let (_, asked, validity) = run(vec![
             Err(StoreError::Closed),
             Err(hang()),
             Err(StoreError::Closed),
-            Ok(Renewed::Lost(Lost::some_time_ago())),
+            Ok(Renewed::Lost(Loss::unknown_to_server())),
         ]);
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         // 250 ms; 1 s until the second beside it; 1 s for the first, and then 500 ms. tokio rounds up
@@ -181,6 +184,6 @@ mod tests {
         for (pause, expected) in pauses.iter().zip([250, 1_000, 1_500]) {
             assert!((expected..expected + 10).contains(pause), "{pauses:?}");
         }
-        assert_eq!(tenure.trouble, Some(StoreError::SilentFor(Duration::from_secs(2))));
+        assert_eq!(validity.error, Some(StoreError::SilentFor(Duration::from_secs(2))));
     }
 }

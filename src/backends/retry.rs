@@ -7,13 +7,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::StoreError;
 
 /// How long the start of something is tried while the server cannot be reached.
-pub(super) const TRY_ON: Duration = Duration::from_secs(5);
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(5);
 
 /// How long connecting, or one attempt, may take.
-pub(super) const CONNECTING: Duration = Duration::from_secs(2);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One attempt, which is dropped when its time is over.
-pub(super) async fn within<T>(
+pub(super) async fn with_timeout<T>(
     time: Duration,
     attempt: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
@@ -24,33 +24,33 @@ pub(super) async fn within<T>(
 }
 
 /// Tries something until it succeeds, fails for good, or has been tried for long enough.
-pub(super) async fn patiently<T>(
+pub(super) async fn with_retries<T>(
     patience: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let give_up = Instant::now() + patience;
-    let mut pause = Pause::new();
-    let mut before = Before::default();
+    let mut pause = Backoff::new();
+    let mut before = PreviousError::default();
     loop {
         let left = give_up.saturating_duration_since(Instant::now());
-        let time = CONNECTING.min(left);
-        let trouble = match within(time, attempt()).await {
+        let time = ATTEMPT_TIMEOUT.min(left);
+        let error = match with_timeout(time, attempt()).await {
             Ok(done) => return Ok(done),
-            Err(trouble) => before.or(trouble, time),
+            Err(error) => before.or(error, time),
         };
-        if trouble.lasts() || !pause.sleep_before(give_up).await {
-            return Err(trouble);
+        if error.is_permanent() || !pause.sleep_before(give_up).await {
+            return Err(error);
         }
     }
 }
 
 /// For one who asks many things one after the other: what is tried again, in all of them together, is
 /// bounded, so that a server that answers every other time does not keep us for ever.
-pub(super) struct Patience(Duration);
+pub(super) struct RetryBudget(Duration);
 
-impl Patience {
+impl RetryBudget {
     pub(super) fn new() -> Self {
-        Self(TRY_ON)
+        Self(RETRY_FOR)
     }
 
     /// As [`patiently`]; once the patience is used up, with one attempt.
@@ -62,10 +62,10 @@ impl Patience {
         const FREE: Duration = Duration::from_millis(50);
         let mut attempt = attempt;
         if self.0.is_zero() {
-            return within(CONNECTING, attempt()).await;
+            return with_timeout(ATTEMPT_TIMEOUT, attempt()).await;
         }
         let began = Instant::now();
-        let done = patiently(self.0.max(CONNECTING), attempt).await;
+        let done = with_retries(self.0.max(ATTEMPT_TIMEOUT), attempt).await;
         self.0 = self.0.saturating_sub(began.elapsed().saturating_sub(FREE));
         done
     }
@@ -73,33 +73,33 @@ impl Patience {
 
 /// What was wrong with the attempts before, since the last one that succeeded.
 #[derive(Default)]
-pub(super) struct Before(Option<StoreError>);
+pub(super) struct PreviousError(Option<StoreError>);
 
-impl Before {
+impl PreviousError {
     /// Whether there were any. A connection that was cut and is back at once is no news.
     pub(super) fn any(&self) -> bool {
         self.0.is_some()
     }
 
     /// What is wrong now; an attempt that had no time to find that out has what was before.
-    pub(super) fn or(&mut self, trouble: StoreError, time: Duration) -> StoreError {
-        if time < CONNECTING
-            && trouble == StoreError::Silent
+    pub(super) fn or(&mut self, error: StoreError, time: Duration) -> StoreError {
+        if time < ATTEMPT_TIMEOUT
+            && error == StoreError::Silent
             && let Some(before) = &self.0
         {
             return before.clone();
         }
-        self.0 = Some(trouble.clone());
-        trouble
+        self.0 = Some(error.clone());
+        error
     }
 }
 
 /// What lies between two attempts.
-pub(super) struct Pause {
+pub(super) struct Backoff {
     next: Duration,
 }
 
-impl Pause {
+impl Backoff {
     pub(super) fn new() -> Self {
         Self { next: Duration::from_millis(100) }
     }
@@ -146,13 +146,13 @@ mod tests {
         runtime.block_on(async {
             let started = Instant::now();
             let mut last = Duration::ZERO;
-            let failed: Result<(), _> = patiently(TRY_ON, async || {
+            let failed: Result<(), _> = with_retries(RETRY_FOR, async || {
                 last = started.elapsed();
                 Err(StoreError::Silent)
             })
             .await;
             assert_eq!(failed, Err(StoreError::Silent));
-            assert!(last > TRY_ON * 9 / 10 && started.elapsed() <= TRY_ON, "{last:?}");
+            assert!(last > RETRY_FOR * 9 / 10 && started.elapsed() <= RETRY_FOR, "{last:?}");
         });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::error::{Absurd, StoreError};
+use super::error::{ImplausibleValue, StoreError};
 
 /// Longer than any option says.
 pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
@@ -63,13 +63,13 @@ pub(super) fn is_time(time: Duration) -> bool {
 /// A length of time, from milliseconds.
 pub(super) fn time(millis: u64) -> Result<Duration, StoreError> {
     let time = Duration::from_millis(millis);
-    if is_time(time) { Ok(time) } else { Err(Absurd::Time(millis).into()) }
+    if is_time(time) { Ok(time) } else { Err(ImplausibleValue::Time(millis).into()) }
 }
 
 /// The lease of a permit that is held, from milliseconds.
 pub(super) fn lease(millis: u64) -> Result<Duration, StoreError> {
     if Duration::from_millis(millis) < SHORTEST_LEASE {
-        return Err(Absurd::Lease(millis).into());
+        return Err(ImplausibleValue::Lease(millis).into());
     }
     time(millis)
 }
@@ -82,28 +82,28 @@ pub(super) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, Store
 /// A moment since the epoch, from seconds and microseconds.
 pub(super) fn moment(seconds: u64, micros: u64) -> Result<Duration, StoreError> {
     let moment = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros));
-    moment.filter(|moment| *moment < LONGEST).ok_or(StoreError::Absurd(Absurd::Clock))
+    moment.filter(|moment| *moment < LONGEST).ok_or(StoreError::Absurd(ImplausibleValue::Clock))
 }
 
 /// A limit that is in force.
 pub(super) fn limit(limit: u32) -> Result<u32, StoreError> {
-    if LIMITS.contains(&limit) { Ok(limit) } else { Err(Absurd::Limit(limit).into()) }
+    if LIMITS.contains(&limit) { Ok(limit) } else { Err(ImplausibleValue::Limit(limit).into()) }
 }
 
 /// How many wait or hold.
 pub(super) fn count(count: usize) -> Result<usize, StoreError> {
-    if count > MOST { Err(Absurd::Count(count).into()) } else { Ok(count) }
+    if count > MOST { Err(ImplausibleValue::Count(count).into()) } else { Ok(count) }
 }
 
 /// What seals a place, which goes back in a header.
 pub(super) fn seal(text: &str) -> Result<(), StoreError> {
     let sensible = text.len() <= LONGEST_SEAL && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if sensible { Ok(()) } else { Err(Absurd::Seal.into()) }
+    if sensible { Ok(()) } else { Err(ImplausibleValue::Seal.into()) }
 }
 
 /// How many semaphores there are.
 pub(super) fn names(count: usize) -> Result<(), StoreError> {
-    if count > MOST_NAMES { Err(Absurd::Names(MOST_NAMES).into()) } else { Ok(()) }
+    if count > MOST_NAMES { Err(ImplausibleValue::Names(MOST_NAMES).into()) } else { Ok(()) }
 }
 
 /// What is believed; otherwise it is noted that it is not.
@@ -117,8 +117,8 @@ pub(super) fn or_note<T>(
     })
 }
 
-impl From<Absurd> for StoreError {
-    fn from(what: Absurd) -> Self {
+impl From<ImplausibleValue> for StoreError {
+    fn from(what: ImplausibleValue) -> Self {
         Self::Absurd(what)
     }
 }

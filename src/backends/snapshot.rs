@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ask, Name, Permit, StoreError, sanitize};
+use super::{AcquireRequest, Name, Permit, StoreError, sanitize};
 
 /// Who holds or waits, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Who {
+pub(crate) struct ClientInfo {
     #[serde(deserialize_with = "sanitize::text")]
     pub(crate) label: String,
     #[serde(deserialize_with = "sanitize::text")]
@@ -80,7 +80,7 @@ impl Snapshot {
 
     /// The permit with this identity, if it is held and is to stay so.
     pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
-        let holder = self.holder(id).filter(|holder| holder.phase() == Phase::Holding)?;
+        let holder = self.holder(id).filter(|holder| holder.state() == HolderState::Holding)?;
         Some(Permit { id, name: self.name.clone(), token: holder.token() })
     }
 }
@@ -92,7 +92,7 @@ pub(crate) enum Holder {
         token: Option<u64>,
         /// None when the record cannot be read; the permit is taken all the same.
         record: Option<Record>,
-        phase: Phase,
+        phase: HolderState,
         /// What is left of its lease, or of the time for which it is kept, where there is one.
         left: Option<Duration>,
     },
@@ -104,7 +104,7 @@ pub(crate) enum Holder {
 /// How a permit is held. The other words are those of older journals.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Phase {
+pub(crate) enum HolderState {
     #[default]
     #[serde(alias = "held")]
     Holding,
@@ -119,13 +119,13 @@ pub(crate) enum Phase {
 impl Holder {
     /// Somebody, but who that is, and for how long, cannot be read.
     pub(crate) fn unknown() -> Self {
-        Self::Known { token: None, record: None, phase: Phase::Holding, left: None }
+        Self::Known { token: None, record: None, phase: HolderState::Holding, left: None }
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn state(&self) -> HolderState {
         match self {
             Self::Known { phase, .. } => *phase,
-            Self::Foreign { .. } => Phase::Holding,
+            Self::Foreign { .. } => HolderState::Holding,
         }
     }
 
@@ -178,22 +178,22 @@ impl Waiter {
 
 /// What a holder or waiter leaves for others to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "StoredRecord")]
 pub(crate) struct Record {
     pub(crate) permit: Uuid,
     #[serde(flatten)]
-    pub(crate) who: Who,
+    pub(crate) who: ClientInfo,
     /// By the wall clock, for people; nothing is decided by it.
     #[serde(with = "millis")]
     pub(crate) since: SystemTime,
 }
 
 impl Record {
-    pub(crate) fn new(ask: &Ask) -> Self {
-        Self::at(ask.id, ask.who.clone(), SystemTime::now())
+    pub(crate) fn new(request: &AcquireRequest) -> Self {
+        Self::at(request.id, request.who.clone(), SystemTime::now())
     }
 
-    pub(crate) fn at(permit: Uuid, who: Who, since: SystemTime) -> Self {
+    pub(crate) fn at(permit: Uuid, who: ClientInfo, since: SystemTime) -> Self {
         // Records are kept in milliseconds, and one that was just made equals itself read back.
         Self { permit, who, since: millis::truncate(since) }
     }
@@ -202,7 +202,7 @@ impl Record {
 /// A record as it is written. It is read in one piece, because what is flattened takes several times as
 /// long, and `status` reads thousands.
 #[derive(Deserialize)]
-struct Written {
+struct StoredRecord {
     permit: Uuid,
     #[serde(deserialize_with = "sanitize::text")]
     label: String,
@@ -217,10 +217,10 @@ struct Written {
     since: SystemTime,
 }
 
-impl From<Written> for Record {
-    fn from(written: Written) -> Self {
-        let Written { permit, label, host, pid, user, detached, since } = written;
-        Self { permit, who: Who { label, host, pid, user, detached }, since }
+impl From<StoredRecord> for Record {
+    fn from(written: StoredRecord) -> Self {
+        let StoredRecord { permit, label, host, pid, user, detached, since } = written;
+        Self { permit, who: ClientInfo { label, host, pid, user, detached }, since }
     }
 }
 
@@ -245,7 +245,7 @@ impl Withheld {
 
 /// How things stand for one who waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct QueueStatus {
     /// How many are served before us.
     pub(crate) ahead: usize,
     /// How many permits are held.
@@ -260,7 +260,7 @@ pub(crate) struct Standing {
     pub(crate) withheld: Option<Withheld>,
 }
 
-impl Standing {
+impl QueueStatus {
     /// None: we do not wait there any more.
     pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
         let now = SystemTime::now();
@@ -268,7 +268,7 @@ impl Standing {
         let ahead = snapshot.waiters.iter().position(ours)?;
         let oldest = snapshot.holders.first();
         let holder = oldest.and_then(|holder| holder.record().cloned());
-        let kept = oldest.filter(|holder| holder.phase() == Phase::MinHold);
+        let kept = oldest.filter(|holder| holder.state() == HolderState::MinHold);
         let kept_until = kept.and_then(Holder::left).and_then(|left| now.checked_add(left));
         let key = match oldest {
             Some(Holder::Foreign { key, .. }) => key.clone(),

@@ -32,7 +32,9 @@ use self::stores::StoreErrorText;
 pub(crate) use self::urls::{BadUrlText, UnsupportedText};
 pub(crate) use self::waiting::Waiting;
 pub(crate) use self::words::{Fine, Holder, Span};
-use crate::backends::{self, Loss, Name, Permit, Phase, Revocation, Snapshot, StoreError};
+use crate::backends::{
+    self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
+};
 use crate::printable::{Among, quoted};
 use crate::settings::NoShell;
 use crate::supervise::signals;
@@ -145,7 +147,7 @@ impl fmt::Display for Warning<'_> {
 /// A permit that is lost, or has to be taken for lost.
 pub(crate) struct Losing<'a> {
     pub(crate) name: &'a Name,
-    pub(crate) why: &'a Loss,
+    pub(crate) why: &'a LossReason,
     pub(crate) command: Doomed,
 }
 
@@ -237,18 +239,18 @@ impl fmt::Display for Revoking<'_> {
         }
         let detached = holder.record().is_some_and(|record| record.who.detached);
         let when = if detached { "it is given back" } else { "that has stopped" };
-        match (how, holder.left(), holder.phase()) {
-            (_, _, Phase::MinHold) => {
+        match (how, holder.left(), holder.state()) {
+            (_, _, HolderState::MinHold) => {
                 f.write_str("; nothing runs under it, and it passes on at once")
             }
-            (Revocation::Now, ..) => f.write_str(
+            (Revocation::Forced, ..) => f.write_str(
                 "; it passes on at once, and what runs under it may run beside the next until it is \
                  stopped",
             ),
-            (Revocation::Gently, Some(left), _) => {
+            (Revocation::Graceful, Some(left), _) => {
                 write!(f, "; it passes on when {when}, in {} at the latest", Span(left))
             }
-            (Revocation::Gently, None, _) => write!(f, "; it passes on when {when}"),
+            (Revocation::Graceful, None, _) => write!(f, "; it passes on when {when}"),
         }
     }
 }

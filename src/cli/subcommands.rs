@@ -7,7 +7,7 @@ use rustix::process::Pid;
 use uuid::Uuid;
 
 use super::{
-    AskOptions, BackendOptions, ConfigOption, LoudnessOptions, SupervisionOptions, values,
+    BackendOptions, ConfigOption, LoudnessOptions, PermitOptions, SupervisionOptions, values,
 };
 use crate::backends::Name;
 use crate::serve::log::{Event, Format};
@@ -44,7 +44,7 @@ pub(crate) struct Status {
 #[command(override_usage = "semrun acquire [OPTIONS] --name NAME")]
 pub(crate) struct Acquire {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) backend: BackendOptions,
@@ -124,7 +124,7 @@ pub(crate) struct Limit {
 #[group(skip)]
 pub(crate) struct Doctor {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) supervision: SupervisionOptions,

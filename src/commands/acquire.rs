@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::nested::{held_around, outer_permits};
 use super::runtime::{block_on, cannot_write};
-use super::waiting::{GIVING_BACK, Turned, ask, wait_in_turn};
-use crate::backends::{Ask, Lease};
+use super::waiting::{GIVING_BACK, Turned, acquire_request, wait_in_turn};
+use crate::backends::{AcquireRequest, Lease};
 use crate::cli::messages::{Detail, Page, Warning};
 use crate::exit::Exit;
 use crate::settings::{Acquire, Printed};
@@ -20,26 +20,27 @@ use crate::user::Account;
 
 pub(super) fn run(settings: &Acquire, account: &Account) -> anyhow::Result<Exit> {
     let caught = Caught::install().context("cannot listen to signals")?;
-    let ask = ask(&settings.request, account, true);
-    block_on(acquire(settings, account, &ask, caught))?
+    let acquire_request = acquire_request(&settings.request, account, true);
+    block_on(acquire(settings, account, &acquire_request, caught))?
 }
 
 async fn acquire(
     settings: &Acquire,
     account: &Account,
-    ask: &Ask,
+    acquire_request: &AcquireRequest,
     caught: Caught,
 ) -> anyhow::Result<Exit> {
     let Acquire { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
     let backend = request.location.connect(account)?;
-    if !outer_permits(&ask.name).is_empty() {
-        console.say(Loudness::Normal, Warning::HeldAround(&ask.name));
+    if !outer_permits(&acquire_request.name).is_empty() {
+        console.say(Loudness::Normal, Warning::HeldAround(&acquire_request.name));
     }
     let (visible, console) = (Visible::Itself, &mut console);
     let turned =
-        wait_in_turn(request, None, &*backend, ask, &visible, &mut signals, console).await?;
+        wait_in_turn(request, None, &*backend, acquire_request, &visible, &mut signals, console)
+            .await?;
     let lease = match turned {
         Turned::Granted(lease) => lease,
         Turned::Outer(_) => unreachable!("a permit that outlives us is asked for"),
@@ -81,7 +82,7 @@ fn text(lease: &dyn Lease, url: &str, printed: Printed) -> String {
                 permit: permit.to_string(),
                 name: permit.name.as_str(),
                 fencing_token: permit.token,
-                ttl_ms: lease.tenure().map(|tenure| tenure.borrow().ttl.as_millis()),
+                ttl_ms: lease.validity().map(|validity| validity.borrow().ttl.as_millis()),
                 backend: url,
             };
             Page::document(&document).expect("plain data").text().into()

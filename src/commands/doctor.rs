@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::runtime::{block_on, print, write_out};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Grade, Takeover, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
+    Grade, ProgressSender,
 };
 use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span};
 use crate::exit::Exit;
@@ -85,7 +86,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
             return checks;
         }
     };
-    let found = backend.examine().await;
+    let found = backend.diagnose().await;
     let default = match location {
         Location::Default => " (the default)",
         _ => "",
@@ -96,7 +97,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
         Ok(found) => {
             checks.push(place);
             checks.extend(found.iter().map(Check::of));
-            checks.extend(takeover(backend.takeover().await, *ttl, *kill_after));
+            checks.extend(takeover(backend.failover_time().await, *ttl, *kill_after));
             checks.push(try_out(&*backend, *ttl, account).await);
         }
     }
@@ -112,15 +113,15 @@ fn error(topic: &'static str, text: String) -> Check {
 }
 
 /// Whether running jobs survive it when another server takes the place of this one.
-fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Check> {
+fn takeover(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
     let shown = humantime::format_duration(ttl);
     // Between two attempts to renew there is a second or less, and finding the other server takes another.
     let with_attempts = |time: Duration| time + Duration::from_secs(2);
     Some(match takeover {
-        Takeover::Never => return None,
-        Takeover::Unknown => {
+        Failover::Never => return None,
+        Failover::Unknown => {
             let text = format!(
                 "with a TTL of {shown} a running job goes on if another server takes the place of this one \
                  within {}",
@@ -128,7 +129,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
             );
             finding(topic, Grade::Ok, &text)
         }
-        Takeover::After(time) if with_attempts(time) <= room => {
+        Failover::After(time) if with_attempts(time) <= room => {
             let text = format!(
                 "another server takes the place of this one after {}, and with a TTL of {shown} running \
                  jobs go on",
@@ -136,7 +137,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
             );
             finding(topic, Grade::Ok, &text)
         }
-        Takeover::After(time) => {
+        Failover::After(time) => {
             let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
             let text = format!(
                 "another server takes the place of this one after {}, and with a TTL of {shown} every \
@@ -151,7 +152,7 @@ fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<C
 
 /// Takes a permit, and gives it back.
 async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Check {
-    let mut ask = Ask {
+    let mut request = AcquireRequest {
         name: TRIAL.parse().expect("a good name"),
         id: Uuid::new_v4(),
         limit: ENOUGH,
@@ -159,7 +160,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
         strict: false,
         min_hold: Duration::ZERO,
         nonblock: true,
-        who: Who {
+        who: ClientInfo {
             label: "doctor".into(),
             host: user::host(),
             pid: std::process::id(),
@@ -167,11 +168,11 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
             detached: false,
         },
     };
-    let mut tried = one_trial(backend, &ask).await;
+    let mut tried = one_trial(backend, &request).await;
     if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
         // A server that has one permit a name.
-        ask.limit = 1;
-        tried = one_trial(backend, &ask).await;
+        request.limit = 1;
+        tried = one_trial(backend, &request).await;
     }
     let topic = "trial";
     match tried {
@@ -194,12 +195,12 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
 /// How long it took. None: no permit was free.
 async fn one_trial(
     backend: &dyn Backend,
-    ask: &Ask,
+    request: &AcquireRequest,
 ) -> Result<Option<(Duration, Duration)>, Error> {
-    let (turn, _notices) = Turn::channel();
-    let (_canceller, cancel) = Cancel::pair();
+    let (progress, _notices) = ProgressSender::channel();
+    let (_canceller, cancel) = CancelToken::pair();
     let begin = Instant::now();
-    let Acquired::Granted(lease) = backend.acquire(ask, &turn, cancel).await? else {
+    let Acquisition::Granted(lease) = backend.acquire(request, &progress, cancel).await? else {
         return Ok(None);
     };
     let acquired = begin.elapsed();

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Attempt, Backend, Error, Gone, Holder, Lease, Loss, Lost, Name, Pending, Permit, Snapshot,
-    Tenure,
+    Attempt, Backend, Error, Holder, Lease, LocalFuture, Loss, LossReason, LossStage, Name, Permit,
+    Snapshot, Validity,
 };
 use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, News};
@@ -82,20 +82,20 @@ pub(super) async fn join(
 struct Borrowed {
     permit: Permit,
     nested: Nested,
-    tenure: Option<watch::Sender<Tenure>>,
+    tenure: Option<watch::Sender<Validity>>,
 }
 
 impl Borrowed {
     fn new(permit: Permit, nested: Nested, news: News) -> Self {
         let tenure = match news {
-            News::Held(Some((since, ttl))) => Some(Tenure { since, ttl, trouble: None }),
+            News::Held(Some((since, ttl))) => Some(Validity { since, ttl, error: None }),
             News::Held(None) | News::Lost(_) => None,
         };
         let tenure = tenure.filter(|_| !mutants::is_off(Guard::NestedWatch));
         Self { permit, nested, tenure: tenure.map(|tenure| watch::channel(tenure).0) }
     }
 
-    async fn lost(&mut self) -> Lost {
+    async fn lost(&mut self) -> Loss {
         if mutants::is_off(Guard::NestedWatch) {
             return std::future::pending().await;
         }
@@ -103,15 +103,15 @@ impl Borrowed {
             let (why, gone) = match self.nested.news().await {
                 Ok(Some(News::Held(tenure))) => {
                     if let (Some((since, ttl)), Some(sender)) = (tenure, &self.tenure) {
-                        sender.send_replace(Tenure { since, ttl, trouble: None });
+                        sender.send_replace(Validity { since, ttl, error: None });
                     }
                     continue;
                 }
-                Ok(Some(News::Lost(gone))) => (Loss::OuterLost, gone),
+                Ok(Some(News::Lost(gone))) => (LossReason::OuterLost, gone),
                 // It gives it back only after us, so it was killed.
-                Ok(None) | Err(_) => (Loss::OuterGone, Gone::Now),
+                Ok(None) | Err(_) => (LossReason::OuterGone, LossStage::Now),
             };
-            return Lost { why, gone };
+            return Loss { reason: why, stage: gone };
         }
     }
 }
@@ -121,21 +121,21 @@ impl Lease for Borrowed {
         &self.permit
     }
 
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
         self.tenure.as_ref().map(watch::Sender::subscribe)
     }
 
-    fn lost(&mut self) -> Pending<'_, Lost> {
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
         Box::pin(self.lost())
     }
 
     /// The command has it already, unless it was closed on the way here.
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
     /// It is not ours to give back; the semrun around us learns that we do not need it.
-    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::renew::{is_running, why};
 use super::runtime::{block_on, print};
-use crate::backends::{Backend, GivenBack, Holder, Name, Revocation, Snapshot};
+use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapshot};
 use crate::cli::messages::{CannotAsk, NotOurs, Page, Revoking, Several};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Misuse, Release};
@@ -31,9 +31,9 @@ async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Ex
         Some(one) if is_running(one) => return Err(not_ours(id, name, holder)),
         _ => {}
     }
-    match backend.give_back(name, id).await? {
-        GivenBack::Now | GivenBack::Before => Ok(Exit::Success),
-        GivenBack::Unknown => Err(not_ours(id, name, holder)),
+    match backend.release_detached(name, id).await? {
+        ReleaseOutcome::Now | ReleaseOutcome::Before => Ok(Exit::Success),
+        ReleaseOutcome::Unknown => Err(not_ours(id, name, holder)),
     }
 }
 
@@ -83,7 +83,7 @@ async fn revoke(
         let (backend, permit, name) = (backend.url(), permit.clone(), name.clone());
         return Err(CannotAsk { backend, permit, name }.into());
     }
-    let how = if now { Revocation::Now } else { Revocation::Gently };
+    let how = if now { Revocation::Forced } else { Revocation::Graceful };
     // Before it is gone, so that whoever it was is known whatever happens.
     let revoking = Revoking { name, holder, how, time: SystemTime::now() };
     print(&Page::of(revoking))?;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::nested::outer_permits;
 use super::runtime::block_on;
-use crate::backends::{Backend, Holder, Lease, Loss, Lost, Phase, Tenure};
+use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
 use crate::cli::messages::{self, LossText, NotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
@@ -55,7 +55,7 @@ fn not_ours(settings: &Renew, why: String) -> NotOurs {
 /// Whether a running command has it.
 pub(super) fn is_running(holder: &Holder) -> bool {
     let detached = holder.record().is_some_and(|record| record.who.detached);
-    matches!(holder, Holder::Known { phase: Phase::Holding, .. }) && !detached
+    matches!(holder, Holder::Known { phase: HolderState::Holding, .. }) && !detached
 }
 
 /// Why a permit is none that somebody acquired and has.
@@ -63,19 +63,19 @@ pub(super) fn why(holder: Option<&Holder>) -> String {
     match holder {
         None => "is held by nobody any more: it ran out, was given back, or never was".into(),
         Some(Holder::Foreign { .. }) => "is one of another program".into(),
-        Some(holder) => match (holder.phase(), holder.record()) {
-            (Phase::MinHold, _) => {
+        Some(holder) => match (holder.state(), holder.record()) {
+            (HolderState::MinHold, _) => {
                 "has been given back, and is kept for a while (--min-hold)".into()
             }
-            (Phase::Revoking, _) => "was revoked (semrun release --force)".into(),
-            (Phase::Holding, Some(record)) if record.who.detached => {
+            (HolderState::Revoking, _) => "was revoked (semrun release --force)".into(),
+            (HolderState::Holding, Some(record)) if record.who.detached => {
                 "has run out, and is free soon".into()
             }
-            (Phase::Holding, Some(record)) => format!(
+            (HolderState::Holding, Some(record)) => format!(
                 "is that of a running command, which renews it and gives it back: {}",
                 messages::Holder(record)
             ),
-            (Phase::Holding, None) => "is somebody else's".into(),
+            (HolderState::Holding, None) => "is somebody else's".into(),
         },
     }
 }
@@ -89,31 +89,31 @@ async fn ended(pid: Pid) -> io::Result<()> {
 }
 
 /// Renews, and returns with the reason once the permit is lost.
-async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<Loss> {
+async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<LossReason> {
     let Some(mut lease) = lease else { return std::future::pending().await };
-    let tenure = lease.tenure();
+    let validity = lease.validity();
     tokio::select! {
-        Lost { why, .. } = lease.lost() => Ok(why),
-        over = over(tenure) => over.context("cannot watch the lease"),
+        Loss { reason, .. } = lease.lost() => Ok(reason),
+        over = over(validity) => over.context("cannot watch the lease"),
     }
 }
 
 /// Returns once a lease is over without having been renewed.
-async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<Loss> {
-    let Some(mut tenure) = tenure else { return std::future::pending().await };
+async fn over(validity: Option<watch::Receiver<Validity>>) -> io::Result<LossReason> {
+    let Some(mut validity) = validity else { return std::future::pending().await };
     let alarm = Alarm::new()?;
     loop {
-        let (end, trouble) = {
-            let tenure = tenure.borrow_and_update();
-            (tenure.since + tenure.ttl, tenure.trouble.clone())
+        let (end, error) = {
+            let validity = validity.borrow_and_update();
+            (validity.since + validity.ttl, validity.error.clone())
         };
         if clock::now() >= end {
-            return Ok(trouble.map_or(Loss::NotRenewed, Loss::Store));
+            return Ok(error.map_or(LossReason::NotRenewed, LossReason::Store));
         }
         alarm.set(Some(end))?;
         tokio::select! {
             rung = alarm.ring() => rung?,
-            Ok(()) = tenure.changed() => {}
+            Ok(()) = validity.changed() => {}
         }
     }
 }
@@ -121,15 +121,25 @@ async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<Loss> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::{Record, Who};
+    use crate::backends::{ClientInfo, Record};
 
     #[test]
     fn a_permit_that_somebody_acquired_is_never_called_that_of_a_running_command() {
         let holder = |detached| {
-            let who =
-                Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached };
+            let who = ClientInfo {
+                label: "l".into(),
+                host: "h".into(),
+                pid: 1,
+                user: "u".into(),
+                detached,
+            };
             let record = Record::at(uuid::Uuid::nil(), who, std::time::UNIX_EPOCH);
-            Holder::Known { token: None, record: Some(record), phase: Phase::Holding, left: None }
+            Holder::Known {
+                token: None,
+                record: Some(record),
+                phase: HolderState::Holding,
+                left: None,
+            }
         };
         assert!(why(Some(&holder(false))).contains("running command"));
         // Where a holder that was not heard of for long gets some time more it is there still.

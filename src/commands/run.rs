@@ -9,8 +9,8 @@ use rustix::process::Rlimit;
 
 use super::nested::held_around;
 use super::runtime::block_on;
-use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
-use crate::backends::{Ask, Backend, Lease, Loss, Revocation};
+use super::waiting::{GIVING_BACK, Turned, acquire_request, asks_at_once, wait_in_turn};
+use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
 use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Told, Warning};
 use crate::exit::{Exit, Failure};
 use crate::mutants::{self, Guard};
@@ -36,9 +36,9 @@ const DESCRIPTORS: u64 = 24;
 pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit();
     let caught = Caught::install().context("cannot listen to signals")?;
-    let ask = ask(&settings.request, account, false);
+    let acquire_request = acquire_request(&settings.request, account, false);
     let backend = settings.request.location.connect(account)?;
-    let story = Story { settings, account, ask: &ask, descriptors, caught };
+    let story = Story { settings, account, acquire_request: &acquire_request, descriptors, caught };
     if settings.request.location.expires() {
         story.tell_in_two_processes(backend)
     } else {
@@ -47,9 +47,14 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
 }
 
 /// The part of the process that everybody sees, where another one does the rest.
-fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> anyhow::Result<Exit> {
+fn guard(
+    settings: &Run,
+    account: &Account,
+    acquire_request: &AcquireRequest,
+    guardian: Guardian,
+) -> anyhow::Result<Exit> {
     let mut console = Console::new(settings.request.loudness);
-    let name = &ask.name;
+    let name = &acquire_request.name;
     let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
     let watched = guardian.watch(unkillable).context("cannot watch the command")?;
     if let Watched::Done(end) = watched {
@@ -58,13 +63,13 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
     console.take_over();
     // Nothing is left that could run under the permit, or wait for it.
     let backend = settings.request.location.connect(account)?;
-    if let Err(error) = block_on(backend.withdraw(name, ask.id, GIVING_BACK))? {
+    if let Err(error) = block_on(backend.cancel(name, acquire_request.id, GIVING_BACK))? {
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }
     match watched {
         Watched::Done(end) => Ok(end.into()),
         Watched::Expired => {
-            let why = &Loss::StoppedTooLong;
+            let why = &LossReason::StoppedTooLong;
             console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
             Ok(Exit::Lost(settings.lost_exit_code))
         }
@@ -86,7 +91,7 @@ impl std::fmt::Display for Unattended {
 struct Story<'a> {
     settings: &'a Run,
     account: &'a Account,
-    ask: &'a Ask,
+    acquire_request: &'a AcquireRequest,
     /// The limit of open files that semrun was started with.
     descriptors: Option<Rlimit>,
     caught: Caught,
@@ -96,7 +101,7 @@ impl Story<'_> {
     /// Where permits expire there are two processes from the start: whatever happens to one of them
     /// from the grant on, the other one ends the command in time.
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, ask, .. } = *self;
+        let Self { settings, account, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
             let text = "the processes of a command could not be stopped in time here: /proc is \
                         missing, hides them, or is that of another pid namespace (unshare \
@@ -105,17 +110,20 @@ impl Story<'_> {
         }
         // The server thinks about it while there come to be two of us. What is asked so early can be
         // withdrawn only where there are descriptors enough for that.
-        let begun = asks_at_once(&settings.request) && are_free(DESCRIPTORS) && backend.begin(ask);
+        let begun = asks_at_once(&settings.request)
+            && are_free(DESCRIPTORS)
+            && backend.prefetch(acquire_request);
         let withdraw = async || {
             if begun {
                 // It may have been granted.
-                let _ = backend.withdraw(&ask.name, ask.id, GIVING_BACK).await;
+                let _ =
+                    backend.cancel(&acquire_request.name, acquire_request.id, GIVING_BACK).await;
             }
         };
         let mut visible = match guardian::divide(None) {
             Ok(Side::Guardian(guardian)) => {
                 drop(backend);
-                return guard(settings, account, ask, guardian);
+                return guard(settings, account, acquire_request, guardian);
             }
             Ok(Side::Worker(visible)) => visible,
             Err(error) => {
@@ -143,7 +151,7 @@ impl Story<'_> {
     /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
     /// the command starts may close that descriptor, so from the grant on there are two as well.
     fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, ask, .. } = *self;
+        let Self { settings, account, acquire_request, .. } = *self;
         let turned = block_on(async {
             let mut visible = Visible::Itself;
             let mut heard = self.listen(&mut visible)?;
@@ -156,12 +164,12 @@ impl Story<'_> {
         let side = if mutants::is_off(Guard::LocalGuardian) {
             Ok(Side::Worker(Visible::Itself))
         } else {
-            guardian::divide(lease.inherit())
+            guardian::divide(lease.inherited_fd())
         };
         match side {
             Ok(Side::Guardian(guardian)) => {
                 drop((turned, backend));
-                guard(settings, account, ask, guardian)
+                guard(settings, account, acquire_request, guardian)
             }
             Ok(Side::Worker(mut visible)) => {
                 let ran = block_on(async {
@@ -199,7 +207,8 @@ impl Story<'_> {
     ) -> anyhow::Result<Turned> {
         let request = &self.settings.request;
         let kill_after = self.settings.supervision.kill_after;
-        wait_in_turn(request, kill_after, backend, self.ask, visible, signals, console).await
+        wait_in_turn(request, kill_after, backend, self.acquire_request, visible, signals, console)
+            .await
     }
 
     /// Runs the command under a permit, and gives back what is ours.
@@ -236,7 +245,7 @@ impl Story<'_> {
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
         if ran.is_ok() && !lost && lease_watch::is_over(&*lease) {
-            let why = &Loss::StoppedUntilOver;
+            let why = &LossReason::StoppedUntilOver;
             let (name, command) = (&permit.name, Doomed::HasEnded);
             console.say(Loudness::Quiet, Losing { name, why, command });
             lost = true;
@@ -245,13 +254,13 @@ impl Story<'_> {
             let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
             if cannot_run
                 && !settings.request.min_hold.is_zero()
-                && backend.revoke(&permit.name, permit.id, Revocation::Now).await.is_ok()
+                && backend.revoke(&permit.name, permit.id, Revocation::Forced).await.is_ok()
             {
                 // Nothing ran under it, so it need not be kept: another host may do better.
                 return Ok(ran?.exit);
             }
             // One that cannot expire may stay taken for ever if that is not tried.
-            let expires = lease.tenure().is_some();
+            let expires = lease.validity().is_some();
             match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
                 Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
                 Err(_) if lost && expires => {}
@@ -303,7 +312,7 @@ impl Story<'_> {
         }
         // Before the command can look for it.
         let around = if url.is_some() {
-            Around::listen(permit.id, News::Held(hold.tenure()))
+            Around::listen(permit.id, News::Held(hold.validity()))
         } else {
             Around::elsewhere()
         };

@@ -123,7 +123,7 @@ fn changing(snapshots: &[Snapshot]) -> String {
         let Snapshot { name, limit, pinned, holders, waiters, odd, .. } = snapshot;
         let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.withheld.is_some());
         for holder in holders {
-            let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.phase(), holder.token());
+            let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.state(), holder.token());
         }
         let _ = write!(text, " {waiters:?} {odd:?}");
     }

@@ -12,7 +12,8 @@ use self::display::View;
 use super::idle_memory::resting;
 use super::nested::{self, Outer, outer_permits};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, Lease, Name, Notice, StoreError, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, Lease, Name, Progress,
+    ProgressSender, StoreError,
 };
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
@@ -30,8 +31,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 
 /// What is asked of the backend. A detached permit is to outlive this process.
-pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
-    Ask {
+pub(super) fn acquire_request(
+    request: &Request,
+    account: &Account,
+    detached: bool,
+) -> AcquireRequest {
+    AcquireRequest {
         name: request.name.clone(),
         id: Uuid::new_v4(),
         limit: request.limit,
@@ -39,7 +44,7 @@ pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
         strict: request.strict_limit,
         min_hold: request.min_hold,
         nonblock: request.wait == Wait::Not,
-        who: Who {
+        who: ClientInfo {
             label: request.label.clone(),
             host: user::host(),
             pid: std::process::id(),
@@ -77,46 +82,52 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
 enum Got {
     /// One that is held around us, and is enough.
     Outer(Box<dyn Lease>),
-    Acquired(Acquired),
+    Acquired(Acquisition),
 }
 
 /// Gets a permit of our own, unless we are under one already.
 async fn get(
     backend: &dyn Backend,
-    ask: &Ask,
-    turn: &Turn,
-    mut cancel: Cancel,
+    acquire_request: &AcquireRequest,
+    progress: &ProgressSender,
+    mut cancel: CancelToken,
 ) -> Result<Got, Error> {
     // One that outlives us is never somebody else's.
-    let outer = if ask.who.detached { Vec::new() } else { outer_permits(&ask.name) };
-    if outer.is_empty() {
-        return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
-    }
-    let Some(snapshot) = cancel.clone().or(backend.observe(&ask.name)).await else {
-        let what = StoreError::OuterUnknown;
-        turn.tell(Notice::Trouble { what, may_last: false });
-        return Ok(Got::Acquired(Acquired::Cancelled));
+    let outer = if acquire_request.who.detached {
+        Vec::new()
+    } else {
+        outer_permits(&acquire_request.name)
     };
-    match cancel.clone().or(nested::join(backend, &ask.name, &outer, snapshot?)).await {
-        None => return Ok(Got::Acquired(Acquired::Cancelled)),
+    if outer.is_empty() {
+        return backend.acquire(acquire_request, progress, cancel).await.map(Got::Acquired);
+    }
+    let Some(snapshot) = cancel.clone().or(backend.observe(&acquire_request.name)).await else {
+        let what = StoreError::OuterUnknown;
+        progress.tell(Progress::Trouble { what, may_last: false });
+        return Ok(Got::Acquired(Acquisition::Cancelled));
+    };
+    match cancel.clone().or(nested::join(backend, &acquire_request.name, &outer, snapshot?)).await {
+        None => return Ok(Got::Acquired(Acquisition::Cancelled)),
         Some(Ok(Outer::Lease(lease))) => return Ok(Got::Outer(lease)),
         Some(Err(error)) => return Err(error),
         // It may be our own parent's, and then we wait for ever.
-        Some(Ok(Outer::Unproven)) if !ask.nonblock => turn.tell(Notice::HeldAround),
+        Some(Ok(Outer::Unproven)) if !acquire_request.nonblock => {
+            progress.tell(Progress::HeldAround)
+        }
         Some(Ok(Outer::Unproven | Outer::None)) => {}
     }
     // A server that forgot the permit around us may learn of it again, and then we must not
     // wait for our own parent.
-    let (leave, left) = Cancel::pair();
-    let mut acquiring = backend.acquire(ask, turn, left);
+    let (leave, left) = CancelToken::pair();
+    let mut acquiring = backend.acquire(acquire_request, progress, left);
     let around_us = tokio::select! {
         acquired = &mut acquiring => return acquired.map(Got::Acquired),
-        back = comes_back(backend, &ask.name, &outer) => Some(back),
+        back = comes_back(backend, &acquire_request.name, &outer) => Some(back),
         () = cancel.cancelled() => None,
     };
     leave.cancel();
     Ok(match (acquiring.await?, around_us) {
-        (Acquired::Cancelled, Some(outer)) => Got::Outer(outer),
+        (Acquisition::Cancelled, Some(outer)) => Got::Outer(outer),
         (acquired, _) => Got::Acquired(acquired),
     })
 }
@@ -142,34 +153,34 @@ pub(super) async fn wait_in_turn(
     request: &Request,
     kill_after: Option<Duration>,
     backend: &dyn Backend,
-    ask: &Ask,
+    acquire_request: &AcquireRequest,
     visible: &Visible,
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<Turned> {
-    if let Some(why) = pitfall(ask.name.as_str()) {
-        console.say(Loudness::Verbose, Detail::Pitfall(&ask.name, why));
+    if let Some(why) = pitfall(acquire_request.name.as_str()) {
+        console.say(Loudness::Verbose, Detail::Pitfall(&acquire_request.name, why));
     }
-    let jitter = chance(request.jitter, ask.id);
+    let jitter = chance(request.jitter, acquire_request.id);
     if !jitter.is_zero() {
         console.say(Loudness::Verbose, Detail::Jitter(jitter));
     }
     let started = Instant::now() + jitter;
-    let (turn, mut notices) = Turn::channel();
-    let (canceller, cancel) = Cancel::pair();
+    let (progress, mut notices) = ProgressSender::channel();
+    let (canceller, cancel) = CancelToken::pair();
     let deadline = match request.wait {
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = View::new(backend, request, ask, visible, console);
+    let mut view = View::new(backend, request, acquire_request, visible, console);
     view.started = started;
     let mut enough: Option<Enough> = None;
     let mut acquiring = Box::pin(resting(async {
         // A sleep takes a millisecond, however short it is.
         if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
-            return Ok(Got::Acquired(Acquired::Cancelled));
+            return Ok(Got::Acquired(Acquisition::Cancelled));
         }
-        get(backend, ask, &turn, cancel).await
+        get(backend, acquire_request, &progress, cancel).await
     }));
     let got = loop {
         let tick = view.next_tick;
@@ -198,7 +209,7 @@ pub(super) async fn wait_in_turn(
     let acquired = match got {
         Ok(Got::Acquired(acquired)) => {
             // Before anything else: whatever holds us up from now on, it ends before the lease.
-            if let Acquired::Granted(lease) = &acquired {
+            if let Acquisition::Granted(lease) = &acquired {
                 visible.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
             acquired
@@ -221,30 +232,30 @@ pub(super) async fn wait_in_turn(
         (acquired, Some(Enough::Signal(signal))) => {
             // Nothing runs under it.
             visible.kills_at(None)?;
-            if let Acquired::Granted(lease) = acquired
+            if let Acquisition::Granted(lease) = acquired
                 && let Err(error) = lease.release(GIVING_BACK).await
             {
                 view.console.say(Loudness::Normal, Warning::NotReleased(&error));
             }
-            view.end(&Waited::Interrupted(&ask.name, after, signal));
+            view.end(&Waited::Interrupted(&acquire_request.name, after, signal));
             Turned::Away(Exit::Interrupted(signal))
         }
-        (Acquired::Granted(lease), _) => {
-            view.end(&Waited::Granted(&ask.name, after));
+        (Acquisition::Granted(lease), _) => {
+            view.end(&Waited::Granted(&acquire_request.name, after));
             Turned::Granted(lease)
         }
-        (Acquired::Busy, _) => {
+        (Acquisition::Busy, _) => {
             view.say_who_holds().await;
             Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
-        (Acquired::Cancelled, _) => {
+        (Acquisition::Cancelled, _) => {
             if let Some(why) = view.hindrance() {
                 view.console.clear();
-                let (backend, name) = (backend.url(), ask.name.clone());
+                let (backend, name) = (backend.url(), acquire_request.name.clone());
                 return Err(GaveUpWaiting { backend, name, why }.into());
             }
             // The exit code alone would not tell this from an error of the command's.
-            view.console.say(Loudness::Normal, Waited::GaveUp(&ask.name, after));
+            view.console.say(Loudness::Normal, Waited::GaveUp(&acquire_request.name, after));
             Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
     })

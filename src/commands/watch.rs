@@ -64,6 +64,6 @@ impl Screen {
 /// Whether somebody may read what we write, as far as that is known without writing.
 fn is_read() -> bool {
     let stdout = io::stdout();
-    let mut gone = [PollFd::new(&stdout, PollFlags::empty())];
-    poll(&mut gone, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1)
+    let mut stage = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut stage, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1)
 }

@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub(crate) use self::format::fuzz;
 use self::format::{Entry, replay, snapshot};
 pub(crate) use self::format::{Found, Grant};
-use self::writer::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
+use self::writer::{AGAIN, JOURNAL, Job, Work, WriterStatus, rename_from_aside, write_aside};
 use crate::files::create::{self, Unfit};
 use crate::mutants::{self, Guard};
 use crate::serve::seals::Seals;
@@ -42,7 +42,7 @@ struct Writer {
     /// Bytes since the file was last written anew, and how many are enough to do so.
     grown: Cell<u64>,
     enough: Cell<u64>,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<WriterStatus>,
     /// Of this start of the machine.
     boot: String,
     /// Of an earlier one, and the longest lease then, until that is over.
@@ -98,7 +98,7 @@ impl Journal {
         directory.sync_all()?;
         found.seals = Some(Seals::open(&directory)?);
         let (jobs, todo) = channel();
-        let (tell, progress) = watch::channel(Progress::default());
+        let (tell, progress) = watch::channel(WriterStatus::default());
         let size = content.len() as u64;
         let work = Work::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
@@ -162,7 +162,7 @@ impl Journal {
     pub(crate) fn has_grown(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
             let grown = writer.grown.get();
-            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().trouble.is_some())
+            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().error.is_some())
         })
     }
 
@@ -182,11 +182,11 @@ impl Journal {
         let target = writer.appended.get();
         let mut progress = writer.progress.clone();
         let done = progress
-            .wait_for(|progress| progress.written >= target || progress.trouble.is_some())
+            .wait_for(|progress| progress.written >= target || progress.error.is_some())
             .await;
         match done.map(|progress| progress.clone()) {
             Ok(progress) if progress.written >= target => Ok(()),
-            Ok(Progress { trouble, .. }) => Err(trouble.unwrap_or_default()),
+            Ok(WriterStatus { error, .. }) => Err(error.unwrap_or_default()),
             Err(_gone) => Err("the thread that writes has ended".into()),
         }
     }
@@ -199,7 +199,7 @@ impl Journal {
     }
 
     /// What tells of trouble and of its end; none where nothing is written.
-    pub(crate) fn progress(&self) -> Option<watch::Receiver<Progress>> {
+    pub(crate) fn progress(&self) -> Option<watch::Receiver<WriterStatus>> {
         self.writer.as_ref().map(|writer| writer.progress.clone())
     }
 }

@@ -160,16 +160,16 @@ async fn tell_of_trouble(routes: &Routes) {
     let Some(mut progress) = routes.semaphores.journal.progress() else { return };
     let mut known = None;
     while progress.changed().await.is_ok() {
-        let trouble = progress.borrow_and_update().trouble.clone();
-        if trouble != known {
-            let text = match &trouble {
+        let error = progress.borrow_and_update().error.clone();
+        if error != known {
+            let text = match &error {
                 Some(why) => {
                     format!("cannot write to the state directory, granting nothing: {why}")
                 }
                 None => "the state directory can be written again".into(),
             };
             routes.semaphores.log.say(Event::Alert, &text);
-            known = trouble;
+            known = error;
         }
     }
 }

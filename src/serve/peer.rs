@@ -44,7 +44,7 @@ impl Peer {
     }
 
     /// Returns when its end of the connection is closed, whatever it sent before.
-    pub(super) async fn gone(&self) {
+    pub(super) async fn stage(&self) {
         // Urgent data is nothing that anybody sends; that the peer has closed comes with it.
         while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {

@@ -35,10 +35,10 @@ use super::peer::Peer;
 use super::rejected_keys::Failures;
 use super::semaphores::{Attached, COMING_BACK, Semaphores, Verdict, Which};
 use crate::backends::cloud::protocol::{
-    ASK_HEADER, About, Asking, BEAT, KEY_HEADER, Outcome, Returned, Revoked, Told, VERSION,
-    VERSION_HEADER, millis,
+    ASK_HEADER, BEAT, KEY_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, ReleaseReply,
+    RevokeReply, ServerInfo, VERSION, VERSION_HEADER, millis,
 };
-use crate::backends::{Pending, Revocation};
+use crate::backends::{LocalFuture, Revocation};
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
@@ -62,7 +62,7 @@ struct Wanted {
     name: Rc<str>,
     id: Option<Uuid>,
     actor: Actor,
-    asking: Option<Asking>,
+    asking: Option<RegisterRequest>,
     how: Option<Revocation>,
     pinning: Option<Pinning>,
     json: Option<Value>,
@@ -75,7 +75,7 @@ enum Done {
     Open(Attached, Which),
     /// The same for one of ours, which holds.
     Watching(Attached),
-    Asked(Told, Option<Attached>),
+    Asked(RegisterReply, Option<Attached>),
     /// It is answered when it is on record, if that can be.
     Changed(Answer),
     /// It is answered when it is on record, and not before.
@@ -135,7 +135,7 @@ impl Routes {
                     Verdict::Revoked => {
                         // What is on record first: it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
-                        plain_json(&Told::revoked())
+                        plain_json(&RegisterReply::revoked())
                     }
                     _ => empty(StatusCode::OK),
                 },
@@ -150,7 +150,7 @@ impl Routes {
                 }
                 Done::Pinned => match self.semaphores.journal.written().await {
                     Ok(()) => empty(StatusCode::OK),
-                    Err(trouble) => refusal(format!("it cannot record a limit: {trouble}")),
+                    Err(error) => refusal(format!("it cannot record a limit: {error}")),
                 },
                 // The loop has seen to it.
                 Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
@@ -260,7 +260,7 @@ impl Routes {
             (Route::Register, _) => match asking {
                 // Who died while we were held up must not be given anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
-                Some(asking) => match semaphores.ask(&name, asking, &actor) {
+                Some(asking) => match semaphores.request(&name, asking, &actor) {
                     Ok((told, attached)) => {
                         peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
                         return Done::Asked(told, attached);
@@ -311,12 +311,12 @@ impl Routes {
             }
             (Route::Return, Some(id)) => {
                 let outcome = semaphores.give_back(&name, id, actor);
-                return Done::Changed(plain_json(&Returned { outcome }));
+                return Done::Changed(plain_json(&ReleaseReply { outcome }));
             }
             (Route::Revoke, Some(id)) => match how {
                 Some(how) => {
                     let held = semaphores.revoke(&name, id, how, actor);
-                    return Done::Changed(plain_json(&Revoked { held }));
+                    return Done::Changed(plain_json(&RevokeReply { held }));
                 }
                 None => empty(StatusCode::BAD_REQUEST),
             },
@@ -346,18 +346,18 @@ impl Routes {
         }
     }
 
-    async fn tell(&self, told: Told, attached: Option<Attached>, peer: Peer) -> Answer {
-        if told.outcome == Outcome::Holding
-            && let Err(trouble) = self.semaphores.journal.written().await
+    async fn tell(&self, told: RegisterReply, attached: Option<Attached>, peer: Peer) -> Answer {
+        if told.outcome == RegisterOutcome::Holding
+            && let Err(error) = self.semaphores.journal.written().await
         {
-            return refusal(format!("it cannot record a grant: {trouble}"));
+            return refusal(format!("it cannot record a grant: {error}"));
         }
         let mut line = serde_json::to_string(&told).expect("plain data");
         line.push('\n');
         let mut answer = typed("application/json", String::new());
         // A proxy must not keep the first line until there is a second one.
         answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-        let then = attached.map(|attached| -> Pending<'static, Verdict> {
+        let then = attached.map(|attached| -> LocalFuture<'static, Verdict> {
             Box::pin(async move { ending(attached, &peer).await })
         });
         let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
@@ -374,10 +374,10 @@ impl Routes {
         }
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> ServerInfo {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let remembers = self.semaphores.journal.remembers();
-        About { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
+        ServerInfo { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
     }
 
     fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
@@ -396,7 +396,7 @@ async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
     tokio::select! {
         biased;
         verdict = attached.verdict() => verdict,
-        () = peer.gone() => Verdict::Removed,
+        () = peer.stage() => Verdict::Removed,
     }
 }
 

@@ -23,8 +23,11 @@ use super::journal::{Found, Grant, Journal};
 use super::log::Log;
 use super::seals::Seals;
 use super::tombstones::Finished;
-use crate::backends::cloud::protocol::{Asking, Look, Named, Outcome, Page, Told, millis};
-use crate::backends::ledger::{Change, Claim, Renewal, Terms};
+use crate::backends::cloud::protocol::{
+    NamedSemaphore, RegisterOutcome, RegisterReply, RegisterRequest, SemaphorePage, SemaphoreView,
+    millis,
+};
+use crate::backends::ledger::{Claim, LedgerEvent, Renewal, Terms};
 use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
@@ -222,7 +225,7 @@ impl Semaphores {
                 self.log_transition(name, id, client, "waiting");
                 let min_hold = Duration::ZERO;
                 let claim = Claim { id, terms: None, min_hold, record: None };
-                return ledger.ask(clock::now(), claim, None);
+                return ledger.request(clock::now(), claim, None);
             }
             Vec::new()
         });
@@ -249,7 +252,7 @@ impl Semaphores {
             match (client.ours, which) {
                 // A client of the original lives as long as this connection.
                 (false, Which::Monitor) if client.phase == Phase::Registered => {
-                    vec![Change::Gone(id)]
+                    vec![LedgerEvent::Gone(id)]
                 }
                 (false, Which::Monitor) => ledger.release(now, id),
                 (true, Which::Wait) => ledger.leave(now, id),
@@ -265,19 +268,19 @@ impl Semaphores {
 
     /// One of our clients asks for a permit, or again for what has become of that. Where it has
     /// to wait there is something to wait with.
-    pub(crate) fn ask(
+    pub(crate) fn request(
         self: &Rc<Self>,
         name: &Rc<str>,
-        asking: Asking,
+        asking: RegisterRequest,
         actor: &Actor,
-    ) -> Result<(Told, Option<Attached>), Refused> {
+    ) -> Result<(RegisterReply, Option<Attached>), Refused> {
         let now = clock::now();
         let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
         let id = asking.id;
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
         if self.finished.borrow().contains(id, &actor.bearer) {
-            return Ok((self.signed(name, id, Told::lost()), None));
+            return Ok((self.signed(name, id, RegisterReply::lost()), None));
         }
         self.has_room(name)?;
         let mut told = Err(Refused::Unknown);
@@ -286,7 +289,7 @@ impl Semaphores {
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
             if self.is_of_another_key(name, semaphore, &asking, actor) {
-                told = Ok(Told::lost());
+                told = Ok(RegisterReply::lost());
                 return Vec::new();
             }
             let known =
@@ -297,7 +300,7 @@ impl Semaphores {
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
-                told = Ok(semaphore.told(Outcome::Differs, id, now, stands, &actor.bearer));
+                told = Ok(semaphore.told(RegisterOutcome::Differs, id, now, stands, &actor.bearer));
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
@@ -306,14 +309,14 @@ impl Semaphores {
             // A place that it was not given is none, and it comes in at the end.
             let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
             let ticket = Some(asking.ticket).filter(given);
-            let mut changes = semaphore.ledger.ask(now, claim, ticket);
+            let mut changes = semaphore.ledger.request(now, claim, ticket);
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let held = phase.is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));
                 // Nobody has to hear of one that was never here.
-                changes.retain(|change| *change != Change::Gone(id));
-                told = Ok(semaphore.told(Outcome::Busy, id, now, stands, &actor.bearer));
+                changes.retain(|change| *change != LedgerEvent::Gone(id));
+                told = Ok(semaphore.told(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
             }
             if !semaphore.clients.contains_key(&id) {
@@ -324,10 +327,10 @@ impl Semaphores {
                 self.record(name, semaphore, id);
             }
             let outcome = match phase {
-                Some(backends::Phase::Holding) => Outcome::Holding,
-                Some(backends::Phase::Revoking) => Outcome::Revoking,
-                Some(backends::Phase::MinHold) => Outcome::Lost,
-                None => Outcome::Waiting,
+                Some(backends::HolderState::Holding) => RegisterOutcome::Holding,
+                Some(backends::HolderState::Revoking) => RegisterOutcome::Revoking,
+                Some(backends::HolderState::MinHold) => RegisterOutcome::Lost,
+                None => RegisterOutcome::Waiting,
             };
             told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
@@ -355,16 +358,16 @@ impl Semaphores {
     }
 
     /// One of our clients keeps its permit.
-    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> Told {
+    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> RegisterReply {
         let now = clock::now();
-        let mut told = Told::lost();
+        let mut told = RegisterReply::lost();
         self.change_known(name, |semaphore| {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(Outcome::Holding, id, now, terms, asks);
+                    told = semaphore.told(RegisterOutcome::Holding, id, now, terms, asks);
                 }
-                (Renewal::Revoked, _) => told = Told::revoked(),
+                (Renewal::Revoked, _) => told = RegisterReply::revoked(),
                 _ => {}
             }
             Vec::new()
@@ -381,9 +384,9 @@ impl Semaphores {
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
             match phase.filter(|_| client.ours) {
-                Some(backends::Phase::Holding) => client.watchers.push((number, sender)),
-                Some(backends::Phase::Revoking) => drop(sender.send(Verdict::Revoked)),
-                Some(backends::Phase::MinHold) | None => return Vec::new(),
+                Some(backends::HolderState::Holding) => client.watchers.push((number, sender)),
+                Some(backends::HolderState::Revoking) => drop(sender.send(Verdict::Revoked)),
+                Some(backends::HolderState::MinHold) | None => return Vec::new(),
             }
             outcome = Ok(());
             Vec::new()
@@ -395,17 +398,17 @@ impl Semaphores {
 
     /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
     /// them, from behind a name on, as far as the key is for them.
-    pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> Page {
+    pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> SemaphorePage {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
         let matter = rest.filter(|(name, semaphore)| semaphore.matters() && asks.is_for(name));
         let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
         drop(all);
-        let (mut page, mut parties) = (Page::default(), 0);
+        let (mut page, mut parties) = (SemaphorePage::default(), 0);
         for name in &names {
             let look = self.look(name, asks);
             parties += look.holders.len() + look.waiters.len();
-            page.semaphores.push(Named { name: name.to_string(), look });
+            page.semaphores.push(NamedSemaphore { name: name.to_string(), look });
             if parties >= MOST_PARTIES {
                 break;
             }
@@ -415,10 +418,10 @@ impl Semaphores {
     }
 
     /// How a semaphore stands, for our clients.
-    pub(crate) fn look(&self, name: &Rc<str>, asks: &Bearer) -> Look {
+    pub(crate) fn look(&self, name: &Rc<str>, asks: &Bearer) -> SemaphoreView {
         let now = clock::now();
         let paused = self.paused().filter(|left| *left > COMING_BACK);
-        let mut look = Look { paused_ms: paused.map(millis), ..Look::default() };
+        let mut look = SemaphoreView { paused_ms: paused.map(millis), ..SemaphoreView::default() };
         self.change_known(name, |semaphore| {
             let changes = semaphore.ledger.expire(now);
             look = semaphore.look(now, asks);

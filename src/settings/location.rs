@@ -12,7 +12,7 @@ use crate::backends::Name;
 use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
-use crate::backends::redis::config::Place;
+use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
 use crate::cli::messages::{BadUrlText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
@@ -66,7 +66,7 @@ pub(super) fn location(
         Url::Directory(path) => return Ok(Location::Directory(path)),
         Url::Cloud(url) => {
             let key = api_key(options, secrets.api_key, layers)?;
-            let place = cloud::config::Place { url, key, tls: tls(options, layers)? };
+            let place = cloud::config::CloudConfig { url, key, tls: tls(options, layers)? };
             return Ok(Location::Cloud(Box::new(place)));
         }
         Url::Redis(url) => *url,
@@ -92,7 +92,7 @@ pub(super) fn location(
         Some(password) => url.with_password(&password),
         None => url,
     };
-    Ok(Location::Redis(Box::new(Place {
+    Ok(Location::Redis(Box::new(RedisConfig {
         url,
         tls: tls(options, layers)?,
         prefix,

@@ -14,7 +14,7 @@ use super::shell::{self, NoShell, SH};
 use super::sources::All;
 use crate::backends::Name;
 use crate::backends::connect::Location;
-use crate::cli::{self, AskOptions, LONGEST, LoudnessOptions, SupervisionOptions};
+use crate::cli::{self, LONGEST, LoudnessOptions, PermitOptions, SupervisionOptions};
 use crate::exit::{LOST, NOT_ACQUIRED};
 use crate::supervise::Supervision;
 use crate::supervise::deadline::{default_kill_after, shortest_ttl};
@@ -75,10 +75,11 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let merged = all.layers.merged::<cli::Run>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Run { ask, supervision, backend, loudness, command, operands } = merged.wanted;
+    let cli::Run { permit_options, supervision, backend, loudness, command, operands } =
+        merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
-    if ask.name.is_none() && command.is_none() && !operands.is_empty() {
+    if permit_options.name.is_none() && command.is_none() && !operands.is_empty() {
         return Err(misuse(nameless(&operands)));
     }
     let (program, arguments) = match (command, operands) {
@@ -91,7 +92,7 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
         (None, operands) => {
             let mut operands = operands.into_iter();
             let Some(program) = operands.next() else {
-                let name = ask.name.as_ref().map_or("NAME", Name::as_str);
+                let name = permit_options.name.as_ref().map_or("NAME", Name::as_str);
                 let what = "no command to run; give it after the options";
                 return Err(misuse(format!("{what}: semrun --name {name} -- COMMAND")));
             };
@@ -100,7 +101,7 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     };
     let file_name = Path::new(&program).file_name().unwrap_or(&program);
     let label = printable(file_name);
-    let request = request(ask, &loudness, location, label, &all.layers)?;
+    let request = request(permit_options, &loudness, location, label, &all.layers)?;
     let kill_after =
         kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;
     let withheld = if supervision.clean_env { all.around.variables.secrets() } else { Vec::new() };
@@ -118,14 +119,14 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
 
 /// `label` is what others see if nothing else was said.
 pub(super) fn request(
-    ask: AskOptions,
+    permit_options: PermitOptions,
     loudness: &LoudnessOptions,
     location: Location,
     label: String,
     layers: &Layers,
 ) -> Result<Request, Misuse> {
-    let wait = wait(&ask, layers)?;
-    let Some(name) = ask.name else {
+    let wait = wait(&permit_options, layers)?;
+    let Some(name) = permit_options.name else {
         return Err(misuse("no semaphore named; give --name NAME"));
     };
     if matches!(location, Location::Redis(_)) {
@@ -134,16 +135,16 @@ pub(super) fn request(
     Ok(Request {
         name,
         location,
-        limit: ask.limit.unwrap_or(1),
-        limit_given: ask.limit.is_some(),
-        strict_limit: ask.strict_limit,
-        ttl: ask.ttl.unwrap_or(TTL),
-        ttl_given: ask.ttl.is_some(),
+        limit: permit_options.limit.unwrap_or(1),
+        limit_given: permit_options.limit.is_some(),
+        strict_limit: permit_options.strict_limit,
+        ttl: permit_options.ttl.unwrap_or(TTL),
+        ttl_given: permit_options.ttl.is_some(),
         wait,
-        conflict_exit_code: ask.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
-        min_hold: ask.min_hold.unwrap_or_default(),
-        jitter: ask.jitter.unwrap_or_default(),
-        label: ask.label.unwrap_or(label),
+        conflict_exit_code: permit_options.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
+        min_hold: permit_options.min_hold.unwrap_or_default(),
+        jitter: permit_options.jitter.unwrap_or_default(),
+        label: permit_options.label.unwrap_or(label),
         loudness: match loudness {
             LoudnessOptions { verbose: true, .. } => Loudness::Verbose,
             LoudnessOptions { quiet: true, .. } => Loudness::Quiet,
@@ -165,17 +166,19 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
     }
 }
 
-fn wait(ask: &AskOptions, layers: &Layers) -> Result<Wait, Misuse> {
+fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, Misuse> {
     // From further below it is for whoever gives --max-attempts.
-    if layers.types("retry-interval") && ask.max_attempts.is_none() {
+    if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
         return Err(misuse("--retry-interval says nothing without --max-attempts"));
     }
-    let retries = ask
+    let retries = permit_options
         .max_attempts
-        .map(|attempts| ask.retry_interval.unwrap_or(RETRY_INTERVAL).saturating_mul(attempts))
+        .map(|attempts| {
+            permit_options.retry_interval.unwrap_or(RETRY_INTERVAL).saturating_mul(attempts)
+        })
         .map(|time| time.min(LONGEST));
-    Ok(match ask.wait.or(retries) {
-        _ if ask.nonblock => Wait::Not,
+    Ok(match permit_options.wait.or(retries) {
+        _ if permit_options.nonblock => Wait::Not,
         Some(Duration::ZERO) => Wait::Not,
         Some(most) => Wait::AtMost(most),
         None => Wait::ForEver,

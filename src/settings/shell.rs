@@ -26,13 +26,13 @@ pub(crate) struct NoShell {
 
 /// The shell that is meant, or `/bin/sh` in place of one that cannot be.
 pub(super) fn or_sh(shell: OsString) -> (OsString, Option<NoShell>) {
-    match trouble(Path::new(&shell)) {
+    match error(Path::new(&shell)) {
         None => (shell, None),
         Some(why) => (SH.into(), Some(NoShell { shell, why })),
     }
 }
 
-fn trouble(shell: &Path) -> Option<&'static str> {
+fn error(shell: &Path) -> Option<&'static str> {
     if !shell.is_absolute() {
         return Some("not an absolute path");
     }

@@ -145,9 +145,9 @@ pub(super) fn status(
 pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
     let merged = all.layers.merged::<cli::Acquire>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Acquire { ask, backend, loudness, json, shell } = merged.wanted;
+    let cli::Acquire { permit_options, backend, loudness, json, shell } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let request = run::request(ask, &loudness, location, callers_name(), &all.layers)?;
+    let request = run::request(permit_options, &loudness, location, callers_name(), &all.layers)?;
     let printed = match (json, shell) {
         (true, _) => Printed::Json,
         (_, true) => Printed::Shell,
@@ -238,12 +238,12 @@ pub(super) fn doctor(flags: Flags, operands: Vec<OsString>, around: &Surrounding
 fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
     let merged = all.layers.merged::<cli::Doctor>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Doctor { mut ask, supervision, loudness, backend, .. } = merged.wanted;
+    let cli::Doctor { mut permit_options, supervision, loudness, backend, .. } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let name = ask.name.clone();
+    let name = permit_options.name.clone();
     // Which one is meant need not be said.
-    ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
-    let request = run::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
+    permit_options.name.get_or_insert_with(|| "any".parse().expect("a good name"));
+    let request = run::request(permit_options, &loudness, location, "doctor".into(), &all.layers)?;
     let Request { location, limit, ttl, .. } = request;
     Ok(Examined {
         name,

@@ -241,7 +241,7 @@ impl Guardian {
             refused = refusing;
             let reaped = tree.reap()?;
             status = status.or(reaped.ended);
-            if let (true, Some(status)) = (reaped.gone, status) {
+            if let (true, Some(status)) = (reaped.stage, status) {
                 take_deserted_terminal();
                 return Ok(status);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::deadline::{self, Deadline};
-use crate::backends::{Gone, Lease, Loss, Lost, Tenure};
+use crate::backends::{Lease, Loss, LossReason, LossStage, Validity};
 use crate::clock::{self, Alarm, Moment};
 
 /// How long a command has to end whose permit somebody else may have already.
@@ -18,12 +18,12 @@ pub(crate) struct Hold<'a> {
     lease: &'a mut dyn Lease,
     expiring: Option<Expiring>,
     /// What the backend has said of a permit that is not ours any more, or not for long.
-    gone: Option<Gone>,
+    lost: Option<LossStage>,
 }
 
 /// A lease that ends unless it is renewed.
 struct Expiring {
-    tenure: watch::Receiver<Tenure>,
+    validity: watch::Receiver<Validity>,
     alarm: Alarm,
     kill_after: Option<Duration>,
     /// Whether the command goes on without its permit.
@@ -36,15 +36,15 @@ struct Expiring {
 
 /// By when a process that holds nothing but this permit has to be gone. None: never.
 pub(crate) fn last(lease: &dyn Lease, kill_after: Option<Duration>) -> Option<Moment> {
-    let Tenure { since, ttl, .. } = *lease.tenure()?.borrow();
+    let Validity { since, ttl, .. } = *lease.validity()?.borrow();
     Some(Deadline::of(since, ttl, kill_after).last)
 }
 
 /// Whether the lease was over before it could be renewed. Whoever was stopped for so long may hear of
 /// the end of its command before it hears of that.
 pub(crate) fn is_over(lease: &dyn Lease) -> bool {
-    lease.tenure().is_some_and(|tenure| {
-        let Tenure { since, ttl, .. } = *tenure.borrow();
+    lease.validity().is_some_and(|validity| {
+        let Validity { since, ttl, .. } = *validity.borrow();
         clock::now() >= since + ttl
     })
 }
@@ -55,7 +55,7 @@ pub(crate) enum Change {
     /// It was renewed.
     Renewed,
     /// It is lost, or has to be taken for lost, because of this. At most that much time is left.
-    Lost { why: Loss, left: Option<Duration> },
+    Lost { why: LossReason, left: Option<Duration> },
     /// The whole tree has to be dead.
     Over,
 }
@@ -66,10 +66,10 @@ impl<'a> Hold<'a> {
         kill_after: Option<Duration>,
         continues: bool,
     ) -> io::Result<Self> {
-        let expiring = match lease.tenure() {
+        let expiring = match lease.validity() {
             None => None,
-            Some(tenure) => Some(Expiring {
-                tenure,
+            Some(validity) => Some(Expiring {
+                validity,
                 alarm: Alarm::new()?,
                 kill_after,
                 continues,
@@ -77,7 +77,7 @@ impl<'a> Hold<'a> {
                 killing: Duration::ZERO,
             }),
         };
-        let hold = Self { lease, expiring, gone: None };
+        let hold = Self { lease, expiring, lost: None };
         if let Some(expiring) = &hold.expiring {
             expiring.arm()?;
         }
@@ -85,7 +85,7 @@ impl<'a> Hold<'a> {
     }
 
     pub(crate) fn inherit(&self) -> Option<BorrowedFd<'_>> {
-        self.lease.inherit()
+        self.lease.inherited_fd()
     }
 
     /// By when the whole tree has to be dead, whoever kills it. None: never.
@@ -95,8 +95,8 @@ impl<'a> Hold<'a> {
     }
 
     /// Until when the permit is certainly ours: for so long from that moment. None: it cannot expire.
-    pub(crate) fn tenure(&self) -> Option<(Moment, Duration)> {
-        let Tenure { since, ttl, .. } = *self.expiring.as_ref()?.tenure.borrow();
+    pub(crate) fn validity(&self) -> Option<(Moment, Duration)> {
+        let Validity { since, ttl, .. } = *self.expiring.as_ref()?.validity.borrow();
         Some((since, ttl))
     }
 
@@ -113,13 +113,13 @@ impl<'a> Hold<'a> {
 
     /// Why it is too late to start anything under the permit, if it is: it may be somebody
     /// else's.
-    pub(crate) async fn is_too_late(&mut self) -> Option<Loss> {
+    pub(crate) async fn is_too_late(&mut self) -> Option<LossReason> {
         if self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft) {
-            return Some(Loss::HeldUp);
+            return Some(LossReason::HeldUp);
         }
         tokio::select! {
             biased;
-            lost = self.lease.lost() => Some(lost.why),
+            lost = self.lease.lost() => Some(lost.reason),
             () = std::future::ready(()) => None,
         }
     }
@@ -128,19 +128,19 @@ impl<'a> Hold<'a> {
     pub(crate) async fn next(&mut self) -> io::Result<Change> {
         tokio::select! {
             biased;
-            Lost { why, gone } = self.lease.lost(), if matches!(self.gone, None | Some(Gone::NotYet)) => {
-                self.gone = Some(gone);
+            Loss { reason, stage } = self.lease.lost(), if matches!(self.lost, None | Some(LossStage::Revoking)) => {
+                self.lost = Some(stage);
                 if let Some(expiring) = &mut self.expiring {
                     expiring.told = true;
                 }
-                let left = match gone {
-                    Gone::Now => Some(Duration::ZERO),
-                    Gone::Before => Some(AT_ONCE),
-                    Gone::NotYet => None,
+                let left = match stage {
+                    LossStage::Now => Some(Duration::ZERO),
+                    LossStage::Before => Some(AT_ONCE),
+                    LossStage::Revoking => None,
                 };
-                Ok(Change::Lost { why, left })
+                Ok(Change::Lost { why: reason, left })
             }
-            change = next(self.expiring.as_mut(), self.gone.is_some()) => change,
+            change = next(self.expiring.as_mut(), self.lost.is_some()) => change,
         }
     }
 }
@@ -163,9 +163,9 @@ impl Expiring {
                         return Ok(change);
                     }
                 }
-                Ok(()) = self.tenure.changed(), if !lost => {
+                Ok(()) = self.validity.changed(), if !lost => {
                     self.arm()?;
-                    if self.tenure.borrow().trouble.is_none() {
+                    if self.validity.borrow().error.is_none() {
                         return Ok(Change::Renewed);
                     }
                 }
@@ -174,7 +174,7 @@ impl Expiring {
     }
 
     fn deadline(&self) -> Deadline {
-        let Tenure { since, ttl, .. } = *self.tenure.borrow();
+        let Validity { since, ttl, .. } = *self.validity.borrow();
         Deadline::of(since, ttl, self.kill_after).earlier(self.killing)
     }
 
@@ -200,8 +200,8 @@ impl Expiring {
         }
         self.told = true;
         self.arm()?;
-        let trouble = self.tenure.borrow().trouble.clone();
-        let why = trouble.map_or(Loss::NotRenewed, Loss::Store);
+        let error = self.validity.borrow().error.clone();
+        let why = error.map_or(LossReason::NotRenewed, LossReason::Store);
         Ok(Some(Change::Lost { why, left: None }))
     }
 }
@@ -213,14 +213,14 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::backends::{Error, Pending, Permit, StoreError};
+    use crate::backends::{Error, LocalFuture, Permit, StoreError};
 
     const TTL: Duration = Duration::from_millis(600);
 
     /// A lease whose renewals and loss a test decides. With a TTL below half a second of margin
     /// everything is due at once, so moments are moved by moving `since`.
     struct Lent {
-        tenure: watch::Receiver<Tenure>,
+        validity: watch::Receiver<Validity>,
         lost: oneshot::Receiver<()>,
     }
 
@@ -229,44 +229,44 @@ mod tests {
             unreachable!("nobody asks for it")
         }
 
-        fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
-            Some(self.tenure.clone())
+        fn validity(&self) -> Option<watch::Receiver<Validity>> {
+            Some(self.validity.clone())
         }
 
-        fn lost(&mut self) -> Pending<'_, Lost> {
+        fn lost(&mut self) -> LocalFuture<'_, Loss> {
             Box::pin(async {
                 let _ = (&mut self.lost).await;
-                Lost { why: Loss::ExpiredOrRevoked, gone: Gone::Before }
+                Loss { reason: LossReason::ExpiredOrRevoked, stage: LossStage::Before }
             })
         }
 
-        fn inherit(&self) -> Option<BorrowedFd<'_>> {
+        fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
             None
         }
 
-        fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+        fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
             Box::pin(async { Ok(()) })
         }
     }
 
     /// Runs a test with a hold whose lease was renewed that long after now.
-    fn hold<F: AsyncFnOnce(Hold<'_>, watch::Sender<Tenure>, oneshot::Sender<()>)>(
+    fn hold<F: AsyncFnOnce(Hold<'_>, watch::Sender<Validity>, oneshot::Sender<()>)>(
         ahead: Duration,
         continues: bool,
         test: F,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (sender, tenure) = watch::channel(renewed(ahead));
+            let (sender, validity) = watch::channel(renewed(ahead));
             let (loses, lost) = oneshot::channel();
-            let mut lease = Lent { tenure, lost };
+            let mut lease = Lent { validity, lost };
             let hold = Hold::new(&mut lease, None, continues).unwrap();
             test(hold, sender, loses).await;
         });
     }
 
-    fn renewed(ahead: Duration) -> Tenure {
-        Tenure { since: clock::now() + ahead, ttl: TTL, trouble: None }
+    fn renewed(ahead: Duration) -> Validity {
+        Validity { since: clock::now() + ahead, ttl: TTL, error: None }
     }
 
     /// What happens within a moment.
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn a_lease_that_is_not_renewed_is_given_up_and_then_the_tree_has_to_be_dead() {
         hold(Duration::ZERO, false, async |mut hold, sender, _loses| {
-            sender.send_modify(|tenure| tenure.trouble = Some(StoreError::Silent));
+            sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
             // Both are due at once, as after the machine was suspended.
-            let lost = Change::Lost { why: Loss::Store(StoreError::Silent), left: None };
+            let lost = Change::Lost { why: LossReason::Store(StoreError::Silent), left: None };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert!(hold.is_too_late().await.is_some());
             assert_eq!(soon(&mut hold).await, Some(Change::Over));
@@ -301,7 +301,7 @@ mod tests {
             sender.send_replace(renewed(LATER * 2));
             assert_eq!(soon(&mut hold).await, Some(Change::Renewed));
             assert!(hold.last() > before);
-            sender.send_modify(|tenure| tenure.trouble = Some(StoreError::Silent));
+            sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
             assert_eq!(soon(&mut hold).await, None, "an attempt that failed is no renewal");
         });
     }
@@ -310,7 +310,7 @@ mod tests {
     fn a_permit_that_is_gone_is_said_once() {
         hold(LATER, false, async |mut hold, _sender, loses| {
             loses.send(()).unwrap();
-            let lost = Change::Lost { why: Loss::ExpiredOrRevoked, left: Some(AT_ONCE) };
+            let lost = Change::Lost { why: LossReason::ExpiredOrRevoked, left: Some(AT_ONCE) };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert_eq!(soon(&mut hold).await, None);
         });

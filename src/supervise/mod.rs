@@ -27,7 +27,7 @@ use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
 use self::process_tree::{Reaped, Tree};
 use self::signals::{Arrival, Signals, Whom};
 use self::spawn::LaunchError;
-use crate::backends::{Gone, Loss};
+use crate::backends::{LossReason, LossStage};
 use crate::mutants::{self, Guard};
 use crate::sys::own_group;
 
@@ -52,7 +52,7 @@ pub(crate) enum Remark<'a> {
     /// Processes that we may not kill; once each time there are others.
     Unkillable(&'a [Pid]),
     /// The permit is lost, or has to be taken for lost, because of this.
-    Lost(&'a Loss),
+    Lost(&'a LossReason),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
     /// A signal came of which the command is stopped.
@@ -204,7 +204,7 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
     fn changed(&mut self, change: Change) -> io::Result<Option<Event>> {
         match change {
             Change::Renewed => {
-                self.around.tell(News::Held(self.hold.tenure()));
+                self.around.tell(News::Held(self.hold.validity()));
                 self.make_room()?;
                 Ok(None)
             }
@@ -213,9 +213,9 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                     (self.remark)(Remark::Lost(&why));
                 }
                 self.around.tell(News::Lost(match left {
-                    Some(Duration::ZERO) => Gone::Now,
-                    Some(_) => Gone::Before,
-                    None => Gone::NotYet,
+                    Some(Duration::ZERO) => LossStage::Now,
+                    Some(_) => LossStage::Before,
+                    None => LossStage::Revoking,
                 }));
                 self.make_room()?;
                 if left == Some(Duration::ZERO) {
@@ -232,7 +232,7 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
 
     /// Leaves enough time before the end of the lease to kill a tree as large as it is now.
     fn make_room(&mut self) -> io::Result<()> {
-        if self.hold.tenure().is_some() {
+        if self.hold.validity().is_some() {
             self.hold.make_room(self.tree.len())?;
             self.visible.kills_at(self.hold.last())?;
         }
@@ -337,7 +337,7 @@ impl End {
     }
 
     fn note(&mut self, tree: &mut Tree, around: &mut Around) -> io::Result<Event> {
-        let Reaped { ended, stopped, gone } = tree.reap()?;
+        let Reaped { ended, stopped, stage } = tree.reap()?;
         if let Some(status) = ended {
             self.status = Some(status);
             let typed = [Signal::INT, Signal::QUIT].into_iter().find(|signal| {
@@ -358,7 +358,7 @@ impl End {
             }
         }
         Ok(match (ended, stopped) {
-            _ if gone => Event::Gone,
+            _ if stage => Event::Gone,
             (Some(status), _) => Event::Ended(Ending {
                 code: status.exit_status(),
                 interrupted: [Signal::INT, Signal::QUIT].iter().any(|one| self.has_received(*one)),

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::descendants::is_below;
-use crate::backends::Gone;
+use crate::backends::LossStage;
 use crate::clock::Moment;
 use crate::sys::watch;
 
@@ -34,22 +34,23 @@ pub(crate) enum News {
     /// It is certainly held for so long from that moment; none: for as long as the run lives.
     Held(Option<(Moment, Duration)>),
     /// It is lost.
-    Lost(Gone),
+    Lost(LossStage),
 }
 
 impl News {
     const LENGTH: usize = 17;
     const ENDLESS: u8 = b'e';
     const HELD: u8 = b'h';
-    const LOST: [(u8, Gone); 3] = [(b'n', Gone::Now), (b'b', Gone::Before), (b'y', Gone::NotYet)];
+    const LOST: [(u8, LossStage); 3] =
+        [(b'n', LossStage::Now), (b'b', LossStage::Before), (b'y', LossStage::Revoking)];
 
     fn to_bytes(self) -> [u8; Self::LENGTH] {
         let (kind, first, second) = match self {
             Self::Held(None) => (Self::ENDLESS, Duration::ZERO, Duration::ZERO),
             Self::Held(Some((since, ttl))) => (Self::HELD, since, ttl),
-            Self::Lost(gone) => {
+            Self::Lost(stage) => {
                 let kind =
-                    Self::LOST.iter().find(|(_, one)| *one == gone).map_or(b'n', |one| one.0);
+                    Self::LOST.iter().find(|(_, one)| *one == stage).map_or(b'n', |one| one.0);
                 (kind, Duration::ZERO, Duration::ZERO)
             }
         };
@@ -71,7 +72,7 @@ impl News {
             Self::HELD => Some(Self::Held(Some((first, second)))),
             kind => {
                 let lost = Self::LOST.iter().find(|(one, _)| *one == kind);
-                lost.map(|(_, gone)| Self::Lost(*gone))
+                lost.map(|(_, stage)| Self::Lost(*stage))
             }
         }
     }
@@ -250,9 +251,9 @@ mod tests {
         for news in [
             News::Held(None),
             News::Held(Some((since, ttl))),
-            News::Lost(Gone::Now),
-            News::Lost(Gone::Before),
-            News::Lost(Gone::NotYet),
+            News::Lost(LossStage::Now),
+            News::Lost(LossStage::Before),
+            News::Lost(LossStage::Revoking),
         ] {
             assert_eq!(News::from_bytes(news.to_bytes()), Some(news));
         }

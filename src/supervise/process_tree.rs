@@ -74,7 +74,7 @@ pub(crate) struct Reaped {
     /// By which signal the command was stopped, if it has just been.
     pub(crate) stopped: Option<Signal>,
     /// Whether nothing is left of the tree.
-    pub(crate) gone: bool,
+    pub(crate) stage: bool,
 }
 
 impl Tree {
@@ -244,7 +244,7 @@ impl Tree {
             let all = self.descendants().into_iter();
             let refused: Vec<_> = all.filter(may_not).map(|one| one.pid).collect();
             let collected = self.collect()?;
-            if collected == 0 || self.found.gone || Instant::now() >= end {
+            if collected == 0 || self.found.stage || Instant::now() >= end {
                 return Ok(refused);
             }
         }
@@ -268,11 +268,11 @@ impl Tree {
                 // Children are left; are they ours?
                 Ok(None) => {
                     let none_is_ours = !self.strangers.is_empty() && self.descendants().is_empty();
-                    self.found.gone = none_is_ours && !self.running;
+                    self.found.stage = none_is_ours && !self.running;
                     return Ok(count);
                 }
                 Err(Errno::CHILD) => {
-                    self.found.gone = !self.running;
+                    self.found.stage = !self.running;
                     return match self.command {
                         Command::Process(_) if self.running => {
                             Err(io::Error::other("another process was told how the command ended"))

@@ -174,7 +174,7 @@ struct Birth {
     /// Whether signals that are sent to it are meant for the command.
     is_ready: AtomicBool,
     /// Not zero until the process has left this memory: it executes its program, or has ended.
-    shared: AtomicU32,
+    server: AtomicU32,
     /// Why it did not get there.
     failed: Option<Failed>,
 }
@@ -211,7 +211,7 @@ impl Birth {
             inherited: Inherited::recorded(),
             pid: None,
             is_ready: AtomicBool::new(false),
-            shared: AtomicU32::new(0),
+            server: AtomicU32::new(0),
             failed: None,
         });
         birth.point();
@@ -229,8 +229,8 @@ impl Birth {
     fn begin(&mut self) -> Result<(), LaunchError> {
         self.failed = None;
         self.is_ready.store(false, Ordering::Release);
-        self.shared.store(1, Ordering::Release);
-        let shared = self.shared.as_ptr();
+        self.server.store(1, Ordering::Release);
+        let server = self.server.as_ptr();
         let top = self.stack.as_mut_ptr().wrapping_add(self.stack.capacity());
         let this: *mut Self = self;
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
@@ -243,7 +243,7 @@ impl Birth {
             // to this thread.
             let pid = unsafe {
                 let nothing = ptr::null_mut::<c_void>();
-                libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, shared)
+                libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, server)
             };
             if pid == -1 { Err(io::Error::last_os_error()) } else { Ok(pid) }
         });
@@ -253,7 +253,7 @@ impl Birth {
                 Ok(())
             }
             Err(error) => {
-                self.shared.store(0, Ordering::Release);
+                self.server.store(0, Ordering::Release);
                 Err(LaunchError::Failed("start a process", error))
             }
         }
@@ -267,14 +267,14 @@ impl Birth {
 
     /// Whether the process has left this memory.
     fn is_over(&self) -> bool {
-        self.shared.load(Ordering::Acquire) == 0
+        self.server.load(Ordering::Acquire) == 0
     }
 
     /// Waits until it has, or until so much time has passed, or until a signal comes.
     fn wait(&self, time: Duration) {
         let time = Timespec::try_from(time).ok();
         while !self.is_over() {
-            match futex::wait(&self.shared, futex::Flags::empty(), 1, time.as_ref()) {
+            match futex::wait(&self.server, futex::Flags::empty(), 1, time.as_ref()) {
                 Ok(()) | Err(Errno::AGAIN) => {}
                 Err(_timed_out_or_interrupted) => return,
             }

@@ -8,17 +8,20 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::http::{Answer, Link, unexpected};
-use super::node_lease::{self, Observed, Place, Whose};
+use super::http::{HttpConnection, HttpResponse, unexpected};
+use super::node_lease::{self, NodeRegistration, ObserveAnswer, ServerKind};
 use super::orphans;
-use super::protocol::{ABOUT, ASK_HEADER, Asking, Outcome, SILENCE, Told, ascii_json, millis};
-use super::serve_lease::Grip;
-use super::{LEAVING, OBSERVE, Shared, understood};
-use crate::backends::error::{Attempt, Lack, StoreError};
-use crate::backends::lease::Leased;
-use crate::backends::retry::{Before, CONNECTING, Pause, TRY_ON, within};
+use super::protocol::{
+    ABOUT, ASK_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, SILENCE, ascii_json, millis,
+};
+use super::serve_lease::ServeLease;
+use super::{CloudServer, LEAVING, OBSERVE, understood};
+use crate::backends::error::{Attempt, MissingFeature, StoreError};
+use crate::backends::lease::RenewingLease;
+use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
-    Acquired, Ask, Cancel, Error, Lease, Notice, Permit, Standing, Tenure, Turn,
+    AcquireRequest, Acquisition, CancelToken, Error, Lease, Permit, Progress, ProgressSender,
+    QueueStatus, Validity,
 };
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
@@ -29,10 +32,10 @@ const REGISTER: &str = "/semaphore/register";
 const QUICK: Duration = Duration::from_millis(100);
 
 /// One who asks, until it has a permit.
-pub(super) struct Queueing<'a> {
-    shared: Rc<Shared>,
-    ask: &'a Ask,
-    turn: &'a Turn,
+pub(super) struct CloudAcquire<'a> {
+    server: Rc<CloudServer>,
+    acquire_request: &'a AcquireRequest,
+    progress: &'a ProgressSender,
     /// Whether one of our servers may know of us.
     asked: bool,
     /// Whether anything ever came of asking.
@@ -44,7 +47,7 @@ pub(super) struct Queueing<'a> {
     /// What shows there that it is ours.
     seal: String,
     /// Our place in the queue of the other kind.
-    place: Option<Place>,
+    place: Option<NodeRegistration>,
     /// Whether we are about to take one, which is to be finished.
     taking: Rc<Cell<bool>>,
     /// Our identities in places of that kind that we lost sight of.
@@ -55,20 +58,24 @@ pub(super) struct Queueing<'a> {
 }
 
 /// Where one attempt has led.
-enum Step {
-    Done(Acquired),
+enum AcquireStep {
+    Done(Acquisition),
     /// In the queue of one of our servers, as long as this answer is not at its end.
-    Waiting(Link, Answer),
+    Waiting(HttpConnection, HttpResponse),
     /// In the queue of the other kind, as it stood a moment ago.
-    Placed(Place, Standing),
+    Placed(NodeRegistration, QueueStatus),
 }
 
-impl<'a> Queueing<'a> {
-    pub(super) fn new(shared: Rc<Shared>, ask: &'a Ask, turn: &'a Turn) -> Self {
+impl<'a> CloudAcquire<'a> {
+    pub(super) fn new(
+        server: Rc<CloudServer>,
+        acquire_request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+    ) -> Self {
         Self {
-            shared,
-            ask,
-            turn,
+            server,
+            acquire_request,
+            progress,
             asked: false,
             outcome: false,
             queued: false,
@@ -77,13 +84,13 @@ impl<'a> Queueing<'a> {
             place: None,
             taking: Rc::default(),
             ghosts: Vec::new(),
-            told: (ask.limit, ask.ttl),
-            time: CONNECTING,
+            told: (acquire_request.limit, acquire_request.ttl),
+            time: ATTEMPT_TIMEOUT,
         }
     }
 
     /// Waits in turn, unless it is called off.
-    pub(super) async fn run(mut self, mut cancel: Cancel) -> Result<Acquired, Error> {
+    pub(super) async fn run(mut self, mut cancel: CancelToken) -> Result<Acquisition, Error> {
         let taking = Rc::clone(&self.taking);
         let mut leaving = LEAVING;
         let done = {
@@ -120,34 +127,34 @@ impl<'a> Queueing<'a> {
             }
             None => {
                 let left = self.leave(leaving).await;
-                let trouble = left.err().or((!self.outcome).then_some(StoreError::Silent));
-                if let Some(trouble) = trouble {
-                    self.turn.tell(Notice::Trouble { what: trouble, may_last: false });
+                let error = left.err().or((!self.outcome).then_some(StoreError::Silent));
+                if let Some(error) = error {
+                    self.progress.tell(Progress::Trouble { what: error, may_last: false });
                 }
-                Ok(Acquired::Cancelled)
+                Ok(Acquisition::Cancelled)
             }
         }
     }
 
-    async fn advance(&mut self) -> Result<Acquired, Error> {
-        let mut pause = Pause::new();
-        let give_up = Instant::now() + TRY_ON;
+    async fn advance(&mut self) -> Result<Acquisition, Error> {
+        let mut pause = Backoff::new();
+        let give_up = Instant::now() + RETRY_FOR;
         let mut link = None;
-        let mut before = Before::default();
+        let mut before = PreviousError::default();
         let mut quick = 0;
         loop {
             let since = clock::now();
             let left = give_up.saturating_duration_since(Instant::now());
-            self.time = if self.queued { CONNECTING } else { CONNECTING.min(left) };
+            self.time = if self.queued { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             let step = self.step(since, link.take()).await;
             self.taking.set(false);
             self.outcome = true;
             if step.is_ok() {
-                before = Before::default();
+                before = PreviousError::default();
             }
             let waited = match step {
-                Ok(Step::Done(acquired)) => return Ok(acquired),
-                Ok(Step::Waiting(link, answer)) => {
+                Ok(AcquireStep::Done(acquired)) => return Ok(acquired),
+                Ok(AcquireStep::Waiting(link, answer)) => {
                     let since = Instant::now();
                     let waited = wait(link, answer).await;
                     // A server that ends every wait at once is not to be asked without a pause.
@@ -155,44 +162,45 @@ impl<'a> Queueing<'a> {
                     if quick > 3 {
                         pause.sleep().await;
                     } else {
-                        pause = Pause::new();
+                        pause = Backoff::new();
                     }
                     waited.map(Some)
                 }
-                Ok(Step::Placed(place, standing)) => {
+                Ok(AcquireStep::Placed(place, standing)) => {
                     let since = Instant::now();
                     self.place = Some(place);
                     let granted = Box::pin(self.granted(standing)).await;
                     if since.elapsed() > Duration::from_secs(2) {
-                        pause = Pause::new();
+                        pause = Backoff::new();
                     }
                     match granted {
                         Ok(link) => {
-                            self.shared.idle.replace(Some(link));
-                            return Ok(Acquired::Granted(self.lease()));
+                            self.server.idle.replace(Some(link));
+                            return Ok(Acquisition::Granted(self.lease()));
                         }
-                        Err(trouble) => {
+                        Err(error) => {
                             self.ghosts.extend(self.place.take().map(|place| place.id));
-                            Err(trouble)
+                            Err(error)
                         }
                     }
                 }
-                Err(trouble) => Err(trouble),
+                Err(error) => Err(error),
             };
             match waited {
                 Ok(again) => link = again,
-                Err(trouble) => {
+                Err(error) => {
                     let again = before.any();
-                    let trouble = before.or(trouble, self.time);
+                    let error = before.or(error, self.time);
                     let queued = self.queued;
-                    let over =
-                        trouble.is_final() || (trouble.lasts() && !queued) || self.ask.nonblock;
+                    let over = error.is_final()
+                        || (error.is_permanent() && !queued)
+                        || self.acquire_request.nonblock;
                     if !over {
-                        let what = trouble.clone();
-                        self.turn.tell(Notice::Trouble { what, may_last: queued && again });
+                        let what = error.clone();
+                        self.progress.tell(Progress::Trouble { what, may_last: queued && again });
                     }
                     if over || !pause.sleep_while(queued, give_up).await {
-                        return Err(self.error(trouble));
+                        return Err(self.error(error));
                     }
                 }
             }
@@ -201,26 +209,30 @@ impl<'a> Queueing<'a> {
 
     /// Asks once; each question has to be answered soon. Over a connection that is there already the
     /// server is one of ours.
-    async fn step(&mut self, since: Moment, link: Option<Link>) -> Result<Step, StoreError> {
-        let shared = Rc::clone(&self.shared);
+    async fn step(
+        &mut self,
+        since: Moment,
+        link: Option<HttpConnection>,
+    ) -> Result<AcquireStep, StoreError> {
+        let server = Rc::clone(&self.server);
         if let Some(link) = link
             && let Some(mut link) = link.if_idle().await
         {
             let answer = self.register(&mut link).await?;
             return self.understand(since, link, answer).await;
         }
-        let mut link = within(self.time, shared.dialler.dial()).await?;
-        let beyond = beyond_the_original(self.ask);
-        if beyond.is_some() || self.ask.nonblock {
+        let mut link = with_timeout(self.time, server.dialler.dial()).await?;
+        let beyond = beyond_the_original(self.acquire_request);
+        if beyond.is_some() || self.acquire_request.nonblock {
             // One of the other kind remembers everybody who registers, so that is looked at first.
-            let theirs = within(self.time, self.look_if_original(&mut link)).await?;
+            let theirs = with_timeout(self.time, self.look_if_original(&mut link)).await?;
             if theirs.is_some()
                 && let Some(lack) = beyond
             {
                 return Err(StoreError::Original(lack));
             }
             if theirs.is_some_and(|theirs| !theirs.is_free()) {
-                return Ok(Step::Done(Acquired::Busy));
+                return Ok(AcquireStep::Done(Acquisition::Busy));
             }
         }
         let answer = self.register(&mut link).await?;
@@ -229,41 +241,45 @@ impl<'a> Queueing<'a> {
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
     /// would tell of everybody who holds.
-    async fn look_if_original(&self, link: &mut Link) -> Result<Option<Observed>, StoreError> {
-        let dialler = &self.shared.dialler;
-        let answer = link.ask(dialler.request(ABOUT, "")).await?;
+    async fn look_if_original(
+        &self,
+        link: &mut HttpConnection,
+    ) -> Result<Option<ObserveAnswer>, StoreError> {
+        let dialler = &self.server.dialler;
+        let answer = link.send(dialler.request(ABOUT, "")).await?;
         let ours = answer.ours;
         link.read(answer).await?;
         if ours {
             return Ok(None);
         }
-        self.shared.tell_apart(link).await?;
-        let answer = link.ask(dialler.request(OBSERVE, self.ask.name.as_str())).await?;
+        self.server.tell_apart(link).await?;
+        let answer =
+            link.send(dialler.request(OBSERVE, self.acquire_request.name.as_str())).await?;
         if answer.status != StatusCode::OK {
             return Err(unexpected(answer.status, OBSERVE));
         }
-        Observed::parse(&link.read(answer).await?).map(Some)
+        ObserveAnswer::parse(&link.read(answer).await?).map(Some)
     }
 
-    async fn register(&mut self, link: &mut Link) -> Result<Answer, StoreError> {
-        let asking = Asking {
-            id: self.ask.id,
-            limit: self.ask.limit,
-            ttl_ms: millis(self.ask.ttl),
+    async fn register(&mut self, link: &mut HttpConnection) -> Result<HttpResponse, StoreError> {
+        let asking = RegisterRequest {
+            id: self.acquire_request.id,
+            limit: self.acquire_request.limit,
+            ttl_ms: millis(self.acquire_request.ttl),
             ticket: self.ticket,
             seal: self.seal.clone(),
-            nonblock: self.ask.nonblock,
-            strict: self.ask.strict,
-            min_hold_ms: millis(self.ask.min_hold),
-            who: self.ask.who.clone(),
+            nonblock: self.acquire_request.nonblock,
+            strict: self.acquire_request.strict,
+            min_hold_ms: millis(self.acquire_request.min_hold),
+            who: self.acquire_request.who.clone(),
         };
-        let request = self.shared.dialler.request(REGISTER, self.ask.name.as_str());
+        let request = self.server.dialler.request(REGISTER, self.acquire_request.name.as_str());
         self.asked = true;
         // One of the other kind remembers everybody to whom it gave an identity, until the place
         // that comes with it has been taken and left.
         self.taking.set(true);
         let request = request.header(ASK_HEADER, ascii_json(&asking));
-        let answer = within(self.time, link.ask(request)).await?;
+        let answer = with_timeout(self.time, link.send(request)).await?;
         if answer.status != StatusCode::OK {
             return Err(unexpected(answer.status, REGISTER));
         }
@@ -273,100 +289,116 @@ impl<'a> Queueing<'a> {
     async fn understand(
         &mut self,
         since: Moment,
-        mut link: Link,
-        mut answer: Answer,
-    ) -> Result<Step, StoreError> {
+        mut link: HttpConnection,
+        mut answer: HttpResponse,
+    ) -> Result<AcquireStep, StoreError> {
         if !answer.ours {
             self.asked = false;
-            let id = within(self.time, link.read(answer)).await?;
+            let id = with_timeout(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or(StoreError::NoIdentities)?;
             // Boxed, like what follows: nobody else needs the room for it.
             return Box::pin(self.take_place(id, link)).await;
         }
         self.taking.set(false);
-        let text = within(self.time, link.line(&mut answer)).await?;
-        let told = understood::<Told>(&text)?.believed()?;
+        let text = with_timeout(self.time, link.line(&mut answer)).await?;
+        let told = understood::<RegisterReply>(&text)?.believed()?;
         self.tell(&told);
         Ok(match told.outcome {
-            Outcome::Holding => {
+            RegisterOutcome::Holding => {
                 let off = mutants::is_off(Guard::DeadlineFromRequest);
                 let since = if off { clock::now() } else { since };
-                let tenure = Tenure { since, ttl: self.told.1, trouble: None };
-                let (id, name) = (self.ask.id, self.ask.name.clone());
+                let validity = Validity { since, ttl: self.told.1, error: None };
+                let (id, name) = (self.acquire_request.id, self.acquire_request.name.clone());
                 let permit = Permit { id, name, token: Some(told.token) };
-                if within(self.time, link.read(answer)).await.is_ok() {
-                    self.shared.idle.replace(Some(link));
+                if with_timeout(self.time, link.read(answer)).await.is_ok() {
+                    self.server.idle.replace(Some(link));
                 }
-                let grip = Grip {
-                    shared: Rc::clone(&self.shared),
+                let lease = ServeLease {
+                    server: Rc::clone(&self.server),
                     name: permit.name.clone(),
                     id: permit.id,
-                    server: told.server,
+                    granted_by: told.server,
                 };
-                Step::Done(Acquired::Granted(Box::new(Leased::new(permit, tenure, grip))))
+                AcquireStep::Done(Acquisition::Granted(Box::new(RenewingLease::new(
+                    permit, validity, lease,
+                ))))
             }
-            Outcome::Busy => match told.withheld() {
+            RegisterOutcome::Busy => match told.withheld() {
                 Some(why) => return Err(StoreError::Withheld(why)),
-                None => Step::Done(Acquired::Busy),
+                None => AcquireStep::Done(Acquisition::Busy),
             },
-            Outcome::Revoking | Outcome::Lost => return Err(StoreError::Withdrawn),
-            Outcome::Differs => {
-                return Err(StoreError::differs(self.ask, told.limit, told.pinned, self.told.1));
+            RegisterOutcome::Revoking | RegisterOutcome::Lost => return Err(StoreError::Withdrawn),
+            RegisterOutcome::Differs => {
+                return Err(StoreError::differs(
+                    self.acquire_request,
+                    told.limit,
+                    told.pinned,
+                    self.told.1,
+                ));
             }
-            Outcome::Waiting => {
+            RegisterOutcome::Waiting => {
                 self.queued = true;
-                self.turn.tell(Notice::Queued(told.standing()));
+                self.progress.tell(Progress::Queued(told.standing()));
                 (self.ticket, self.seal) = (told.ticket, told.seal);
-                Step::Waiting(link, answer)
+                AcquireStep::Waiting(link, answer)
             }
         })
     }
 
     /// Takes a place in the queue of a server of the other kind.
-    async fn take_place(&mut self, id: Uuid, link: Link) -> Result<Step, StoreError> {
-        let taken = Place::take(&self.shared, &self.ask.name, id, link, self.time).await;
+    async fn take_place(
+        &mut self,
+        id: Uuid,
+        link: HttpConnection,
+    ) -> Result<AcquireStep, StoreError> {
+        let taken =
+            NodeRegistration::take(&self.server, &self.acquire_request.name, id, link, self.time)
+                .await;
         self.taking.set(false);
         let (mut place, standing) = taken?;
-        if self.ask.nonblock {
+        if self.acquire_request.nonblock {
             // Somebody may have been faster, and then we leave again.
-            let granted = within(TRY_ON, self.granted_or_behind(&mut place)).await;
+            let granted = with_timeout(RETRY_FOR, self.granted_or_behind(&mut place)).await;
             if granted?.is_none() {
                 place.leave(LEAVING).await;
-                return Ok(Step::Done(Acquired::Busy));
+                return Ok(AcquireStep::Done(Acquisition::Busy));
             }
             self.place = Some(place);
-            return Ok(Step::Done(Acquired::Granted(self.lease())));
+            return Ok(AcquireStep::Done(Acquisition::Granted(self.lease())));
         }
         self.queued = true;
-        Ok(Step::Placed(place, standing))
+        Ok(AcquireStep::Placed(place, standing))
     }
 
     /// Waits for the permit in the place that we have taken. Says so, unless it is there at once.
-    async fn granted(&mut self, standing: Standing) -> Result<Link, StoreError> {
+    async fn granted(&mut self, standing: QueueStatus) -> Result<HttpConnection, StoreError> {
         let place = self.place.as_mut().expect("just taken");
         let mut standing = standing;
-        if standing == Standing::default() {
+        if standing == QueueStatus::default() {
             // It was free; somebody may have been faster.
             if let Ok(granted) = timeout(QUICK, place.granted()).await {
                 return granted;
             }
             standing.held = 1;
         }
-        self.turn.tell(Notice::Queued(standing));
+        self.progress.tell(Progress::Queued(standing));
         tokio::select! {
             biased;
             granted = place.granted() => granted,
-            never = orphans::lay(&self.shared, &self.ask.name, &self.ghosts) => match never {},
+            never = orphans::lay(&self.server, &self.acquire_request.name, &self.ghosts) => match never {},
         }
     }
 
     /// None: somebody else has the permit.
-    async fn granted_or_behind(&self, place: &mut Place) -> Result<Option<Link>, StoreError> {
+    async fn granted_or_behind(
+        &self,
+        place: &mut NodeRegistration,
+    ) -> Result<Option<HttpConnection>, StoreError> {
         let id = place.id.to_string();
         let behind = async {
             loop {
-                let snapshot = self.shared.look(&self.ask.name).await?;
+                let snapshot = self.server.look(&self.acquire_request.name).await?;
                 let waits = |permit: &Option<String>| permit.as_ref() == Some(&id);
                 if snapshot.waiters.iter().any(|waiter| waits(&waiter.foreign)) {
                     return Ok::<_, StoreError>(());
@@ -383,27 +415,30 @@ impl<'a> Queueing<'a> {
 
     fn lease(&mut self) -> Box<dyn Lease> {
         let place = self.place.take().expect("we are in line");
-        Box::new(place.lease(Rc::clone(&self.shared), self.ask.name.clone()))
+        Box::new(place.lease(Rc::clone(&self.server), self.acquire_request.name.clone()))
     }
 
     /// Says what the user did not ask for, each thing once.
-    fn tell(&mut self, told: &Told) {
+    fn tell(&mut self, told: &RegisterReply) {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
-        if self.ask.strict
-            || matches!(told.outcome, Outcome::Differs | Outcome::Revoking | Outcome::Lost)
+        if self.acquire_request.strict
+            || matches!(
+                told.outcome,
+                RegisterOutcome::Differs | RegisterOutcome::Revoking | RegisterOutcome::Lost
+            )
         {
             return;
         }
-        if stands.0 != before.0 && stands.0 != self.ask.limit {
-            self.turn.tell(Notice::Limit {
-                asked: self.ask.limit,
+        if stands.0 != before.0 && stands.0 != self.acquire_request.limit {
+            self.progress.tell(Progress::Limit {
+                asked: self.acquire_request.limit,
                 stands: stands.0,
                 pinned: told.pinned,
             });
         }
-        if stands.1 != before.1 && stands.1 != self.ask.ttl {
-            self.turn.tell(Notice::Ttl { asked: self.ask.ttl, stands: stands.1 });
+        if stands.1 != before.1 && stands.1 != self.acquire_request.ttl {
+            self.progress.tell(Progress::Ttl { asked: self.acquire_request.ttl, stands: stands.1 });
         }
     }
 
@@ -413,34 +448,46 @@ impl<'a> Queueing<'a> {
             place.leave(patience).await;
         }
         if !self.ghosts.is_empty() {
-            let _ = within(patience, orphans::lay_one(&self.shared, &self.ask.name, &self.ghosts))
-                .await;
+            let _ = with_timeout(
+                patience,
+                orphans::lay_one(&self.server, &self.acquire_request.name, &self.ghosts),
+            )
+            .await;
         }
         if !self.asked {
             return Ok(());
         }
-        node_lease::signal(&self.shared, &self.ask.name, self.ask.id, patience, Whose::Anybodys)
-            .await
+        node_lease::signal(
+            &self.server,
+            &self.acquire_request.name,
+            self.acquire_request.id,
+            patience,
+            ServerKind::Anybodys,
+        )
+        .await
     }
 
-    fn error(&self, trouble: StoreError) -> Error {
-        trouble.while_doing(&self.shared.shown, Attempt::Acquire(self.ask.name.clone()))
+    fn error(&self, error: StoreError) -> Error {
+        error.while_doing(&self.server.shown, Attempt::Acquire(self.acquire_request.name.clone()))
     }
 }
 
 /// What is asked for that a server of the original kind cannot do.
-fn beyond_the_original(ask: &Ask) -> Option<Lack> {
-    if ask.limit > 1 {
-        return Some(Lack::Permits(ask.limit));
+fn beyond_the_original(acquire_request: &AcquireRequest) -> Option<MissingFeature> {
+    if acquire_request.limit > 1 {
+        return Some(MissingFeature::Permits(acquire_request.limit));
     }
-    if ask.who.detached {
-        return Some(Lack::Lasting);
+    if acquire_request.who.detached {
+        return Some(MissingFeature::Lasting);
     }
-    (!ask.min_hold.is_zero()).then_some(Lack::MinHold)
+    (!acquire_request.min_hold.is_zero()).then_some(MissingFeature::MinHold)
 }
 
 /// Waits until it is worth to ask again, over the same connection if it is still there.
-async fn wait(mut link: Link, mut answer: Answer) -> Result<Link, StoreError> {
-    while !within(SILENCE, link.line(&mut answer)).await?.is_empty() {}
+async fn wait(
+    mut link: HttpConnection,
+    mut answer: HttpResponse,
+) -> Result<HttpConnection, StoreError> {
+    while !with_timeout(SILENCE, link.line(&mut answer)).await?.is_empty() {}
     Ok(link)
 }

@@ -10,17 +10,17 @@ use uuid::Uuid;
 
 use super::http::unexpected;
 use super::protocol::{
-    HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, Outcome, RENEW, RETURN, REVOKE, Returned,
-    Revoked, Told,
+    HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE, RegisterOutcome,
+    RegisterReply, ReleaseReply, RevokeReply,
 };
-use super::serve_lease::Grip;
-use super::{SIGNAL, Shared, understood};
-use crate::backends::error::{Lack, StoreError};
-use crate::backends::lease::Leased;
-use crate::backends::{GivenBack, Lease, Name, Permit, Revocation, Snapshot, Tenure};
+use super::serve_lease::ServeLease;
+use super::{CloudServer, SIGNAL, understood};
+use crate::backends::error::{MissingFeature, StoreError};
+use crate::backends::lease::RenewingLease;
+use crate::backends::{Lease, Name, Permit, ReleaseOutcome, Revocation, Snapshot, Validity};
 use crate::clock;
 
-impl Shared {
+impl CloudServer {
     /// One attempt to take up a detached permit.
     pub(super) async fn attach(
         self: &Rc<Self>,
@@ -29,30 +29,34 @@ impl Shared {
     ) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let (ours, snapshot) = self.look_at(name).await?;
         if !ours {
-            return Err(StoreError::Original(Lack::Lasting));
+            return Err(StoreError::Original(MissingFeature::Lasting));
         }
         if !has_detached(&snapshot, id) {
             return Ok(None);
         }
         let since = clock::now();
         let told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
-            Some(body) => understood::<Told>(&body)?.believed()?,
+            Some(body) => understood::<RegisterReply>(&body)?.believed()?,
             None => return Err(StoreError::Replaced),
         };
-        if told.outcome != Outcome::Holding {
+        if told.outcome != RegisterOutcome::Holding {
             return Ok(None);
         }
-        let tenure = Tenure { since, ttl: Duration::from_millis(told.ttl_ms), trouble: None };
+        let validity = Validity { since, ttl: Duration::from_millis(told.ttl_ms), error: None };
         let permit = Permit { id, name: name.clone(), token: Some(told.token) };
-        let server = told.server;
-        let grip = Grip { shared: Rc::clone(self), name: name.clone(), id, server };
-        Ok(Some(Box::new(Leased::new(permit, tenure, grip))))
+        let granted_by = told.server;
+        let lease = ServeLease { server: Rc::clone(self), name: name.clone(), id, granted_by };
+        Ok(Some(Box::new(RenewingLease::new(permit, validity, lease))))
     }
 
-    pub(super) async fn give_back(&self, name: &Name, id: Uuid) -> Result<GivenBack, StoreError> {
+    pub(super) async fn give_back(
+        &self,
+        name: &Name,
+        id: Uuid,
+    ) -> Result<ReleaseOutcome, StoreError> {
         match self.ask_ours(self.about_permit(RETURN, name, id), RETURN).await? {
-            Some(body) => Ok(understood::<Returned>(&body)?.outcome),
-            None => Err(StoreError::Original(Lack::Lasting)),
+            Some(body) => Ok(understood::<ReleaseReply>(&body)?.outcome),
+            None => Err(StoreError::Original(MissingFeature::Lasting)),
         }
     }
 
@@ -65,10 +69,10 @@ impl Shared {
         let word = HOW.iter().find(|(_, one)| *one == how).map_or("", |(word, _)| word);
         let request = self.about_permit(REVOKE, name, id).header(HOW_HEADER, word);
         match (self.ask_ours(request, REVOKE).await?, how) {
-            (Some(body), _) => Ok(understood::<Revoked>(&body)?.held),
+            (Some(body), _) => Ok(understood::<RevokeReply>(&body)?.held),
             // Nobody there could be told, so it is left alone.
-            (None, Revocation::Gently) => Ok(self.look(name).await?.holder(id).is_some()),
-            (None, Revocation::Now) => {
+            (None, Revocation::Graceful) => Ok(self.look(name).await?.holder(id).is_some()),
+            (None, Revocation::Forced) => {
                 let (status, _) = self.exchange(self.about_permit(SIGNAL, name, id)).await?;
                 match status {
                     StatusCode::OK => Ok(true),
@@ -82,7 +86,7 @@ impl Shared {
     pub(super) async fn limit(&self, name: &Name) -> Result<Snapshot, StoreError> {
         match self.look_at(name).await? {
             (true, snapshot) => Ok(snapshot),
-            (false, _) => Err(StoreError::Original(Lack::Limits)),
+            (false, _) => Err(StoreError::Original(MissingFeature::Limits)),
         }
     }
 
@@ -99,7 +103,7 @@ impl Shared {
         };
         match self.ask_ours(request, LIMIT).await? {
             Some(_) => Ok(()),
-            None => Err(StoreError::Original(Lack::Limits)),
+            None => Err(StoreError::Original(MissingFeature::Limits)),
         }
     }
 

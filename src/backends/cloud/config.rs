@@ -7,7 +7,7 @@ use crate::backends::tls::{Secret, Tls};
 
 /// `http://host[:port]` or `https://host[:port]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Url {
+pub(crate) struct CloudUrl {
     pub(super) tls: bool,
     /// Without the brackets of an IPv6 address.
     pub(super) host: String,
@@ -16,13 +16,13 @@ pub(crate) struct Url {
 
 /// How permits live in a cloud-semaphore server.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) url: Url,
+pub(crate) struct CloudConfig {
+    pub(crate) url: CloudUrl,
     pub(crate) key: Option<Secret>,
     pub(crate) tls: Tls,
 }
 
-impl Url {
+impl CloudUrl {
     /// The error is without the URL, which may hold a secret.
     pub(crate) fn parse(url: &str) -> Result<Self, BadHttpUrl> {
         let uri: hyper::Uri = url.parse().map_err(|_| BadHttpUrl::Malformed)?;
@@ -99,7 +99,7 @@ mod tests {
             ("http://[::1]", "http://[::1]"),
             ("http://127.0.0.1:1", "http://127.0.0.1:1"),
         ] {
-            assert_eq!(Url::parse(url).unwrap().shown(), shown, "{url}");
+            assert_eq!(CloudUrl::parse(url).unwrap().shown(), shown, "{url}");
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
             "http://:80",
             "http:geheim",
         ] {
-            let error = Url::parse(url).expect_err(url);
+            let error = CloudUrl::parse(url).expect_err(url);
             assert!(!format!("{error:?}").contains("geheim"), "{url}: {error:?}");
         }
     }

@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 
-use super::config::Url;
+use super::config::CloudUrl;
 use super::http::unexpected;
-use super::protocol::{ABOUT, About};
-use super::{OBSERVE, Shared, understood};
-use crate::backends::finding::{ClockOffset, Found};
+use super::protocol::{ABOUT, ServerInfo};
+use super::{CloudServer, OBSERVE, understood};
+use crate::backends::finding::{ClockOffset, FindingKind};
 use crate::backends::{Finding, Grade, StoreError};
 
 /// A semaphore to look at, which creates none.
@@ -17,7 +17,7 @@ const ANY: &str = "semrun";
 /// Clocks that differ by more are worth a word.
 const FAR: Duration = Duration::from_secs(10);
 
-impl Shared {
+impl CloudServer {
     pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
         let asked = SystemTime::now();
         let about = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
@@ -29,10 +29,10 @@ impl Shared {
                 return Err(unexpected(status, OBSERVE));
             }
         }
-        let mut findings = vec![ok("server", Found::Accepts)];
+        let mut findings = vec![ok("server", FindingKind::Accepts)];
         match about {
             Some(body) => {
-                findings.extend(about_ours(&understood::<About>(&body)?, asked + took / 2));
+                findings.extend(about_ours(&understood::<ServerInfo>(&body)?, asked + took / 2));
             }
             None => findings.push(about_the_original()),
         }
@@ -41,42 +41,42 @@ impl Shared {
     }
 }
 
-fn about_ours(about: &About, now: SystemTime) -> [Finding; 3] {
-    let kind = ok("kind", Found::Serve { version: about.version.clone() });
+fn about_ours(about: &ServerInfo, now: SystemTime) -> [Finding; 3] {
+    let kind = ok("kind", FindingKind::Serve { version: about.version.clone() });
     let state = if about.remembers {
-        ok("state", Found::Remembers)
+        ok("state", FindingKind::Remembers)
     } else {
-        warning("state", Found::Forgets)
+        warning("state", FindingKind::Forgets)
     };
     [kind, state, about_clocks(about, now)]
 }
 
-fn about_clocks(about: &About, now: SystemTime) -> Finding {
+fn about_clocks(about: &ServerInfo, now: SystemTime) -> Finding {
     let there = Duration::from_millis(about.time_ms);
     let offset = ClockOffset::of(there, now.duration_since(UNIX_EPOCH).unwrap_or_default());
-    let what = Found::ServeClock(offset);
+    let what = FindingKind::ServeClock(offset);
     if offset.apart <= FAR { ok("clock", what) } else { warning("clock", what) }
 }
 
 fn about_the_original() -> Finding {
-    warning("kind", Found::Original)
+    warning("kind", FindingKind::Original)
 }
 
-fn about_the_way(url: &Url) -> Finding {
+fn about_the_way(url: &CloudUrl) -> Finding {
     if url.tls {
-        ok("network", Found::Encrypted)
+        ok("network", FindingKind::Encrypted)
     } else if url.is_here() {
-        ok("network", Found::Here)
+        ok("network", FindingKind::Here)
     } else {
-        warning("network", Found::KeyReadable)
+        warning("network", FindingKind::KeyReadable)
     }
 }
 
-fn ok(topic: &'static str, what: Found) -> Finding {
+fn ok(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Ok, what }
 }
 
-fn warning(topic: &'static str, what: Found) -> Finding {
+fn warning(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Warning, what }
 }
 
@@ -94,14 +94,14 @@ mod tests {
             ("http://example.org", Grade::Warning),
             ("http://10.0.0.1:3202", Grade::Warning),
         ] {
-            assert_eq!(about_the_way(&Url::parse(url).unwrap()).grade, grade, "{url}");
+            assert_eq!(about_the_way(&CloudUrl::parse(url).unwrap()).grade, grade, "{url}");
         }
     }
 
     #[test]
     fn a_server_that_forgets_and_clocks_that_differ_are_doubts() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let about = |remembers, time_ms| About { version: "1".into(), remembers, time_ms };
+        let about = |remembers, time_ms| ServerInfo { version: "1".into(), remembers, time_ms };
         let grades = |about| about_ours(&about, now).map(|finding| finding.grade);
         let [ok, warning] = [Grade::Ok, Grade::Warning];
         assert_eq!(grades(about(true, 1_000_009_000)), [ok, ok, ok]);
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(grades(about(true, 1_000_011_000)), [ok, ok, warning]);
         let [.., clocks] = about_ours(&about(true, 987_655_000), now);
         let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
-        assert_eq!(clocks.what, Found::ServeClock(offset));
+        assert_eq!(clocks.what, FindingKind::ServeClock(offset));
     }
 }

@@ -1,7 +1,7 @@
 //! What a cloud-semaphore server answers, as a function of bytes.
 
-use super::node_lease::Observed;
-use super::protocol::{About, Asking, Returned, Revoked, Told};
+use super::node_lease::ObserveAnswer;
+use super::protocol::{RegisterReply, RegisterRequest, ReleaseReply, RevokeReply, ServerInfo};
 use super::{lenient, understood};
 use crate::backends::Name;
 
@@ -14,12 +14,12 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
-    if let Ok(told) = understood::<Told>(bytes).and_then(Told::believed) {
+    if let Ok(told) = understood::<RegisterReply>(bytes).and_then(RegisterReply::believed) {
         let _ = (told.standing(), told.withheld());
     }
-    let _ = understood::<About>(bytes);
-    let _ = understood::<Asking>(bytes);
-    let _ = understood::<Returned>(bytes);
-    let _ = understood::<Revoked>(bytes);
-    let _ = Observed::parse(bytes).map(|observed| observed.snapshot(&name));
+    let _ = understood::<ServerInfo>(bytes);
+    let _ = understood::<RegisterRequest>(bytes);
+    let _ = understood::<ReleaseReply>(bytes);
+    let _ = understood::<RevokeReply>(bytes);
+    let _ = ObserveAnswer::parse(bytes).map(|observed| observed.snapshot(&name));
 }

@@ -25,11 +25,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::OBSERVE;
-use super::config::Place;
+use super::config::CloudConfig;
 use super::protocol::{KEY_HEADER, LIMIT, LIST, RENEW, RETURN, REVOKE, VERSION, VERSION_HEADER};
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::resolve::addresses;
-use crate::backends::retry::{CONNECTING, within};
+use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::backends::tls::{self, Secret, TlsError};
 
 /// How long one of several addresses may take to answer.
@@ -42,13 +42,13 @@ const LARGEST_LOOK: usize = 64 << 20;
 const LONGEST_LINE: usize = 64 << 10;
 
 /// What is known before anything is connected.
-pub(super) struct Dialler {
-    pub(super) place: Place,
+pub(super) struct HttpDialer {
+    pub(super) place: CloudConfig,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 /// One connection, with one request on it at a time.
-pub(super) struct Link {
+pub(super) struct HttpConnection {
     requests: SendRequest<Empty<Bytes>>,
     /// Moves the bytes while it is polled; none once the connection has ended.
     traffic: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
@@ -58,7 +58,7 @@ pub(super) struct Link {
 }
 
 /// The head of an answer, and what comes behind it.
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub(super) status: StatusCode,
     /// Whether the server is one of ours.
     pub(super) ours: bool,
@@ -67,8 +67,8 @@ pub(super) struct Answer {
     most: usize,
 }
 
-impl Dialler {
-    pub(super) fn new(place: Place) -> Result<Self, TlsError> {
+impl HttpDialer {
+    pub(super) fn new(place: CloudConfig) -> Result<Self, TlsError> {
         let tls = if place.url.tls {
             let name = ServerName::try_from(place.url.host.clone());
             let name = name.map_err(|_| TlsError::BadHost)?;
@@ -79,39 +79,42 @@ impl Dialler {
         Ok(Self { place, tls })
     }
 
-    pub(super) async fn dial(&self) -> Result<Link, StoreError> {
+    pub(super) async fn dial(&self) -> Result<HttpConnection, StoreError> {
         let url = &self.place.url;
         let found = addresses(&url.host, url.port).await;
         let mut last = None;
         let mut servers = found?.peekable();
         while let Some(server) = servers.next() {
             // One that swallows everything must not keep us from another that works.
-            let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
-            match within(time, self.dial_to(server)).await {
+            let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { ATTEMPT_TIMEOUT };
+            match with_timeout(time, self.dial_to(server)).await {
                 Ok(link) => return Ok(link),
-                Err(trouble) if trouble.lasts() => return Err(trouble),
-                Err(trouble) => last = Some(trouble),
+                Err(error) if error.is_permanent() => return Err(error),
+                Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or(StoreError::NoAddress))
     }
 
     /// One more connection to the same server.
-    pub(super) async fn dial_beside(&self, link: &Link) -> Result<Link, StoreError> {
+    pub(super) async fn dial_beside(
+        &self,
+        link: &HttpConnection,
+    ) -> Result<HttpConnection, StoreError> {
         self.dial_to(link.server).await
     }
 
-    async fn dial_to(&self, server: SocketAddr) -> Result<Link, StoreError> {
+    async fn dial_to(&self, server: SocketAddr) -> Result<HttpConnection, StoreError> {
         let stream = TcpStream::connect(server).await.map_err(|error| unreachable(&error))?;
         let socket = prepare(&stream).map_err(|error| unreachable(&error))?;
         match &self.tls {
-            None => Link::over(stream, socket, server).await,
+            None => HttpConnection::over(stream, socket, server).await,
             Some((config, name)) => {
                 // Boxed: what TLS needs is large, and most have no use for it.
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = Box::pin(async { connector.connect(name.clone(), stream).await });
                 let stream = stream.await.map_err(|error| tls_trouble(&error))?;
-                Box::pin(Link::over(stream, socket, server)).await
+                Box::pin(HttpConnection::over(stream, socket, server)).await
             }
         }
     }
@@ -140,7 +143,7 @@ impl Dialler {
     }
 }
 
-impl Link {
+impl HttpConnection {
     async fn over(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         socket: OwnedFd,
@@ -157,7 +160,10 @@ impl Link {
     }
 
     /// Sends a request and waits for the head of its answer, however long that takes.
-    pub(super) async fn ask(&mut self, request: request::Builder) -> Result<Answer, StoreError> {
+    pub(super) async fn send(
+        &mut self,
+        request: request::Builder,
+    ) -> Result<HttpResponse, StoreError> {
         let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
         let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
         let has_key = request.headers_ref().is_some_and(|headers| headers.contains_key(KEY_HEADER));
@@ -176,8 +182,9 @@ impl Link {
             StatusCode::UNAUTHORIZED => Err(StoreError::ApiKeyRefused),
             // One of ours says why.
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::FORBIDDEN if ours => {
-                let text =
-                    self.read(Answer { status, ours, body: answer.into_body(), most }).await?;
+                let text = self
+                    .read(HttpResponse { status, ours, body: answer.into_body(), most })
+                    .await?;
                 let text = beginning(&text);
                 Err(if status == StatusCode::FORBIDDEN {
                     StoreError::Forbidden(text)
@@ -185,15 +192,17 @@ impl Link {
                     StoreError::NotNow(text)
                 })
             }
-            _ if ours => Ok(Answer { status, ours, body: answer.into_body(), most }),
+            _ if ours => Ok(HttpResponse { status, ours, body: answer.into_body(), most }),
             status if status.is_redirection() => Err(redirected(answer.headers())),
-            _ => of_a_gateway(status)
-                .map_or_else(|| Ok(Answer { status, ours, body: answer.into_body(), most }), Err),
+            _ => of_a_gateway(status).map_or_else(
+                || Ok(HttpResponse { status, ours, body: answer.into_body(), most }),
+                Err,
+            ),
         }
     }
 
     /// Reads the rest of an answer.
-    pub(super) async fn read(&mut self, answer: Answer) -> Result<Bytes, StoreError> {
+    pub(super) async fn read(&mut self, answer: HttpResponse) -> Result<Bytes, StoreError> {
         let body = Limited::new(answer.body, answer.most).collect();
         let body = with(&mut self.traffic, body).await;
         let body = body.map_err(|error| match error.downcast_ref() {
@@ -204,7 +213,7 @@ impl Link {
     }
 
     /// Reads the next line of an answer, or what is left of it.
-    pub(super) async fn line(&mut self, answer: &mut Answer) -> Result<Vec<u8>, StoreError> {
+    pub(super) async fn line(&mut self, answer: &mut HttpResponse) -> Result<Vec<u8>, StoreError> {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") && line.len() < LONGEST_LINE {
             match with(&mut self.traffic, answer.body.frame()).await {

@@ -5,25 +5,25 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::protocol::{Look, Named, Page, Party};
+use super::protocol::{ClientView, NamedSemaphore, SemaphorePage, SemaphoreView};
 
-pub(super) fn look(body: &[u8]) -> serde_json::Result<Look> {
+pub(super) fn look(body: &[u8]) -> serde_json::Result<SemaphoreView> {
     let mend = |look: &mut Value| mend_look(look);
     read(body, mend)
 }
 
-pub(super) fn page(body: &[u8]) -> serde_json::Result<Page> {
+pub(super) fn page(body: &[u8]) -> serde_json::Result<SemaphorePage> {
     read(body, |page| {
         let Some(Value::Array(semaphores)) = page.get_mut("semaphores") else { return };
         for semaphore in &mut *semaphores {
-            if !is::<Named>(semaphore)
+            if !is::<NamedSemaphore>(semaphore)
                 && let Some(look) = semaphore.get_mut("look")
             {
                 mend_look(look);
             }
         }
         // Without a name there is nothing to show.
-        semaphores.retain(is::<Named>);
+        semaphores.retain(is::<NamedSemaphore>);
     })
 }
 
@@ -44,7 +44,7 @@ fn mend_look(look: &mut Value) {
     let Value::Object(look) = look else { return };
     for parties in ["holders", "waiters"] {
         if let Some(Value::Array(parties)) = look.get_mut(parties) {
-            for party in parties.iter_mut().filter(|party| !is::<Party>(party)) {
+            for party in parties.iter_mut().filter(|party| !is::<ClientView>(party)) {
                 *party = json!({ "id": Uuid::nil() });
             }
         }

@@ -23,18 +23,18 @@ use hyper::body::Bytes;
 use hyper::http::request;
 use uuid::Uuid;
 
-use self::acquire::Queueing;
-use self::config::Place;
+use self::acquire::CloudAcquire;
+use self::config::CloudConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::http::{Dialler, Link, unexpected};
-use self::node_lease::Observed;
-use self::protocol::{ABOUT, About, LIST, Named, Page};
-use super::error::{Lack, StoreError};
-use super::retry::{Patience, TRY_ON, patiently};
+use self::http::{HttpConnection, HttpDialer, unexpected};
+use self::node_lease::ObserveAnswer;
+use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
+use super::error::{MissingFeature, StoreError};
+use super::retry::{RETRY_FOR, RetryBudget, with_retries};
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
-    Permit, Revocation, Snapshot, Turn, sanitize,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Finding, Lease, LocalFuture,
+    Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
 };
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -45,29 +45,29 @@ const LEAVING: Duration = Duration::from_millis(900);
 
 /// The cloud-semaphore backend.
 pub(crate) struct Cloud {
-    shared: Rc<Shared>,
+    server: Rc<CloudServer>,
 }
 
-struct Shared {
-    dialler: Dialler,
+struct CloudServer {
+    dialler: HttpDialer,
     shown: String,
     /// A connection that nobody uses, for requests that are answered at once.
-    idle: RefCell<Option<Link>>,
+    idle: RefCell<Option<HttpConnection>>,
     /// Whether the server has been seen to be of the original kind.
     original: Cell<bool>,
 }
 
 impl Cloud {
-    pub(crate) fn new(place: Place) -> Result<Self, Error> {
+    pub(crate) fn new(place: CloudConfig) -> Result<Self, Error> {
         let shown = place.url.shown();
-        let dialler = Dialler::new(place);
+        let dialler = HttpDialer::new(place);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let (idle, original) = (RefCell::default(), Cell::default());
-        Ok(Self { shared: Rc::new(Shared { dialler, shown, idle, original }) })
+        Ok(Self { server: Rc::new(CloudServer { dialler, shown, idle, original }) })
     }
 }
 
-impl Shared {
+impl CloudServer {
     /// Asks something that may be asked twice, and reads the whole answer.
     async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), StoreError> {
         let (status, _, body) = self.exchange_with(request).await?;
@@ -88,7 +88,7 @@ impl Shared {
             Some(link) => link,
             None => self.dialler.dial().await?,
         };
-        let answer = link.ask(request).await?;
+        let answer = link.send(request).await?;
         let (status, ours) = (answer.status, answer.ours);
         let body = link.read(answer).await?;
         if !ours {
@@ -100,15 +100,15 @@ impl Shared {
 
     /// A server that does not say that it is one of ours is of the original kind, or an older one of
     /// ours: that one knows a path that the original does not. Asked once.
-    async fn tell_apart(&self, link: &mut Link) -> Result<(), StoreError> {
+    async fn tell_apart(&self, link: &mut HttpConnection) -> Result<(), StoreError> {
         if self.original.get() {
             return Ok(());
         }
-        let answer = link.ask(self.dialler.request(ABOUT, "")).await?;
+        let answer = link.send(self.dialler.request(ABOUT, "")).await?;
         let status = answer.status;
         let body = link.read(answer).await?;
         if status == StatusCode::OK
-            && let Ok(About { version, .. }) = serde_json::from_slice(&body)
+            && let Ok(ServerInfo { version, .. }) = serde_json::from_slice(&body)
         {
             return Err(StoreError::OlderServer(version));
         }
@@ -138,16 +138,16 @@ impl Shared {
             return Err(unexpected(status, OBSERVE));
         }
         if !ours {
-            return Ok((false, Observed::parse(&body)?.snapshot(name)));
+            return Ok((false, ObserveAnswer::parse(&body)?.snapshot(name)));
         }
         Ok((true, known(lenient::look(&body))?.snapshot(name)))
     }
 
     /// Some semaphores, from behind a name on.
-    async fn page(&self, behind: &str) -> Result<Page, StoreError> {
+    async fn page(&self, behind: &str) -> Result<SemaphorePage, StoreError> {
         let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
         if !ours {
-            return Err(StoreError::Original(Lack::Names));
+            return Err(StoreError::Original(MissingFeature::Names));
         }
         if status != StatusCode::OK {
             return Err(unexpected(status, LIST));
@@ -168,40 +168,40 @@ fn known<T>(read: serde_json::Result<T>) -> Result<T, StoreError> {
 impl Backend for Cloud {
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
-        Box::pin(Queueing::new(Rc::clone(&self.shared), ask, turn).run(cancel))
+        acquire_request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
+        Box::pin(CloudAcquire::new(Rc::clone(&self.server), acquire_request, progress).run(cancel))
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            self.shared.done(looked, || Attempt::Look(name.clone()))
+            let looked = with_retries(RETRY_FOR, async || self.server.look(name).await).await;
+            self.server.done(looked, || Attempt::Look(name.clone()))
         })
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let (mut snapshots, mut behind) = (Vec::new(), String::new());
-            let mut patience = Patience::new();
+            let mut patience = RetryBudget::new();
             loop {
-                let page = patience.with(async || self.shared.page(&behind).await).await;
+                let page = patience.with(async || self.server.page(&behind).await).await;
                 let page = page.and_then(|page| {
                     sanitize::names(snapshots.len() + page.semaphores.len())?;
                     Ok(page)
                 });
-                let page = self.shared.done(page, || Attempt::List)?;
+                let page = self.server.done(page, || Attempt::List)?;
                 let last = page.semaphores.last().filter(|_| page.more);
                 let next = last.map(|last| last.name.clone());
                 // Others may use names there that we cannot.
-                let named = |one: Named| Some(one.look.snapshot(&one.name.parse().ok()?));
+                let named = |one: NamedSemaphore| Some(one.look.snapshot(&one.name.parse().ok()?));
                 snapshots.extend(page.semaphores.into_iter().filter_map(named));
                 match next {
                     Some(next) if next > behind => behind = next,
                     Some(_) => {
-                        return self.shared.done(Err(StoreError::Unsorted), || Attempt::List);
+                        return self.server.done(Err(StoreError::Unsorted), || Attempt::List);
                     }
                     None => return Ok(snapshots),
                 }
@@ -210,17 +210,22 @@ impl Backend for Cloud {
     }
 
     /// In a server of the original kind the end of the connection has done it already.
-    fn withdraw<'a>(
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let withdrawn =
-                node_lease::signal(&self.shared, name, id, patience, node_lease::Whose::Anybodys)
-                    .await;
-            self.shared.done(withdrawn, || Attempt::Withdraw(name.clone()))
+            let withdrawn = node_lease::signal(
+                &self.server,
+                name,
+                id,
+                patience,
+                node_lease::ServerKind::Anybodys,
+            )
+            .await;
+            self.server.done(withdrawn, || Attempt::Withdraw(name.clone()))
         })
     }
 
@@ -228,17 +233,23 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
-            let attached = patiently(TRY_ON, async || self.shared.attach(name, id).await).await;
-            self.shared.done(attached, || Attempt::Renew(Permit::of(name, id)))
+            let attached =
+                with_retries(RETRY_FOR, async || self.server.attach(name, id).await).await;
+            self.server.done(attached, || Attempt::Renew(Permit::of(name, id)))
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
-            let returned = patiently(TRY_ON, async || self.shared.give_back(name, id).await).await;
-            self.shared.done(returned, || Attempt::GiveBack(Permit::of(name, id)))
+            let returned =
+                with_retries(RETRY_FOR, async || self.server.give_back(name, id).await).await;
+            self.server.done(returned, || Attempt::GiveBack(Permit::of(name, id)))
         })
     }
 
@@ -247,17 +258,18 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> Pending<'a, Result<bool, Error>> {
+    ) -> LocalFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
-            let revoked = patiently(TRY_ON, async || self.shared.revoke(name, id, how).await).await;
-            self.shared.done(revoked, || Attempt::Revoke(Permit::of(name, id)))
+            let revoked =
+                with_retries(RETRY_FOR, async || self.server.revoke(name, id, how).await).await;
+            self.server.done(revoked, || Attempt::Revoke(Permit::of(name, id)))
         })
     }
 
-    fn limit<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = patiently(TRY_ON, async || self.shared.limit(name).await).await;
-            self.shared.done(looked, || Attempt::LookAtLimit(name.clone()))
+            let looked = with_retries(RETRY_FOR, async || self.server.limit(name).await).await;
+            self.server.done(looked, || Attempt::LookAtLimit(name.clone()))
         })
     }
 
@@ -265,26 +277,27 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let set = patiently(TRY_ON, async || self.shared.set_limit(name, limit).await).await;
-            self.shared.done(set, || Attempt::SetLimit(name.clone()))
+            let set =
+                with_retries(RETRY_FOR, async || self.server.set_limit(name, limit).await).await;
+            self.server.done(set, || Attempt::SetLimit(name.clone()))
         })
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
-            self.shared.done(examined, || Attempt::Examine)
+            let examined = with_retries(RETRY_FOR, async || self.server.examine().await).await;
+            self.server.done(examined, || Attempt::Examine)
         })
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         false
     }
 
     fn url(&self) -> String {
-        self.shared.shown.clone()
+        self.server.shown.clone()
     }
 }
 

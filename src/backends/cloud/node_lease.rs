@@ -13,14 +13,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::http::{Answer, Link, unexpected};
+use super::http::{HttpConnection, HttpResponse, unexpected};
 use super::protocol::ID_HEADER;
-use super::{OBSERVE, SIGNAL, Shared};
+use super::{CloudServer, OBSERVE, SIGNAL};
 use crate::backends::error::{Attempt, StoreError};
-use crate::backends::retry::{TRY_ON, patiently, within};
+use crate::backends::retry::{RETRY_FOR, with_retries, with_timeout};
 use crate::backends::sanitize::identity;
 use crate::backends::{
-    Error, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Standing, Tenure, Waiter,
+    Error, Holder, Lease, LocalFuture, Loss, LossStage, Name, Permit, QueueStatus, Snapshot,
+    Validity, Waiter,
 };
 
 const MONITOR: &str = "/semaphore/monitor";
@@ -31,7 +32,7 @@ const FORGETTING: Duration = Duration::from_millis(100);
 
 /// What `observe` answers.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Observed {
+pub(super) struct ObserveAnswer {
     nodes: HashMap<String, Node>,
     waiting: Vec<String>,
     running: Option<String>,
@@ -46,7 +47,7 @@ struct Node {
     waiter: bool,
 }
 
-impl Observed {
+impl ObserveAnswer {
     /// A name that nobody has registered at is an empty body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, StoreError> {
         if body.is_empty() {
@@ -84,62 +85,62 @@ impl Observed {
         }
     }
 
-    fn standing(&self, id: Uuid) -> Standing {
+    fn standing(&self, id: Uuid) -> QueueStatus {
         let id = id.to_string();
         let ahead = self.waiting.iter().position(|one| *one == id).unwrap_or(self.waiting.len());
         let held = usize::from(self.running.is_some());
-        Standing { ahead, held, ..Standing::default() }
+        QueueStatus { ahead, held, ..QueueStatus::default() }
     }
 }
 
 /// Both requests of one who waits. Dropping it leaves the queue.
-pub(super) struct Place {
+pub(super) struct NodeRegistration {
     pub(super) id: Uuid,
     monitor: Monitor,
-    wait: Pending<'static, (Link, Result<Answer, StoreError>)>,
+    wait: LocalFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)>,
 }
 
 /// The request whose end is the permit's end.
 struct Monitor {
-    ending: Pending<'static, Ending>,
+    ending: LocalFuture<'static, MonitorEnd>,
     socket: OwnedFd,
 }
 
 /// How it ended.
-struct Ending {
+struct MonitorEnd {
     why: StoreError,
     /// Whether the server knows, because it ended it.
     known: bool,
 }
 
-impl Place {
+impl NodeRegistration {
     /// Takes a place in the queue with an identity that the server gave us over `first`. Is not
     /// to be dropped halfway: the server would never forget us.
     pub(super) async fn take(
-        shared: &Shared,
+        server: &CloudServer,
         name: &Name,
         id: Uuid,
-        mut first: Link,
+        mut first: HttpConnection,
         time: Duration,
-    ) -> Result<(Self, Standing), StoreError> {
+    ) -> Result<(Self, QueueStatus), StoreError> {
         let request =
-            |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
+            |path| server.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
         // It may lead to another server, one that was started since or is behind the same proxy, which
         // would end at once if it heard of us. So it is asked whom it knows.
         let beside = async {
-            let mut second = shared.dialler.dial_beside(&first).await?;
-            shared.tell_apart(&mut second).await?;
-            match observe(shared, name, &mut second).await?.node(id) {
+            let mut second = server.dialler.dial_beside(&first).await?;
+            server.tell_apart(&mut second).await?;
+            match observe(server, name, &mut second).await?.node(id) {
                 Some(_) => Ok(second),
                 None => Err(StoreError::ServersDiffer),
             }
         };
-        let second = match within(time, beside).await {
+        let second = match with_timeout(time, beside).await {
             Ok(second) => second,
-            Err(trouble) => {
+            Err(error) => {
                 // The one that does know us forgets us when this one request has come and gone.
-                let _ = timeout(FORGETTING, first.ask(request(MONITOR))).await;
-                return Err(trouble);
+                let _ = timeout(FORGETTING, first.send(request(MONITOR))).await;
+                return Err(error);
             }
         };
         let mut wait = waiting(second, request(WAIT));
@@ -148,7 +149,7 @@ impl Place {
         let mut standing = None;
         let arrival = async {
             loop {
-                let observed = within(time, observe(shared, name, &mut first)).await?;
+                let observed = with_timeout(time, observe(server, name, &mut first)).await?;
                 standing = Some(observed.standing(id));
                 match observed.node(id) {
                     Some(node) if node.waiter => return Ok(()),
@@ -158,34 +159,34 @@ impl Place {
             }
         };
         tokio::select! {
-            arrived = within(TRY_ON, arrival) => arrived?,
+            arrived = with_timeout(RETRY_FOR, arrival) => arrived?,
             (_, answer) = &mut wait => {
-                return Err(answer.map_or_else(|trouble| trouble, |answer| removed(answer.status)));
+                return Err(answer.map_or_else(|error| error, |answer| removed(answer.status)));
             }
         }
         let socket = first.socket()?;
         let request = request(MONITOR);
         let ending = Box::pin(async move {
-            match first.ask(request).await {
+            match first.send(request).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
-                    Ending { why: StoreError::GivenBack, known: true }
+                    MonitorEnd { why: StoreError::GivenBack, known: true }
                 }
                 Ok(answer) => {
                     let why = StoreError::PermitTaken(answer.status.to_string());
-                    Ending { why, known: true }
+                    MonitorEnd { why, known: true }
                 }
                 Err(why) => {
                     let known = why != StoreError::Silent;
-                    Ending { why, known }
+                    MonitorEnd { why, known }
                 }
             }
         });
-        let standing = standing.unwrap_or_else(|| Observed::default().standing(id));
+        let standing = standing.unwrap_or_else(|| ObserveAnswer::default().standing(id));
         Ok((Self { id, monitor: Monitor { ending, socket }, wait }, standing))
     }
 
     /// Waits for the permit.
-    pub(super) async fn granted(&mut self) -> Result<Link, StoreError> {
+    pub(super) async fn granted(&mut self) -> Result<HttpConnection, StoreError> {
         tokio::select! {
             biased;
             (link, answer) = &mut self.wait => match answer? {
@@ -203,18 +204,22 @@ impl Place {
         let _ = timeout(patience, wait).await;
     }
 
-    pub(super) fn lease(self, shared: Rc<Shared>, name: Name) -> Held {
+    pub(super) fn lease(self, server: Rc<CloudServer>, name: Name) -> NodeLease {
         let permit = Permit { id: self.id, name, token: None };
-        Held { permit, monitor: self.monitor, known: false, shared }
+        NodeLease { permit, monitor: self.monitor, known: false, server }
     }
 }
 
-async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observed, StoreError> {
-    let answer = link.ask(shared.dialler.request(OBSERVE, name.as_str())).await?;
+async fn observe(
+    server: &CloudServer,
+    name: &Name,
+    link: &mut HttpConnection,
+) -> Result<ObserveAnswer, StoreError> {
+    let answer = link.send(server.dialler.request(OBSERVE, name.as_str())).await?;
     if answer.status != StatusCode::OK {
         return Err(unexpected(answer.status, OBSERVE));
     }
-    Observed::parse(&link.read(answer).await?)
+    ObserveAnswer::parse(&link.read(answer).await?)
 }
 
 /// The server does not know us any more, or not as one who waits.
@@ -223,57 +228,57 @@ fn removed(status: StatusCode) -> StoreError {
 }
 
 fn waiting(
-    mut link: Link,
+    mut link: HttpConnection,
     request: hyper::http::request::Builder,
-) -> Pending<'static, (Link, Result<Answer, StoreError>)> {
+) -> LocalFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)> {
     Box::pin(async move {
-        let answer = link.ask(request).await;
+        let answer = link.send(request).await;
         (link, answer)
     })
 }
 
 /// A permit in a server of the original kind.
-pub(super) struct Held {
+pub(super) struct NodeLease {
     permit: Permit,
     monitor: Monitor,
     /// Whether the permit is lost and the server knows.
     known: bool,
-    shared: Rc<Shared>,
+    server: Rc<CloudServer>,
 }
 
-impl Lease for Held {
+impl Lease for NodeLease {
     fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
         None
     }
 
-    fn lost(&mut self) -> Pending<'_, Lost> {
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
         Box::pin(async {
-            let Ending { why, known } = self.monitor.ending.as_mut().await;
+            let MonitorEnd { why, known } = self.monitor.ending.as_mut().await;
             self.known = known;
-            Lost { why: why.into(), gone: Gone::Now }
+            Loss { reason: why.into(), stage: LossStage::Now }
         })
     }
 
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.monitor.socket.as_fd())
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>> {
         Box::pin(async move {
-            let Self { permit, monitor, known, shared } = *self;
+            let Self { permit, monitor, known, server } = *self;
             if known {
                 return Ok(());
             }
             // Whatever is left of the command may keep the connection open; so it is said.
             let signalled =
-                signal(&shared, &permit.name, permit.id, patience, Whose::Anybodys).await;
+                signal(&server, &permit.name, permit.id, patience, ServerKind::Anybodys).await;
             drop(monitor);
             signalled.map_err(|error| {
-                error.while_doing(&shared.shown, Attempt::ReleaseConnection(permit))
+                error.while_doing(&server.shown, Attempt::ReleaseConnection(permit))
             })
         })
     }
@@ -281,24 +286,24 @@ impl Lease for Held {
 
 /// What kind of server has to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum ServerKind {
     Ours,
     Anybodys,
 }
 
 /// Gives back what somebody has. Whoever has nothing has given it back already.
 pub(super) async fn signal(
-    shared: &Shared,
+    server: &CloudServer,
     name: &Name,
     id: Uuid,
     patience: Duration,
-    whose: Whose,
+    whose: ServerKind,
 ) -> Result<(), StoreError> {
-    patiently(patience, async || {
+    with_retries(patience, async || {
         let request =
-            shared.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
-        let (answer, ours, _) = shared.exchange_with(request).await?;
-        if whose == Whose::Ours && !ours {
+            server.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
+        let (answer, ours, _) = server.exchange_with(request).await?;
+        if whose == ServerKind::Ours && !ours {
             return Err(StoreError::Replaced);
         }
         match answer {

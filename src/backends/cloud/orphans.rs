@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::node_lease::{self, Observed, Whose};
-use super::{LEAVING, OBSERVE, Shared};
+use super::node_lease::{self, ObserveAnswer, ServerKind};
+use super::{CloudServer, LEAVING, OBSERVE};
 use crate::backends::Name;
 use crate::backends::StoreError;
-use crate::backends::retry::{CONNECTING, within};
+use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How often one who had to begin anew looks whether an earlier place of its was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
@@ -18,25 +18,25 @@ const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
 /// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
 /// has to be given back for anybody to get on.
-pub(super) async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infallible {
+pub(super) async fn lay(server: &CloudServer, name: &Name, ghosts: &[Uuid]) -> Infallible {
     if ghosts.is_empty() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
         // What cannot be looked at now is looked at again.
-        let _ = within(CONNECTING, lay_one(shared, name, ghosts)).await;
+        let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, ghosts)).await;
     }
 }
 
 pub(super) async fn lay_one(
-    shared: &Shared,
+    server: &CloudServer,
     name: &Name,
     ghosts: &[Uuid],
 ) -> Result<(), StoreError> {
-    let (_, body) = shared.exchange(shared.dialler.request(OBSERVE, name.as_str())).await?;
-    match Observed::parse(&body)?.held_by(ghosts) {
-        Some(ghost) => node_lease::signal(shared, name, ghost, LEAVING, Whose::Anybodys).await,
+    let (_, body) = server.exchange(server.dialler.request(OBSERVE, name.as_str())).await?;
+    match ObserveAnswer::parse(&body)?.held_by(ghosts) {
+        Some(ghost) => node_lease::signal(server, name, ghost, LEAVING, ServerKind::Anybodys).await,
         None => Ok(()),
     }
 }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::backends::sanitize;
 use crate::backends::{
-    GivenBack, Holder, Name, Phase, Record, Revocation, Snapshot, Standing, StoreError, Waiter,
-    Who, Withheld,
+    ClientInfo, Holder, HolderState, Name, QueueStatus, Record, ReleaseOutcome, Revocation,
+    Snapshot, StoreError, Waiter, Withheld,
 };
 
 /// On every request of our client and every answer that understood it: the version of this.
@@ -56,7 +56,7 @@ pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
 
 /// What is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Asking {
+pub(crate) struct RegisterRequest {
     pub(crate) id: Uuid,
     pub(crate) limit: u32,
     pub(crate) ttl_ms: u64,
@@ -73,13 +73,13 @@ pub(crate) struct Asking {
     /// For how long from its grant the permit stays taken.
     #[serde(default)]
     pub(crate) min_hold_ms: u64,
-    pub(crate) who: Who,
+    pub(crate) who: ClientInfo,
 }
 
 /// How things stand for one who asked or renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Told {
-    pub(crate) outcome: Outcome,
+pub(crate) struct RegisterReply {
+    pub(crate) outcome: RegisterOutcome,
     /// What is in force.
     pub(crate) limit: u32,
     #[serde(default)]
@@ -115,7 +115,7 @@ pub(crate) struct Told {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Outcome {
+pub(crate) enum RegisterOutcome {
     /// The permit is ours, for the TTL from the moment of the answer.
     Holding,
     Waiting,
@@ -130,11 +130,11 @@ pub(crate) enum Outcome {
     Lost,
 }
 
-impl Told {
+impl RegisterReply {
     /// The permit is not known.
     pub(crate) fn lost() -> Self {
         Self {
-            outcome: Outcome::Lost,
+            outcome: RegisterOutcome::Lost,
             limit: 0,
             pinned: false,
             ttl_ms: 0,
@@ -153,15 +153,16 @@ impl Told {
 
     /// The permit is its holder's until that gives it back or its lease ends.
     pub(crate) fn revoked() -> Self {
-        Self { outcome: Outcome::Revoking, ..Self::lost() }
+        Self { outcome: RegisterOutcome::Revoking, ..Self::lost() }
     }
 
     /// An error: no server of ours says that.
     pub(super) fn believed(self) -> Result<Self, StoreError> {
-        if !matches!(self.outcome, Outcome::Lost | Outcome::Revoking) {
+        if !matches!(self.outcome, RegisterOutcome::Lost | RegisterOutcome::Revoking) {
             sanitize::limit(self.limit)?;
         }
-        let time = if self.outcome == Outcome::Holding { sanitize::lease } else { sanitize::time };
+        let time =
+            if self.outcome == RegisterOutcome::Holding { sanitize::lease } else { sanitize::time };
         time(self.ttl_ms)?;
         sanitize::time_if_any(self.paused_ms)?;
         sanitize::time_if_any(self.kept_ms)?;
@@ -179,8 +180,8 @@ impl Told {
             .map(|left| Withheld::Quarantine(Duration::from_millis(left)))
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        Standing {
+    pub(crate) fn standing(&self) -> QueueStatus {
+        QueueStatus {
             ahead: self.ahead,
             held: self.held,
             holder: self.holder.clone(),
@@ -195,7 +196,7 @@ impl Told {
 
 /// A semaphore at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Look {
+pub(crate) struct SemaphoreView {
     /// Whether anybody has used the name since the server started.
     #[serde(default)]
     pub(crate) known: bool,
@@ -205,28 +206,28 @@ pub(crate) struct Look {
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) paused_ms: Option<u64>,
     /// In the order of their grants.
-    pub(crate) holders: Vec<Party>,
+    pub(crate) holders: Vec<ClientView>,
     /// In the order of the queue.
-    pub(crate) waiters: Vec<Party>,
+    pub(crate) waiters: Vec<ClientView>,
 }
 
 /// Semaphores in the order of their names.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Page {
-    pub(crate) semaphores: Vec<Named>,
+pub(crate) struct SemaphorePage {
+    pub(crate) semaphores: Vec<NamedSemaphore>,
     /// Whether there may be others behind the last one.
     pub(crate) more: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Named {
+pub(crate) struct NamedSemaphore {
     pub(crate) name: String,
-    pub(crate) look: Look,
+    pub(crate) look: SemaphoreView,
 }
 
 /// One who holds or waits.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Party {
+pub(crate) struct ClientView {
     /// Nil where what was answered is none (`lenient.rs`), and for one whom the key may not know: of
     /// that one there are the phase and what is left.
     pub(crate) id: Uuid,
@@ -234,7 +235,7 @@ pub(crate) struct Party {
     #[serde(default)]
     pub(crate) token: u64,
     #[serde(default)]
-    pub(crate) phase: Phase,
+    pub(crate) phase: HolderState,
     #[serde(default)]
     pub(crate) left_ms: Option<u64>,
     /// None for a client of another kind.
@@ -245,10 +246,11 @@ pub(crate) struct Party {
     pub(crate) key: Option<String>,
 }
 
-impl Look {
+impl SemaphoreView {
     /// What cannot be so is left out, and hides nothing else.
     pub(super) fn snapshot(self, name: &Name) -> Snapshot {
-        let holder = |party: Party| match (party.record, sanitize::time_if_any(party.left_ms)) {
+        let holder = |party: ClientView| match (party.record, sanitize::time_if_any(party.left_ms))
+        {
             (record @ Some(_), Ok(left)) => {
                 let (token, phase) = (Some(party.token), party.phase);
                 Holder::Known { token, record, phase, left }
@@ -264,7 +266,7 @@ impl Look {
                 Holder::Foreign { permit: party.id.to_string(), left: left.ok().flatten(), key }
             }
         };
-        let waiter = |party: Party| match party.record {
+        let waiter = |party: ClientView| match party.record {
             None if !party.id.is_nil() => {
                 let key = party.key.as_deref().map(sanitize::label);
                 Waiter::foreign(&party.id.to_string(), key)
@@ -291,20 +293,20 @@ impl Look {
 
 /// What became of giving back a detached permit.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Returned {
-    pub(crate) outcome: GivenBack,
+pub(crate) struct ReleaseReply {
+    pub(crate) outcome: ReleaseOutcome,
 }
 
 /// What became of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Revoked {
+pub(crate) struct RevokeReply {
     /// Whether somebody had it.
     pub(crate) held: bool,
 }
 
 /// What a server says of itself.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct About {
+pub(crate) struct ServerInfo {
     /// Of the program.
     pub(crate) version: String,
     /// Whether permits outlive it.
@@ -315,7 +317,7 @@ pub(crate) struct About {
 
 /// How a revocation is written.
 pub(crate) const HOW: [(&str, Revocation); 2] =
-    [("gently", Revocation::Gently), ("now", Revocation::Now)];
+    [("gently", Revocation::Graceful), ("now", Revocation::Forced)];
 
 /// A time as it is told.
 pub(crate) fn millis(time: Duration) -> u64 {
@@ -344,14 +346,14 @@ mod tests {
 
     #[test]
     fn what_is_asked_survives_a_header_whatever_is_in_it() {
-        let who = Who {
+        let who = ClientInfo {
             label: "日本 \"x\" 🚀\\".into(),
             host: "ü".into(),
             pid: 7,
             user: String::new(),
             detached: false,
         };
-        let asking = Asking {
+        let asking = RegisterRequest {
             id: Uuid::nil(),
             limit: 3,
             ttl_ms: 1,
@@ -364,7 +366,7 @@ mod tests {
         };
         let text = ascii_json(&asking);
         assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
-        let read: Asking = serde_json::from_str(&text).unwrap();
+        let read: RegisterRequest = serde_json::from_str(&text).unwrap();
         assert_eq!((read.who, read.ticket, read.seal), (asking.who, 9, asking.seal));
     }
 }

@@ -8,12 +8,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::node_lease::{Whose, signal};
-use super::protocol::{ID_HEADER, Outcome, RENEW, Told};
-use super::{Shared, understood};
+use super::node_lease::{ServerKind, signal};
+use super::protocol::{ID_HEADER, RENEW, RegisterOutcome, RegisterReply};
+use super::{CloudServer, understood};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::retry::{CONNECTING, Pause, within};
-use crate::backends::{Gone, Loss, Lost, Name, Pending, StoreError, Tenure, lease};
+use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
+use crate::backends::{
+    LocalFuture, Loss, LossReason, LossStage, Name, StoreError, Validity, lease,
+};
 
 const MONITOR: &str = "/semaphore/monitor";
 
@@ -24,35 +26,38 @@ const SHORT: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
-pub(super) struct Grip {
-    pub(super) shared: Rc<Shared>,
+pub(super) struct ServeLease {
+    pub(super) server: Rc<CloudServer>,
     pub(super) name: Name,
     pub(super) id: Uuid,
     /// Which server granted it, if it said so.
-    pub(super) server: Option<Uuid>,
+    pub(super) granted_by: Option<Uuid>,
 }
 
-impl lease::Grip for Grip {
-    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
+impl lease::LeaseOps for ServeLease {
+    fn renew_until_lost(
+        self: Rc<Self>,
+        validity: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
-            let Self { shared, name, id, server } = &*self;
+            let Self { server, name, id, granted_by } = &*self;
             let hurry = Notify::new();
-            let attempt = || -> Pending<'_, _> { Box::pin(renew(shared, name, *id)) };
+            let attempt = || -> LocalFuture<'_, _> { Box::pin(renew(server, name, *id)) };
             tokio::select! {
-                lost = renewal::keep(*id, tenure, &hurry, attempt) => lost,
-                lost = watch_over(shared, name, *id, *server, &hurry) => lost,
+                lost = renewal::keep(*id, validity, &hurry, attempt) => lost,
+                lost = watch_over(server, name, *id, *granted_by, &hurry) => lost,
             }
         })
     }
 
     /// The server says of a revoked one at once that it is, so it is asked now and then: only while
     /// a command is being stopped.
-    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             loop {
                 sleep(LOOK_AGAIN).await;
-                if let Ok(Renewed::Lost(lost)) = renew(&self.shared, &self.name, self.id).await
-                    && lost.gone != Gone::NotYet
+                if let Ok(Renewed::Lost(lost)) = renew(&self.server, &self.name, self.id).await
+                    && lost.stage != LossStage::Revoking
                 {
                     return lost;
                 }
@@ -60,61 +65,61 @@ impl lease::Grip for Grip {
         })
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>> {
-        Box::pin(
-            async move { signal(&self.shared, &self.name, self.id, patience, Whose::Ours).await },
-        )
+    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            signal(&self.server, &self.name, self.id, patience, ServerKind::Ours).await
+        })
     }
 
     fn shown(&self) -> &str {
-        &self.shared.shown
+        &self.server.shown
     }
 }
 
-async fn renew(shared: &Shared, name: &Name, id: Uuid) -> Result<Renewed, StoreError> {
-    let request = shared.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
-    let (status, body) = shared.exchange(request).await?;
+async fn renew(server: &CloudServer, name: &Name, id: Uuid) -> Result<Renewed, StoreError> {
+    let request = server.dialler.request(RENEW, name.as_str()).header(ID_HEADER, id.to_string());
+    let (status, body) = server.exchange(request).await?;
     Ok(renewed(&told(status, &body)?))
 }
 
 /// What a server of ours says to a renewal.
-fn told(status: StatusCode, body: &[u8]) -> Result<Told, StoreError> {
+fn told(status: StatusCode, body: &[u8]) -> Result<RegisterReply, StoreError> {
     if status != StatusCode::OK {
         return Err(StoreError::UnexpectedStatus { status: status.to_string(), path: RENEW });
     }
-    understood::<Told>(body).and_then(Told::believed)
+    understood::<RegisterReply>(body).and_then(RegisterReply::believed)
 }
 
-fn renewed(told: &Told) -> Renewed {
+fn renewed(told: &RegisterReply) -> Renewed {
     match told.outcome {
-        Outcome::Holding => return Renewed::For(Duration::from_millis(told.ttl_ms)),
-        Outcome::Revoking => return Renewed::Lost(Lost::revoked()),
+        RegisterOutcome::Holding => return Renewed::For(Duration::from_millis(told.ttl_ms)),
+        RegisterOutcome::Revoking => return Renewed::Lost(Loss::revoked()),
         _ => {}
     }
-    Renewed::Lost(Lost { why: Loss::ExpiredOrForgotten, gone: Gone::Before })
+    Renewed::Lost(Loss { reason: LossReason::ExpiredOrForgotten, stage: LossStage::Before })
 }
 
 /// Keeps a request open that ends when the permit is revoked. When its connection breaks the
 /// server may have gone, and a renewal is due: another one may have forgotten us.
 async fn watch_over(
-    shared: &Shared,
+    server: &CloudServer,
     name: &Name,
     id: Uuid,
-    mut server: Option<Uuid>,
+    mut granted_by: Option<Uuid>,
     hurry: &Notify,
-) -> Lost {
+) -> Loss {
     // It takes a connection of its own, for which a short command should not wait. The one that is there
     // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
-    let mut pause = Pause::new();
+    let mut pause = Backoff::new();
     loop {
         let since = Instant::now();
-        match watched(shared, name, id, server.take()).await {
+        match watched(server, name, id, granted_by.take()).await {
             Ok(lost) => return lost,
             Err(_) => hurry.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
-            pause = Pause::new();
+            pause = Backoff::new();
         }
         pause.sleep().await;
     }
@@ -124,43 +129,43 @@ async fn watch_over(
 /// `granted_by`: the server that granted it a moment ago. If that one does not know the permit it was taken
 /// away; another one has forgotten it, or never knew it.
 async fn watched(
-    shared: &Shared,
+    server: &CloudServer,
     name: &Name,
     id: Uuid,
     granted_by: Option<Uuid>,
-) -> Result<Lost, StoreError> {
+) -> Result<Loss, StoreError> {
     let request =
-        |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-    let mut link = shared.dialler.dial().await?;
+        |path| server.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
+    let mut link = server.dialler.dial().await?;
     // One of the original kind may have taken its place, and would end at once if it were asked to
     // watch over somebody whom it does not know.
-    let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
+    let answer = with_timeout(ATTEMPT_TIMEOUT, link.send(request(RENEW))).await?;
     if !answer.ours {
         return Err(StoreError::Replaced);
     }
     let status = answer.status;
-    let body = within(CONNECTING, link.read(answer)).await?;
+    let body = with_timeout(ATTEMPT_TIMEOUT, link.read(answer)).await?;
     let told = told(status, &body)?;
     if let Renewed::Lost(lost) = renewed(&told) {
         let knew = granted_by.is_some() && told.server == granted_by;
-        return Ok(if knew && lost.gone == Gone::Before { taken_away() } else { lost });
+        return Ok(if knew && lost.stage == LossStage::Before { taken_away() } else { lost });
     }
-    let answer = link.ask(request(MONITOR)).await?;
+    let answer = link.send(request(MONITOR)).await?;
     // After it was ours a moment ago.
     let gone = answer.status == StatusCode::NOT_FOUND;
     if !answer.ours || !(answer.status == StatusCode::OK || gone) {
         return Err(StoreError::Replaced);
     }
-    let body = within(CONNECTING, link.read(answer)).await?;
+    let body = with_timeout(ATTEMPT_TIMEOUT, link.read(answer)).await?;
     // Of one that has gone there is nothing to say.
-    let told: Option<Told> = serde_json::from_slice(&body).ok();
-    if told.is_some_and(|told| told.outcome == Outcome::Revoking) {
-        return Ok(Lost::revoked());
+    let told: Option<RegisterReply> = serde_json::from_slice(&body).ok();
+    if told.is_some_and(|told| told.outcome == RegisterOutcome::Revoking) {
+        return Ok(Loss::revoked());
     }
     Ok(taken_away())
 }
 
 /// What a server means that knew the permit and does not any more.
-fn taken_away() -> Lost {
-    Lost { why: Loss::GivenBack, gone: Gone::Now }
+fn taken_away() -> Loss {
+    Loss { reason: LossReason::GivenBack, stage: LossStage::Now }
 }

@@ -10,7 +10,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::protocol::ID_HEADER;
 use super::*;
 use crate::backends::tls::{Secret, Tls};
-use crate::backends::{Grade, Who};
+use crate::backends::{ClientInfo, Grade};
 use crate::serve::bounds::Bounds;
 use crate::serve::connections::{Door, Room};
 use crate::serve::journal::{Found, Journal};
@@ -58,8 +58,9 @@ async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<Str
 }
 
 fn client(listener: &TcpListener, key: &str) -> Cloud {
-    let url = config::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    Cloud::new(Place { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
+    let url =
+        config::CloudUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    Cloud::new(CloudConfig { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
 }
 
 fn settle(test: impl Future<Output = ()>) {
@@ -67,11 +68,20 @@ fn settle(test: impl Future<Output = ()>) {
     LocalSet::new().block_on(&runtime, test);
 }
 
-fn ask(name: &Name, detached: bool, min_hold: Duration) -> Ask {
+fn request(name: &Name, detached: bool, min_hold: Duration) -> AcquireRequest {
     let (label, host, user) = ("l".into(), "h".into(), "u".into());
-    let who = Who { label, host, pid: 1, user, detached };
+    let who = ClientInfo { label, host, pid: 1, user, detached };
     let (id, ttl) = (Uuid::new_v4(), Duration::from_secs(30));
-    Ask { name: name.clone(), id, limit: 1, ttl, strict: false, min_hold, nonblock: false, who }
+    AcquireRequest {
+        name: name.clone(),
+        id,
+        limit: 1,
+        ttl,
+        strict: false,
+        min_hold,
+        nonblock: false,
+        who,
+    }
 }
 
 fn is_unsupported<T>(done: Result<T, Error>) -> bool {
@@ -86,16 +96,18 @@ fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() 
         let asked = Rc::default();
         spawn_local(original(listener, Uuid::new_v4(), Rc::clone(&asked)));
         let (name, id): (Name, _) = ("free".parse().unwrap(), Uuid::new_v4());
-        for ask in [
-            ask(&name, true, Duration::ZERO),
-            ask(&name, false, Duration::from_secs(1)),
-            Ask { limit: 2, ..ask(&name, false, Duration::ZERO) },
+        for request in [
+            request(&name, true, Duration::ZERO),
+            request(&name, false, Duration::from_secs(1)),
+            AcquireRequest { limit: 2, ..request(&name, false, Duration::ZERO) },
         ] {
-            let (_canceller, cancel) = Cancel::pair();
-            assert!(is_unsupported(cloud.acquire(&ask, &Turn::channel().0, cancel).await));
+            let (_canceller, cancel) = CancelToken::pair();
+            assert!(is_unsupported(
+                cloud.acquire(&request, &ProgressSender::channel().0, cancel).await
+            ));
         }
         assert!(is_unsupported(cloud.attach(&name, id).await));
-        assert!(is_unsupported(cloud.give_back(&name, id).await));
+        assert!(is_unsupported(cloud.release_detached(&name, id).await));
         assert!(is_unsupported(cloud.set_limit(&name, Some(3)).await));
         assert!(is_unsupported(cloud.set_limit(&name, None).await));
         let asked = asked.borrow();
@@ -116,11 +128,11 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         spawn_local(original(listener, holder, Rc::clone(&asked)));
         let nobody = Uuid::new_v4();
         let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
-        assert!(revoke(holder, Revocation::Gently).await);
-        assert!(!revoke(nobody, Revocation::Gently).await);
+        assert!(revoke(holder, Revocation::Graceful).await);
+        assert!(!revoke(nobody, Revocation::Graceful).await);
         assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
-        assert!(revoke(holder, Revocation::Now).await);
-        assert!(!revoke(nobody, Revocation::Now).await);
+        assert!(revoke(holder, Revocation::Forced).await);
+        assert!(!revoke(nobody, Revocation::Forced).await);
         assert!(asked.borrow().iter().any(|path| path == SIGNAL));
     });
 }
@@ -131,7 +143,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cloud = client(&listener, KEY);
         spawn_local(original(listener, Uuid::new_v4(), Rc::default()));
-        let findings = cloud.examine().await.unwrap();
+        let findings = cloud.diagnose().await.unwrap();
         let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
         let expected = [("server", Grade::Ok), ("kind", Grade::Warning), ("network", Grade::Ok)];
         assert_eq!(topics, expected);
@@ -146,7 +158,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
             let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
             let door = Door::new(Room::within(1024, None, None));
             spawn_local(crate::serve::run(listener, None, routes, door, std::future::pending()));
-            let findings = cloud.examine().await.unwrap();
+            let findings = cloud.diagnose().await.unwrap();
             let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
             let expected = [
                 ("server", Grade::Ok),
@@ -156,7 +168,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
                 ("network", Grade::Ok),
             ];
             assert_eq!(topics, expected);
-            let refused = stranger.examine().await.unwrap_err();
+            let refused = stranger.diagnose().await.unwrap_err();
             assert_eq!(refused.cause, StoreError::ApiKeyRefused);
         }
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::backends::Phase;
+use crate::backends::HolderState;
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
@@ -30,12 +30,12 @@ pub(crate) struct Claim<R> {
 
 /// A permit that is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holding<R> {
+pub(crate) struct LedgerHolder<R> {
     pub(crate) claim: Claim<R>,
     pub(crate) token: u64,
     /// When it was granted.
     pub(crate) since: Moment,
-    pub(crate) phase: Phase,
+    pub(crate) phase: HolderState,
     /// The end of its lease, which may be over while the permit stays taken.
     pub(super) lease: Option<Moment>,
     pub(crate) ticket: u64,
@@ -55,7 +55,7 @@ pub(crate) enum Renewal {
 
 /// What became of somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum LedgerEvent {
     /// It was waiting and has a permit now.
     Granted { id: Uuid, token: u64 },
     /// It did not take the permit that it was granted, and waits again.
@@ -68,13 +68,13 @@ pub(crate) enum Change {
     Gone(Uuid),
 }
 
-impl<R> Holding<R> {
+impl<R> LedgerHolder<R> {
     /// The permit is held until this moment, and not at it.
     pub(crate) fn expires(&self) -> Option<Moment> {
         match self.phase {
-            Phase::Holding => self.lease.map(|lease| lease.max(self.held_until())),
-            Phase::Revoking => self.lease,
-            Phase::MinHold => Some(self.held_until()),
+            HolderState::Holding => self.lease.map(|lease| lease.max(self.held_until())),
+            HolderState::Revoking => self.lease,
+            HolderState::MinHold => Some(self.held_until()),
         }
     }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use rustix::fs::StatFs;
 
-use super::directory::{self, Place, Sharing};
+use super::directory::{self, LocalConfig, Sharing};
 use crate::backends::error::{Directory, Error, StoreError};
-use crate::backends::finding::{Finding, Found, Grade, SharedWith};
+use crate::backends::finding::{Finding, FindingKind, Grade, SharedWith};
 
 /// Below this, in bytes, a disk is nearly full however small it is.
 const LITTLE: u64 = 1024 * 1024;
@@ -14,7 +14,7 @@ const LITTLE: u64 = 1024 * 1024;
 /// The same for the number of files: a permit is two, and so is a waiter.
 const FEW: u64 = 100;
 
-pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
+pub(super) fn examine(place: &LocalConfig) -> Result<Vec<Finding>, Error> {
     let (path, base) = place.usable()?;
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let filesystem = rustix::fs::statfs(there).map_err(|errno| {
@@ -23,24 +23,24 @@ pub(super) fn examine(place: &Place) -> Result<Vec<Finding>, Error> {
     })?;
     let mut findings = vec![directory(path, place.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
-    findings.push(ok("file system", Found::FileSystem(directory::magic(&filesystem))));
+    findings.push(ok("file system", FindingKind::FileSystem(directory::magic(&filesystem))));
     findings.extend(room(&filesystem));
     Ok(findings)
 }
 
 fn directory(path: &Path, named: bool, exists: bool) -> Finding {
-    ok("directory", Found::Directory { path: path.into(), named, exists })
+    ok("directory", FindingKind::Directory { path: path.into(), named, exists })
 }
 
 fn sharing(sharing: Sharing) -> Finding {
     let with = if sharing.everybody() {
         SharedWith::Everybody
-    } else if sharing.shared() {
+    } else if sharing.server() {
         SharedWith::Group
     } else {
         SharedWith::Nobody
     };
-    ok("sharing", Found::Sharing(with))
+    ok("sharing", FindingKind::Sharing(with))
 }
 
 fn room(filesystem: &StatFs) -> Vec<Finding> {
@@ -51,11 +51,11 @@ fn room(filesystem: &StatFs) -> Vec<Finding> {
     let bytes = Finding {
         topic: "free space",
         grade: grade_of_bytes,
-        what: Found::FreeSpace(free / LITTLE),
+        what: FindingKind::FreeSpace(free / LITTLE),
     };
     // Some file systems have as many as fit, and say nothing.
     let files = (all_files > 0)
-        .then(|| (grade(files, all_files, FEW), Found::FreeFiles(files)))
+        .then(|| (grade(files, all_files, FEW), FindingKind::FreeFiles(files)))
         .map(|(grade, what)| Finding { topic: "free files", grade, what });
     [bytes].into_iter().chain(files).collect()
 }
@@ -69,7 +69,7 @@ fn grade(free: u64, all: u64, little: u64) -> Grade {
     }
 }
 
-fn ok(topic: &'static str, what: Found) -> Finding {
+fn ok(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Ok, what }
 }
 
@@ -92,19 +92,19 @@ mod tests {
     fn examining_says_what_the_place_is_and_makes_nothing() {
         let temporary = tempfile::TempDir::new().unwrap();
         let path = temporary.path().join("semrun");
-        let facts = || -> Vec<Found> {
-            let findings = examine(&Place::named(&path)).unwrap();
+        let facts = || -> Vec<FindingKind> {
+            let findings = examine(&LocalConfig::named(&path)).unwrap();
             assert!(findings.iter().all(|finding| finding.grade != Grade::Error), "{findings:?}");
             findings.into_iter().map(|finding| finding.what).collect()
         };
-        let directory = |exists| Found::Directory { path: path.clone(), named: true, exists };
+        let directory = |exists| FindingKind::Directory { path: path.clone(), named: true, exists };
         assert_eq!(facts()[0], directory(false));
         assert!(!path.exists());
         // Whatever the umask is, which other tests change.
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(facts()[..2], [directory(true), Found::Sharing(SharedWith::Nobody)]);
-        let nowhere = Place::named(&path.join("a/b"));
+        assert_eq!(facts()[..2], [directory(true), FindingKind::Sharing(SharedWith::Nobody)]);
+        let nowhere = LocalConfig::named(&path.join("a/b"));
         let error = examine(&nowhere).unwrap_err();
         let missing = matches!(error.cause, StoreError::Directory(Directory::NotFound(_)));
         assert!(missing, "{error}");

@@ -15,13 +15,13 @@ use crate::user::{Account, Home, stands_for_unmapped};
 
 /// The directory in which each semaphore has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct LocalConfig {
     /// The first one that can be used counts; more than one only where a home may be missing.
-    candidates: Vec<Candidate>,
+    candidates: Vec<DirectoryCandidate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Candidate {
+struct DirectoryCandidate {
     path: PathBuf,
     /// Whether the user named it.
     named: bool,
@@ -31,7 +31,7 @@ struct Candidate {
 
 /// A base directory that passed all checks.
 #[derive(Debug)]
-pub(super) struct Base {
+pub(super) struct BaseDirectory {
     pub(super) fd: OwnedFd,
     pub(super) path: PathBuf,
     pub(super) sharing: Sharing,
@@ -46,29 +46,33 @@ pub(super) struct Sharing {
     group: Option<Gid>,
 }
 
-impl Place {
+impl LocalConfig {
     /// A directory that the user named.
     pub(crate) fn named(path: &Path) -> Self {
         // A slash at the end would make the kernel follow a symbolic link.
         let path = path.components().collect();
-        Self { candidates: vec![Candidate { path, named: true, parents: 0 }] }
+        Self { candidates: vec![DirectoryCandidate { path, named: true, parents: 0 }] }
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
     pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
         if account.uid == 0 {
             let path = "/run/semrun".into();
-            return Ok(Self { candidates: vec![Candidate { path, named: false, parents: 0 }] });
+            return Ok(Self {
+                candidates: vec![DirectoryCandidate { path, named: false, parents: 0 }],
+            });
         }
         let path = format!("/var/tmp/semrun-{}", account.uid).into();
-        let temporary = Candidate { path, named: false, parents: 0 };
+        let temporary = DirectoryCandidate { path, named: false, parents: 0 };
         let home = match &account.home {
-            Home::At(home) => {
-                Some(Candidate { path: home.join(".local/state/semrun"), named: false, parents: 2 })
-            }
+            Home::At(home) => Some(DirectoryCandidate {
+                path: home.join(".local/state/semrun"),
+                named: false,
+                parents: 2,
+            }),
             Home::None => None,
-            Home::Unknown(trouble) => {
-                let (uid, why) = (account.uid, trouble.clone());
+            Home::Unknown(error) => {
+                let (uid, why) = (account.uid, error.clone());
                 return Err(temporary.error(Directory::HomeUnknown { uid, why }));
             }
         };
@@ -82,7 +86,7 @@ impl Place {
 
     /// Opens the directory, or says why it cannot be used. Makes it first if `create`;
     /// otherwise a missing one is None.
-    pub(super) fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+    pub(super) fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
         for candidate in others {
             match candidate.open(create) {
@@ -103,7 +107,7 @@ impl Place {
 
     /// The directory that whoever asks for a permit uses; not open if it has to be made first.
     /// Makes nothing.
-    pub(super) fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
+    pub(super) fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), Error> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
         for candidate in others {
             match candidate.usable() {
@@ -115,8 +119,8 @@ impl Place {
     }
 }
 
-impl Candidate {
-    fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
+impl DirectoryCandidate {
+    fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), Error> {
         match self.open(false)? {
             None if !self.could_be_made() => {
                 Err(self.failed(Directory::NotFound, rustix::io::Errno::NOENT))
@@ -135,7 +139,7 @@ impl Candidate {
         }
     }
 
-    fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) if !create => return Ok(None),
@@ -155,7 +159,7 @@ impl Candidate {
         if !self.named {
             self.check_way()?;
         }
-        Ok(Some(Base { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
+        Ok(Some(BaseDirectory { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
     }
 
     fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
@@ -257,8 +261,8 @@ impl Error {
 impl Sharing {
     fn of(base: &Stat) -> Self {
         let mode = Mode::from_raw_mode(base.st_mode);
-        let shared = mode.intersects(Mode::WGRP | Mode::WOTH);
-        if !shared {
+        let server = mode.intersects(Mode::WGRP | Mode::WOTH);
+        if !server {
             return Self { directory: Mode::RWXU, group: None };
         }
         // The sticky bit stays with the base: inside, whoever may write may clean up. The setgid
@@ -268,7 +272,7 @@ impl Sharing {
     }
 
     /// Whether others than the owner may write here.
-    pub(super) fn shared(self) -> bool {
+    pub(super) fn server(self) -> bool {
         self.group.is_some()
     }
 
@@ -291,7 +295,7 @@ impl Sharing {
     pub(super) fn apply(self, directory: &OwnedFd, stat: &Stat) -> io::Result<()> {
         let wanted = (self.directory, self.group);
         let found = (Mode::from_raw_mode(stat.st_mode), Some(Gid::from_raw(stat.st_gid)));
-        if self.shared() && stat.st_uid == geteuid().as_raw() && found != wanted {
+        if self.server() && stat.st_uid == geteuid().as_raw() && found != wanted {
             // Fails for a group that we are not in, and then the modes for all have to do.
             let _ = rustix::fs::fchown(directory, None, self.group);
             rustix::fs::fchmod(directory, self.directory)?;
@@ -342,7 +346,7 @@ mod tests {
     fn root_uses_run_and_others_their_home_with_a_way_out() {
         let paths = |uid, home| -> Result<Vec<PathBuf>, StoreError> {
             let account = Account { uid, user: "u".into(), home };
-            let place = Place::default_for(&account).map_err(|error| error.cause)?;
+            let place = LocalConfig::default_for(&account).map_err(|error| error.cause)?;
             Ok(place.candidates.into_iter().map(|candidate| candidate.path).collect())
         };
         assert_eq!(paths(0, Home::None), Ok(vec!["/run/semrun".into()]));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::file_names::Entry;
-use super::semaphore_files::Semaphore;
+use super::file_names::FileName;
+use super::semaphore_files::SemaphoreFiles;
 use crate::clock::Moment;
 
 /// What it takes nearly always.
@@ -23,7 +23,7 @@ const UNSEEN: Duration = Duration::from_secs(1);
 const RARELY: Duration = Duration::from_millis(100);
 
 /// Those whose end has to be waited for: whoever may have had one of these permits.
-pub(super) struct Dying {
+pub(super) struct ExitingProcesses {
     /// The processes that asked for them.
     pids: Vec<u32>,
     /// All others began after this moment. None: no command ran under these permits.
@@ -32,8 +32,8 @@ pub(super) struct Dying {
     proc: PathBuf,
 }
 
-impl Dying {
-    pub(super) fn with(semaphore: &Semaphore, permits: &[Entry]) -> io::Result<Self> {
+impl ExitingProcesses {
+    pub(super) fn with(semaphore: &SemaphoreFiles, permits: &[FileName]) -> io::Result<Self> {
         let mut dying = Self { pids: Vec::new(), since: None, proc: "/proc".into() };
         for permit in permits {
             // A command begins after its permit has a record.
@@ -137,9 +137,9 @@ mod tests {
     }
 
     /// A /proc in which the first process is not ending.
-    struct Processes(TempDir);
+    struct ProcessesSince(TempDir);
 
-    impl Processes {
+    impl ProcessesSince {
         fn new() -> Self {
             let processes = Self(TempDir::new().unwrap());
             processes.put("1", &stat("S", 0, 0));
@@ -152,9 +152,9 @@ mod tests {
             fs::write(path.join("stat"), stat).unwrap();
         }
 
-        fn dying(&self) -> Dying {
+        fn dying(&self) -> ExitingProcesses {
             let since = Some(Duration::from_millis(12_345));
-            Dying { pids: vec![9], since, proc: self.0.path().into() }
+            ExitingProcesses { pids: vec![9], since, proc: self.0.path().into() }
         }
 
         fn first(&self) -> Option<u32> {
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_process_whose_first_thread_has_ended_is_ending_with_its_others() {
-        let processes = Processes::new();
+        let processes = ProcessesSince::new();
         processes.put("7", &stat("Z", ENDING, 1300));
         processes.put("7/task/7", &stat("Z", ENDING, 1300));
         processes.put("7/task/8", &stat("S", 0, 1300));
@@ -186,12 +186,12 @@ mod tests {
 
     #[test]
     fn those_who_hang_in_their_end_and_never_had_the_permit_do_not_matter() {
-        let processes = Processes::new();
+        let processes = ProcessesSince::new();
         processes.put("7", &stat("D", ENDING, 1233));
         assert_eq!(processes.first(), None, "older than the permit");
         processes.put("9", &stat("D", ENDING, 1200));
         assert_eq!(processes.first(), Some(9), "the one that asked for it");
-        let none_ran = Dying { since: None, ..processes.dying() };
+        let none_ran = ExitingProcesses { since: None, ..processes.dying() };
         assert_eq!(none_ran.first(), None);
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn the_dead_are_waited_for_as_long_as_they_take_to_end() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let processes = Processes::new();
+            let processes = ProcessesSince::new();
             processes.put("7", &stat("D", ENDING, 1300));
             let dying = processes.dying();
             let complete = dying.complete();
@@ -215,7 +215,7 @@ mod tests {
     fn where_processes_may_be_hidden_the_dead_get_a_second() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let processes = Processes::new();
+            let processes = ProcessesSince::new();
             let begin = Instant::now();
             processes.dying().complete().await;
             assert!(begin.elapsed() < UNSEEN / 2);

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the mutex file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct StateFile {
     /// The last queue number or fencing token given out; both come from here and only grow.
     pub(super) last: u64,
     /// The limit that its users agreed on, which stands while it is in use; 0: nobody has set one.
@@ -15,7 +15,7 @@ pub(super) struct State {
 
 /// The kinds of FIFO, and the one kind of file that counts without a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Waiter,
     PassedOver,
     Permit,
@@ -24,48 +24,48 @@ pub(super) enum Kind {
 
 /// One of them by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
+pub(super) struct FileName {
+    pub(super) kind: FileKind,
     pub(super) number: u64,
 }
 
 /// All of them, each kind in the order of its numbers.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) waiters: Vec<Entry>,
-    pub(super) passed_over: Vec<Entry>,
-    pub(super) permits: Vec<Entry>,
-    pub(super) kept: Vec<Entry>,
+    pub(super) waiters: Vec<FileName>,
+    pub(super) passed_over: Vec<FileName>,
+    pub(super) permits: Vec<FileName>,
+    pub(super) kept: Vec<FileName>,
 }
 
-impl Entry {
-    pub(super) fn new(kind: Kind, number: u64) -> Self {
+impl FileName {
+    pub(super) fn new(kind: FileKind, number: u64) -> Self {
         Self { kind, number }
     }
 
     pub(super) fn file(self) -> String {
         let letter = match self.kind {
-            Kind::Waiter => 'q',
-            Kind::PassedOver => 'p',
-            Kind::Permit => 's',
-            Kind::Kept => 'k',
+            FileKind::Waiter => 'q',
+            FileKind::PassedOver => 'p',
+            FileKind::Permit => 's',
+            FileKind::Kept => 'k',
         };
         format!("{letter}.{:020}", self.number)
     }
 
     /// A waiter that was passed over keeps its record.
     pub(super) fn record_file(self) -> String {
-        let kind = if self.kind == Kind::PassedOver { Kind::Waiter } else { self.kind };
+        let kind = if self.kind == FileKind::PassedOver { FileKind::Waiter } else { self.kind };
         format!("{}.json", Self { kind, ..self }.file())
     }
 
     pub(super) fn parse(file: &[u8]) -> Option<Self> {
         let (letter, number) = std::str::from_utf8(file).ok()?.split_once('.')?;
         let kind = match letter {
-            "q" => Kind::Waiter,
-            "p" => Kind::PassedOver,
-            "s" => Kind::Permit,
-            "k" => Kind::Kept,
+            "q" => FileKind::Waiter,
+            "p" => FileKind::PassedOver,
+            "s" => FileKind::Permit,
+            "k" => FileKind::Kept,
             _ => return None,
         };
         // Twenty digits and nothing else: a record's ".json" does not parse.
@@ -79,7 +79,7 @@ impl Entry {
 /// No number that is given out comes near it; behind one that is greater none would grow.
 const GREATEST: u64 = 1 << 62;
 
-impl State {
+impl StateFile {
     pub(super) fn pinned(self) -> Option<u32> {
         (self.pinned > 0).then_some(self.pinned)
     }
@@ -117,34 +117,34 @@ mod tests {
 
     #[test]
     fn only_whole_names_are_entries() {
-        let waiter = Entry::new(Kind::Waiter, 42);
+        let waiter = FileName::new(FileKind::Waiter, 42);
         assert_eq!(waiter.file(), "q.00000000000000000042");
-        assert_eq!(Entry::parse(waiter.file().as_bytes()), Some(waiter));
-        let passed_over = Entry::new(Kind::PassedOver, 42);
+        assert_eq!(FileName::parse(waiter.file().as_bytes()), Some(waiter));
+        let passed_over = FileName::new(FileKind::PassedOver, 42);
         assert_eq!(passed_over.record_file(), waiter.record_file());
         for other in
             ["mutex", "name", "done", "q.42", "x.00000000000000000042", &waiter.record_file()]
         {
-            assert_eq!(Entry::parse(other.as_bytes()), None, "{other}");
+            assert_eq!(FileName::parse(other.as_bytes()), None, "{other}");
         }
     }
 
     #[test]
     fn numbers_grow_also_when_the_clock_does_not_or_the_file_is_lost() {
-        let mut ahead = State { last: u64::MAX - 5, limit: 1, pinned: 0 };
+        let mut ahead = StateFile { last: u64::MAX - 5, limit: 1, pinned: 0 };
         assert_eq!(ahead.next(), u64::MAX - 4);
-        let mut lost = State::from_text(b"");
+        let mut lost = StateFile::from_text(b"");
         let first = lost.next();
         assert!(lost.next() > first && first > 1_700_000_000_000_000);
     }
 
     #[test]
     fn the_state_comes_back_and_a_garbled_one_is_none() {
-        let state = State { last: 1_795_297_540_683_598, limit: 3, pinned: 2 };
-        assert_eq!(State::from_text(state.to_text().as_bytes()), state);
+        let state = StateFile { last: 1_795_297_540_683_598, limit: 3, pinned: 2 };
+        assert_eq!(StateFile::from_text(state.to_text().as_bytes()), state);
         let full = b"18446744073709551615 1 0";
         for garbled in [&b"\0\0\0\0"[..], b"1 1", b"x y z", b"\xff 1 1", b"1 -1 0", full] {
-            assert_eq!(State::from_text(garbled), State { last: 0, limit: 0, pinned: 0 });
+            assert_eq!(StateFile::from_text(garbled), StateFile { last: 0, limit: 0, pinned: 0 });
         }
     }
 }

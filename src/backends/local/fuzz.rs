@@ -1,19 +1,19 @@
 //! What is read in a shared directory, as functions of bytes.
 
-use super::file_names::{Entry, State};
-use super::records::{self, Kept};
+use super::file_names::{FileName, StateFile};
+use super::records::{self, PermitRecord};
 use super::{directory_names, semaphore_files};
 use crate::backends::{Name, Record};
 
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let state = State::from_text(bytes);
+    let state = StateFile::from_text(bytes);
     if state.to_text().len() == bytes.len() {
-        assert_eq!(State::from_text(state.to_text().as_bytes()), state);
+        assert_eq!(StateFile::from_text(state.to_text().as_bytes()), state);
     }
-    if let Some(entry) = Entry::parse(bytes) {
+    if let Some(entry) = FileName::parse(bytes) {
         assert_eq!(entry.file().as_bytes(), bytes);
     }
-    if let Some(kept) = Kept::from_text(bytes) {
+    if let Some(kept) = PermitRecord::from_text(bytes) {
         let _ = (kept.end(), kept.renewed(), kept.lasts());
     }
     let _ = records::places(bytes);
@@ -24,7 +24,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         assert!(again.permit == record.permit && record.who.label.len() < 2_000);
         let _ = humantime::format_rfc3339_millis(record.since).to_string();
     }
-    let granted: Option<semaphore_files::Granted> = serde_json::from_slice(bytes).ok();
+    let granted: Option<semaphore_files::GrantInfo> = serde_json::from_slice(bytes).ok();
     let _ = granted.map(|granted| granted.moment());
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains(['/', '\0'])

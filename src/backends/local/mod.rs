@@ -34,16 +34,16 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use self::directory::{Base, Place};
-use self::file_names::State;
+use self::directory::{BaseDirectory, LocalConfig};
+use self::file_names::StateFile;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::{fuzz, fuzz_name};
-use self::mutex::{ForMutex, GIVE_UP, Locked};
-use self::semaphore_files::Semaphore;
-use super::error::Differs;
+use self::mutex::{GIVE_UP, MutexGuard, MutexWait};
+use self::semaphore_files::SemaphoreFiles;
+use super::error::TermsMismatch;
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
-    Permit, Revocation, Snapshot, StoreError, Turn,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Finding, Lease, LocalFuture,
+    Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 use crate::sys::raise_file_size_limit;
 
@@ -53,17 +53,17 @@ const BRIEFLY: Duration = Duration::from_millis(100);
 /// The local backend in one directory.
 #[derive(Debug)]
 pub(crate) struct Local {
-    place: Place,
+    place: LocalConfig,
     /// The directory that turned out to be usable.
     found: OnceCell<PathBuf>,
 }
 
 impl Local {
-    pub(crate) fn new(place: Place) -> Self {
+    pub(crate) fn new(place: LocalConfig) -> Self {
         Self { place, found: OnceCell::new() }
     }
 
-    fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
         raise_file_size_limit();
         let base = self.place.open(create)?;
         if let Some(base) = &base {
@@ -77,20 +77,26 @@ impl Local {
         StoreError::from(error).while_doing(&self.url(), attempt)
     }
 
-    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
-        let attempt = || Attempt::Acquire(ask.name.clone());
+    async fn take_turn(
+        &self,
+        request: &AcquireRequest,
+        progress: &ProgressSender,
+    ) -> Result<Acquisition, Error> {
+        let attempt = || Attempt::Acquire(request.name.clone());
         // Several rounds only if somebody deletes the files under us.
         for _ in 0..100 {
             let base = self.open(true)?.expect("what is missing was made");
             let round = async {
-                match Semaphore::open(&base, &ask.name, true)? {
-                    Some(semaphore) => queue::take_turn(Rc::new(semaphore), ask, turn).await,
+                match SemaphoreFiles::open(&base, &request.name, true)? {
+                    Some(semaphore) => {
+                        queue::take_turn(Rc::new(semaphore), request, progress).await
+                    }
                     None => Ok(None),
                 }
             };
             match round.await {
                 Ok(Some(Ok(acquired))) => return Ok(acquired),
-                Ok(Some(Err(differs))) => return Err(self.differs(ask, &differs)),
+                Ok(Some(Err(differs))) => return Err(self.differs(request, &differs)),
                 // What is made in a deleted directory is not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -100,11 +106,11 @@ impl Local {
         Err(StoreError::DeletedAgain.while_doing(&self.url(), attempt()))
     }
 
-    fn differs(&self, ask: &Ask, differs: &queue::Differs) -> Error {
-        let queue::Differs { stands, pinned } = differs;
-        let (name, pinned, stands) = (ask.name.clone(), *pinned, (*stands, None));
-        let asked = (ask.limit, None);
-        StoreError::Differs(Box::new(Differs { name, pinned, stands, asked })).of(&self.url())
+    fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> Error {
+        let queue::LimitMismatch { stands, pinned } = differs;
+        let (name, pinned, stands) = (request.name.clone(), *pinned, (*stands, None));
+        let asked = (request.limit, None);
+        StoreError::Differs(Box::new(TermsMismatch { name, pinned, stands, asked })).of(&self.url())
     }
 
     /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
@@ -114,7 +120,7 @@ impl Local {
         name: &Name,
         create: bool,
         attempt: &Attempt,
-        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let Some(base) = self.open(create)? else { return Ok(None) };
         self.under_mutex_in(&base, name, create, attempt, act).await
@@ -122,16 +128,18 @@ impl Local {
 
     async fn under_mutex_in<T>(
         &self,
-        base: &Base,
+        base: &BaseDirectory,
         name: &Name,
         create: bool,
         attempt: &Attempt,
-        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let done = async {
-            let Some(semaphore) = Semaphore::open(base, name, create)? else { return Ok(None) };
+            let Some(semaphore) = SemaphoreFiles::open(base, name, create)? else {
+                return Ok(None);
+            };
             let semaphore = Rc::new(semaphore);
-            match semaphore.lock(ForMutex::Bounded).await? {
+            match semaphore.lock(MutexWait::Bounded).await? {
                 Some(locked) => act(&semaphore, &locked).map(Some),
                 None => Ok(None),
             }
@@ -146,8 +154,8 @@ impl Local {
         }
     }
 
-    async fn look_in(&self, base: &Base, name: &Name) -> Result<Snapshot, Error> {
-        let look = |_: &_, locked: &Locked<'_>| permits::snapshot(locked, name);
+    async fn look_in(&self, base: &BaseDirectory, name: &Name) -> Result<Snapshot, Error> {
+        let look = |_: &_, locked: &MutexGuard<'_>| permits::snapshot(locked, name);
         let snapshot =
             self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
         Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
@@ -184,10 +192,10 @@ impl Local {
         if limit.is_none() && !is_there().await? {
             return Ok(());
         }
-        let pin = |semaphore: &Rc<Semaphore>, locked: &Locked<'_>| {
+        let pin = |semaphore: &Rc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
             // Before the new limit is there, as for everything that wakes.
             locked.wake(semaphore.list()?.waiters)?;
-            locked.set_state(State { pinned: limit.unwrap_or(0), ..locked.state()? })
+            locked.set_state(StateFile { pinned: limit.unwrap_or(0), ..locked.state()? })
         };
         if self.under_mutex(name, true, &attempt, pin).await?.is_none() {
             return Err(StoreError::DeletedNow.while_doing(&self.url(), attempt));
@@ -199,26 +207,31 @@ impl Local {
 impl Backend for Local {
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let acquiring = cancel.or(self.take_turn(ask, turn));
-            acquiring.await.unwrap_or(Ok(Acquired::Cancelled))
+            let acquiring = cancel.or(self.take_turn(request, progress));
+            acquiring.await.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(self.look(name))
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(self.look_at_all())
     }
 
     /// Nothing to do: what the dead had is free.
-    fn withdraw<'a>(&'a self, _: &'a Name, _: Uuid, _: Duration) -> Pending<'a, Result<(), Error>> {
+    fn cancel<'a>(
+        &'a self,
+        _: &'a Name,
+        _: Uuid,
+        _: Duration,
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -226,22 +239,27 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let renew = Attempt::Renew(Permit::of(name, id));
-            let attach =
-                |semaphore: &_, locked: &Locked<'_>| detached::attach(semaphore, locked, name, id);
+            let attach = |semaphore: &_, locked: &MutexGuard<'_>| {
+                detached::attach(semaphore, locked, name, id)
+            };
             let lease = self.under_mutex(name, false, &renew, attach).await?;
             Ok(lease.flatten())
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let giving_back = Attempt::GiveBack(Permit::of(name, id));
-            let give_back = |_: &_, locked: &Locked<'_>| detached::give_back(locked, id);
+            let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id);
             let given = self.under_mutex(name, false, &giving_back, give_back).await?;
-            Ok(given.unwrap_or(GivenBack::Unknown))
+            Ok(given.unwrap_or(ReleaseOutcome::Unknown))
         })
     }
 
@@ -250,10 +268,10 @@ impl Backend for Local {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> Pending<'a, Result<bool, Error>> {
+    ) -> LocalFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let revoking = Attempt::Revoke(Permit::of(name, id));
-            let revoke = |_: &_, locked: &Locked<'_>| revoke::revoke(locked, id, how);
+            let revoke = |_: &_, locked: &MutexGuard<'_>| revoke::revoke(locked, id, how);
             let revoked = self.under_mutex(name, false, &revoking, revoke).await?;
             Ok(revoked.unwrap_or(false))
         })
@@ -263,15 +281,15 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(self.pin(name, limit))
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async { diagnose::examine(&self.place) })
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         false
     }
 
@@ -280,7 +298,7 @@ impl Backend for Local {
     }
 }
 
-fn names_in(base: &Base) -> io::Result<Vec<Name>> {
+fn names_in(base: &BaseDirectory) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     let mut directory = rustix::fs::Dir::read_from(&base.fd)?;
     while let Some(entry) = directory.read() {

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::directory::Sharing;
 use super::proc_locks::Locks;
-use super::semaphore_files::Semaphore;
-use crate::backends::{Notice, StoreError, Turn};
+use super::semaphore_files::SemaphoreFiles;
+use crate::backends::{Progress, ProgressSender, StoreError};
 use crate::files::create;
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
@@ -27,15 +27,15 @@ const OFFER: Duration = Duration::from_millis(100);
 
 /// The mutex is ours until this goes.
 #[derive(Debug)]
-pub(super) struct Locked<'a>(pub(super) &'a Semaphore);
+pub(super) struct MutexGuard<'a>(pub(super) &'a SemaphoreFiles);
 
 /// The mutex, which a thread has got for us.
-struct Offer {
+struct LockingThread {
     accepting: mpsc::Sender<()>,
     thread: JoinHandle<bool>,
 }
 
-impl Offer {
+impl LockingThread {
     /// False: we were too slow. No thread is left in any case.
     fn accept(self) -> bool {
         // The thread alone knows whether that was in time.
@@ -46,29 +46,29 @@ impl Offer {
 
 /// How long to wait for the mutex.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum ForMutex<'a> {
+pub(super) enum MutexWait<'a> {
     /// As long as it takes; who waits is told when it takes long.
-    Endless(&'a Turn),
+    Endless(&'a ProgressSender),
     /// For those who do not want to wait: an error after a while.
     Bounded,
 }
 
-impl Semaphore {
+impl SemaphoreFiles {
     /// Locks the mutex. None: the files we have open are no longer those at the path, because
     /// somebody deleted them; open the semaphore again. Leaves no thread behind, unless it fails or is
     /// called off while another process has the mutex.
-    pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
+    pub(super) async fn lock(&self, patience: MutexWait<'_>) -> io::Result<Option<MutexGuard<'_>>> {
         if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;
         }
-        let locked = Locked(self);
+        let locked = MutexGuard(self);
         Ok(self.still_there()?.then_some(locked))
     }
 
     /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
     /// that somebody deleted.
-    pub(super) fn lock_to_look(&self) -> io::Result<Option<Locked<'_>>> {
-        Ok(self.take_mutex()?.then(|| Locked(self)))
+    pub(super) fn lock_to_look(&self) -> io::Result<Option<MutexGuard<'_>>> {
+        Ok(self.take_mutex()?.then(|| MutexGuard(self)))
     }
 
     fn take_mutex(&self) -> io::Result<bool> {
@@ -80,7 +80,7 @@ impl Semaphore {
     }
 
     /// Waits in a thread, because signals have to be obeyed meanwhile.
-    async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
+    async fn wait_for_mutex(&self, patience: MutexWait<'_>) -> io::Result<()> {
         let answer = async {
             loop {
                 let (offer, got) = self.offer_mutex()?;
@@ -93,24 +93,24 @@ impl Semaphore {
         };
         tokio::pin!(answer);
         let time = match patience {
-            ForMutex::Endless(_) => MUTEX_IS_STUCK,
-            ForMutex::Bounded => GIVE_UP,
+            MutexWait::Endless(_) => MUTEX_IS_STUCK,
+            MutexWait::Bounded => GIVE_UP,
         };
         if let Ok(answer) = tokio::time::timeout(time, &mut answer).await {
             return answer;
         }
         let what = StoreError::Stuck(self.mutex_holder());
         match patience {
-            ForMutex::Endless(turn) => {
-                turn.tell(Notice::Trouble { what, may_last: true });
+            MutexWait::Endless(progress) => {
+                progress.tell(Progress::Trouble { what, may_last: true });
                 answer.await
             }
-            ForMutex::Bounded => Err(what.into()),
+            MutexWait::Bounded => Err(what.into()),
         }
     }
 
     /// Starts a thread that gets the mutex and offers it.
-    fn offer_mutex(&self) -> io::Result<(Offer, oneshot::Receiver<io::Result<()>>)> {
+    fn offer_mutex(&self) -> io::Result<(LockingThread, oneshot::Receiver<io::Result<()>>)> {
         let mutex = self.mutex.try_clone()?;
         let (sender, got) = oneshot::channel();
         let (accepting, accepted) = mpsc::channel();
@@ -127,7 +127,7 @@ impl Semaphore {
             }
             accepted
         })?;
-        Ok((Offer { accepting, thread }, got))
+        Ok((LockingThread { accepting, thread }, got))
     }
 
     fn mutex_holder(&self) -> Option<u32> {
@@ -143,7 +143,7 @@ impl Semaphore {
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for MutexGuard<'_> {
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0.mutex, FlockOperation::Unlock);
     }

@@ -4,59 +4,61 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::file_names::{Entry, Kind, Listing};
-use super::mutex::Locked;
-use super::records::Kept;
+use super::file_names::{FileKind, FileName, Listing};
+use super::mutex::MutexGuard;
+use super::records::PermitRecord;
 use super::semaphore_files;
-use crate::backends::{Holder, Name, Phase, Snapshot, Waiter};
+use crate::backends::{Holder, HolderState, Name, Snapshot, Waiter};
 use crate::clock;
 
-pub(super) struct Taken {
-    pub(super) entry: Entry,
-    pub(super) by: By,
+pub(super) struct TakenPermit {
+    pub(super) entry: FileName,
+    pub(super) by: TakenBy,
 }
 
-pub(super) enum By {
+pub(super) enum TakenBy {
     Processes { fifo: OwnedFd, revoked: bool },
-    Record(Kept),
+    Record(PermitRecord),
 }
 
 /// What a look under the mutex found.
 #[derive(Default)]
-pub(super) struct Permits {
+pub(super) struct TakenPermits {
     /// In the order of their grants.
-    pub(super) taken: Vec<Taken>,
+    pub(super) taken: Vec<TakenPermit>,
     /// Permits that were not given back, have not been replaced yet, and do not last.
-    pub(super) dead: Vec<Entry>,
+    pub(super) dead: Vec<FileName>,
 }
 
-impl Permits {
+impl TakenPermits {
     /// Looks at all of them, and removes what was given back or has ended.
     pub(super) fn look(
-        locked: &Locked<'_>,
-        permits: Vec<Entry>,
-        kept: Vec<Entry>,
+        locked: &MutexGuard<'_>,
+        permits: Vec<FileName>,
+        kept: Vec<FileName>,
     ) -> io::Result<Self> {
         let mut found = Self::default();
         for entry in permits {
             match locked.probe_permit(entry)? {
-                semaphore_files::Permit::Held { fifo, revoked } => {
-                    found.taken.push(Taken { entry, by: By::Processes { fifo, revoked } });
+                semaphore_files::FifoState::Held { fifo, revoked } => {
+                    found
+                        .taken
+                        .push(TakenPermit { entry, by: TakenBy::Processes { fifo, revoked } });
                 }
-                semaphore_files::Permit::Released => locked.0.remove(entry),
-                semaphore_files::Permit::Dead => found.dead.push(entry),
+                semaphore_files::FifoState::Released => locked.0.remove(entry),
+                semaphore_files::FifoState::Dead => found.dead.push(entry),
             }
         }
         let by_processes = found.taken.len();
         for entry in kept {
-            let number = |taken: &Taken| taken.entry.number;
+            let number = |taken: &TakenPermit| taken.entry.number;
             let held = &found.taken[..by_processes];
             // One permit, however it is taken.
             if held.binary_search_by_key(&entry.number, number).is_err()
                 && let Some(kept) = locked.kept(entry)?
             {
                 found.dead.retain(|dead| dead.number != entry.number);
-                found.taken.push(Taken { entry, by: By::Record(kept) });
+                found.taken.push(TakenPermit { entry, by: TakenBy::Record(kept) });
             }
         }
         found.taken.sort_unstable_by_key(|taken| taken.entry.number);
@@ -64,24 +66,24 @@ impl Permits {
     }
 }
 
-impl Taken {
-    fn holder(&self, locked: &Locked<'_>) -> Holder {
+impl TakenPermit {
+    fn holder(&self, locked: &MutexGuard<'_>) -> Holder {
         let (phase, left) = match &self.by {
-            By::Processes { revoked: true, .. } => (Phase::Revoking, None),
-            By::Processes { .. } => (Phase::Holding, None),
-            By::Record(kept) => (kept.phase, Some(kept.end().saturating_sub(clock::now()))),
+            TakenBy::Processes { revoked: true, .. } => (HolderState::Revoking, None),
+            TakenBy::Processes { .. } => (HolderState::Holding, None),
+            TakenBy::Record(kept) => (kept.phase, Some(kept.end().saturating_sub(clock::now()))),
         };
         let record = locked.0.owner(self.entry);
         Holder::Known { token: Some(self.entry.number), record, phase, left }
     }
 }
 
-pub(super) fn snapshot(locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot> {
+pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<Snapshot> {
     let Listing { waiters, passed_over, permits, kept } = locked.0.list()?;
-    let Permits { taken, .. } = Permits::look(locked, permits, kept)?;
+    let TakenPermits { taken, .. } = TakenPermits::look(locked, permits, kept)?;
     let holders: Vec<_> = taken.iter().map(|taken| taken.holder(locked)).collect();
     let ttl = taken.iter().find_map(|taken| match taken.by {
-        By::Record(kept) if kept.is_detached() => Some(kept.ttl),
+        TakenBy::Record(kept) if kept.is_detached() => Some(kept.ttl),
         _ => None,
     });
     // One who was passed over has kept its number, and its place once it comes back.
@@ -101,6 +103,6 @@ pub(super) fn snapshot(locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot>
 }
 
 /// The record of a permit that lasts has the number of its FIFO, if it has one.
-pub(super) fn kept_entry(permit: Entry) -> Entry {
-    Entry { kind: Kind::Kept, ..permit }
+pub(super) fn kept_entry(permit: FileName) -> FileName {
+    FileName { kind: FileKind::Kept, ..permit }
 }

@@ -10,13 +10,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::file_names::{Entry, Kind, State};
-use super::mutex::Locked;
+use super::file_names::{FileKind, FileName, StateFile};
+use super::mutex::MutexGuard;
 use super::permits::kept_entry;
-use super::records::Kept;
+use super::records::PermitRecord;
 use super::revoke;
-use super::semaphore_files::{Said, Semaphore};
-use crate::backends::{Ask, Error, Lease, Lost, Pending, Permit, Record, Tenure};
+use super::semaphore_files::{FifoMessage, SemaphoreFiles};
+use crate::backends::{AcquireRequest, Error, Lease, LocalFuture, Loss, Permit, Record, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::sys;
@@ -25,49 +25,57 @@ use crate::sys;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Knows no runtime before it is asked for [`Lease::lost`]: it may be granted in another one.
-pub(super) struct Held {
+pub(super) struct ProcessLease {
     permit: Permit,
-    semaphore: Rc<Semaphore>,
-    entry: Entry,
+    semaphore: Rc<SemaphoreFiles>,
+    entry: FileName,
     /// Others write there too, to revoke the permit.
     fifo: OwnedFd,
     /// The same, once somebody wants to hear of that.
     watched: Option<AsyncFd<OwnedFd>>,
     /// What was heard of that.
-    heard: Said,
+    heard: FifoMessage,
     /// Until when the permit stays taken after its release.
     hold_end: Option<Moment>,
 }
 
-impl Held {
+impl ProcessLease {
     pub(super) fn grant(
-        semaphore: &Rc<Semaphore>,
-        locked: &Locked<'_>,
-        state: &mut State,
-        ask: &Ask,
+        semaphore: &Rc<SemaphoreFiles>,
+        locked: &MutexGuard<'_>,
+        state: &mut StateFile,
+        request: &AcquireRequest,
     ) -> io::Result<Self> {
         let token = state.next();
         locked.set_state(*state)?;
-        let entry = Entry::new(Kind::Permit, token);
-        let record = Record::new(ask);
+        let entry = FileName::new(FileKind::Permit, token);
+        let record = Record::new(request);
         let fifo = locked.create(entry, &record)?;
         let keep = || -> io::Result<Moment> {
             // Last, so that one that nobody has does not last.
-            let kept = Kept::of_run(ask)?;
+            let kept = PermitRecord::of_run(request)?;
             locked.write_kept(kept_entry(entry), kept, &record)?;
             Ok(kept.hold_end)
         };
-        let hold_end = (!ask.min_hold.is_zero()).then(keep).transpose();
+        let hold_end = (!request.min_hold.is_zero()).then(keep).transpose();
         let hold_end = hold_end.inspect_err(|_| semaphore.remove(entry))?;
-        let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
+        let permit = Permit { id: request.id, name: request.name.clone(), token: Some(token) };
         let semaphore = Rc::clone(semaphore);
-        Ok(Self { permit, semaphore, entry, fifo, watched: None, heard: Said::Nothing, hold_end })
+        Ok(Self {
+            permit,
+            semaphore,
+            entry,
+            fifo,
+            watched: None,
+            heard: FifoMessage::Nothing,
+            hold_end,
+        })
     }
 
     /// Waits until it is revoked; after it was revoked gently, until that is done at once.
-    async fn taken_away(&mut self) -> Lost {
+    async fn taken_away(&mut self) -> Loss {
         loop {
-            if let Ok(said) = Said::to(&self.fifo)
+            if let Ok(said) = FifoMessage::to(&self.fifo)
                 && said != self.heard
                 && let Some(lost) = revoke::heard(said)
             {
@@ -95,26 +103,26 @@ impl Held {
     }
 }
 
-impl Lease for Held {
+impl Lease for ProcessLease {
     fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
         None
     }
 
-    fn lost(&mut self) -> Pending<'_, Lost> {
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
         Box::pin(self.taken_away())
     }
 
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         (!mutants::is_off(Guard::InheritedLock)).then(|| self.fifo.as_fd())
     }
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
     /// disk can keep a permit from passing on.
-    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
             let off = mutants::is_off(Guard::Hold);

@@ -15,15 +15,18 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
-use self::wait::Queued;
+use self::wait::QueuePlace;
 use super::detached;
-use super::exiting::Dying;
-use super::file_names::{Entry, Kind, Listing, State};
-use super::mutex::{ForMutex, Locked};
-use super::permits::{By, Permits};
-use super::process_lease::Held;
-use super::semaphore_files::Semaphore;
-use crate::backends::{Acquired, Ask, Lease, Notice, Phase, Standing, StoreError, Turn};
+use super::exiting::ExitingProcesses;
+use super::file_names::{FileKind, FileName, Listing, StateFile};
+use super::mutex::{MutexGuard, MutexWait};
+use super::permits::{TakenBy, TakenPermits};
+use super::process_lease::ProcessLease;
+use super::semaphore_files::SemaphoreFiles;
+use crate::backends::{
+    AcquireRequest, Acquisition, HolderState, Lease, Progress, ProgressSender, QueueStatus,
+    StoreError,
+};
 use crate::clock::{self, Moment};
 use crate::sys::raise_open_files_limit;
 
@@ -55,34 +58,35 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 const KEEPS_ITS_TURN: Duration = Duration::from_secs(15);
 
 /// Another limit is in force, and `--strict-limit` takes no other.
-pub(super) struct Differs {
+pub(super) struct LimitMismatch {
     pub(super) stands: u32,
     pub(super) pinned: bool,
 }
 
 /// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
 pub(super) async fn take_turn(
-    semaphore: Rc<Semaphore>,
-    ask: &Ask,
-    turn: &Turn,
-) -> io::Result<Option<Result<Acquired, Differs>>> {
+    semaphore: Rc<SemaphoreFiles>,
+    request: &AcquireRequest,
+    progress: &ProgressSender,
+) -> io::Result<Option<Result<Acquisition, LimitMismatch>>> {
     // To watch as many permits as can be; the command gets the original limit.
     raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
     let mut turn_ends = None;
-    let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, told: None };
+    let mut progress =
+        QueuePass { semaphore, request, progress, place: None, patience: None, told: None };
     loop {
-        match turn.advance().await {
-            Ok(Step::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
-            Ok(Step::Differs(differs)) => return Ok(Some(Err(differs))),
-            Ok(Step::Deleted) => return Ok(None),
-            Ok(Step::LookAgain) => {}
-            Err(error) if passes(&error) && turn.tries_on(give_up) => {
-                let may_last = turn.place.is_some();
-                turn.turn.tell(Notice::Trouble { what: error.into(), may_last });
+        match progress.advance().await {
+            Ok(QueueStep::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
+            Ok(QueueStep::Differs(differs)) => return Ok(Some(Err(differs))),
+            Ok(QueueStep::Deleted) => return Ok(None),
+            Ok(QueueStep::LookAgain) => {}
+            Err(error) if passes(&error) && progress.tries_on(give_up) => {
+                let may_last = progress.place.is_some();
+                progress.progress.tell(Progress::Trouble { what: error.into(), may_last });
                 let now = Instant::now();
                 let end = *turn_ends.get_or_insert(now + KEEPS_ITS_TURN);
-                hearing(turn.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
+                hearing(progress.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
             }
             Err(error) => return Err(error),
         }
@@ -90,108 +94,109 @@ pub(super) async fn take_turn(
 }
 
 /// One run through the queue.
-struct Queueing<'a> {
-    semaphore: Rc<Semaphore>,
-    ask: &'a Ask,
-    turn: &'a Turn,
-    place: Option<Queued>,
-    patience: Option<Patience>,
+struct QueuePass<'a> {
+    semaphore: Rc<SemaphoreFiles>,
+    request: &'a AcquireRequest,
+    progress: &'a ProgressSender,
+    place: Option<QueuePlace>,
+    patience: Option<OvertakeTimer>,
     /// The limit that was told last.
     told: Option<u32>,
 }
 
-enum Step {
-    Acquired(Acquired),
+enum QueueStep {
+    Acquired(Acquisition),
     Deleted,
     /// Another limit stands, and the one who asks wants no other.
-    Differs(Differs),
+    Differs(LimitMismatch),
     /// Something has happened that may make it our turn.
     LookAgain,
 }
 
-impl Queueing<'_> {
+impl QueuePass<'_> {
     /// Looks, takes what is ours, and otherwise waits for something to happen.
-    async fn advance(&mut self) -> io::Result<Step> {
-        let Self { semaphore, ask, turn, .. } = self;
-        let for_mutex = if ask.nonblock { ForMutex::Bounded } else { ForMutex::Endless(turn) };
+    async fn advance(&mut self) -> io::Result<QueueStep> {
+        let Self { semaphore, request, progress, .. } = self;
+        let for_mutex =
+            if request.nonblock { MutexWait::Bounded } else { MutexWait::Endless(progress) };
         let locking = hearing(self.place.as_ref(), semaphore.lock(for_mutex));
-        let Some(locked) = locking.await? else { return Ok(Step::Deleted) };
+        let Some(locked) = locking.await? else { return Ok(QueueStep::Deleted) };
         let state = locked.state()?;
-        let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
-        let Some(mut survey) = survey else { return Ok(Step::Deleted) };
-        let Survey { limit: stands, agreed, .. } = survey;
+        let survey = QueueSnapshot::take(semaphore, &locked, self.place.as_ref(), state, request)?;
+        let Some(mut survey) = survey else { return Ok(QueueStep::Deleted) };
+        let QueueSnapshot { limit: stands, agreed, .. } = survey;
         let pinned = state.pinned().is_some();
-        if stands != ask.limit && ask.strict && self.place.is_none() {
-            return Ok(Step::Differs(Differs { stands, pinned }));
+        if stands != request.limit && request.strict && self.place.is_none() {
+            return Ok(QueueStep::Differs(LimitMismatch { stands, pinned }));
         }
-        if stands != ask.limit && self.told != Some(stands) {
+        if stands != request.limit && self.told != Some(stands) {
             self.told = Some(stands);
-            turn.tell(Notice::Limit { asked: ask.limit, stands, pinned });
+            progress.tell(Progress::Limit { asked: request.limit, stands, pinned });
         }
-        self.patience = Patience::of(&survey, self.patience);
+        self.patience = OvertakeTimer::of(&survey, self.patience);
         if let Some(patience) = self.patience {
             self.patience = Some(survey.see_to_the_first(&locked, patience)?);
         }
-        let mut state = State { limit: agreed, ..state };
+        let mut state = StateFile { limit: agreed, ..state };
         let ours = survey.free() && survey.before.is_empty();
         if ours && !survey.is_of_the_dead() {
-            let lease = grant(semaphore, &locked, &mut state, ask)?;
-            return Ok(Step::Acquired(Acquired::Granted(lease)));
+            let lease = grant(semaphore, &locked, &mut state, request)?;
+            return Ok(QueueStep::Acquired(Acquisition::Granted(lease)));
         }
-        if ask.nonblock && !ours {
-            return Ok(Step::Acquired(Acquired::Busy));
+        if request.nonblock && !ours {
+            return Ok(QueueStep::Acquired(Acquisition::Busy));
         }
-        if self.place.is_none() && !ask.nonblock {
-            self.place = Some(Queued::enter(semaphore, &locked, &mut state, ask)?);
+        if self.place.is_none() && !request.nonblock {
+            self.place = Some(QueuePlace::enter(semaphore, &locked, &mut state, request)?);
             survey.relieve(&locked);
         }
         if ours {
-            let dying = Dying::with(semaphore, &survey.dead)?;
+            let dying = ExitingProcesses::with(semaphore, &survey.dead)?;
             drop(locked);
             return self.outlive(&dying, &survey.dead).await;
         }
         survey.look_behind(&locked)?;
         drop(locked);
-        turn.tell(Notice::Queued(survey.standing(semaphore)));
+        progress.tell(Progress::Queued(survey.standing(semaphore)));
         let place = self.place.as_mut().expect("entered");
         place.wait(survey, self.patience).await?;
-        Ok(Step::LookAgain)
+        Ok(QueueStep::LookAgain)
     }
 
     /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
     /// do the same where we are called off.
-    async fn outlive(&self, dying: &Dying, dead: &[Entry]) -> io::Result<Step> {
-        let gone = async {
+    async fn outlive(&self, dying: &ExitingProcesses, dead: &[FileName]) -> io::Result<QueueStep> {
+        let stage = async {
             if tokio::time::timeout(DYING, dying.complete()).await.is_ok() {
                 return true;
             }
-            if self.ask.nonblock {
+            if self.request.nonblock {
                 return false;
             }
             let what = StoreError::Dying(dying.first());
-            self.turn.tell(Notice::Trouble { what, may_last: true });
+            self.progress.tell(Progress::Trouble { what, may_last: true });
             dying.complete().await;
             true
         };
-        if !hearing(self.place.as_ref(), gone).await {
-            return Ok(Step::Acquired(Acquired::Busy));
+        if !hearing(self.place.as_ref(), stage).await {
+            return Ok(QueueStep::Acquired(Acquisition::Busy));
         }
         for permit in dead {
             self.semaphore.remove(*permit);
         }
-        Ok(Step::LookAgain)
+        Ok(QueueStep::LookAgain)
     }
 
     /// Whether to bear with an error that may pass: in the queue as long as we may wait, before
     /// it for a while.
     fn tries_on(&self, give_up: Instant) -> bool {
-        self.place.is_some() || (!self.ask.nonblock && Instant::now() < give_up)
+        self.place.is_some() || (!self.request.nonblock && Instant::now() < give_up)
     }
 }
 
 /// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
 /// and is not passed over.
-async fn hearing<T>(place: Option<&Queued>, doing: impl Future<Output = T>) -> T {
+async fn hearing<T>(place: Option<&QueuePlace>, doing: impl Future<Output = T>) -> T {
     match place {
         Some(place) => place.hearing(doing).await,
         None => doing.await,
@@ -210,13 +215,13 @@ fn passes(error: &io::Error) -> bool {
 }
 
 /// What a look under the mutex found.
-struct Survey {
+struct QueueSnapshot {
     /// Those before us in the queue, the nearest last. Some of the farther ones may be dead.
-    queue: Vec<Entry>,
+    queue: Vec<FileName>,
     /// The FIFOs of those before us who live, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
     /// Those behind us.
-    after: Vec<Entry>,
+    after: Vec<FileName>,
     /// The FIFOs of those behind us who live, the nearest first; not more than we watch.
     behind: Vec<OwnedFd>,
     /// How many permits are held.
@@ -226,8 +231,8 @@ struct Survey {
     /// When the first of the others ends.
     first_end: Option<Moment>,
     /// Permits whose holders died, and have not been replaced yet.
-    dead: Vec<Entry>,
-    oldest_permit: Option<Entry>,
+    dead: Vec<FileName>,
+    oldest_permit: Option<FileName>,
     /// When that ends, if it was given back and stays taken.
     oldest_kept: Option<Moment>,
     newest_permit: u64,
@@ -237,21 +242,21 @@ struct Survey {
     agreed: u32,
 }
 
-impl Survey {
+impl QueueSnapshot {
     /// None: our own files are gone.
     fn take(
-        semaphore: &Semaphore,
-        locked: &Locked<'_>,
-        place: Option<&Queued>,
-        state: State,
-        ask: &Ask,
+        semaphore: &SemaphoreFiles,
+        locked: &MutexGuard<'_>,
+        place: Option<&QueuePlace>,
+        state: StateFile,
+        request: &AcquireRequest,
     ) -> io::Result<Option<Self>> {
         let Listing { waiters, passed_over, permits, kept } = semaphore.list()?;
         if let Some(place) = place {
-            let ours = |entry: &&Entry| entry.number == place.number;
+            let ours = |entry: &&FileName| entry.number == place.number;
             if let Some(entry) = passed_over.iter().find(ours) {
                 // We are back from having been stopped, in our old place.
-                locked.rename(*entry, Kind::Waiter)?;
+                locked.rename(*entry, FileKind::Waiter)?;
             } else if !waiters.iter().any(|entry| ours(&entry)) {
                 return Ok(None);
             }
@@ -275,29 +280,29 @@ impl Survey {
             agreed: 0,
         };
         survey.look_before(locked)?;
-        survey.look_at(Permits::look(locked, permits, kept)?);
+        survey.look_at(TakenPermits::look(locked, permits, kept)?);
         let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
         for entry in passed_over {
             in_use = in_use || locked.probe(entry)?.is_some();
         }
-        survey.agreed = if in_use && state.limit > 0 { state.limit } else { ask.limit };
+        survey.agreed = if in_use && state.limit > 0 { state.limit } else { request.limit };
         survey.limit = state.pinned().unwrap_or(survey.agreed);
         Ok(Some(survey))
     }
 
-    fn look_at(&mut self, Permits { taken, dead }: Permits) {
+    fn look_at(&mut self, TakenPermits { taken, dead }: TakenPermits) {
         self.held = taken.len();
         self.dead = dead;
         self.oldest_permit = taken.first().map(|taken| taken.entry);
         self.oldest_kept = taken.first().and_then(|taken| match &taken.by {
-            By::Record(kept) if kept.phase == Phase::MinHold => Some(kept.end()),
+            TakenBy::Record(kept) if kept.phase == HolderState::MinHold => Some(kept.end()),
             _ => None,
         });
         self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
         for taken in taken {
             match taken.by {
-                By::Processes { fifo, revoked } => self.permits.push((fifo, revoked)),
-                By::Record(kept) => {
+                TakenBy::Processes { fifo, revoked } => self.permits.push((fifo, revoked)),
+                TakenBy::Record(kept) => {
                     let end = kept.end();
                     self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));
                 }
@@ -306,7 +311,7 @@ impl Survey {
     }
 
     /// Finds the nearest of those before us who live, and forgets the dead it meets.
-    fn look_before(&mut self, locked: &Locked<'_>) -> io::Result<()> {
+    fn look_before(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         let mut alive = Vec::new();
         self.before.clear();
         while self.before.len() < WATCHED {
@@ -321,7 +326,7 @@ impl Survey {
     }
 
     /// The same with those behind us, unless we watch the permits anyway.
-    fn look_behind(&mut self, locked: &Locked<'_>) -> io::Result<()> {
+    fn look_behind(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         for entry in &self.after {
             if self.before.len() < WATCHED || self.behind.len() == WATCHED {
                 break;
@@ -333,7 +338,7 @@ impl Survey {
 
     /// We are new in the queue: one before us is not among the last any more, and need not watch the
     /// permits, unless it is among the first.
-    fn relieve(&self, locked: &Locked<'_>) {
+    fn relieve(&self, locked: &MutexGuard<'_>) {
         let relieved = self.queue.len().checked_sub(WATCHED).filter(|at| *at >= WATCHED);
         if let Some(at) = relieved {
             locked.poke(self.queue[at]);
@@ -348,11 +353,17 @@ impl Survey {
         self.queue.len()
     }
 
-    fn standing(&self, semaphore: &Semaphore) -> Standing {
+    fn standing(&self, semaphore: &SemaphoreFiles) -> QueueStatus {
         let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
         let left = self.oldest_kept.map(|end| end.saturating_sub(clock::now()));
         let kept_until = left.and_then(|left| SystemTime::now().checked_add(left));
-        Standing { ahead: self.ahead(), held: self.held, holder, kept_until, ..Standing::default() }
+        QueueStatus {
+            ahead: self.ahead(),
+            held: self.held,
+            holder,
+            kept_until,
+            ..QueueStatus::default()
+        }
     }
 
     fn free(&self) -> bool {
@@ -368,11 +379,11 @@ impl Survey {
     /// is are able to.
     fn see_to_the_first(
         &mut self,
-        locked: &Locked<'_>,
-        mut patience: Patience,
-    ) -> io::Result<Patience> {
+        locked: &MutexGuard<'_>,
+        mut patience: OvertakeTimer,
+    ) -> io::Result<OvertakeTimer> {
         if locked.pass_over_stopped(&mut self.queue)? {
-            patience = Patience::begin(self);
+            patience = OvertakeTimer::begin(self);
         } else if patience.end <= Instant::now() {
             let moved = locked.pass_over_deaf(&mut self.queue, patience.told)?;
             patience = patience.go_on(self, moved);
@@ -385,32 +396,32 @@ impl Survey {
 
 /// A permit is free, and it is our turn.
 fn grant(
-    semaphore: &Rc<Semaphore>,
-    locked: &Locked<'_>,
-    state: &mut State,
-    ask: &Ask,
+    semaphore: &Rc<SemaphoreFiles>,
+    locked: &MutexGuard<'_>,
+    state: &mut StateFile,
+    request: &AcquireRequest,
 ) -> io::Result<Box<dyn Lease>> {
-    if ask.who.detached {
-        return detached::grant(semaphore, locked, state, ask);
+    if request.who.detached {
+        return detached::grant(semaphore, locked, state, request);
     }
-    Ok(Box::new(Held::grant(semaphore, locked, state, ask)?))
+    Ok(Box::new(ProcessLease::grant(semaphore, locked, state, request)?))
 }
 
 /// A permit is free, it is somebody else's turn to take it, and it stays free. Until `end` nothing
 /// is done about that.
 #[derive(Clone, Copy)]
-struct Patience {
+struct OvertakeTimer {
     end: Instant,
     /// How many at the front of the queue have been told.
     told: usize,
     /// The newest permit then, and who was the first. Others mean that the queue moves after all.
     newest_permit: u64,
-    first: Option<Entry>,
+    first: Option<FileName>,
 }
 
-impl Patience {
+impl OvertakeTimer {
     /// Whoever learns of a free permit has it.
-    fn of(survey: &Survey, before: Option<Self>) -> Option<Self> {
+    fn of(survey: &QueueSnapshot, before: Option<Self>) -> Option<Self> {
         let waits = survey.free() && !survey.before.is_empty();
         let begin = Self::begin(survey);
         let stands = |before: &Self| {
@@ -419,14 +430,14 @@ impl Patience {
         waits.then(|| before.filter(stands).unwrap_or(begin))
     }
 
-    fn begin(survey: &Survey) -> Self {
+    fn begin(survey: &QueueSnapshot) -> Self {
         let (end, first) = (Instant::now() + PATIENCE, survey.queue.first().copied());
         Self { end, told: 0, newest_permit: survey.newest_permit, first }
     }
 
     /// Each time that some were passed over more are told at once: so it takes as many rounds as the
     /// number of those who do not hear has digits.
-    fn go_on(self, survey: &Survey, moved: bool) -> Self {
+    fn go_on(self, survey: &QueueSnapshot, moved: bool) -> Self {
         let told = if moved { self.told * 2 } else { self.told.max(WATCHED + 1) };
         Self { told, ..Self::begin(survey) }
     }

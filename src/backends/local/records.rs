@@ -19,9 +19,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::file_names::Entry;
-use super::mutex::Locked;
-use crate::backends::{Ask, Phase, Record, sanitize};
+use super::file_names::FileName;
+use super::mutex::MutexGuard;
+use crate::backends::{AcquireRequest, HolderState, Record, sanitize};
 use crate::clock::{self, Moment};
 use crate::files::create;
 use crate::sys;
@@ -35,27 +35,27 @@ const LINE: usize = 20 + 1 + 36 + 1;
 
 /// What such a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct PermitRecord {
     boot: Uuid,
     /// The length of its lease, when it is detached; zero for that of a run.
     pub(super) ttl: Duration,
     lease_end: Moment,
     /// Until then it stays taken, whether it is given back or not.
     pub(super) hold_end: Moment,
-    pub(super) phase: Phase,
+    pub(super) phase: HolderState,
 }
 
-impl Kept {
+impl PermitRecord {
     /// One that is granted now, and is detached.
-    pub(super) fn detached(ask: &Ask) -> io::Result<Self> {
-        let run = Self::of_run(ask)?;
-        Ok(Self { ttl: ask.ttl, phase: Phase::Holding, ..run }.renewed())
+    pub(super) fn detached(request: &AcquireRequest) -> io::Result<Self> {
+        let run = Self::of_run(request)?;
+        Ok(Self { ttl: request.ttl, phase: HolderState::Holding, ..run }.renewed())
     }
 
     /// What is left of that of a run, which is granted now, once nothing else is.
-    pub(super) fn of_run(ask: &Ask) -> io::Result<Self> {
-        let hold_end = clock::now().saturating_add(ask.min_hold);
-        let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, Phase::MinHold);
+    pub(super) fn of_run(request: &AcquireRequest) -> io::Result<Self> {
+        let hold_end = clock::now().saturating_add(request.min_hold);
+        let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, HolderState::MinHold);
         Ok(Self { boot: this_boot()?, ttl, lease_end, hold_end, phase })
     }
 
@@ -66,9 +66,9 @@ impl Kept {
     /// When it ends unless something happens to it.
     pub(super) fn end(self) -> Moment {
         match self.phase {
-            Phase::Holding => self.lease_end.max(self.hold_end),
-            Phase::Revoking => self.lease_end,
-            Phase::MinHold => self.hold_end,
+            HolderState::Holding => self.lease_end.max(self.hold_end),
+            HolderState::Revoking => self.lease_end,
+            HolderState::MinHold => self.hold_end,
         }
     }
 
@@ -76,7 +76,7 @@ impl Kept {
         Self { lease_end: clock::now().saturating_add(self.ttl), ..self }
     }
 
-    pub(super) fn in_phase(self, phase: Phase) -> Self {
+    pub(super) fn in_phase(self, phase: HolderState) -> Self {
         Self { phase, ..self }
     }
 
@@ -90,9 +90,9 @@ impl Kept {
     fn to_text(self) -> String {
         let [ttl, lease_end, hold_end] = [self.ttl, self.lease_end, self.hold_end].map(micros);
         let phase = match self.phase {
-            Phase::Holding => 'h',
-            Phase::Revoking => 'r',
-            Phase::MinHold => 'm',
+            HolderState::Holding => 'h',
+            HolderState::Revoking => 'r',
+            HolderState::MinHold => 'm',
         };
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
@@ -102,9 +102,9 @@ impl Kept {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
-            "h" => Phase::Holding,
-            "r" => Phase::Revoking,
-            "m" => Phase::MinHold,
+            "h" => HolderState::Holding,
+            "r" => HolderState::Revoking,
+            "m" => HolderState::MinHold,
             _ => return None,
         };
         let mut time = || {
@@ -115,10 +115,15 @@ impl Kept {
     }
 }
 
-impl Locked<'_> {
+impl MutexGuard<'_> {
     /// Writes such a permit down. Before the last step it counts for nothing, and nothing is left
     /// of one that fails.
-    pub(super) fn write_kept(&self, entry: Entry, kept: Kept, record: &Record) -> io::Result<()> {
+    pub(super) fn write_kept(
+        &self,
+        entry: FileName,
+        kept: PermitRecord,
+        record: &Record,
+    ) -> io::Result<()> {
         let write = || {
             let mode = self.0.sharing.file_mode();
             let file = create::create(&self.0.directory, &entry.file(), mode)?;
@@ -128,12 +133,12 @@ impl Locked<'_> {
         write().inspect_err(|_| self.0.remove(entry))
     }
 
-    pub(super) fn rewrite_kept(&self, entry: Entry, kept: Kept) -> io::Result<()> {
+    pub(super) fn rewrite_kept(&self, entry: FileName, kept: PermitRecord) -> io::Result<()> {
         write_whole(&self.open_file(&entry.file(), OFlags::WRONLY)?, &kept.to_text())
     }
 
     /// Has those who renew it look at once: see [`watch`].
-    pub(super) fn tell(&self, entry: Entry) {
+    pub(super) fn tell(&self, entry: FileName) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -142,7 +147,7 @@ impl Locked<'_> {
     }
 
     /// What is written down, if it counts; otherwise it is removed.
-    pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
+    pub(super) fn kept(&self, entry: FileName) -> io::Result<Option<PermitRecord>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
             // Nothing that we made: it is removed as what is garbled is.
@@ -153,7 +158,7 @@ impl Locked<'_> {
                 text => text?,
             },
         };
-        if let Some(kept) = Kept::from_text(&text)
+        if let Some(kept) = PermitRecord::from_text(&text)
             && kept.lasts()?
         {
             return Ok(Some(kept));
@@ -261,43 +266,46 @@ fn micros(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn kept(phase: Phase) -> Kept {
+    fn kept(phase: HolderState) -> PermitRecord {
         let second = Duration::from_secs(1);
         let now = clock::now();
         let (lease_end, hold_end) = (now + second, now + second * 2);
-        Kept { boot: this_boot().unwrap(), ttl: second, lease_end, hold_end, phase }
+        PermitRecord { boot: this_boot().unwrap(), ttl: second, lease_end, hold_end, phase }
     }
 
     #[test]
     fn what_is_written_down_comes_back_in_one_width_and_what_is_garbled_does_not_count() {
         let mut width = None;
-        for phase in [Phase::Holding, Phase::Revoking, Phase::MinHold] {
+        for phase in [HolderState::Holding, HolderState::Revoking, HolderState::MinHold] {
             let mut kept = kept(phase);
             kept.hold_end = Duration::from_hours(100 * 365 * 24);
             let text = kept.to_text();
-            let back = Kept::from_text(text.as_bytes()).unwrap();
+            let back = PermitRecord::from_text(text.as_bytes()).unwrap();
             assert_eq!((back.to_text(), back.phase), (text.clone(), phase));
             assert_eq!(*width.get_or_insert(text.len()), text.len());
-            assert_eq!(Kept::from_text(&text.as_bytes()[..60]), None);
+            assert_eq!(PermitRecord::from_text(&text.as_bytes()[..60]), None);
         }
         for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
-            assert_eq!(Kept::from_text(garbled), None);
+            assert_eq!(PermitRecord::from_text(garbled), None);
         }
-        let for_ever = Kept { hold_end: Duration::from_micros(u64::MAX), ..kept(Phase::MinHold) };
-        assert_eq!(Kept::from_text(for_ever.to_text().as_bytes()), None);
+        let for_ever = PermitRecord {
+            hold_end: Duration::from_micros(u64::MAX),
+            ..kept(HolderState::MinHold)
+        };
+        assert_eq!(PermitRecord::from_text(for_ever.to_text().as_bytes()), None);
     }
 
     #[test]
     fn a_permit_ends_with_its_lease_or_hold_and_none_outlives_its_boot() {
-        let held = kept(Phase::Holding);
+        let held = kept(HolderState::Holding);
         assert_eq!(held.end(), held.hold_end, "the later one");
-        assert_eq!(held.in_phase(Phase::Revoking).end(), held.lease_end);
-        assert_eq!(held.in_phase(Phase::MinHold).end(), held.hold_end);
+        assert_eq!(held.in_phase(HolderState::Revoking).end(), held.lease_end);
+        assert_eq!(held.in_phase(HolderState::MinHold).end(), held.hold_end);
         assert!(held.lasts().unwrap());
-        assert!(!Kept { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
+        assert!(!PermitRecord { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
         let centuries = Duration::from_micros(u64::MAX);
-        assert!(!Kept { lease_end: centuries, ..held }.lasts().unwrap());
-        let over = Kept { hold_end: Duration::ZERO, ..held }.in_phase(Phase::MinHold);
+        assert!(!PermitRecord { lease_end: centuries, ..held }.lasts().unwrap());
+        let over = PermitRecord { hold_end: Duration::ZERO, ..held }.in_phase(HolderState::MinHold);
         assert!(!over.lasts().unwrap());
     }
 }

@@ -4,72 +4,76 @@ use std::io;
 
 use uuid::Uuid;
 
-use super::file_names::{Entry, Kind};
-use super::mutex::Locked;
-use super::permits::{By, Permits, Taken, kept_entry};
-use super::records::Kept;
-use super::semaphore_files::{self, RELEASED, REVOKED, Said};
-use crate::backends::{Gone, Lost, Phase, Revocation};
+use super::file_names::{FileKind, FileName};
+use super::mutex::MutexGuard;
+use super::permits::{TakenBy, TakenPermit, TakenPermits, kept_entry};
+use super::records::PermitRecord;
+use super::semaphore_files::{self, FifoMessage, RELEASED, REVOKED};
+use crate::backends::{HolderState, Loss, LossStage, Revocation};
 use crate::mutants::{self, Guard};
 
 /// What somebody else has written to a permit of ours, if anything.
-pub(super) fn heard(said: Said) -> Option<Lost> {
+pub(super) fn heard(said: FifoMessage) -> Option<Loss> {
     match said {
-        Said::Nothing => None,
-        Said::Revoked => Some(Lost::revoked()),
-        Said::Released => Some(Lost::removed(Gone::Now)),
+        FifoMessage::Nothing => None,
+        FifoMessage::Revoked => Some(Loss::revoked()),
+        FifoMessage::Released => Some(Loss::forcibly_revoked(LossStage::Now)),
     }
 }
 
 /// False: nobody has a permit of this identity.
-pub(super) fn revoke(locked: &Locked<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
+pub(super) fn revoke(locked: &MutexGuard<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
     let listing = locked.0.list()?;
-    let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
-    let how = if mutants::is_off(Guard::Revocation) { Revocation::Now } else { how };
+    let TakenPermits { taken, .. } = TakenPermits::look(locked, listing.permits, listing.kept)?;
+    let how = if mutants::is_off(Guard::Revocation) { Revocation::Forced } else { how };
     let found = locked.0.find(taken, |taken| taken.entry, id)?;
-    let Some(Taken { entry, by }) = found else { return Ok(false) };
+    let Some(TakenPermit { entry, by }) = found else { return Ok(false) };
     match (by, how) {
-        (By::Processes { revoked, .. }, Revocation::Gently) => {
+        (TakenBy::Processes { revoked, .. }, Revocation::Graceful) => {
             if !revoked {
                 locked.write_to(entry, REVOKED)?;
             }
             locked.0.remove(kept_entry(entry));
         }
-        (By::Processes { .. }, Revocation::Now) => {
+        (TakenBy::Processes { .. }, Revocation::Forced) => {
             locked.wake(listing.waiters)?;
             locked.write_to(entry, RELEASED)?;
             locked.0.remove(entry);
             locked.0.remove(kept_entry(entry));
         }
-        (By::Record(kept), Revocation::Gently) if kept.phase != Phase::MinHold => {
-            let revoked = kept.in_phase(Phase::Revoking);
+        (TakenBy::Record(kept), Revocation::Graceful) if kept.phase != HolderState::MinHold => {
+            let revoked = kept.in_phase(HolderState::Revoking);
             if revoked.lasts()? {
                 shorten(locked, entry, revoked)?;
             } else {
                 end(locked, entry)?;
             }
         }
-        (By::Record(_), _) => end(locked, entry)?,
+        (TakenBy::Record(_), _) => end(locked, entry)?,
     }
     Ok(true)
 }
 
 /// Ends a permit that lasts without a process.
-pub(super) fn end(locked: &Locked<'_>, entry: Entry) -> io::Result<()> {
+pub(super) fn end(locked: &MutexGuard<'_>, entry: FileName) -> io::Result<()> {
     locked.wake(locked.0.list()?.waiters)?;
     locked.0.remove(entry);
     Ok(())
 }
 
 /// The same for one that lasts on, but may end earlier than those who wait for that think.
-pub(super) fn shorten(locked: &Locked<'_>, entry: Entry, kept: Kept) -> io::Result<()> {
+pub(super) fn shorten(
+    locked: &MutexGuard<'_>,
+    entry: FileName,
+    kept: PermitRecord,
+) -> io::Result<()> {
     locked.wake(locked.0.list()?.waiters)?;
     locked.rewrite_kept(entry, kept)?;
     locked.tell(entry);
     Ok(())
 }
 
-pub(super) fn is_held_by_processes(locked: &Locked<'_>, entry: Entry) -> io::Result<bool> {
-    let permit = Entry { kind: Kind::Permit, ..entry };
-    Ok(matches!(locked.probe_permit(permit)?, semaphore_files::Permit::Held { .. }))
+pub(super) fn is_held_by_processes(locked: &MutexGuard<'_>, entry: FileName) -> io::Result<bool> {
+    let permit = FileName { kind: FileKind::Permit, ..entry };
+    Ok(matches!(locked.probe_permit(permit)?, semaphore_files::FifoState::Held { .. }))
 }

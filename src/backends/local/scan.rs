@@ -4,9 +4,9 @@
 use std::io;
 use std::thread;
 
-use super::directory::Base;
+use super::directory::BaseDirectory;
 use super::permits;
-use super::semaphore_files::Semaphore;
+use super::semaphore_files::SemaphoreFiles;
 use crate::backends::{Name, Snapshot};
 
 /// How many are worth a thread.
@@ -14,7 +14,7 @@ const WORTH_A_THREAD: usize = 200;
 
 /// In the order of the names. None: who has the mutex is not done yet, or something is wrong; whoever looks
 /// at that one alone hears what.
-pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
+pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Snapshot>> {
     let threads = match names.len() / WORTH_A_THREAD {
         0 => 1,
         enough => thread::available_parallelism().map_or(1, |all| all.get().min(enough)),
@@ -38,8 +38,8 @@ pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
     })
 }
 
-fn look_now(base: &Base, name: &Name) -> io::Result<Option<Snapshot>> {
-    let Some(semaphore) = Semaphore::open(base, name, false)? else { return Ok(None) };
+fn look_now(base: &BaseDirectory, name: &Name) -> io::Result<Option<Snapshot>> {
+    let Some(semaphore) = SemaphoreFiles::open(base, name, false)? else { return Ok(None) };
     let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
     permits::snapshot(&locked, name).map(Some)
 }

@@ -27,10 +27,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::directory::{Base, Sharing};
+use super::directory::{BaseDirectory, Sharing};
 use super::directory_names;
-use super::file_names::{Entry, Kind, Listing, State};
-use super::mutex::{Locked, check_mutex, identity, open_mutex};
+use super::file_names::{FileKind, FileName, Listing, StateFile};
+use super::mutex::{MutexGuard, check_mutex, identity, open_mutex};
 use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
 use crate::files::create::{self, with_exact_modes};
@@ -44,7 +44,7 @@ pub(super) const REVOKED: &[u8] = b"x";
 
 /// What is written down of a FIFO's owner.
 #[derive(Serialize)]
-struct Written<'a> {
+struct FifoRecord<'a> {
     #[serde(flatten)]
     record: &'a Record,
     boot_us: u64,
@@ -52,7 +52,7 @@ struct Written<'a> {
 
 /// The part of it by which we know who may have had a permit.
 #[derive(Deserialize)]
-pub(super) struct Granted {
+pub(super) struct GrantInfo {
     /// The process that asked.
     pub(super) pid: u32,
     /// When that was, in microseconds since the machine was started; 0: not known.
@@ -60,7 +60,7 @@ pub(super) struct Granted {
     boot_us: u64,
 }
 
-impl Granted {
+impl GrantInfo {
     pub(super) fn moment(&self) -> Moment {
         Duration::from_micros(self.boot_us)
     }
@@ -68,7 +68,7 @@ impl Granted {
 
 /// One semaphore's open directory.
 #[derive(Debug)]
-pub(super) struct Semaphore {
+pub(super) struct SemaphoreFiles {
     pub(super) directory: OwnedFd,
     pub(super) mutex: OwnedFd,
     /// Device and inode of that.
@@ -78,7 +78,7 @@ pub(super) struct Semaphore {
 }
 
 /// What has become of a permit.
-pub(super) enum Permit {
+pub(super) enum FifoState {
     Held {
         fifo: OwnedFd,
         revoked: bool,
@@ -91,15 +91,19 @@ pub(super) enum Permit {
 
 /// What has been written to a permit's FIFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum FifoMessage {
     Nothing,
     Revoked,
     Released,
 }
 
-impl Semaphore {
+impl SemaphoreFiles {
     /// Opens a semaphore's directory. Makes it first if `create`; otherwise a missing one is None.
-    pub(super) fn open(base: &Base, name: &Name, create: bool) -> io::Result<Option<Self>> {
+    pub(super) fn open(
+        base: &BaseDirectory,
+        name: &Name,
+        create: bool,
+    ) -> io::Result<Option<Self>> {
         let file = directory_names::to_file(name);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&base.fd, &file, flags, Mode::empty());
@@ -117,7 +121,7 @@ impl Semaphore {
         };
         let stat = rustix::fs::fstat(&directory)?;
         let owner = stat.st_uid;
-        if !base.sharing.shared() && owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        if !base.sharing.server() && owner != 0 && owner != rustix::process::geteuid().as_raw() {
             return Err(StoreError::BelongsTo { file, uid: owner }.into());
         }
         base.sharing.apply(&directory, &stat)?;
@@ -138,7 +142,7 @@ impl Semaphore {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    pub(super) fn path_of(&self, entry: Entry) -> PathBuf {
+    pub(super) fn path_of(&self, entry: FileName) -> PathBuf {
         self.path.join(entry.file())
     }
 
@@ -147,8 +151,8 @@ impl Semaphore {
     ///
     /// Whatever counts has a name: first it stops to count, then its record goes, and then the file
     /// by which the next who looks finds what a crash has left.
-    pub(super) fn remove(&self, entry: Entry) {
-        if entry.kind == Kind::Kept
+    pub(super) fn remove(&self, entry: FileName) {
+        if entry.kind == FileKind::Kept
             && let Ok(file) = create::open(&self.directory, &entry.file(), OFlags::WRONLY)
             && create::is_single(&file).is_ok_and(|single| single)
         {
@@ -161,7 +165,7 @@ impl Semaphore {
     }
 
     /// Whose FIFO it is. None: it has no record, or an unfinished one.
-    fn record<T: DeserializeOwned>(&self, entry: Entry) -> io::Result<Option<T>> {
+    fn record<T: DeserializeOwned>(&self, entry: FileName) -> io::Result<Option<T>> {
         let file = match create::open(&self.directory, &entry.record_file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
             file => file?,
@@ -172,7 +176,7 @@ impl Semaphore {
     }
 
     /// The same for words, by which nothing is decided: None also where it cannot be read.
-    pub(super) fn owner(&self, entry: Entry) -> Option<Record> {
+    pub(super) fn owner(&self, entry: FileName) -> Option<Record> {
         self.record(entry).ok().flatten()
     }
 
@@ -181,7 +185,7 @@ impl Semaphore {
     pub(super) fn find<T>(
         &self,
         several: impl IntoIterator<Item = T>,
-        entry: impl Fn(&T) -> Entry,
+        entry: impl Fn(&T) -> FileName,
         id: Uuid,
     ) -> io::Result<Option<T>> {
         let mut unread = None;
@@ -196,7 +200,7 @@ impl Semaphore {
     }
 
     /// When a permit was granted, and to which process.
-    pub(super) fn granted(&self, entry: Entry) -> io::Result<Option<Granted>> {
+    pub(super) fn granted(&self, entry: FileName) -> io::Result<Option<GrantInfo>> {
         match self.record(entry) {
             // We made no link, no socket and no directory of it.
             Err(error)
@@ -213,7 +217,7 @@ impl Semaphore {
 
     /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
     /// watch, because nobody reads it, and there is no moment at which only half of it is done.
-    pub(super) fn hand_over(&self, permit: Entry, fifo: &OwnedFd) {
+    pub(super) fn hand_over(&self, permit: FileName, fifo: &OwnedFd) {
         let _ = rustix::io::write(fifo, RELEASED);
         self.remove(permit);
     }
@@ -225,12 +229,12 @@ impl Semaphore {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut files = RawDir::new(&self.directory, &mut buffer);
         while let Some(file) = files.next() {
-            let Some(entry) = Entry::parse(file?.file_name().to_bytes()) else { continue };
+            let Some(entry) = FileName::parse(file?.file_name().to_bytes()) else { continue };
             match entry.kind {
-                Kind::Waiter => listing.waiters.push(entry),
-                Kind::PassedOver => listing.passed_over.push(entry),
-                Kind::Permit => listing.permits.push(entry),
-                Kind::Kept => listing.kept.push(entry),
+                FileKind::Waiter => listing.waiters.push(entry),
+                FileKind::PassedOver => listing.passed_over.push(entry),
+                FileKind::Permit => listing.permits.push(entry),
+                FileKind::Kept => listing.kept.push(entry),
             }
         }
         let Listing { waiters, passed_over, permits, kept } = &mut listing;
@@ -241,21 +245,21 @@ impl Semaphore {
     }
 }
 
-impl Locked<'_> {
-    pub(super) fn state(&self) -> io::Result<State> {
+impl MutexGuard<'_> {
+    pub(super) fn state(&self) -> io::Result<StateFile> {
         let mut text = [0; 64];
         let length = rustix::io::pread(&self.0.mutex, &mut text, 0)?;
-        Ok(State::from_text(&text[..length]))
+        Ok(StateFile::from_text(&text[..length]))
     }
 
-    pub(super) fn set_state(&self, state: State) -> io::Result<()> {
+    pub(super) fn set_state(&self, state: StateFile) -> io::Result<()> {
         let text = state.to_text();
         let written = rustix::io::pwrite(&self.0.mutex, text.as_bytes(), 0)?;
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     /// Opens a waiter's FIFO to watch it, if its owner lives. A dead one is removed: None.
-    pub(super) fn probe(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn probe(&self, entry: FileName) -> io::Result<Option<OwnedFd>> {
         if let Some(fifo) = self.open(entry)?
             && is_locked(&fifo)?
         {
@@ -267,20 +271,20 @@ impl Locked<'_> {
 
     /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
     /// granted a permit has to know which others ended by a death.
-    pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
+    pub(super) fn probe_permit(&self, entry: FileName) -> io::Result<FifoState> {
         // Its holder has removed it since it was listed, which is part of a release.
-        let Some(fifo) = self.open(entry)? else { return Ok(Permit::Released) };
+        let Some(fifo) = self.open(entry)? else { return Ok(FifoState::Released) };
         // Before the lock is looked at: the holder may have ended well since.
-        let said = Said::to(&fifo)?;
+        let said = FifoMessage::to(&fifo)?;
         Ok(match said {
-            Said::Released => Permit::Released,
-            _ if !is_locked(&fifo)? => Permit::Dead,
-            _ => Permit::Held { fifo, revoked: said == Said::Revoked },
+            FifoMessage::Released => FifoState::Released,
+            _ if !is_locked(&fifo)? => FifoState::Dead,
+            _ => FifoState::Held { fifo, revoked: said == FifoMessage::Revoked },
         })
     }
 
     /// None: there is none, or what we did not make.
-    fn open(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
+    fn open(&self, entry: FileName) -> io::Result<Option<OwnedFd>> {
         match create::open(&self.0.directory, &entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
             opened => Ok(Some(opened?).filter(is_fifo)),
@@ -289,8 +293,8 @@ impl Locked<'_> {
 
     /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record.
     /// Nothing is left of one that fails.
-    pub(super) fn create(&self, entry: Entry, record: &Record) -> io::Result<OwnedFd> {
-        let Semaphore { directory, sharing, .. } = self.0;
+    pub(super) fn create(&self, entry: FileName, record: &Record) -> io::Result<OwnedFd> {
+        let SemaphoreFiles { directory, sharing, .. } = self.0;
         let mode = sharing.file_mode();
         with_exact_modes(mode, || rustix::fs::mkfifoat(directory, entry.file(), mode))?;
         let open = || -> io::Result<OwnedFd> {
@@ -302,19 +306,19 @@ impl Locked<'_> {
         open().inspect_err(|_| self.0.remove(entry))
     }
 
-    pub(super) fn write_record(&self, entry: Entry, record: &Record) -> io::Result<()> {
-        let Semaphore { directory, sharing, .. } = self.0;
+    pub(super) fn write_record(&self, entry: FileName, record: &Record) -> io::Result<()> {
+        let SemaphoreFiles { directory, sharing, .. } = self.0;
         let file = create::create(directory, &entry.record_file(), sharing.file_mode())?;
         let boot_us = u64::try_from(clock::now().as_micros()).unwrap_or(0);
-        let text = serde_json::to_vec(&Written { record, boot_us })?;
+        let text = serde_json::to_vec(&FifoRecord { record, boot_us })?;
         let written = rustix::io::write(&file, &text)?;
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     /// Makes a waiter one that was passed over, or back.
-    pub(super) fn rename(&self, entry: Entry, kind: Kind) -> io::Result<()> {
+    pub(super) fn rename(&self, entry: FileName, kind: FileKind) -> io::Result<()> {
         let directory = &self.0.directory;
-        let renamed = Entry { kind, ..entry };
+        let renamed = FileName { kind, ..entry };
         match rustix::fs::renameat(directory, entry.file(), directory, renamed.file()) {
             // It has left, for which it needs no mutex.
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -323,7 +327,7 @@ impl Locked<'_> {
     }
 
     /// Writes to a FIFO that somebody has open; otherwise there is nobody to tell.
-    pub(super) fn write_to(&self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write_to(&self, entry: FileName, bytes: &[u8]) -> io::Result<()> {
         match create::open(&self.0.directory, &entry.file(), OFlags::WRONLY) {
             Err(Errno::NOENT | Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Ok(()),
             fifo => {
@@ -337,7 +341,7 @@ impl Locked<'_> {
     }
 }
 
-impl Said {
+impl FifoMessage {
     pub(super) fn to(fifo: &OwnedFd) -> io::Result<Self> {
         let bytes = rustix::io::ioctl_fionread(fifo)?;
         Ok(match usize::try_from(bytes).unwrap_or(usize::MAX) {

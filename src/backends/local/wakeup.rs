@@ -8,13 +8,13 @@ use std::time::Duration;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::exiting::Dying;
-use super::file_names::{Entry, Kind, Listing};
-use super::mutex::{ForMutex, Locked};
-use super::permits::Permits;
+use super::exiting::ExitingProcesses;
+use super::file_names::{FileKind, FileName, Listing};
+use super::mutex::{MutexGuard, MutexWait};
+use super::permits::TakenPermits;
 use super::proc_locks::{self, Locks};
 use super::queue::WATCHED;
-use super::semaphore_files::{Said, Semaphore};
+use super::semaphore_files::{FifoMessage, SemaphoreFiles};
 
 /// How often, and how far apart, to look whether a waiter goes ahead; it usually takes 0.3 ms.
 const MOMENTS: u32 = 10;
@@ -23,7 +23,7 @@ const MOMENT: Duration = Duration::from_micros(100);
 /// What wakes a waiter. It reads nothing of it but that there is something.
 const WAKE: &[u8] = b"x";
 
-impl Semaphore {
+impl SemaphoreFiles {
     /// What is left to do after a release: lets those who wait pass those at the front who are
     /// stopped, who may be all who were told, and removes what the dead left where nobody alive
     /// would come past it any more.
@@ -40,7 +40,7 @@ impl Semaphore {
             }
             _ => {}
         }
-        let Some(locked) = self.lock(ForMutex::Bounded).await? else { return Ok(()) };
+        let Some(locked) = self.lock(MutexWait::Bounded).await? else { return Ok(()) };
         let Listing { mut waiters, passed_over, permits, kept } = self.list()?;
         locked.pass_over_stopped(&mut waiters)?;
         // Those who wait remove what is dead before them, so look from the end.
@@ -49,11 +49,11 @@ impl Semaphore {
                 return Ok(());
             }
         }
-        let Permits { dead, .. } = Permits::look(&locked, permits, kept)?;
+        let TakenPermits { dead, .. } = TakenPermits::look(&locked, permits, kept)?;
         drop(locked);
         // Who takes the place of the dead removes them. Where other permits are free, no one may need
         // their place for a long time.
-        if Dying::with(self, &dead)?.are_gone() {
+        if ExitingProcesses::with(self, &dead)?.are_gone() {
             for permit in dead {
                 self.remove(permit);
             }
@@ -63,7 +63,7 @@ impl Semaphore {
 
     /// Whether a waiter that was told leaves its place within a moment. It saves a look at the kernel's
     /// list of locks, which takes milliseconds and slows everybody down who locks a file meanwhile.
-    fn goes_ahead(&self, waiter: Entry) -> bool {
+    fn goes_ahead(&self, waiter: FileName) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         (0..MOMENTS).any(|_| {
             thread::sleep(MOMENT);
@@ -72,17 +72,17 @@ impl Semaphore {
     }
 
     /// Whether a waiter's process runs or is stopped; None where we cannot see it.
-    fn runs(&self, waiter: Entry, locks: &Locks) -> Option<bool> {
+    fn runs(&self, waiter: FileName, locks: &Locks) -> Option<bool> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let stat = rustix::fs::statat(&self.directory, waiter.file(), flags).ok()?;
         locks.holder(&stat).and_then(proc_locks::is_stopped).map(|stopped| !stopped)
     }
 }
 
-impl Locked<'_> {
+impl MutexGuard<'_> {
     /// Passes over those at the front of `waiters` who are stopped, forgets the dead among them,
     /// and wakes the one who is first then. False: the first one was in order.
-    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<Entry>) -> io::Result<bool> {
+    pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<FileName>) -> io::Result<bool> {
         let locks = Locks::read();
         let mut count = 0;
         for waiter in waiters.iter() {
@@ -102,41 +102,41 @@ impl Locked<'_> {
     /// with their container, perhaps. What a waiter has not read yet is still in its FIFO.
     pub(super) fn pass_over_deaf(
         &self,
-        waiters: &mut Vec<Entry>,
+        waiters: &mut Vec<FileName>,
         count: usize,
     ) -> io::Result<bool> {
-        let mut gone = 0;
+        let mut stage = 0;
         for waiter in waiters.iter().take(count) {
             if let Some(fifo) = self.probe(*waiter)? {
-                if Said::to(&fifo)? == Said::Nothing {
+                if FifoMessage::to(&fifo)? == FifoMessage::Nothing {
                     break;
                 }
                 self.set_aside(*waiter)?;
             }
-            gone += 1;
+            stage += 1;
         }
-        waiters.drain(..gone);
-        Ok(self.wake_first(waiters, gone))
+        waiters.drain(..stage);
+        Ok(self.wake_first(waiters, stage))
     }
 
-    fn set_aside(&self, waiter: Entry) -> io::Result<()> {
-        self.rename(waiter, Kind::PassedOver)?;
+    fn set_aside(&self, waiter: FileName) -> io::Result<()> {
+        self.rename(waiter, FileKind::PassedOver)?;
         // When it runs again it finds this in its FIFO and takes its place back.
-        self.poke(Entry { kind: Kind::PassedOver, ..waiter });
+        self.poke(FileName { kind: FileKind::PassedOver, ..waiter });
         Ok(())
     }
 
     /// Tells whoever is first now that `gone` before it are not. False: nobody was.
-    fn wake_first(&self, waiters: &[Entry], gone: usize) -> bool {
-        if let (Some(first), 1..) = (waiters.first(), gone) {
+    fn wake_first(&self, waiters: &[FileName], stage: usize) -> bool {
+        if let (Some(first), 1..) = (waiters.first(), stage) {
             self.poke(*first);
         }
-        gone > 0
+        stage > 0
     }
 
     /// Has those who watch the permits look again. To be done before what they are to see: who dies
     /// in between has then woken somebody for nothing, and nobody sleeps on beside a free permit.
-    pub(super) fn wake(&self, mut waiters: Vec<Entry>) -> io::Result<()> {
+    pub(super) fn wake(&self, mut waiters: Vec<FileName>) -> io::Result<()> {
         self.pass_over_stopped(&mut waiters)?;
         let last = waiters.len().saturating_sub(WATCHED).max(WATCHED);
         let (first, last) = (waiters.iter().take(WATCHED), waiters.iter().skip(last));
@@ -151,7 +151,7 @@ impl Locked<'_> {
     }
 
     /// Wakes a waiter, so that it looks again.
-    pub(super) fn poke(&self, waiter: Entry) {
+    pub(super) fn poke(&self, waiter: FileName) {
         // A FIFO that is full tells it as well.
         let _ = self.write_to(waiter, WAKE);
     }

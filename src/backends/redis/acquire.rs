@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::lease::Grip;
-use super::script::{Call, Keys, Operation, Reply, Status};
-use super::server::{HEARTBEAT, Shared};
-use super::wakeup::{Heard, hear};
-use crate::backends::lease::Leased;
-use crate::backends::retry::{Before, CONNECTING, Pause, TRY_ON, within};
+use super::lease::RedisLease;
+use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use super::server::{HEARTBEAT, ServerHandle};
+use super::wakeup::{WakeupMessage, hear};
+use crate::backends::lease::RenewingLease;
+use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
-    Acquired, Ask, Attempt, Error, Notice, Pending, Standing, StoreError, Turn, Who,
+    AcquireRequest, Acquisition, Attempt, ClientInfo, Error, LocalFuture, Progress, ProgressSender,
+    QueueStatus, StoreError,
 };
 
 /// How long one that does not wait tries to find a server that has enough replicas.
@@ -35,125 +36,134 @@ const COURTESY: Duration = Duration::from_millis(30);
 const FOREIGN: Duration = Duration::from_millis(250);
 
 /// One who asks, until it has a permit.
-pub(super) struct Queueing<'a> {
-    shared: Rc<Shared>,
-    keys: Keys,
-    ask: &'a Ask,
-    turn: &'a Turn,
+pub(super) struct RedisAcquire<'a> {
+    server: Rc<ServerHandle>,
+    keys: SemaphoreKeys,
+    request: &'a AcquireRequest,
+    progress: &'a ProgressSender,
     who: Rc<str>,
     /// Whether anything ever came of asking.
     outcome: bool,
     ticket: u64,
     /// How many replicas its users need, as far as we know.
     replicas: u32,
-    told: Told,
-    wake: Option<Pending<'static, Result<Heard, StoreError>>>,
+    told: WarningsShown,
+    wake: Option<LocalFuture<'static, Result<WakeupMessage, StoreError>>>,
 }
 
 /// What the user has heard already.
 #[derive(Default)]
-struct Told {
+struct WarningsShown {
     limit: Option<u32>,
     ttl: Option<Duration>,
     foreign: bool,
     blind: bool,
 }
 
-impl<'a> Queueing<'a> {
-    pub(super) fn new(shared: Rc<Shared>, ask: &'a Ask, turn: &'a Turn) -> Self {
-        let keys = Keys::new(&shared.place.prefix, &ask.name);
-        let replicas = shared.place.replicas;
+impl<'a> RedisAcquire<'a> {
+    pub(super) fn new(
+        server: Rc<ServerHandle>,
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+    ) -> Self {
+        let keys = SemaphoreKeys::new(&server.place.prefix, &request.name);
+        let replicas = server.place.replicas;
         Self {
-            shared,
+            server,
             keys,
-            ask,
-            turn,
-            who: describe(&ask.who),
+            request,
+            progress,
+            who: describe(&request.who),
             outcome: false,
             ticket: 0,
             replicas,
-            told: Told::default(),
+            told: WarningsShown::default(),
             wake: None,
         }
     }
 
     /// Sends the first question, which [`Queueing::advance`] of one like this then only waits for.
     pub(super) fn begin(&self) {
-        let condition = self.shared.condition();
+        let condition = self.server.condition();
         let call = self.call(Operation::Ask);
-        self.shared.connection.begin_call(&self.keys, &call, condition.as_ref());
+        self.server.connection.begin_call(&self.keys, &call, condition.as_ref());
     }
 
     /// Waits in turn.
-    pub(super) async fn advance(&mut self) -> Result<Acquired, Error> {
-        let mut pause = Pause::new();
+    pub(super) async fn advance(&mut self) -> Result<Acquisition, Error> {
+        let mut pause = Backoff::new();
         let begin = Instant::now();
-        let give_up = begin + TRY_ON;
+        let give_up = begin + RETRY_FOR;
         let (mut checked, mut waits) = (false, false);
-        let mut before = Before::default();
+        let mut before = PreviousError::default();
         loop {
-            let shared = Rc::clone(&self.shared);
+            let server = Rc::clone(&self.server);
             let left = give_up.saturating_duration_since(Instant::now());
-            let time = if waits { CONNECTING } else { CONNECTING.min(left) };
+            let time = if waits { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             // At once with the first attempt; what comes of that is not used before it is known.
-            let condition = shared.condition().filter(|_| !checked);
+            let condition = server.condition().filter(|_| !checked);
             let call = self.call(Operation::Ask);
             let attempt = async {
-                let called = shared.connection.call_beside(&self.keys, &call, condition.as_ref());
+                let called = server.connection.call_beside(&self.keys, &call, condition.as_ref());
                 let (reply, condition) = called.await?;
-                condition.map_or(Ok(()), Shared::check_eviction)?;
+                condition.map_or(Ok(()), ServerHandle::check_eviction)?;
                 checked = true;
                 Ok(reply)
             };
-            let answer = within(time, attempt).await;
+            let answer = with_timeout(time, attempt).await;
             self.outcome = true;
             let reply = match answer {
                 Ok(reply) => reply,
-                Err(trouble) => {
+                Err(error) => {
                     let again = before.any();
-                    let trouble = before.or(trouble, time);
-                    let nonblock = self.ask.nonblock;
-                    let over = if let StoreError::Withheld(why) = trouble {
+                    let error = before.or(error, time);
+                    let nonblock = self.request.nonblock;
+                    let over = if let StoreError::Withheld(why) = error {
                         // The address may move to a server that has them.
                         waits |= !nonblock;
                         if waits {
-                            self.turn.tell(Notice::Withheld(why));
+                            self.progress.tell(Progress::Withheld(why));
                         }
                         nonblock && begin.elapsed() >= FOR_REPLICAS
                     } else {
-                        let over = trouble.lasts() || nonblock;
+                        let over = error.is_permanent() || nonblock;
                         if !over {
-                            self.tell_trouble(trouble.clone(), waits && again);
+                            self.tell_trouble(error.clone(), waits && again);
                         }
                         over
                     };
                     // It may listen to a server that is not the primary any more.
                     self.wake = None;
                     if over || !pause.sleep_while(waits, give_up).await {
-                        return Err(self.cannot_acquire(trouble));
+                        return Err(self.cannot_acquire(error));
                     }
                     continue;
                 }
             };
-            (pause, before) = (Pause::new(), Before::default());
+            (pause, before) = (Backoff::new(), PreviousError::default());
             self.replicas = self.replicas.max(reply.replicas);
-            if matches!(reply.status, Status::Holding | Status::Waiting | Status::Busy) {
+            if matches!(
+                reply.status,
+                ReplyStatus::Holding | ReplyStatus::Waiting | ReplyStatus::Busy
+            ) {
                 self.tell(&reply);
             }
             match reply.status {
-                Status::Holding => return Ok(Acquired::Granted(Box::new(self.claim(&reply)))),
-                Status::Busy => {
-                    let Some(why) = reply.withheld() else { return Ok(Acquired::Busy) };
+                ReplyStatus::Holding => {
+                    return Ok(Acquisition::Granted(Box::new(self.claim(&reply))));
+                }
+                ReplyStatus::Busy => {
+                    let Some(why) = reply.withheld() else { return Ok(Acquisition::Busy) };
                     return Err(self.cannot_acquire(StoreError::Withheld(why)));
                 }
-                Status::Differs => {
+                ReplyStatus::Differs => {
                     let Reply { limit, pinned, ttl, .. } = reply;
-                    let differs = StoreError::differs(self.ask, limit, pinned, ttl);
+                    let differs = StoreError::differs(self.request, limit, pinned, ttl);
                     return Err(self.cannot_acquire(differs));
                 }
-                Status::Waiting => {
+                ReplyStatus::Waiting => {
                     (self.ticket, waits) = (reply.ticket, true);
-                    self.turn.tell(Notice::Queued(Standing {
+                    self.progress.tell(Progress::Queued(QueueStatus {
                         ahead: reply.ahead,
                         held: reply.held,
                         holder: reply.whose.clone(),
@@ -162,58 +172,58 @@ impl<'a> Queueing<'a> {
                         withheld: reply.withheld(),
                     }));
                     if let Err(error) = self.wait(&reply).await {
-                        return Err(self.shared.error(Attempt::Listen, error));
+                        return Err(self.server.error(Attempt::Listen, error));
                     }
                 }
                 // Somebody has given back, or revoked, what we have not got yet.
-                _ => return Err(self.shared.error(Attempt::Wait, StoreError::Withdrawn)),
+                _ => return Err(self.server.error(Attempt::Wait, StoreError::Withdrawn)),
             }
         }
     }
 
-    fn call(&self, operation: Operation) -> Call<'_> {
-        let ttl = self.told.ttl.unwrap_or(self.ask.ttl);
-        Call {
-            limit: self.ask.limit,
-            ttl: self.ask.ttl,
+    fn call(&self, operation: Operation) -> Request<'_> {
+        let ttl = self.told.ttl.unwrap_or(self.request.ttl);
+        Request {
+            limit: self.request.limit,
+            ttl: self.request.ttl,
             who: &self.who,
             ticket: self.ticket,
             window: heartbeat(ttl) * MISSED,
-            nonblock: self.ask.nonblock,
-            strict: self.ask.strict,
-            hold: self.ask.min_hold,
+            nonblock: self.request.nonblock,
+            strict: self.request.strict,
+            hold: self.request.min_hold,
             replicas: self.replicas,
-            ..Call::of(operation, self.ask.id, &self.shared.place)
+            ..Request::of(operation, self.request.id, &self.server.place)
         }
     }
 
     fn cannot_acquire(&self, error: StoreError) -> Error {
-        self.shared.error(Attempt::Acquire(self.ask.name.clone()), error)
+        self.server.error(Attempt::Acquire(self.request.name.clone()), error)
     }
 
     fn tell_trouble(&self, what: StoreError, may_last: bool) {
-        self.turn.tell(Notice::Trouble { what, may_last });
+        self.progress.tell(Progress::Trouble { what, may_last });
     }
 
     /// Says what the user did not ask for, each thing once.
     fn tell(&mut self, reply: &Reply) {
-        let Ask { limit, ttl, strict, .. } = *self.ask;
+        let AcquireRequest { limit, ttl, strict, .. } = *self.request;
         let news = self.told.limit.replace(reply.limit) != Some(reply.limit);
         if news && reply.limit != limit && !strict {
             let (stands, pinned) = (reply.limit, reply.pinned);
-            self.turn.tell(Notice::Limit { asked: limit, stands, pinned });
+            self.progress.tell(Progress::Limit { asked: limit, stands, pinned });
         }
         let news = self.told.ttl.replace(reply.ttl) != Some(reply.ttl);
         if news && reply.ttl != ttl && !strict {
-            self.turn.tell(Notice::Ttl { asked: ttl, stands: reply.ttl });
+            self.progress.tell(Progress::Ttl { asked: ttl, stands: reply.ttl });
         }
         if reply.foreign > 0 && !self.told.foreign {
             self.told.foreign = true;
-            self.turn.tell(Notice::Foreign { ttl: reply.ttl });
+            self.progress.tell(Progress::Foreign { ttl: reply.ttl });
         }
         if reply.blind && !self.told.blind {
             self.told.blind = true;
-            self.turn.tell(Notice::Blind);
+            self.progress.tell(Progress::Blind);
         }
     }
 
@@ -231,12 +241,12 @@ impl<'a> Queueing<'a> {
         if reply.foreign > 0 && reply.ahead == 0 {
             until = until.min(FOREIGN);
         }
-        let shared = &self.shared;
-        let list = self.keys.wake(self.ask.id);
-        let turn = self.turn.clone();
-        let deaf = move || turn.tell(Notice::Deaf { heartbeat });
+        let server = &self.server;
+        let list = self.keys.wake(self.request.id);
+        let progress = self.progress.clone();
+        let deaf = move || progress.tell(Progress::Deaf { heartbeat });
         let wake =
-            self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(shared), list, || (), deaf)));
+            self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(server), list, || (), deaf)));
         tokio::select! {
             woken = wake => {
                 self.wake = None;
@@ -246,17 +256,17 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    fn claim(&self, reply: &Reply) -> Leased<Grip> {
-        let shared = Rc::clone(&self.shared);
-        Grip::lease(shared, &self.ask.name, self.ask.id, Rc::clone(&self.who), reply)
+    fn claim(&self, reply: &Reply) -> RenewingLease<RedisLease> {
+        let server = Rc::clone(&self.server);
+        RedisLease::lease(server, &self.request.name, self.request.id, Rc::clone(&self.who), reply)
     }
 
     /// Leaves the queue because somebody has waited for long enough; says so if it is not known
     /// whether there was any sense in waiting.
     pub(super) async fn call_off(&mut self) {
         let left = self.leave().await;
-        if let Err(trouble) = left {
-            self.tell_trouble(trouble, false);
+        if let Err(error) = left {
+            self.tell_trouble(error, false);
         } else if !self.outcome {
             self.tell_trouble(StoreError::Silent, false);
         }
@@ -266,11 +276,11 @@ impl<'a> Queueing<'a> {
     /// Where that fails, we do not count any more after three missed heartbeats.
     pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
         self.wake = None;
-        if !self.shared.connection.has_reached() {
+        if !self.server.connection.has_reached() {
             return Ok(());
         }
         let call = self.call(Operation::Leave);
-        self.shared.withdraw(&self.keys, &call, LEAVING).await
+        self.server.withdraw(&self.keys, &call, LEAVING).await
     }
 }
 
@@ -279,6 +289,6 @@ fn heartbeat(ttl: Duration) -> Duration {
 }
 
 /// As the script keeps it.
-pub(super) fn describe(who: &Who) -> Rc<str> {
+pub(super) fn describe(who: &ClientInfo) -> Rc<str> {
     serde_json::to_string(who).expect("plain text").into()
 }

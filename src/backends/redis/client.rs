@@ -12,21 +12,21 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::connection::{Begun, Conversation, Dialler, Interruption, is_refusal};
+use super::connection::{Connection, ConnectionError, PrefetchedRequest, RedisDialer, is_refusal};
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
-use crate::backends::retry::{CONNECTING, within};
+use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
 /// How long replicas have to confirm what was written. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);
 
-pub(super) struct Connection {
-    dialler: Dialler,
+pub(super) struct Client {
+    dialler: RedisDialer,
     /// While nobody uses it.
-    idle: RefCell<Option<Conversation>>,
-    begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
+    idle: RefCell<Option<Connection>>,
+    begun: RefCell<Option<(Vec<Cmd>, Moment, PrefetchedRequest)>>,
     /// Whether the server may have heard of anything.
     reached: Cell<bool>,
     /// Whether it has answered anything.
@@ -34,14 +34,14 @@ pub(super) struct Connection {
 }
 
 /// A script.
-pub(super) struct Program {
+pub(super) struct Script {
     source: &'static str,
     /// Its SHA-1, by which the server knows it.
     hash: Cow<'static, str>,
 }
 
 /// What a script said.
-pub(super) struct Said<T> {
+pub(super) struct ScriptAnswer<T> {
     pub(super) answer: T,
     /// A moment before it was asked.
     pub(super) since: Moment,
@@ -53,7 +53,7 @@ pub(super) struct Said<T> {
 
 /// A call of a script.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'a> {
+pub(super) struct ScriptCall<'a> {
     pub(super) keys: &'a [String],
     pub(super) arguments: &'a [String],
     /// Something asked before it at the same time.
@@ -62,7 +62,7 @@ pub(super) struct Question<'a> {
     pub(super) replicas: u32,
 }
 
-impl Question<'_> {
+impl ScriptCall<'_> {
     fn whole(&self, call: Cmd) -> Vec<Cmd> {
         let confirmed = (self.replicas > 0).then(|| {
             let mut wait = cmd("WAIT");
@@ -73,7 +73,7 @@ impl Question<'_> {
     }
 }
 
-impl Program {
+impl Script {
     /// What `semaphore.lua` decides.
     pub(super) fn decide() -> Self {
         let (source, hash) = decide();
@@ -101,8 +101,8 @@ impl Program {
     }
 }
 
-impl Connection {
-    pub(super) fn new(dialler: Dialler) -> Self {
+impl Client {
+    pub(super) fn new(dialler: RedisDialer) -> Self {
         Self {
             dialler,
             idle: RefCell::new(None),
@@ -114,21 +114,21 @@ impl Connection {
 
     /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
     /// waits for the answer when it is called in the same way. Needs no runtime.
-    pub(super) fn begin(&self, question: Question<'_>) {
-        let questions = question.whole(Program::decide().known(question.keys, question.arguments));
+    pub(super) fn begin(&self, question: ScriptCall<'_>) {
+        let questions = question.whole(Script::decide().known(question.keys, question.arguments));
         let since = clock::now();
         let begun = self.dialler.begin(&questions);
-        self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
+        self.reached.set(begun.as_ref().is_some_and(PrefetchedRequest::is_sent));
         self.begun.replace(begun.map(|begun| (questions, since, begun)));
     }
 
     /// Calls a script.
     pub(super) async fn script<T: FromRedisValue>(
         &self,
-        program: &Program,
-        question: Question<'_>,
-    ) -> Result<Said<T>, StoreError> {
-        let Question { keys, arguments, replicas, .. } = question;
+        program: &Script,
+        question: ScriptCall<'_>,
+    ) -> Result<ScriptAnswer<T>, StoreError> {
+        let ScriptCall { keys, arguments, replicas, .. } = question;
         let questions = question.whole(program.known(keys, arguments));
         let mut since = clock::now();
         let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
@@ -145,7 +145,7 @@ impl Connection {
             // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
             // in between in which another server takes over.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                let again = Question { beside: None, ..question };
+                let again = ScriptCall { beside: None, ..question };
                 let mut answers = self.query(&again.whole(program.whole(keys, arguments))).await?;
                 confirmed = confirmation(&mut answers, replicas);
                 answers.pop().unwrap_or(Value::Nil).extract_error()?
@@ -158,7 +158,7 @@ impl Connection {
             self.idle.take();
             RedisError::from(error)
         })?;
-        Ok(Said { answer, since, beside: answers.pop(), confirmed })
+        Ok(ScriptAnswer { answer, since, beside: answers.pop(), confirmed })
     }
 
     /// Whether there is anything to take back.
@@ -167,7 +167,7 @@ impl Connection {
     }
 
     /// Asks for something else than the script does.
-    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, StoreError> {
+    pub(super) async fn request<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, StoreError> {
         told(self.one(question.clone()).await?)
     }
 
@@ -178,7 +178,7 @@ impl Connection {
         question: &Cmd,
     ) -> Result<Option<T>, StoreError> {
         let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
-        let answers = within(CONNECTING, asking).await?;
+        let answers = with_timeout(ATTEMPT_TIMEOUT, asking).await?;
         Ok(answers.into_iter().next().and_then(optional))
     }
 
@@ -199,10 +199,10 @@ impl Connection {
         &self,
         question: &Cmd,
     ) -> Result<Option<T>, StoreError> {
-        let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
+        let mut conversation = tokio::time::timeout(ATTEMPT_TIMEOUT, self.dialler.dial())
             .await
             .map_err(|_| StoreError::Silent)??;
-        let answers = conversation.ask(std::slice::from_ref(question)).await?;
+        let answers = conversation.request(std::slice::from_ref(question)).await?;
         match answers.into_iter().next().map(Value::extract_error) {
             Some(Err(error)) if will_pass(&error) => Err(error.into()),
             Some(Ok(answer)) => Ok(optional(answer)),
@@ -213,20 +213,20 @@ impl Connection {
     /// What the server says on a channel first.
     pub(super) async fn listen(&self, channel: &str) -> Result<Value, StoreError> {
         let mut conversation = self.dialler.dial().await?;
-        let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
+        let answers = conversation.request(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
         for answer in answers {
             answer.extract_error()?;
         }
         Ok(conversation.hear().await?)
     }
 
-    async fn one(&self, question: Cmd) -> Result<Value, Interruption> {
+    async fn one(&self, question: Cmd) -> Result<Value, ConnectionError> {
         let answers = self.query(&[question]).await?;
         Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
     }
 
     /// Dropping this drops the connection.
-    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
+    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, ConnectionError> {
         // One that was not used for a while may have been closed for that.
         if let Some(conversation) = self.idle.take() {
             match self.query_on(conversation, questions).await {
@@ -249,15 +249,19 @@ impl Connection {
 
     async fn query_on(
         &self,
-        mut conversation: Conversation,
+        mut conversation: Connection,
         questions: &[Cmd],
-    ) -> Result<Vec<Value>, Interruption> {
-        let answers = conversation.ask(questions).await?;
+    ) -> Result<Vec<Value>, ConnectionError> {
+        let answers = conversation.request(questions).await?;
         self.keep(conversation, &answers);
         Ok(answers)
     }
 
-    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
+    async fn proceed(
+        &self,
+        begun: PrefetchedRequest,
+        questions: &[Cmd],
+    ) -> Result<Vec<Value>, ConnectionError> {
         let mut conversation = begun.proceed(questions).await?;
         self.reached.set(true);
         let answers = conversation.introduced(questions.len()).await?;
@@ -265,7 +269,7 @@ impl Connection {
         Ok(answers)
     }
 
-    fn keep(&self, conversation: Conversation, answers: &[Value]) {
+    fn keep(&self, conversation: Connection, answers: &[Value]) {
         self.answered.set(true);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
@@ -323,11 +327,11 @@ fn decide() -> (&'static str, Cow<'static, str>) {
     (source, Cow::Owned(redis::Script::new(source).get_hash().to_owned()))
 }
 
-impl From<Interruption> for StoreError {
-    fn from(interruption: Interruption) -> Self {
+impl From<ConnectionError> for StoreError {
+    fn from(interruption: ConnectionError) -> Self {
         match interruption {
-            Interruption::Known(error) => error,
-            Interruption::Library(error) => error.into(),
+            ConnectionError::Known(error) => error,
+            ConnectionError::Library(error) => error.into(),
         }
     }
 }

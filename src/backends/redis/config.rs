@@ -14,12 +14,12 @@ use crate::backends::tls::Tls;
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
 /// `rediss` for TLS, or `redis+unix:///path[?db=N&user=U&pass=P]`.
 #[derive(Debug, Clone)]
-pub(crate) struct Url(ConnectionInfo);
+pub(crate) struct RedisUrl(ConnectionInfo);
 
 /// How permits live in a Redis.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) url: Url,
+pub(crate) struct RedisConfig {
+    pub(crate) url: RedisUrl,
     pub(crate) tls: Tls,
     /// The namespace of the keys.
     pub(crate) prefix: Name,
@@ -31,7 +31,7 @@ pub(crate) struct Place {
     pub(crate) allow_eviction: bool,
 }
 
-impl Url {
+impl RedisUrl {
     /// The error is without the URL, which may hold a password. The URL decides which
     /// semaphore is meant, so nothing in it is passed over.
     pub(crate) fn parse(text: &str) -> Result<Self, BadRedisUrl> {
@@ -161,7 +161,7 @@ mod tests {
             ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
             ("redis+unix:///r.sock?db=2&pass=geheim", "redis+unix:///r.sock?db=2"),
         ] {
-            assert_eq!(Url::parse(url).unwrap().shown(), shown, "{url}");
+            assert_eq!(RedisUrl::parse(url).unwrap().shown(), shown, "{url}");
         }
     }
 
@@ -176,7 +176,11 @@ mod tests {
             ("redis://:geheim@[::1]", false),
             ("redis+unix:///r.sock?pass=geheim", false),
         ] {
-            assert_eq!(Url::parse(url).unwrap().tells_the_network_its_password(), told, "{url}");
+            assert_eq!(
+                RedisUrl::parse(url).unwrap().tells_the_network_its_password(),
+                told,
+                "{url}"
+            );
         }
     }
 
@@ -215,14 +219,14 @@ mod tests {
             "redis+unix:geheim",
             "redis+unix://",
         ] {
-            let error = Url::parse(url).expect_err(url);
+            let error = RedisUrl::parse(url).expect_err(url);
             assert!(!format!("{error:?}").contains("geheim"), "{url}: {error:?}");
         }
     }
 
     #[test]
     fn nothing_that_is_printed_for_debugging_has_a_secret() {
-        let url = Url::parse("redis://u@h").unwrap().with_password("geheim");
+        let url = RedisUrl::parse("redis://u@h").unwrap().with_password("geheim");
         let tls = Tls { authority: None, client: Some((vec![], Secret(b"geheim".to_vec()))) };
         let text = format!("{url:?} {tls:?} {}", url.shown());
         assert!(!text.contains("geheim") && !text.contains("103, 101"), "{text}");

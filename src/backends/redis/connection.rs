@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::config::{Place, Url};
-use super::resp::Inbox;
+use super::config::{RedisConfig, RedisUrl};
+use super::resp::ReplyBuffer;
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::resolve::addresses;
 use crate::backends::tls::{Tls, TlsError};
@@ -32,36 +32,36 @@ const GREETING: Duration = Duration::from_millis(600);
 const ROOM: usize = 8 * 1024;
 
 /// What is known before anything is connected.
-pub(super) struct Dialler {
-    url: Url,
+pub(super) struct RedisDialer {
+    url: RedisUrl,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
 
 /// A connection that we were let in on.
-pub(super) struct Conversation {
-    stream: Box<dyn Stream>,
-    inbox: Inbox,
+pub(super) struct Connection {
+    stream: Box<dyn ByteStream>,
+    inbox: ReplyBuffer,
     /// Whether it was said who we are.
     introduced: bool,
 }
 
 /// Questions that were sent before there was anything to wait with.
-pub(super) struct Begun {
+pub(super) struct PrefetchedRequest {
     socket: Socket,
     sent: usize,
 }
 
 /// What ended a conversation: a fact about the server, or what the library says of it.
 #[derive(Debug)]
-pub(super) enum Interruption {
+pub(super) enum ConnectionError {
     Known(StoreError),
     Library(RedisError),
 }
 
-impl Interruption {
+impl ConnectionError {
     /// Whether the connection is gone, and another one may do.
     pub(super) fn is_io(&self) -> bool {
         match self {
@@ -71,32 +71,32 @@ impl Interruption {
     }
 }
 
-impl From<StoreError> for Interruption {
+impl From<StoreError> for ConnectionError {
     fn from(error: StoreError) -> Self {
         Self::Known(error)
     }
 }
 
-impl From<RedisError> for Interruption {
+impl From<RedisError> for ConnectionError {
     fn from(error: RedisError) -> Self {
         Self::Library(error)
     }
 }
 
-impl From<io::Error> for Interruption {
+impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
         Self::Library(error.into())
     }
 }
 
-impl From<ServerError> for Interruption {
+impl From<ServerError> for ConnectionError {
     fn from(error: ServerError) -> Self {
         Self::Library(error.into())
     }
 }
 
-impl Dialler {
-    pub(super) fn new(place: &Place) -> Result<Self, TlsError> {
+impl RedisDialer {
+    pub(super) fn new(place: &RedisConfig) -> Result<Self, TlsError> {
         let url = place.url.clone();
         let tls = match url.info().addr() {
             ConnectionAddr::TcpTls { host, .. } => {
@@ -111,7 +111,7 @@ impl Dialler {
 
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
     /// up, negotiated or shown before. What cannot be sent at once is left to [`Begun::proceed`].
-    pub(super) fn begin(&self, questions: &[Cmd]) -> Option<Begun> {
+    pub(super) fn begin(&self, questions: &[Cmd]) -> Option<PrefetchedRequest> {
         if !self.entrance().is_empty() {
             return None;
         }
@@ -129,11 +129,11 @@ impl Dialler {
             // Whoever dials again hears what is wrong.
             Err(_) => return None,
         };
-        Some(Begun { socket, sent })
+        Some(PrefetchedRequest { socket, sent })
     }
 
     /// Who calls bounds the time.
-    pub(super) async fn dial(&self) -> Result<Conversation, Interruption> {
+    pub(super) async fn dial(&self) -> Result<Connection, ConnectionError> {
         let stream = match self.url.info().addr() {
             ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
@@ -141,7 +141,7 @@ impl Dialler {
             }
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
-        let mut conversation = Conversation::over(stream);
+        let mut conversation = Connection::over(stream);
         for question in self.entrance() {
             conversation.say(&question.get_packed_command()).await?;
             let answer = match conversation.hear().await? {
@@ -163,7 +163,7 @@ impl Dialler {
     async fn dial_one_of(
         &self,
         addresses: impl Iterator<Item = SocketAddr>,
-    ) -> Result<Box<dyn Stream>, Interruption> {
+    ) -> Result<Box<dyn ByteStream>, ConnectionError> {
         let mut addresses = addresses.peekable();
         let mut last = io::Error::from(io::ErrorKind::NotFound).into();
         while let Some(address) = addresses.next() {
@@ -183,7 +183,7 @@ impl Dialler {
         Err(last)
     }
 
-    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn Stream>, Interruption> {
+    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn ByteStream>, ConnectionError> {
         let stream = connected(open(&address.into())?, false).await?;
         let Some((config, name)) = &self.tls else { return Ok(stream) };
         let connector = TlsConnector::from(Arc::clone(config));
@@ -206,7 +206,7 @@ impl Dialler {
             let name = ServerName::from(address.ip());
             let greeting =
                 Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
-            first_byte(address, &greeting).await.map_err(Interruption::from)
+            first_byte(address, &greeting).await.map_err(ConnectionError::from)
         };
         // A record of TLS that is an alert or goes on with the handshake.
         matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
@@ -234,29 +234,32 @@ impl Dialler {
     }
 }
 
-impl Begun {
+impl PrefetchedRequest {
     pub(super) fn is_sent(&self) -> bool {
         self.sent > 0
     }
 
     /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
     /// the answers.
-    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Conversation, Interruption> {
+    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Connection, ConnectionError> {
         let sent = self.is_sent();
-        let mut conversation = Conversation::over(connected(self.socket, sent).await?);
+        let mut conversation = Connection::over(connected(self.socket, sent).await?);
         conversation.say(&introduced(questions)[self.sent..]).await?;
         Ok(conversation)
     }
 }
 
-impl Conversation {
-    fn over(stream: Box<dyn Stream>) -> Self {
-        Self { stream, inbox: Inbox::default(), introduced: false }
+impl Connection {
+    fn over(stream: Box<dyn ByteStream>) -> Self {
+        Self { stream, inbox: ReplyBuffer::default(), introduced: false }
     }
 
     /// Asks several things at once. An error among the answers is one of those, and if it is a
     /// [refusal](is_refusal) the last one.
-    pub(super) async fn ask(&mut self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
+    pub(super) async fn request(
+        &mut self,
+        questions: &[Cmd],
+    ) -> Result<Vec<Value>, ConnectionError> {
         if !self.introduced {
             self.say(&introduced(questions)).await?;
             return self.introduced(questions.len()).await;
@@ -266,7 +269,7 @@ impl Conversation {
     }
 
     /// Waits for the answers to the first questions.
-    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, Interruption> {
+    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
         self.introduced = true;
         let mut refusal = None;
         for _ in introduction() {
@@ -275,13 +278,13 @@ impl Conversation {
                 Ok(Value::ServerError(error)) => refusal = Some(error),
                 Ok(_) => {}
                 // Then it was no answer, but why it closed the connection.
-                Err(error) => return Err(refusal.map_or(error, Interruption::from)),
+                Err(error) => return Err(refusal.map_or(error, ConnectionError::from)),
             }
         }
         self.answers(count).await
     }
 
-    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, Interruption> {
+    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
         let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
             let answer = self.hear().await?;
@@ -300,7 +303,7 @@ impl Conversation {
         self.inbox.received.is_empty()
     }
 
-    async fn say(&mut self, text: &[u8]) -> Result<(), Interruption> {
+    async fn say(&mut self, text: &[u8]) -> Result<(), ConnectionError> {
         let said = async {
             self.stream.write_all(text).await?;
             self.stream.flush().await
@@ -314,7 +317,7 @@ impl Conversation {
     }
 
     /// What the server says next.
-    pub(super) async fn hear(&mut self) -> Result<Value, Interruption> {
+    pub(super) async fn hear(&mut self) -> Result<Value, ConnectionError> {
         loop {
             if let Some(answer) = self.inbox.next()? {
                 return Ok(answer);
@@ -334,10 +337,13 @@ pub(super) fn is_refusal(answer: &Value) -> bool {
 }
 
 /// What a sentinel says of a server that it watches under that name, if it talks to all.
-pub(super) async fn sentinel_says(address: SocketAddr, name: &str) -> Result<Value, Interruption> {
+pub(super) async fn sentinel_says(
+    address: SocketAddr,
+    name: &str,
+) -> Result<Value, ConnectionError> {
     let stream = connected(open(&address.into())?, false).await?;
-    let mut conversation = Conversation::over(stream);
-    let answers = conversation.ask(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
+    let mut conversation = Connection::over(stream);
+    let answers = conversation.request(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
     Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
 }
 
@@ -360,7 +366,7 @@ async fn first_byte(address: SocketAddr, question: &[u8]) -> io::Result<u8> {
 async fn found(
     host: &str,
     port: u16,
-) -> Result<impl Iterator<Item = SocketAddr> + use<>, Interruption> {
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, ConnectionError> {
     Ok(addresses(host, port).await?)
 }
 
@@ -405,9 +411,9 @@ fn open(address: &SockAddr) -> io::Result<Socket> {
 
 /// Waits for one that was begun. What has become of one that was connected, because something was
 /// sent, is for the reader to find: there may be something to read before that.
-async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn Stream>> {
+async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn ByteStream>> {
     let unix = socket.local_addr()?.domain() == Domain::UNIX;
-    let (stream, error): (Box<dyn Stream>, _) = if unix {
+    let (stream, error): (Box<dyn ByteStream>, _) = if unix {
         let stream = UnixStream::from_std(StdUnixStream::from(socket))?;
         stream.writable().await?;
         let error = if was { None } else { stream.take_error()? };

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::cmd;
 use uuid::Uuid;
 
-use super::config::Place;
+use super::config::RedisConfig;
 use super::replication;
-use super::script::Keys;
-use super::server::Shared;
-use crate::backends::finding::{ClockOffset, Found, Persistence};
+use super::script::SemaphoreKeys;
+use super::server::ServerHandle;
+use crate::backends::finding::{ClockOffset, FindingKind, Persistence};
 use crate::backends::sanitize;
 use crate::backends::{Finding, Grade, Name, StoreError};
 
@@ -24,7 +24,7 @@ const QUARANTINE: Duration = Duration::from_secs(30);
 pub(super) struct Info(String);
 
 /// What it is set to do, where it says so.
-struct Settings {
+struct ServerSettings {
     save: Option<String>,
     appendfsync: Option<String>,
     min_replicas: Option<String>,
@@ -52,7 +52,7 @@ impl Info {
     }
 }
 
-impl Shared {
+impl ServerHandle {
     /// None: it is not to be had.
     pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, StoreError> {
         let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
@@ -61,22 +61,22 @@ impl Shared {
 
     pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
         let before = SystemTime::now();
-        let time: (u64, u64) = self.connection.ask(&cmd("TIME")).await?;
+        let time: (u64, u64) = self.connection.request(&cmd("TIME")).await?;
         let ours = before + before.elapsed().unwrap_or_default() / 2;
         let mut findings = match self.info("default").await? {
             Some(info) => {
                 let save = self.setting("save").await?;
                 let appendfsync = self.setting("appendfsync").await?;
                 let min_replicas = self.setting("min-replicas-to-write").await?;
-                found(&info, &Settings { save, appendfsync, min_replicas }, &self.place)
+                found(&info, &ServerSettings { save, appendfsync, min_replicas }, &self.place)
             }
-            None => vec![warning("server", Found::NoInfo)],
+            None => vec![warning("server", FindingKind::NoInfo)],
         };
         findings.extend(self.wakes().await?);
         findings.extend(prefix(&self.place.prefix));
         findings.push(clocks(sanitize::moment(time.0, time.1)?, ours));
         if self.place.url.tells_the_network_its_password() {
-            findings.push(warning("encryption", Found::PasswordReadable));
+            findings.push(warning("encryption", FindingKind::PasswordReadable));
         }
         Ok(findings)
     }
@@ -89,25 +89,25 @@ impl Shared {
 
     /// Nothing where one who waits can be woken.
     async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
-        let keys = Keys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
+        let keys = SemaphoreKeys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
         let list = keys.wake(Uuid::new_v4());
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();
         let granted: Option<Option<(String, String)>> =
             self.connection.ask_if_granted(&question).await?;
-        Ok(granted.is_none().then(|| warning("wake-ups", Found::NoWakeups)))
+        Ok(granted.is_none().then(|| warning("wake-ups", FindingKind::NoWakeups)))
     }
 }
 
-fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
+fn found(info: &Info, settings: &ServerSettings, place: &RedisConfig) -> Vec<Finding> {
     let mut findings = vec![version(info), eviction(info, place), persistence(info, settings)];
     findings.extend(writing(info));
     if info.field("role") == "slave" {
-        findings.push(error("role", Found::ReadOnly));
+        findings.push(error("role", FindingKind::ReadOnly));
     }
     let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
     if most > 0 && info.evicts().is_none() && used > most / 10 * 9 {
         let (used, most) = (used >> 20, most >> 20);
-        findings.push(warning("memory", Found::MemoryShort { used, most }));
+        findings.push(warning("memory", FindingKind::MemoryShort { used, most }));
     }
     findings.extend(quarantine(info, place));
     findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
@@ -118,7 +118,7 @@ fn found(info: &Info, settings: &Settings, place: &Place) -> Vec<Finding> {
 fn prefix(prefix: &Name) -> Option<Finding> {
     let (shorter, rest) = prefix.as_str().split_once('-')?;
     let [prefix, shorter, rest] = [prefix.as_str(), shorter, rest].map(str::to_owned);
-    Some(warning("prefix", Found::AmbiguousPrefix { prefix, shorter, rest }))
+    Some(warning("prefix", FindingKind::AmbiguousPrefix { prefix, shorter, rest }))
 }
 
 fn version(info: &Info) -> Finding {
@@ -127,19 +127,19 @@ fn version(info: &Info) -> Finding {
         "" => ("Redis", info.field("redis_version")),
         valkey => ("Valkey", valkey),
     };
-    ok("server", Found::Redis { program, version: version.into() })
+    ok("server", FindingKind::Redis { program, version: version.into() })
 }
 
-fn eviction(info: &Info, place: &Place) -> Finding {
+fn eviction(info: &Info, place: &RedisConfig) -> Finding {
     let Some(policy) = info.evicts() else {
-        return ok("eviction", Found::KeepsKeys);
+        return ok("eviction", FindingKind::KeepsKeys);
     };
     let accepted = place.allow_eviction;
-    let what = Found::Evicts { policy: policy.into(), accepted };
+    let what = FindingKind::Evicts { policy: policy.into(), accepted };
     if accepted { warning("eviction", what) } else { error("eviction", what) }
 }
 
-fn persistence(info: &Info, settings: &Settings) -> Finding {
+fn persistence(info: &Info, settings: &ServerSettings) -> Finding {
     let lazily = settings.appendfsync.as_deref() == Some("no");
     let (grade, what) = match settings.save.as_deref() {
         _ if info.number("aof_enabled") == 1 && lazily => {
@@ -150,7 +150,7 @@ fn persistence(info: &Info, settings: &Settings) -> Finding {
         Some(save) => (Grade::Ok, Persistence::Snapshots(save.into())),
         None => (Grade::Warning, Persistence::Unknown),
     };
-    Finding { topic: "persistence", grade, what: Found::Persistence(what) }
+    Finding { topic: "persistence", grade, what: FindingKind::Persistence(what) }
 }
 
 /// What keeps it from writing to its disk, which makes it refuse what is asked of it.
@@ -158,52 +158,52 @@ fn writing(info: &Info) -> Vec<Finding> {
     let fails = |field: &str| !matches!(info.field(field), "" | "ok");
     let mut findings = Vec::new();
     if info.number("aof_enabled") == 1 && fails("aof_last_write_status") {
-        findings.push(error("disk", Found::AppendFails));
+        findings.push(error("disk", FindingKind::AppendFails));
     }
     if fails("rdb_last_bgsave_status") {
-        findings.push(error("disk", Found::SnapshotFails));
+        findings.push(error("disk", FindingKind::SnapshotFails));
     }
     findings
 }
 
-fn quarantine(info: &Info, place: &Place) -> Option<Finding> {
+fn quarantine(info: &Info, place: &RedisConfig) -> Option<Finding> {
     let quarantine = place.quarantine.unwrap_or(QUARANTINE);
     if quarantine.is_zero() {
-        return Some(warning("quarantine", Found::NoQuarantine));
+        return Some(warning("quarantine", FindingKind::NoQuarantine));
     }
     let up = Duration::from_secs(info.number("uptime_in_seconds"));
     let left = quarantine.checked_sub(up).filter(|left| !left.is_zero())?;
-    Some(warning("quarantine", Found::Quarantine { up, left }))
+    Some(warning("quarantine", FindingKind::Quarantine { up, left }))
 }
 
 fn clocks(theirs: Duration, ours: SystemTime) -> Finding {
     let ours = ours.duration_since(UNIX_EPOCH).unwrap_or_default();
     let offset = ClockOffset::of(theirs, ours);
     let grade = if offset.apart <= CLOCKS { Grade::Ok } else { Grade::Warning };
-    Finding { topic: "clock", grade, what: Found::Clock(offset) }
+    Finding { topic: "clock", grade, what: FindingKind::Clock(offset) }
 }
 
-pub(super) fn ok(topic: &'static str, what: Found) -> Finding {
+pub(super) fn ok(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Ok, what }
 }
 
-pub(super) fn warning(topic: &'static str, what: Found) -> Finding {
+pub(super) fn warning(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Warning, what }
 }
 
-pub(super) fn error(topic: &'static str, what: Found) -> Finding {
+pub(super) fn error(topic: &'static str, what: FindingKind) -> Finding {
     Finding { topic, grade: Grade::Error, what }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::redis::config::Url;
+    use crate::backends::redis::config::RedisUrl;
     use crate::backends::tls::Tls;
 
-    fn place(quarantine: Option<Duration>) -> Place {
-        Place {
-            url: Url::parse("redis://h").unwrap(),
+    fn place(quarantine: Option<Duration>) -> RedisConfig {
+        RedisConfig {
+            url: RedisUrl::parse("redis://h").unwrap(),
             tls: Tls::default(),
             prefix: "p".parse().unwrap(),
             quarantine,
@@ -214,7 +214,7 @@ mod tests {
 
     fn examined(info: &str, save: Option<&str>) -> Vec<(&'static str, Grade)> {
         let save = save.map(str::to_owned);
-        let settings = Settings { save, appendfsync: None, min_replicas: None };
+        let settings = ServerSettings { save, appendfsync: None, min_replicas: None };
         let findings = found(&Info(info.replace(' ', "\r\n")), &settings, &place(None));
         findings.into_iter().map(|finding| (finding.topic, finding.grade)).collect()
     }
@@ -246,10 +246,10 @@ mod tests {
             super::quarantine(&info, &place(quarantine)).map(|finding| finding.what)
         };
         let [up, left_over] = [10, 20].map(Duration::from_secs);
-        assert_eq!(left(10, None), Some(Found::Quarantine { up, left: left_over }));
+        assert_eq!(left(10, None), Some(FindingKind::Quarantine { up, left: left_over }));
         assert_eq!(left(30, None), None);
         assert!(left(30, Some(Duration::from_mins(1))).is_some());
-        assert_eq!(left(9_999, Some(Duration::ZERO)), Some(Found::NoQuarantine));
+        assert_eq!(left(9_999, Some(Duration::ZERO)), Some(FindingKind::NoQuarantine));
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         let found = |text: &str| prefix(&text.parse().unwrap()).map(|finding| finding.what);
         assert_eq!((found("semrun"), found("team_a")), (None, None));
         let [prefix, shorter, rest] = ["a-b-c", "a", "b-c"].map(str::to_owned);
-        assert_eq!(found("a-b-c"), Some(Found::AmbiguousPrefix { prefix, shorter, rest }));
+        assert_eq!(found("a-b-c"), Some(FindingKind::AmbiguousPrefix { prefix, shorter, rest }));
     }
 
     #[test]
@@ -266,6 +266,6 @@ mod tests {
         let theirs = |seconds| clocks(Duration::from_secs(seconds), ours);
         assert_eq!((theirs(991).grade, theirs(1_011).grade), (Grade::Ok, Grade::Warning));
         let offset = ClockOffset { apart: Duration::from_secs(100), behind: true };
-        assert_eq!(theirs(900).what, Found::Clock(offset));
+        assert_eq!(theirs(900).what, FindingKind::Clock(offset));
     }
 }

@@ -3,13 +3,13 @@
 use redis::Value;
 
 use super::diagnose::Info;
-use super::resp::Inbox;
+use super::resp::ReplyBuffer;
 use super::snapshot;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     // In two pieces, as a network may bring them.
     let (first, second) = bytes.split_at(bytes.len() / 2);
-    let mut inbox = Inbox::default();
+    let mut inbox = ReplyBuffer::default();
     for piece in [first, second] {
         inbox.received.extend(piece);
         loop {

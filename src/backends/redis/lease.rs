@@ -9,12 +9,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::script::{Call, Keys, Operation, Reply, Status};
-use super::server::{HEARTBEAT, Shared};
-use super::wakeup::{Heard, hear};
-use crate::backends::lease::{self, Leased};
+use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use super::server::{HEARTBEAT, ServerHandle};
+use super::wakeup::{WakeupMessage, hear};
+use crate::backends::lease::{self, RenewingLease};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::{Gone, Lost, Name, Pending, Permit, StoreError, Tenure};
+use crate::backends::{LocalFuture, Loss, LossStage, Name, Permit, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -29,9 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 type Agreed = (u32, Duration, u32);
 
 /// What is needed to keep a permit and to let it go.
-pub(super) struct Grip {
-    shared: Rc<Shared>,
-    keys: Keys,
+pub(super) struct RedisLease {
+    server: Rc<ServerHandle>,
+    keys: SemaphoreKeys,
     who: Rc<str>,
     id: Uuid,
     token: u64,
@@ -41,62 +41,68 @@ pub(super) struct Grip {
     kept_until: Moment,
 }
 
-impl Grip {
+impl RedisLease {
     /// What the server says that we hold.
     pub(super) fn lease(
-        shared: Rc<Shared>,
+        server: Rc<ServerHandle>,
         name: &Name,
         id: Uuid,
         who: Rc<str>,
         reply: &Reply,
-    ) -> Leased<Self> {
+    ) -> RenewingLease<Self> {
         let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
         let off = mutants::is_off(Guard::DeadlineFromRequest);
         let since = if off { clock::now() } else { reply.since };
-        let tenure = Tenure { since, ttl: reply.ttl, trouble: None };
-        let keys = Keys::new(&shared.place.prefix, name);
+        let validity = Validity { since, ttl: reply.ttl, error: None };
+        let keys = SemaphoreKeys::new(&server.place.prefix, name);
         let agreed = Cell::new((reply.agreed, reply.ttl, reply.replicas));
         let kept_until = clock::now() + reply.hold;
-        let grip = Self { shared, keys, who, id, token: reply.token, agreed, kept_until };
-        Leased::new(permit, tenure, grip)
+        let lease = Self { server, keys, who, id, token: reply.token, agreed, kept_until };
+        RenewingLease::new(permit, validity, lease)
     }
 
-    fn request(&self, operation: Operation) -> Call<'_> {
+    fn request(&self, operation: Operation) -> Request<'_> {
         let (limit, ttl, replicas) = self.agreed.get();
-        Call {
+        Request {
             limit,
             ttl,
             who: &self.who,
             token: self.token,
             hold: self.kept_until.saturating_sub(clock::now()),
             replicas,
-            ..Call::of(operation, self.id, &self.shared.place)
+            ..Request::of(operation, self.id, &self.server.place)
         }
     }
 
     async fn renew(&self) -> Result<Renewed, StoreError> {
-        let answer = self.shared.connection.call(&self.keys, &self.request(Operation::Renew)).await;
+        let answer = self.server.connection.call(&self.keys, &self.request(Operation::Renew)).await;
         let reply = answer?;
         match reply.status {
-            Status::Holding => {
+            ReplyStatus::Holding => {
                 self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
                 Ok(Renewed::For(reply.ttl))
             }
-            Status::Revoked => Ok(Renewed::Lost(Lost::revoked())),
-            _ => Ok(Renewed::Lost(Lost::some_time_ago())),
+            ReplyStatus::Revoked => Ok(Renewed::Lost(Loss::revoked())),
+            _ => Ok(Renewed::Lost(Loss::unknown_to_server())),
         }
     }
 
     /// Returns once somebody says that it was revoked.
-    async fn told(&self, hurry: &Notify) -> Lost {
+    async fn told(&self, hurry: &Notify) -> Loss {
         loop {
             let list = self.keys.wake(self.id);
-            let heard = hear(Rc::clone(&self.shared), list, || hurry.notify_one(), || ()).await;
+            let heard = hear(Rc::clone(&self.server), list, || hurry.notify_one(), || ()).await;
             // If that will not pass, the next renewal is told the same.
-            let Ok(Heard { word, fresh }) = heard else { return pending().await };
+            let Ok(WakeupMessage { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
-                "gently" => return Lost::revoked(),
-                "now" => return Lost::removed(if fresh { Gone::Now } else { Gone::Before }),
+                "gently" => return Loss::revoked(),
+                "now" => {
+                    return Loss::forcibly_revoked(if fresh {
+                        LossStage::Now
+                    } else {
+                        LossStage::Before
+                    });
+                }
                 // It was given back; or that is left over from the time when we waited.
                 _ => hurry.notify_one(),
             }
@@ -104,30 +110,33 @@ impl Grip {
     }
 }
 
-impl lease::Grip for Grip {
-    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
+impl lease::LeaseOps for RedisLease {
+    fn renew_until_lost(
+        self: Rc<Self>,
+        validity: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
-            let attempt = || -> Pending<'_, _> { Box::pin(self.renew()) };
+            let attempt = || -> LocalFuture<'_, _> { Box::pin(self.renew()) };
             let hurry = Notify::new();
             let told = async {
                 sleep(DEAF).await;
                 self.told(&hurry).await
             };
             tokio::select! {
-                lost = renewal::keep(self.id, tenure, &hurry, attempt) => lost,
+                lost = renewal::keep(self.id, validity, &hurry, attempt) => lost,
                 lost = told => lost,
             }
         })
     }
 
-    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             let hurry = Notify::new();
             let told = async {
                 loop {
                     let lost = self.told(&hurry).await;
                     // It may have been a renewal by which that was heard first.
-                    if lost.gone != Gone::NotYet {
+                    if lost.stage != LossStage::Revoking {
                         return lost;
                     }
                 }
@@ -137,7 +146,9 @@ impl lease::Grip for Grip {
                     // Or after a while, where nobody may listen.
                     let _ = timeout(HEARTBEAT, hurry.notified()).await;
                     match self.renew().await {
-                        Ok(Renewed::Lost(lost)) if lost.gone != Gone::NotYet => return lost,
+                        Ok(Renewed::Lost(lost)) if lost.stage != LossStage::Revoking => {
+                            return lost;
+                        }
                         Ok(_) => {}
                         Err(_) => {
                             sleep(ASK_AGAIN).await;
@@ -153,13 +164,13 @@ impl lease::Grip for Grip {
         })
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), StoreError>> {
+    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
-            self.shared.withdraw(&self.keys, &self.request(Operation::Release), patience).await
+            self.server.withdraw(&self.keys, &self.request(Operation::Release), patience).await
         })
     }
 
     fn shown(&self) -> &str {
-        &self.shared.shown
+        &self.server.shown
     }
 }

@@ -30,19 +30,19 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use self::acquire::{Queueing, describe};
-use self::client::Connection;
-use self::config::Place;
-use self::connection::Dialler;
+use self::acquire::{RedisAcquire, describe};
+use self::client::Client;
+use self::config::RedisConfig;
+use self::connection::RedisDialer;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::lease::Grip;
-use self::script::{Call, Keys, Operation, Reply, Status};
-use self::server::Shared;
-use super::retry::{CONNECTING, Patience, TRY_ON, patiently, within};
+use self::lease::RedisLease;
+use self::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use self::server::ServerHandle;
+use super::retry::{ATTEMPT_TIMEOUT, RETRY_FOR, RetryBudget, with_retries, with_timeout};
 use super::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, GivenBack, Lease, Name, Pending,
-    Permit, Revocation, Snapshot, StoreError, Takeover, Turn,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Failover, Finding, Lease,
+    LocalFuture, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 
 /// How many names are looked at in one round trip. What others ask of the server waits for that, so it
@@ -51,16 +51,16 @@ const TOGETHER: usize = 100;
 
 /// The Redis backend.
 pub(crate) struct Redis {
-    shared: Rc<Shared>,
+    server: Rc<ServerHandle>,
 }
 
 impl Redis {
-    pub(crate) fn new(place: Place) -> Result<Self, Error> {
+    pub(crate) fn new(place: RedisConfig) -> Result<Self, Error> {
         let shown = place.url.shown();
-        let dialler = Dialler::new(&place);
+        let dialler = RedisDialer::new(&place);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
-        let connection = Connection::new(dialler);
-        Ok(Self { shared: Rc::new(Shared { place, shown, connection }) })
+        let connection = Client::new(dialler);
+        Ok(Self { server: Rc::new(ServerHandle { place, shown, connection }) })
     }
 
     /// Calls for one permit until there is an answer, for as long as that makes sense; also how often
@@ -71,12 +71,12 @@ impl Redis {
         operation: Operation,
         id: Uuid,
     ) -> Result<(Reply, u32), StoreError> {
-        let keys = Keys::new(&self.shared.place.prefix, name);
-        let call = Call::of(operation, id, &self.shared.place);
+        let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
+        let call = Request::of(operation, id, &self.server.place);
         let mut attempts = 0;
-        let reply = patiently(TRY_ON, async || {
+        let reply = with_retries(RETRY_FOR, async || {
             attempts += 1;
-            self.shared.connection.call(&keys, &call).await
+            self.server.connection.call(&keys, &call).await
         })
         .await?;
         Ok((reply, attempts))
@@ -84,20 +84,20 @@ impl Redis {
 }
 
 impl Backend for Redis {
-    fn begin(&self, ask: &Ask) -> bool {
-        let (turn, _notices) = Turn::channel();
-        Queueing::new(Rc::clone(&self.shared), ask, &turn).begin();
-        self.shared.connection.has_reached()
+    fn prefetch(&self, request: &AcquireRequest) -> bool {
+        let (progress, _notices) = ProgressSender::channel();
+        RedisAcquire::new(Rc::clone(&self.server), request, &progress).begin();
+        self.server.connection.has_reached()
     }
 
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        mut cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        mut cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let mut queueing = Queueing::new(Rc::clone(&self.shared), ask, turn);
+            let mut queueing = RedisAcquire::new(Rc::clone(&self.server), request, progress);
             let done = tokio::select! {
                 biased;
                 done = queueing.advance() => Some(done),
@@ -111,54 +111,56 @@ impl Backend for Redis {
                 }
                 None => {
                     queueing.call_off().await;
-                    Ok(Acquired::Cancelled)
+                    Ok(Acquisition::Cancelled)
                 }
             }
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            looked.map_err(|error| self.shared.error(Attempt::Look(name.clone()), error))
+            let looked = with_retries(RETRY_FOR, async || self.server.look(name).await).await;
+            looked.map_err(|error| self.server.error(Attempt::Look(name.clone()), error))
         })
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            let names = self.shared.names().await?;
+            let names = self.server.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
-            let mut patience = Patience::new();
+            let mut patience = RetryBudget::new();
             for names in names.chunks(TOGETHER) {
-                if let Ok(mut looked) = within(CONNECTING, self.shared.look_at_each(names)).await {
+                if let Ok(mut looked) =
+                    with_timeout(ATTEMPT_TIMEOUT, self.server.look_at_each(names)).await
+                {
                     snapshots.append(&mut looked);
                     continue;
                 }
                 // Which of them is in the way, and whether it passes, shows one after the other.
                 for name in names {
-                    snapshots.push(self.shared.look_among(name, &mut patience).await?);
+                    snapshots.push(self.server.look_among(name, &mut patience).await?);
                 }
             }
             // What is wrong with all of them is wrong with the server, or with what we may do there.
             let of_all = snapshots.iter().all(|one| one.odd.is_some() && one.holders.is_empty());
             match snapshots.first_mut().and_then(|first| first.odd.take_if(|_| of_all)) {
-                Some(odd) => Err(self.shared.error(Attempt::LookAtAny, odd)),
+                Some(odd) => Err(self.server.error(Attempt::LookAtAny, odd)),
                 None => Ok(snapshots),
             }
         })
     }
 
-    fn withdraw<'a>(
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = Keys::new(&self.shared.place.prefix, name);
-            let call = Call::of(Operation::Release, id, &self.shared.place);
-            let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
-            withdrawn.map_err(|error| self.shared.error(Attempt::Withdraw(name.clone()), error))
+            let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
+            let call = Request::of(Operation::Release, id, &self.server.place);
+            let withdrawn = self.server.withdraw(&keys, &call, patience).await;
+            withdrawn.map_err(|error| self.server.error(Attempt::Withdraw(name.clone()), error))
         })
     }
 
@@ -166,31 +168,36 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
-                .map_err(|error| self.shared.error(Attempt::Renew(Permit::of(name, id)), error))?;
-            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Holding)
+                .map_err(|error| self.server.error(Attempt::Renew(Permit::of(name, id)), error))?;
+            let Some(record) =
+                reply.whose.as_ref().filter(|_| reply.status == ReplyStatus::Holding)
             else {
                 return Ok(None);
             };
-            let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));
-            let lease = Grip::lease(shared, name, id, who, &reply);
+            let (server, who) = (Rc::clone(&self.server), describe(&record.who));
+            let lease = RedisLease::lease(server, name, id, who, &reply);
             Ok(Some(Box::new(lease) as Box<dyn Lease>))
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let returned = self.repeat(name, Operation::Return, id).await;
             let (reply, _) = returned.map_err(|error| {
-                self.shared.error(Attempt::GiveBack(Permit::of(name, id)), error)
+                self.server.error(Attempt::GiveBack(Permit::of(name, id)), error)
             })?;
             Ok(match reply.status {
-                Status::Returned => GivenBack::Now,
-                Status::Done => GivenBack::Before,
-                _ => GivenBack::Unknown,
+                ReplyStatus::Returned => ReleaseOutcome::Now,
+                ReplyStatus::Done => ReleaseOutcome::Before,
+                _ => ReleaseOutcome::Unknown,
             })
         })
     }
@@ -200,19 +207,19 @@ impl Backend for Redis {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> Pending<'a, Result<bool, Error>> {
+    ) -> LocalFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let operation = match how {
-                Revocation::Gently => Operation::Revoke,
-                Revocation::Now => Operation::Remove,
+                Revocation::Graceful => Operation::Revoke,
+                Revocation::Forced => Operation::Remove,
             };
             let revoked = self.repeat(name, operation, id).await;
             let (reply, attempts) = revoked
-                .map_err(|error| self.shared.error(Attempt::Revoke(Permit::of(name, id)), error))?;
+                .map_err(|error| self.server.error(Attempt::Revoke(Permit::of(name, id)), error))?;
             Ok(match reply.status {
-                Status::Revoked => true,
+                ReplyStatus::Revoked => true,
                 // By an attempt of ours whose answer was lost, or by somebody before.
-                Status::Done => attempts > 1,
+                ReplyStatus::Done => attempts > 1,
                 _ => false,
             })
         })
@@ -222,36 +229,37 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = Keys::new(&self.shared.place.prefix, name);
-            let place = &self.shared.place;
+            let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
+            let place = &self.server.place;
             let limit = limit.unwrap_or(0);
-            let call = Call { limit, ..Call::of(Operation::Limit, Uuid::nil(), place) };
-            let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
+            let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), place) };
+            let set =
+                with_retries(RETRY_FOR, async || self.server.connection.call(&keys, &call).await);
             set.await
                 .map(drop)
-                .map_err(|error| self.shared.error(Attempt::SetLimit(name.clone()), error))
+                .map_err(|error| self.server.error(Attempt::SetLimit(name.clone()), error))
         })
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
-            examined.map_err(|error| self.shared.error(Attempt::Examine, error))
+            let examined = with_retries(RETRY_FOR, async || self.server.examine().await).await;
+            examined.map_err(|error| self.server.error(Attempt::Examine, error))
         })
     }
 
-    fn takeover(&self) -> Pending<'_, Takeover> {
-        Box::pin(self.shared.takeover())
+    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+        Box::pin(self.server.takeover())
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         true
     }
 
     fn url(&self) -> String {
-        self.shared.shown.clone()
+        self.server.shown.clone()
     }
 }
 

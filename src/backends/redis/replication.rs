@@ -8,9 +8,9 @@ use tokio::time::timeout;
 
 use super::connection::sentinel_says;
 use super::diagnose::{Info, warning};
-use super::server::Shared;
-use crate::backends::finding::{Found, Replicas, Verdict};
-use crate::backends::{Finding, Grade, Takeover};
+use super::server::ServerHandle;
+use crate::backends::finding::{FindingKind, ReplicaCheck, ReplicaReport};
+use crate::backends::{Failover, Finding, Grade};
 
 /// Where sentinels tell each other of a server, every two seconds.
 const HELLO: &str = "__sentinel__:hello";
@@ -27,16 +27,16 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     // Two servers that share the replicas may have as many each.
     let split = 2 * (needed + 1) <= known + 1;
     let verdict = match needed {
-        _ if in_step < needed => Some((Grade::Error, Verdict::TooFew)),
-        0 if known > 0 => Some((Grade::Warning, Verdict::NoneNeeded)),
+        _ if in_step < needed => Some((Grade::Error, ReplicaCheck::TooFew)),
+        0 if known > 0 => Some((Grade::Warning, ReplicaCheck::NoneNeeded)),
         0 => None,
-        _ if known == needed => Some((Grade::Warning, Verdict::AllNeeded)),
-        _ if split => Some((Grade::Warning, Verdict::Split)),
-        _ => Some((Grade::Ok, Verdict::Enough)),
+        _ if known == needed => Some((Grade::Warning, ReplicaCheck::AllNeeded)),
+        _ if split => Some((Grade::Warning, ReplicaCheck::Split)),
+        _ => Some((Grade::Ok, ReplicaCheck::Enough)),
     };
     let mut findings = Vec::new();
     findings.extend(verdict.map(|(grade, verdict)| {
-        let what = Found::Replicas(Replicas { known, in_step, needed, verdict });
+        let what = FindingKind::Replicas(ReplicaReport { known, in_step, needed, verdict });
         Finding { topic: "replicas", grade, what }
     }));
     // Of Valkey this is the version of Redis with which it is compatible.
@@ -45,7 +45,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
     if let Some(min) = min_replicas.filter(|min| *min != "0")
         && before_7.is_some_and(|major: u32| major < 7)
     {
-        findings.push(warning("min-replicas", Found::MinReplicasIgnored(min.into())));
+        findings.push(warning("min-replicas", FindingKind::MinReplicasIgnored(min.into())));
     }
     findings
 }
@@ -63,20 +63,20 @@ impl Info {
     }
 }
 
-impl Shared {
+impl ServerHandle {
     /// By what the server, or the sentinels that watch it, are set to.
-    pub(super) async fn takeover(&self) -> Takeover {
-        let Ok(Some(info)) = self.info("default").await else { return Takeover::Never };
+    pub(super) async fn takeover(&self) -> Failover {
+        let Ok(Some(info)) = self.info("default").await else { return Failover::Never };
         if info.number("cluster_enabled") == 1 {
             let setting = self.setting("cluster-node-timeout").await.ok().flatten();
             let time = setting.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
-            return time.map_or(Takeover::Unknown, |time| Takeover::After(time + VOTE));
+            return time.map_or(Failover::Unknown, |time| Failover::After(time + VOTE));
         }
         if info.number("connected_slaves") == 0 && self.place.replicas == 0 {
-            return Takeover::Never;
+            return Failover::Never;
         }
         let down_after = timeout(2 * HEARD_BY_THEN, self.down_after()).await;
-        down_after.ok().flatten().map_or(Takeover::Unknown, |time| Takeover::After(time + VOTE))
+        down_after.ok().flatten().map_or(Failover::Unknown, |time| Failover::After(time + VOTE))
     }
 
     /// After what time its sentinels take it for dead. None: none tells, or none may be asked.

@@ -4,7 +4,7 @@
 
 use redis::{Value, parse_redis_value};
 
-use crate::backends::error::{Spoken, StoreError};
+use crate::backends::error::{OtherProtocol, StoreError};
 
 /// The longest line, and the longest text: a holder's record or what a server says of itself.
 const LONGEST_LINE: usize = 64 << 10;
@@ -16,7 +16,7 @@ const LARGEST: usize = 32 << 20;
 
 /// What arrived and has not been read yet.
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(super) struct ReplyBuffer {
     pub(super) received: Vec<u8>,
     /// How far the first answer is known, and how many of its parts come behind that.
     known: usize,
@@ -24,7 +24,7 @@ pub(super) struct Inbox {
     parts: usize,
 }
 
-impl Inbox {
+impl ReplyBuffer {
     /// The first answer, if all of it is there.
     pub(super) fn next(&mut self) -> Result<Option<Value>, StoreError> {
         let Some(length) = self.whole()? else { return Ok(None) };
@@ -97,9 +97,9 @@ fn foreign(bytes: &[u8]) -> StoreError {
     // How a record of TLS begins that says what is wrong.
     const ALERT: &[u8] = &[0x15, 0x03];
     StoreError::NotRedis(if bytes.starts_with(ALERT) {
-        Some(Spoken::Tls)
+        Some(OtherProtocol::Tls)
     } else if bytes.starts_with(b"HTTP/") {
-        Some(Spoken::Http)
+        Some(OtherProtocol::Http)
     } else {
         None
     })
@@ -109,8 +109,8 @@ fn foreign(bytes: &[u8]) -> StoreError {
 mod tests {
     use super::*;
 
-    fn inbox(bytes: &[u8]) -> Inbox {
-        Inbox { received: bytes.to_vec(), ..Inbox::default() }
+    fn inbox(bytes: &[u8]) -> ReplyBuffer {
+        ReplyBuffer { received: bytes.to_vec(), ..ReplyBuffer::default() }
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
         ] {
             let bytes = format!("{answer}:7\r\n").into_bytes();
             assert_eq!(inbox(&bytes).whole().unwrap(), Some(answer.len()), "{answer}");
-            let mut slowly = Inbox::default();
+            let mut slowly = ReplyBuffer::default();
             for byte in &bytes[..answer.len() - 1] {
                 slowly.received.push(*byte);
                 assert_eq!(slowly.whole().unwrap(), None, "{answer}");
@@ -144,10 +144,13 @@ mod tests {
         let refused = |bytes: &[u8]| inbox(bytes).next().expect_err("it is refused");
         assert_eq!(
             refused(b"HTTP/1.1 400 Bad Request\r\n"),
-            StoreError::NotRedis(Some(Spoken::Http))
+            StoreError::NotRedis(Some(OtherProtocol::Http))
         );
         assert_eq!(refused(b"SSH-2.0-OpenSSH_9\r\n"), StoreError::NotRedis(None));
-        assert_eq!(refused(&[0x15, 0x03, 0x03, 0, 2]), StoreError::NotRedis(Some(Spoken::Tls)));
+        assert_eq!(
+            refused(&[0x15, 0x03, 0x03, 0, 2]),
+            StoreError::NotRedis(Some(OtherProtocol::Tls))
+        );
         for text in ["$x\r\n", "$\r\n", "*-2\r\n", "\r\n", "*1\r\nx"] {
             assert_eq!(refused(text.as_bytes()), StoreError::NotRedis(None), "{text}");
         }

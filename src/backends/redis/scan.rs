@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use redis::{Cmd, cmd};
 
 use super::can_name;
-use super::server::Shared;
-use crate::backends::retry::Patience;
+use super::server::ServerHandle;
+use crate::backends::retry::RetryBudget;
 use crate::backends::{Attempt, Error, Name, StoreError, sanitize};
 
 /// What surrounds a name in the keys that say that there is something, and what they are.
@@ -17,12 +17,12 @@ const SIGNS: [(&str, &str, &str); 3] =
 /// More steps than the largest server takes.
 const MOST_STEPS: u32 = 1 << 20;
 
-impl Shared {
+impl ServerHandle {
     /// In their order.
     pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
         let prefix = format!("{}-", self.place.prefix);
         let mut names = HashSet::new();
-        let mut patience = Patience::new();
+        let mut patience = RetryBudget::new();
         for (before, after, kind) in SIGNS {
             let pattern = format!("{before}{}*{after}", glob_escaped(&prefix));
             let name_in = |key: &[u8]| -> Option<Name> {
@@ -60,7 +60,7 @@ impl Shared {
     async fn step(&self, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
         let mut scan = cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1000);
-        self.connection.ask(&scan).await
+        self.connection.request(&scan).await
     }
 
     /// Which keys are what they seem to be. What is remembered of an idle semaphore makes it none,

@@ -6,18 +6,18 @@ use std::time::{Duration, SystemTime};
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
-use super::client::{Connection, Program, Question};
-use super::config::Place;
+use super::client::{Client, Script, ScriptCall};
+use super::config::RedisConfig;
 use super::server::HEARTBEAT;
 use super::snapshot::{granted, lossy, of, pause, written};
 use crate::backends::sanitize;
-use crate::backends::{Name, Phase, Record, StoreError, Withheld};
+use crate::backends::{HolderState, Name, Record, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct SemaphoreKeys {
     declared: Vec<String>,
     wake: String,
     /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
@@ -25,7 +25,7 @@ pub(super) struct Keys {
     pub(super) server: String,
 }
 
-impl Keys {
+impl SemaphoreKeys {
     pub(super) fn new(prefix: &Name, name: &Name) -> Self {
         let permits = format!("{prefix}-{name}");
         let beside = |what: &str| format!("{{{permits}}}:{what}");
@@ -48,7 +48,7 @@ impl Keys {
 
 /// One call.
 #[derive(Debug, Clone)]
-pub(super) struct Call<'a> {
+pub(super) struct Request<'a> {
     pub(super) operation: Operation,
     pub(super) id: Uuid,
     pub(super) limit: u32,
@@ -70,9 +70,9 @@ pub(super) struct Call<'a> {
     pub(super) replicas: u32,
 }
 
-impl Call<'_> {
+impl Request<'_> {
     /// A call of one who does not ask for a permit.
-    pub(super) fn of(operation: Operation, id: Uuid, place: &Place) -> Self {
+    pub(super) fn of(operation: Operation, id: Uuid, place: &RedisConfig) -> Self {
         Self {
             operation,
             id,
@@ -95,7 +95,7 @@ impl Call<'_> {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
     }
 
-    fn arguments(&self, keys: &Keys) -> [String; 14] {
+    fn arguments(&self, keys: &SemaphoreKeys) -> [String; 14] {
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
@@ -160,7 +160,7 @@ impl Operation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
+pub(super) enum ReplyStatus {
     Holding,
     Waiting,
     Busy,
@@ -178,7 +178,7 @@ pub(super) enum Status {
 
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
-    pub(super) status: Status,
+    pub(super) status: ReplyStatus,
     pub(super) token: u64,
     pub(super) ticket: u64,
     /// How many are before it in the queue.
@@ -218,25 +218,27 @@ impl Reply {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
-            "holding" => Status::Holding,
-            "waiting" => Status::Waiting,
-            "busy" => Status::Busy,
-            "differs" => Status::Differs,
-            "revoked" => Status::Revoked,
-            "returned" => Status::Returned,
-            "done" => Status::Done,
-            _ => Status::Gone,
+            "holding" => ReplyStatus::Holding,
+            "waiting" => ReplyStatus::Waiting,
+            "busy" => ReplyStatus::Busy,
+            "differs" => ReplyStatus::Differs,
+            "revoked" => ReplyStatus::Revoked,
+            "returned" => ReplyStatus::Returned,
+            "done" => ReplyStatus::Done,
+            _ => ReplyStatus::Gone,
         };
         // To the others no limit is said.
-        let agree =
-            matches!(status, Status::Holding | Status::Waiting | Status::Busy | Status::Differs);
+        let agree = matches!(
+            status,
+            ReplyStatus::Holding | ReplyStatus::Waiting | ReplyStatus::Busy | ReplyStatus::Differs
+        );
         if agree {
             sanitize::limit(limit)?;
             sanitize::limit(agreed)?;
         }
         let whose = lossy(&whose);
         let whose = whose.split_once(' ').and_then(|(id, grant)| granted(id, grant));
-        let kept = whose.as_ref().filter(|grant| grant.phase == Phase::MinHold);
+        let kept = whose.as_ref().filter(|grant| grant.phase == HolderState::MinHold);
         Ok(Self {
             status,
             token,
@@ -268,37 +270,46 @@ impl Reply {
     }
 }
 
-impl Connection {
-    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, StoreError> {
+impl Client {
+    pub(super) async fn call(
+        &self,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
+    ) -> Result<Reply, StoreError> {
         let (reply, _) = self.call_beside(keys, call, None).await?;
         Ok(reply)
     }
 
     /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
-    pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
+    pub(super) fn begin_call(
+        &self,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
+        beside: Option<&Cmd>,
+    ) {
         let (keys, arguments) = (&keys.declared, &call.arguments(keys));
-        self.begin(Question { keys, arguments, beside, replicas: call.confirmations() });
+        self.begin(ScriptCall { keys, arguments, beside, replicas: call.confirmations() });
     }
 
     /// Calls, and asks something else before that, without waiting in between.
     pub(super) async fn call_beside(
         &self,
-        keys: &Keys,
-        call: &Call<'_>,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), StoreError> {
-        let ask = async |call: &Call<'_>, beside| {
+        let request = async |call: &Request<'_>, beside| {
             let (keys, arguments) = (&keys.declared, &call.arguments(keys));
-            let question = Question { keys, arguments, beside, replicas: call.confirmations() };
-            let said = self.script(&Program::decide(), question).await?;
+            let question = ScriptCall { keys, arguments, beside, replicas: call.confirmations() };
+            let said = self.script(&Script::decide(), question).await?;
             let reply = Reply::of(said.answer, said.since)?;
             Ok::<_, StoreError>((reply, said.beside, said.confirmed))
         };
-        let (mut reply, beside, mut confirmed) = ask(call, beside).await?;
+        let (mut reply, beside, mut confirmed) = request(call, beside).await?;
         if call.operation.needs_replicas() && reply.replicas > call.replicas {
             // Others need more, which is known only now: it has to be confirmed by as many.
-            let again = Call { replicas: reply.replicas, ..call.clone() };
-            (reply, _, confirmed) = ask(&again, None).await?;
+            let again = Request { replicas: reply.replicas, ..call.clone() };
+            (reply, _, confirmed) = request(&again, None).await?;
         }
         let needed = reply.replicas;
         if call.operation.needs_replicas() && confirmed < needed && !is_off(Guard::Replicas) {
@@ -314,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_keys_are_those_of_passbuddy_and_ours_beside_it() {
-        let keys = Keys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
+        let keys = SemaphoreKeys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
         assert_eq!(keys.declared[0], "passbuddy-test lock");
         assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
         let wake = keys.wake(Uuid::nil());

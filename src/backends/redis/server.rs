@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
-use super::client::{Connection, optional};
-use super::config::Place;
+use super::client::{Client, optional};
+use super::config::RedisConfig;
 use super::diagnose::Info;
-use super::script::{Call, Keys};
-use crate::backends::retry::{Patience, patiently};
+use super::script::{Request, SemaphoreKeys};
+use crate::backends::retry::{RetryBudget, with_retries};
 use crate::backends::{Attempt, Error, Name, Snapshot, StoreError};
 
 /// A waiter asks again at least as often, so that others see that it lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A Redis as its users here see it.
-pub(super) struct Shared {
-    pub(super) place: Place,
+pub(super) struct ServerHandle {
+    pub(super) place: RedisConfig,
     pub(super) shown: String,
-    pub(super) connection: Connection,
+    pub(super) connection: Client,
 }
 
-impl Shared {
+impl ServerHandle {
     pub(super) fn error(&self, attempt: Attempt, error: StoreError) -> Error {
         error.while_doing(&self.shown, attempt)
     }
@@ -42,7 +42,7 @@ impl Shared {
     }
 
     pub(super) async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
-        let keys = Keys::new(&self.place.prefix, name);
+        let keys = SemaphoreKeys::new(&self.place.prefix, name);
         self.connection.look(&keys, name, &self.place).await
     }
 
@@ -51,10 +51,10 @@ impl Shared {
     pub(super) async fn look_among(
         &self,
         name: &Name,
-        patience: &mut Patience,
+        patience: &mut RetryBudget,
     ) -> Result<Snapshot, Error> {
         let looked = patience.with(async || match self.look(name).await {
-            Err(error) if !error.is_away() => Ok(Snapshot::odd(name, error)),
+            Err(error) if !error.is_unreachable() => Ok(Snapshot::odd(name, error)),
             looked => looked,
         });
         looked.await.map_err(|error| self.error(Attempt::Look(name.clone()), error))
@@ -62,18 +62,19 @@ impl Shared {
 
     /// The same in one round trip.
     pub(super) async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
-        let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
+        let keys: Vec<_> =
+            names.iter().map(|name| SemaphoreKeys::new(&self.place.prefix, name)).collect();
         self.connection.look_at_each(&keys, names, &self.place).await
     }
 
     /// Releases until it is known to be done, or `patience` is over.
     pub(super) async fn withdraw(
         &self,
-        keys: &Keys,
-        call: &Call<'_>,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
         patience: Duration,
     ) -> Result<(), StoreError> {
-        patiently(patience, async || self.connection.call(keys, call).await).await?;
+        with_retries(patience, async || self.connection.call(keys, call).await).await?;
         Ok(())
     }
 }

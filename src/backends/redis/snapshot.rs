@@ -6,28 +6,28 @@ use std::time::{Duration, SystemTime};
 
 use redis::{FromRedisValue, Value, from_redis_value};
 
-use super::client::{Connection, Program, Question};
-use super::config::Place;
-use super::script::Keys;
+use super::client::{Client, Script, ScriptCall};
+use super::config::RedisConfig;
+use super::script::SemaphoreKeys;
 use crate::backends::sanitize;
 use crate::backends::{
-    Holder, Name, Phase, Record, Snapshot, StoreError, Waiter, Who, Withheld, millis,
+    ClientInfo, Holder, HolderState, Name, Record, Snapshot, StoreError, Waiter, Withheld, millis,
 };
 
 /// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
 const FOREIGN_TTL: Duration = Duration::from_secs(5);
 
-impl Connection {
+impl Client {
     /// Looks without changing anything.
     pub(super) async fn look(
         &self,
-        keys: &Keys,
+        keys: &SemaphoreKeys,
         name: &Name,
-        place: &Place,
+        place: &RedisConfig,
     ) -> Result<Snapshot, StoreError> {
         let arguments = &to_look(keys, place);
-        let question = Question { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
-        let looked = self.script(&Program::look(), question).await?;
+        let question = ScriptCall { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
+        let looked = self.script(&Script::look(), question).await?;
         Ok(snapshot(name, looked.answer))
     }
 
@@ -35,12 +35,12 @@ impl Connection {
     /// have the script yet.
     pub(super) async fn look_at_each(
         &self,
-        keys: &[Keys],
+        keys: &[SemaphoreKeys],
         names: &[Name],
-        place: &Place,
+        place: &RedisConfig,
     ) -> Result<Vec<Snapshot>, StoreError> {
-        let program = Program::look();
-        let question = |keys: &Keys| program.known(keys.to_look(), &to_look(keys, place));
+        let program = Script::look();
+        let question = |keys: &SemaphoreKeys| program.known(keys.to_look(), &to_look(keys, place));
         let questions: Vec<_> = keys.iter().map(question).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
         Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
@@ -51,7 +51,7 @@ impl Connection {
 /// Others may have written anything into the keys, so each of it is understood by itself.
 type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>, Value);
 
-fn to_look(keys: &Keys, place: &Place) -> [String; 4] {
+fn to_look(keys: &SemaphoreKeys, place: &RedisConfig) -> [String; 4] {
     let ttl = FOREIGN_TTL.as_millis().to_string();
     [ttl, written(place.quarantine), place.replicas.to_string(), keys.server.clone()]
 }
@@ -67,8 +67,8 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     // The order of the grants; who has no token comes last.
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
     let waiter = |said| {
-        let (id, ask): (Value, Value) = of(said)?;
-        asked(&lossy(&id), &lossy(&ask))
+        let (id, request): (Value, Value) = of(said)?;
+        asked(&lossy(&id), &lossy(&request))
     };
     let waiters: Vec<_> = waiters.into_iter().map(|said| Waiter::known(waiter(said))).collect();
     let ours = |one: &Holder| matches!(one, Holder::Known { .. });
@@ -99,10 +99,10 @@ fn holder(said: Value) -> Holder {
         return Holder::Foreign { permit: sanitize::identity(&id), left, key: None };
     }
     match granted(&id, &grant) {
-        Some(Grant { token, phase, record, .. }) if left.is_some() => {
+        Some(GrantRecord { token, phase, record, .. }) if left.is_some() => {
             Holder::Known { token: Some(token), record: Some(record), phase, left }
         }
-        _ => Holder::Known { token: None, record: None, phase: Phase::Holding, left },
+        _ => Holder::Known { token: None, record: None, phase: HolderState::Holding, left },
     }
 }
 
@@ -138,36 +138,36 @@ pub(super) fn fuzz(value: Value) {
     }
 }
 
-pub(super) struct Grant {
+pub(super) struct GrantRecord {
     token: u64,
-    pub(super) phase: Phase,
+    pub(super) phase: HolderState,
     /// For how long from its grant it stays taken, in milliseconds.
     pub(super) hold: u64,
     pub(super) record: Record,
 }
 
 /// Reads `TOKEN SINCE HOLD LEASE PHASE WHO`.
-pub(super) fn granted(id: &str, grant: &str) -> Option<Grant> {
+pub(super) fn granted(id: &str, grant: &str) -> Option<GrantRecord> {
     let (token, rest) = grant.split_once(' ')?;
     let (phase, hold, record) = parted(id, rest)?;
-    Some(Grant { token: token.parse().ok()?, phase, hold, record })
+    Some(GrantRecord { token: token.parse().ok()?, phase, hold, record })
 }
 
 /// Reads `SINCE HOLD LEASE - WHO`.
-fn asked(id: &str, ask: &str) -> Option<Record> {
-    Some(parted(id, ask)?.2)
+fn asked(id: &str, request: &str) -> Option<Record> {
+    Some(parted(id, request)?.2)
 }
 
-fn parted(id: &str, text: &str) -> Option<(Phase, u64, Record)> {
+fn parted(id: &str, text: &str) -> Option<(HolderState, u64, Record)> {
     let mut parts = text.splitn(5, ' ');
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
     let (hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
     let phase = match phase {
-        "r" => Phase::Revoking,
-        "m" => Phase::MinHold,
-        _ => Phase::Holding,
+        "r" => HolderState::Revoking,
+        "m" => HolderState::MinHold,
+        _ => HolderState::Holding,
     };
-    let who: Who = serde_json::from_str(parts.next()?).ok()?;
+    let who: ClientInfo = serde_json::from_str(parts.next()?).ok()?;
     let hold = hold.parse().unwrap_or(0);
     Some((phase, hold, Record { permit: id.parse().ok()?, who, since }))
 }
@@ -182,9 +182,9 @@ mod tests {
     fn what_others_wrote_is_read_or_left_out() {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
-        let Grant { token, phase, record, .. } =
+        let GrantRecord { token, phase, record, .. } =
             granted(&id, &format!("7 1000 0 0 r {who}")).unwrap();
-        assert_eq!((token, phase, record.who.label.as_str()), (7, Phase::Revoking, "a b"));
+        assert_eq!((token, phase, record.who.label.as_str()), (7, HolderState::Revoking, "a b"));
         assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
         for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
             assert!(granted(&id, bad).is_none(), "{bad}");

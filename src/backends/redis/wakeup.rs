@@ -7,12 +7,12 @@ use std::time::Duration;
 use redis::cmd;
 use tokio::time::{Instant, sleep};
 
-use super::server::Shared;
+use super::server::ServerHandle;
 use crate::backends::StoreError;
-use crate::backends::retry::{CONNECTING, Pause};
+use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff};
 
 /// What was found on a list.
-pub(super) struct Heard {
+pub(super) struct WakeupMessage {
     /// `gently` or `now` of a revocation; anything else is a reason to ask.
     pub(super) word: String,
     /// Whether it was certainly not there before we listened.
@@ -29,21 +29,21 @@ const HOPING: Duration = Duration::from_mins(1);
 /// a while is told of the others, because what is put there does not stay for ever. `deaf` is called
 /// where a server lets nobody listen, which others do without.
 pub(super) async fn hear(
-    shared: Rc<Shared>,
+    server: Rc<ServerHandle>,
     list: String,
     missed: impl Fn(),
     deaf: impl Fn(),
-) -> Result<Heard, StoreError> {
-    let mut pause = Pause::new();
+) -> Result<WakeupMessage, StoreError> {
+    let mut pause = Backoff::new();
     let mut refusals = 0;
     loop {
         let since = Instant::now();
         let taken: Result<Option<(String, String)>, StoreError> =
-            shared.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
+            server.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
         match taken {
             // Connecting is a part of it, and so are the first answer and its way.
             Ok(Some((_, word))) => {
-                return Ok(Heard { word, fresh: since.elapsed() > 2 * CONNECTING });
+                return Ok(WakeupMessage { word, fresh: since.elapsed() > 2 * ATTEMPT_TIMEOUT });
             }
             Ok(None) => {
                 refusals += 1;
@@ -51,7 +51,7 @@ pub(super) async fn hear(
                     deaf();
                 }
             }
-            Err(trouble) if trouble.lasts() => return Err(trouble),
+            Err(error) if error.is_permanent() => return Err(error),
             Err(_) => refusals = 0,
         }
         missed();

@@ -31,7 +31,7 @@ impl fmt::Display for FailedText<'_> {
             (_, Some(attempt)) => AttemptText(attempt),
         };
         match cause {
-            error if error.is_away() => write!(
+            error if error.is_unreachable() => write!(
                 f,
                 "cannot {attempt}: {said}; is it running, and can it be reached from here?"
             ),
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::backends::Permit;
-    use crate::backends::error::{Directory, Lack};
+    use crate::backends::error::{Directory, MissingFeature};
 
     fn text(attempt: Option<Attempt>, cause: StoreError) -> String {
         let attempt = attempt.map(Box::new);
@@ -204,7 +204,7 @@ mod tests {
             "x://h: cannot look at 'a' (process 7 keeps the files locked; is it stopped?)"
         );
         assert_eq!(
-            text(Some(Attempt::List), StoreError::Original(Lack::Names)),
+            text(Some(Attempt::List), StoreError::Original(MissingFeature::Names)),
             "x://h: cannot list the semaphores: a cloud-semaphore server of the original kind does not \
              tell its names; give the NAME"
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backends::finding::{
-    ClockOffset, Finding, Found, Grade, Persistence, Replicas, SharedWith, Verdict,
+    ClockOffset, Finding, FindingKind, Grade, Persistence, ReplicaCheck, ReplicaReport, SharedWith,
 };
 
 /// One thing that was looked at, in words.
@@ -30,22 +30,22 @@ struct FindingText<'a>(&'a Finding);
 impl fmt::Display for FindingText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.what {
-            Found::Directory { .. }
-            | Found::Sharing(_)
-            | Found::FileSystem(_)
-            | Found::FreeSpace(_)
-            | Found::FreeFiles(_) => of_a_directory(f, self.0),
-            Found::Accepts
-            | Found::Serve { .. }
-            | Found::Remembers
-            | Found::Forgets
-            | Found::ServeClock(_)
-            | Found::Original
-            | Found::Encrypted
-            | Found::Here
-            | Found::KeyReadable => of_a_server(f, self.0),
-            Found::Persistence(persistence) => persisting(f, persistence),
-            Found::Replicas(replicas) => replicated(f, *replicas),
+            FindingKind::Directory { .. }
+            | FindingKind::Sharing(_)
+            | FindingKind::FileSystem(_)
+            | FindingKind::FreeSpace(_)
+            | FindingKind::FreeFiles(_) => of_a_directory(f, self.0),
+            FindingKind::Accepts
+            | FindingKind::Serve { .. }
+            | FindingKind::Remembers
+            | FindingKind::Forgets
+            | FindingKind::ServeClock(_)
+            | FindingKind::Original
+            | FindingKind::Encrypted
+            | FindingKind::Here
+            | FindingKind::KeyReadable => of_a_server(f, self.0),
+            FindingKind::Persistence(persistence) => persisting(f, persistence),
+            FindingKind::Replicas(replicas) => replicated(f, *replicas),
             _ => of_a_redis(f, self.0),
         }
     }
@@ -53,35 +53,35 @@ impl fmt::Display for FindingText<'_> {
 
 fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
     match &finding.what {
-        Found::Redis { program, version } => write!(f, "{program} {version}"),
-        Found::NoInfo => f.write_str(
+        FindingKind::Redis { program, version } => write!(f, "{program} {version}"),
+        FindingKind::NoInfo => f.write_str(
             "it does not answer INFO (an ACL forbids it, or it was renamed), so a restart that loses \
              permits goes unnoticed, and what else endangers them is not known; allow it with ACL \
              SETUSER … +info",
         ),
-        Found::NoWakeups => f.write_str(
+        FindingKind::NoWakeups => f.write_str(
             "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits notices a \
              permit that was given back up to 5s later, and one who holds its revocation at the next \
              renewal; allow it with ACL SETUSER … +blpop",
         ),
-        Found::PasswordReadable => f.write_str(
+        FindingKind::PasswordReadable => f.write_str(
             "the password and all that follows can be read on the network; use rediss://, or a socket",
         ),
-        Found::ReadOnly => {
+        FindingKind::ReadOnly => {
             f.write_str("it is a replica, which cannot be written to; name its primary")
         }
-        Found::MemoryShort { used, most } => write!(
+        FindingKind::MemoryShort { used, most } => write!(
             f,
             "{used} of the {most} MB are used that it may have; permits survive it when it is full, but \
              set maxmemory higher before it is"
         ),
-        Found::AmbiguousPrefix { prefix, shorter, rest } => write!(
+        FindingKind::AmbiguousPrefix { prefix, shorter, rest } => write!(
             f,
             "'{prefix}' has a '-': --prefix '{shorter}' with a name that begins with '{rest}-' is the \
              same semaphore, and who may use that prefix may use this one; choose one without a '-'"
         ),
-        Found::KeepsKeys => f.write_str("it throws away no keys when memory is short"),
-        Found::Evicts { policy, accepted } => write!(
+        FindingKind::KeepsKeys => f.write_str("it throws away no keys when memory is short"),
+        FindingKind::Evicts { policy, accepted } => write!(
             f,
             "it may throw keys away when memory is short (maxmemory-policy {policy}), and permits with \
              them; set maxmemory-policy to noeviction{}",
@@ -91,26 +91,26 @@ fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
                 ", or take that risk with --allow-eviction"
             }
         ),
-        Found::AppendFails => f.write_str(
+        FindingKind::AppendFails => f.write_str(
             "it cannot write to its append-only file and refuses all changes; look at its log and for \
              room on its disk",
         ),
-        Found::SnapshotFails => f.write_str(
+        FindingKind::SnapshotFails => f.write_str(
             "its last snapshot failed, for which it may refuse all changes; look at its log and for room \
              on its disk",
         ),
-        Found::NoQuarantine => f.write_str(
+        FindingKind::NoQuarantine => f.write_str(
             "after a restart without its data permits are granted at once, although others may still \
              hold them; leave out --quarantine 0 unless that does not matter",
         ),
-        Found::Quarantine { up, left } => write!(
+        FindingKind::Quarantine { up, left } => write!(
             f,
             "it was started {}s ago, and of a semaphore that it does not remember it grants nothing for \
              another {}s; wait",
             up.as_secs(),
             left.as_secs()
         ),
-        Found::Clock(offset) => {
+        FindingKind::Clock(offset) => {
             write!(f, "its clock is {}", Offset(*offset))?;
             match finding.grade {
                 Grade::Ok => Ok(()),
@@ -120,7 +120,7 @@ fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
                 ),
             }
         }
-        Found::MinReplicasIgnored(min) => write!(
+        FindingKind::MinReplicasIgnored(min) => write!(
             f,
             "min-replicas-to-write is {min}, but scripts like ours ignore it before Redis 7; use \
              --replicas, which does not"
@@ -155,33 +155,33 @@ fn persisting(f: &mut fmt::Formatter<'_>, persistence: &Persistence) -> fmt::Res
     }
 }
 
-fn replicated(f: &mut fmt::Formatter<'_>, replicas: Replicas) -> fmt::Result {
+fn replicated(f: &mut fmt::Formatter<'_>, replicas: ReplicaReport) -> fmt::Result {
     const TWO: &str = "takes the place of this server although that still works (a planned failover, a \
                        freeze, a cut network), two commands may run";
-    let Replicas { known, in_step, needed, verdict } = replicas;
+    let ReplicaReport { known, in_step, needed, verdict } = replicas;
     write!(f, "{known} known, {in_step} in step")?;
     match verdict {
-        Verdict::Enough => write!(f, ", of which --replicas wants {needed}"),
-        Verdict::TooFew => write!(
+        ReplicaCheck::Enough => write!(f, ", of which --replicas wants {needed}"),
+        ReplicaCheck::TooFew => write!(
             f,
             ", and --replicas {needed} wants more: nothing is granted or renewed; bring them back, or \
              ask for fewer"
         ),
-        Verdict::NoneNeeded if known == 1 => write!(
+        ReplicaCheck::NoneNeeded if known == 1 => write!(
             f,
             ", and --replicas is 0: when it {TWO}; a second replica, and --replicas 1, prevent that"
         ),
-        Verdict::NoneNeeded => write!(
+        ReplicaCheck::NoneNeeded => write!(
             f,
             ", and --replicas is 0: when one {TWO}; use --replicas {}, in all clients",
             known - 1
         ),
-        Verdict::AllNeeded => write!(
+        ReplicaCheck::AllNeeded => write!(
             f,
             ", and --replicas {needed} wants all: the loss of one stops every job; have one more, or ask \
              for one less"
         ),
-        Verdict::Split => write!(
+        ReplicaCheck::Split => write!(
             f,
             ", and --replicas {needed} is less than half of them: two servers that both believe to be \
              the primary may have as many each; use --replicas {}",
@@ -192,14 +192,14 @@ fn replicated(f: &mut fmt::Formatter<'_>, replicas: Replicas) -> fmt::Result {
 
 fn of_a_server(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
     match &finding.what {
-        Found::Accepts => f.write_str("it answers, and accepts the API key"),
-        Found::Serve { version } => write!(f, "semrun serve, version {version}"),
-        Found::Remembers => f.write_str("permits outlive a restart of the server"),
-        Found::Forgets => f.write_str(
+        FindingKind::Accepts => f.write_str("it answers, and accepts the API key"),
+        FindingKind::Serve { version } => write!(f, "semrun serve, version {version}"),
+        FindingKind::Remembers => f.write_str("permits outlive a restart of the server"),
+        FindingKind::Forgets => f.write_str(
             "the server forgets all permits when it is restarted, and others may be granted what running \
              commands hold; start it with --state-dir",
         ),
-        Found::ServeClock(offset) => {
+        FindingKind::ServeClock(offset) => {
             write!(f, "the server's is {}", Offset(*offset))?;
             match finding.grade {
                 Grade::Ok => Ok(()),
@@ -208,16 +208,16 @@ fn of_a_server(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
                 ),
             }
         }
-        Found::Original => f.write_str(
+        FindingKind::Original => f.write_str(
             "the original cloud-semaphore server: one permit a name, no fencing tokens, no --min-hold, \
              acquire, renew or limit, no list of names, and nothing outlives a connection; `semrun serve` \
              does all of it",
         ),
-        Found::Encrypted => {
+        FindingKind::Encrypted => {
             f.write_str("the connection is encrypted, and the server has a certificate")
         }
-        Found::Here => f.write_str("the connection does not leave this machine"),
-        Found::KeyReadable => f.write_str(
+        FindingKind::Here => f.write_str("the connection does not leave this machine"),
+        FindingKind::KeyReadable => f.write_str(
             "keys can be read on the network; use https:// (semrun serve --tls-cert, --tls-key)",
         ),
         other => write!(f, "{other:?}"),
@@ -234,21 +234,21 @@ fn of_a_directory(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result 
         }
     };
     match &finding.what {
-        Found::Directory { path, named, exists } => {
+        FindingKind::Directory { path, named, exists } => {
             let why = if *named { "the one that was named" } else { "the default of this user" };
             let later = if *exists { "" } else { "; it is made when it is needed" };
             write!(f, "{}, {why}{later}", path.display())
         }
-        Found::Sharing(SharedWith::Everybody) => {
+        FindingKind::Sharing(SharedWith::Everybody) => {
             f.write_str("everybody may use it, and all of them have to trust each other")
         }
-        Found::Sharing(SharedWith::Group) => {
+        FindingKind::Sharing(SharedWith::Group) => {
             f.write_str("its group may use it, and all of them have to trust each other")
         }
-        Found::Sharing(SharedWith::Nobody) => {
+        FindingKind::Sharing(SharedWith::Nobody) => {
             f.write_str("private: only its owner and root may use it")
         }
-        Found::FileSystem(magic) => f.write_str(match magic {
+        FindingKind::FileSystem(magic) => f.write_str(match magic {
             0xEF53 => "ext2, ext3 or ext4",
             0x5846_5342 => "XFS",
             0x9123_683E => "Btrfs",
@@ -260,8 +260,8 @@ fn of_a_directory(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result 
             0x8584_58F6 => "ramfs: what is in it ends with the boot, as permits do",
             _ => return write!(f, "of type {magic:#x}"),
         }),
-        Found::FreeSpace(mib) => amount(f, &format_args!("{mib} MiB")),
-        Found::FreeFiles(files) => amount(f, files),
+        FindingKind::FreeSpace(mib) => amount(f, &format_args!("{mib} MiB")),
+        FindingKind::FreeFiles(files) => amount(f, files),
         other => write!(f, "{other:?}"),
     }
 }
@@ -285,24 +285,27 @@ impl fmt::Display for Offset {
 mod tests {
     use super::*;
 
-    fn text(grade: Grade, what: Found) -> String {
+    fn text(grade: Grade, what: FindingKind) -> String {
         Check::of(&Finding { topic: "topic", grade, what }).text
     }
 
     #[test]
     fn what_is_not_good_says_what_to_do() {
-        let few = text(Grade::Error, Found::FreeSpace(0));
+        let few = text(Grade::Error, FindingKind::FreeSpace(0));
         assert!(few.starts_with("none, and nobody") && few.contains("--backend"), "{few}");
-        assert_eq!(text(Grade::Ok, Found::FreeSpace(7)), "7 MiB");
+        assert_eq!(text(Grade::Ok, FindingKind::FreeSpace(7)), "7 MiB");
         let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
-        let far = text(Grade::Warning, Found::ServeClock(offset));
+        let far = text(Grade::Warning, FindingKind::ServeClock(offset));
         assert!(far.starts_with("the server's is 3h 25m 45s behind ours;"), "{far}");
-        assert_eq!(text(Grade::Ok, Found::Clock(offset)), "its clock is 3h 25m 45s behind ours");
+        assert_eq!(
+            text(Grade::Ok, FindingKind::Clock(offset)),
+            "its clock is 3h 25m 45s behind ours"
+        );
     }
 
     #[test]
     fn file_systems_have_names() {
-        let kind = |magic| text(Grade::Ok, Found::FileSystem(magic));
+        let kind = |magic| text(Grade::Ok, FindingKind::FileSystem(magic));
         assert!(kind(0xEF53).contains("ext4") && kind(0x0102_1994).contains("tmpfs"));
         assert_eq!(kind(0xABCD), "of type 0xabcd");
     }

@@ -7,7 +7,10 @@ use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
 use crate::backends::Withheld;
 use crate::backends::cloud::protocol::VERSION;
-use crate::backends::error::{Absurd, Differs, HostNotFound, Lack, Protocol, Spoken, StoreError};
+use crate::backends::error::{
+    HostNotFound, ImplausibleValue, MissingFeature, OtherProtocol, Protocol, StoreError,
+    TermsMismatch,
+};
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);
 
@@ -145,8 +148,8 @@ fn of_redis(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
         StoreError::NotRedis(spoken) => {
             let hint = match spoken {
-                Some(Spoken::Tls) => "it speaks TLS; is it rediss:// ?",
-                Some(Spoken::Http) => "it speaks HTTP; check the URL",
+                Some(OtherProtocol::Tls) => "it speaks TLS; is it rediss:// ?",
+                Some(OtherProtocol::Http) => "it speaks HTTP; check the URL",
                 None => "check the URL",
             };
             write!(f, "what answers there does not speak the Redis protocol; {hint}")
@@ -286,8 +289,8 @@ fn of_files(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     }
 }
 
-fn differing(f: &mut fmt::Formatter<'_>, differs: &Differs) -> fmt::Result {
-    let Differs { name, pinned, stands, asked } = differs;
+fn differing(f: &mut fmt::Formatter<'_>, differs: &TermsMismatch) -> fmt::Result {
+    let TermsMismatch { name, pinned, stands, asked } = differs;
     let how = if *pinned { "is pinned to" } else { "is in use with" };
     match (stands, asked) {
         ((limit, Some(ttl)), (asked, Some(asked_ttl))) => write!(
@@ -302,30 +305,30 @@ fn differing(f: &mut fmt::Formatter<'_>, differs: &Differs) -> fmt::Result {
     }
 }
 
-fn absurd(f: &mut fmt::Formatter<'_>, what: Absurd) -> fmt::Result {
+fn absurd(f: &mut fmt::Formatter<'_>, what: ImplausibleValue) -> fmt::Result {
     f.write_str("the server says what cannot be so: ")?;
     match what {
-        Absurd::Time(millis) => write!(f, "a time of {millis} ms"),
-        Absurd::Lease(millis) => write!(f, "a lease of {millis} ms"),
-        Absurd::Clock => f.write_str("its clock"),
-        Absurd::Limit(limit) => write!(f, "a limit of {limit}"),
-        Absurd::Count(count) => write!(f, "{count} that wait or hold"),
-        Absurd::Seal => f.write_str("a seal that is none"),
-        Absurd::Names(most) => write!(f, "more than {most} semaphores"),
+        ImplausibleValue::Time(millis) => write!(f, "a time of {millis} ms"),
+        ImplausibleValue::Lease(millis) => write!(f, "a lease of {millis} ms"),
+        ImplausibleValue::Clock => f.write_str("its clock"),
+        ImplausibleValue::Limit(limit) => write!(f, "a limit of {limit}"),
+        ImplausibleValue::Count(count) => write!(f, "{count} that wait or hold"),
+        ImplausibleValue::Seal => f.write_str("a seal that is none"),
+        ImplausibleValue::Names(most) => write!(f, "more than {most} semaphores"),
     }?;
     f.write_str("; check the URL")
 }
 
-fn lacking(f: &mut fmt::Formatter<'_>, lack: Lack) -> fmt::Result {
+fn lacking(f: &mut fmt::Formatter<'_>, lack: MissingFeature) -> fmt::Result {
     f.write_str("a cloud-semaphore server of the original kind ")?;
     match lack {
-        Lack::Names => f.write_str("does not tell its names; give the NAME"),
-        Lack::Lasting => f.write_str("has no permits that outlive a connection"),
-        Lack::Limits => f.write_str("has one permit a name, and no other limit"),
-        Lack::Permits(asked) => {
+        MissingFeature::Names => f.write_str("does not tell its names; give the NAME"),
+        MissingFeature::Lasting => f.write_str("has no permits that outlive a connection"),
+        MissingFeature::Limits => f.write_str("has one permit a name, and no other limit"),
+        MissingFeature::Permits(asked) => {
             write!(f, "has one permit a name, and {asked} were asked for")
         }
-        Lack::MinHold => {
+        MissingFeature::MinHold => {
             f.write_str("keeps no permit that was given back, and a minimum hold was asked for")
         }
     }

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::stores::{StoreErrorText, WithheldText};
 use super::words::{Holder, Ordinal, Span};
-use crate::backends::{self, Name, Phase, Record, Snapshot, Standing, StoreError, Withheld};
+use crate::backends::{
+    self, HolderState, Name, QueueStatus, Record, Snapshot, StoreError, Withheld,
+};
 use crate::printable::{Among, quoted};
 
 /// Why a client waits, and for whom.
@@ -14,11 +16,11 @@ pub(crate) struct Waiting<'a> {
     /// For how long it has waited.
     pub(crate) waited: Duration,
     /// None before there is a place in the queue.
-    pub(crate) standing: Option<&'a Standing>,
+    pub(crate) standing: Option<&'a QueueStatus>,
     /// Why no permit is granted, whatever is free.
     pub(crate) withheld: Option<Withheld>,
     /// Why nothing is known any more.
-    pub(crate) trouble: Option<&'a StoreError>,
+    pub(crate) error: Option<&'a StoreError>,
     pub(crate) now: SystemTime,
 }
 
@@ -55,22 +57,24 @@ struct Line<'a> {
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Waiting { name, waited, standing, withheld, trouble, now } = *self.waiting;
+        let Waiting { name, waited, standing, withheld, error, now } = *self.waiting;
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         match self.length {
             Length::Short => write!(f, "{waited}")?,
             _ => write!(f, "waiting {waited} for '{name}'")?,
         }
-        if let Some(Standing { ahead, .. }) = standing {
+        if let Some(QueueStatus { ahead, .. }) = standing {
             write!(f, ", {} in line", Ordinal(ahead + 1))?;
         }
-        if let Some(trouble) = trouble {
-            return write!(f, "; {}", StoreErrorText(trouble));
+        if let Some(error) = error {
+            return write!(f, "; {}", StoreErrorText(error));
         }
         if let Some(withheld) = withheld {
             return write!(f, "; {}", WithheldText(withheld));
         }
-        let Some(Standing { held, holder, key, kept_until, .. }) = standing else { return Ok(()) };
+        let Some(QueueStatus { held, holder, key, kept_until, .. }) = standing else {
+            return Ok(());
+        };
         let left = kept_until.map(|until| until.duration_since(now).unwrap_or_default());
         let (holder, key) = (holder.as_ref(), key.as_deref());
         Taken { held: *held, holder, key, left, now, length: self.length }.fmt(f)
@@ -91,7 +95,7 @@ pub(super) struct Taken<'a> {
 impl<'a> Taken<'a> {
     pub(super) fn of(snapshot: &'a Snapshot, now: SystemTime) -> Self {
         let oldest = snapshot.holders.first();
-        let kept = oldest.filter(|holder| holder.phase() == Phase::MinHold);
+        let kept = oldest.filter(|holder| holder.state() == HolderState::MinHold);
         let key = match oldest {
             Some(backends::Holder::Foreign { key, .. }) => key.as_deref(),
             _ => None,
@@ -155,10 +159,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::backends::Who;
+    use crate::backends::ClientInfo;
 
     fn record() -> Record {
-        let who = Who {
+        let who = ClientInfo {
             label: "job".into(),
             host: "web1".into(),
             pid: 42,
@@ -168,28 +172,28 @@ mod tests {
         Record { permit: Uuid::nil(), who, since: UNIX_EPOCH }
     }
 
-    fn line(standing: Option<&Standing>, change: impl FnOnce(&mut Waiting<'_>)) -> [String; 3] {
+    fn line(standing: Option<&QueueStatus>, change: impl FnOnce(&mut Waiting<'_>)) -> [String; 3] {
         let name = "deploy".parse().unwrap();
         let mut waiting = Waiting {
             name: &name,
             waited: Duration::from_millis(12_900),
             standing,
             withheld: None,
-            trouble: None,
+            error: None,
             now: UNIX_EPOCH + Duration::from_secs(192),
         };
         change(&mut waiting);
         waiting.lines()
     }
 
-    fn held(ahead: usize, held: usize, holder: Option<Record>) -> Standing {
-        Standing { ahead, held, holder, ..Standing::default() }
+    fn held(ahead: usize, held: usize, holder: Option<Record>) -> QueueStatus {
+        QueueStatus { ahead, held, holder, ..QueueStatus::default() }
     }
 
     #[test]
     fn the_waiting_line_says_for_how_long_the_place_the_holder_and_its_age() {
-        let lines = |standing: Standing| line(Some(&standing), |_| {});
-        let who = Who { detached: true, ..record().who };
+        let lines = |standing: QueueStatus| line(Some(&standing), |_| {});
+        let who = ClientInfo { detached: true, ..record().who };
         assert_eq!(
             lines(held(0, 1, Some(Record { who, ..record() })))[0],
             "semrun: waiting 12s for 'deploy', 1st in line; held for 3m 12s by job (ci\u{FFFD}@web1)"
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_permit_that_was_given_back_is_not_said_to_be_held_by_a_process_that_has_ended() {
-        let kept = Standing {
+        let kept = QueueStatus {
             kept_until: Some(UNIX_EPOCH + Duration::from_secs(192 + 598)),
             ..held(0, 1, Some(record()))
         };
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_client_of_another_kind_is_known_by_its_key() {
-        let standing = Standing { key: Some("web 1".into()), ..held(0, 1, None) };
+        let standing = QueueStatus { key: Some("web 1".into()), ..held(0, 1, None) };
         let [full, ..] = line(Some(&standing), |_| {});
         assert!(full.ends_with("; held by another program with the API key \"web 1\""), "{full}");
     }
@@ -238,7 +242,7 @@ mod tests {
         assert!(full.contains(granted), "{full}");
         let [full, ..] = line(Some(&held(0, 0, None)), |waiting| {
             waiting.withheld = Some(quarantine);
-            waiting.trouble = Some(&StoreError::Silent);
+            waiting.error = Some(&StoreError::Silent);
         });
         assert!(full.ends_with("1st in line; the server does not answer"), "{full}");
         let [full, ..] = line(None, |waiting| {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::stopped::is_stopped;
-use crate::backends::{self, Phase, Record, Snapshot, Withheld};
+use crate::backends::{self, HolderState, Record, Snapshot, Withheld};
 use crate::cli::messages::OddText;
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
@@ -44,7 +44,7 @@ struct Holder<'a> {
     fencing_token: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u128>,
-    state: Phase,
+    state: HolderState,
     foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
@@ -110,7 +110,7 @@ impl<'a> Semaphore<'a> {
         let holders = snapshot.holders.iter().map(|holder| Holder {
             fencing_token: holder.token(),
             lease_left_ms: holder.left().map(|left| left.as_millis()),
-            state: holder.phase(),
+            state: holder.state(),
             foreign: matches!(holder, backends::Holder::Foreign { .. }),
             record: person(holder.record()),
             permit: match holder {

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::backends::Who;
+use crate::backends::ClientInfo;
 use crate::user;
 
 /// None: its process is not on this machine, or cannot be seen, or another one has its number.
-pub(super) fn is_stopped(who: &Who) -> Option<bool> {
+pub(super) fn is_stopped(who: &ClientInfo) -> Option<bool> {
     if who.detached || who.host != user::host() {
         return None;
     }

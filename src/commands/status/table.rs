@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::stopped;
-use crate::backends::{Holder, Name, Phase, Record, Snapshot, Waiter, Withheld};
+use crate::backends::{Holder, HolderState, Name, Record, Snapshot, Waiter, Withheld};
 use crate::cli::messages::{OddText, Page, Span};
 use crate::printable::{Among, harmless, quoted};
 use crate::terminal::cut;
@@ -77,11 +77,11 @@ impl Table<'_> {
     }
 
     fn holder<'a>(&self, name: &'a Name, holder: &'a Holder) -> Row<'a> {
-        let state = match (holder.phase(), holder.left()) {
-            (Phase::Holding, _) => "holding".into(),
-            (Phase::Revoking, _) => "revoking".into(),
-            (Phase::MinHold, None) => "min_hold".into(),
-            (Phase::MinHold, Some(left)) => format!("min_hold, {} left", coarse(left)),
+        let state = match (holder.state(), holder.left()) {
+            (HolderState::Holding, _) => "holding".into(),
+            (HolderState::Revoking, _) => "revoking".into(),
+            (HolderState::MinHold, None) => "min_hold".into(),
+            (HolderState::MinHold, Some(left)) => format!("min_hold, {} left", coarse(left)),
         };
         let mut row = match holder {
             Holder::Foreign { permit, key, .. } => {
@@ -260,10 +260,10 @@ mod tests {
 
     use super::super::json::Document;
     use super::*;
-    use crate::backends::Who;
+    use crate::backends::ClientInfo;
 
     fn record(label: &str, pid: u32) -> Record {
-        let who = Who {
+        let who = ClientInfo {
             label: label.into(),
             host: "web1".into(),
             pid,
@@ -280,7 +280,7 @@ mod tests {
             holders: vec![Holder::Known {
                 token: Some(7),
                 record: Some(record("migrate.sh", 4242)),
-                phase: Phase::Holding,
+                phase: HolderState::Holding,
                 left: None,
             }],
             waiters: vec![Waiter::known(Some(record("日本", 1))), Waiter::known(None)],
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    fn shared() -> Snapshot {
+    fn server() -> Snapshot {
         let left = Duration::from_millis(4_200);
         Snapshot {
             known: true,
@@ -299,7 +299,7 @@ mod tests {
                 Holder::Known {
                     token: Some(8),
                     record: Some(record("job", 1)),
-                    phase: Phase::Holding,
+                    phase: HolderState::Holding,
                     left: Some(left),
                 },
                 Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO), key: None },
@@ -327,7 +327,7 @@ mod tests {
     fn the_table_is_aligned_and_says_what_it_does_not_know() {
         let unused = Snapshot::unused(&"unused".parse().unwrap());
         let idle = Snapshot { known: true, ..Snapshot::unused(&"idle".parse().unwrap()) };
-        let text = shown(&[local(), unused, idle, shared(), theirs()], Some(80), false, false);
+        let text = shown(&[local(), unused, idle, server(), theirs()], Some(80), false, false);
         let expected = "\
 deploy: 1 of 1 held, 2 waiting
   STATE       AGE    LABEL       USER@HOST  PID
@@ -355,7 +355,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
   holding  1m 5s  4.2s        job      ci@web1    1    8      1970-01-01T00:01:00Z  00000000-0000-0000-0000-000000000000@shared
   holding  ?      0.0s        foreign  ?          ?           ?                     f0@shared
 ";
-        assert_eq!(shown(&[shared()], None, true, false), expected);
+        assert_eq!(shown(&[server()], None, true, false), expected);
     }
 
     #[test]
@@ -364,7 +364,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
         let kept = Holder::Known {
             token: Some(7),
             record: Some(record(long, 4242)),
-            phase: Phase::MinHold,
+            phase: HolderState::MinHold,
             left: Some(Duration::from_secs(598)),
         };
         let snapshot = Snapshot { holders: vec![kept], ..local() };
@@ -392,7 +392,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
 
     #[test]
     fn the_document_has_the_fields_that_are_promised() {
-        let text = serde_json::to_string(&Document::of(&[local(), shared()])).unwrap();
+        let text = serde_json::to_string(&Document::of(&[local(), server()])).unwrap();
         let expected = concat!(
             r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"pinned":false,"known":true,"holders":[{"fencing_token":7,"state":"holding","#,
             r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,

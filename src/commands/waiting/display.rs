@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use super::until;
 use crate::backends::{
-    Ask, Backend, Error, Notice, Pending, Snapshot, Standing, StoreError, Withheld,
+    AcquireRequest, Backend, Error, LocalFuture, Progress, QueueStatus, Snapshot, StoreError,
+    Withheld,
 };
 use crate::cli::messages::{Detail, Waited, Waiting, Warning};
 use crate::settings::Request;
@@ -27,15 +28,15 @@ const ALIVE: Duration = Duration::from_mins(1);
 pub(super) struct View<'a> {
     backend: &'a dyn Backend,
     request: &'a Request,
-    ask: &'a Ask,
+    acquire_request: &'a AcquireRequest,
     visible: &'a Visible,
     pub(super) console: &'a mut Console,
     /// How we stand, and when that was told.
-    standing: Option<(Standing, Instant)>,
+    standing: Option<(QueueStatus, Instant)>,
     /// Why no permit is granted, and when that was told.
     withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
-    trouble: Option<StoreError>,
+    error: Option<StoreError>,
     /// When that is worth a line again.
     next_complaint: Instant,
     /// Whether a log was told that we wait.
@@ -45,26 +46,26 @@ pub(super) struct View<'a> {
     pub(super) next_tick: Option<Instant>,
     /// Since when we wait.
     pub(super) started: Instant,
-    looking: Option<Pending<'a, Result<Snapshot, Error>>>,
+    looking: Option<LocalFuture<'a, Result<Snapshot, Error>>>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(
         backend: &'a dyn Backend,
         request: &'a Request,
-        ask: &'a Ask,
+        acquire_request: &'a AcquireRequest,
         visible: &'a Visible,
         console: &'a mut Console,
     ) -> Self {
         Self {
             backend,
             request,
-            ask,
+            acquire_request,
             visible,
             console,
             standing: None,
             withheld: None,
-            trouble: None,
+            error: None,
             next_complaint: Instant::now(),
             announced: false,
             next_look: None,
@@ -95,47 +96,47 @@ impl<'a> View<'a> {
         }
     }
 
-    pub(super) fn on_notice(&mut self, notice: Notice) {
-        let name = &self.ask.name;
+    pub(super) fn on_notice(&mut self, notice: Progress) {
+        let name = &self.acquire_request.name;
         match notice {
-            Notice::Queued(standing) => {
+            Progress::Queued(standing) => {
                 let now = Instant::now();
                 self.withheld = standing.withheld.map(|why| (why, now));
                 self.standing = Some((standing, now));
-                self.trouble = None;
+                self.error = None;
                 self.heard();
             }
-            Notice::Withheld(why) => {
+            Progress::Withheld(why) => {
                 let news = self.withheld.is_none();
                 self.withheld = Some((why, Instant::now()));
-                self.trouble = None;
+                self.error = None;
                 self.announced &= !news;
                 self.heard();
             }
             // Who asked for nothing takes what is pinned for all.
-            Notice::Limit { pinned: true, .. } if !self.request.limit_given => {}
-            Notice::Limit { asked, stands, pinned } => {
+            Progress::Limit { pinned: true, .. } if !self.request.limit_given => {}
+            Progress::Limit { asked, stands, pinned } => {
                 self.warn(&Warning::Limit { name, asked, stands, pinned });
             }
-            Notice::Ttl { .. } if !self.request.ttl_given => {}
-            Notice::Ttl { asked, stands } => self.warn(&Warning::Ttl { name, asked, stands }),
-            Notice::Foreign { ttl } => {
+            Progress::Ttl { .. } if !self.request.ttl_given => {}
+            Progress::Ttl { asked, stands } => self.warn(&Warning::Ttl { name, asked, stands }),
+            Progress::Foreign { ttl } => {
                 if !self.request.ttl_given {
                     self.warn(&Warning::Foreign { name, ttl });
                 }
             }
-            Notice::HeldAround => self.warn(&Warning::Unproven(name)),
-            Notice::Blind => self.warn(&Warning::Blind),
-            Notice::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
-            Notice::Trouble { what, may_last } => {
+            Progress::HeldAround => self.warn(&Warning::Unproven(name)),
+            Progress::Blind => self.warn(&Warning::Blind),
+            Progress::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
+            Progress::Trouble { what, may_last } => {
                 let now = Instant::now();
                 // Once, as long as it goes on or comes again within a minute.
                 if may_last && mem::replace(&mut self.next_complaint, now + ALIVE) <= now {
                     self.warn(&Warning::Trouble { name, what: &what });
                 }
                 // What keeps us from leaving is not what kept us waiting.
-                if may_last || self.trouble.is_none() {
-                    self.trouble = Some(what);
+                if may_last || self.error.is_none() {
+                    self.error = Some(what);
                 }
                 self.heard();
             }
@@ -145,7 +146,7 @@ impl<'a> View<'a> {
     /// What kept us from a permit that was free, or from knowing of one.
     pub(super) fn hindrance(&mut self) -> Option<StoreError> {
         let withheld = self.withheld().map(StoreError::Withheld);
-        self.trouble.take().or(withheld)
+        self.error.take().or(withheld)
     }
 
     /// Why no permit is granted, if that is still so.
@@ -161,7 +162,8 @@ impl<'a> View<'a> {
         /// For a line that nobody waits for.
         const LOOKING: Duration = Duration::from_secs(2);
         if self.console.says(Loudness::Verbose)
-            && let Ok(Ok(snapshot)) = timeout(LOOKING, self.backend.observe(&self.ask.name)).await
+            && let Ok(Ok(snapshot)) =
+                timeout(LOOKING, self.backend.observe(&self.acquire_request.name)).await
         {
             self.console.say(Loudness::Verbose, Detail::Busy(&snapshot));
         }
@@ -174,7 +176,9 @@ impl<'a> View<'a> {
 
     /// How things stand has just been told.
     fn heard(&mut self) {
-        if self.backend.reports() && self.next_look.is_some_and(|next| Instant::now() >= next) {
+        if self.backend.pushes_queue_status()
+            && self.next_look.is_some_and(|next| Instant::now() >= next)
+        {
             self.announced = false;
         }
         self.show();
@@ -182,12 +186,12 @@ impl<'a> View<'a> {
 
     /// Looks at the queue when it is time to: who is far behind is not told when it moves.
     pub(super) async fn looking(&mut self) -> Result<Snapshot, Error> {
-        if self.backend.reports() {
+        if self.backend.pushes_queue_status() {
             return std::future::pending().await;
         }
         if self.looking.is_none() {
             until(self.next_look).await;
-            self.looking = Some(self.backend.observe(&self.ask.name));
+            self.looking = Some(self.backend.observe(&self.acquire_request.name));
         }
         match &mut self.looking {
             Some(looking) => looking.await,
@@ -198,7 +202,8 @@ impl<'a> View<'a> {
     pub(super) fn on_look(&mut self, snapshot: Result<Snapshot, Error>) {
         self.looking = None;
         // Ignore errors here; acquiring reports them.
-        let standing = snapshot.ok().and_then(|snapshot| Standing::of(&snapshot, self.ask.id));
+        let standing =
+            snapshot.ok().and_then(|snapshot| QueueStatus::of(&snapshot, self.acquire_request.id));
         let told = standing.map(|standing| (standing, Instant::now()));
         if let Some((standing, now)) = &told {
             self.withheld = standing.withheld.map(|why| (why, *now));
@@ -238,9 +243,9 @@ impl<'a> View<'a> {
         if standing.is_none() && withheld.is_none() {
             return None;
         }
-        let (trouble, now) = (self.trouble.as_ref(), SystemTime::now());
+        let (error, now) = (self.error.as_ref(), SystemTime::now());
         let waited = self.started.elapsed();
-        Some(Waiting { name: &self.ask.name, waited, standing, withheld, trouble, now })
+        Some(Waiting { name: &self.acquire_request.name, waited, standing, withheld, error, now })
     }
 
     /// Takes the waiting line away, or ends what a log was told.

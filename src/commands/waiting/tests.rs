@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::display::REDRAW;
 use super::*;
-use crate::backends::Standing;
+use crate::backends::QueueStatus;
 use crate::backends::connect::Location;
 use crate::settings::{self, Run, Surroundings, Task, Variables};
 
@@ -29,20 +29,20 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let account = Account::current();
     let backend = Location::Directory(place.path().into()).connect(&account).unwrap();
     let request = run("semrun --name x true").request;
-    let ask = ask(&request, &account, false);
+    let acquire_request = acquire_request(&request, &account, false);
     let (visible, mut console) = (Visible::Itself, Console::new(Loudness::Normal));
     // Where somebody looks at a line it is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
-    let mut view = View::new(&*backend, &request, &ask, &visible, &mut console);
+    let mut view = View::new(&*backend, &request, &acquire_request, &visible, &mut console);
     let begin = Instant::now();
-    view.on_notice(Notice::Queued(Standing { ahead: 1, held: 1, ..Standing::default() }));
+    view.on_notice(Progress::Queued(QueueStatus { ahead: 1, held: 1, ..QueueStatus::default() }));
     for line in 1..4 {
         let snapshot = view.looking().await;
         assert_eq!(begin.elapsed().as_secs(), interval.as_secs() * line);
         view.on_look(snapshot);
         assert!(view.announced || view.console.redraws(), "it is said again");
         // What is told in between is not said again before the next time.
-        view.on_notice(Notice::Queued(Standing::default()));
+        view.on_notice(Progress::Queued(QueueStatus::default()));
         let next = view.next_look.unwrap() - begin;
         assert_eq!(next.as_secs(), interval.as_secs() * (line + 1));
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::cloud::protocol::millis;
-use crate::backends::{Phase, Record};
+use crate::backends::{HolderState, Record};
 use crate::serve::bearer::Print;
 use crate::serve::seals::Seals;
 
@@ -36,7 +36,7 @@ pub(crate) struct Grant {
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
-    pub(crate) phase: Phase,
+    pub(crate) phase: HolderState,
     /// What tells the API key that it was taken with; earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Print>,
@@ -49,8 +49,8 @@ fn is_none(time: &u64) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-fn is_held(phase: &Phase) -> bool {
-    *phase == Phase::Holding
+fn is_held(phase: &HolderState) -> bool {
+    *phase == HolderState::Holding
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::format::{line, read_line};
 use super::*;
-use crate::backends::Phase;
+use crate::backends::HolderState;
 use crate::serve::bearer::Print;
 
 fn grant(number: u64) -> Grant {
@@ -16,7 +16,7 @@ fn grant(number: u64) -> Grant {
         terms: Some((2, 30_000)),
         min_hold_ms: 0,
         since_ms: 0,
-        phase: Phase::Holding,
+        phase: HolderState::Holding,
         key: None,
         record: None,
     }
@@ -77,7 +77,11 @@ fn a_journal_of_format_1_is_read_and_one_of_a_later_format_is_refused() {
     for (version, (held, revoked, kept)) in (1..).zip(words) {
         let found = replay(&written(version, held, revoked, kept), "b").unwrap();
         let phases: Vec<_> = found.grants.iter().map(|grant| grant.phase).collect();
-        assert_eq!(phases, [Phase::Holding, Phase::Revoking, Phase::MinHold], "{version}");
+        assert_eq!(
+            phases,
+            [HolderState::Holding, HolderState::Revoking, HolderState::MinHold],
+            "{version}"
+        );
     }
     let later = replay(&written(3, "holding", "revoking", "min_hold"), "b").unwrap_err();
     let text = "it has format 3, and this semrun reads 1 to 2; start the semrun that wrote it";
@@ -119,7 +123,7 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
 fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
     let directory = TempDir::new().unwrap();
     let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
-    let kept = Grant { phase: Phase::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let kept = Grant { phase: HolderState::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
     let pins = |found: &Found| found.pins.clone().into_iter().collect::<Vec<_>>();
     let (journal, _) = open();
     journal.granted(&grant(1));

@@ -23,10 +23,10 @@ pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// How far the writing is.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Progress {
+pub(crate) struct WriterStatus {
     pub(super) written: u64,
     /// Why it does not get on.
-    pub(crate) trouble: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 pub(super) enum Job {
@@ -46,7 +46,7 @@ pub(super) struct Work {
     torn: bool,
     /// Whether the file has just got its name, and the disk may not know.
     renamed: bool,
-    tell: watch::Sender<Progress>,
+    tell: watch::Sender<WriterStatus>,
 }
 
 impl Work {
@@ -55,7 +55,7 @@ impl Work {
         directory: File,
         file: File,
         size: u64,
-        tell: watch::Sender<Progress>,
+        tell: watch::Sender<WriterStatus>,
     ) -> Self {
         Self { path, directory, file, size, torn: false, renamed: false, tell }
     }
@@ -78,13 +78,13 @@ impl Work {
                     let done = jobs.drain(..).count() as u64;
                     self.tell.send_modify(|progress| {
                         progress.written += done;
-                        progress.trouble = None;
+                        progress.error = None;
                     });
                 }
                 // Nobody was told of what is not there.
                 Err(_) if closed => return,
                 Err(error) => {
-                    self.tell.send_modify(|progress| progress.trouble = Some(error.to_string()));
+                    self.tell.send_modify(|progress| progress.error = Some(error.to_string()));
                     std::thread::sleep(AGAIN);
                 }
             }
@@ -181,7 +181,7 @@ mod tests {
             terms: Some((1, 1000)),
             min_hold_ms: 0,
             since_ms: 0,
-            phase: crate::backends::Phase::Holding,
+            phase: crate::backends::HolderState::Holding,
             key: None,
             record: None,
         };
@@ -200,7 +200,7 @@ mod tests {
         let parent = File::open(directory.path()).unwrap();
         let file = write_aside(&parent, &begin).unwrap();
         rename_from_aside(&parent).unwrap();
-        let tell = watch::channel(Progress::default()).0;
+        let tell = watch::channel(WriterStatus::default()).0;
         (path.clone(), Work::new(path, parent, file, begin.len() as u64, tell))
     }
 

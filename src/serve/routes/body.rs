@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Interval;
 
-use crate::backends::Pending;
+use crate::backends::LocalFuture;
 use crate::serve::connection::Asking;
 use crate::serve::semaphores::Verdict;
 
@@ -22,7 +22,7 @@ const MOST: usize = 64 << 20;
 /// again, with an empty line now and then.
 pub(crate) struct Content {
     pub(super) first: Option<Bytes>,
-    pub(super) then: Option<Pending<'static, Verdict>>,
+    pub(super) then: Option<LocalFuture<'static, Verdict>>,
     pub(super) beats: Option<Interval>,
     /// The request, which is answered with the end of this.
     pub(super) asking: Option<Asking>,

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::Which;
 use crate::backends::Revocation;
 use crate::backends::cloud::protocol::{
-    ABOUT, ASK_HEADER, Asking, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER, LIST,
-    RENEW, RETURN, REVOKE, VERSION_HEADER,
+    ABOUT, ASK_HEADER, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER, LIST, RENEW,
+    RETURN, REVOKE, RegisterRequest, VERSION_HEADER,
 };
 
 /// The largest body that is read, and how long it may take to come.
@@ -129,9 +129,9 @@ pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
 }
 
 /// What one of our clients asks for, if there is any sense in it.
-pub(super) fn asking_in(text: &[u8]) -> Option<Asking> {
+pub(super) fn asking_in(text: &[u8]) -> Option<RegisterRequest> {
     const LONGEST: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
-    let mut asking: Asking = serde_json::from_slice(text).ok()?;
+    let mut asking: RegisterRequest = serde_json::from_slice(text).ok()?;
     for text in [&mut asking.who.label, &mut asking.who.host, &mut asking.who.user] {
         text.truncate(text.floor_char_boundary(LONGEST_TEXT));
     }

@@ -268,7 +268,7 @@ async fn any_history(steps: Vec<Step>) {
             let (name, id) = (name.into(), Uuid::from_u128(who.into()));
             let _ = routes.semaphores.signal(&name, id, "".into());
             // One that is kept is not free before it was revoked.
-            routes.semaphores.revoke(&name, id, Revocation::Now, "".into());
+            routes.semaphores.revoke(&name, id, Revocation::Forced, "".into());
         }
         let look = routes.semaphores.look(&name.into(), &anybody());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
@@ -288,7 +288,7 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn who_waits_hears_now_and_then_that_the_server_is_there() {
     let beats = Some(interval_at(Instant::now() + BEAT, BEAT));
-    let then: Pending<'static, Verdict> = Box::pin(async {
+    let then: LocalFuture<'static, Verdict> = Box::pin(async {
         tokio::time::sleep(BEAT * 5 / 2).await;
         Verdict::Granted
     });

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::semaphore::Client;
 use super::{Refused, Semaphores};
-use crate::backends::{GivenBack, Phase, Revocation};
+use crate::backends::{HolderState, ReleaseOutcome, Revocation};
 use crate::clock;
 use crate::printable::{Among, quoted, shortened};
 use crate::serve::bearer::{Actor, Bearer, Print, Role};
@@ -47,7 +47,7 @@ impl Semaphores {
     }
 
     /// Gives back a detached permit, and says what there was to give back.
-    pub(crate) fn give_back(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> GivenBack {
+    pub(crate) fn give_back(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> ReleaseOutcome {
         let now = clock::now();
         let bearer = Rc::clone(&actor.bearer);
         let mut held = None;
@@ -57,13 +57,13 @@ impl Semaphores {
             changes
         });
         match held {
-            Some((Phase::MinHold, true)) => GivenBack::Before,
+            Some((HolderState::MinHold, true)) => ReleaseOutcome::Before,
             Some((_, true)) => {
                 let _ = self.signal(name, id, actor);
-                GivenBack::Now
+                ReleaseOutcome::Now
             }
-            None if self.finished.borrow().was_given_back(id, &bearer) => GivenBack::Before,
-            _ => GivenBack::Unknown,
+            None if self.finished.borrow().was_given_back(id, &bearer) => ReleaseOutcome::Before,
+            _ => ReleaseOutcome::Unknown,
         }
     }
 
@@ -80,8 +80,8 @@ impl Semaphores {
                 self.finish(id, &actor.bearer);
                 if let Some(client) = semaphore.clients.get_mut(&id) {
                     let what = match how {
-                        Revocation::Gently => "revoked gently",
-                        Revocation::Now => "revoked at once",
+                        Revocation::Graceful => "revoked gently",
+                        Revocation::Forced => "revoked at once",
                     };
                     self.log_intervention(name, id, client, &actor, what);
                     client.actor = actor;

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::semaphore::{Client, Phase, Request, Semaphore, Verdict, Which};
 use super::{MOST_NAMES, Refused, Semaphores};
 use crate::backends::Record;
-use crate::backends::cloud::protocol::{Asking, Told, millis};
-use crate::backends::ledger::{Change, Claim, Holding, Terms};
+use crate::backends::cloud::protocol::{RegisterReply, RegisterRequest, millis};
+use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
 use crate::serve::bearer::Actor;
@@ -75,7 +75,7 @@ impl Semaphores {
     pub(super) fn change(
         &self,
         name: &Rc<str>,
-        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<LedgerEvent>,
     ) {
         let mut all = self.all.borrow_mut();
         if !all.contains_key(name) {
@@ -120,10 +120,10 @@ impl Semaphores {
     }
 
     /// With what only this server can say.
-    pub(super) fn signed(&self, name: &str, id: Uuid, told: Told) -> Told {
+    pub(super) fn signed(&self, name: &str, id: Uuid, told: RegisterReply) -> RegisterReply {
         let waits = told.ticket > 0;
         let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
-        Told { seal, server: Some(self.seals.server()), ..told }
+        RegisterReply { seal, server: Some(self.seals.server()), ..told }
     }
 
     /// Whether a client asks under an identity that came with another key, and was not given its place:
@@ -132,10 +132,10 @@ impl Semaphores {
         &self,
         name: &str,
         semaphore: &Semaphore,
-        asking: &Asking,
+        asking: &RegisterRequest,
         actor: &Actor,
     ) -> bool {
-        let Asking { id, seal, .. } = asking;
+        let RegisterRequest { id, seal, .. } = asking;
         let taker = semaphore.clients.get(id).map(|client| &client.actor.bearer);
         let of_another =
             taker.is_some_and(|taker| taker.print.is_some() && !actor.bearer.owns(taker));
@@ -164,7 +164,7 @@ impl Semaphores {
     pub(super) fn change_known(
         &self,
         name: &Rc<str>,
-        change: impl FnOnce(&mut Semaphore) -> Vec<Change>,
+        change: impl FnOnce(&mut Semaphore) -> Vec<LedgerEvent>,
     ) {
         let mut all = self.all.borrow_mut();
         let Some(semaphore) = all.get_mut(name) else { return };
@@ -177,22 +177,24 @@ impl Semaphores {
         }
     }
 
-    fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[Change]) {
+    fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[LedgerEvent]) {
         for change in changes {
             match *change {
-                Change::Granted { id, .. } => self.granted(name, semaphore, id),
-                Change::Lapsed(id) => {
+                LedgerEvent::Granted { id, .. } => self.granted(name, semaphore, id),
+                LedgerEvent::Lapsed(id) => {
                     self.journal.ended(name, id);
                     if let Some(client) = semaphore.clients.get_mut(&id) {
                         client.phase = Phase::Waiting;
                         self.log_transition(name, id, client, "waiting");
                     }
                 }
-                Change::Kept(id) => self.marked(name, semaphore, id, "min_hold", Verdict::Released),
-                Change::Revoked(id) => {
+                LedgerEvent::Kept(id) => {
+                    self.marked(name, semaphore, id, "min_hold", Verdict::Released)
+                }
+                LedgerEvent::Revoked(id) => {
                     self.marked(name, semaphore, id, "revoking", Verdict::Revoked);
                 }
-                Change::Gone(id) => self.gone(name, semaphore, id),
+                LedgerEvent::Gone(id) => self.stage(name, semaphore, id),
             }
         }
     }
@@ -236,7 +238,7 @@ impl Semaphores {
         }
     }
 
-    fn gone(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+    fn stage(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
         let Some(client) = semaphore.clients.remove(&id) else { return };
         self.clients.set(self.clients.get() - 1);
         let held = client.phase == Phase::Holding;
@@ -323,7 +325,7 @@ impl Semaphores {
     }
 }
 
-fn on_record(name: &str, holding: &Holding<Option<Record>>, semaphore: &Semaphore) -> Grant {
+fn on_record(name: &str, holding: &LedgerHolder<Option<Record>>, semaphore: &Semaphore) -> Grant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
     let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
     Grant {

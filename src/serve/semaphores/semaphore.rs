@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::COMING_BACK;
-use crate::backends::cloud::protocol::{Look, Outcome, Party, Told, millis};
-use crate::backends::ledger::{Change, Claim, Holding, Ledger, Terms};
+use crate::backends::cloud::protocol::{
+    ClientView, RegisterOutcome, RegisterReply, SemaphoreView, millis,
+};
+use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Terms};
 use crate::backends::{self, Record};
 use crate::clock::Moment;
 use crate::serve::bearer::{Actor, Bearer};
@@ -87,7 +89,7 @@ impl Semaphore {
         }
     }
 
-    pub(super) fn what_is_due(&mut self, now: Moment) -> Vec<Change> {
+    pub(super) fn what_is_due(&mut self, now: Moment) -> Vec<LedgerEvent> {
         let mut changes = self.ledger.expire(now);
         while let Some((moment, id)) = self.unattached.front().copied()
             && moment <= now
@@ -101,7 +103,7 @@ impl Semaphore {
             if open(&client.monitor) || open(&client.wait) {
                 self.unattached.push_back((now + UNATTACHED, id));
             } else {
-                changes.push(Change::Gone(id));
+                changes.push(LedgerEvent::Gone(id));
             }
         }
         changes
@@ -110,20 +112,20 @@ impl Semaphore {
     /// What one of ours is told who has this key.
     pub(super) fn told(
         &self,
-        outcome: Outcome,
+        outcome: RegisterOutcome,
         id: Uuid,
         now: Moment,
         otherwise: Terms,
         asks: &Bearer,
-    ) -> Told {
+    ) -> RegisterReply {
         let terms = self.ledger.terms_or(otherwise);
         let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
         let oldest =
             self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
-        let kept = oldest.filter(|holding| holding.phase == backends::Phase::MinHold);
-        let kept = kept.and_then(Holding::expires);
+        let kept = oldest.filter(|holding| holding.phase == backends::HolderState::MinHold);
+        let kept = kept.and_then(LedgerHolder::expires);
         let key = oldest.filter(|holding| holding.claim.record.is_none());
-        Told {
+        RegisterReply {
             outcome,
             limit: terms.limit,
             pinned: self.ledger.pinned().is_some(),
@@ -158,7 +160,7 @@ impl Semaphore {
     }
 
     /// How somebody holds a permit, and whether that is to outlive whoever asked for it.
-    pub(super) fn held(&self, id: Uuid) -> Option<(backends::Phase, bool)> {
+    pub(super) fn held(&self, id: Uuid) -> Option<(backends::HolderState, bool)> {
         let holding = self.ledger.holding(id)?;
         let detached = |record: &Record| record.who.detached;
         Some((holding.phase, holding.claim.record.as_ref().is_some_and(detached)))
@@ -170,8 +172,8 @@ impl Semaphore {
     }
 
     /// As one sees it who has this key: of others there is only that they hold or wait.
-    pub(super) fn look(&self, now: Moment, asks: &Bearer) -> Look {
-        let holder = |holding: &Holding<Option<Record>>| Party {
+    pub(super) fn look(&self, now: Moment, asks: &Bearer) -> SemaphoreView {
+        let holder = |holding: &LedgerHolder<Option<Record>>| ClientView {
             id: holding.claim.id,
             token: holding.token,
             phase: holding.phase,
@@ -179,22 +181,22 @@ impl Semaphore {
             record: holding.claim.record.clone(),
             key: None,
         };
-        let waiter = |claim: &Claim<Option<Record>>| Party {
+        let waiter = |claim: &Claim<Option<Record>>| ClientView {
             id: claim.id,
             token: 0,
-            phase: backends::Phase::Holding,
+            phase: backends::HolderState::Holding,
             left_ms: None,
             record: claim.record.clone(),
             key: None,
         };
-        let seen = |party: Party| {
+        let seen = |party: ClientView| {
             if self.is_seen(party.id, asks) {
                 let key = if party.record.is_none() { self.key(party.id) } else { None };
-                return Party { key, ..party };
+                return ClientView { key, ..party };
             }
-            Party { id: Uuid::nil(), token: 0, record: None, ..party }
+            ClientView { id: Uuid::nil(), token: 0, record: None, ..party }
         };
-        Look {
+        SemaphoreView {
             known: true,
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),

@@ -69,7 +69,7 @@ struct Arrived {
 
 impl Arrived {
     /// In memory that a second process will share.
-    fn shared() -> io::Result<&'static Self> {
+    fn server() -> io::Result<&'static Self> {
         // SAFETY: a new mapping, nobody else's and never unmapped. Zeroes are valid for all that is in it,
         // and a page is large and aligned enough.
         unsafe {
@@ -208,7 +208,7 @@ impl Caught {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
     /// but for SIGCHLD, without which nobody learns how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
-        let arrived = Arrived::shared()?;
+        let arrived = Arrived::server()?;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         // There is one story in a process, and one that hears.
         MAILBOX.get_or_init(|| Mailbox { arrived, wake });
@@ -296,7 +296,7 @@ mod tests {
 
     /// What is heard of signals that came in this order before anything was heard.
     fn heard_of(signals: &[(Signal, Origin)]) -> Vec<Signal> {
-        let arrived = Arrived::shared().unwrap();
+        let arrived = Arrived::server().unwrap();
         for (signal, origin) in signals {
             arrived.note(signal.as_raw(), *origin);
         }

@@ -9,33 +9,33 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, sleep_until};
 
-use super::{COURTESY, Patience, Survey, WATCHED};
-use crate::backends::local::file_names::{Entry, Kind, State};
-use crate::backends::local::mutex::Locked;
-use crate::backends::local::semaphore_files::{Said, Semaphore};
-use crate::backends::{Ask, Record};
+use super::{COURTESY, OvertakeTimer, QueueSnapshot, WATCHED};
+use crate::backends::local::file_names::{FileKind, FileName, StateFile};
+use crate::backends::local::mutex::MutexGuard;
+use crate::backends::local::semaphore_files::{FifoMessage, SemaphoreFiles};
+use crate::backends::{AcquireRequest, Record};
 use crate::clock::{Alarm, Moment};
 use crate::mutants::{self, Guard};
 use crate::sys::watch;
 
 /// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.
-pub(super) struct Queued {
-    semaphore: Rc<Semaphore>,
+pub(super) struct QueuePlace {
+    semaphore: Rc<SemaphoreFiles>,
     pub(super) number: u64,
     fifo: AsyncFd<OwnedFd>,
 }
 
-impl Queued {
+impl QueuePlace {
     pub(super) fn enter(
-        semaphore: &Rc<Semaphore>,
-        locked: &Locked<'_>,
-        state: &mut State,
-        ask: &Ask,
+        semaphore: &Rc<SemaphoreFiles>,
+        locked: &MutexGuard<'_>,
+        state: &mut StateFile,
+        request: &AcquireRequest,
     ) -> io::Result<Self> {
         let number = state.next();
         locked.set_state(*state)?;
-        let entry = Entry::new(Kind::Waiter, number);
-        let fifo = locked.create(entry, &Record::new(ask))?;
+        let entry = FileName::new(FileKind::Waiter, number);
+        let fifo = locked.create(entry, &Record::new(request))?;
         let fifo = watch(fifo, Interest::READABLE).inspect_err(|_| semaphore.remove(entry))?;
         Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
     }
@@ -56,8 +56,8 @@ impl Queued {
     /// Sleeps until something has happened that may make it our turn.
     pub(super) async fn wait(
         &mut self,
-        survey: Survey,
-        patience: Option<Patience>,
+        survey: QueueSnapshot,
+        patience: Option<OvertakeTimer>,
     ) -> io::Result<()> {
         let ahead = survey.ahead();
         let watches = survey.watches_permits() && !mutants::is_off(Guard::WakeUp);
@@ -76,8 +76,8 @@ impl Queued {
         let fifo = &self.fifo;
         let concerns_us = || {
             std::future::poll_fn(|context| {
-                let gone = others.iter().any(|fifo| hung_up(fifo, context));
-                if gone || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
+                let stage = others.iter().any(|fifo| hung_up(fifo, context));
+                if stage || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
             })
         };
         let given_back = std::future::poll_fn(|context| {
@@ -114,10 +114,10 @@ impl Queued {
     }
 }
 
-impl Drop for Queued {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
-        for kind in [Kind::Waiter, Kind::PassedOver] {
-            self.semaphore.remove(Entry::new(kind, self.number));
+        for kind in [FileKind::Waiter, FileKind::PassedOver] {
+            self.semaphore.remove(FileName::new(kind, self.number));
         }
     }
 }
@@ -135,7 +135,7 @@ fn is_free(fifo: &AsyncFd<OwnedFd>, revoked: bool, context: &mut Context<'_>) ->
         let Ok(mut ready) = ready else { return true };
         let waits = revoked
             && !ready.ready().is_read_closed()
-            && Said::to(fifo.get_ref()).is_ok_and(|said| said == Said::Revoked);
+            && FifoMessage::to(fifo.get_ref()).is_ok_and(|said| said == FifoMessage::Revoked);
         if !waits {
             return true;
         }

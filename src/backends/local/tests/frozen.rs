@@ -4,7 +4,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat};
 
 use super::*;
 
-impl World {
+impl LocalWorld {
     /// Puts some in front of all others, now and later.
     async fn deaf(&self, count: usize) -> Vec<OwnedFd> {
         // Makes the directory.
@@ -23,14 +23,14 @@ impl World {
 }
 
 async fn runs_on_behind(count: usize, limit: u32, dies: bool) {
-    let world = World(TempDir::new().unwrap());
-    let ask = || Ask { limit, ..ask() };
+    let world = LocalWorld(TempDir::new().unwrap());
+    let request = || AcquireRequest { limit, ..request() };
     let mut holders = Vec::new();
     for _ in 0..limit {
-        holders.push(world.granted(ask()).await);
+        holders.push(world.granted(request()).await);
     }
     let _deaf = world.deaf(count).await;
-    let (first, second) = (world.waits(ask()).await, world.waits(ask()).await);
+    let (first, second) = (world.waits(request()).await, world.waits(request()).await);
     let begin = Instant::now();
     for holder in holders {
         if dies { drop(holder) } else { holder.release(PATIENCE).await.unwrap() }
@@ -49,7 +49,7 @@ async fn runs_on_behind(count: usize, limit: u32, dies: bool) {
 
 #[test]
 fn however_many_in_a_row_do_not_hear_the_permit_passes_on_behind_them() {
-    World::run(async |_| {
+    LocalWorld::run(async |_| {
         let mut cases = Vec::new();
         for count in [1, 3, 4, 8, 12] {
             for (limit, dies) in [(1, false), (1, true), (2, false), (2, true)] {
@@ -64,10 +64,10 @@ fn however_many_in_a_row_do_not_hear_the_permit_passes_on_behind_them() {
 
 #[test]
 fn a_limit_that_is_raised_is_heard_of_behind_those_who_do_not_hear() {
-    World::run(async |world| {
-        let _holder = world.granted(ask()).await;
+    LocalWorld::run(async |world| {
+        let _holder = world.granted(request()).await;
         let _deaf = world.deaf(5).await;
-        let waiting = world.waits(ask()).await;
+        let waiting = world.waits(request()).await;
         world.client().set_limit(&name(), Some(2)).await.unwrap();
         waiting.granted().await;
     });
@@ -75,13 +75,13 @@ fn a_limit_that_is_raised_is_heard_of_behind_those_who_do_not_hear() {
 
 #[test]
 fn who_is_among_the_last_again_because_those_behind_left_hears_of_a_free_permit() {
-    World::run(async |world| {
-        let holder = world.granted(ask()).await;
+    LocalWorld::run(async |world| {
+        let holder = world.granted(request()).await;
         let _deaf = world.deaf(4).await;
-        let waiting = world.waits(ask()).await;
+        let waiting = world.waits(request()).await;
         let mut others = Vec::new();
         for _ in 0..6 {
-            others.push(world.waits(ask()).await);
+            others.push(world.waits(request()).await);
         }
         for other in others {
             other.acquiring.abort();
@@ -94,9 +94,9 @@ fn who_is_among_the_last_again_because_those_behind_left_hears_of_a_free_permit(
 
 #[test]
 fn who_waits_for_the_mutex_hears() {
-    World::run(async |world| {
-        let holder = world.granted(ask()).await;
-        let waiting = world.waits(ask()).await;
+    LocalWorld::run(async |world| {
+        let holder = world.granted(request()).await;
+        let waiting = world.waits(request()).await;
         let is_it = |file: &String| file.starts_with("q.") && !file.ends_with("json");
         let path = world.path().join(world.files().into_iter().find(is_it).unwrap());
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -120,11 +120,11 @@ fn who_waits_for_the_mutex_hears() {
 
 #[test]
 fn those_who_wait_in_the_middle_are_not_woken_by_grants() {
-    World::run(async |world| {
-        let holder = world.granted(ask()).await;
+    LocalWorld::run(async |world| {
+        let holder = world.granted(request()).await;
         let mut waiting = Vec::new();
         for _ in 0..9 {
-            waiting.push(world.waits(ask()).await);
+            waiting.push(world.waits(request()).await);
         }
         // What the newcomers told those before them has been heard.
         tokio::time::sleep(Duration::from_millis(100)).await;

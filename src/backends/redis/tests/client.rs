@@ -3,24 +3,24 @@
 use std::future::Future;
 
 use super::*;
-use crate::backends::finding::Found;
+use crate::backends::finding::FindingKind;
 use crate::backends::redis::Redis;
 use crate::backends::{
-    Acquired, Ask, Attempt, Backend, Cancel, Error, Finding, Gone, Grade, Lease, Loss, Lost,
-    Revocation, StoreError, Turn, Who,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, ClientInfo, Error, Finding, Grade,
+    Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
 use crate::clock;
 
 const SOON: Duration = Duration::from_secs(5);
 
-impl World {
+impl RedisWorld {
     fn client(&self) -> Redis {
         Redis::new(self.place()).unwrap()
     }
 
-    fn examine(&self, place: Place) -> Vec<Finding> {
+    fn examine(&self, place: RedisConfig) -> Vec<Finding> {
         let client = Redis::new(place).unwrap();
-        self.runtime.block_on(async { client.examine().await.unwrap() })
+        self.runtime.block_on(async { client.diagnose().await.unwrap() })
     }
 
     /// How many clients wait on a list.
@@ -47,8 +47,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("soon")
 }
 
-fn an_ask() -> Ask {
-    Ask {
+fn an_ask() -> AcquireRequest {
+    AcquireRequest {
         name: "a".parse().unwrap(),
         id: Uuid::new_v4(),
         limit: 1,
@@ -56,82 +56,84 @@ fn an_ask() -> Ask {
         strict: false,
         min_hold: Duration::ZERO,
         nonblock: false,
-        who: serde_json::from_str::<Who>(WHO).unwrap(),
+        who: serde_json::from_str::<ClientInfo>(WHO).unwrap(),
     }
 }
 
-async fn acquired(client: &Redis, ask: &Ask) -> Result<Acquired, Error> {
-    let (turn, _notices) = Turn::channel();
-    let (_canceller, cancel) = Cancel::pair();
-    client.acquire(ask, &turn, cancel).await
+async fn acquired(client: &Redis, request: &AcquireRequest) -> Result<Acquisition, Error> {
+    let (progress, _notices) = ProgressSender::channel();
+    let (_canceller, cancel) = CancelToken::pair();
+    client.acquire(request, &progress, cancel).await
 }
 
 async fn granted(client: &Redis) -> Box<dyn Lease> {
     granted_as(client, &an_ask()).await
 }
 
-async fn granted_as(client: &Redis, ask: &Ask) -> Box<dyn Lease> {
-    match acquired(client, ask).await.unwrap() {
-        Acquired::Granted(lease) => lease,
-        Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+async fn granted_as(client: &Redis, request: &AcquireRequest) -> Box<dyn Lease> {
+    match acquired(client, request).await.unwrap() {
+        Acquisition::Granted(lease) => lease,
+        Acquisition::Busy | Acquisition::Cancelled => panic!("not granted"),
     }
 }
 
 #[test]
 fn a_holder_hears_at_once_that_it_was_revoked() {
-    for (how, expected) in [(Revocation::Gently, Gone::NotYet), (Revocation::Now, Gone::Before)] {
-        let world = World::new();
+    for (how, expected) in
+        [(Revocation::Graceful, LossStage::Revoking), (Revocation::Forced, LossStage::Before)]
+    {
+        let world = RedisWorld::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             world.hears(&mut *lease).await;
             assert!(client.revoke(&world.name, lease.permit().id, how).await.unwrap());
-            let Lost { why, gone } = soon(lease.lost()).await;
+            let Loss { reason: why, stage: gone } = soon(lease.lost()).await;
             assert_eq!(gone, expected);
-            assert_eq!(why, Loss::Revoked { now: how == Revocation::Now });
+            assert_eq!(why, LossReason::Revoked { now: how == Revocation::Forced });
         });
     }
 }
 
 #[test]
 fn who_has_just_been_revoked_at_once_knows_that_it_is_now() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
         let listened = tokio::time::timeout(Duration::from_millis(5_500), lease.lost()).await;
         assert!(listened.is_err(), "{listened:?}");
-        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Now).await.unwrap());
-        assert_eq!(soon(lease.lost()).await.gone, Gone::Now);
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Forced).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.stage, LossStage::Now);
     });
 }
 
 #[test]
 fn one_who_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
     for revoked in [false, true] {
-        let world = World::new();
+        let world = RedisWorld::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             let id = lease.permit().id;
             world.hears(&mut *lease).await;
             if revoked {
-                assert!(client.revoke(&world.name, id, Revocation::Gently).await.unwrap());
-                assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet);
+                assert!(client.revoke(&world.name, id, Revocation::Graceful).await.unwrap());
+                assert_eq!(soon(lease.lost()).await.stage, LossStage::Revoking);
                 world.hears(&mut *lease).await;
             }
             // What it would be told is not there any more when it is connected again.
             world.write(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-            assert!(client.revoke(&world.name, id, Revocation::Now).await.unwrap());
+            assert!(client.revoke(&world.name, id, Revocation::Forced).await.unwrap());
             world.write(&["DEL", &world.keys().wake(id)]);
-            assert_eq!(soon(lease.lost()).await.gone, Gone::Before);
+            assert_eq!(soon(lease.lost()).await.stage, LossStage::Before);
         });
     }
 }
 
 #[test]
 fn a_message_that_is_left_over_from_waiting_does_no_harm() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
@@ -148,7 +150,7 @@ fn a_message_that_is_left_over_from_waiting_does_no_harm() {
 
 #[test]
 fn a_short_command_has_one_connection() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     let connections =
         || world.server.ask::<String>(&["CLIENT", "LIST"]).lines().count().saturating_sub(1);
@@ -163,16 +165,16 @@ fn a_short_command_has_one_connection() {
 
 #[test]
 fn what_was_begun_is_asked_once_and_counts_from_then() {
-    let world = World::new();
+    let world = RedisWorld::new();
     // At first the server does not know the script; what is repeated then is no EVALSHA.
     for _ in 0..2 {
-        let (client, ask) = (world.client(), an_ask());
+        let (client, request) = (world.client(), an_ask());
         world.write(&["CONFIG", "RESETSTAT"]);
-        assert!(client.begin(&ask));
+        assert!(client.prefetch(&request));
         let begun = clock::now();
         world.runtime.block_on(async {
-            let lease = granted_as(&client, &ask).await;
-            assert!(lease.tenure().unwrap().borrow().since <= begun);
+            let lease = granted_as(&client, &request).await;
+            assert!(lease.validity().unwrap().borrow().since <= begun);
             lease.release(SOON).await.unwrap();
         });
         let stats: String = world.server.ask(&["INFO", "commandstats"]);
@@ -182,13 +184,13 @@ fn what_was_begun_is_asked_once_and_counts_from_then() {
 
 #[test]
 fn what_a_server_grants_that_may_forget_it_is_given_back() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     for begins in [true, false] {
-        let (client, ask) = (world.client(), an_ask());
-        assert!(!begins || client.begin(&ask));
-        let refused = world.runtime.block_on(acquired(&client, &ask));
+        let (client, request) = (world.client(), an_ask());
+        assert!(!begins || client.prefetch(&request));
+        let refused = world.runtime.block_on(acquired(&client, &request));
         let evicts = StoreError::Evicts { policy: "allkeys-lru".into() };
         assert!(refused.is_err_and(|error| error.cause == evicts));
         assert!(world.look().holders.is_empty());
@@ -197,18 +199,18 @@ fn what_a_server_grants_that_may_forget_it_is_given_back() {
 
 #[test]
 fn a_server_that_lets_nobody_in_is_heard_saying_why() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let mut only = world.server.connection();
     let mut say = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).exec(&mut only).unwrap();
     say(&["CONFIG", "SET", "maxclients", "1"]);
     say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     // It says so and closes the connection before it was asked anything, or a little later.
     for attempt in 0..4 {
-        let (client, ask) = (world.client(), Ask { nonblock: true, ..an_ask() });
+        let (client, request) = (world.client(), AcquireRequest { nonblock: true, ..an_ask() });
         if attempt % 2 == 0 {
-            client.begin(&ask);
+            client.prefetch(&request);
         }
-        let refused = world.runtime.block_on(acquired(&client, &ask));
+        let refused = world.runtime.block_on(acquired(&client, &request));
         let cause = refused.err().unwrap().cause;
         let StoreError::Refused(text) = &cause else { panic!("{cause}") };
         assert!(text.contains("max number of clients"), "{text}");
@@ -230,12 +232,13 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
             });
         }
     });
-    let world = World::new();
-    let url = crate::backends::redis::config::Url::parse(&url).unwrap();
-    let client = Redis::new(Place { url, ..world.place() }).unwrap();
+    let world = RedisWorld::new();
+    let url = crate::backends::redis::config::RedisUrl::parse(&url).unwrap();
+    let client = Redis::new(RedisConfig { url, ..world.place() }).unwrap();
     world.runtime.block_on(async {
         for _ in 0..3 {
-            let answer: String = client.shared.connection.ask(&redis::cmd("PING")).await.unwrap();
+            let answer: String =
+                client.server.connection.request(&redis::cmd("PING")).await.unwrap();
             assert_eq!(answer, "ours");
         }
     });
@@ -243,7 +246,7 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
 
 #[test]
 fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         granted(&client).await.release(SOON).await.unwrap();
@@ -258,7 +261,7 @@ fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
 
 #[test]
 fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_hides_nothing() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.write(&["SET", "p-other", "text"]);
     world.write(&["HSET", "{p-other}:queue", "pin", "1"]);
@@ -286,9 +289,9 @@ fn grade(findings: &[Finding], topic: &str) -> Option<Grade> {
 
 #[test]
 fn a_server_is_examined() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let findings = world.examine(world.place());
-    assert!(matches!(findings[0].what, Found::Redis { .. }), "{findings:#?}");
+    assert!(matches!(findings[0].what, FindingKind::Redis { .. }), "{findings:#?}");
     for (topic, expected) in [
         ("server", Some(Grade::Ok)),
         ("eviction", Some(Grade::Ok)),
@@ -307,7 +310,7 @@ fn a_server_is_examined() {
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Error));
-    let place = Place { allow_eviction: true, ..world.place() };
+    let place = RedisConfig { allow_eviction: true, ..world.place() };
     assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Warning));
     world.write(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Error));
@@ -315,7 +318,7 @@ fn a_server_is_examined() {
 
 #[test]
 fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-config"]);
     let findings = world.examine(world.place());
     assert_eq!(grade(&findings, "persistence"), Some(Grade::Warning));
@@ -323,7 +326,7 @@ fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
     let findings = world.examine(world.place());
     let [server, clock] = &findings[..] else { panic!("{findings:#?}") };
     assert_eq!((server.grade, clock.grade), (Grade::Warning, Grade::Ok));
-    assert_eq!(server.what, Found::NoInfo);
+    assert_eq!(server.what, FindingKind::NoInfo);
 }
 
 #[test]
@@ -331,7 +334,7 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
     let page = include_str!("../../../../docs/redis.md");
     let rules = page.split_once("An ACL needs").unwrap().1.split_once('.').unwrap().0;
     let allowed = rules.split(['`', ' ', '\n', ',']).filter(|word| word.starts_with('+'));
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     let mut user = vec!["ACL", "SETUSER", "default", "resetkeys", "~p-*", "~{p-*}*", "-@all"];
     user.extend(allowed);
@@ -342,10 +345,10 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
         let held = tokio::time::timeout(Duration::from_millis(1_500), lease.lost()).await;
         assert!(held.is_err(), "{held:?}");
         assert_eq!(client.observe_all().await.unwrap().len(), 1);
-        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Gently).await.unwrap());
-        assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet, "it may listen");
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Graceful).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.stage, LossStage::Revoking, "it may listen");
         lease.release(SOON).await.unwrap();
         client.set_limit(&world.name, None).await.unwrap();
-        client.examine().await.unwrap();
+        client.diagnose().await.unwrap();
     });
 }

@@ -114,9 +114,9 @@ fn left(directory: &Path) -> Left {
     let semaphores = semaphores(journal, found);
     let hold = |name: &str, min_hold_ms| {
         let (name, id): (Rc<str>, _) = (name.into(), Uuid::new_v4());
-        let asking = Asking { min_hold_ms, ..asking(id, 60_000) };
-        let (told, _) = semaphores.ask(&name, asking, &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, Outcome::Holding);
+        let asking = RegisterRequest { min_hold_ms, ..asking(id, 60_000) };
+        let (told, _) = semaphores.request(&name, asking, &"".into()).ok().unwrap();
+        assert_eq!(told.outcome, RegisterOutcome::Holding);
         (name, id)
     };
     let (name, id) = hold("again", 0);
@@ -153,8 +153,8 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
             // A permit may end at once by a number.
             prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");
             let (told, _) =
-                again.ask(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
-            prop_assert!(told.outcome != Outcome::Holding, "{change:?}: {name}");
+                again.request(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
+            prop_assert!(told.outcome != RegisterOutcome::Holding, "{change:?}: {name}");
         }
         if !is_cut && !is_number {
             prop_assert!(again.last.get() >= last, "{change:?}");
