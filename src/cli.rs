@@ -21,7 +21,9 @@ use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
 pub(crate) use self::help_text::{brief, documented, usage};
-pub(crate) use self::subcommands::{Acquire, Doctor, Limit, Release, Renew, Serve, Status};
+pub(crate) use self::subcommands::{
+    AcquireArgs, DoctorArgs, LimitArgs, ReleaseArgs, RenewArgs, ServeArgs, StatusArgs,
+};
 pub(crate) use self::values::LONGEST;
 use crate::backends::Name;
 use crate::supervise::policy::{OnLost, Orphans};
@@ -40,15 +42,15 @@ use crate::supervise::signals;
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) run: Run,
+    pub(crate) run: RunArgs,
     #[command(subcommand)]
-    pub(crate) subcommand: Option<Sub>,
+    pub(crate) subcommand: Option<SubcommandArgs>,
 }
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) permit_options: PermitOptions,
 
@@ -247,21 +249,21 @@ pub(crate) struct LoudnessOptions {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Sub {
+pub(crate) enum SubcommandArgs {
     /// Show who holds and who waits (all semaphores if no NAME is given)
-    Status(Status),
+    Status(StatusArgs),
     /// Take a permit that outlives this process, for a job of several steps
-    Acquire(Acquire),
+    Acquire(AcquireArgs),
     /// Extend a permit that was acquired
-    Renew(Renew),
+    Renew(RenewArgs),
     /// Give back a permit that was acquired, or take one from its holder
-    Release(Release),
+    Release(ReleaseArgs),
     /// Show, pin or unpin a semaphore's limit
-    Limit(Limit),
+    Limit(LimitArgs),
     /// Run a cloud-semaphore server, for semrun and for the Node clients
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Check configuration, backend and clocks without running anything
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Print this, or the help of a subcommand
     Help {
         #[arg(value_name = "SUBCOMMAND")]
@@ -304,7 +306,7 @@ pub(crate) struct Merged<T: Args> {
 )]
 pub(crate) struct SubOnly {
     #[command(subcommand)]
-    pub(crate) subcommand: Sub,
+    pub(crate) subcommand: SubcommandArgs,
 }
 
 /// What the variables of options begin with.
@@ -366,10 +368,10 @@ mod tests {
         documented().debug_assert();
         brief().debug_assert();
         SubOnly::command().debug_assert();
-        Merged::<Run>::command().debug_assert();
-        Merged::<Acquire>::command().debug_assert();
-        Merged::<Serve>::command().debug_assert();
-        Merged::<Limit>::command().debug_assert();
+        Merged::<RunArgs>::command().debug_assert();
+        Merged::<AcquireArgs>::command().debug_assert();
+        Merged::<ServeArgs>::command().debug_assert();
+        Merged::<LimitArgs>::command().debug_assert();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
 use crate::backends::{Name, Permit, cloud, local, redis};
-use crate::printable::{Among, harmless, pitfall, quoted};
+use crate::printable::{Context, pitfall, printable, quoted};
 use crate::serve::{journal, routes};
 use crate::settings;
 
@@ -62,9 +62,9 @@ fn urls(bytes: &[u8]) {
 /// Whatever is in a name, it is one line, one file and one word.
 fn names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let shown = harmless(&text);
-    assert_eq!(harmless(&shown), shown);
-    for among in [Among::Words, Among::Columns, Among::Front, Among::Log] {
+    let shown = printable(&text);
+    assert_eq!(printable(&shown), shown);
+    for among in [Context::Words, Context::Columns, Context::Front, Context::Log] {
         let quoted = quoted(&text, among);
         assert!(!quoted.is_empty() && !quoted.contains(char::is_control), "{quoted:?}");
     }

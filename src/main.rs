@@ -38,7 +38,7 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
         return exit::Failure::Internal.code().into();
     }
     // SAFETY: these are what the C library hands to a `main`.
-    run(&unsafe { sys::words(count, words) }).into()
+    run(&unsafe { sys::arguments(count, words) }).into()
 }
 
 /// From the command line to the exit code.
@@ -50,7 +50,7 @@ fn run(line: &[OsString]) -> u8 {
     match done {
         Ok(exit) => exit.finish(),
         Err(error) => {
-            Console::new(Loudness::Quiet).say(Loudness::Quiet, cli::messages::Failed(&error));
+            Console::new(Loudness::Quiet).say(Loudness::Quiet, cli::messages::FatalError(&error));
             commands::class(&error).code()
         }
     }

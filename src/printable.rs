@@ -50,7 +50,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// The same text with U+FFFD for each character that is hidden.
-pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if is_plain(text) || !text.contains(is_hidden) {
         text.into()
     } else {
@@ -60,7 +60,7 @@ pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
 
 /// JSON that says the same and has such characters only as escapes. Line breaks and blanks between its
 /// parts are left.
-pub(crate) fn harmless_json(json: String) -> String {
+pub(crate) fn printable_json(json: String) -> String {
     let escapes = |c: char| is_hidden(c) && c != '\n';
     if !json.contains(escapes) {
         return json;
@@ -80,7 +80,7 @@ pub(crate) fn harmless_json(json: String) -> String {
 
 /// Where something of others stands among words of ours, and what they would be taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Among {
+pub(crate) enum Context {
     /// A sentence: `job (pid 7, ci@web1) and by 2 others`.
     Words,
     /// The columns of a table, in which some words are ours.
@@ -93,16 +93,16 @@ pub(crate) enum Among {
 
 /// As it is where it can only be what it is; otherwise in quotation marks, and those in it with a
 /// backslash before them.
-pub(crate) fn quoted(text: &str, among: Among) -> Cow<'_, str> {
+pub(crate) fn quoted(text: &str, among: Context) -> Cow<'_, str> {
     let blanks = |c: char| c.is_whitespace();
     let doubled = || text.chars().zip(text.chars().skip(1)).any(|(a, b)| blanks(a) && blanks(b));
     let means_more = match among {
-        Among::Words => text.contains(|c| blanks(c) || "\"'()[];,".contains(c)),
-        Among::Columns => text.contains(['"', '(', ')']) || matches!(text, "foreign" | "?" | "-"),
-        Among::Front => text.contains('"') || text.contains(": ") || text.ends_with(':'),
-        Among::Log => text.contains(|c| "\"[]:".contains(c)),
+        Context::Words => text.contains(|c| blanks(c) || "\"'()[];,".contains(c)),
+        Context::Columns => text.contains(['"', '(', ')']) || matches!(text, "foreign" | "?" | "-"),
+        Context::Front => text.contains('"') || text.contains(": ") || text.ends_with(':'),
+        Context::Log => text.contains(|c| "\"[]:".contains(c)),
     };
-    let text = harmless(text);
+    let text = printable(text);
     if means_more || text.is_empty() || text.trim() != text || doubled() {
         format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")).into()
     } else {
@@ -124,7 +124,7 @@ pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
 }
 
 /// No more of a text than this many characters.
-pub(crate) fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+pub(crate) fn truncated(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
@@ -163,15 +163,15 @@ mod tests {
             '\u{e0001}',
             '\u{e0041}',
         ] {
-            assert_eq!(harmless(&format!("a{c}b")), "a\u{FFFD}b", "{c:?}");
+            assert_eq!(printable(&format!("a{c}b")), "a\u{FFFD}b", "{c:?}");
             let json = serde_json::to_string(&format!("a{c}b")).unwrap();
-            let escaped = harmless_json(json);
+            let escaped = printable_json(json);
             assert!(!escaped.contains(is_hidden), "{escaped:?}");
             assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), format!("a{c}b"));
         }
         for good in ["", "deploy", "bücher v1.2", "日本語", "עברית", "العربية", "🚀", "a\u{a0}b"]
         {
-            assert_eq!(harmless(good), good);
+            assert_eq!(printable(good), good);
         }
     }
 
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_could_be_words_of_ours_is_in_quotation_marks() {
-        use Among::{Columns, Front, Log, Words};
+        use Context::{Columns, Front, Log, Words};
         for (text, among, shown) in [
             ("migrate.sh", Words, "migrate.sh"),
             ("backup (pid 1, root@vm)", Words, "\"backup (pid 1, root@vm)\""),

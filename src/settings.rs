@@ -23,38 +23,41 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
-pub(crate) use self::error::Misuse;
+pub(crate) use self::error::SettingsError;
 use self::error::misuse;
 #[cfg(any(test, fuzzing))]
 use self::files::Config;
-pub(crate) use self::layers::{Given, GivenValue};
+pub(crate) use self::layers::{GivenOption, GivenValue};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
 pub(crate) use self::mistakes::no_subcommand;
-use self::mistakes::{Refused, before_a_subcommand, near_subcommand, number_after_a_switch};
-pub(crate) use self::run::{Request, Run, Wait};
-pub(crate) use self::server::Serve;
+use self::mistakes::{
+    RejectedCommandLine, before_a_subcommand, near_subcommand, number_after_a_switch,
+};
+pub(crate) use self::run::{PermitRequest, RunSettings, Wait};
+pub(crate) use self::server::ServeSettings;
 pub(crate) use self::shell::NoShell;
-use self::sources::All;
+use self::sources::CommandSources;
 pub(crate) use self::subcommands::{
-    Acquire, Change, Doctor, Examined, Limit, Printed, Release, Renew, Status,
+    AcquireOutput, AcquireSettings, DiagnosedBackend, DoctorSettings, LimitChange, LimitSettings,
+    ReleaseSettings, RenewSettings, StatusSettings,
 };
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
 use crate::sys::{environment, keep_from_core_files};
-use crate::user::{Account, Home};
+use crate::user::{Home, User};
 
 /// What is to be done.
 #[derive(Debug)]
-pub(crate) enum Task {
-    Run(Box<Run>),
-    Status(Status),
-    Acquire(Box<Acquire>),
-    Renew(Renew),
-    Release(Release),
-    Limit(Limit),
-    Doctor(Box<Doctor>),
-    Serve(Box<Serve>),
+pub(crate) enum RequestedCommand {
+    Run(Box<RunSettings>),
+    Status(StatusSettings),
+    Acquire(Box<AcquireSettings>),
+    Renew(RenewSettings),
+    Release(ReleaseSettings),
+    Limit(LimitSettings),
+    Doctor(Box<DoctorSettings>),
+    Serve(Box<ServeSettings>),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
@@ -64,15 +67,15 @@ pub(crate) enum Task {
 }
 
 /// What settings come from beside the command line.
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct Environment<'a> {
     pub(crate) variables: &'a Variables,
     /// The configuration of whoever runs this, if there can be one.
-    pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, Misuse>,
+    pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, SettingsError>,
     pub(crate) system_file: &'a Path,
 }
 
 /// The file of an account. One whose home is unknown may have one that matters.
-pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
+pub(crate) fn user_file(account: &User) -> Result<Option<PathBuf>, SettingsError> {
     match &account.home {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
@@ -83,7 +86,7 @@ pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
                  configuration: {error}; try again, or say --config FILE (/dev/null for none)",
                 account.uid
             );
-            Err(Misuse::new(Failure::Unavailable, what))
+            Err(SettingsError::new(Failure::Unavailable, what))
         }
     }
 }
@@ -167,16 +170,20 @@ pub(crate) fn system_file() -> &'static Path {
 }
 
 /// Understands a command line, its program's name included.
-pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task, Misuse> {
+pub(crate) fn read(
+    line: &[OsString],
+    around: &Environment<'_>,
+) -> Result<RequestedCommand, SettingsError> {
     if line.len() <= 1 {
-        return Ok(Task::Usage(cli::usage()));
+        return Ok(RequestedCommand::Usage(cli::usage()));
     }
-    let mut command = once(Merged::<cli::Run>::command());
+    let mut command = once(Merged::<cli::RunArgs>::command());
     let matches = match command.try_get_matches_from_mut(line) {
         Ok(matches) => matches,
         Err(error) => {
             let words = &line[1..];
-            let refused = Refused { error: &error, words, command: &command, subcommand: None };
+            let refused =
+                RejectedCommandLine { error: &error, words, command: &command, subcommand: None };
             return print_or_misuse(&refused);
         }
     };
@@ -209,11 +216,12 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
                 }
             }
             let layers = Layers::of(command, flags, operands, Some(matches));
-            let all = All::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
+            let all =
+                CommandSources::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
             // Taking them apart would cost a run as much as putting them together.
             let all = ManuallyDrop::new(all);
             let run = run::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
-            Ok(Task::Run(Box::new(run)))
+            Ok(RequestedCommand::Run(Box::new(run)))
         }
     }
 }
@@ -221,8 +229,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
 fn subcommand(
     before: Vec<(String, GivenValue)>,
     words: &[OsString],
-    around: &Surroundings<'_>,
-) -> Result<Task, Misuse> {
+    around: &Environment<'_>,
+) -> Result<RequestedCommand, SettingsError> {
     let command = SubOnly::command().mut_subcommands(once);
     let matches = match command.clone().try_get_matches_from(words) {
         Ok(matches) => matches,
@@ -231,7 +239,7 @@ fn subcommand(
             let mut command = name.and_then(|name| command.find_subcommand(name)).cloned();
             let command = command.get_or_insert_default();
             let words = &words[1..];
-            let refused = Refused { error: &error, words, command, subcommand: name };
+            let refused = RejectedCommandLine { error: &error, words, command, subcommand: name };
             return print_or_misuse(&refused);
         }
     };
@@ -248,19 +256,21 @@ fn subcommand(
     let operands = operands(&command, matches);
     let text = |at: usize| operands.get(at).map(|word| word.to_string_lossy().into_owned());
     Ok(match name {
-        "status" => Task::Status(subcommands::status(&flags, &operands, around)?),
+        "status" => RequestedCommand::Status(subcommands::status(&flags, &operands, around)?),
         "acquire" => {
-            let all = All::new::<cli::Acquire>(flags, operands, around)?;
-            Task::Acquire(Box::new(subcommands::acquire(&all)?))
+            let all = CommandSources::new::<cli::AcquireArgs>(flags, operands, around)?;
+            RequestedCommand::Acquire(Box::new(subcommands::acquire(&all)?))
         }
-        "renew" => Task::Renew(subcommands::renew(flags, operands, around)?),
-        "release" => Task::Release(subcommands::release(flags, operands, around)?),
-        "limit" => Task::Limit(subcommands::limit(flags, operands, around)?),
-        "doctor" => Task::Doctor(Box::new(subcommands::doctor(flags, operands, around))),
-        "serve" => Task::Serve(Box::new(server::settings(flags, around)?)),
+        "renew" => RequestedCommand::Renew(subcommands::renew(flags, operands, around)?),
+        "release" => RequestedCommand::Release(subcommands::release(flags, operands, around)?),
+        "limit" => RequestedCommand::Limit(subcommands::limit(flags, operands, around)?),
+        "doctor" => {
+            RequestedCommand::Doctor(Box::new(subcommands::doctor(flags, operands, around)))
+        }
+        "serve" => RequestedCommand::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
-            Task::Completions(shell.ok_or_else(|| misuse("no shell"))?)
+            RequestedCommand::Completions(shell.ok_or_else(|| misuse("no shell"))?)
         }
         "help" => match text(0) {
             Some(name) if !cli::is_subcommand(name.as_ref()) => {
@@ -268,7 +278,7 @@ fn subcommand(
             }
             name => page(name.as_deref(), "--help")?,
         },
-        _ => Task::Man(text(0)),
+        _ => RequestedCommand::Man(text(0)),
     })
 }
 
@@ -277,7 +287,7 @@ fn check_before(
     name: &str,
     before: &[(String, GivenValue)],
     command: &Command,
-) -> Result<(), Misuse> {
+) -> Result<(), SettingsError> {
     let backend = BackendOptions::augment_args(Command::new(""));
     let takes = |command: &Command, option: &str| {
         command.get_arguments().any(|argument| argument.get_long() == Some(option))
@@ -302,7 +312,7 @@ pub(crate) fn wants_shell(line: &[OsString]) -> bool {
 }
 
 /// Help and the version are asked for by an "error" of clap's.
-fn print_or_misuse(refused: &Refused<'_>) -> Result<Task, Misuse> {
+fn print_or_misuse(refused: &RejectedCommandLine<'_>) -> Result<RequestedCommand, SettingsError> {
     let flag = match refused.error.kind() {
         ErrorKind::DisplayVersion => "--version",
         ErrorKind::DisplayHelp if refused.words.iter().any(|word| word == "--help") => "--help",
@@ -313,11 +323,11 @@ fn print_or_misuse(refused: &Refused<'_>) -> Result<Task, Misuse> {
 }
 
 /// What a flag prints, alone or after a subcommand.
-fn page(subcommand: Option<&str>, flag: &str) -> Result<Task, Misuse> {
+fn page(subcommand: Option<&str>, flag: &str) -> Result<RequestedCommand, SettingsError> {
     let words = ["semrun"].into_iter().chain(subcommand).chain([flag]);
     let command = if flag == "-h" { cli::brief() } else { cli::documented() };
     match command.try_get_matches_from(words) {
-        Err(page) => Ok(Task::Print(page)),
+        Err(page) => Ok(RequestedCommand::Print(page)),
         Ok(_) => Err(misuse("no help for that")),
     }
 }

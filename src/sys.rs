@@ -27,7 +27,7 @@ unsafe extern "C" {}
 /// # Safety
 ///
 /// There are as many texts as said, which live as long as the process.
-pub(crate) unsafe fn words(count: c_int, words: *const *const c_char) -> Vec<OsString> {
+pub(crate) unsafe fn arguments(count: c_int, words: *const *const c_char) -> Vec<OsString> {
     // SAFETY: see above.
     let word = |at| unsafe { CStr::from_ptr(*words.add(at)) };
     (0..usize::try_from(count).unwrap_or(0))
@@ -53,10 +53,10 @@ pub(crate) fn own_group() -> Option<Pid> {
 /// Makes a second process of this one, in a process group of its own: its pid in the first,
 /// none in the second, where `first` is done before any signal is heard. To be called while there is
 /// one thread.
-pub(crate) fn split(first: impl FnOnce()) -> io::Result<Option<Pid>> {
+pub(crate) fn fork(first: impl FnOnce()) -> io::Result<Option<Pid>> {
     // The second one belongs to the job all the same.
     let _recorded = own_group();
-    deaf(|| {
+    with_signals_blocked(|| {
         // SAFETY: with one thread nothing is locked or half done in the copy.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
@@ -72,7 +72,7 @@ pub(crate) fn split(first: impl FnOnce()) -> io::Result<Option<Pid>> {
 }
 
 /// Runs `action` while no signal is heard; those that come are heard afterwards.
-pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
+pub(crate) fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
     // SAFETY: changes this thread's own signal mask and puts the old one back.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use unicode_width::UnicodeWidthChar;
 
-use crate::printable::{harmless, shortened};
+use crate::printable::{printable, truncated};
 use crate::sys::{own_group, without_stopping_at_the_terminal};
 
 /// How much is said.
@@ -63,7 +63,7 @@ impl Console {
     pub(crate) fn draw(&mut self, lines: &[String]) {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
-            let lines: Vec<_> = lines.iter().map(|line| harmless(line)).collect();
+            let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
             let fits = |line: &&Cow<'_, str>| width(line) <= room(columns);
             let few = room(columns) < FEW;
             let longest = if few { lines.last() } else { lines.first() };
@@ -124,7 +124,7 @@ const LONGEST_LINE: usize = 8_000;
 
 /// With its end, and with no other.
 fn one_line(line: &str) -> String {
-    format!("{}\n", shortened(&harmless(line), LONGEST_LINE))
+    format!("{}\n", truncated(&printable(line), LONGEST_LINE))
 }
 
 /// Nobody may be reading, or not just now; that must neither end a job nor hold it up.

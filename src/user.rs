@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 
 /// The effective user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Account {
+pub(crate) struct User {
     pub(crate) uid: u32,
     /// The number as text where the user database does not know it.
     pub(crate) user: String,
@@ -24,7 +24,7 @@ pub(crate) enum Home {
     Unknown(String),
 }
 
-impl Account {
+impl User {
     pub(crate) fn current() -> Self {
         let uid = geteuid().as_raw();
         // The file covers nearly everybody; getent also asks the directory services, which a
@@ -89,13 +89,13 @@ fn getent(uid: u32) -> Result<String, String> {
 }
 
 /// Finds a user in lines of the form of passwd(5).
-fn entry(passwd: &str, uid: u32) -> Option<Account> {
+fn entry(passwd: &str, uid: u32) -> Option<User> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let user = fields.next()?;
         let number: u32 = fields.nth(1)?.parse().ok()?;
         let home = fields.nth(2)?;
-        (number == uid).then(|| Account {
+        (number == uid).then(|| User {
             uid,
             user: user.into(),
             home: if home.starts_with('/') { Home::At(home.into()) } else { Home::None },

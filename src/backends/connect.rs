@@ -11,7 +11,7 @@ use super::local::Local;
 use super::local::directory::LocalConfig;
 use super::redis::{self, Redis};
 use super::{Backend, Error};
-use crate::user::Account;
+use crate::user::User;
 
 /// Where permits live, checked as far as its text goes.
 #[derive(Debug, Clone)]
@@ -140,7 +140,7 @@ impl Location {
         }
     }
 
-    pub(crate) fn connect(&self, account: &Account) -> Result<Box<dyn Backend>, Error> {
+    pub(crate) fn connect(&self, account: &User) -> Result<Box<dyn Backend>, Error> {
         Ok(match self {
             Self::Default => Box::new(Local::new(LocalConfig::default_for(account)?)),
             Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),

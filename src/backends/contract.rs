@@ -40,9 +40,9 @@ use super::{
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;
-use crate::serve::connections::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::keys::Keys;
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::keys::ApiKeys;
 use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
@@ -102,15 +102,16 @@ fn served(lifetime: Lifetime) -> TestedBackend {
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let log = Log::new(&[], Format::Text, Sink::TEST);
-    let semaphores = Semaphores::new(Journal::none(), Found::default(), Bounds::default(), log);
-    let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
+    let semaphores =
+        Semaphores::new(Journal::none(), RestoredState::default(), Bounds::default(), log);
+    let routes = Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap());
     // Until a test has its tasks there is nowhere to start another.
     let start = OnceCell::new();
     let client = Box::new(move || {
         start.get_or_init(|| {
             let listener = listener.try_clone().unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let door = Door::new(Room::within(1024, None, None));
+            let door = Connections::new(ConnectionLimits::within(1024, None, None));
             let (routes, end) = (Rc::clone(&routes), std::future::pending());
             spawn_local(serve::run(listener, None, routes, door, end))
         });

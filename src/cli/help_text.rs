@@ -6,7 +6,7 @@ use super::{Cli, variable};
 
 /// What there is to say about a command.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct CommandHelp {
     /// The subcommand; empty for a run.
     pub(crate) name: &'static str,
     /// One paragraph.
@@ -44,8 +44,8 @@ const RUN_CODES: &[(&str, &str)] = &[
 ];
 
 /// All of them.
-pub(crate) const PAGES: [Page; 11] = [
-    Page {
+pub(crate) const PAGES: [CommandHelp; 11] = [
+    CommandHelp {
         name: "",
         notes: "Options end at the first operand: everything after COMMAND belongs to the command.",
         exit: RUN_CODES,
@@ -61,7 +61,7 @@ pub(crate) const PAGES: [Page; 11] = [
             ),
         ],
     },
-    Page {
+    CommandHelp {
         name: "status",
         notes: "",
         exit: &[
@@ -77,7 +77,7 @@ pub(crate) const PAGES: [Page; 11] = [
             ("semrun status -v deploy", "with leases, fencing tokens and permits"),
         ],
     },
-    Page {
+    CommandHelp {
         name: "acquire",
         notes: "\
 Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew`, and give it back with \
@@ -97,7 +97,7 @@ Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew
             ),
         ],
     },
-    Page {
+    CommandHelp {
         name: "renew",
         notes: "",
         exit: &[
@@ -109,7 +109,7 @@ Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew
         ],
         examples: &[("semrun renew --while-pid $$ &", "renew it until this shell has ended")],
     },
-    Page {
+    CommandHelp {
         name: "release",
         notes: "",
         exit: &[
@@ -124,7 +124,7 @@ Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew
             ("semrun release --force deploy", "stop the one holder, and take its permit"),
         ],
     },
-    Page {
+    CommandHelp {
         name: "limit",
         notes: "\
 A pinned limit applies whatever the users of the semaphore ask for, until it is unpinned or the backend loses \
@@ -136,7 +136,7 @@ its data. When it is raised, waiters get their permits at once; when it is lower
             ("semrun limit encode --unpin", "what its users ask for applies again"),
         ],
     },
-    Page {
+    CommandHelp {
         name: "serve",
         notes: "\
 SIGTERM stops the server in good order, and SIGHUP makes it read keys and certificates again. Without \
@@ -155,7 +155,7 @@ SIGTERM stops the server in good order, and SIGHUP makes it read keys and certif
             ),
         ],
     },
-    Page {
+    CommandHelp {
         name: "doctor",
         notes: "Give it the options of a run: it checks what that run would use.",
         exit: &[("0", "all is well"), ("1", "something has to be mended"), USAGE],
@@ -164,7 +164,7 @@ SIGTERM stops the server in good order, and SIGHUP makes it read keys and certif
             "try a Redis before jobs depend on it",
         )],
     },
-    Page {
+    CommandHelp {
         name: "completions",
         notes: "",
         exit: &[("0", "it is printed"), USAGE],
@@ -177,17 +177,17 @@ SIGTERM stops the server in good order, and SIGHUP makes it read keys and certif
             ("semrun completions fish > ~/.config/fish/completions/semrun.fish", "for fish"),
         ],
     },
-    Page {
+    CommandHelp {
         name: "man",
         notes: "",
         exit: &[("0", "it is printed"), USAGE],
         examples: &[("semrun man status | man -l -", "read a page that is not installed")],
     },
-    Page { name: "help", notes: "", exit: &[], examples: &[] },
+    CommandHelp { name: "help", notes: "", exit: &[], examples: &[] },
 ];
 
 /// The page of a subcommand, or of a run for the empty name.
-pub(crate) fn page(name: &str) -> &'static Page {
+pub(crate) fn page(name: &str) -> &'static CommandHelp {
     PAGES.iter().find(|page| page.name == name).unwrap_or(&PAGES[0])
 }
 
@@ -269,7 +269,7 @@ fn is_common(option: &str, subcommand: &str) -> bool {
 }
 
 /// The text below the options.
-fn foot(page: &Page) -> String {
+fn foot(page: &CommandHelp) -> String {
     let mut paragraphs = Vec::new();
     if !page.notes.is_empty() {
         paragraphs.push(page.notes.to_owned());

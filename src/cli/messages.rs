@@ -23,19 +23,19 @@ use rustix::process::{Pid, Signal, WaitStatus};
 
 pub(crate) use self::cannot_run::CannotRun;
 pub(crate) use self::certificates::TlsErrorText;
-pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, OddText};
-pub(crate) use self::exposed::Exposed;
+pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
+pub(crate) use self::exposed::ExposedSecret;
 pub(crate) use self::findings::Check;
 pub(crate) use self::losses::LossText;
-pub(crate) use self::output::Page;
+pub(crate) use self::output::Output;
 use self::stores::StoreErrorText;
 pub(crate) use self::urls::{BadUrlText, UnsupportedText};
-pub(crate) use self::waiting::Waiting;
-pub(crate) use self::words::{Fine, Holder, Span};
+pub(crate) use self::waiting::WaitingText;
+pub(crate) use self::words::{HolderText, Milliseconds, Span};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
-use crate::printable::{Among, quoted};
+use crate::printable::{Context, quoted};
 use crate::settings::NoShell;
 use crate::supervise::signals;
 
@@ -145,34 +145,34 @@ impl fmt::Display for Warning<'_> {
 }
 
 /// A permit that is lost, or has to be taken for lost.
-pub(crate) struct Losing<'a> {
+pub(crate) struct PermitLost<'a> {
     pub(crate) name: &'a Name,
     pub(crate) why: &'a LossReason,
-    pub(crate) command: Doomed,
+    pub(crate) command: CommandFate,
 }
 
 /// What becomes of a command without a permit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Doomed {
+pub(crate) enum CommandFate {
     Stops,
     GoesOn,
     HasEnded,
 }
 
-impl fmt::Display for Losing<'_> {
+impl fmt::Display for PermitLost<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, why, command } = self;
         let why = LossText(why);
         match command {
-            Doomed::Stops => {
+            CommandFate::Stops => {
                 write!(f, "the permit of '{name}' cannot be kept, stopping the command: {why}")
             }
-            Doomed::GoesOn => write!(
+            CommandFate::GoesOn => write!(
                 f,
                 "the permit of '{name}' is lost and somebody else may have it, while the command \
                  goes on: {why}"
             ),
-            Doomed::HasEnded => write!(
+            CommandFate::HasEnded => write!(
                 f,
                 "the permit of '{name}' may have been somebody else's before the command ended: \
                  {why}"
@@ -192,9 +192,9 @@ impl fmt::Display for RanTooLong {
 }
 
 /// A command that is stopped because semrun was told to go.
-pub(crate) struct Told(pub(crate) Signal);
+pub(crate) struct StoppedBySignal(pub(crate) Signal);
 
-impl fmt::Display for Told {
+impl fmt::Display for StoppedBySignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "got SIG{}, stopping the command", signals::name(self.0))
     }
@@ -202,18 +202,18 @@ impl fmt::Display for Told {
 
 /// A permit that somebody wants to do something with, and may not.
 #[derive(Debug)]
-pub(crate) struct NotOurs {
+pub(crate) struct PermitRefused {
     pub(crate) permit: String,
     pub(crate) why: String,
 }
 
-impl fmt::Display for NotOurs {
+impl fmt::Display for PermitRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the permit {} {}", self.permit, self.why)
     }
 }
 
-impl std::error::Error for NotOurs {}
+impl std::error::Error for PermitRefused {}
 
 /// A permit that is taken from somebody.
 pub(crate) struct Revoking<'a> {
@@ -230,10 +230,10 @@ impl fmt::Display for Revoking<'_> {
         match (holder, holder.record()) {
             (_, Some(record)) => {
                 let age = time.duration_since(record.since).unwrap_or_default();
-                write!(f, "{}, who has held it for {}", Holder(record), Span(age))?;
+                write!(f, "{}, who has held it for {}", HolderText(record), Span(age))?;
             }
             (backends::Holder::Foreign { permit, .. }, _) => {
-                write!(f, "another program ({})", quoted(permit, Among::Words))?;
+                write!(f, "another program ({})", quoted(permit, Context::Words))?;
             }
             (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
         }
@@ -256,12 +256,12 @@ impl fmt::Display for Revoking<'_> {
 }
 
 /// The holders of a semaphore, of which one has to be chosen.
-pub(crate) struct Several<'a> {
+pub(crate) struct ChooseHolder<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) now: SystemTime,
 }
 
-impl fmt::Display for Several<'_> {
+impl fmt::Display for ChooseHolder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Snapshot { name, holders, .. } = self.snapshot;
         write!(f, "'{name}' has {} holders; choose one: ", holders.len())?;
@@ -276,7 +276,7 @@ impl fmt::Display for Several<'_> {
                         f,
                         "--permit {id}@{name} is held for {} by {}",
                         Span(age),
-                        Holder(record)
+                        HolderText(record)
                     )?;
                 }
                 (Some(id), None) => write!(f, "--permit {id}@{name} is held by another program")?,
@@ -338,7 +338,7 @@ impl fmt::Display for Detail<'_> {
                 }
             }
             Self::Leaves(processes) => {
-                let name = |name| quoted(name, Among::Words);
+                let name = |name| quoted(name, Context::Words);
                 let names = processes.iter().map(|(pid, one)| format!("{pid} ({})", name(one)));
                 let names: Vec<_> = names.collect();
                 write!(
@@ -363,7 +363,7 @@ impl fmt::Display for Detail<'_> {
             }
             Self::Busy(snapshot) => {
                 let now = SystemTime::now();
-                write!(f, "'{}' is busy{}", snapshot.name, waiting::Taken::of(snapshot, now))
+                write!(f, "'{}' is busy{}", snapshot.name, waiting::HeldBy::of(snapshot, now))
             }
             Self::Outer(permit) => {
                 write!(f, "going ahead under {permit}, which is held around this command")
@@ -373,9 +373,9 @@ impl fmt::Display for Detail<'_> {
 }
 
 /// What ends the program, with what it was about in front.
-pub(crate) struct Failed<'a>(pub(crate) &'a anyhow::Error);
+pub(crate) struct FatalError<'a>(pub(crate) &'a anyhow::Error);
 
-impl fmt::Display for Failed<'_> {
+impl fmt::Display for FatalError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.downcast_ref() {
             Some(error) => ErrorText(error).fmt(f),

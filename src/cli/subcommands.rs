@@ -10,11 +10,11 @@ use super::{
     BackendOptions, ConfigOption, LoudnessOptions, PermitOptions, SupervisionOptions, values,
 };
 use crate::backends::Name;
-use crate::serve::log::{Event, Format};
+use crate::serve::log::{Format, LogEvent};
 
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) backend: BackendOptions,
 
@@ -42,7 +42,7 @@ pub(crate) struct Status {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(override_usage = "semrun acquire [OPTIONS] --name NAME")]
-pub(crate) struct Acquire {
+pub(crate) struct AcquireArgs {
     #[command(flatten)]
     pub(crate) permit_options: PermitOptions,
 
@@ -63,7 +63,7 @@ pub(crate) struct Acquire {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Renew {
+pub(crate) struct RenewArgs {
     /// What `semrun acquire` printed
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
@@ -78,7 +78,7 @@ pub(crate) struct Renew {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Release {
+pub(crate) struct ReleaseArgs {
     /// What `semrun acquire` printed; with --force any permit that `semrun status --json` shows
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
@@ -103,7 +103,7 @@ pub(crate) struct Release {
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(override_usage = "semrun limit [OPTIONS] NAME [N | --unpin]")]
-pub(crate) struct Limit {
+pub(crate) struct LimitArgs {
     /// Semaphore to show or change
     #[arg(value_name = "NAME")]
     pub(crate) semaphore: Name,
@@ -122,7 +122,7 @@ pub(crate) struct Limit {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) permit_options: PermitOptions,
 
@@ -142,7 +142,7 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Serve {
+pub(crate) struct ServeArgs {
     /// Accept the API keys in FILE, one a line; KEY [role=view|use|admin] [names=PATTERN] LABEL, or
     /// several keys in SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -196,7 +196,7 @@ pub(crate) struct Serve {
 
     /// Events to log on standard error, beside info and alert
     #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_parser = values::event())]
-    pub(crate) log: Vec<Event>,
+    pub(crate) log: Vec<LogEvent>,
 
     /// Form of the log [default: text]
     #[arg(long, value_name = "FORMAT", value_parser = values::format())]

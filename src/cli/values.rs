@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Quarantine;
 use crate::backends::Name;
-use crate::serve::log::{Event, Format};
+use crate::serve::log::{Format, LogEvent};
 use crate::supervise::deadline::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};
 
@@ -72,10 +72,10 @@ pub(super) fn on_lost() -> impl TypedValueParser<Value = OnLost> {
     })
 }
 
-pub(super) fn event() -> impl TypedValueParser<Value = Event> {
-    let named = |text: String| Event::ALL.into_iter().find(|(name, _)| *name == text);
-    PossibleValuesParser::new(Event::ALL.map(|(name, _)| name))
-        .map(move |text| named(text).map_or(Event::Info, |(_, event)| event))
+pub(super) fn event() -> impl TypedValueParser<Value = LogEvent> {
+    let named = |text: String| LogEvent::ALL.into_iter().find(|(name, _)| *name == text);
+    PossibleValuesParser::new(LogEvent::ALL.map(|(name, _)| name))
+        .map(move |text| named(text).map_or(LogEvent::Info, |(_, event)| event))
 }
 
 pub(super) fn format() -> impl TypedValueParser<Value = Format> {

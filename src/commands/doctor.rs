@@ -12,24 +12,24 @@ use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
     Grade, ProgressSender,
 };
-use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span};
+use crate::cli::messages::{Check, ErrorText, FailedText, Milliseconds, Output, Span};
 use crate::exit::Exit;
 use crate::printable::pitfall;
-use crate::settings::{Doctor, Examined, Given, GivenValue};
+use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
 use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;
-use crate::user::{self, Account};
+use crate::user::{self, User};
 
 /// What permits are taken of for a trial. More than anybody asks for at once.
 const TRIAL: &str = "semrun doctor";
 const ENOUGH: u32 = 10_000;
 
-pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: DoctorSettings, account: &User) -> anyhow::Result<Exit> {
     let mut report =
-        Report { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
+        DoctorJson { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
     // Not of a run, but of this call.
     let given = settings.given.iter().filter(|given| given.option != "json");
-    report.settings = given.map(Setting::of).collect();
+    report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
         Err(misuse) => report.checks.push(error("configuration", misuse.to_string())),
         Ok(examined) => {
@@ -44,7 +44,7 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     let grades = report.checks.iter().map(|check| check.grade);
     report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
     if settings.json {
-        print(&Page::document(&report)?)?;
+        print(&Output::document(&report)?)?;
     } else if colours() {
         write_out(coloured(report.table().text()).as_bytes())?;
     } else {
@@ -53,8 +53,8 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
-async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
-    let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
+async fn examine(examined: &DiagnosedBackend, account: &User) -> Vec<Check> {
+    let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
         let text = "a password in --backend can be seen by everybody in the list of processes; \
@@ -151,7 +151,7 @@ fn takeover(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<C
 }
 
 /// Takes a permit, and gives it back.
-async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Check {
+async fn try_out(backend: &dyn Backend, ttl: Duration, account: &User) -> Check {
     let mut request = AcquireRequest {
         name: TRIAL.parse().expect("a good name"),
         id: Uuid::new_v4(),
@@ -177,7 +177,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
     let topic = "trial";
     match tried {
         Ok(Some((acquired, released))) => {
-            let (acquired, released) = (Fine(acquired), Fine(released));
+            let (acquired, released) = (Milliseconds(acquired), Milliseconds(released));
             let text = format!("a permit was acquired in {acquired} and given back in {released}");
             finding(topic, Grade::Ok, &text)
         }
@@ -210,25 +210,25 @@ async fn one_trial(
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
 #[derive(Serialize)]
-struct Report {
+struct DoctorJson {
     version: u32,
     /// The worst of all.
     grade: Grade,
-    settings: Vec<Setting>,
+    settings: Vec<SettingJson>,
     checks: Vec<Check>,
 }
 
 /// One setting that somebody gave.
 #[derive(Serialize)]
-struct Setting {
+struct SettingJson {
     option: String,
     value: String,
     source: String,
 }
 
 /// What counts where nothing was given.
-fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
-    let Examined { limit, ttl, kill_after, location, .. } = examined;
+fn defaults(given: &[GivenOption], examined: &DiagnosedBackend) -> Vec<SettingJson> {
+    let DiagnosedBackend { limit, ttl, kill_after, location, .. } = examined;
     let duration = |time: Duration| humantime::format_duration(time).to_string();
     let mut defaults = vec![("limit", limit.to_string())];
     if location.expires() {
@@ -236,7 +236,7 @@ fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
     }
     let is_given = |option: &str| given.iter().any(|given| given.option == option);
     let defaults = defaults.into_iter().filter(|(option, _)| !is_given(option));
-    let default = |(option, value): (&str, String)| Setting {
+    let default = |(option, value): (&str, String)| SettingJson {
         option: option.into(),
         value,
         source: "default".into(),
@@ -244,8 +244,8 @@ fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
     defaults.map(default).collect()
 }
 
-impl Setting {
-    fn of(given: &Given) -> Self {
+impl SettingJson {
+    fn of(given: &GivenOption) -> Self {
         let value = match (given.option.as_str(), &given.value) {
             ("password" | "api-key", _) => "***".into(),
             ("backend", GivenValue::Text(url)) => shown_url(&url.to_string_lossy()),
@@ -268,11 +268,11 @@ fn shown_url(url: &str) -> String {
     }
 }
 
-impl Report {
-    fn table(&self) -> Page {
-        let mut page = Page::default();
+impl DoctorJson {
+    fn table(&self) -> Output {
+        let mut page = Output::default();
         if !self.settings.is_empty() {
-            page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
+            page.rows(&self.settings.iter().map(SettingJson::row).collect::<Vec<_>>());
             page.line("");
         }
         page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::cli;
 use crate::exit::Failure;
-use crate::settings::{Misuse, no_subcommand};
+use crate::settings::{SettingsError, no_subcommand};
 
 /// A completion script for a shell.
 pub(super) fn completions(shell: Shell) -> Vec<u8> {
@@ -24,7 +24,7 @@ pub(super) fn man(name: Option<&str>) -> anyhow::Result<Vec<u8>> {
         Some("semrun.toml") => man::configuration(&all),
         Some(name) => match all.find_subcommand(name) {
             Some(found) => man::command(found, name),
-            None => return Err(anyhow!(Misuse::new(Failure::Usage, no_subcommand(name)))),
+            None => return Err(anyhow!(SettingsError::new(Failure::Usage, no_subcommand(name)))),
         },
     };
     Ok(page.into_bytes())

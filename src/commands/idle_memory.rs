@@ -17,7 +17,7 @@ thread_local! {
 /// What a thread does last before it sleeps: what is touched later is back in memory.
 pub(super) fn fall_asleep() {
     if TIRED.take() {
-        program_memory::give_back();
+        program_memory::release_unused();
     }
 }
 

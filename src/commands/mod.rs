@@ -25,26 +25,30 @@ use rustix::io::Errno;
 use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
-use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs};
+use crate::cli::messages::{
+    CannotRun, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable, PermitRefused,
+};
 use crate::exit::{Exit, Failure};
-use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
+use crate::settings::{
+    self, AcquireOutput, Environment, PermitRequest, RequestedCommand, SettingsError, Variables,
+};
 use crate::supervise::signals::Inherited;
 use crate::supervise::spawn::LaunchError;
 use crate::terminal::{self, Console, Loudness};
-use crate::user::Account;
+use crate::user::User;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     // Not before it is needed: it may ask a directory service.
-    let account = LazyCell::new(Account::current);
-    let around = Surroundings {
+    let account = LazyCell::new(User::current);
+    let around = Environment {
         variables: &Variables::own(),
         user_file: &|| settings::user_file(&account),
         system_file: settings::system_file(),
     };
     let task = settings::read(line, &around);
     let for_a_shell = match &task {
-        Ok(Task::Acquire(settings)) => settings.printed == Printed::Shell,
+        Ok(RequestedCommand::Acquire(settings)) => settings.printed == AcquireOutput::Shell,
         Ok(_) => false,
         Err(_) => settings::wants_shell(line),
     };
@@ -62,12 +66,12 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     done
 }
 
-fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
+fn perform(task: RequestedCommand, account: &User) -> anyhow::Result<Exit> {
     if prints(&task) && !can_print() {
         return Err(cannot_write(Errno::BADF.into()));
     }
     match task {
-        Task::Run(settings) => {
+        RequestedCommand::Run(settings) => {
             if let Some(no_shell) = &settings.no_shell {
                 let mut console = Console::new(settings.request.loudness);
                 console.say(Loudness::Verbose, Detail::NoShell(no_shell));
@@ -75,28 +79,28 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
             warn(&settings.request, settings.typed_password);
             run::run(&settings, account)
         }
-        Task::Status(settings) => status::run(&settings, account),
-        Task::Acquire(settings) => {
+        RequestedCommand::Status(settings) => status::run(&settings, account),
+        RequestedCommand::Acquire(settings) => {
             warn(&settings.request, settings.typed_password);
             acquire::run(&settings, account)
         }
-        Task::Renew(settings) => {
+        RequestedCommand::Renew(settings) => {
             if settings.typed_password {
-                Console::new(Loudness::Normal).say(Loudness::Normal, Exposed::Typed);
+                Console::new(Loudness::Normal).say(Loudness::Normal, ExposedSecret::Typed);
             }
             renew::run(&settings, account)
         }
-        Task::Release(settings) => release::run(&settings, account),
-        Task::Limit(settings) => limit::run(&settings, account),
-        Task::Doctor(settings) => doctor::run(*settings, account),
-        Task::Serve(settings) => serve::run(*settings),
-        Task::Completions(shell) => write_out(&generate::completions(shell)),
-        Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
-        Task::Usage(usage) => {
+        RequestedCommand::Release(settings) => release::run(&settings, account),
+        RequestedCommand::Limit(settings) => limit::run(&settings, account),
+        RequestedCommand::Doctor(settings) => doctor::run(*settings, account),
+        RequestedCommand::Serve(settings) => serve::run(*settings),
+        RequestedCommand::Completions(shell) => write_out(&generate::completions(shell)),
+        RequestedCommand::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
+        RequestedCommand::Usage(usage) => {
             terminal::explain(&usage);
             Ok(Exit::Unclear)
         }
-        Task::Print(page) => match page.print() {
+        RequestedCommand::Print(page) => match page.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
         },
@@ -104,19 +108,19 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
 }
 
 /// Tells of secrets that others can read.
-fn warn(request: &Request, typed_password: bool) {
+fn warn(request: &PermitRequest, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
-        console.say(Loudness::Normal, Exposed::Typed);
+        console.say(Loudness::Normal, ExposedSecret::Typed);
     }
     let exposed = match &request.location {
         Location::Default | Location::Directory(_) => None,
         Location::Redis(place) => {
-            place.url.tells_the_network_its_password().then_some(Exposed::Password)
+            place.url.tells_the_network_its_password().then_some(ExposedSecret::Password)
         }
         Location::Cloud(place) => {
             let told = place.key.is_some() && place.url.tells_the_network_its_key();
-            told.then_some(Exposed::Key)
+            told.then_some(ExposedSecret::Key)
         }
     };
     if let Some(exposed) = exposed {
@@ -125,17 +129,20 @@ fn warn(request: &Request, typed_password: bool) {
 }
 
 /// Whether a task has something to say on standard output, without which nobody has a use for it.
-fn prints(task: &Task) -> bool {
+fn prints(task: &RequestedCommand) -> bool {
     match task {
-        Task::Status(_)
-        | Task::Acquire(_)
-        | Task::Limit(_)
-        | Task::Doctor(_)
-        | Task::Completions(_)
-        | Task::Man(_)
-        | Task::Print(_) => true,
-        Task::Release(settings) => settings.force,
-        Task::Run(_) | Task::Renew(_) | Task::Serve(_) | Task::Usage(_) => false,
+        RequestedCommand::Status(_)
+        | RequestedCommand::Acquire(_)
+        | RequestedCommand::Limit(_)
+        | RequestedCommand::Doctor(_)
+        | RequestedCommand::Completions(_)
+        | RequestedCommand::Man(_)
+        | RequestedCommand::Print(_) => true,
+        RequestedCommand::Release(settings) => settings.force,
+        RequestedCommand::Run(_)
+        | RequestedCommand::Renew(_)
+        | RequestedCommand::Serve(_)
+        | RequestedCommand::Usage(_) => false,
     }
 }
 
@@ -150,7 +157,7 @@ fn can_print() -> bool {
 
 /// The class of a failure, which decides its exit code.
 pub(crate) fn class(error: &anyhow::Error) -> Failure {
-    if let Some(misuse) = error.downcast_ref::<Misuse>() {
+    if let Some(misuse) = error.downcast_ref::<SettingsError>() {
         return misuse.failure;
     }
     if let Some(error) = error.downcast_ref::<backends::Error>() {
@@ -162,10 +169,10 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     if error.is::<GaveUpWaiting>() {
         return Failure::Unavailable;
     }
-    if error.is::<CannotAsk>() {
+    if error.is::<HolderUnreachable>() {
         return Failure::Unsupported;
     }
-    if error.is::<NotOurs>() {
+    if error.is::<PermitRefused>() {
         return Failure::NotOurs;
     }
     match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {

@@ -13,7 +13,7 @@ use crate::backends::{
     Snapshot, Validity,
 };
 use crate::mutants::{self, Guard};
-use crate::supervise::nesting::{Nested, News};
+use crate::supervise::nesting::{Nested, OuterNews};
 
 /// For how long the semrun around us may prove that it is.
 const PROVING: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
 }
 
 /// What became of the permits that the environment names.
-pub(super) enum Outer {
+pub(super) enum OuterPermit {
     /// We are under this one.
     Lease(Box<dyn Lease>),
     /// One is held, and it cannot be proven that its holder is around us.
@@ -46,21 +46,21 @@ pub(super) async fn join(
     name: &Name,
     outer: &[Uuid],
     snapshot: Snapshot,
-) -> Result<Outer, Error> {
-    let mut found = Outer::None;
+) -> Result<OuterPermit, Error> {
+    let mut found = OuterPermit::None;
     for id in outer.iter().rev() {
         let Some(permit) = snapshot.held(*id) else { continue };
         let record = snapshot.holder(*id).and_then(Holder::record);
         if record.is_some_and(|record| record.who.detached) {
             // Nobody but those who run under it renews it.
             if let Some(lease) = backend.attach(name, *id).await? {
-                return Ok(Outer::Lease(lease));
+                return Ok(OuterPermit::Lease(lease));
             }
             continue;
         }
         // A semrun that is stopped or frozen says nothing, and proves nothing.
         let Ok(joined) = timeout(PROVING, Nested::join(*id)).await else {
-            found = Outer::Unproven;
+            found = OuterPermit::Unproven;
             continue;
         };
         let joined = joined.map_err(|error| Error {
@@ -70,26 +70,26 @@ pub(super) async fn join(
         })?;
         match joined {
             Some((nested, news)) => {
-                return Ok(Outer::Lease(Box::new(Borrowed::new(permit, nested, news))));
+                return Ok(OuterPermit::Lease(Box::new(NestedLease::new(permit, nested, news))));
             }
-            None => found = Outer::Unproven,
+            None => found = OuterPermit::Unproven,
         }
     }
     Ok(found)
 }
 
 /// A permit that a semrun around us holds, renews and gives back.
-struct Borrowed {
+struct NestedLease {
     permit: Permit,
     nested: Nested,
     tenure: Option<watch::Sender<Validity>>,
 }
 
-impl Borrowed {
-    fn new(permit: Permit, nested: Nested, news: News) -> Self {
+impl NestedLease {
+    fn new(permit: Permit, nested: Nested, news: OuterNews) -> Self {
         let tenure = match news {
-            News::Held(Some((since, ttl))) => Some(Validity { since, ttl, error: None }),
-            News::Held(None) | News::Lost(_) => None,
+            OuterNews::Held(Some((since, ttl))) => Some(Validity { since, ttl, error: None }),
+            OuterNews::Held(None) | OuterNews::Lost(_) => None,
         };
         let tenure = tenure.filter(|_| !mutants::is_off(Guard::NestedWatch));
         Self { permit, nested, tenure: tenure.map(|tenure| watch::channel(tenure).0) }
@@ -101,13 +101,13 @@ impl Borrowed {
         }
         loop {
             let (why, gone) = match self.nested.news().await {
-                Ok(Some(News::Held(tenure))) => {
+                Ok(Some(OuterNews::Held(tenure))) => {
                     if let (Some((since, ttl)), Some(sender)) = (tenure, &self.tenure) {
                         sender.send_replace(Validity { since, ttl, error: None });
                     }
                     continue;
                 }
-                Ok(Some(News::Lost(gone))) => (LossReason::OuterLost, gone),
+                Ok(Some(OuterNews::Lost(gone))) => (LossReason::OuterLost, gone),
                 // It gives it back only after us, so it was killed.
                 Ok(None) | Err(_) => (LossReason::OuterGone, LossStage::Now),
             };
@@ -116,7 +116,7 @@ impl Borrowed {
     }
 }
 
-impl Lease for Borrowed {
+impl Lease for NestedLease {
     fn permit(&self) -> &Permit {
         &self.permit
     }

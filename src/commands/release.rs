@@ -7,18 +7,18 @@ use uuid::Uuid;
 use super::renew::{is_running, why};
 use super::runtime::{block_on, print};
 use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapshot};
-use crate::cli::messages::{CannotAsk, NotOurs, Page, Revoking, Several};
+use crate::cli::messages::{ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking};
 use crate::exit::{Exit, Failure};
-use crate::settings::{Misuse, Release};
-use crate::user::Account;
+use crate::settings::{ReleaseSettings, SettingsError};
+use crate::user::User;
 
-pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &ReleaseSettings, account: &User) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;
     block_on(release(&*backend, settings))?
 }
 
-async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Exit> {
-    let Release { id, name, force, .. } = settings;
+async fn release(backend: &dyn Backend, settings: &ReleaseSettings) -> anyhow::Result<Exit> {
+    let ReleaseSettings { id, name, force, .. } = settings;
     let snapshot = backend.observe(name).await?;
     let Some(id) = *id else {
         let (id, holder) = the_one_of(&snapshot)?;
@@ -42,19 +42,20 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
         [] => {
-            Err(NotOurs { permit: format!("of '{name}'"), why: "is held by nobody".into() }.into())
+            Err(PermitRefused { permit: format!("of '{name}'"), why: "is held by nobody".into() }
+                .into())
         }
         [holder] => {
             if let Some(id) = holder.id() {
                 return Ok((id, holder));
             }
             let why = "left no record that can be read, so it cannot be revoked".into();
-            Err(NotOurs { permit: format!("of '{name}'"), why }.into())
+            Err(PermitRefused { permit: format!("of '{name}'"), why }.into())
         }
         _ => {
             // Each with what revokes it, ready to be copied.
-            let list = Several { snapshot, now: SystemTime::now() };
-            Err(Misuse::new(Failure::Usage, list.to_string()).into())
+            let list = ChooseHolder { snapshot, now: SystemTime::now() };
+            Err(SettingsError::new(Failure::Usage, list.to_string()).into())
         }
     }
 }
@@ -66,27 +67,27 @@ fn not_ours(id: Uuid, name: &Name, holder: Option<&Holder>) -> anyhow::Error {
     if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
         why.push_str("; --force revokes it");
     }
-    NotOurs { permit, why }.into()
+    PermitRefused { permit, why }.into()
 }
 
 async fn revoke(
     backend: &dyn Backend,
-    settings: &Release,
+    settings: &ReleaseSettings,
     id: Uuid,
     holder: &Holder,
 ) -> anyhow::Result<Exit> {
-    let Release { name, now, .. } = settings;
+    let ReleaseSettings { name, now, .. } = settings;
     let now = *now;
     if let Holder::Foreign { permit, .. } = holder
         && !now
     {
         let (backend, permit, name) = (backend.url(), permit.clone(), name.clone());
-        return Err(CannotAsk { backend, permit, name }.into());
+        return Err(HolderUnreachable { backend, permit, name }.into());
     }
     let how = if now { Revocation::Forced } else { Revocation::Graceful };
     // Before it is gone, so that whoever it was is known whatever happens.
     let revoking = Revoking { name, holder, how, time: SystemTime::now() };
-    print(&Page::of(revoking))?;
+    print(&Output::of(revoking))?;
     backend.revoke(name, id, how).await?;
     Ok(Exit::Success)
 }

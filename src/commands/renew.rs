@@ -11,20 +11,20 @@ use tokio::sync::watch;
 use super::nested::outer_permits;
 use super::runtime::block_on;
 use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
-use crate::cli::messages::{self, LossText, NotOurs};
+use crate::cli::messages::{self, LossText, PermitRefused};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
-use crate::settings::Renew;
+use crate::settings::RenewSettings;
 use crate::sys::watch;
-use crate::user::Account;
+use crate::user::User;
 
-pub(super) fn run(settings: &Renew, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &RenewSettings, account: &User) -> anyhow::Result<Exit> {
     let backend = settings.location.connect(account)?;
     block_on(renew(&*backend, settings))?
 }
 
-async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> {
-    let Renew { id, name, while_pid, .. } = settings;
+async fn renew(backend: &dyn Backend, settings: &RenewSettings) -> anyhow::Result<Exit> {
+    let RenewSettings { id, name, while_pid, .. } = settings;
     let lease = backend.attach(name, *id).await?;
     if lease.is_none() {
         let snapshot = backend.observe(name).await?;
@@ -48,8 +48,8 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
     }
 }
 
-fn not_ours(settings: &Renew, why: String) -> NotOurs {
-    NotOurs { permit: format!("{}@{}", settings.id, settings.name), why }
+fn not_ours(settings: &RenewSettings, why: String) -> PermitRefused {
+    PermitRefused { permit: format!("{}@{}", settings.id, settings.name), why }
 }
 
 /// Whether a running command has it.
@@ -73,7 +73,7 @@ pub(super) fn why(holder: Option<&Holder>) -> String {
             }
             (HolderState::Holding, Some(record)) => format!(
                 "is that of a running command, which renews it and gives it back: {}",
-                messages::Holder(record)
+                messages::HolderText(record)
             ),
             (HolderState::Holding, None) => "is somebody else's".into(),
         },

@@ -9,23 +9,25 @@ use rustix::process::Rlimit;
 
 use super::nested::held_around;
 use super::runtime::block_on;
-use super::waiting::{GIVING_BACK, Turned, acquire_request, asks_at_once, wait_in_turn};
+use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
 use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
-use crate::cli::messages::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Told, Warning};
+use crate::cli::messages::{
+    CannotRun, CommandFate, Detail, Died, PermitLost, RanTooLong, StoppedBySignal, Warning,
+};
 use crate::exit::{Exit, Failure};
 use crate::mutants::{self, Guard};
-use crate::settings::{Misuse, Run};
+use crate::settings::{RunSettings, SettingsError};
 use crate::supervise::descendants;
-use crate::supervise::guardian::{self, Guardian, Side, Visible, Watched};
-use crate::supervise::lease_watch::{self, Hold};
-use crate::supervise::nesting::{Around, News};
+use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};
+use crate::supervise::lease_watch::{self, LeaseWatch};
+use crate::supervise::nesting::{NestingListener, OuterNews};
 use crate::supervise::policy::OnLost;
 use crate::supervise::process_tree::{Launch, Tree};
-use crate::supervise::signals::{Caught, Signals};
-use crate::supervise::{Ended, Remark, Unseen, supervise};
+use crate::supervise::signals::{HandlersInstalled, Signals};
+use crate::supervise::{Ended, SupervisionError, SupervisionNotice, supervise};
 use crate::sys::open_files_limit;
 use crate::terminal::{Console, Loudness};
-use crate::user::Account;
+use crate::user::User;
 
 /// How long giving back is tried for a permit that is lost anyway.
 const GIVING_UP: Duration = Duration::from_secs(1);
@@ -33,12 +35,13 @@ const GIVING_UP: Duration = Duration::from_secs(1);
 /// How many more descriptors a run needs at most, with some to spare.
 const DESCRIPTORS: u64 = 24;
 
-pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &RunSettings, account: &User) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit();
-    let caught = Caught::install().context("cannot listen to signals")?;
+    let caught = HandlersInstalled::install().context("cannot listen to signals")?;
     let acquire_request = acquire_request(&settings.request, account, false);
     let backend = settings.request.location.connect(account)?;
-    let story = Story { settings, account, acquire_request: &acquire_request, descriptors, caught };
+    let story =
+        RunTask { settings, account, acquire_request: &acquire_request, descriptors, caught };
     if settings.request.location.expires() {
         story.tell_in_two_processes(backend)
     } else {
@@ -48,8 +51,8 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
 
 /// The part of the process that everybody sees, where another one does the rest.
 fn guard(
-    settings: &Run,
-    account: &Account,
+    settings: &RunSettings,
+    account: &User,
     acquire_request: &AcquireRequest,
     guardian: Guardian,
 ) -> anyhow::Result<Exit> {
@@ -57,7 +60,7 @@ fn guard(
     let name = &acquire_request.name;
     let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
     let watched = guardian.watch(unkillable).context("cannot watch the command")?;
-    if let Watched::Done(end) = watched {
+    if let WorkerEnd::Done(end) = watched {
         return Ok(end.into());
     }
     console.take_over();
@@ -67,37 +70,37 @@ fn guard(
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }
     match watched {
-        Watched::Done(end) => Ok(end.into()),
-        Watched::Expired => {
+        WorkerEnd::Done(end) => Ok(end.into()),
+        WorkerEnd::Expired => {
             let why = &LossReason::StoppedTooLong;
-            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
+            console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
             Ok(Exit::Lost(settings.lost_exit_code))
         }
-        Watched::Died(status) => bail!(Died { name: name.clone(), status }),
+        WorkerEnd::Died(status) => bail!(Died { name: name.clone(), status }),
     }
 }
 
 /// Nobody looks after the command any more.
 #[derive(Debug)]
-struct Unattended;
+struct SupervisionFailed;
 
-impl std::fmt::Display for Unattended {
+impl std::fmt::Display for SupervisionFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("cannot look after the command")
     }
 }
 
 /// One run, from asking to giving back.
-struct Story<'a> {
-    settings: &'a Run,
-    account: &'a Account,
+struct RunTask<'a> {
+    settings: &'a RunSettings,
+    account: &'a User,
     acquire_request: &'a AcquireRequest,
     /// The limit of open files that semrun was started with.
     descriptors: Option<Rlimit>,
-    caught: Caught,
+    caught: HandlersInstalled,
 }
 
-impl Story<'_> {
+impl RunTask<'_> {
     /// Where permits expire there are two processes from the start: whatever happens to one of them
     /// from the grant on, the other one ends the command in time.
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
@@ -106,7 +109,7 @@ impl Story<'_> {
             let text = "the processes of a command could not be stopped in time here: /proc is \
                         missing, hides them, or is that of another pid namespace (unshare \
                         --mount-proc mounts the right one)";
-            return Err(Misuse::new(Failure::Unsupported, text).into());
+            return Err(SettingsError::new(Failure::Unsupported, text).into());
         }
         // The server thinks about it while there come to be two of us. What is asked so early can be
         // withdrawn only where there are descriptors enough for that.
@@ -120,12 +123,12 @@ impl Story<'_> {
                     backend.cancel(&acquire_request.name, acquire_request.id, GIVING_BACK).await;
             }
         };
-        let mut visible = match guardian::divide(None) {
-            Ok(Side::Guardian(guardian)) => {
+        let mut visible = match guardian::fork_guardian(None) {
+            Ok(ForkSide::Guardian(guardian)) => {
                 drop(backend);
                 return guard(settings, account, acquire_request, guardian);
             }
-            Ok(Side::Worker(visible)) => visible,
+            Ok(ForkSide::Worker(visible)) => visible,
             Err(error) => {
                 block_on(withdraw())?;
                 return Err(error).context("cannot start a second process");
@@ -140,7 +143,7 @@ impl Story<'_> {
                 }
             };
             match self.wait(&*backend, &visible, &mut heard).await? {
-                Turned::Away(exit) => Ok(exit),
+                WaitOutcome::Away(exit) => Ok(exit),
                 turned => self.run_under(turned, &*backend, &visible, &mut heard).await,
             }
         });
@@ -153,25 +156,25 @@ impl Story<'_> {
     fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
         let Self { settings, account, acquire_request, .. } = *self;
         let turned = block_on(async {
-            let mut visible = Visible::Itself;
+            let mut visible = FrontProcess::Itself;
             let mut heard = self.listen(&mut visible)?;
             self.wait(&*backend, &visible, &mut heard).await
         })??;
         let lease = match &turned {
-            Turned::Away(exit) => return Ok(*exit),
-            Turned::Granted(lease) | Turned::Outer(lease) => lease,
+            WaitOutcome::Away(exit) => return Ok(*exit),
+            WaitOutcome::Granted(lease) | WaitOutcome::Outer(lease) => lease,
         };
         let side = if mutants::is_off(Guard::LocalGuardian) {
-            Ok(Side::Worker(Visible::Itself))
+            Ok(ForkSide::Worker(FrontProcess::Itself))
         } else {
-            guardian::divide(lease.inherited_fd())
+            guardian::fork_guardian(lease.inherited_fd())
         };
         match side {
-            Ok(Side::Guardian(guardian)) => {
+            Ok(ForkSide::Guardian(guardian)) => {
                 drop((turned, backend));
                 guard(settings, account, acquire_request, guardian)
             }
-            Ok(Side::Worker(mut visible)) => {
+            Ok(ForkSide::Worker(mut visible)) => {
                 let ran = block_on(async {
                     match self.listen(&mut visible) {
                         Ok(mut heard) => {
@@ -193,18 +196,18 @@ impl Story<'_> {
     }
 
     /// To be called within a runtime.
-    fn listen(&self, visible: &mut Visible) -> anyhow::Result<Heard> {
+    fn listen(&self, visible: &mut FrontProcess) -> anyhow::Result<Inputs> {
         visible.listen().context("cannot watch the guardian")?;
         let signals = self.caught.listen().context("cannot listen to signals")?;
-        Ok(Heard { signals, console: Console::new(self.settings.request.loudness) })
+        Ok(Inputs { signals, console: Console::new(self.settings.request.loudness) })
     }
 
     async fn wait(
         &self,
         backend: &dyn Backend,
-        visible: &Visible,
-        Heard { signals, console }: &mut Heard,
-    ) -> anyhow::Result<Turned> {
+        visible: &FrontProcess,
+        Inputs { signals, console }: &mut Inputs,
+    ) -> anyhow::Result<WaitOutcome> {
         let request = &self.settings.request;
         let kill_after = self.settings.supervision.kill_after;
         wait_in_turn(request, kill_after, backend, self.acquire_request, visible, signals, console)
@@ -214,16 +217,16 @@ impl Story<'_> {
     /// Runs the command under a permit, and gives back what is ours.
     async fn run_under(
         &self,
-        turned: Turned,
+        turned: WaitOutcome,
         backend: &dyn Backend,
-        visible: &Visible,
-        heard: &mut Heard,
+        visible: &FrontProcess,
+        heard: &mut Inputs,
     ) -> anyhow::Result<Exit> {
         let settings = self.settings;
         let (mut lease, nested) = match turned {
-            Turned::Granted(lease) => (lease, false),
-            Turned::Outer(lease) => (lease, true),
-            Turned::Away(exit) => return Ok(exit),
+            WaitOutcome::Granted(lease) => (lease, false),
+            WaitOutcome::Outer(lease) => (lease, true),
+            WaitOutcome::Away(exit) => return Ok(exit),
         };
         let permit = lease.permit().clone();
         if nested {
@@ -236,7 +239,7 @@ impl Story<'_> {
         let url = (!nested).then(|| backend.url());
         let ran = self.run_command(&mut *lease, url.as_deref(), visible, heard).await;
 
-        if ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
+        if ran.as_ref().is_err_and(anyhow::Error::is::<SupervisionFailed>) {
             // The command may live on. It has the permit, and keeps it if semrun only goes.
             return ran.map(|ran| ran.exit);
         }
@@ -246,8 +249,8 @@ impl Story<'_> {
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
         if ran.is_ok() && !lost && lease_watch::is_over(&*lease) {
             let why = &LossReason::StoppedUntilOver;
-            let (name, command) = (&permit.name, Doomed::HasEnded);
-            console.say(Loudness::Quiet, Losing { name, why, command });
+            let (name, command) = (&permit.name, CommandFate::HasEnded);
+            console.say(Loudness::Quiet, PermitLost { name, why, command });
             lost = true;
         }
         if !nested {
@@ -281,9 +284,9 @@ impl Story<'_> {
         &self,
         lease: &mut dyn Lease,
         url: Option<&str>,
-        visible: &Visible,
-        Heard { signals, console }: &mut Heard,
-    ) -> anyhow::Result<Ran> {
+        visible: &FrontProcess,
+        Inputs { signals, console }: &mut Inputs,
+    ) -> anyhow::Result<RunOutcome> {
         let settings = self.settings;
         let permit = &lease.permit().clone();
         let mut environment = vec![
@@ -299,7 +302,7 @@ impl Story<'_> {
         environment.extend(settings.withheld.iter().map(|variable| (*variable, None)));
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
-        let mut hold = Hold::new(lease, supervision.kill_after, continues)
+        let mut hold = LeaseWatch::new(lease, supervision.kill_after, continues)
             .context("cannot watch the lease")?;
         visible.kills_at(hold.last())?;
         if let Some(descriptor) = hold.inherit() {
@@ -307,14 +310,14 @@ impl Story<'_> {
         }
         if let Some(why) = hold.is_too_late().await {
             let (name, why) = (&permit.name, &why);
-            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
-            return Ok(Ran { exit: Exit::Lost(settings.lost_exit_code), lost: true });
+            console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
+            return Ok(RunOutcome { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
         // Before the command can look for it.
         let around = if url.is_some() {
-            Around::listen(permit.id, News::Held(hold.validity()))
+            NestingListener::listen(permit.id, OuterNews::Held(hold.validity()))
         } else {
-            Around::elsewhere()
+            NestingListener::elsewhere()
         };
         let launch = Launch {
             program: &settings.program,
@@ -327,20 +330,22 @@ impl Story<'_> {
         let cannot_run = |reason| CannotRun::new(&settings.program, reason);
         let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
         let name = &permit.name;
-        let remark = |remark: Remark<'_>| match remark {
-            Remark::Lost(why) => {
-                let command = if continues { Doomed::GoesOn } else { Doomed::Stops };
-                console.say(Loudness::Quiet, Losing { name, why, command });
+        let remark = |remark: SupervisionNotice<'_>| match remark {
+            SupervisionNotice::Lost(why) => {
+                let command = if continues { CommandFate::GoesOn } else { CommandFate::Stops };
+                console.say(Loudness::Quiet, PermitLost { name, why, command });
             }
-            Remark::RanTooLong => {
+            SupervisionNotice::RanTooLong => {
                 let time = supervision.max_runtime.unwrap_or_default();
                 console.say(Loudness::Quiet, RanTooLong(time));
             }
-            Remark::Told(signal) => console.say(Loudness::Normal, Told(signal)),
-            Remark::Unkillable(pids) => {
+            SupervisionNotice::Told(signal) => {
+                console.say(Loudness::Normal, StoppedBySignal(signal))
+            }
+            SupervisionNotice::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }
-            Remark::Leaves(tree) => {
+            SupervisionNotice::Leaves(tree) => {
                 if console.says(Loudness::Verbose) {
                     console.say(Loudness::Verbose, Detail::Leaves(&tree.names()));
                 }
@@ -348,44 +353,46 @@ impl Story<'_> {
         };
         match supervise(&mut tree, signals, visible, (hold, around), supervision, remark).await {
             Ok(ended) => Ok(ended.into()),
-            Err(Unseen::NotLaunched(reason)) => Err(cannot_run(reason).into()),
-            Err(Unseen::Unattended(error)) => Err(anyhow::Error::new(error).context(Unattended)),
+            Err(SupervisionError::NotLaunched(reason)) => Err(cannot_run(reason).into()),
+            Err(SupervisionError::Unattended(error)) => {
+                Err(anyhow::Error::new(error).context(SupervisionFailed))
+            }
         }
     }
 }
 
 /// What a run listens to and speaks with.
-struct Heard {
+struct Inputs {
     signals: Signals,
     console: Console,
 }
 
 /// Gives back what is ours of a permit under which nothing has run.
-async fn give_back(turned: Turned) {
-    if let Turned::Granted(lease) = turned {
+async fn give_back(turned: WaitOutcome) {
+    if let WaitOutcome::Granted(lease) = turned {
         let _ = lease.release(GIVING_BACK).await;
     }
 }
 
 /// What came of running the command.
-struct Ran {
+struct RunOutcome {
     exit: Exit,
     /// Whether its permit was lost before that.
     lost: bool,
 }
 
-impl From<Ended> for Ran {
+impl From<Ended> for RunOutcome {
     fn from(Ended { how, lost }: Ended) -> Self {
         Self { exit: how.into(), lost }
     }
 }
 
 /// Tells the process that everybody sees how it all ended.
-fn conclude(visible: &Visible, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+fn conclude(visible: &FrontProcess, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match &ran {
         Ok(exit) => visible.done((*exit).into()),
         // Something may be left of the command, and the guardian has to see to it.
-        Err(error) if error.is::<Unattended>() => {}
+        Err(error) if error.is::<SupervisionFailed>() => {}
         Err(_) => visible.failed(),
     }
     ran

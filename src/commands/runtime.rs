@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 
 use super::idle_memory;
-use crate::cli::messages::Page;
+use crate::cli::messages::Output;
 use crate::exit::Exit;
 
 /// Runs a task to its end. What it left running in another thread, a question to a name server
@@ -22,7 +22,7 @@ pub(super) fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
 }
 
 /// Shows something on standard output.
-pub(super) fn print(page: &Page) -> anyhow::Result<Exit> {
+pub(super) fn print(page: &Output) -> anyhow::Result<Exit> {
     write_out(page.text().as_bytes())
 }
 

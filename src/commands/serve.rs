@@ -15,14 +15,14 @@ use self::reload::Reload;
 use super::runtime::block_on;
 use crate::cli::messages::Span;
 use crate::exit::{Exit, Failure};
-use crate::files::create::Unfit;
-use crate::serve::connections::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::log::{Event, Log, Sink};
+use crate::files::create::UnsafeDirectory;
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::log::{Log, LogEvent, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
-use crate::settings::{Misuse, Serve};
-use crate::supervise::signals::{Caught, Signals, hold_back};
+use crate::settings::{ServeSettings, SettingsError};
+use crate::supervise::signals::{HandlersInstalled, Signals, hold_back};
 use crate::sys::{open_files_limit, raise_open_files_limit};
 use crate::terminal;
 
@@ -30,12 +30,12 @@ const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other ma
                           on the network; --tls-cert and --tls-key encrypt it, and --listen \
                           127.0.0.1:PORT keeps it on this machine";
 
-pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     // It ends nothing, however early it comes.
     hold_back(Signal::HUP);
     // Each client needs two.
     raise_open_files_limit();
-    let Serve {
+    let ServeSettings {
         listen,
         keys,
         credentials,
@@ -50,33 +50,33 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit().and_then(|limit| limit.current);
     let descriptors =
         descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
-    let room = Room::within(descriptors, strangers, strangers_of_one_address);
+    let room = ConnectionLimits::within(descriptors, strangers, strangers_of_one_address);
     let tls = credentials.tls()?.map(|tls| Rc::new(RefCell::new(tls)));
     drop(credentials);
     let (journal, found) = match &state_dir {
         Some(directory) => Journal::open(directory).map_err(|unfit| {
             let failure = match unfit {
-                Unfit::Io(_) => Failure::Unavailable,
-                Unfit::Unsafe(_) => Failure::Unsupported,
+                UnsafeDirectory::Io(_) => Failure::Unavailable,
+                UnsafeDirectory::Unsafe(_) => Failure::Unsupported,
             };
             let shown = directory.display();
-            Misuse::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
+            SettingsError::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
         })?,
-        None => (Journal::none(), Found::default()),
+        None => (Journal::none(), RestoredState::default()),
     };
     // Not before: whatever takes long until here, a signal ends it.
-    let caught = Caught::install().context("cannot listen to signals")?;
+    let caught = HandlersInstalled::install().context("cannot listen to signals")?;
     let log = Log::new(&log, log_format, Sink { line: terminal::log, last: terminal::last_log });
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
-            Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
+            SettingsError::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
         })?;
         let address = listener.local_addr().context("cannot listen")?;
         if tls.is_none() && !address.ip().is_loopback() {
-            semaphores.log.say(Event::Alert, CLEAR_TEXT);
+            semaphores.log.say(LogEvent::Alert, CLEAR_TEXT);
         }
         announce(&semaphores, address.port(), restored);
         if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
@@ -85,11 +85,11 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
                  it may have; it is {} now",
                 room.strangers
             );
-            semaphores.log.say(Event::Alert, &text);
+            semaphores.log.say(LogEvent::Alert, &text);
         }
         let routes = Routes::new(Rc::clone(&semaphores), keys);
         let reload = Reload::new(credential_files, Rc::clone(&routes), tls.clone());
-        let (door, again) = (Door::new(room), Notify::new());
+        let (door, again) = (Connections::new(room), Notify::new());
         let end = async {
             tokio::select! {
                 () = told_to_end(signals, &again) => {}
@@ -99,7 +99,7 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
         crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
     semaphores.log.finish();
-    semaphores.log.say(Event::Info, "The server has ended");
+    semaphores.log.say(LogEvent::Info, "The server has ended");
     Ok(Exit::Success)
 }
 
@@ -108,12 +108,12 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
     let log = &semaphores.log;
     if !semaphores.journal.remembers() {
         log.say(
-            Event::Alert,
+            LogEvent::Alert,
             "without --state-dir a restart forgets all permits: commands that hold one are stopped \
              when they learn of it, and until then others may run beside them",
         );
     } else if restored > 0 {
-        log.say(Event::Info, &format!("{restored} permits on record are kept"));
+        log.say(LogEvent::Info, &format!("{restored} permits on record are kept"));
     }
     if semaphores.journal.is_of_another_boot()
         && let Some(pause) = semaphores.paused()
@@ -123,7 +123,7 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
              the longest lease on record",
             Span(pause)
         );
-        log.say(Event::Alert, &text);
+        log.say(LogEvent::Alert, &text);
     }
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }

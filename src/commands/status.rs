@@ -10,18 +10,18 @@ use std::time::SystemTime;
 
 use rustix::termios::tcgetwinsize;
 
-use self::json::Document;
+use self::json::StatusJson;
 use self::table::Table;
 use super::runtime::{block_on, print};
-use super::watch::{self, Screen};
+use super::watch::{self, RedrawnScreen};
 use crate::backends::{Backend, Error, Name, Snapshot};
-use crate::cli::messages::Page;
+use crate::cli::messages::Output;
 use crate::exit::Exit;
-use crate::settings::Status;
+use crate::settings::StatusSettings;
 use crate::terminal::{Console, Loudness, ellipsis, room};
-use crate::user::Account;
+use crate::user::User;
 
-pub(super) fn run(settings: &Status, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &StatusSettings, account: &User) -> anyhow::Result<Exit> {
     let places = settings.places.iter();
     let places = places.map(|(location, names)| Ok((location.connect(account)?, names.as_slice())));
     let places: Vec<_> = places.collect::<Result<_, Error>>()?;
@@ -30,7 +30,7 @@ pub(super) fn run(settings: &Status, account: &Account) -> anyhow::Result<Exit> 
     }
     let snapshots = block_on(look(&places))??;
     let page = if settings.json {
-        Page::document(&Document::of(&snapshots))?
+        Output::document(&StatusJson::of(&snapshots))?
     } else {
         page(&places, &snapshots, settings, columns())
     };
@@ -62,10 +62,15 @@ fn columns() -> usize {
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(USUAL)
 }
 
-fn page(places: &Places<'_>, snapshots: &[Snapshot], settings: &Status, columns: usize) -> Page {
+fn page(
+    places: &Places<'_>,
+    snapshots: &[Snapshot],
+    settings: &StatusSettings,
+    columns: usize,
+) -> Output {
     let all = places.iter().all(|(_, names)| names.is_empty());
     if let ([(backend, _)], true, true) = (places, all, snapshots.is_empty()) {
-        return Page::of(format_args!("no semaphores in {}", backend.url()));
+        return Output::of(format_args!("no semaphores in {}", backend.url()));
     }
     let table = Table {
         asked: settings.limit,
@@ -80,17 +85,17 @@ fn page(places: &Places<'_>, snapshots: &[Snapshot], settings: &Status, columns:
 
 /// Shows it until nobody reads any more, or a signal ends us. A backend that is away for a while is
 /// waited for, once it has been there.
-async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
+async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result<Exit> {
     let mut console = Console::new(Loudness::Normal);
-    let mut screen = Screen::new();
+    let mut screen = RedrawnScreen::new();
     let mut snapshots = look(places).await?;
     let mut away = false;
     loop {
         let key = changing(&snapshots);
         let page = if settings.json {
-            Page::document_line(&Document::of(&snapshots))?
+            Output::document_line(&StatusJson::of(&snapshots))?
         } else {
-            let mut shown = Page::of(humantime::format_rfc3339_seconds(SystemTime::now()));
+            let mut shown = Output::of(humantime::format_rfc3339_seconds(SystemTime::now()));
             // The page is cut there to what a row shows of it.
             let columns = u16::try_from(columns()).map_or(usize::MAX, room);
             shown.append(&page(places, &snapshots, settings, columns));

@@ -8,9 +8,9 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use self::display::View;
+use self::display::WaitingDisplay;
 use super::idle_memory::resting;
-use super::nested::{self, Outer, outer_permits};
+use super::nested::{self, OuterPermit, outer_permits};
 use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, Lease, Name, Progress,
     ProgressSender, StoreError,
@@ -18,12 +18,12 @@ use crate::backends::{
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
 use crate::printable::pitfall;
-use crate::settings::{Request, Wait};
-use crate::supervise::guardian::{Told, Visible};
+use crate::settings::{PermitRequest, Wait};
+use crate::supervise::guardian::{FrontProcess, GuardianEvent};
 use crate::supervise::lease_watch;
 use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
-use crate::user::{self, Account};
+use crate::user::{self, User};
 
 /// How often one that waits within a command looks whether the permit around it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -32,8 +32,8 @@ pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 
 /// What is asked of the backend. A detached permit is to outlive this process.
 pub(super) fn acquire_request(
-    request: &Request,
-    account: &Account,
+    request: &PermitRequest,
+    account: &User,
     detached: bool,
 ) -> AcquireRequest {
     AcquireRequest {
@@ -61,7 +61,7 @@ fn chance(longest: Duration, id: Uuid) -> Duration {
 }
 
 /// Whether the first thing to do is to ask for a permit.
-pub(super) fn asks_at_once(request: &Request) -> bool {
+pub(super) fn asks_at_once(request: &PermitRequest) -> bool {
     request.jitter.is_zero() && outer_permits(&request.name).is_empty()
 }
 
@@ -71,7 +71,8 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
         tokio::time::sleep(LOOK_AGAIN).await;
         // Ignore errors here; acquiring reports them.
         if let Ok(snapshot) = backend.observe(name).await
-            && let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer, snapshot).await
+            && let Ok(OuterPermit::Lease(lease)) =
+                nested::join(backend, name, outer, snapshot).await
         {
             return lease;
         }
@@ -79,7 +80,7 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
 }
 
 /// What somebody who asks for a permit got.
-enum Got {
+enum Obtained {
     /// One that is held around us, and is enough.
     Outer(Box<dyn Lease>),
     Acquired(Acquisition),
@@ -91,7 +92,7 @@ async fn get(
     acquire_request: &AcquireRequest,
     progress: &ProgressSender,
     mut cancel: CancelToken,
-) -> Result<Got, Error> {
+) -> Result<Obtained, Error> {
     // One that outlives us is never somebody else's.
     let outer = if acquire_request.who.detached {
         Vec::new()
@@ -99,41 +100,41 @@ async fn get(
         outer_permits(&acquire_request.name)
     };
     if outer.is_empty() {
-        return backend.acquire(acquire_request, progress, cancel).await.map(Got::Acquired);
+        return backend.acquire(acquire_request, progress, cancel).await.map(Obtained::Acquired);
     }
     let Some(snapshot) = cancel.clone().or(backend.observe(&acquire_request.name)).await else {
         let what = StoreError::OuterUnknown;
         progress.tell(Progress::Trouble { what, may_last: false });
-        return Ok(Got::Acquired(Acquisition::Cancelled));
+        return Ok(Obtained::Acquired(Acquisition::Cancelled));
     };
     match cancel.clone().or(nested::join(backend, &acquire_request.name, &outer, snapshot?)).await {
-        None => return Ok(Got::Acquired(Acquisition::Cancelled)),
-        Some(Ok(Outer::Lease(lease))) => return Ok(Got::Outer(lease)),
+        None => return Ok(Obtained::Acquired(Acquisition::Cancelled)),
+        Some(Ok(OuterPermit::Lease(lease))) => return Ok(Obtained::Outer(lease)),
         Some(Err(error)) => return Err(error),
         // It may be our own parent's, and then we wait for ever.
-        Some(Ok(Outer::Unproven)) if !acquire_request.nonblock => {
+        Some(Ok(OuterPermit::Unproven)) if !acquire_request.nonblock => {
             progress.tell(Progress::HeldAround)
         }
-        Some(Ok(Outer::Unproven | Outer::None)) => {}
+        Some(Ok(OuterPermit::Unproven | OuterPermit::None)) => {}
     }
     // A server that forgot the permit around us may learn of it again, and then we must not
     // wait for our own parent.
     let (leave, left) = CancelToken::pair();
     let mut acquiring = backend.acquire(acquire_request, progress, left);
     let around_us = tokio::select! {
-        acquired = &mut acquiring => return acquired.map(Got::Acquired),
+        acquired = &mut acquiring => return acquired.map(Obtained::Acquired),
         back = comes_back(backend, &acquire_request.name, &outer) => Some(back),
         () = cancel.cancelled() => None,
     };
     leave.cancel();
     Ok(match (acquiring.await?, around_us) {
-        (Acquisition::Cancelled, Some(outer)) => Got::Outer(outer),
-        (acquired, _) => Got::Acquired(acquired),
+        (Acquisition::Cancelled, Some(outer)) => Obtained::Outer(outer),
+        (acquired, _) => Obtained::Acquired(acquired),
     })
 }
 
 /// How the waiting ended.
-pub(super) enum Turned {
+pub(super) enum WaitOutcome {
     Granted(Box<dyn Lease>),
     /// This one is held around us, and is not ours to give back.
     Outer(Box<dyn Lease>),
@@ -142,7 +143,7 @@ pub(super) enum Turned {
 
 /// Why we stop waiting of our own accord.
 #[derive(Clone, Copy)]
-enum Enough {
+enum StopReason {
     WaitedLongEnough,
     Signal(Signal),
 }
@@ -150,14 +151,14 @@ enum Enough {
 /// Waits for a permit, unless one around us is enough. A command that is to run under it has
 /// `kill_after` when it is stopped.
 pub(super) async fn wait_in_turn(
-    request: &Request,
+    request: &PermitRequest,
     kill_after: Option<Duration>,
     backend: &dyn Backend,
     acquire_request: &AcquireRequest,
-    visible: &Visible,
+    visible: &FrontProcess,
     signals: &mut Signals,
     console: &mut Console,
-) -> anyhow::Result<Turned> {
+) -> anyhow::Result<WaitOutcome> {
     if let Some(why) = pitfall(acquire_request.name.as_str()) {
         console.say(Loudness::Verbose, Detail::Pitfall(&acquire_request.name, why));
     }
@@ -172,13 +173,13 @@ pub(super) async fn wait_in_turn(
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = View::new(backend, request, acquire_request, visible, console);
+    let mut view = WaitingDisplay::new(backend, request, acquire_request, visible, console);
     view.started = started;
-    let mut enough: Option<Enough> = None;
+    let mut enough: Option<StopReason> = None;
     let mut acquiring = Box::pin(resting(async {
         // A sleep takes a millisecond, however short it is.
         if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
-            return Ok(Got::Acquired(Acquisition::Cancelled));
+            return Ok(Obtained::Acquired(Acquisition::Cancelled));
         }
         get(backend, acquire_request, &progress, cancel).await
     }));
@@ -186,13 +187,13 @@ pub(super) async fn wait_in_turn(
         let tick = view.next_tick;
         let stop = tokio::select! {
             biased;
-            arrival = signals.next() => view.on_signal(arrival?.signal).map(Enough::Signal),
+            arrival = signals.next() => view.on_signal(arrival?.signal).map(StopReason::Signal),
             told = visible.told(), if enough.is_none() => match told {
-                Told::Vanished => Some(Enough::Signal(Signal::KILL)),
-                Told::NotStopped => None,
+                GuardianEvent::Vanished => Some(StopReason::Signal(Signal::KILL)),
+                GuardianEvent::NotStopped => None,
             },
             got = &mut acquiring => break got,
-            () = until(deadline), if enough.is_none() => Some(Enough::WaitedLongEnough),
+            () = until(deadline), if enough.is_none() => Some(StopReason::WaitedLongEnough),
             Some(notice) = notices.recv() => { view.on_notice(notice); None }
             snapshot = view.looking() => { view.on_look(snapshot); None }
             () = until(tick) => { view.draw(); None }
@@ -207,16 +208,16 @@ pub(super) async fn wait_in_turn(
         view.on_notice(notice);
     }
     let acquired = match got {
-        Ok(Got::Acquired(acquired)) => {
+        Ok(Obtained::Acquired(acquired)) => {
             // Before anything else: whatever holds us up from now on, it ends before the lease.
             if let Acquisition::Granted(lease) = &acquired {
                 visible.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
             acquired
         }
-        Ok(Got::Outer(lease)) => {
+        Ok(Obtained::Outer(lease)) => {
             visible.kills_at(lease_watch::last(&*lease, kill_after))?;
-            return Ok(Turned::Outer(lease));
+            return Ok(WaitOutcome::Outer(lease));
         }
         Err(error) => {
             view.console.clear();
@@ -224,12 +225,14 @@ pub(super) async fn wait_in_turn(
         }
     };
     // A signal that came together with the permit: the command has not started, so it need not.
-    while let (None | Some(Enough::WaitedLongEnough), Some(arrival)) = (enough, signals.waiting()) {
-        enough = view.on_signal(arrival.signal).map(Enough::Signal).or(enough);
+    while let (None | Some(StopReason::WaitedLongEnough), Some(arrival)) =
+        (enough, signals.waiting())
+    {
+        enough = view.on_signal(arrival.signal).map(StopReason::Signal).or(enough);
     }
     let after = started.elapsed();
     Ok(match (acquired, enough) {
-        (acquired, Some(Enough::Signal(signal))) => {
+        (acquired, Some(StopReason::Signal(signal))) => {
             // Nothing runs under it.
             visible.kills_at(None)?;
             if let Acquisition::Granted(lease) = acquired
@@ -238,15 +241,15 @@ pub(super) async fn wait_in_turn(
                 view.console.say(Loudness::Normal, Warning::NotReleased(&error));
             }
             view.end(&Waited::Interrupted(&acquire_request.name, after, signal));
-            Turned::Away(Exit::Interrupted(signal))
+            WaitOutcome::Away(Exit::Interrupted(signal))
         }
         (Acquisition::Granted(lease), _) => {
             view.end(&Waited::Granted(&acquire_request.name, after));
-            Turned::Granted(lease)
+            WaitOutcome::Granted(lease)
         }
         (Acquisition::Busy, _) => {
             view.say_who_holds().await;
-            Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
+            WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
         (Acquisition::Cancelled, _) => {
             if let Some(why) = view.hindrance() {
@@ -256,7 +259,7 @@ pub(super) async fn wait_in_turn(
             }
             // The exit code alone would not tell this from an error of the command's.
             view.console.say(Loudness::Normal, Waited::GaveUp(&acquire_request.name, after));
-            Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
+            WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
     })
 }

@@ -12,18 +12,18 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, 
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::permissions::{Doubt, Stranger, Why, stranger, writers};
-use super::walk::{Reached, link_of, walk};
+use super::permissions::{ForeignOwner, UnsafePath, UnsafeReason, stranger, writers};
+use super::walk::{ResolvedPath, link_of, walk};
 
 /// Why a directory, or a file in it, is not used. Fits behind its path, but for what the system says.
 #[derive(Debug)]
-pub(crate) enum Unfit {
+pub(crate) enum UnsafeDirectory {
     Io(io::Error),
     /// Others could change what we write there, or have made it.
     Unsafe(String),
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for UnsafeDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
@@ -32,13 +32,13 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl From<io::Error> for Unfit {
+impl From<io::Error> for UnsafeDirectory {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<Errno> for Unfit {
+impl From<Errno> for UnsafeDirectory {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
     }
@@ -46,18 +46,18 @@ impl From<Errno> for Unfit {
 
 /// Opens a directory of our own, which is made if need be, with those above it. In a sticky one others
 /// may make files; [`open_private`] takes none of theirs.
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, UnsafeDirectory> {
     // A slash at the end would make the kernel follow a link.
     let path: &Path = &path.components().collect::<PathBuf>();
     let me = geteuid();
     // One of root's for another user is how systemd keeps the directory of a dynamic user.
     if link_of(path).is_some_and(|owner| owner != 0 || me.is_root()) {
         let what = "is a symbolic link; name the directory that it points to";
-        return Err(Unfit::Unsafe(what.into()));
+        return Err(UnsafeDirectory::Unsafe(what.into()));
     }
     let reached = reach(path)?;
     if let Some(doubt) = reached.doubts.first() {
-        return Err(Unfit::Unsafe(doubt.to_string()));
+        return Err(UnsafeDirectory::Unsafe(doubt.to_string()));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(&reached.directory, ".", flags, Mode::empty())?;
@@ -66,12 +66,12 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
     let why = stranger(&stat).or_else(|| writers(&directory, &stat).filter(|_| !sticky));
     match why {
         None => Ok(directory),
-        Some(Why::Owner(uid)) => Err(Unfit::Unsafe(format!(
+        Some(UnsafeReason::Owner(uid)) => Err(UnsafeDirectory::Unsafe(format!(
             "belongs to {}; chown -R {} makes it yours",
-            Stranger(uid),
+            ForeignOwner(uid),
             me.as_raw()
         ))),
-        Some(why) => Err(Unfit::Unsafe(format!(
+        Some(why) => Err(UnsafeDirectory::Unsafe(format!(
             "can be written by others, who could change what is on record; chmod {} prevents it",
             why.remedy()
         ))),
@@ -79,12 +79,12 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
 }
 
 /// By what others could move a directory away, or a part of its path.
-pub(crate) fn moved_by(path: &Path) -> io::Result<Option<Doubt>> {
+pub(crate) fn moved_by(path: &Path) -> io::Result<Option<UnsafePath>> {
     Ok(walk(path)?.doubts.into_iter().next())
 }
 
 /// Walks to a directory, and makes what is missing on the way.
-fn reach(path: &Path) -> Result<Reached, Unfit> {
+fn reach(path: &Path) -> Result<ResolvedPath, UnsafeDirectory> {
     let reached = match walk(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_directory(path)?;
@@ -96,7 +96,7 @@ fn reach(path: &Path) -> Result<Reached, Unfit> {
 }
 
 /// Makes a private directory, and those above it.
-fn make_directory(path: &Path) -> Result<(), Unfit> {
+fn make_directory(path: &Path) -> Result<(), UnsafeDirectory> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::NOENT.into());
     };
@@ -151,9 +151,9 @@ pub(crate) fn open_private(
     directory: impl AsFd,
     file: &str,
     access: OFlags,
-) -> Result<Option<File>, Unfit> {
+) -> Result<Option<File>, UnsafeDirectory> {
     const ODD: &str = "is not a regular file, and so not what semrun made; remove it";
-    let not_ours = |what: &str| Err(Unfit::Unsafe(format!("{file} {what}")));
+    let not_ours = |what: &str| Err(UnsafeDirectory::Unsafe(format!("{file} {what}")));
     let opened = match open(directory, file, access) {
         Err(Errno::NOENT) => return Ok(None),
         // A symbolic link, a socket, a FIFO that has no reader, a directory.
@@ -164,9 +164,9 @@ pub(crate) fn open_private(
     if !is_regular(&stat) {
         return not_ours(ODD);
     }
-    if let Some(Why::Owner(uid)) = stranger(&stat) {
+    if let Some(UnsafeReason::Owner(uid)) = stranger(&stat) {
         let me = geteuid().as_raw();
-        return not_ours(&format!("belongs to {}; chown {me} makes it yours", Stranger(uid)));
+        return not_ours(&format!("belongs to {}; chown {me} makes it yours", ForeignOwner(uid)));
     }
     Ok(Some(opened.into()))
 }

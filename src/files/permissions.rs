@@ -13,7 +13,7 @@ use crate::user::stands_for_unmapped;
 
 /// Why something is not only ours and root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum UnsafeReason {
     /// It belongs to this user.
     Owner(u32),
     /// The members of this group may write it.
@@ -24,41 +24,41 @@ pub(crate) enum Why {
 
 /// Something on the way to a file by which others could put another one in its place.
 #[derive(Debug, Clone)]
-pub(crate) struct Doubt {
+pub(crate) struct UnsafePath {
     pub(super) what: PathBuf,
     pub(super) is_link: bool,
-    pub(super) why: Why,
+    pub(super) why: UnsafeReason,
 }
 
 /// Fits behind the path of a file.
-impl fmt::Display for Doubt {
+impl fmt::Display for UnsafePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = self.what.display();
         match (self.is_link, self.why) {
-            (true, Why::Owner(uid)) => write!(
+            (true, UnsafeReason::Owner(uid)) => write!(
                 f,
                 "is reached through the symbolic link {what}, which belongs to {}; name the file \
                  itself",
-                Stranger(uid)
+                ForeignOwner(uid)
             ),
-            (_, Why::Owner(uid)) => write!(
+            (_, UnsafeReason::Owner(uid)) => write!(
                 f,
                 "lies in {what}, which belongs to {}; chown {} {what} makes it yours",
-                Stranger(uid),
+                ForeignOwner(uid),
                 geteuid().as_raw()
             ),
             (_, why) => write!(
                 f,
                 "lies in {what}, which can be written by {}, who could put something else in its \
                  place; chmod {} {what} prevents it",
-                Writers(why),
+                AllowedWriters(why),
                 why.remedy()
             ),
         }
     }
 }
 
-impl Why {
+impl UnsafeReason {
     /// What takes the right to write away.
     pub(super) fn remedy(self) -> &'static str {
         match self {
@@ -69,9 +69,9 @@ impl Why {
 }
 
 /// An owner who should not be one.
-pub(super) struct Stranger(pub(super) u32);
+pub(super) struct ForeignOwner(pub(super) u32);
 
-impl fmt::Display for Stranger {
+impl fmt::Display for ForeignOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let me = geteuid().as_raw();
         write!(f, "uid {}, ", self.0)?;
@@ -82,37 +82,37 @@ impl fmt::Display for Stranger {
     }
 }
 
-struct Writers(Why);
+struct AllowedWriters(UnsafeReason);
 
-impl fmt::Display for Writers {
+impl fmt::Display for AllowedWriters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Why::Group(gid) => write!(f, "the group {gid}"),
-            Why::Owner(_) | Why::Everybody => f.write_str("others"),
+            UnsafeReason::Group(gid) => write!(f, "the group {gid}"),
+            UnsafeReason::Owner(_) | UnsafeReason::Everybody => f.write_str("others"),
         }
     }
 }
 
 /// Whether a file, a directory or a link belongs to somebody else.
-pub(super) fn stranger(stat: &Stat) -> Option<Why> {
+pub(super) fn stranger(stat: &Stat) -> Option<UnsafeReason> {
     let uid = stat.st_uid;
-    (uid != 0 && uid != geteuid().as_raw()).then_some(Why::Owner(uid))
+    (uid != 0 && uid != geteuid().as_raw()).then_some(UnsafeReason::Owner(uid))
 }
 
 /// Whether others may write a file or a directory, which is open as `fd`.
-pub(super) fn writers(fd: &OwnedFd, stat: &Stat) -> Option<Why> {
+pub(super) fn writers(fd: &OwnedFd, stat: &Stat) -> Option<UnsafeReason> {
     const EVERYBODY: u32 = 0o002;
     const GROUP: u32 = 0o020;
     if stat.st_mode & EVERYBODY != 0 {
-        return Some(Why::Everybody);
+        return Some(UnsafeReason::Everybody);
     }
     let group = stat.st_mode & GROUP != 0
         && (has_list(fd) || has_others(stat.st_gid, &[stat.st_uid, geteuid().as_raw(), 0]));
-    group.then_some(Why::Group(stat.st_gid))
+    group.then_some(UnsafeReason::Group(stat.st_gid))
 }
 
 /// Both.
-pub(super) fn hands(fd: &OwnedFd, stat: &Stat) -> Option<Why> {
+pub(super) fn hands(fd: &OwnedFd, stat: &Stat) -> Option<UnsafeReason> {
     stranger(stat).or_else(|| writers(fd, stat))
 }
 

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::permissions::{Doubt, Why, stranger, writers};
+use super::permissions::{UnsafePath, UnsafeReason, stranger, writers};
 use crate::user::stands_for_unmapped;
 
 /// As many links as the kernel follows.
@@ -20,37 +20,37 @@ const MOST_LINKS: usize = 40;
 const PROC: u64 = 0x9FA0;
 
 /// Where a path leads, as far as directories go.
-pub(super) struct Reached {
+pub(super) struct ResolvedPath {
     /// The last directory on the way.
     pub(super) directory: OwnedFd,
     /// What it has there. None: that directory is what was asked for.
-    pub(super) file: Option<Found>,
+    pub(super) file: Option<FoundFile>,
     /// By what others could lead the way elsewhere, in the order of the way. What the path leads to
     /// is not looked at.
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubts: Vec<UnsafePath>,
 }
 
 /// What is no directory.
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) name: OsString,
     /// Whether it is what a process has open, which was opened by who named it.
     pub(super) is_opened: bool,
 }
 
-struct Walk {
+struct PathWalk {
     /// Where we are, and its path without links.
     here: OwnedFd,
     names: PathBuf,
-    doubts: Vec<Doubt>,
+    doubts: Vec<UnsafePath>,
     /// Whom the root directory belongs to. They could change everything anyway.
     root: u32,
 }
 
 /// Follows a path.
-pub(super) fn walk(path: &Path) -> io::Result<Reached> {
+pub(super) fn walk(path: &Path) -> io::Result<ResolvedPath> {
     let here = if path.is_absolute() { PathBuf::new() } else { std::env::current_dir()? };
     let mut todo: VecDeque<_> = steps(&here).chain(steps(path)).collect();
-    let mut walk = Walk::begin()?;
+    let mut walk = PathWalk::begin()?;
     let mut links = 0;
     while let Some(step) = todo.pop_front() {
         if step == ".." {
@@ -87,7 +87,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             return Err(Errno::LOOP.into());
         }
         if let Some(why) = walk.stranger(&stat) {
-            walk.doubts.push(Doubt { what: walk.names.join(&step), is_link: true, why });
+            walk.doubts.push(UnsafePath { what: walk.names.join(&step), is_link: true, why });
         }
         let target = readlinkat(&found, "", Vec::new())?;
         let target = Path::new(OsStr::from_bytes(target.as_bytes()));
@@ -100,7 +100,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
         }
     }
     walk.forget_last();
-    Ok(Reached { directory: walk.here, file: None, doubts: walk.doubts })
+    Ok(ResolvedPath { directory: walk.here, file: None, doubts: walk.doubts })
 }
 
 /// What to do one after the other for a path.
@@ -116,7 +116,7 @@ fn is_of_proc(fd: &OwnedFd) -> io::Result<bool> {
     Ok(u64::try_from(rustix::fs::fstatfs(fd)?.f_type).is_ok_and(|kind| kind == PROC))
 }
 
-impl Walk {
+impl PathWalk {
     fn begin() -> io::Result<Self> {
         let root = root()?;
         let stat = fstat(&root)?;
@@ -147,13 +147,13 @@ impl Walk {
         name: OsString,
         is_opened: bool,
         todo: &VecDeque<OsString>,
-    ) -> io::Result<Reached> {
+    ) -> io::Result<ResolvedPath> {
         if !todo.is_empty() {
             return Err(Errno::NOTDIR.into());
         }
-        Ok(Reached {
+        Ok(ResolvedPath {
             directory: self.here,
-            file: Some(Found { name, is_opened }),
+            file: Some(FoundFile { name, is_opened }),
             doubts: self.doubts,
         })
     }
@@ -163,16 +163,20 @@ impl Walk {
     fn doubt(&mut self, stat: &Stat) {
         let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
         let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));
-        self.doubts.extend(why.map(|why| Doubt { what: self.names.clone(), is_link: false, why }));
+        self.doubts.extend(why.map(|why| UnsafePath {
+            what: self.names.clone(),
+            is_link: false,
+            why,
+        }));
     }
 
-    fn stranger(&self, stat: &Stat) -> Option<Why> {
+    fn stranger(&self, stat: &Stat) -> Option<UnsafeReason> {
         stranger(stat).filter(|_| stat.st_uid != self.root)
     }
 
     /// What was asked for is looked at by who asked.
     fn forget_last(&mut self) {
-        let is_last = |doubt: &Doubt| !doubt.is_link && doubt.what == self.names;
+        let is_last = |doubt: &UnsafePath| !doubt.is_link && doubt.what == self.names;
         if self.doubts.last().is_some_and(is_last) {
             self.doubts.pop();
         }

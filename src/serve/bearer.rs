@@ -70,9 +70,9 @@ impl Pattern {
 /// The beginning of a key's SHA-256, which tells keys apart and is no key: what was taken with one is
 /// known as its own after a restart too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Print(NonZeroU64);
+pub(crate) struct KeyFingerprint(NonZeroU64);
 
-impl Print {
+impl KeyFingerprint {
     pub(crate) fn of(key: &[u8]) -> Self {
         let sha256 = WITH_SHA256.tls13().map(|suite| suite.common.hash_provider);
         let digest = sha256.expect("a suite of TLS 1.3").hash(&[b"semrun key\0", key].concat());
@@ -81,19 +81,19 @@ impl Print {
     }
 }
 
-impl fmt::Debug for Print {
+impl fmt::Debug for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-impl Serialize for Print {
+impl Serialize for KeyFingerprint {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{self:?}"))
     }
 }
 
-impl<'de> Deserialize<'de> for Print {
+impl<'de> Deserialize<'de> for KeyFingerprint {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let number = u64::from_str_radix(&text, 16).ok().and_then(NonZeroU64::new);
@@ -110,12 +110,12 @@ pub(crate) struct Bearer {
     /// The semaphores that it is for; none: all of them.
     pub(crate) names: Option<Pattern>,
     /// None where a permit is on record without it.
-    pub(crate) print: Option<Print>,
+    pub(crate) print: Option<KeyFingerprint>,
 }
 
 impl Bearer {
     /// Of a permit that is on record. No request comes with it.
-    pub(crate) fn on_record(print: Option<Print>) -> Rc<Self> {
+    pub(crate) fn on_record(print: Option<KeyFingerprint>) -> Rc<Self> {
         Rc::new(Self { label: "".into(), role: Role::View, names: None, print })
     }
 
@@ -145,7 +145,7 @@ pub(crate) struct Actor {
 #[cfg(test)]
 impl From<&str> for Actor {
     fn from(label: &str) -> Self {
-        let print = Some(Print::of(label.as_bytes()));
+        let print = Some(KeyFingerprint::of(label.as_bytes()));
         let bearer = Bearer { label: label.into(), role: Role::Admin, names: None, print };
         Self { bearer: bearer.into(), from: None }
     }
@@ -180,14 +180,14 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_key_is_always_the_same_and_is_not_the_key() {
-        let print = Print::of(b"a-key-for-tests");
+        let print = KeyFingerprint::of(b"a-key-for-tests");
         // SHA-256 of `semrun key\0a-key-for-tests`.
         let json = serde_json::to_string(&print).unwrap();
         assert_eq!(json, "\"e3ba2065d3947b84\"");
-        assert_eq!(serde_json::from_str::<Print>(&json).unwrap(), print);
-        assert_ne!(Print::of(b"a-key-for-testt"), print);
+        assert_eq!(serde_json::from_str::<KeyFingerprint>(&json).unwrap(), print);
+        assert_ne!(KeyFingerprint::of(b"a-key-for-testt"), print);
         for bad in ["\"\"", "\"0\"", "\"x\"", "\"11112222333344445\"", "7"] {
-            assert!(serde_json::from_str::<Print>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<KeyFingerprint>(bad).is_err(), "{bad}");
         }
     }
 }

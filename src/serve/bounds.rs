@@ -22,14 +22,14 @@ impl Default for Bounds {
 
 /// Which of them is reached, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum LimitReached {
     Clients(usize),
     Waiters(usize),
     Names(usize),
     Pins(usize),
 }
 
-impl fmt::Display for Full {
+impl fmt::Display for LimitReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clients(most) => write!(f, "it has {most} clients already (--max-clients)"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::connections::Door;
+use super::connections::Connections;
 
 /// How long a connection may take to send the head of a request, the first one or the next.
 pub(super) const SLOWEST_HEAD: Duration = Duration::from_secs(6);
@@ -20,8 +20,8 @@ pub(super) const SLOWEST_HEAD: Duration = Duration::from_secs(6);
 const SLOWEST_TAKING: Duration = Duration::from_secs(30);
 const SLOWEST_RATE: u64 = 64 * 1024;
 
-pub(crate) struct Guest {
-    door: Rc<Door>,
+pub(crate) struct ClientConnection {
+    door: Rc<Connections>,
     number: u64,
     address: IpAddr,
     ends: OnceCell<AbortHandle>,
@@ -43,10 +43,10 @@ pub(crate) struct Guest {
 }
 
 /// A request that is not answered yet.
-pub(crate) struct Asking(Rc<Guest>);
+pub(crate) struct OpenRequest(Rc<ClientConnection>);
 
-impl Guest {
-    pub(super) fn new(door: Rc<Door>, number: u64, address: IpAddr) -> Self {
+impl ClientConnection {
+    pub(super) fn new(door: Rc<Connections>, number: u64, address: IpAddr) -> Self {
         Self {
             door,
             number,
@@ -81,12 +81,12 @@ impl Guest {
     }
 
     /// A request of it has come as a whole, or its head has.
-    pub(crate) fn asks(self: &Rc<Self>) -> Asking {
+    pub(crate) fn asks(self: &Rc<Self>) -> OpenRequest {
         self.asks.set(true);
         self.half.set(0);
         self.door.has_whole(self.number);
         self.rests_no_more();
-        Asking(Rc::clone(self))
+        OpenRequest(Rc::clone(self))
     }
 
     /// It has shown a key.
@@ -200,14 +200,14 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.rests_no_more();
         self.door.left(self, self.known.get());
     }
 }
 
-impl Drop for Asking {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         let Self(guest) = self;
         guest.asks.set(false);

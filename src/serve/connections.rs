@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, yield_now};
 
-use super::connection::Guest;
+use super::connection::ClientConnection;
 
 /// Descriptors for everything but connections: the journal, its directory, clocks, signals.
 const RESERVED: usize = 32;
@@ -31,7 +31,7 @@ const LOOKS: usize = 3;
 
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct ConnectionLimits {
     /// That have not shown a key, in all and from one address.
     pub(crate) strangers: usize,
     pub(crate) of_one_address: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Room {
     pub(crate) known: usize,
 }
 
-impl Room {
+impl ConnectionLimits {
     /// What fits into so many descriptors: a quarter for strangers, and a quarter of that for those of
     /// one address, where it is not said otherwise. Strangers never get more than half.
     pub(crate) fn within(
@@ -55,16 +55,16 @@ impl Room {
     }
 }
 
-pub(crate) struct Door {
-    room: Room,
-    inside: RefCell<Inside>,
+pub(crate) struct Connections {
+    room: ConnectionLimits,
+    inside: RefCell<ConnectionTable>,
 }
 
 #[derive(Default)]
-struct Inside {
+struct ConnectionTable {
     last: u64,
     /// In the order in which they came, without those that are told to end.
-    strangers: BTreeMap<u64, Stranger>,
+    strangers: BTreeMap<u64, AnonymousConnection>,
     /// With those.
     count: usize,
     addresses: HashMap<IpAddr, Address>,
@@ -72,11 +72,11 @@ struct Inside {
     /// Of these, those without a request, in the order in which the last one ended.
     idle: BTreeMap<u64, AbortHandle>,
     /// Connections with more of a request than is small, which is not whole yet.
-    half: BTreeMap<u64, Half>,
+    half: BTreeMap<u64, PartialHead>,
     half_bytes: usize,
 }
 
-struct Stranger {
+struct AnonymousConnection {
     ends: AbortHandle,
     address: IpAddr,
     stream: Weak<TcpStream>,
@@ -88,13 +88,13 @@ struct Address {
     strangers: BTreeSet<u64>,
 }
 
-struct Half {
+struct PartialHead {
     bytes: usize,
     ends: AbortHandle,
 }
 
 /// What has to be done before one more may stay.
-enum Crowd {
+enum Overflow {
     None,
     /// One has to go.
     Oldest(u64),
@@ -102,27 +102,32 @@ enum Crowd {
     Leaving,
 }
 
-impl Door {
-    pub(crate) fn new(room: Room) -> Rc<Self> {
+impl Connections {
+    pub(crate) fn new(room: ConnectionLimits) -> Rc<Self> {
         Rc::new(Self { room, inside: RefCell::default() })
     }
 
     /// A connection is there, and nothing has come over it.
-    pub(super) fn enter(self: &Rc<Self>, address: IpAddr) -> Rc<Guest> {
+    pub(super) fn enter(self: &Rc<Self>, address: IpAddr) -> Rc<ClientConnection> {
         let mut inside = self.inside.borrow_mut();
         inside.last += 1;
         inside.count += 1;
         inside.addresses.entry(group(address)).or_default().count += 1;
-        Rc::new(Guest::new(Rc::clone(self), inside.last, address))
+        Rc::new(ClientConnection::new(Rc::clone(self), inside.last, address))
     }
 
     /// How it can be ended, and where it can be seen whether something has come.
-    pub(super) fn watch(&self, guest: &Guest, ends: AbortHandle, stream: Weak<TcpStream>) {
+    pub(super) fn watch(
+        &self,
+        guest: &ClientConnection,
+        ends: AbortHandle,
+        stream: Weak<TcpStream>,
+    ) {
         guest.is_ended_by(ends.clone());
         let address = group(guest.address());
         let mut inside = self.inside.borrow_mut();
         inside.addresses.entry(address).or_default().strangers.insert(guest.number());
-        inside.strangers.insert(guest.number(), Stranger { ends, address, stream });
+        inside.strangers.insert(guest.number(), AnonymousConnection { ends, address, stream });
     }
 
     /// Ends those that came first until there is room for the last one, which came from there. Returns how
@@ -132,9 +137,9 @@ impl Door {
         let (mut looks, mut ended) = (0, 0);
         loop {
             match self.crowd(address) {
-                Crowd::None => return ended,
-                Crowd::Leaving => {}
-                Crowd::Oldest(number) => {
+                Overflow::None => return ended,
+                Overflow::Leaving => {}
+                Overflow::Oldest(number) => {
                     // Its key may be here already.
                     if looks < LOOKS && self.has_said_something(number) {
                         looks += 1;
@@ -149,7 +154,7 @@ impl Door {
         }
     }
 
-    fn crowd(&self, address: IpAddr) -> Crowd {
+    fn crowd(&self, address: IpAddr) -> Overflow {
         let inside = self.inside.borrow();
         let there = inside.addresses.get(&address);
         let oldest = if let Some(there) = there.filter(|it| it.count > self.room.of_one_address) {
@@ -157,9 +162,9 @@ impl Door {
         } else if inside.count > self.room.strangers {
             inside.strangers.keys().next()
         } else {
-            return Crowd::None;
+            return Overflow::None;
         };
-        oldest.map_or(Crowd::Leaving, |number| Crowd::Oldest(*number))
+        oldest.map_or(Overflow::Leaving, |number| Overflow::Oldest(*number))
     }
 
     fn has_said_something(&self, number: u64) -> bool {
@@ -175,7 +180,7 @@ impl Door {
 
     /// A stranger has shown a key. False: all the room for those is taken by requests that are under
     /// way, and it stays a stranger, that ends when others come.
-    pub(super) fn welcome(&self, guest: &Guest) -> bool {
+    pub(super) fn welcome(&self, guest: &ClientConnection) -> bool {
         let mut inside = self.inside.borrow_mut();
         if inside.known >= self.room.known {
             let Some((_, ends)) = inside.idle.pop_first() else { return false };
@@ -205,9 +210,9 @@ impl Door {
         let mut inside = self.inside.borrow_mut();
         inside.forget_half(number);
         inside.half_bytes += bytes;
-        inside.half.insert(number, Half { bytes, ends: ends.clone() });
+        inside.half.insert(number, PartialHead { bytes, ends: ends.clone() });
         while inside.half_bytes > HALF_HEADS
-            && let Some((_, Half { bytes, ends })) = inside.half.pop_first()
+            && let Some((_, PartialHead { bytes, ends })) = inside.half.pop_first()
         {
             inside.half_bytes -= bytes;
             ends.abort();
@@ -220,7 +225,7 @@ impl Door {
     }
 
     /// A connection has ended.
-    pub(super) fn left(&self, guest: &Guest, known: bool) {
+    pub(super) fn left(&self, guest: &ClientConnection, known: bool) {
         let mut inside = self.inside.borrow_mut();
         inside.forget_half(guest.number());
         if known {
@@ -231,9 +236,9 @@ impl Door {
     }
 }
 
-impl Inside {
+impl ConnectionTable {
     fn send_away(&mut self, number: u64) {
-        if let Some(Stranger { ends, address, .. }) = self.strangers.remove(&number) {
+        if let Some(AnonymousConnection { ends, address, .. }) = self.strangers.remove(&number) {
             ends.abort();
             if let Some(there) = self.addresses.get_mut(&address) {
                 there.strangers.remove(&number);
@@ -241,7 +246,7 @@ impl Inside {
         }
     }
 
-    fn forget_stranger(&mut self, guest: &Guest) {
+    fn forget_stranger(&mut self, guest: &ClientConnection) {
         self.count -= 1;
         self.strangers.remove(&guest.number());
         if let Entry::Occupied(mut there) = self.addresses.entry(group(guest.address())) {

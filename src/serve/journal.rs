@@ -22,20 +22,22 @@ use uuid::Uuid;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::format::fuzz;
-use self::format::{Entry, replay, snapshot};
-pub(crate) use self::format::{Found, Grant};
-use self::writer::{AGAIN, JOURNAL, Job, Work, WriterStatus, rename_from_aside, write_aside};
-use crate::files::create::{self, Unfit};
+use self::format::{JournalEntry, replay, snapshot};
+pub(crate) use self::format::{RecordedGrant, RestoredState};
+use self::writer::{
+    AGAIN, JOURNAL, Job, WriterStatus, WriterThread, rename_from_aside, write_aside,
+};
+use crate::files::create::{self, UnsafeDirectory};
 use crate::mutants::{self, Guard};
 use crate::serve::seals::Seals;
-use crate::sys::{deaf, file_size_limit};
+use crate::sys::{file_size_limit, with_signals_blocked};
 
 /// Where grants are recorded.
 pub(crate) struct Journal {
-    writer: Option<Writer>,
+    writer: Option<JournalWriter>,
 }
 
-struct Writer {
+struct JournalWriter {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     appended: Cell<u64>,
@@ -68,12 +70,12 @@ impl Journal {
     }
 
     /// Reads what is in a directory, which is made if need be, and goes on there.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Found), Unfit> {
+    pub(crate) fn open(directory: &Path) -> Result<(Self, RestoredState), UnsafeDirectory> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         Self::open_at(directory, boot)
     }
 
-    fn open_at(path: &Path, boot: String) -> Result<(Self, Found), Unfit> {
+    fn open_at(path: &Path, boot: String) -> Result<(Self, RestoredState), UnsafeDirectory> {
         // Kept open: when it is needed there may be no descriptor left.
         let directory = create::open_directory(path)?;
         let lock = open_lock(&directory)?;
@@ -88,7 +90,7 @@ impl Journal {
                 replay(&bytes, &boot)
                     .map_err(|damage| io::Error::other(format!("{}: {damage}", path.display())))?
             }
-            None => Found::default(),
+            None => RestoredState::default(),
         };
         let before = found.rebooted.map(|longest| (found.boot.clone(), longest));
         let content = snapshot(&boot, before.as_ref(), found.last, &found.pins, &found.grants);
@@ -100,11 +102,11 @@ impl Journal {
         let (jobs, todo) = channel();
         let (tell, progress) = watch::channel(WriterStatus::default());
         let size = content.len() as u64;
-        let work = Work::new(path, directory, file, size, tell);
+        let work = WriterThread::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
         // Signals are for those who listen to them.
-        let thread = deaf(|| thread.spawn(move || work.run(&todo)))?;
-        let writer = Writer {
+        let thread = with_signals_blocked(|| thread.spawn(move || work.run(&todo)))?;
+        let writer = JournalWriter {
             jobs: Some(jobs),
             thread: Some(thread),
             appended: Cell::new(0),
@@ -136,21 +138,21 @@ impl Journal {
         self.writer.is_some()
     }
 
-    pub(crate) fn granted(&self, grant: &Grant) {
+    pub(crate) fn granted(&self, grant: &RecordedGrant) {
         if !mutants::is_off(Guard::Journal) {
-            self.append(&Entry::Grant(Cow::Borrowed(grant)));
+            self.append(&JournalEntry::Grant(Cow::Borrowed(grant)));
         }
     }
 
     pub(crate) fn pinned(&self, name: &str, limit: Option<u32>) {
-        self.append(&Entry::Pin { name: name.into(), limit });
+        self.append(&JournalEntry::Pin { name: name.into(), limit });
     }
 
     pub(crate) fn ended(&self, name: &str, id: Uuid) {
-        self.append(&Entry::End { name: name.into(), id });
+        self.append(&JournalEntry::End { name: name.into(), id });
     }
 
-    fn append(&self, entry: &Entry<'_>) {
+    fn append(&self, entry: &JournalEntry<'_>) {
         let Some(writer) = &self.writer else { return };
         let json = serde_json::to_string(entry).expect("plain data");
         writer.grown.set(writer.grown.get() + json.len() as u64);
@@ -167,7 +169,12 @@ impl Journal {
     }
 
     /// Forgets what is over: only these limits are still pinned, and only these permits held.
-    pub(crate) fn rewrite(&self, last: u64, pins: &BTreeMap<String, u32>, grants: &[Grant]) {
+    pub(crate) fn rewrite(
+        &self,
+        last: u64,
+        pins: &BTreeMap<String, u32>,
+        grants: &[RecordedGrant],
+    ) {
         let Some(writer) = &self.writer else { return };
         let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
         writer.grown.set(0);
@@ -205,7 +212,7 @@ impl Journal {
 }
 
 /// The file that is locked by the server that uses a directory.
-fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
+fn open_lock(directory: &OwnedFd) -> Result<File, UnsafeDirectory> {
     const LOCK: &str = "lock";
     match create::open_private(directory, LOCK, OFlags::RDWR)? {
         Some(lock) => Ok(lock),
@@ -218,7 +225,7 @@ fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
     }
 }
 
-impl Writer {
+impl JournalWriter {
     fn send(&self, job: Job) {
         self.appended.set(self.appended.get() + 1);
         // A thread that has ended is noticed by those who wait for it.
@@ -226,7 +233,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for JournalWriter {
     /// Writes what is left.
     fn drop(&mut self) {
         self.jobs = None;

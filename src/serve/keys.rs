@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
 
-use super::bearer::{Bearer, Pattern, Print, Role};
+use super::bearer::{Bearer, KeyFingerprint, Pattern, Role};
 
 /// The protocol's own rule.
 const SHORTEST: usize = 10;
@@ -14,23 +14,23 @@ const SHORTEST: usize = 10;
 const ROLE: &str = "role=";
 const NAMES: &str = "names=";
 
-pub(crate) struct Keys(Vec<(Vec<u8>, Rc<Bearer>)>);
+pub(crate) struct ApiKeys(Vec<(Vec<u8>, Rc<Bearer>)>);
 
 // By hand: a key is never shown.
-impl std::fmt::Debug for Keys {
+impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(_, bearer)| &bearer.label)).finish()
     }
 }
 
 /// What goes with a key.
-struct Given<'a> {
+struct KeyOptions<'a> {
     role: Role,
     names: Option<Pattern>,
     label: &'a str,
 }
 
-impl Keys {
+impl ApiKeys {
     /// From a file: one key a line, and behind it, in this order, what it may do and a label, as far as
     /// they are there. The error says what is wrong, without any key.
     pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
@@ -40,7 +40,8 @@ impl Keys {
             if is_meant_for_a_right(key) {
                 return Err(format!("line {number} begins with a right and not with a key"));
             }
-            let given = Given::read(rest).map_err(|problem| format!("line {number}: {problem}"));
+            let given =
+                KeyOptions::read(rest).map_err(|problem| format!("line {number}: {problem}"));
             Ok((key, given?, number))
         });
         Self::of(keys, "the key in line")
@@ -49,17 +50,17 @@ impl Keys {
     /// From a variable: several, separated by white space. They may do everything.
     pub(crate) fn of_words(text: &str) -> Result<Self, String> {
         let words = text.split_whitespace().enumerate();
-        let given = || Given { role: Role::Admin, names: None, label: "" };
+        let given = || KeyOptions { role: Role::Admin, names: None, label: "" };
         Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), "key")
     }
 
     fn of<'a>(
-        keys: impl Iterator<Item = Result<(&'a str, Given<'a>, usize), String>>,
+        keys: impl Iterator<Item = Result<(&'a str, KeyOptions<'a>, usize), String>>,
         which: &str,
     ) -> Result<Self, String> {
         let mut all: Vec<(Vec<u8>, Rc<Bearer>)> = Vec::new();
         for given in keys {
-            let (key, Given { role, names, label }, number) = given?;
+            let (key, KeyOptions { role, names, label }, number) = given?;
             if key.len() < SHORTEST {
                 return Err(format!(
                     "{which} {number} is shorter than {SHORTEST} characters; make it longer"
@@ -68,7 +69,7 @@ impl Keys {
             if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(format!("{which} {number} has characters that no header can carry"));
             }
-            let print = Some(Print::of(key.as_bytes()));
+            let print = Some(KeyFingerprint::of(key.as_bytes()));
             // Which of them counted would be anybody's guess.
             if all.iter().any(|(_, bearer)| bearer.print == print) {
                 return Err(format!("{which} {number} is there twice"));
@@ -95,7 +96,7 @@ impl Keys {
     }
 }
 
-impl<'a> Given<'a> {
+impl<'a> KeyOptions<'a> {
     /// What a line has behind its key.
     fn read(mut rest: &'a str) -> Result<Self, String> {
         let (mut role, mut names) = (None, None);
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn keys_have_labels_and_nothing_else_has() {
         let keys =
-            Keys::of_lines("first-key-of-all web1 and web2\n\n  second-key-of-all\r\n").unwrap();
+            ApiKeys::of_lines("first-key-of-all web1 and web2\n\n  second-key-of-all\r\n").unwrap();
         let label = |key: &str| keys.bearer(key.as_bytes()).map(|bearer| bearer.label.to_string());
         assert_eq!(label("first-key-of-all").as_deref(), Some("web1 and web2"));
         assert_eq!(label("second-key-of-all").as_deref(), Some("key 3"));
@@ -159,11 +160,11 @@ mod tests {
     #[test]
     fn short_and_missing_keys_are_refused_without_being_repeated() {
         for bad in ["geheim", "long-enough-key\ngeheim x", "gehei\u{e4}m-gehei\u{e4}m"] {
-            let error = Keys::of_lines(bad).expect_err(bad);
+            let error = ApiKeys::of_lines(bad).expect_err(bad);
             assert!(!error.contains("gehei"), "{error}");
         }
-        assert!(Keys::of_lines(" \n").is_err() && Keys::of_words("").is_err());
-        assert!(Keys::of_words("a-first-long-key a-second-long-key").is_ok());
+        assert!(ApiKeys::of_lines(" \n").is_err() && ApiKeys::of_words("").is_err());
+        assert!(ApiKeys::of_words("a-first-long-key a-second-long-key").is_ok());
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
             (" names=* host=web1", Role::Admin, Some("*"), "host=web1"),
             (" names=a=b roles", Role::Admin, Some("a=b"), "roles"),
         ] {
-            let keys = Keys::of_lines(&format!("a-key-for-tests{line}")).unwrap();
+            let keys = ApiKeys::of_lines(&format!("a-key-for-tests{line}")).unwrap();
             let bearer = keys.bearer(b"a-key-for-tests").unwrap();
             let names = names.map(Pattern::new);
             assert_eq!(
@@ -205,9 +206,9 @@ mod tests {
             ("names=geheim geheim-geheim", "line 2 begins with a right"),
             ("a-key-for-tests role=use geheim", "the key in line 2 is there twice"),
         ] {
-            let error = Keys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
+            let error = ApiKeys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
             assert!(error.contains(words) && !error.contains("geheim"), "{error}");
         }
-        assert!(Keys::of_words("a-first-long-key a-first-long-key").is_err());
+        assert!(ApiKeys::of_words("a-first-long-key a-first-long-key").is_err());
     }
 }

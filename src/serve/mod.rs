@@ -35,8 +35,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use self::connection::SLOWEST_HEAD;
-use self::connections::Door;
-use self::log::{Event, Log};
+use self::connections::Connections;
+use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
 
@@ -64,7 +64,7 @@ pub(crate) async fn run(
     listener: TcpListener,
     tls: Option<Rc<Greeting>>,
     routes: Rc<Routes>,
-    door: Rc<Door>,
+    door: Rc<Connections>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     prepare(&listener)?;
@@ -151,7 +151,7 @@ async fn next_connection(
 fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.say(Event::Alert, &text());
+        log.say(LogEvent::Alert, &text());
     }
 }
 
@@ -168,7 +168,7 @@ async fn tell_of_trouble(routes: &Routes) {
                 }
                 None => "the state directory can be written again".into(),
             };
-            routes.semaphores.log.say(Event::Alert, &text);
+            routes.semaphores.log.say(LogEvent::Alert, &text);
             known = error;
         }
     }

@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::connection::Guest;
+use super::connection::ClientConnection;
 
 /// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
 /// connection that had a long head once would have that room for as long as it is open.
@@ -22,15 +22,15 @@ const MOST_AT_ONCE: usize = 4096;
 #[derive(Clone)]
 pub(crate) struct Peer {
     stream: Rc<TcpStream>,
-    guest: Rc<Guest>,
+    guest: Rc<ClientConnection>,
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, guest: Rc<Guest>) -> Self {
+    pub(super) fn new(stream: TcpStream, guest: Rc<ClientConnection>) -> Self {
         Self { stream: Rc::new(stream), guest }
     }
 
-    pub(crate) fn guest(&self) -> &Rc<Guest> {
+    pub(crate) fn guest(&self) -> &Rc<ClientConnection> {
         &self.guest
     }
 
@@ -39,8 +39,8 @@ impl Peer {
     }
 
     /// What hyper reads and writes.
-    pub(super) fn bytes(&self) -> Bytes {
-        Bytes(self.clone())
+    pub(super) fn bytes(&self) -> PeerBytes {
+        PeerBytes(self.clone())
     }
 
     /// Returns when its end of the connection is closed, whatever it sent before.
@@ -64,9 +64,9 @@ impl Peer {
 }
 
 /// See [`Peer::bytes`].
-pub(super) struct Bytes(Peer);
+pub(super) struct PeerBytes(Peer);
 
-impl AsyncRead for Bytes {
+impl AsyncRead for PeerBytes {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl AsyncRead for Bytes {
     }
 }
 
-impl AsyncWrite for Bytes {
+impl AsyncWrite for PeerBytes {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

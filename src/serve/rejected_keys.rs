@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::connections::group;
-use super::log::{Event, Log};
+use super::log::{Log, LogEvent};
 
 /// How long that is not said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
@@ -19,29 +19,29 @@ const NOT_AGAIN: Duration = Duration::from_mins(1);
 const MOST: usize = 1024;
 
 #[derive(Default)]
-pub(crate) struct Failures {
-    recent: RefCell<Recent>,
+pub(crate) struct RejectedKeys {
+    recent: RefCell<RecentRejections>,
     first: Notify,
 }
 
 #[derive(Default)]
-struct Recent {
+struct RecentRejections {
     /// In the order in which it is to be said.
     due: VecDeque<(Instant, Option<IpAddr>)>,
     /// None for those that are too many.
-    counts: HashMap<Option<IpAddr>, Count>,
+    counts: HashMap<Option<IpAddr>, RejectionCount>,
 }
 
-struct Count {
+struct RejectionCount {
     last: IpAddr,
     /// That nothing has been said of.
     more: u64,
 }
 
-impl Failures {
+impl RejectedKeys {
     /// A key that nobody has came from there.
     pub(crate) fn add(&self, address: IpAddr, log: &Log) {
-        let Recent { due, counts } = &mut *self.recent.borrow_mut();
+        let RecentRejections { due, counts } = &mut *self.recent.borrow_mut();
         let mut from = Some(group(address));
         if !counts.contains_key(&from) && counts.len() >= MOST {
             from = None;
@@ -55,7 +55,7 @@ impl Failures {
         if more == 0 {
             say(log, from.map(|_| address), 1);
         }
-        counts.insert(from, Count { last: address, more });
+        counts.insert(from, RejectionCount { last: address, more });
         due.push_back((Instant::now() + NOT_AGAIN, from));
         self.first.notify_one();
     }
@@ -69,10 +69,10 @@ impl Failures {
                 continue;
             };
             sleep_until(when).await;
-            let Recent { due, counts } = &mut *self.recent.borrow_mut();
+            let RecentRejections { due, counts } = &mut *self.recent.borrow_mut();
             due.pop_front();
             match counts.get_mut(&from) {
-                Some(Count { last, more }) if *more > 0 => {
+                Some(RejectionCount { last, more }) if *more > 0 => {
                     say(log, from.map(|_| *last), *more);
                     *more = 0;
                     due.push_back((Instant::now() + NOT_AGAIN, from));
@@ -87,7 +87,7 @@ impl Failures {
 fn say(log: &Log, address: Option<IpAddr>, times: u64) {
     let from = address.map_or_else(|| "further addresses".into(), |from| from.to_string());
     let unit = if times == 1 { "time" } else { "times" };
-    log.say(Event::Alert, &format!("wrong API key from {from} ({times} {unit})"));
+    log.say(LogEvent::Alert, &format!("wrong API key from {from} ({times} {unit})"));
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     use crate::serve::log::{Format, Sink};
 
     /// How many lines each address has had, as far as they are to be seen in the table.
-    fn pending(failures: &Failures) -> Vec<u64> {
+    fn pending(failures: &RejectedKeys) -> Vec<u64> {
         let recent = failures.recent.borrow();
         let mut all: Vec<_> = recent.counts.values().map(|count| count.more).collect();
         all.sort_unstable();
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_is_told_of_once_a_minute_and_forgotten_when_it_stops() {
-        let (failures, log) = (Failures::default(), Log::new(&[], Format::Text, Sink::TEST));
+        let (failures, log) = (RejectedKeys::default(), Log::new(&[], Format::Text, Sink::TEST));
         let guesses = async {
             for _ in 0..3 {
                 failures.add("2001:db8::1".parse().unwrap(), &log);
@@ -125,7 +125,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_addresses_take_little_memory() {
-        let (failures, log) = (Failures::default(), Log::silent());
+        let (failures, log) = (RejectedKeys::default(), Log::silent());
         for number in 0..100_000_u32 {
             failures.add(std::net::Ipv4Addr::from_bits(number).into(), &log);
         }

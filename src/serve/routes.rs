@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-use self::authorization::{Forbidden, Whose, may};
-use self::body::{Content, LongAnswers};
+use self::authorization::{Denied, Ownership, may};
+use self::body::{LongAnswers, ResponseBody};
 use self::request::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
@@ -29,11 +29,11 @@ use self::responses::{
     removed, typed,
 };
 use super::bearer::Actor;
-use super::keys::Keys;
-use super::log::{self, Event};
+use super::keys::ApiKeys;
+use super::log::{self, LogEvent};
 use super::peer::Peer;
-use super::rejected_keys::Failures;
-use super::semaphores::{Attached, COMING_BACK, Semaphores, Verdict, Which};
+use super::rejected_keys::RejectedKeys;
+use super::semaphores::{AttachedRequest, COMING_BACK, RequestEnd, RequestKind, Semaphores};
 use crate::backends::cloud::protocol::{
     ASK_HEADER, BEAT, KEY_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, ReleaseReply,
     RevokeReply, ServerInfo, VERSION, VERSION_HEADER, millis,
@@ -47,15 +47,15 @@ const LONGEST_NAME: usize = 4096;
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
     /// Others may take their place while the server runs.
-    pub(crate) keys: RefCell<Rc<Keys>>,
-    pub(super) failures: Failures,
+    pub(crate) keys: RefCell<Rc<ApiKeys>>,
+    pub(super) failures: RejectedKeys,
     long_answers: LongAnswers,
 }
 
-type Answer = Response<Content>;
+type Answer = Response<ResponseBody>;
 
 /// A request that is understood, and may be made.
-struct Wanted {
+struct RequestedAction {
     route: Route,
     /// Whether one of our own clients asks.
     ours: bool,
@@ -69,24 +69,24 @@ struct Wanted {
 }
 
 /// What came of it.
-enum Done {
+enum RouteResult {
     Answered(Answer),
     /// It stays open until there is something to answer.
-    Open(Attached, Which),
+    Open(AttachedRequest, RequestKind),
     /// The same for one of ours, which holds.
-    Watching(Attached),
-    Asked(RegisterReply, Option<Attached>),
+    Watching(AttachedRequest),
+    Asked(RegisterReply, Option<AttachedRequest>),
     /// It is answered when it is on record, if that can be.
     Changed(Answer),
     /// It is answered when it is on record, and not before.
     Pinned,
     /// Not yet: it is to be done when those who were here before have come back.
-    Later(Wanted),
+    Later(RequestedAction),
 }
 
 impl Routes {
-    pub(crate) fn new(semaphores: Rc<Semaphores>, keys: Keys) -> Rc<Self> {
-        let (failures, long_answers) = (Failures::default(), LongAnswers::default());
+    pub(crate) fn new(semaphores: Rc<Semaphores>, keys: ApiKeys) -> Rc<Self> {
+        let (failures, long_answers) = (RejectedKeys::default(), LongAnswers::default());
         let keys = RefCell::new(Rc::new(keys));
         Rc::new(Self { semaphores, keys, failures, long_answers })
     }
@@ -108,7 +108,8 @@ impl Routes {
         let ours = version.as_ref().is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
         log.catch_up();
-        let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
+        let line =
+            log.logs(LogEvent::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ready = if is_json(&head.headers) {
             Err((head, body))
         } else {
@@ -123,24 +124,24 @@ impl Routes {
                     self.begin(&head, json, ours, &peer)
                 }
             };
-            while let Done::Later(wanted) = done {
+            while let RouteResult::Later(wanted) = done {
                 tokio::time::sleep(self.semaphores.paused().unwrap_or_default()).await;
                 done = self.act(wanted, &peer);
             }
             let mut answer = match done {
-                Done::Answered(answer) => answer,
-                Done::Open(attached, which) => self.verdict(attached, which, &peer).await,
-                Done::Watching(attached) => match ending(attached, &peer).await {
-                    Verdict::Replaced => removed(),
-                    Verdict::Revoked => {
+                RouteResult::Answered(answer) => answer,
+                RouteResult::Open(attached, which) => self.verdict(attached, which, &peer).await,
+                RouteResult::Watching(attached) => match ending(attached, &peer).await {
+                    RequestEnd::Replaced => removed(),
+                    RequestEnd::Revoked => {
                         // What is on record first: it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
                         plain_json(&RegisterReply::revoked())
                     }
                     _ => empty(StatusCode::OK),
                 },
-                Done::Asked(told, attached) => self.tell(told, attached, peer).await,
-                Done::Changed(answer) => {
+                RouteResult::Asked(told, attached) => self.tell(told, attached, peer).await,
+                RouteResult::Changed(answer) => {
                     // Whoever was waiting for this is told first.
                     tokio::task::yield_now().await;
                     // Otherwise a server that ends now takes it for held when it starts again. What
@@ -148,12 +149,12 @@ impl Routes {
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
-                Done::Pinned => match self.semaphores.journal.written().await {
+                RouteResult::Pinned => match self.semaphores.journal.written().await {
                     Ok(()) => empty(StatusCode::OK),
                     Err(error) => refusal(format!("it cannot record a limit: {error}")),
                 },
                 // The loop has seen to it.
-                Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
+                RouteResult::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
             // With its own version, so that one of another takes it for an answer of ours, and shows it.
             if let Some(version) = version {
@@ -161,7 +162,7 @@ impl Routes {
             }
             if let Some(line) = line {
                 let status = answer.status().as_u16();
-                self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
+                self.semaphores.log.say(LogEvent::Debug, &format!("{line}: {status}"));
             }
             answer.body_mut().asking = Some(asking);
             Ok(answer)
@@ -174,10 +175,10 @@ impl Routes {
         json: Result<Option<Value>, ()>,
         ours: bool,
         peer: &Peer,
-    ) -> Done {
+    ) -> RouteResult {
         if let Some(version) = head.headers.get(VERSION_HEADER).filter(|_| !ours && is_clear(head))
         {
-            return Done::Answered(of_another_version(version));
+            return RouteResult::Answered(of_another_version(version));
         }
         match self.understand(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
@@ -187,7 +188,7 @@ impl Routes {
                 if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Done::Answered(answer)
+                RouteResult::Answered(answer)
             }
         }
     }
@@ -198,7 +199,7 @@ impl Routes {
         json: Result<Option<Value>, ()>,
         ours: bool,
         peer: &Peer,
-    ) -> Result<Wanted, StatusCode> {
+    ) -> Result<RequestedAction, StatusCode> {
         if !is_clear(head) {
             return Err(StatusCode::BAD_REQUEST);
         }
@@ -227,43 +228,43 @@ impl Routes {
         let name = self.semaphores.known(name);
         let id = id_in(&head.headers);
         let (how, pinning) = (how_in(&head.headers), pinning_in(&head.method, &head.headers));
-        Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
+        Ok(RequestedAction { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
     /// Whether the key of a request may make it.
-    fn allows(&self, wanted: &Wanted) -> Result<(), Forbidden> {
-        let Wanted { route, name, actor, asking, .. } = wanted;
+    fn allows(&self, wanted: &RequestedAction) -> Result<(), Denied> {
+        let RequestedAction { route, name, actor, asking, .. } = wanted;
         let asked = asking.as_ref().filter(|_| *route == Route::Register).map(|asking| asking.id);
         let taker = asked.or(wanted.id).and_then(|id| self.semaphores.taker(name, id));
         let whose = match taker {
-            None => Whose::Nobodys,
-            Some(taker) if actor.bearer.owns(&taker) => Whose::Own,
-            Some(_) => Whose::Anothers,
+            None => Ownership::Nobodys,
+            Some(taker) if actor.bearer.owns(&taker) => Ownership::Own,
+            Some(_) => Ownership::Anothers,
         };
         may(&actor.bearer, *route, name, whose)
     }
 
     /// Does what is wanted, as far as that can be done at once.
-    fn act(&self, wanted: Wanted, peer: &Peer) -> Done {
+    fn act(&self, wanted: RequestedAction, peer: &Peer) -> RouteResult {
         if let Err(forbidden) = self.allows(&wanted) {
-            return Done::Answered(not_allowed(forbidden));
+            return RouteResult::Answered(not_allowed(forbidden));
         }
         let soon = |pause: Duration| pause <= COMING_BACK;
         if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
             && self.semaphores.paused().is_some_and(soon)
         {
-            return Done::Later(wanted);
+            return RouteResult::Later(wanted);
         }
-        let Wanted { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
+        let RequestedAction { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
         let semaphores = &self.semaphores;
-        Done::Answered(match (route, id) {
+        RouteResult::Answered(match (route, id) {
             (Route::Register, _) => match asking {
                 // Who died while we were held up must not be given anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.request(&name, asking, &actor) {
                     Ok((told, attached)) => {
                         peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
-                        return Done::Asked(told, attached);
+                        return RouteResult::Asked(told, attached);
                     }
                     Err(refused) => refused_for(refused),
                 },
@@ -272,9 +273,9 @@ impl Routes {
                     Err(refused) => refused_for(refused),
                 },
             },
-            (Route::Attach(Which::Monitor), Some(id)) if ours => {
+            (Route::Attach(RequestKind::Monitor), Some(id)) if ours => {
                 match semaphores.watch(&name, id) {
-                    Ok(attached) => return Done::Watching(attached),
+                    Ok(attached) => return RouteResult::Watching(attached),
                     Err(refused) => refused_for(refused),
                 }
             }
@@ -283,7 +284,7 @@ impl Routes {
                 refusal("it has as many connections as it may have".into())
             }
             (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
-                Ok(attached) => return Done::Open(attached, which),
+                Ok(attached) => return RouteResult::Open(attached, which),
                 Err(refused) => refused_for(refused),
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
@@ -293,7 +294,9 @@ impl Routes {
                     semaphores.finish(id, &actor.bearer);
                 }
                 let done = semaphores.signal(&name, id, actor);
-                return Done::Changed(done.map_or_else(refused_for, |()| empty(StatusCode::OK)));
+                return RouteResult::Changed(
+                    done.map_or_else(refused_for, |()| empty(StatusCode::OK)),
+                );
             }
             // Not made first and then refused.
             (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => crowded(),
@@ -311,19 +314,19 @@ impl Routes {
             }
             (Route::Return, Some(id)) => {
                 let outcome = semaphores.give_back(&name, id, actor);
-                return Done::Changed(plain_json(&ReleaseReply { outcome }));
+                return RouteResult::Changed(plain_json(&ReleaseReply { outcome }));
             }
             (Route::Revoke, Some(id)) => match how {
                 Some(how) => {
                     let held = semaphores.revoke(&name, id, how, actor);
-                    return Done::Changed(plain_json(&RevokeReply { held }));
+                    return RouteResult::Changed(plain_json(&RevokeReply { held }));
                 }
                 None => empty(StatusCode::BAD_REQUEST),
             },
             (Route::Renew | Route::Return | Route::Revoke, None) => empty(StatusCode::BAD_REQUEST),
             (Route::Limit, _) => match pinning {
                 Some(pinning) => match semaphores.pin(&name, pinning.limit(), &actor) {
-                    Ok(()) => return Done::Pinned,
+                    Ok(()) => return RouteResult::Pinned,
                     Err(refused) => refused_for(refused),
                 },
                 None => empty(StatusCode::BAD_REQUEST),
@@ -334,19 +337,24 @@ impl Routes {
     }
 
     /// Waits for a permit, or until there is none to be had or kept any more.
-    async fn verdict(&self, attached: Attached, which: Which, peer: &Peer) -> Answer {
+    async fn verdict(&self, attached: AttachedRequest, which: RequestKind, peer: &Peer) -> Answer {
         match (which, ending(attached, peer).await) {
-            (Which::Wait, Verdict::Granted) => {
+            (RequestKind::Wait, RequestEnd::Granted) => {
                 // Nobody is told of what would be forgotten.
                 self.semaphores.journal.certainly_written().await;
                 empty(StatusCode::OK)
             }
-            (Which::Monitor, Verdict::Released) => empty(StatusCode::OK),
+            (RequestKind::Monitor, RequestEnd::Released) => empty(StatusCode::OK),
             _ => removed(),
         }
     }
 
-    async fn tell(&self, told: RegisterReply, attached: Option<Attached>, peer: Peer) -> Answer {
+    async fn tell(
+        &self,
+        told: RegisterReply,
+        attached: Option<AttachedRequest>,
+        peer: Peer,
+    ) -> Answer {
         if told.outcome == RegisterOutcome::Holding
             && let Err(error) = self.semaphores.journal.written().await
         {
@@ -357,19 +365,19 @@ impl Routes {
         let mut answer = typed("application/json", String::new());
         // A proxy must not keep the first line until there is a second one.
         answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-        let then = attached.map(|attached| -> LocalFuture<'static, Verdict> {
+        let then = attached.map(|attached| -> LocalFuture<'static, RequestEnd> {
             Box::pin(async move { ending(attached, &peer).await })
         });
         let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
-        *answer.body_mut() = Content { first: Some(line.into()), then, beats, asking: None };
+        *answer.body_mut() = ResponseBody { first: Some(line.into()), then, beats, asking: None };
         answer
     }
 
     /// An answer that may be long, if it may be on its way beside others.
     fn long(&self, answer: Answer) -> Answer {
-        let (head, Content { first, .. }) = answer.into_parts();
+        let (head, ResponseBody { first, .. }) = answer.into_parts();
         match self.long_answers.hold(first.unwrap_or_default()) {
-            Some(text) => Response::from_parts(head, Content::text(text)),
+            Some(text) => Response::from_parts(head, ResponseBody::text(text)),
             None => crowded(),
         }
     }
@@ -384,19 +392,19 @@ impl Routes {
         let log = &self.semaphores.log;
         match json.map_or(Ok(()), |json| log.change_for(actor, &json)) {
             Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
-            Err(log::Refused::Unknown) => empty(StatusCode::OK),
-            Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
+            Err(log::LogConfigError::Unknown) => empty(StatusCode::OK),
+            Err(log::LogConfigError::Null) => empty(StatusCode::NOT_FOUND),
         }
     }
 }
 
 /// Waits for the end of a request that stays open. That its connection ends is one: whatever bytes
 /// nobody has read yet, its client has gone.
-async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
+async fn ending(mut attached: AttachedRequest, peer: &Peer) -> RequestEnd {
     tokio::select! {
         biased;
         verdict = attached.verdict() => verdict,
-        () = peer.stage() => Verdict::Removed,
+        () = peer.stage() => RequestEnd::Removed,
     }
 }
 

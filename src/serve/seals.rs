@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, renameat};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::files::create::{self, Unfit};
+use crate::files::create::{self, UnsafeDirectory};
 
 /// Where the key lies in a state directory, and the file that is about to take its place.
 const KEY: &str = "seal-key";
@@ -39,7 +39,7 @@ impl Seals {
 
     /// With the key in a state directory, which is made if need be. One that is not whole is made anew:
     /// no place that was given before is honoured then, and no permit is granted twice for that.
-    pub(super) fn open(directory: &File) -> Result<Self, Unfit> {
+    pub(super) fn open(directory: &File) -> Result<Self, UnsafeDirectory> {
         if let Some(file) = create::open_private(directory, KEY, OFlags::RDONLY)? {
             let mut bytes = Vec::new();
             file.take(LENGTH as u64 + 1).read_to_end(&mut bytes)?;
@@ -151,6 +151,9 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         fs::rename(&path, directory.path().join("elsewhere")).unwrap();
         symlink("elsewhere", &path).unwrap();
-        assert!(matches!(Seals::open(&file), Err(Unfit::Unsafe(_))), "a link is not followed");
+        assert!(
+            matches!(Seals::open(&file), Err(UnsafeDirectory::Unsafe(_))),
+            "a link is not followed"
+        );
     }
 }

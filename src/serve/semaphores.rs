@@ -15,14 +15,14 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use self::semaphore::{Phase, Request, Semaphore, UNATTACHED};
-pub(crate) use self::semaphore::{Verdict, Which};
+use self::semaphore::{ClientPhase, HeldRequest, ServerSemaphore, UNATTACHED};
+pub(crate) use self::semaphore::{RequestEnd, RequestKind};
 use super::bearer::{Actor, Bearer};
-use super::bounds::{Bounds, Full};
-use super::journal::{Found, Grant, Journal};
+use super::bounds::{Bounds, LimitReached};
+use super::journal::{Journal, RecordedGrant, RestoredState};
 use super::log::Log;
 use super::seals::Seals;
-use super::tombstones::Finished;
+use super::tombstones::Tombstones;
 use crate::backends::cloud::protocol::{
     NamedSemaphore, RegisterOutcome, RegisterReply, RegisterRequest, SemaphorePage, SemaphoreView,
     millis,
@@ -51,7 +51,7 @@ const MOST_PARTIES: usize = 1_000;
 
 /// All semaphores of a server.
 pub(crate) struct Semaphores {
-    all: RefCell<BTreeMap<Rc<str>, Semaphore>>,
+    all: RefCell<BTreeMap<Rc<str>, ServerSemaphore>>,
     /// When which of them has something to do by itself.
     due: RefCell<BTreeSet<(Moment, Rc<str>)>>,
     sooner: Notify,
@@ -65,7 +65,7 @@ pub(crate) struct Semaphores {
     registered: Cell<u64>,
     /// How many names there may be before those that nobody uses are forgotten.
     enough_names: Cell<usize>,
-    finished: RefCell<Finished>,
+    finished: RefCell<Tombstones>,
     not_before: Moment,
     seals: Seals,
     /// Whether connections end because the server does, which changes nothing on record.
@@ -76,37 +76,42 @@ pub(crate) struct Semaphores {
 
 /// Why something cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum SemaphoreError {
     Unknown,
     /// Only a holder releases.
     NotHolder,
-    Full(Full),
+    Full(LimitReached),
 }
 
 /// A request that stays open; dropping this is what its connection's end does.
-pub(crate) struct Attached {
+pub(crate) struct AttachedRequest {
     semaphores: Rc<Semaphores>,
     name: Rc<str>,
     id: Uuid,
-    which: Which,
+    which: RequestKind,
     number: u64,
-    verdict: oneshot::Receiver<Verdict>,
+    verdict: oneshot::Receiver<RequestEnd>,
 }
 
-impl Attached {
-    pub(crate) async fn verdict(&mut self) -> Verdict {
-        (&mut self.verdict).await.unwrap_or(Verdict::Replaced)
+impl AttachedRequest {
+    pub(crate) async fn verdict(&mut self) -> RequestEnd {
+        (&mut self.verdict).await.unwrap_or(RequestEnd::Replaced)
     }
 }
 
-impl Drop for Attached {
+impl Drop for AttachedRequest {
     fn drop(&mut self) {
         self.semaphores.detach(&self.name, self.id, self.which, self.number);
     }
 }
 
 impl Semaphores {
-    pub(crate) fn new(journal: Journal, found: Found, bounds: Bounds, log: Log) -> Rc<Self> {
+    pub(crate) fn new(
+        journal: Journal,
+        found: RestoredState,
+        bounds: Bounds,
+        log: Log,
+    ) -> Rc<Self> {
         let now = clock::now();
         let back = if found.restarted { COMING_BACK } else { Duration::ZERO };
         let pause = found.rebooted.unwrap_or_default().max(back);
@@ -140,8 +145,9 @@ impl Semaphores {
 
     /// A permit that is on record is held, with its whole lease from now on. How long it was held
     /// by then is not known after another start of the machine.
-    fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
-        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } = grant;
+    fn restore(&self, now: Moment, rebooted: bool, grant: RecordedGrant) {
+        let RecordedGrant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } =
+            grant;
         let time = Duration::from_millis;
         let since = if rebooted { now } else { time(since_ms).min(now) };
         self.change(&name.into(), |semaphore| {
@@ -171,7 +177,7 @@ impl Semaphores {
     }
 
     /// A new client, which is known from now on and not in the queue yet.
-    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, Refused> {
+    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, SemaphoreError> {
         let id = Uuid::new_v4();
         self.has_room(name)?;
         let mut outcome = Ok(id);
@@ -193,35 +199,35 @@ impl Semaphores {
         self: &Rc<Self>,
         name: &Rc<str>,
         id: Uuid,
-        which: Which,
+        which: RequestKind,
         actor: &Actor,
-    ) -> Result<Attached, Refused> {
+    ) -> Result<AttachedRequest, SemaphoreError> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        let mut outcome = Err(Refused::Unknown);
+        let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| {
-            let Semaphore { ledger, clients, .. } = semaphore;
+            let ServerSemaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
             let (phase, attached) = (client.phase, client.is_attached());
             let request = client.request(which);
-            let open = matches!(request, Request::Open(..));
-            if open && attached && phase == Phase::Waiting {
+            let open = matches!(request, HeldRequest::Open(..));
+            if open && attached && phase == ClientPhase::Waiting {
                 // The original refuses too, and leaves in the queue what nobody waits for then.
                 return ledger.release(clock::now(), id);
             }
-            if open || (phase == Phase::Holding && which == Which::Monitor) {
+            if open || (phase == ClientPhase::Holding && which == RequestKind::Monitor) {
                 return Vec::new();
             }
             outcome = Ok(());
-            if phase == Phase::Holding {
-                let _ = sender.send(Verdict::Granted);
+            if phase == ClientPhase::Holding {
+                let _ = sender.send(RequestEnd::Granted);
                 return Vec::new();
             }
-            *request = Request::Open(number, sender);
+            *request = HeldRequest::Open(number, sender);
             self.log_if_anothers(name, id, client, actor, "attached to");
             self.log_request(name, id, client, which, "opened");
-            if client.is_attached() && phase == Phase::Registered {
-                client.phase = Phase::Waiting;
+            if client.is_attached() && phase == ClientPhase::Registered {
+                client.phase = ClientPhase::Waiting;
                 self.log_transition(name, id, client, "waiting");
                 let min_hold = Duration::ZERO;
                 let claim = Claim { id, terms: None, min_hold, record: None };
@@ -231,32 +237,32 @@ impl Semaphores {
         });
         outcome?;
         let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-        Ok(Attached { semaphores, name, id, which, number, verdict })
+        Ok(AttachedRequest { semaphores, name, id, which, number, verdict })
     }
 
-    fn detach(&self, name: &Rc<str>, id: Uuid, which: Which, number: u64) {
+    fn detach(&self, name: &Rc<str>, id: Uuid, which: RequestKind, number: u64) {
         if self.closing.get() {
             return;
         }
         self.change_known(name, |semaphore| {
-            let Semaphore { ledger, clients, .. } = semaphore;
+            let ServerSemaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
             client.watchers.retain(|(whose, _)| *whose != number);
             let request = client.request(which);
-            if !matches!(request, Request::Open(whose, _) if *whose == number) {
+            if !matches!(request, HeldRequest::Open(whose, _) if *whose == number) {
                 return Vec::new();
             }
-            *request = Request::Over;
+            *request = HeldRequest::Over;
             self.log_request(name, id, client, which, "closed");
             let now = clock::now();
             match (client.ours, which) {
                 // A client of the original lives as long as this connection.
-                (false, Which::Monitor) if client.phase == Phase::Registered => {
+                (false, RequestKind::Monitor) if client.phase == ClientPhase::Registered => {
                     vec![LedgerEvent::Gone(id)]
                 }
-                (false, Which::Monitor) => ledger.release(now, id),
-                (true, Which::Wait) => ledger.leave(now, id),
-                (false, Which::Wait) | (true, Which::Monitor) => Vec::new(),
+                (false, RequestKind::Monitor) => ledger.release(now, id),
+                (true, RequestKind::Wait) => ledger.leave(now, id),
+                (false, RequestKind::Wait) | (true, RequestKind::Monitor) => Vec::new(),
             }
         });
     }
@@ -273,7 +279,7 @@ impl Semaphores {
         name: &Rc<str>,
         asking: RegisterRequest,
         actor: &Actor,
-    ) -> Result<(RegisterReply, Option<Attached>), Refused> {
+    ) -> Result<(RegisterReply, Option<AttachedRequest>), SemaphoreError> {
         let now = clock::now();
         let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
         let id = asking.id;
@@ -283,7 +289,7 @@ impl Semaphores {
             return Ok((self.signed(name, id, RegisterReply::lost()), None));
         }
         self.has_room(name)?;
-        let mut told = Err(Refused::Unknown);
+        let mut told = Err(SemaphoreError::Unknown);
         let mut waits = false;
         // What is over has to be over for everybody before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
@@ -338,21 +344,21 @@ impl Semaphores {
             client.actor = actor.clone();
             client.ours = true;
             if held {
-                client.wait = Request::Over;
+                client.wait = HeldRequest::Over;
             } else {
                 if !known {
-                    client.phase = Phase::Waiting;
+                    client.phase = ClientPhase::Waiting;
                     self.log_transition(name, id, client, "waiting");
                 }
                 waits = true;
-                client.wait = Request::Open(number, sender);
+                client.wait = HeldRequest::Open(number, sender);
             }
             changes
         });
         let told = self.signed(name, id, told?);
         let attached = waits.then(|| {
             let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-            Attached { semaphores, name, id, which: Which::Wait, number, verdict }
+            AttachedRequest { semaphores, name, id, which: RequestKind::Wait, number, verdict }
         });
         Ok((told, attached))
     }
@@ -376,16 +382,20 @@ impl Semaphores {
     }
 
     /// One of our clients, which holds, wants to hear when it does not any more.
-    pub(crate) fn watch(self: &Rc<Self>, name: &Rc<str>, id: Uuid) -> Result<Attached, Refused> {
+    pub(crate) fn watch(
+        self: &Rc<Self>,
+        name: &Rc<str>,
+        id: Uuid,
+    ) -> Result<AttachedRequest, SemaphoreError> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        let mut outcome = Err(Refused::Unknown);
+        let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| {
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
             match phase.filter(|_| client.ours) {
                 Some(backends::HolderState::Holding) => client.watchers.push((number, sender)),
-                Some(backends::HolderState::Revoking) => drop(sender.send(Verdict::Revoked)),
+                Some(backends::HolderState::Revoking) => drop(sender.send(RequestEnd::Revoked)),
                 Some(backends::HolderState::MinHold) | None => return Vec::new(),
             }
             outcome = Ok(());
@@ -393,7 +403,7 @@ impl Semaphores {
         });
         outcome?;
         let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-        Ok(Attached { semaphores, name, id, which: Which::Monitor, number, verdict })
+        Ok(AttachedRequest { semaphores, name, id, which: RequestKind::Monitor, number, verdict })
     }
 
     /// How those stand, for our clients, that are in use or have a limit that is pinned: some of

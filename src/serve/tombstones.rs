@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::bearer::{Bearer, Print};
+use super::bearer::{Bearer, KeyFingerprint};
 use crate::clock::Moment;
 
 /// How long they are remembered, and how many of them.
@@ -16,22 +16,22 @@ const MOST: usize = 100_000;
 
 /// An identity, and whose requests under it are meant; none: everybody's. Otherwise one client could end
 /// another by an identity that it heard of.
-type Ended = (Uuid, Option<Print>);
+type Ended = (Uuid, Option<KeyFingerprint>);
 
 #[derive(Debug, Default)]
-pub(super) struct Finished {
+pub(super) struct Tombstones {
     order: VecDeque<(Moment, Ended)>,
     /// Whether it was a detached permit that was given back.
     all: HashMap<Ended, bool>,
 }
 
-impl Finished {
-    pub(super) fn add(&mut self, now: Moment, id: Uuid, whose: Option<Print>) {
+impl Tombstones {
+    pub(super) fn add(&mut self, now: Moment, id: Uuid, whose: Option<KeyFingerprint>) {
         self.insert(now, (id, whose), false);
     }
 
     /// The same, for a detached permit: whoever gives it back again is told so.
-    pub(super) fn give_back(&mut self, now: Moment, id: Uuid, whose: Option<Print>) {
+    pub(super) fn give_back(&mut self, now: Moment, id: Uuid, whose: Option<KeyFingerprint>) {
         self.insert(now, (id, whose), true);
     }
 
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_is_finished_is_remembered_for_a_while_and_not_without_bound() {
-        let mut finished = Finished::default();
+        let mut finished = Tombstones::default();
         let asks = Bearer::on_record(None);
         let id = |number: usize| Uuid::from_u128(number as u128);
         finished.add(Duration::ZERO, id(0), None);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_one_key_has_finished_binds_no_other() {
-        let mut finished = Finished::default();
+        let mut finished = Tombstones::default();
         let [one, other] = ["one", "other"].map(|label| Actor::from(label).bearer);
         let ids = [1, 2].map(Uuid::from_u128);
         finished.give_back(Duration::ZERO, ids[0], one.print);

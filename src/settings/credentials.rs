@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::error::{Misuse, misconfigured};
+use super::error::{SettingsError, misconfigured};
 use super::location::{file, secret, without_mark};
 use crate::backends::tls::{self, Pem, Secret, ServerFiles};
 use crate::cli::messages::TlsErrorText;
-use crate::serve::keys::Keys;
+use crate::serve::keys::ApiKeys;
 
 #[derive(Debug, Clone)]
 pub(crate) struct CredentialFiles {
@@ -35,7 +35,7 @@ pub(crate) struct Credentials {
 
 impl CredentialFiles {
     /// Takes as long as the disk does. The error says which file is not to be read, and why.
-    pub(crate) fn read(&self) -> Result<Credentials, Misuse> {
+    pub(crate) fn read(&self) -> Result<Credentials, SettingsError> {
         let hidden = |path: &Path| Ok(Pem { path: path.into(), bytes: Secret(secret(path)?) });
         let open = |path: &Path| Ok(Pem { path: path.into(), bytes: Secret(file(path)?) });
         let keys = match &self.keys {
@@ -72,15 +72,15 @@ impl CredentialFiles {
 
 impl Credentials {
     /// None: they are not in a file. The error says what is wrong with the file.
-    pub(crate) fn keys(&self) -> Result<Option<Keys>, Misuse> {
+    pub(crate) fn keys(&self) -> Result<Option<ApiKeys>, SettingsError> {
         let Some((path, Secret(bytes))) = &self.keys else { return Ok(None) };
         let bad = |problem: String| misconfigured(format!("{}: {problem}", path.display()));
         let text = str::from_utf8(bytes).map_err(|_| bad("is not UTF-8".into()))?;
-        Keys::of_lines(without_mark(text)).map(Some).map_err(bad)
+        ApiKeys::of_lines(without_mark(text)).map(Some).map_err(bad)
     }
 
     /// None: the server speaks no TLS. The error says what is wrong with which file.
-    pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, Misuse> {
+    pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, SettingsError> {
         let Some(files) = &self.tls else { return Ok(None) };
         tls::server(files)
             .map(Some)

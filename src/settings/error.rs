@@ -10,20 +10,20 @@ use crate::exit::Failure;
 
 /// Something about the options is wrong; the text says what to change.
 #[derive(Debug)]
-pub(crate) struct Misuse {
+pub(crate) struct SettingsError {
     pub(crate) failure: Failure,
     text: String,
 }
 
-impl fmt::Display for Misuse {
+impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Misuse {}
+impl std::error::Error for SettingsError {}
 
-impl Misuse {
+impl SettingsError {
     pub(crate) fn new(failure: Failure, text: impl Into<String>) -> Self {
         Self { failure, text: text.into() }
     }
@@ -44,13 +44,13 @@ impl Misuse {
 }
 
 /// What was typed cannot be meant.
-pub(super) fn misuse(text: impl Into<String>) -> Misuse {
-    Misuse::new(Failure::Usage, text)
+pub(super) fn misuse(text: impl Into<String>) -> SettingsError {
+    SettingsError::new(Failure::Usage, text)
 }
 
 /// A file, or what is wanted of a backend, is wrong.
-pub(super) fn misconfigured(text: impl Into<String>) -> Misuse {
-    Misuse::new(Failure::Unsupported, text)
+pub(super) fn misconfigured(text: impl Into<String>) -> SettingsError {
+    SettingsError::new(Failure::Unsupported, text)
 }
 
 /// What clap has to say, in one line without control characters.

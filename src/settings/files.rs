@@ -10,12 +10,12 @@ use clap::{ArgAction, CommandFactory};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Misuse, misconfigured};
+use super::error::{SettingsError, misconfigured};
 use super::location::unreadable;
 use super::mistakes::nearest;
 use crate::backends::Name;
-use crate::cli::{self, Cli, Merged, Serve};
-use crate::files::trusted::{self, Content, Refused};
+use crate::cli::{self, Cli, Merged, ServeArgs};
+use crate::files::trusted::{self, TrustedContent, UntrustedFile};
 use crate::sys::keep_from_core_files;
 
 /// The configuration of the whole machine.
@@ -30,21 +30,21 @@ const OF_A_SEMAPHORE: [&str; 3] = ["backend", "limit", "ttl"];
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) path: Rc<Path>,
-    pub(super) top: Vec<Entry>,
-    pub(super) serve: Vec<Entry>,
-    semaphores: BTreeMap<Name, Vec<Entry>>,
+    pub(super) top: Vec<ConfigEntry>,
+    pub(super) serve: Vec<ConfigEntry>,
+    semaphores: BTreeMap<Name, Vec<ConfigEntry>>,
 }
 
 /// One key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct ConfigEntry {
     pub(super) key: String,
-    pub(super) value: Value,
+    pub(super) value: ConfigValue,
     pub(super) line: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
+pub(super) enum ConfigValue {
     Text(String),
     Switch(bool),
 }
@@ -54,11 +54,11 @@ type Known = BTreeMap<String, bool>;
 
 impl Config {
     /// Reads a file. None: there is none.
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, Misuse> {
-        let Content { bytes, everybody_reads } = match trusted::read(path) {
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, SettingsError> {
+        let TrustedContent { bytes, everybody_reads } = match trusted::read(path) {
             Ok(content) => content,
             // The home of a system account may be /dev/null.
-            Err(Refused::Io(error))
+            Err(UntrustedFile::Io(error))
                 if matches!(
                     error.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
@@ -66,7 +66,7 @@ impl Config {
             {
                 return Ok(None);
             }
-            Err(Refused::Io(error))
+            Err(UntrustedFile::Io(error))
                 if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(OF_USER) =>
             {
                 return Err(misconfigured(format!(
@@ -94,7 +94,7 @@ impl Config {
         Ok(Some(config))
     }
 
-    pub(super) fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
+    pub(super) fn parse(path: Rc<Path>, text: &str) -> Result<Self, SettingsError> {
         let reader = Reader { path: &path, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -133,21 +133,21 @@ impl Config {
     }
 
     /// What it has for one semaphore alone.
-    pub(super) fn of(&self, name: &Name) -> &[Entry] {
+    pub(super) fn of(&self, name: &Name) -> &[ConfigEntry] {
         self.semaphores.get(name).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn find(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn find(&self, key: &str) -> Option<&ConfigEntry> {
         self.top.iter().find(|entry| entry.key == key)
     }
 
     /// A secret that is in it. One in a URL is one too.
-    fn secret(&self) -> Option<&Entry> {
+    fn secret(&self) -> Option<&ConfigEntry> {
         let all = self.top.iter().chain(&self.serve).chain(self.semaphores.values().flatten());
         let mut all = all;
         all.find(|entry| match (entry.key.as_str(), &entry.value) {
             ("password" | "api-key", _) => true,
-            ("backend", Value::Text(url)) => {
+            ("backend", ConfigValue::Text(url)) => {
                 let authority = url.split_once("://").map_or("", |(_, rest)| rest);
                 let authority = authority.split('/').next().unwrap_or_default();
                 authority.contains('@') || url.contains("pass=")
@@ -165,7 +165,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Something at this byte is wrong.
-    fn bad(&self, at: usize, what: &str) -> Misuse {
+    fn bad(&self, at: usize, what: &str) -> SettingsError {
         misconfigured(format!("{}:{}: {what}", self.path.display(), self.line(at)))
     }
 
@@ -177,7 +177,7 @@ impl Reader<'_> {
         &self,
         sections: &DeTable<'_>,
         known: &Known,
-    ) -> Result<BTreeMap<Name, Vec<Entry>>, Misuse> {
+    ) -> Result<BTreeMap<Name, Vec<ConfigEntry>>, SettingsError> {
         let known: Known =
             OF_A_SEMAPHORE.iter().map(|key| ((*key).to_owned(), known[*key])).collect();
         let mut semaphores = BTreeMap::new();
@@ -199,7 +199,7 @@ impl Reader<'_> {
         table: &DeTable<'_>,
         known: &Known,
         place: &str,
-    ) -> Result<Vec<Entry>, Misuse> {
+    ) -> Result<Vec<ConfigEntry>, SettingsError> {
         let entries = in_order(table).into_iter();
         entries.map(|(key, value)| self.entry(key, value, known, place)).collect()
     }
@@ -210,30 +210,32 @@ impl Reader<'_> {
         value: &Spanned<DeValue<'_>>,
         known: &Known,
         place: &str,
-    ) -> Result<Entry, Misuse> {
+    ) -> Result<ConfigEntry, SettingsError> {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
         let Some(switch) = known.get(name) else {
             return Err(self.bad(at, &unknown("key", name, place, known.keys())));
         };
         let wrong = |wanted: &str| self.bad(at, &format!("'{name}' wants {wanted}"));
         let value = match (value.get_ref(), switch) {
-            (DeValue::Boolean(on), true) => Value::Switch(*on),
-            (DeValue::Integer(number), true) if number.as_str() == "1" => Value::Switch(true),
-            (DeValue::Integer(number), true) if number.as_str() == "0" => Value::Switch(false),
-            (_, true) => return Err(wrong("true or false")),
-            (DeValue::String(text), false) => Value::Text(text.clone().into_owned()),
-            (DeValue::Integer(number), false) if number.radix() == 10 => {
-                Value::Text(number.as_str().replace('_', ""))
+            (DeValue::Boolean(on), true) => ConfigValue::Switch(*on),
+            (DeValue::Integer(number), true) if number.as_str() == "1" => ConfigValue::Switch(true),
+            (DeValue::Integer(number), true) if number.as_str() == "0" => {
+                ConfigValue::Switch(false)
             }
-            (DeValue::Float(number), false) => Value::Text(number.as_str().replace('_', "")),
+            (_, true) => return Err(wrong("true or false")),
+            (DeValue::String(text), false) => ConfigValue::Text(text.clone().into_owned()),
+            (DeValue::Integer(number), false) if number.radix() == 10 => {
+                ConfigValue::Text(number.as_str().replace('_', ""))
+            }
+            (DeValue::Float(number), false) => ConfigValue::Text(number.as_str().replace('_', "")),
             (DeValue::Array(all), false) if name == "log" => {
                 let words =
                     all.iter().map(|one| one.get_ref().as_str().ok_or_else(|| wrong("words")));
-                Value::Text(words.collect::<Result<Vec<_>, _>>()?.join(","))
+                ConfigValue::Text(words.collect::<Result<Vec<_>, _>>()?.join(","))
             }
             (_, false) => return Err(wrong("a text or a number")),
         };
-        Ok(Entry { key: name.to_owned(), value, line: self.line(at) })
+        Ok(ConfigEntry { key: name.to_owned(), value, line: self.line(at) })
     }
 }
 
@@ -257,7 +259,7 @@ fn known_everywhere() -> Known {
 }
 
 fn known_to_a_server() -> Known {
-    let mut known: Known = options(&Merged::<Serve>::command()).into_iter().collect();
+    let mut known: Known = options(&Merged::<ServeArgs>::command()).into_iter().collect();
     known.remove("password");
     known
 }

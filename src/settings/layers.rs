@@ -11,8 +11,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::error::{Misuse, misconfigured, misuse, one_line, printable};
-use super::files::{Entry, Value};
+use super::error::{SettingsError, misconfigured, misuse, one_line, printable};
+use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
 
@@ -26,7 +26,7 @@ pub(crate) enum Source {
 
 /// One option, as somebody gave it.
 #[derive(Debug, Clone)]
-pub(crate) struct Given {
+pub(crate) struct GivenOption {
     /// Its long name.
     pub(crate) option: String,
     pub(crate) value: GivenValue,
@@ -46,7 +46,7 @@ pub(crate) enum GivenValue {
 /// All that was given and counts, the highest layer first.
 #[derive(Debug)]
 pub(crate) struct Layers {
-    given: Vec<Given>,
+    given: Vec<GivenOption>,
     next: usize,
     /// The options that there are, none of them required. Parsing makes it ready for the next time.
     command: RefCell<Command>,
@@ -77,8 +77,8 @@ impl fmt::Display for Source {
 
 impl Source {
     /// Something is wrong with what comes from there.
-    fn misuse(&self, text: impl fmt::Display) -> Misuse {
-        Misuse::new(self.failure(), format!("{self}: {text}"))
+    fn misuse(&self, text: impl fmt::Display) -> SettingsError {
+        SettingsError::new(self.failure(), format!("{self}: {text}"))
     }
 
     /// The class of what is wrong there.
@@ -90,7 +90,7 @@ impl Source {
     }
 }
 
-impl Given {
+impl GivenOption {
     fn word(&self) -> Option<OsString> {
         let mut word = OsString::from(format!("--{}", self.option));
         match &self.value {
@@ -120,7 +120,7 @@ pub(super) fn once(command: Command) -> Command {
 pub(super) fn typed(
     command: &Command,
     matches: &ArgMatches,
-) -> Result<Vec<(String, GivenValue)>, Misuse> {
+) -> Result<Vec<(String, GivenValue)>, SettingsError> {
     let mut options = Vec::new();
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
@@ -162,7 +162,7 @@ impl Layers {
         typed: Option<ArgMatches>,
     ) -> Self {
         let (command, typed) = (RefCell::new(command), RefCell::new(typed));
-        let given = flags.into_iter().map(|(option, value)| Given {
+        let given = flags.into_iter().map(|(option, value)| GivenOption {
             option,
             value,
             source: Source::Flag,
@@ -172,7 +172,7 @@ impl Layers {
     }
 
     /// Adds the layer of variables: each is the option whose name it bears.
-    pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), Misuse> {
+    pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), SettingsError> {
         let mut found = Vec::new();
         for argument in self.command.borrow().get_arguments() {
             let Some(long) = argument.get_long() else { continue };
@@ -198,9 +198,13 @@ impl Layers {
     }
 
     /// Adds a layer from a file, of which only those entries are wanted that this command has.
-    pub(super) fn add_entries(&mut self, path: &Rc<Path>, entries: &[Entry]) -> Result<(), Misuse> {
+    pub(super) fn add_entries(
+        &mut self,
+        path: &Rc<Path>,
+        entries: &[ConfigEntry],
+    ) -> Result<(), SettingsError> {
         let mut found = Vec::new();
-        for Entry { key, value, line } in entries {
+        for ConfigEntry { key, value, line } in entries {
             let command = self.command.borrow();
             let mut arguments = command.get_arguments();
             let known = arguments.any(|argument| argument.get_long() == Some(key));
@@ -208,9 +212,9 @@ impl Layers {
                 continue;
             }
             let value = match value {
-                Value::Text(text) => GivenValue::Text(text.into()),
-                Value::Switch(true) => GivenValue::On,
-                Value::Switch(false) => GivenValue::Off,
+                ConfigValue::Text(text) => GivenValue::Text(text.into()),
+                ConfigValue::Switch(true) => GivenValue::On,
+                ConfigValue::Switch(false) => GivenValue::Off,
             };
             let source = Source::File { path: Rc::clone(path), line: *line };
             found.push((key.clone(), value, source));
@@ -218,13 +222,17 @@ impl Layers {
         self.add(found, &format!("the keys in {}", path.display()))
     }
 
-    fn add(&mut self, found: Vec<(String, GivenValue, Source)>, what: &str) -> Result<(), Misuse> {
+    fn add(
+        &mut self,
+        found: Vec<(String, GivenValue, Source)>,
+        what: &str,
+    ) -> Result<(), SettingsError> {
         let layer = self.next;
         self.next += 1;
         let mut words = Vec::new();
         let from = self.given.len();
         for (option, value, source) in found {
-            let given = Given { option, value, source, layer };
+            let given = GivenOption { option, value, source, layer };
             if let Some(word) = given.word() {
                 self.parse([word.clone()])
                     .map_err(|error| given.source.misuse(one_line(&error)))?;
@@ -246,7 +254,7 @@ impl Layers {
 
     /// Whether a layer that is there decides what an option of a lower one would say.
     fn silences(&self, option: &str) -> bool {
-        let any = |wanted: &dyn Fn(&Given) -> bool| self.given.iter().any(wanted);
+        let any = |wanted: &dyn Fn(&GivenOption) -> bool| self.given.iter().any(wanted);
         let given = |name: &str| any(&|one| one.option == name);
         let is_on = |name: &str| any(&|one| one.option == name && one.value != GivenValue::Off);
         let bounds_waiting = || ["wait", "nonblock", "max-attempts"].into_iter().any(is_on);
@@ -267,12 +275,12 @@ impl Layers {
     }
 
     /// All of it together.
-    pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
+    pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, SettingsError> {
         // Parsed once more it would be the same.
         let same = |_: &_| self.given.iter().all(|given| given.source == Source::Flag);
         let parsed = self.typed.take().filter(same).map_or_else(
             || {
-                let words = self.given.iter().rev().filter_map(Given::word);
+                let words = self.given.iter().rev().filter_map(GivenOption::word);
                 let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
                 self.parse(words.chain(operands))
             },
@@ -288,17 +296,17 @@ impl Layers {
     }
 
     /// Everything that was given and counts.
-    pub(crate) fn given(&self) -> &[Given] {
+    pub(crate) fn given(&self) -> &[GivenOption] {
         &self.given
     }
 
     /// Where an option comes from, if it was given.
-    pub(super) fn find(&self, option: &str) -> Option<&Given> {
+    pub(super) fn find(&self, option: &str) -> Option<&GivenOption> {
         self.given.iter().find(|given| given.option == option)
     }
 
     /// Something is wrong with what an option says, and whoever said so hears of it.
-    pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> Misuse {
+    pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> SettingsError {
         match self.find(option).map(|given| &given.source) {
             None | Some(Source::Flag) => misuse(text.to_string()),
             Some(source) => source.misuse(text),

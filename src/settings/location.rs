@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::error::{Misuse, misconfigured};
+use super::error::{SettingsError, misconfigured};
 use super::layers::{GivenValue, Layers, Source};
 use super::mistakes;
 use crate::backends::Name;
@@ -17,7 +17,7 @@ use crate::backends::tls::{Secret, Tls};
 use crate::cli::messages::{BadUrlText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
-use crate::files::trusted::{self, Refused};
+use crate::files::trusted::{self, UntrustedFile};
 use crate::sys::keep_from_core_files;
 
 /// Secrets that were given as they are, and not in files.
@@ -39,7 +39,7 @@ pub(super) fn location(
     options: &BackendOptions,
     secrets: Secrets,
     layers: &Layers,
-) -> Result<Location, Misuse> {
+) -> Result<Location, SettingsError> {
     let (Some(url), Some(backend)) = (&options.backend, layers.find("backend")) else {
         return Ok(Location::Default);
     };
@@ -60,7 +60,7 @@ pub(super) fn location(
             Source::Variable(name) => format!("the URL in {name}"),
             source @ Source::File { .. } => format!("{source}: the URL"),
         };
-        Misuse::new(failure, format!("{place}{text}"))
+        SettingsError::new(failure, format!("{place}{text}"))
     })?;
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
@@ -128,7 +128,7 @@ fn api_key(
     options: &BackendOptions,
     typed: Option<Secret>,
     layers: &Layers,
-) -> Result<Option<Secret>, Misuse> {
+) -> Result<Option<Secret>, SettingsError> {
     let key = match (typed, &options.api_key_file) {
         (Some(Secret(key)), _) => given(key, "api-key", layers)?,
         (None, Some(file)) => first_line(file, "API key")?,
@@ -141,7 +141,7 @@ fn api_key(
     Ok(Some(Secret(key.into())))
 }
 
-fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, Misuse> {
+fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> {
     let BackendOptions { ca_file, client_cert, client_key, .. } = options;
     let client = match (client_cert, client_key) {
         (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
@@ -155,37 +155,37 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, Misuse> {
 }
 
 /// What is in a file that decides whom to trust.
-pub(super) fn file(path: &Path) -> Result<Vec<u8>, Misuse> {
+pub(super) fn file(path: &Path) -> Result<Vec<u8>, SettingsError> {
     Ok(trusted::read(path).map_err(|refused| unreadable(path, &refused))?.bytes)
 }
 
 /// A file that only those may read whom its secret concerns.
-pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
+pub(super) fn secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
     keep_from_core_files();
     trusted::read_secret(path).map_err(|refused| unreadable(path, &refused))
 }
 
 /// Why a file was not read.
-pub(super) fn unreadable(path: &Path, refused: &Refused) -> Misuse {
+pub(super) fn unreadable(path: &Path, refused: &UntrustedFile) -> SettingsError {
     match refused {
-        Refused::Io(error) => {
+        UntrustedFile::Io(error) => {
             // That is no fault of the file's.
             let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
             let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
             let failure = if ours { Failure::Internal } else { Failure::Unsupported };
-            Misuse::new(failure, format!("cannot read {}: {error}", path.display()))
+            SettingsError::new(failure, format!("cannot read {}: {error}", path.display()))
         }
         refused => misconfigured(format!("{} {refused}", path.display())),
     }
 }
 
-fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
+fn first_line(path: &Path, what: &str) -> Result<String, SettingsError> {
     let bad = || format!("the first line of {} is no {what}", path.display());
     one_of(secret(path)?).ok_or_else(|| misconfigured(bad()))
 }
 
 /// A secret that was given as it is, and not in a file.
-fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, Misuse> {
+fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, SettingsError> {
     let what = if option == "password" { "password" } else { "API key" };
     one_of(bytes).ok_or_else(|| layers.misuse(option, format!("its first line is no {what}")))
 }
@@ -204,7 +204,7 @@ pub(super) fn without_mark(text: &str) -> &str {
 }
 
 /// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.
-pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(), Misuse> {
+pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(), SettingsError> {
     if redis::can_name(name.as_str()) {
         return Ok(());
     }

@@ -15,7 +15,7 @@ use super::error::{one_line, printable};
 use crate::cli::Cli;
 
 /// A command line that clap refuses.
-pub(super) struct Refused<'a> {
+pub(super) struct RejectedCommandLine<'a> {
     pub(super) error: &'a clap::Error,
     /// What was typed after the name of the program, or of the subcommand.
     pub(super) words: &'a [OsString],
@@ -35,7 +35,7 @@ const ELSEWHERE: [(&[&str], &str); 7] = [
     (&["try", "fail", "no-block"], "--nonblock"),
 ];
 
-impl Refused<'_> {
+impl RejectedCommandLine<'_> {
     /// One sentence: what was typed, and what may have been meant.
     pub(super) fn explained(&self) -> String {
         let context = |kind| match self.error.get(kind) {

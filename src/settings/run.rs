@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::error::{Misuse, misuse, printable};
+use super::error::{SettingsError, misuse, printable};
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::mistakes::nameless;
 use super::shell::{self, NoShell, SH};
-use super::sources::All;
+use super::sources::CommandSources;
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, LONGEST, LoudnessOptions, PermitOptions, SupervisionOptions};
@@ -22,8 +22,8 @@ use crate::supervise::policy::{OnLost, Orphans, Rules};
 use crate::terminal::Loudness;
 
 #[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) request: Request,
+pub(crate) struct RunSettings {
+    pub(crate) request: PermitRequest,
     pub(crate) lost_exit_code: u8,
     pub(crate) supervision: Supervision,
     pub(crate) program: OsString,
@@ -38,7 +38,7 @@ pub(crate) struct Run {
 
 /// A permit that is wanted.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct PermitRequest {
     pub(crate) name: Name,
     pub(crate) location: Location,
     pub(crate) limit: u32,
@@ -72,10 +72,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// little later than this.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
-pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
-    let merged = all.layers.merged::<cli::Run>()?;
+pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError> {
+    let merged = all.layers.merged::<cli::RunArgs>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Run { permit_options, supervision, backend, loudness, command, operands } =
+    let cli::RunArgs { permit_options, supervision, backend, loudness, command, operands } =
         merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
@@ -105,7 +105,7 @@ pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {
     let kill_after =
         kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;
     let withheld = if supervision.clean_env { all.around.variables.secrets() } else { Vec::new() };
-    Ok(Run {
+    Ok(RunSettings {
         withheld,
         typed_password: types_a_password(&all.layers),
         lost_exit_code: supervision.lost_exit_code.unwrap_or(LOST),
@@ -124,7 +124,7 @@ pub(super) fn request(
     location: Location,
     label: String,
     layers: &Layers,
-) -> Result<Request, Misuse> {
+) -> Result<PermitRequest, SettingsError> {
     let wait = wait(&permit_options, layers)?;
     let Some(name) = permit_options.name else {
         return Err(misuse("no semaphore named; give --name NAME"));
@@ -132,7 +132,7 @@ pub(super) fn request(
     if matches!(location, Location::Redis(_)) {
         fits_redis("name", &name, layers)?;
     }
-    Ok(Request {
+    Ok(PermitRequest {
         name,
         location,
         limit: permit_options.limit.unwrap_or(1),
@@ -166,7 +166,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
     }
 }
 
-fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, Misuse> {
+fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, SettingsError> {
     // From further below it is for whoever gives --max-attempts.
     if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
         return Err(misuse("--retry-interval says nothing without --max-attempts"));
@@ -191,7 +191,7 @@ pub(super) fn kill_after(
     location: &Location,
     ttl: Duration,
     layers: &Layers,
-) -> Result<Duration, Misuse> {
+) -> Result<Duration, SettingsError> {
     if !location.expires() {
         return Ok(given.unwrap_or(KILL_AFTER));
     }

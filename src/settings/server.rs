@@ -2,21 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::Surroundings;
+use super::Environment;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
-use super::error::{Misuse, misconfigured, misuse};
+use super::error::{SettingsError, misconfigured, misuse};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
-use super::sources::Files;
+use super::sources::ConfigFiles;
 use crate::cli;
 use crate::serve::bounds::Bounds;
-use crate::serve::keys::Keys;
-use crate::serve::log::{Event, Format};
+use crate::serve::keys::ApiKeys;
+use crate::serve::log::{Format, LogEvent};
 
 #[derive(Debug)]
-pub(crate) struct Serve {
+pub(crate) struct ServeSettings {
     pub(crate) listen: String,
-    pub(crate) keys: Keys,
+    pub(crate) keys: ApiKeys,
     /// The certificates are taken from here, and all of it can be read again.
     pub(crate) credentials: Credentials,
     pub(crate) credential_files: CredentialFiles,
@@ -26,7 +26,7 @@ pub(crate) struct Serve {
     pub(crate) strangers: Option<usize>,
     pub(crate) strangers_of_one_address: Option<usize>,
     pub(crate) bounds: Bounds,
-    pub(crate) log: Vec<Event>,
+    pub(crate) log: Vec<LogEvent>,
     pub(crate) log_format: Format,
 }
 
@@ -36,14 +36,14 @@ const LISTEN: &str = "127.0.0.1:3202";
 /// What a server is to do.
 pub(super) fn settings(
     flags: Vec<(String, GivenValue)>,
-    around: &Surroundings<'_>,
-) -> Result<Serve, Misuse> {
-    let mut layers = Layers::new::<cli::Serve>(flags, Vec::new());
+    around: &Environment<'_>,
+) -> Result<ServeSettings, SettingsError> {
+    let mut layers = Layers::new::<cli::ServeArgs>(flags, Vec::new());
     layers.add_variables(around.variables)?;
-    for file in Files::read(&layers, around)?.0 {
+    for file in ConfigFiles::read(&layers, around)?.0 {
         layers.add_entries(&file.path, &file.serve)?;
     }
-    let merged = layers.merged::<cli::Serve>()?;
+    let merged = layers.merged::<cli::ServeArgs>()?;
     let options = merged.wanted;
     // A variable outranks a file below it.
     let credential_files = CredentialFiles {
@@ -55,7 +55,8 @@ pub(super) fn settings(
         (Some(keys), _) => {
             let source = layers.find("api-key").map(|given| given.source.to_string());
             let named = |problem| format!("{}: {problem}", source.unwrap_or_default());
-            Keys::of_words(without_mark(&keys)).map_err(|problem| misconfigured(named(problem)))?
+            ApiKeys::of_words(without_mark(&keys))
+                .map_err(|problem| misconfigured(named(problem)))?
         }
         (None, Some(keys)) => keys,
         (None, None) => {
@@ -63,7 +64,7 @@ pub(super) fn settings(
         }
     };
     let usual = Bounds::default();
-    Ok(Serve {
+    Ok(ServeSettings {
         listen: options.listen.unwrap_or_else(|| LISTEN.into()),
         keys,
         credentials,
@@ -82,7 +83,7 @@ pub(super) fn settings(
     })
 }
 
-fn tls_files(options: &cli::Serve, layers: &Layers) -> Result<Option<TlsFiles>, Misuse> {
+fn tls_files(options: &cli::ServeArgs, layers: &Layers) -> Result<Option<TlsFiles>, SettingsError> {
     match (&options.tls_cert, &options.tls_key) {
         (Some(cert), Some(key)) => Ok(Some(TlsFiles {
             cert: cert.clone(),

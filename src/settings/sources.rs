@@ -7,21 +7,21 @@ use clap::Args;
 
 use super::error::misconfigured;
 use super::files::{self, Config};
-use super::layers::{Given, GivenValue, Layers, Source};
-use super::{Misuse, Surroundings};
+use super::layers::{GivenOption, GivenValue, Layers, Source};
+use super::{Environment, SettingsError};
 use crate::backends::Name;
 
 /// Everything that was given for one command, in its layers.
-pub(super) struct All<'a> {
-    pub(super) around: &'a Surroundings<'a>,
+pub(super) struct CommandSources<'a> {
+    pub(super) around: &'a Environment<'a>,
     pub(super) layers: Layers,
 }
 
 /// The configuration files that count, the highest first.
-pub(super) struct Files(pub(super) Vec<Config>);
+pub(super) struct ConfigFiles(pub(super) Vec<Config>);
 
-impl Files {
-    pub(super) fn read(layers: &Layers, around: &Surroundings<'_>) -> Result<Self, Misuse> {
+impl ConfigFiles {
+    pub(super) fn read(layers: &Layers, around: &Environment<'_>) -> Result<Self, SettingsError> {
         let named = layers.find("config");
         let mut files = Vec::new();
         if let Some(given) = named
@@ -44,20 +44,23 @@ impl Files {
     }
 }
 
-impl<'a> All<'a> {
+impl<'a> CommandSources<'a> {
     /// For a command that names its semaphore with `--name`, if at all.
     pub(super) fn new<T: Args>(
         flags: Vec<(String, GivenValue)>,
         operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
+        around: &'a Environment<'a>,
+    ) -> Result<Self, SettingsError> {
         Self::of(Layers::new::<T>(flags, operands), around)
     }
 
-    pub(super) fn of(mut layers: Layers, around: &'a Surroundings<'a>) -> Result<Self, Misuse> {
+    pub(super) fn of(
+        mut layers: Layers,
+        around: &'a Environment<'a>,
+    ) -> Result<Self, SettingsError> {
         layers.add_variables(around.variables)?;
         let mut all = Self { around, layers };
-        let files = Files::read(&all.layers, around)?;
+        let files = ConfigFiles::read(&all.layers, around)?;
         all.add_files(&files, None)?;
         Ok(all)
     }
@@ -65,24 +68,28 @@ impl<'a> All<'a> {
     pub(super) fn of_line_and_variables<T: Args>(
         flags: Vec<(String, GivenValue)>,
         operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
+        around: &'a Environment<'a>,
+    ) -> Result<Self, SettingsError> {
         let mut layers = Layers::new::<T>(flags, operands);
         layers.add_variables(around.variables)?;
         Ok(Self { around, layers })
     }
 
     /// Adds the files, with what they say of the semaphore that is meant.
-    pub(super) fn add_files(&mut self, files: &Files, name: Option<&Name>) -> Result<(), Misuse> {
-        let own = |given: &Given| match &given.value {
+    pub(super) fn add_files(
+        &mut self,
+        files: &ConfigFiles,
+        name: Option<&Name>,
+    ) -> Result<(), SettingsError> {
+        let own = |given: &GivenOption| match &given.value {
             GivenValue::Text(text) => text.to_str()?.parse().ok(),
             _ => None,
         };
         let name = name.cloned().or_else(|| self.layers.find("name").and_then(own));
         for file in &files.0 {
             let named = file.find("name").and_then(|entry| match &entry.value {
-                files::Value::Text(text) => text.parse().ok(),
-                files::Value::Switch(_) => None,
+                files::ConfigValue::Text(text) => text.parse().ok(),
+                files::ConfigValue::Switch(_) => None,
             });
             if let Some(name) = name.clone().or(named) {
                 self.layers.add_entries(&file.path, file.of(&name))?;

@@ -15,9 +15,9 @@ mod files;
 mod options;
 
 /// The user's file and the system's, neither of which there is at first.
-struct Home(TempDir);
+struct ConfigHome(TempDir);
 
-impl Home {
+impl ConfigHome {
     fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
@@ -33,11 +33,11 @@ impl Home {
         path
     }
 
-    fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
+    fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<RequestedCommand, SettingsError> {
         let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let set = set.iter().map(|(name, value)| (OsStr::new(*name), OsStr::new(*value)));
         let user_file = || Ok(Some(self.path("user")));
-        let around = Surroundings {
+        let around = Environment {
             variables: &set.collect(),
             user_file: &user_file,
             system_file: &self.path("system"),
@@ -45,9 +45,9 @@ impl Home {
         read(&line, &around)
     }
 
-    fn run(&self, line: &str, set: &[(&str, &str)]) -> Run {
+    fn run(&self, line: &str, set: &[(&str, &str)]) -> RunSettings {
         match self.read(line, set) {
-            Ok(Task::Run(run)) => *run,
+            Ok(RequestedCommand::Run(run)) => *run,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -64,15 +64,15 @@ impl Home {
     }
 }
 
-fn read_with(line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
-    Home::new().read(line, set)
+fn read_with(line: &str, set: &[(&str, &str)]) -> Result<RequestedCommand, SettingsError> {
+    ConfigHome::new().read(line, set)
 }
 
-fn run_with(line: &str, set: &[(&str, &str)]) -> Run {
-    Home::new().run(line, set)
+fn run_with(line: &str, set: &[(&str, &str)]) -> RunSettings {
+    ConfigHome::new().run(line, set)
 }
 
-fn command(run: &Run) -> String {
+fn command(run: &RunSettings) -> String {
     let words = [&run.program].into_iter().chain(&run.arguments);
     words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
 }
@@ -154,10 +154,10 @@ fn a_variable_can_be_false_or_empty() {
 
 #[test]
 fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
-    assert!(matches!(read_with("semrun status x", &[]), Ok(Task::Status(_))));
+    assert!(matches!(read_with("semrun status x", &[]), Ok(RequestedCommand::Status(_))));
     assert_eq!(command(&run_with("semrun --name x status x", &[])), "status x");
     let set = [("SEMRUN_NAME", "x")];
-    assert!(matches!(read_with("semrun status", &set), Ok(Task::Status(_))));
+    assert!(matches!(read_with("semrun status", &set), Ok(RequestedCommand::Status(_))));
     assert_eq!(command(&run_with("semrun -- status", &set)), "status");
     assert_eq!(command(&run_with("semrun ls", &set)), "ls");
 }
@@ -165,7 +165,7 @@ fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
 #[test]
 fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
     for line in ["semrun --backend file:///a status", "semrun status --backend file:///a"] {
-        let Ok(Task::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
+        let Ok(RequestedCommand::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
         let (Location::Directory(path), _) = &status.places[0] else { panic!("{line}") };
         assert_eq!(path, Path::new("/a"));
     }
@@ -253,25 +253,30 @@ fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
 fn subcommands_know_what_they_are_about() {
     let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
     let set = [("SEMRUN_PERMIT", permit)];
-    let Ok(Task::Release(release)) = read_with("semrun release", &set) else { panic!() };
+    let Ok(RequestedCommand::Release(release)) = read_with("semrun release", &set) else {
+        panic!()
+    };
     assert_eq!((release.name.as_str(), release.force, release.now), ("x", false, false));
     let line = format!("semrun release --permit {permit} --force --now");
-    assert!(matches!(read_with(&line, &[]), Ok(Task::Release(Release { now: true, .. }))));
-    let Ok(Task::Acquire(acquire)) =
+    assert!(matches!(
+        read_with(&line, &[]),
+        Ok(RequestedCommand::Release(ReleaseSettings { now: true, .. }))
+    ));
+    let Ok(RequestedCommand::Acquire(acquire)) =
         read_with("semrun acquire --name x -l 3 -n --shell", &[("SEMRUN_JSON", "1")])
     else {
         panic!()
     };
-    assert_eq!((acquire.request.limit, acquire.printed), (3, Printed::Shell));
+    assert_eq!((acquire.request.limit, acquire.printed), (3, AcquireOutput::Shell));
     // The label is the name of whatever runs these tests.
     assert!(acquire.request.wait == Wait::Not && !acquire.request.label.is_empty());
     let limit = |line: &str| match read_with(line, &[("SEMRUN_LIMIT", "7")]) {
-        Ok(Task::Limit(limit)) => limit.change,
+        Ok(RequestedCommand::Limit(limit)) => limit.change,
         other => panic!("{other:?}"),
     };
     assert_eq!(limit("semrun limit x"), None);
-    assert_eq!(limit("semrun limit x 5"), Some(Change::Pin(5)));
-    assert_eq!(limit("semrun limit x --unpin"), Some(Change::Unpin));
+    assert_eq!(limit("semrun limit x 5"), Some(LimitChange::Pin(5)));
+    assert_eq!(limit("semrun limit x --unpin"), Some(LimitChange::Unpin));
     for (line, text) in [
         ("semrun renew", "--permit"),
         ("semrun --name x --name y true", "--name is given twice"),
@@ -303,7 +308,7 @@ fn subcommands_know_what_they_are_about() {
 proptest! {
     #[test]
     fn no_file_panics(text in "\\PC{0,40}|[a-z]{1,8} = [0-9\\[\\]{}\"=., ]{0,20}\n") {
-        let home = Home::new();
+        let home = ConfigHome::new();
         home.write("user", &text);
         let _ = home.read("semrun --name x true", &[]);
     }

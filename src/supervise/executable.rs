@@ -12,14 +12,14 @@ use crate::sys::environment;
 
 /// What a process is to execute, ready for the kernel before there is such a process.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct Executable {
     /// Where it may be, in the order in which to try.
     pub(super) files: Vec<CString>,
     pub(super) arguments: Vec<CString>,
     pub(super) environment: Vec<Cow<'static, CStr>>,
 }
 
-impl Program {
+impl Executable {
     /// `file` is looked for in PATH, unless it is a path; `changes` are made to our own environment.
     pub(crate) fn new(
         file: &OsStr,

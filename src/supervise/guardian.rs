@@ -25,12 +25,12 @@ use tokio::io::unix::AsyncFd;
 use super::descendants::Process;
 use super::outcome::ProcessEnd;
 use super::process_tree::{Tree, strangers, take_deserted_terminal};
-use super::signals::{self, Whom, received};
+use super::signals::{self, StopTarget, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
 use crate::mutants::{self, Guard};
 use crate::sys::program_memory::{self, QUIET};
-use crate::sys::{split, watch};
+use crate::sys::{fork, watch};
 
 /// What the worker says, two bytes each, and what the guardian answers to the first two. The third
 /// brings a descriptor to keep. The others end it: with an exit code, with the number of a signal that
@@ -50,9 +50,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which of the two processes this is.
-pub(crate) enum Side {
+pub(crate) enum ForkSide {
     Guardian(Guardian),
-    Worker(Visible),
+    Worker(FrontProcess),
 }
 
 pub(crate) struct Guardian {
@@ -66,7 +66,7 @@ pub(crate) struct Guardian {
 }
 
 /// One thing that the worker says.
-struct Word {
+struct WorkerMessage {
     said: [u8; 2],
     /// The descriptor that came with it.
     brought: Option<OwnedFd>,
@@ -74,7 +74,7 @@ struct Word {
 
 /// How the worker's part came to its end.
 #[derive(Debug)]
-pub(crate) enum Watched {
+pub(crate) enum WorkerEnd {
     /// It did everything there was to do.
     Done(ProcessEnd),
     /// It died before that. Nothing is left of the command.
@@ -85,19 +85,24 @@ pub(crate) enum Watched {
 
 /// Makes two processes of this one. To be called while there is one thread. If the permit is there
 /// already, and is taken by a descriptor, the guardian has that from the start: see [`Visible::keep`].
-pub(crate) fn divide(permit: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+pub(crate) fn fork_guardian(permit: Option<BorrowedFd<'_>>) -> io::Result<ForkSide> {
     let (ours, theirs) = connected()?;
     let timer = Timer::new()?;
     let permit = permit.map(|permit| permit.try_clone_to_owned()).transpose()?;
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
     let strangers = strangers();
-    if let Some(worker) = split(signals::address_the_parent)? {
-        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
+    if let Some(worker) = fork(signals::address_the_parent)? {
+        return Ok(ForkSide::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
     }
     drop(ours);
     let keeps = permit.is_some();
-    Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None, keeps })))
+    Ok(ForkSide::Worker(FrontProcess::Guardian(GuardianLink {
+        fd: theirs,
+        timer,
+        watched: None,
+        keeps,
+    })))
 }
 
 /// What the two speak over: each thing that is said comes whole.
@@ -109,7 +114,7 @@ fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Guardian {
     /// Returns when the worker has ended, and nothing of the command can do any more harm.
     /// `unkillable` is told of processes that we may not kill.
-    pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
+    pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<WorkerEnd> {
         let mut quiet = Timespec::try_from(QUIET).ok();
         loop {
             let mut ready = [
@@ -119,7 +124,7 @@ impl Guardian {
             match poll(&mut ready, quiet.as_ref()) {
                 Ok(0) => {
                     quiet = None;
-                    program_memory::give_back();
+                    program_memory::release_unused();
                     continue;
                 }
                 Ok(_) | Err(Errno::INTR) => {}
@@ -130,18 +135,22 @@ impl Guardian {
             // Read also where the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable)?;
-                return Ok(Watched::Expired);
+                return Ok(WorkerEnd::Expired);
             }
             if !link {
                 continue;
             }
             match self.hear() {
-                Ok(Some(Word { said: [KEEP, _], brought })) => self.permit = brought,
-                Ok(Some(Word { said: [what, value], .. })) => {
+                Ok(Some(WorkerMessage { said: [KEEP, _], brought })) => self.permit = brought,
+                Ok(Some(WorkerMessage { said: [what, value], .. })) => {
                     let signal = Signal::from_named_raw(value.into());
                     let end = match (what, signal) {
                         (STOP_SEMRUN | STOP_GROUP, _) => {
-                            let whom = if what == STOP_GROUP { Whom::Group } else { Whom::Semrun };
+                            let whom = if what == STOP_GROUP {
+                                StopTarget::Group
+                            } else {
+                                StopTarget::Semrun
+                            };
                             let stopped = signals::stop(whom);
                             let _ =
                                 write(&self.link, &[if stopped { STOPPED } else { NOT_STOPPED }]);
@@ -160,7 +169,7 @@ impl Guardian {
                         _ => ProcessEnd::Code(value),
                     };
                     self.collect();
-                    return Ok(Watched::Done(end));
+                    return Ok(WorkerEnd::Done(end));
                 }
                 // The worker has ended without reading what we said to it. The kernel says so once, and
                 // before what the worker said last.
@@ -168,14 +177,14 @@ impl Guardian {
                 Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
                     let status = self.end_tree(unkillable)?;
-                    return Ok(Watched::Died(status));
+                    return Ok(WorkerEnd::Died(status));
                 }
             }
         }
     }
 
     /// What the worker has said. None: it is gone.
-    fn hear(&self) -> Result<Option<Word>, Errno> {
+    fn hear(&self) -> Result<Option<WorkerMessage>, Errno> {
         let mut said = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brought = RecvAncillaryBuffer::new(&mut space);
@@ -185,7 +194,7 @@ impl Guardian {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        Ok((received.bytes == said.len()).then_some(Word { said, brought }))
+        Ok((received.bytes == said.len()).then_some(WorkerMessage { said, brought }))
     }
 
     /// Children of others may be left to us, as to the first process of a container.
@@ -213,7 +222,7 @@ impl Guardian {
     }
 
     /// The worker has nothing left to do but to say what went wrong.
-    fn mirror(&self) -> io::Result<Watched> {
+    fn mirror(&self) -> io::Result<WorkerEnd> {
         let status = loop {
             match waitpid(Some(self.worker), WaitOptions::empty()) {
                 Ok(Some((_, status))) => break status,
@@ -222,8 +231,8 @@ impl Guardian {
             }
         };
         Ok(match status.exit_status() {
-            Some(code) => Watched::Done(ProcessEnd::Code(u8::try_from(code).unwrap_or(255))),
-            None => Watched::Died(status),
+            Some(code) => WorkerEnd::Done(ProcessEnd::Code(u8::try_from(code).unwrap_or(255))),
+            None => WorkerEnd::Died(status),
         })
     }
 
@@ -253,14 +262,14 @@ impl Guardian {
 }
 
 /// The process that everybody takes for semrun.
-pub(crate) enum Visible {
+pub(crate) enum FrontProcess {
     /// This very process.
     Itself,
-    Guardian(Link),
+    Guardian(GuardianLink),
 }
 
 /// The worker's end of the connection to its guardian.
-pub(crate) struct Link {
+pub(crate) struct GuardianLink {
     fd: OwnedFd,
     timer: Timer,
     /// The same, once a runtime watches it.
@@ -271,14 +280,14 @@ pub(crate) struct Link {
 
 /// What the guardian has to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum GuardianEvent {
     /// It was asked to stop and did not, because no shell controls its process group.
     NotStopped,
     /// It was killed.
     Vanished,
 }
 
-impl Visible {
+impl FrontProcess {
     /// To be called within a runtime, before anything else.
     pub(crate) fn listen(&mut self) -> io::Result<()> {
         if let Self::Guardian(link) = self {
@@ -288,7 +297,7 @@ impl Visible {
     }
 
     /// Stops it, and this process with it, and returns when it is continued.
-    pub(crate) fn stop_and_wait(&self, whom: Whom) {
+    pub(crate) fn stop_and_wait(&self, whom: StopTarget) {
         match self {
             Self::Itself => drop(signals::stop(whom)),
             Self::Guardian(link) => {
@@ -304,7 +313,7 @@ impl Visible {
 
     /// Stops it. False: it did not stop, because no shell controls our process group. A guardian
     /// says so later, with [`Visible::told`].
-    pub(crate) fn stop(&self, whom: Whom) -> bool {
+    pub(crate) fn stop(&self, whom: StopTarget) -> bool {
         match self {
             Self::Itself => signals::stop(whom),
             Self::Guardian(link) => {
@@ -315,18 +324,18 @@ impl Visible {
     }
 
     /// The next thing that the guardian has to tell. Cancel-safe.
-    pub(crate) async fn told(&self) -> Told {
-        let Self::Guardian(Link { watched: Some(fd), .. }) = self else {
+    pub(crate) async fn told(&self) -> GuardianEvent {
+        let Self::Guardian(GuardianLink { watched: Some(fd), .. }) = self else {
             return std::future::pending().await;
         };
         loop {
-            let Ok(mut ready) = fd.readable().await else { return Told::Vanished };
+            let Ok(mut ready) = fd.readable().await else { return GuardianEvent::Vanished };
             let mut answer = [0];
             match ready.try_io(|fd| Ok(read(fd, &mut answer)?)) {
-                Ok(Ok(1)) if answer[0] == NOT_STOPPED => return Told::NotStopped,
+                Ok(Ok(1)) if answer[0] == NOT_STOPPED => return GuardianEvent::NotStopped,
                 // It was stopped, and the signal that continued it is told as all signals are.
                 Ok(Ok(1)) | Err(_) => {}
-                Ok(_) => return Told::Vanished,
+                Ok(_) => return GuardianEvent::Vanished,
             }
         }
     }
@@ -334,7 +343,7 @@ impl Visible {
     /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
     /// command starts may have closed it, and this process may die.
     pub(crate) fn keep(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
-        let Self::Guardian(link @ Link { keeps: false, .. }) = self else { return Ok(()) };
+        let Self::Guardian(link @ GuardianLink { keeps: false, .. }) = self else { return Ok(()) };
         let descriptors = [permit];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brings = SendAncillaryBuffer::new(&mut space);
@@ -374,7 +383,7 @@ impl Visible {
     }
 }
 
-impl Link {
+impl GuardianLink {
     /// `told` reports a dead guardian.
     fn say(&self, what: u8, value: u8) {
         let said = [what, value];
@@ -382,10 +391,10 @@ impl Link {
     }
 }
 
-fn of(whom: Whom) -> u8 {
+fn of(whom: StopTarget) -> u8 {
     match whom {
-        Whom::Semrun => STOP_SEMRUN,
-        Whom::Group => STOP_GROUP,
+        StopTarget::Semrun => STOP_SEMRUN,
+        StopTarget::Group => STOP_GROUP,
     }
 }
 
@@ -409,6 +418,6 @@ mod tests {
         let guardian = Guardian { worker, strangers: Vec::new(), link, timer, permit: None };
         let watched = guardian.watch(|_| {}).unwrap();
         child.wait().expect_err("the guardian has collected it");
-        assert!(matches!(watched, Watched::Done(ProcessEnd::Code(3))), "{watched:?}");
+        assert!(matches!(watched, WorkerEnd::Done(ProcessEnd::Code(3))), "{watched:?}");
     }
 }

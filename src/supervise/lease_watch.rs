@@ -14,15 +14,15 @@ use crate::clock::{self, Alarm, Moment};
 /// How long a command has to end whose permit somebody else may have already.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-pub(crate) struct Hold<'a> {
+pub(crate) struct LeaseWatch<'a> {
     lease: &'a mut dyn Lease,
-    expiring: Option<Expiring>,
+    expiring: Option<ExpiringLease>,
     /// What the backend has said of a permit that is not ours any more, or not for long.
     lost: Option<LossStage>,
 }
 
 /// A lease that ends unless it is renewed.
-struct Expiring {
+struct ExpiringLease {
     validity: watch::Receiver<Validity>,
     alarm: Alarm,
     kill_after: Option<Duration>,
@@ -51,7 +51,7 @@ pub(crate) fn is_over(lease: &dyn Lease) -> bool {
 
 /// What happened to the permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum LeaseEvent {
     /// It was renewed.
     Renewed,
     /// It is lost, or has to be taken for lost, because of this. At most that much time is left.
@@ -60,7 +60,7 @@ pub(crate) enum Change {
     Over,
 }
 
-impl<'a> Hold<'a> {
+impl<'a> LeaseWatch<'a> {
     pub(crate) fn new(
         lease: &'a mut dyn Lease,
         kill_after: Option<Duration>,
@@ -68,7 +68,7 @@ impl<'a> Hold<'a> {
     ) -> io::Result<Self> {
         let expiring = match lease.validity() {
             None => None,
-            Some(validity) => Some(Expiring {
+            Some(validity) => Some(ExpiringLease {
                 validity,
                 alarm: Alarm::new()?,
                 kill_after,
@@ -125,7 +125,7 @@ impl<'a> Hold<'a> {
     }
 
     /// Renews the permit until something happens to it. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> io::Result<Change> {
+    pub(crate) async fn next(&mut self) -> io::Result<LeaseEvent> {
         tokio::select! {
             biased;
             Loss { reason, stage } = self.lease.lost(), if matches!(self.lost, None | Some(LossStage::Revoking)) => {
@@ -138,22 +138,22 @@ impl<'a> Hold<'a> {
                     LossStage::Before => Some(AT_ONCE),
                     LossStage::Revoking => None,
                 };
-                Ok(Change::Lost { why: reason, left })
+                Ok(LeaseEvent::Lost { why: reason, left })
             }
             change = next(self.expiring.as_mut(), self.lost.is_some()) => change,
         }
     }
 }
 
-async fn next(expiring: Option<&mut Expiring>, lost: bool) -> io::Result<Change> {
+async fn next(expiring: Option<&mut ExpiringLease>, lost: bool) -> io::Result<LeaseEvent> {
     match expiring {
         Some(expiring) => expiring.next(lost).await,
         None => std::future::pending().await,
     }
 }
 
-impl Expiring {
-    async fn next(&mut self, lost: bool) -> io::Result<Change> {
+impl ExpiringLease {
+    async fn next(&mut self, lost: bool) -> io::Result<LeaseEvent> {
         loop {
             tokio::select! {
                 biased;
@@ -166,7 +166,7 @@ impl Expiring {
                 Ok(()) = self.validity.changed(), if !lost => {
                     self.arm()?;
                     if self.validity.borrow().error.is_none() {
-                        return Ok(Change::Renewed);
+                        return Ok(LeaseEvent::Renewed);
                     }
                 }
             }
@@ -184,11 +184,11 @@ impl Expiring {
         self.alarm.set(Some(next))
     }
 
-    fn rung(&mut self) -> io::Result<Option<Change>> {
+    fn rung(&mut self) -> io::Result<Option<LeaseEvent>> {
         let Deadline { soft, hard, .. } = self.deadline();
         let now = clock::now();
         if now >= hard && self.told && !self.continues {
-            return Ok(Some(Change::Over));
+            return Ok(Some(LeaseEvent::Over));
         }
         if self.told && self.continues {
             return Ok(None);
@@ -202,7 +202,7 @@ impl Expiring {
         self.arm()?;
         let error = self.validity.borrow().error.clone();
         let why = error.map_or(LossReason::NotRenewed, LossReason::Store);
-        Ok(Some(Change::Lost { why, left: None }))
+        Ok(Some(LeaseEvent::Lost { why, left: None }))
     }
 }
 
@@ -219,12 +219,12 @@ mod tests {
 
     /// A lease whose renewals and loss a test decides. With a TTL below half a second of margin
     /// everything is due at once, so moments are moved by moving `since`.
-    struct Lent {
+    struct TestLease {
         validity: watch::Receiver<Validity>,
         lost: oneshot::Receiver<()>,
     }
 
-    impl Lease for Lent {
+    impl Lease for TestLease {
         fn permit(&self) -> &Permit {
             unreachable!("nobody asks for it")
         }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     /// Runs a test with a hold whose lease was renewed that long after now.
-    fn hold<F: AsyncFnOnce(Hold<'_>, watch::Sender<Validity>, oneshot::Sender<()>)>(
+    fn hold<F: AsyncFnOnce(LeaseWatch<'_>, watch::Sender<Validity>, oneshot::Sender<()>)>(
         ahead: Duration,
         continues: bool,
         test: F,
@@ -259,8 +259,8 @@ mod tests {
         runtime.block_on(async {
             let (sender, validity) = watch::channel(renewed(ahead));
             let (loses, lost) = oneshot::channel();
-            let mut lease = Lent { validity, lost };
-            let hold = Hold::new(&mut lease, None, continues).unwrap();
+            let mut lease = TestLease { validity, lost };
+            let hold = LeaseWatch::new(&mut lease, None, continues).unwrap();
             test(hold, sender, loses).await;
         });
     }
@@ -270,7 +270,7 @@ mod tests {
     }
 
     /// What happens within a moment.
-    async fn soon(hold: &mut Hold<'_>) -> Option<Change> {
+    async fn soon(hold: &mut LeaseWatch<'_>) -> Option<LeaseEvent> {
         let next = tokio::time::timeout(Duration::from_millis(100), hold.next());
         next.await.ok().map(Result::unwrap)
     }
@@ -282,10 +282,10 @@ mod tests {
         hold(Duration::ZERO, false, async |mut hold, sender, _loses| {
             sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
             // Both are due at once, as after the machine was suspended.
-            let lost = Change::Lost { why: LossReason::Store(StoreError::Silent), left: None };
+            let lost = LeaseEvent::Lost { why: LossReason::Store(StoreError::Silent), left: None };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert!(hold.is_too_late().await.is_some());
-            assert_eq!(soon(&mut hold).await, Some(Change::Over));
+            assert_eq!(soon(&mut hold).await, Some(LeaseEvent::Over));
             assert!(!is_over(hold.lease));
             tokio::time::sleep(TTL).await;
             assert!(is_over(hold.lease), "somebody else may have had it");
@@ -299,7 +299,7 @@ mod tests {
             assert_eq!(soon(&mut hold).await, None);
             let before = hold.last();
             sender.send_replace(renewed(LATER * 2));
-            assert_eq!(soon(&mut hold).await, Some(Change::Renewed));
+            assert_eq!(soon(&mut hold).await, Some(LeaseEvent::Renewed));
             assert!(hold.last() > before);
             sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
             assert_eq!(soon(&mut hold).await, None, "an attempt that failed is no renewal");
@@ -310,7 +310,7 @@ mod tests {
     fn a_permit_that_is_gone_is_said_once() {
         hold(LATER, false, async |mut hold, _sender, loses| {
             loses.send(()).unwrap();
-            let lost = Change::Lost { why: LossReason::ExpiredOrRevoked, left: Some(AT_ONCE) };
+            let lost = LeaseEvent::Lost { why: LossReason::ExpiredOrRevoked, left: Some(AT_ONCE) };
             assert_eq!(soon(&mut hold).await, Some(lost));
             assert_eq!(soon(&mut hold).await, None);
         });
@@ -321,7 +321,7 @@ mod tests {
         hold(Duration::ZERO, true, async |mut hold, _sender, _loses| {
             assert_eq!(hold.last(), None);
             let lost = soon(&mut hold).await;
-            assert!(matches!(lost, Some(Change::Lost { left: None, .. })), "{lost:?}");
+            assert!(matches!(lost, Some(LeaseEvent::Lost { left: None, .. })), "{lost:?}");
             assert_eq!(soon(&mut hold).await, None);
         });
     }

@@ -19,13 +19,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitStatus, kill_current_process_group, kill_process_group};
 use tokio::time::{Instant, sleep_until};
 
-use self::guardian::{Told, Visible};
-use self::lease_watch::{Change, Hold};
-use self::nesting::{Around, News};
+use self::guardian::{FrontProcess, GuardianEvent};
+use self::lease_watch::{LeaseEvent, LeaseWatch};
+use self::nesting::{NestingListener, OuterNews};
 pub(crate) use self::outcome::{CommandEnd, ProcessEnd};
-use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
+use self::policy::{Action, CommandEnding, OnLost, Policy, PolicyEvent, Rules, Terminal};
 use self::process_tree::{Reaped, Tree};
-use self::signals::{Arrival, Signals, Whom};
+use self::signals::{Arrival, Signals, StopTarget};
 use self::spawn::LaunchError;
 use crate::backends::{LossReason, LossStage};
 use crate::mutants::{self, Guard};
@@ -48,7 +48,7 @@ pub(crate) struct Supervision {
 
 /// What somebody should hear of while a command runs.
 #[derive(Debug)]
-pub(crate) enum Remark<'a> {
+pub(crate) enum SupervisionNotice<'a> {
     /// Processes that we may not kill; once each time there are others.
     Unkillable(&'a [Pid]),
     /// The permit is lost, or has to be taken for lost, because of this.
@@ -63,14 +63,14 @@ pub(crate) enum Remark<'a> {
 
 /// Why a command was not seen through to its end.
 #[derive(Debug)]
-pub(crate) enum Unseen {
+pub(crate) enum SupervisionError {
     /// There was none.
     NotLaunched(LaunchError),
     /// We cannot look after it, and something may be left of it.
     Unattended(io::Error),
 }
 
-impl From<io::Error> for Unseen {
+impl From<io::Error> for SupervisionError {
     fn from(error: io::Error) -> Self {
         Self::Unattended(error)
     }
@@ -89,13 +89,13 @@ pub(crate) struct Ended {
 pub(crate) async fn supervise<'a>(
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a Visible,
-    (hold, around): (Hold<'_>, Around),
+    visible: &'a FrontProcess,
+    (hold, around): (LeaseWatch<'_>, NestingListener),
     supervision: Supervision,
-    remark: impl FnMut(Remark<'_>),
-) -> Result<Ended, Unseen> {
+    remark: impl FnMut(SupervisionNotice<'_>),
+) -> Result<Ended, SupervisionError> {
     let mut command = Supervised {
-        end: End::new(supervision.max_runtime),
+        end: SupervisionEnd::new(supervision.max_runtime),
         policy: Policy::new(supervision.rules),
         tree,
         signals,
@@ -111,7 +111,7 @@ pub(crate) async fn supervise<'a>(
         abandoned: false,
         refused: false,
     };
-    let mut follows: Option<Event> = None;
+    let mut follows: Option<PolicyEvent> = None;
     loop {
         let event = match follows.take() {
             Some(event) => event,
@@ -119,14 +119,14 @@ pub(crate) async fn supervise<'a>(
         };
         match command.policy.on(event) {
             Action::Finish => {
-                if event != Event::Gone {
-                    (command.remark)(Remark::Leaves(command.tree));
+                if event != PolicyEvent::Gone {
+                    (command.remark)(SupervisionNotice::Leaves(command.tree));
                 }
                 return Ok(Ended { how: command.end.how()?, lost: command.lost });
             }
             action => {
-                if let (Event::Arrived { arrival, .. }, Action::Stop(_)) = (event, action) {
-                    (command.remark)(Remark::Told(arrival.signal));
+                if let (PolicyEvent::Arrived { arrival, .. }, Action::Stop(_)) = (event, action) {
+                    (command.remark)(SupervisionNotice::Told(arrival.signal));
                 }
                 follows = command.act(action)?;
             }
@@ -138,13 +138,13 @@ pub(crate) async fn supervise<'a>(
 struct Supervised<'a, 'h, F> {
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a Visible,
-    hold: Hold<'h>,
-    around: Around,
+    visible: &'a FrontProcess,
+    hold: LeaseWatch<'h>,
+    around: NestingListener,
     supervision: Supervision,
     remark: F,
     policy: Policy,
-    end: End,
+    end: SupervisionEnd,
     /// When a tree that was told to end is killed.
     kill_at: Option<Instant>,
     /// When it is, whatever it was told.
@@ -156,9 +156,9 @@ struct Supervised<'a, 'h, F> {
     refused: bool,
 }
 
-impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
+impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
     /// The next thing that happens.
-    async fn next(&mut self) -> Result<Event, Unseen> {
+    async fn next(&mut self) -> Result<PolicyEvent, SupervisionError> {
         loop {
             let due = self.kill_at.into_iter().chain(self.latest).min();
             tokio::select! {
@@ -169,31 +169,31 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                     }
                     arrival => {
                         self.end.received(arrival.signal);
-                        return Ok(Event::Arrived { arrival, terminal: self.tree.terminal() });
+                        return Ok(PolicyEvent::Arrived { arrival, terminal: self.tree.terminal() });
                     }
                 },
-                error = self.tree.failed_to_launch() => return Err(Unseen::NotLaunched(error)),
-                () = reached(due) => return Ok(Event::GraceOver),
+                error = self.tree.failed_to_launch() => return Err(SupervisionError::NotLaunched(error)),
+                () = reached(due) => return Ok(PolicyEvent::GraceOver),
                 () = self.end.runtime.over() => {
-                    self.end.runtime = Runtime::Over;
-                    (self.remark)(Remark::RanTooLong);
-                    return Ok(Event::RanTooLong);
+                    self.end.runtime = RuntimeLimit::Over;
+                    (self.remark)(SupervisionNotice::RanTooLong);
+                    return Ok(PolicyEvent::RanTooLong);
                 }
-                () = self.around.deserted() => return Ok(Event::NestedEnded),
+                () = self.around.deserted() => return Ok(PolicyEvent::NestedEnded),
                 change = self.hold.next() => {
                     if let Some(event) = self.changed(change?)? {
                         return Ok(event);
                     }
                 }
                 told = self.visible.told(), if !self.abandoned => return Ok(match told {
-                    Told::NotStopped => Event::NotSuspended { terminal: self.tree.terminal() },
-                    Told::Vanished => {
+                    GuardianEvent::NotStopped => PolicyEvent::NotSuspended { terminal: self.tree.terminal() },
+                    GuardianEvent::Vanished => {
                         self.abandoned = true;
                         // The shell goes on at once, and is stopped if it asks for it too early.
                         if self.tree.terminal() == Terminal::Commands {
                             self.tree.lend_terminal();
                         }
-                        Event::Abandoned
+                        PolicyEvent::Abandoned
                     }
                 }),
             }
@@ -201,32 +201,32 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
     }
 
     /// Something has happened to the permit.
-    fn changed(&mut self, change: Change) -> io::Result<Option<Event>> {
+    fn changed(&mut self, change: LeaseEvent) -> io::Result<Option<PolicyEvent>> {
         match change {
-            Change::Renewed => {
-                self.around.tell(News::Held(self.hold.validity()));
+            LeaseEvent::Renewed => {
+                self.around.tell(OuterNews::Held(self.hold.validity()));
                 self.make_room()?;
                 Ok(None)
             }
-            Change::Lost { why, left } => {
+            LeaseEvent::Lost { why, left } => {
                 if !std::mem::replace(&mut self.lost, true) {
-                    (self.remark)(Remark::Lost(&why));
+                    (self.remark)(SupervisionNotice::Lost(&why));
                 }
-                self.around.tell(News::Lost(match left {
+                self.around.tell(OuterNews::Lost(match left {
                     Some(Duration::ZERO) => LossStage::Now,
                     Some(_) => LossStage::Before,
                     None => LossStage::Revoking,
                 }));
                 self.make_room()?;
                 if left == Some(Duration::ZERO) {
-                    return Ok(Some(Event::Taken));
+                    return Ok(Some(PolicyEvent::Taken));
                 }
                 if self.supervision.rules.on_lost == OnLost::Kill {
                     self.latest = left.map(|left| Instant::now() + left);
                 }
-                Ok(Some(Event::Lost))
+                Ok(Some(PolicyEvent::Lost))
             }
-            Change::Over => Ok(Some(Event::GraceOver)),
+            LeaseEvent::Over => Ok(Some(PolicyEvent::GraceOver)),
         }
     }
 
@@ -240,7 +240,7 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
     }
 
     /// Does what was decided. Returns what follows from it at once.
-    fn act(&mut self, action: Action) -> io::Result<Option<Event>> {
+    fn act(&mut self, action: Action) -> io::Result<Option<PolicyEvent>> {
         let Self { tree, visible, .. } = self;
         match action {
             Action::Nothing | Action::Finish => {}
@@ -263,7 +263,7 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                 let refusing = tree.kill()?;
                 // Once: what such a tree starts and ends meanwhile would be news each time.
                 if !refusing.is_empty() && !self.refused {
-                    (self.remark)(Remark::Unkillable(&refusing));
+                    (self.remark)(SupervisionNotice::Unkillable(&refusing));
                 }
                 self.refused = !refusing.is_empty();
                 self.latest = None;
@@ -281,7 +281,7 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                 if let Some(signal) = signal {
                     tree.signal(signal);
                 }
-                visible.stop(Whom::Semrun);
+                visible.stop(StopTarget::Semrun);
             }
             Action::Resume => tree.resume(),
             Action::Give => {
@@ -296,24 +296,24 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
 }
 
 /// Stops our process group, until the shell continues it; that comes as a signal.
-fn suspend(tree: &Tree, visible: &Visible) -> Option<Event> {
+fn suspend(tree: &Tree, visible: &FrontProcess) -> Option<PolicyEvent> {
     tree.reclaim_terminal();
-    let stopped = visible.stop(Whom::Group);
-    (!stopped).then(|| Event::NotSuspended { terminal: tree.terminal() })
+    let stopped = visible.stop(StopTarget::Group);
+    (!stopped).then(|| PolicyEvent::NotSuspended { terminal: tree.terminal() })
 }
 
 /// How the command ended, and what the caller should see of it.
 #[derive(Debug, Default)]
-struct End {
+struct SupervisionEnd {
     status: Option<WaitStatus>,
     /// Those of [`ENDING`] that semrun received itself.
     received: Vec<Signal>,
-    runtime: Runtime,
+    runtime: RuntimeLimit,
 }
 
 /// How long the command may run.
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Runtime {
+enum RuntimeLimit {
     #[default]
     Endless,
     Until(Instant),
@@ -321,7 +321,7 @@ enum Runtime {
     Over,
 }
 
-impl Runtime {
+impl RuntimeLimit {
     async fn over(&self) {
         match self {
             Self::Until(moment) => sleep_until(*moment).await,
@@ -330,13 +330,13 @@ impl Runtime {
     }
 }
 
-impl End {
+impl SupervisionEnd {
     fn new(longest: Option<Duration>) -> Self {
-        let until = longest.map(|longest| Runtime::Until(Instant::now() + longest));
+        let until = longest.map(|longest| RuntimeLimit::Until(Instant::now() + longest));
         Self { runtime: until.unwrap_or_default(), ..Self::default() }
     }
 
-    fn note(&mut self, tree: &mut Tree, around: &mut Around) -> io::Result<Event> {
+    fn note(&mut self, tree: &mut Tree, around: &mut NestingListener) -> io::Result<PolicyEvent> {
         let Reaped { ended, stopped, stage } = tree.reap()?;
         if let Some(status) = ended {
             self.status = Some(status);
@@ -358,14 +358,14 @@ impl End {
             }
         }
         Ok(match (ended, stopped) {
-            _ if stage => Event::Gone,
-            (Some(status), _) => Event::Ended(Ending {
+            _ if stage => PolicyEvent::Gone,
+            (Some(status), _) => PolicyEvent::Ended(CommandEnding {
                 code: status.exit_status(),
                 interrupted: [Signal::INT, Signal::QUIT].iter().any(|one| self.has_received(*one)),
                 nested: around.is_needed() && !mutants::is_off(Guard::NestedWatch),
             }),
-            (None, Some(signal)) => Event::Stopped { signal, terminal: tree.terminal() },
-            (None, None) => Event::Shrunk,
+            (None, Some(signal)) => PolicyEvent::Stopped { signal, terminal: tree.terminal() },
+            (None, None) => PolicyEvent::Shrunk,
         })
     }
 
@@ -382,7 +382,7 @@ impl End {
     }
 
     fn how(&self) -> io::Result<CommandEnd> {
-        if self.runtime == Runtime::Over {
+        if self.runtime == RuntimeLimit::Over {
             return Ok(CommandEnd::RanTooLong);
         }
         let status = self.status.ok_or_else(|| io::Error::other("the command has not ended"))?;

@@ -30,14 +30,14 @@ use crate::sys::watch;
 
 /// What the run around says of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum OuterNews {
     /// It is certainly held for so long from that moment; none: for as long as the run lives.
     Held(Option<(Moment, Duration)>),
     /// It is lost.
     Lost(LossStage),
 }
 
-impl News {
+impl OuterNews {
     const LENGTH: usize = 17;
     const ENDLESS: u8 = b'e';
     const HELD: u8 = b'h';
@@ -86,17 +86,17 @@ fn name(permit: Uuid) -> String {
 
 /// The end of the run that holds the permit.
 #[derive(Debug)]
-pub(crate) struct Around {
+pub(crate) struct NestingListener {
     /// None: nothing can be nested here.
     listener: Option<AsyncFd<OwnedFd>>,
     nested: Vec<AsyncFd<OwnedFd>>,
-    news: News,
+    news: OuterNews,
 }
 
-impl Around {
+impl NestingListener {
     /// To be called within a runtime. A nested run that finds no holder acquires as usual and says why, so
     /// it is no failure that there is no such place, in a sandbox say.
-    pub(crate) fn listen(permit: Uuid, news: News) -> Self {
+    pub(crate) fn listen(permit: Uuid, news: OuterNews) -> Self {
         let listener = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(permit))?)?;
             listener.set_nonblocking(true)?;
@@ -107,11 +107,11 @@ impl Around {
 
     /// For a run that is nested itself: what it starts finds the one that holds the permit.
     pub(crate) fn elsewhere() -> Self {
-        Self { listener: None, nested: Vec::new(), news: News::Held(None) }
+        Self { listener: None, nested: Vec::new(), news: OuterNews::Held(None) }
     }
 
     /// Passes on what is new about the permit.
-    pub(crate) fn tell(&mut self, news: News) {
+    pub(crate) fn tell(&mut self, news: OuterNews) {
         self.news = news;
         for nested in &self.nested {
             // One that does not read is frozen, and keeps to what it heard last.
@@ -134,7 +134,7 @@ impl Around {
     fn admit(&mut self, stream: OwnedFd) {
         let below = socket_peercred(&stream).is_ok_and(|peer| is_below(peer.pid, getpid()));
         if below
-            && matches!(self.news, News::Held(_))
+            && matches!(self.news, OuterNews::Held(_))
             && say(&stream, self.news)
             && let Ok(stream) = watch(stream, Interest::READABLE)
         {
@@ -178,9 +178,9 @@ fn connect(permit: Uuid) -> Result<OwnedFd, Errno> {
     Ok(stream)
 }
 
-fn say(stream: &OwnedFd, news: News) -> bool {
+fn say(stream: &OwnedFd, news: OuterNews) -> bool {
     rustix::net::send(stream, &news.to_bytes(), SendFlags::NOSIGNAL)
-        .is_ok_and(|length| length == News::LENGTH)
+        .is_ok_and(|length| length == OuterNews::LENGTH)
 }
 
 /// It says nothing, so there is something to read only when it has closed its end.
@@ -201,7 +201,7 @@ pub(crate) struct Nested {
 impl Nested {
     /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
     /// as that can be proven here.
-    pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, News)>> {
+    pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, OuterNews)>> {
         let Ok(stream) = connect(permit) else { return Ok(None) };
         let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
         if !holder.is_some_and(|holder| is_below(getpid(), holder)) {
@@ -209,7 +209,7 @@ impl Nested {
         }
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
         match nested.news().await? {
-            Some(news @ News::Held(_)) => {
+            Some(news @ OuterNews::Held(_)) => {
                 // What comes next is read by another runtime, perhaps.
                 nested.stream = nested.watched.take().map(AsyncFd::into_inner);
                 Ok(Some((nested, news)))
@@ -219,14 +219,14 @@ impl Nested {
     }
 
     /// The next news. None: the run around us is gone. Cancel-safe.
-    pub(crate) async fn news(&mut self) -> io::Result<Option<News>> {
+    pub(crate) async fn news(&mut self) -> io::Result<Option<OuterNews>> {
         if let Some(stream) = self.stream.take() {
             self.watched = Some(watch(stream, Interest::READABLE)?);
         }
         let Some(watched) = &self.watched else { return Ok(None) };
         loop {
-            if let Some((first, rest)) = self.heard.split_first_chunk::<{ News::LENGTH }>() {
-                let (news, rest) = (News::from_bytes(*first), rest.to_vec());
+            if let Some((first, rest)) = self.heard.split_first_chunk::<{ OuterNews::LENGTH }>() {
+                let (news, rest) = (OuterNews::from_bytes(*first), rest.to_vec());
                 self.heard = rest;
                 return Ok(news);
             }
@@ -249,15 +249,15 @@ mod tests {
     fn news_come_through_as_they_are() {
         let (since, ttl) = (Duration::from_micros(123_456_789), Duration::from_secs(30));
         for news in [
-            News::Held(None),
-            News::Held(Some((since, ttl))),
-            News::Lost(LossStage::Now),
-            News::Lost(LossStage::Before),
-            News::Lost(LossStage::Revoking),
+            OuterNews::Held(None),
+            OuterNews::Held(Some((since, ttl))),
+            OuterNews::Lost(LossStage::Now),
+            OuterNews::Lost(LossStage::Before),
+            OuterNews::Lost(LossStage::Revoking),
         ] {
-            assert_eq!(News::from_bytes(news.to_bytes()), Some(news));
+            assert_eq!(OuterNews::from_bytes(news.to_bytes()), Some(news));
         }
-        assert_eq!(News::from_bytes([0; News::LENGTH]), None);
+        assert_eq!(OuterNews::from_bytes([0; OuterNews::LENGTH]), None);
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
         runtime.block_on(async {
             let permit = Uuid::new_v4();
             assert!(Nested::join(permit).await.unwrap().is_none(), "nobody holds it");
-            let mut around = Around::listen(permit, News::Held(None));
+            let mut around = NestingListener::listen(permit, OuterNews::Held(None));
             // This very process: it is not below itself.
             assert!(Nested::join(permit).await.unwrap().is_none());
             assert!(!around.is_needed());

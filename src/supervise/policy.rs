@@ -35,7 +35,7 @@ pub(crate) enum Orphans {
 
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum PolicyEvent {
     Arrived {
         arrival: Arrival,
         terminal: Terminal,
@@ -46,7 +46,7 @@ pub(crate) enum Event {
         terminal: Terminal,
     },
     /// The command ended; processes that it started may be left.
-    Ended(Ending),
+    Ended(CommandEnding),
     /// No semrun that runs under the same permit is left in the tree.
     NestedEnded,
     /// Another process of the tree ended; some are left.
@@ -71,7 +71,7 @@ pub(crate) enum Event {
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub(crate) struct CommandEnding {
     /// None: a signal ended it.
     pub(crate) code: Option<i32>,
     /// Whether semrun had received INT or QUIT before.
@@ -80,7 +80,7 @@ pub(crate) struct Ending {
     pub(crate) nested: bool,
 }
 
-impl Ending {
+impl CommandEnding {
     /// Whether the command was stopped, and has not come to its own end.
     fn was_stopped(self) -> bool {
         /// A shell exits with them when a child of its own died of HUP, INT, QUIT, KILL or TERM.
@@ -145,13 +145,13 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Policy {
     rules: Rules,
-    phase: Phase,
+    phase: PolicyPhase,
     /// Whether semrun was stopped, and not continued since, in one group with the command.
     stopped_with_command: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum PolicyPhase {
     Running,
     /// The command has ended by itself and we wait for what it left.
     Lingering,
@@ -161,67 +161,69 @@ enum Phase {
 
 impl Policy {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, phase: Phase::Running, stopped_with_command: false }
+        Self { rules, phase: PolicyPhase::Running, stopped_with_command: false }
     }
 
-    pub(crate) fn on(&mut self, event: Event) -> Action {
+    pub(crate) fn on(&mut self, event: PolicyEvent) -> Action {
         let action = self.decide(event);
         match (event, action) {
             (_, Action::SuspendAlone(_)) => self.stopped_with_command = true,
-            (Event::NotSuspended { .. }, _) => self.stopped_with_command = false,
+            (PolicyEvent::NotSuspended { .. }, _) => self.stopped_with_command = false,
             _ => {}
         }
         action
     }
 
-    fn decide(&mut self, event: Event) -> Action {
+    fn decide(&mut self, event: PolicyEvent) -> Action {
         match event {
-            Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
-            Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
-            Event::Ended(_) if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
-            Event::Ended(ending) => match (self.phase, self.rules.orphans) {
+            PolicyEvent::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
+            PolicyEvent::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
+            PolicyEvent::Ended(_) if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
+            PolicyEvent::Ended(ending) => match (self.phase, self.rules.orphans) {
                 // A command that is stopped takes everything it started with it, always.
-                (Phase::Stopping(signal), _) => Action::StopOrphans(signal),
+                (PolicyPhase::Stopping(signal), _) => Action::StopOrphans(signal),
                 _ if ending.was_stopped() => self.stop(),
                 (_, Orphans::Kill) => self.stop(),
                 (_, Orphans::Leave) if !ending.nested => Action::Finish,
                 // A nested run is never without its permit.
                 (_, Orphans::Leave | Orphans::Wait) => {
-                    self.phase = Phase::Lingering;
+                    self.phase = PolicyPhase::Lingering;
                     Action::Nothing
                 }
             },
-            Event::NestedEnded => match (self.phase, self.rules.orphans) {
-                (Phase::Lingering, Orphans::Leave) => Action::Finish,
+            PolicyEvent::NestedEnded => match (self.phase, self.rules.orphans) {
+                (PolicyPhase::Lingering, Orphans::Leave) => Action::Finish,
                 _ => Action::Nothing,
             },
-            Event::Shrunk => match self.phase {
-                Phase::Stopping(signal) => Action::StopOrphans(signal),
-                Phase::Running | Phase::Lingering => Action::Nothing,
+            PolicyEvent::Shrunk => match self.phase {
+                PolicyPhase::Stopping(signal) => Action::StopOrphans(signal),
+                PolicyPhase::Running | PolicyPhase::Lingering => Action::Nothing,
             },
-            Event::Gone => Action::Finish,
-            Event::GraceOver => Action::Kill,
-            Event::Lost | Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
-            Event::Lost | Event::RanTooLong => match self.phase {
-                Phase::Stopping(_) => Action::Nothing,
-                Phase::Running | Phase::Lingering => self.stop(),
+            PolicyEvent::Gone => Action::Finish,
+            PolicyEvent::GraceOver => Action::Kill,
+            PolicyEvent::Lost | PolicyEvent::Taken if self.rules.on_lost == OnLost::Continue => {
+                Action::Nothing
+            }
+            PolicyEvent::Lost | PolicyEvent::RanTooLong => match self.phase {
+                PolicyPhase::Stopping(_) => Action::Nothing,
+                PolicyPhase::Running | PolicyPhase::Lingering => self.stop(),
             },
-            Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
+            PolicyEvent::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
             // For the latter: SIGKILL was meant for the command as well.
-            Event::Taken | Event::Abandoned => {
-                self.phase = Phase::Stopping(Signal::KILL);
+            PolicyEvent::Taken | PolicyEvent::Abandoned => {
+                self.phase = PolicyPhase::Stopping(Signal::KILL);
                 Action::Kill
             }
             // A job in front goes on. One that asked for a terminal of others stays stopped until
             // somebody continues it.
-            Event::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
-            Event::NotSuspended { .. } => Action::Resume,
+            PolicyEvent::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
+            PolicyEvent::NotSuspended { .. } => Action::Resume,
         }
     }
 
     /// Ends the tree of our own accord.
     fn stop(&mut self) -> Action {
-        self.phase = Phase::Stopping(self.rules.stop_signal);
+        self.phase = PolicyPhase::Stopping(self.rules.stop_signal);
         Action::Stop(Some(self.rules.stop_signal))
     }
 
@@ -232,10 +234,10 @@ impl Policy {
         match signal {
             // Whoever sends these wants us gone, and does not know that there is more than us.
             Signal::TERM | Signal::HUP => match self.phase {
-                Phase::Stopping(_) if has_it => Action::Nothing,
-                Phase::Stopping(_) => Action::Forward(signal),
-                Phase::Running | Phase::Lingering => {
-                    self.phase = Phase::Stopping(signal);
+                PolicyPhase::Stopping(_) if has_it => Action::Nothing,
+                PolicyPhase::Stopping(_) => Action::Forward(signal),
+                PolicyPhase::Running | PolicyPhase::Lingering => {
+                    self.phase = PolicyPhase::Stopping(signal);
                     Action::Stop((!has_it).then_some(signal))
                 }
             },
@@ -270,10 +272,10 @@ impl Policy {
             // What Ctrl-Z sends comes to us as well, or went to us alone.
             _ if self.rules.foreground => Action::Nothing,
             // It was told to end, and may need the terminal for that; otherwise it is killed soon.
-            (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
-            (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
+            (Terminal::Ours, PolicyPhase::Stopping(_)) if wants_terminal => Action::Give,
+            (Terminal::Elsewhere, PolicyPhase::Stopping(_)) if wants_terminal => Action::GiveLater,
             // Without a terminal there is no shell whose job this could be.
-            (_, Phase::Stopping(_)) | (Terminal::None, _) => Action::Nothing,
+            (_, PolicyPhase::Stopping(_)) | (Terminal::None, _) => Action::Nothing,
             // The command did not have the terminal and asks for it; ours to give.
             (Terminal::Ours, _) if wants_terminal => Action::Give,
             // The user's Ctrl-Z, or anything else that leaves the terminal with a stopped job.

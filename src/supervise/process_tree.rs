@@ -16,7 +16,7 @@ use rustix::process::{
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 
 use super::descendants::{self, Descendant, Process};
-use super::executable::Program;
+use super::executable::Executable;
 use super::policy::Terminal;
 use super::spawn::{LaunchError, Preparation, Spawning};
 use crate::sys::{own_group, without_stopping_at_the_terminal};
@@ -90,7 +90,7 @@ impl Tree {
         // gets it when it asks. One in our group needs nothing.
         let wants_terminal = !launch.foreground && isatty(io::stdin()) && isatty(io::stdout());
         let give = terminal.as_ref().filter(|terminal| wants_terminal && owner(terminal) == ours);
-        let program = Program::new(launch.program, launch.arguments, &launch.environment)
+        let program = Executable::new(launch.program, launch.arguments, &launch.environment)
             .map_err(failed("pass on such words"))?;
         let copy = |descriptor: BorrowedFd<'_>| {
             descriptor.try_clone_to_owned().map_err(failed("copy a descriptor"))

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::process::Signal;
 
-pub(crate) use self::handlers::{Arrival, Caught, Origin, Signals};
+pub(crate) use self::handlers::{Arrival, HandlersInstalled, Origin, Signals};
 pub(super) use self::handlers::{address_the_parent, received};
 use self::handlers::{continued, forget_continuation};
 
@@ -177,7 +177,7 @@ pub(crate) fn forget_pending() {
 
 /// Whom a stop concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum StopTarget {
     Semrun,
     /// Our process group: what Ctrl-Z would have stopped had we not given the terminal away.
     Group,
@@ -185,7 +185,7 @@ pub(crate) enum Whom {
 
 /// Stops as SIGTSTP does, although we listen to it, and returns when continued. False: we did not
 /// stop, because no shell controls our process group; there the kernel ignores it.
-pub(crate) fn stop(whom: Whom) -> bool {
+pub(crate) fn stop(whom: StopTarget) -> bool {
     forget_continuation();
     // SAFETY: replaces the action of one signal by the default and puts back what was there.
     unsafe {
@@ -194,8 +194,8 @@ pub(crate) fn stop(whom: Whom) -> bool {
         default.sa_sigaction = libc::SIG_DFL;
         libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut ours);
         match whom {
-            Whom::Semrun => libc::raise(libc::SIGTSTP),
-            Whom::Group => libc::kill(0, libc::SIGTSTP),
+            StopTarget::Semrun => libc::raise(libc::SIGTSTP),
+            StopTarget::Group => libc::kill(0, libc::SIGTSTP),
         };
         libc::sigaction(libc::SIGTSTP, &raw const ours, std::ptr::null_mut());
     }

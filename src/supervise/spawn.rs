@@ -18,10 +18,10 @@ use rustix::process::{
 use rustix::termios::tcsetpgrp;
 use rustix::thread::futex;
 
-use super::executable::Program;
+use super::executable::Executable;
 use super::signals::{Inherited, forget_pending};
 use crate::sys::{
-    deaf, open_files_limit, original_core_limit, original_file_size_limit,
+    open_files_limit, original_core_limit, original_file_size_limit, with_signals_blocked,
     without_stopping_at_the_terminal,
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct Preparation {
 
 /// A process that is about to execute its program, or has.
 #[derive(Debug)]
-pub(crate) struct Spawning(Option<Box<Birth>>);
+pub(crate) struct Spawning(Option<Box<ChildSetup>>);
 
 /// Why a program is not being executed.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) enum LaunchError {
 
 /// A step on the way to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum SetupStep {
     DeathSignal,
     Group,
     Descriptor,
@@ -77,7 +77,7 @@ enum Step {
     Execute,
 }
 
-impl Step {
+impl SetupStep {
     /// Fits behind "cannot".
     fn doing(self) -> &'static str {
         match self {
@@ -98,8 +98,8 @@ fn pointers<T: AsRef<CStr>>(texts: &[T]) -> Vec<*const c_char> {
 impl Preparation {
     /// Starts a process that is to execute the program. To be called by a thread that lives as long as
     /// semrun: the kernel takes a thread's end for its parent's death.
-    pub(crate) fn spawn(self, program: Program) -> Result<Spawning, LaunchError> {
-        let mut birth = Birth::of(self, program);
+    pub(crate) fn spawn(self, program: Executable) -> Result<Spawning, LaunchError> {
+        let mut birth = ChildSetup::of(self, program);
         birth.begin()?;
         birth.wait(USUAL);
         Ok(Spawning(Some(birth)))
@@ -129,9 +129,9 @@ impl Spawning {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             match birth.outcome() {
-                Outcome::Executes => return Ok(()),
-                Outcome::Failed(error) => return Err(error),
-                Outcome::Script => {
+                ExecOutcome::Executes => return Ok(()),
+                ExecOutcome::Failed(error) => return Err(error),
+                ExecOutcome::Script => {
                     birth.begin()?;
                     birth.wait(USUAL);
                 }
@@ -154,9 +154,9 @@ impl Drop for Spawning {
 /// All that a process needs until it executes its program, in memory that it shares with us: a copy of
 /// what is ours would be made to be thrown away, and takes longer than anything else that a run does.
 #[derive(Debug)]
-struct Birth {
+struct ChildSetup {
     preparation: Preparation,
-    program: Program,
+    program: Executable,
     /// Whether this is the second attempt, by a shell.
     as_script: bool,
     /// What the process runs on.
@@ -176,26 +176,26 @@ struct Birth {
     /// Not zero until the process has left this memory: it executes its program, or has ended.
     server: AtomicU32,
     /// Why it did not get there.
-    failed: Option<Failed>,
+    failed: Option<ChildFailure>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Failed {
-    Before(Step, Errno),
+enum ChildFailure {
+    Before(SetupStep, Errno),
     /// What execve(2) said of which of the program's files.
     Executing(Errno, usize),
 }
 
 /// What came of a birth.
-enum Outcome {
+enum ExecOutcome {
     Executes,
     Failed(LaunchError),
     /// It was no program, and is tried again as a script.
     Script,
 }
 
-impl Birth {
-    fn of(preparation: Preparation, program: Program) -> Box<Self> {
+impl ChildSetup {
+    fn of(preparation: Preparation, program: Executable) -> Box<Self> {
         let descriptors =
             preparation.descriptors.filter(|original| open_files_limit() != Some(*original));
         let mut birth = Box::new(Self {
@@ -220,7 +220,7 @@ impl Birth {
 
     /// What the pointers point to does not move any more.
     fn point(&mut self) {
-        let Program { files, arguments, environment } = &self.program;
+        let Executable { files, arguments, environment } = &self.program;
         self.files = files.iter().map(|file| file.as_ptr()).collect();
         self.arguments = pointers(arguments);
         self.environment = pointers(environment);
@@ -235,7 +235,7 @@ impl Birth {
         let this: *mut Self = self;
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
         // No handler of ours may run in that process.
-        let pid = deaf(|| {
+        let pid = with_signals_blocked(|| {
             // SAFETY: the stack is as large as said, aligned, and nobody else's. What is behind `this`
             // stays where it is until the process has left this memory, which the kernel says by
             // clearing `shared`; until then we read of it only what is atomic. `be_born` does
@@ -260,7 +260,7 @@ impl Birth {
     }
 
     /// Why the process did not get to its program, once it has left this memory.
-    fn failed(&self) -> Option<Failed> {
+    fn failed(&self) -> Option<ChildFailure> {
         // SAFETY: it is ours, and the process that may have written there has left this memory.
         unsafe { ptr::read_volatile(&raw const self.failed) }
     }
@@ -281,20 +281,20 @@ impl Birth {
         }
     }
 
-    fn outcome(&mut self) -> Outcome {
+    fn outcome(&mut self) -> ExecOutcome {
         let (errno, file) = match self.failed() {
-            None => return Outcome::Executes,
-            Some(Failed::Before(step, errno)) => {
-                return Outcome::Failed(LaunchError::Failed(step.doing(), errno.into()));
+            None => return ExecOutcome::Executes,
+            Some(ChildFailure::Before(step, errno)) => {
+                return ExecOutcome::Failed(LaunchError::Failed(step.doing(), errno.into()));
             }
-            Some(Failed::Executing(errno, file)) => (errno, file),
+            Some(ChildFailure::Executing(errno, file)) => (errno, file),
         };
-        Outcome::Failed(match errno {
+        ExecOutcome::Failed(match errno {
             Errno::NOEXEC if !self.as_script && self.program.is_text(file) => {
                 self.program = self.program.as_script(file);
                 self.as_script = true;
                 self.point();
-                return Outcome::Script;
+                return ExecOutcome::Script;
             }
             // What is missing then is its interpreter, or its loader.
             Errno::NOENT if self.as_script || self.program.exists() => {
@@ -303,22 +303,22 @@ impl Birth {
             Errno::NOENT => LaunchError::NotFound,
             // Nothing that could be said of a file.
             Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
-                LaunchError::Failed(Step::Execute.doing(), errno.into())
+                LaunchError::Failed(SetupStep::Execute.doing(), errno.into())
             }
             errno => LaunchError::NotExecutable(errno.into()),
         })
     }
 
-    fn prepare(&self) -> Result<(), (Step, Errno)> {
+    fn prepare(&self) -> Result<(), (SetupStep, Errno)> {
         // First, so that nothing can go wrong in a process that outlives us.
         let at = |step| move |errno| (step, errno);
-        set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::DeathSignal))?;
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(SetupStep::DeathSignal))?;
         if getppid() != Some(self.semrun) {
             // We died before that took effect.
-            return Err((Step::DeathSignal, Errno::SRCH));
+            return Err((SetupStep::DeathSignal, Errno::SRCH));
         }
         let Preparation { group, terminal, inherit, .. } = &self.preparation;
-        setpgid(None, *group).map_err(at(Step::Group))?;
+        setpgid(None, *group).map_err(at(SetupStep::Group))?;
         // What came while this process was in our group has come to us too.
         forget_pending();
         self.is_ready.store(true, Ordering::Release);
@@ -327,24 +327,24 @@ impl Birth {
             let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
         }
         if let Some(descriptor) = inherit {
-            inherit_high(descriptor.as_fd()).map_err(at(Step::Descriptor))?;
+            inherit_high(descriptor.as_fd()).map_err(at(SetupStep::Descriptor))?;
         }
         if let Some(descriptors) = self.descriptors {
-            setrlimit(Resource::Nofile, descriptors).map_err(at(Step::Limit))?;
+            setrlimit(Resource::Nofile, descriptors).map_err(at(SetupStep::Limit))?;
         }
         if let Some(file_size) = original_file_size_limit() {
-            setrlimit(Resource::Fsize, file_size).map_err(at(Step::Limit))?;
+            setrlimit(Resource::Fsize, file_size).map_err(at(SetupStep::Limit))?;
         }
         if let Some(core) = original_core_limit() {
-            setrlimit(Resource::Core, core).map_err(at(Step::Limit))?;
+            setrlimit(Resource::Core, core).map_err(at(SetupStep::Limit))?;
         }
         self.inherited.restore();
         Ok(())
     }
 
     /// Tries one file after the other, as execvp(3) does.
-    fn execute(&self) -> Failed {
-        let mut refused = Failed::Executing(Errno::NOENT, 0);
+    fn execute(&self) -> ChildFailure {
+        let mut refused = ChildFailure::Executing(Errno::NOENT, 0);
         for (file, path) in self.files.iter().enumerate() {
             // SAFETY: a text, and lists that end with a null; they live until this memory is left.
             let errno =
@@ -352,8 +352,8 @@ impl Birth {
             match errno {
                 Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT => {}
                 // There may be another one that we may execute.
-                Errno::ACCESS => refused = Failed::Executing(errno, file),
-                errno => return Failed::Executing(errno, file),
+                Errno::ACCESS => refused = ChildFailure::Executing(errno, file),
+                errno => return ChildFailure::Executing(errno, file),
             }
         }
         refused
@@ -362,11 +362,11 @@ impl Birth {
 
 /// What the new process does. Returns only if it cannot execute its program.
 extern "C" fn be_born(birth: *mut c_void) -> c_int {
-    let birth: *mut Birth = birth.cast();
+    let birth: *mut ChildSetup = birth.cast();
     // SAFETY: `begin` passes one, and touches nothing of it but what is atomic before we are done.
     unsafe {
         let failed = match (*birth).prepare() {
-            Err((step, errno)) => Failed::Before(step, errno),
+            Err((step, errno)) => ChildFailure::Before(step, errno),
             Ok(()) => (*birth).execute(),
         };
         (*birth).failed = Some(failed);

@@ -12,7 +12,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(100);
 /// Gives back the memory that the kernel can fill again from our program's file: its text and its
 /// constants, which are nearly all that there is of a process that waits. What is needed again comes
 /// back when it is touched.
-pub(crate) fn give_back() {
+pub(crate) fn release_unused() {
     // SAFETY: `give_back_of` is what is expected here, and needs no data.
     unsafe { libc::dl_iterate_phdr(Some(give_back_of), ptr::null_mut()) };
 }

@@ -12,9 +12,9 @@ use super::*;
 use crate::backends::tls::{Secret, Tls};
 use crate::backends::{ClientInfo, Grade};
 use crate::serve::bounds::Bounds;
-use crate::serve::connections::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::keys::Keys;
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::keys::ApiKeys;
 use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
@@ -154,9 +154,10 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
             let log = Log::new(&[], Format::Text, Sink::TEST);
-            let semaphores = Semaphores::new(journal, Found::default(), Bounds::default(), log);
-            let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
-            let door = Door::new(Room::within(1024, None, None));
+            let semaphores =
+                Semaphores::new(journal, RestoredState::default(), Bounds::default(), log);
+            let routes = Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap());
+            let door = Connections::new(ConnectionLimits::within(1024, None, None));
             spawn_local(crate::serve::run(listener, None, routes, door, std::future::pending()));
             let findings = cloud.diagnose().await.unwrap();
             let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();

@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 
 use crate::backends::error::{Directory, Error, StoreError, SystemError};
 use crate::files::create::{moved_by, with_exact_modes};
-use crate::user::{Account, Home, stands_for_unmapped};
+use crate::user::{Home, User, stands_for_unmapped};
 
 /// The directory in which each semaphore has one of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl LocalConfig {
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
-    pub(crate) fn default_for(account: &Account) -> Result<Self, Error> {
+    pub(crate) fn default_for(account: &User) -> Result<Self, Error> {
         if account.uid == 0 {
             let path = "/run/semrun".into();
             return Ok(Self {
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
         let paths = |uid, home| -> Result<Vec<PathBuf>, StoreError> {
-            let account = Account { uid, user: "u".into(), home };
+            let account = User { uid, user: "u".into(), home };
             let place = LocalConfig::default_for(&account).map_err(|error| error.cause)?;
             Ok(place.candidates.into_iter().map(|candidate| candidate.path).collect())
         };

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::forbidden::{Forbidden, found};
+use super::forbidden::{NotExecutable, found};
 use crate::cli;
 use crate::supervise::spawn::LaunchError;
 
@@ -31,18 +31,18 @@ impl fmt::Display for CannotRun {
                 write!(f, "cannot run '': the name of the command is empty")
             }
             LaunchError::NotFound if !program.contains('/') => {
-                write!(f, "cannot run {program}: no such command in PATH{}", Meant(program))
+                write!(f, "cannot run {program}: no such command in PATH{}", Suggestion(program))
             }
             LaunchError::NotFound => {
-                write!(f, "cannot run {program}: there is no such file{}", Meant(program))
+                write!(f, "cannot run {program}: there is no such file{}", Suggestion(program))
             }
             LaunchError::NotExecutable(error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
-                write!(f, "cannot run {program}: {}", Forbidden::of(program))
+                write!(f, "cannot run {program}: {}", NotExecutable::of(program))
             }
             LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
-                write!(f, "cannot run {program}: {}", Missing(program))
+                write!(f, "cannot run {program}: {}", NotFound(program))
             }
             LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
             LaunchError::Failed(doing, error) => {
@@ -55,9 +55,9 @@ impl fmt::Display for CannotRun {
 impl std::error::Error for CannotRun {}
 
 /// What may have been meant by a command that is not there.
-struct Meant<'a>(&'a str);
+struct Suggestion<'a>(&'a str);
 
-impl fmt::Display for Meant<'_> {
+impl fmt::Display for Suggestion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(program) = self;
         if program.contains(char::is_whitespace) {
@@ -79,9 +79,9 @@ impl fmt::Display for Meant<'_> {
 }
 
 /// What a program needs to run, and is not there.
-struct Missing<'a>(&'a str);
+struct NotFound<'a>(&'a str);
 
-impl fmt::Display for Missing<'_> {
+impl fmt::Display for NotFound<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(program) = self;
         match interpreter(program) {

@@ -150,7 +150,7 @@ impl std::error::Error for GaveUpWaiting {}
 
 /// A holder that cannot be asked to stop, because another program's client holds the permit.
 #[derive(Debug)]
-pub(crate) struct CannotAsk {
+pub(crate) struct HolderUnreachable {
     /// The URL, without secrets.
     pub(crate) backend: String,
     /// As that program writes it.
@@ -158,7 +158,7 @@ pub(crate) struct CannotAsk {
     pub(crate) name: Name,
 }
 
-impl fmt::Display for CannotAsk {
+impl fmt::Display for HolderUnreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, permit, name } = self;
         write!(
@@ -169,7 +169,7 @@ impl fmt::Display for CannotAsk {
     }
 }
 
-impl std::error::Error for CannotAsk {}
+impl std::error::Error for HolderUnreachable {}
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A secret that is not only ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exposed {
+pub(crate) enum ExposedSecret {
     /// A password in the arguments.
     Typed,
     /// An API key on its way to another machine.
@@ -13,7 +13,7 @@ pub(crate) enum Exposed {
     Password,
 }
 
-impl fmt::Display for Exposed {
+impl fmt::Display for ExposedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("warning: ")?;
         f.write_str(match self {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forbidden {
+pub(super) enum NotExecutable {
     Directory,
     /// A pipe, a device, a socket.
     NoFile,
@@ -17,7 +17,7 @@ pub(super) enum Forbidden {
     Elsewhere,
 }
 
-impl Forbidden {
+impl NotExecutable {
     pub(super) fn of(program: &str) -> Self {
         let Some(file) = found(program) else { return Self::Elsewhere };
         let noexec = |file: &Path| {
@@ -42,7 +42,7 @@ pub(super) fn found(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.exists())
 }
 
-impl fmt::Display for Forbidden {
+impl fmt::Display for NotExecutable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Directory => "it is a directory",
@@ -73,10 +73,13 @@ mod tests {
         let place = TempDir::new().expect("a directory");
         let file = place.path().join("script");
         fs::write(&file, "#!/bin/sh\n").expect("a file");
-        let of = |path: &Path| Forbidden::of(path.to_str().expect("plain text"));
-        assert_eq!((of(place.path()), of(&file)), (Forbidden::Directory, Forbidden::NoXBit));
-        assert_eq!(of(Path::new("/dev/null")), Forbidden::NoFile);
+        let of = |path: &Path| NotExecutable::of(path.to_str().expect("plain text"));
+        assert_eq!(
+            (of(place.path()), of(&file)),
+            (NotExecutable::Directory, NotExecutable::NoXBit)
+        );
+        assert_eq!(of(Path::new("/dev/null")), NotExecutable::NoFile);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
-        assert_eq!(of(&file), Forbidden::Elsewhere);
+        assert_eq!(of(&file), NotExecutable::Elsewhere);
     }
 }

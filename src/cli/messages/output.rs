@@ -7,13 +7,13 @@ use std::fmt::Display;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use crate::printable::{harmless, harmless_json};
+use crate::printable::{printable, printable_json};
 
 /// Whole lines, ready to be written.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Page(String);
+pub(crate) struct Output(String);
 
-impl Page {
+impl Output {
     pub(crate) fn of(line: impl Display) -> Self {
         let mut page = Self::default();
         page.line(line);
@@ -23,24 +23,24 @@ impl Page {
     /// A JSON document, which says what it says character by character.
     pub(crate) fn document(document: &impl Serialize) -> serde_json::Result<Self> {
         let json = serde_json::to_string_pretty(document)?;
-        Ok(Self(harmless_json(json) + "\n"))
+        Ok(Self(printable_json(json) + "\n"))
     }
 
     /// The same in one line.
     pub(crate) fn document_line(document: &impl Serialize) -> serde_json::Result<Self> {
         let json = serde_json::to_string(document)?;
-        Ok(Self(harmless_json(json) + "\n"))
+        Ok(Self(printable_json(json) + "\n"))
     }
 
     pub(crate) fn line(&mut self, line: impl Display) {
-        self.0.push_str(&harmless(&line.to_string()));
+        self.0.push_str(&printable(&line.to_string()));
         self.0.push('\n');
     }
 
     /// A table: each column is as wide as its widest cell, with two blanks between.
     pub(crate) fn rows(&mut self, rows: &[Vec<&str>]) {
         let rows: Vec<Vec<Cow<'_, str>>> =
-            rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
+            rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
         let columns = rows.first().map_or(0, Vec::len);
         let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
         let widths: Vec<_> = (0..columns).map(widest).collect();
@@ -76,11 +76,11 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_whatever_is_in_it() {
-        let mut page = Page::of("a\nb\x1b[31m\u{202e}");
+        let mut page = Output::of("a\nb\x1b[31m\u{202e}");
         page.rows(&[vec!["x\r", "1"], vec!["日本", "2"], vec!["", "\u{2028}"]]);
         let text = "a\u{FFFD}b\u{FFFD}[31m\u{FFFD}\nx\u{FFFD}    1\n日本  2\n      \u{FFFD}\n";
         assert_eq!(page.text(), text);
-        let page = Page::document(&["\u{9b}31m\n", "x"]).unwrap();
+        let page = Output::document(&["\u{9b}31m\n", "x"]).unwrap();
         assert_eq!(page.text(), "[\n  \"\\u009b31m\\n\",\n  \"x\"\n]\n");
     }
 }

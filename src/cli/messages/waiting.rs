@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::stores::{StoreErrorText, WithheldText};
-use super::words::{Holder, Ordinal, Span};
+use super::words::{HolderText, Ordinal, Span};
 use crate::backends::{
     self, HolderState, Name, QueueStatus, Record, Snapshot, StoreError, Withheld,
 };
-use crate::printable::{Among, quoted};
+use crate::printable::{Context, quoted};
 
 /// Why a client waits, and for whom.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct WaitingText<'a> {
     pub(crate) name: &'a Name,
     /// For how long it has waited.
     pub(crate) waited: Duration,
@@ -34,30 +34,30 @@ enum Length {
     Short,
 }
 
-impl Waiting<'_> {
+impl WaitingText<'_> {
     /// The same in less and less columns.
     pub(crate) fn lines(&self) -> [String; 3] {
         [Length::Full, Length::Brief, Length::Short].map(|length| {
-            let line = Line { waiting: self, length };
+            let line = WaitingLine { waiting: self, length };
             if length == Length::Short { line.to_string() } else { format!("semrun: {line}") }
         })
     }
 }
 
-impl fmt::Display for Waiting<'_> {
+impl fmt::Display for WaitingText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Line { waiting: self, length: Length::Full }.fmt(f)
+        WaitingLine { waiting: self, length: Length::Full }.fmt(f)
     }
 }
 
-struct Line<'a> {
-    waiting: &'a Waiting<'a>,
+struct WaitingLine<'a> {
+    waiting: &'a WaitingText<'a>,
     length: Length,
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for WaitingLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Waiting { name, waited, standing, withheld, error, now } = *self.waiting;
+        let WaitingText { name, waited, standing, withheld, error, now } = *self.waiting;
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         match self.length {
             Length::Short => write!(f, "{waited}")?,
@@ -77,12 +77,12 @@ impl fmt::Display for Line<'_> {
         };
         let left = kept_until.map(|until| until.duration_since(now).unwrap_or_default());
         let (holder, key) = (holder.as_ref(), key.as_deref());
-        Taken { held: *held, holder, key, left, now, length: self.length }.fmt(f)
+        HeldBy { held: *held, holder, key, left, now, length: self.length }.fmt(f)
     }
 }
 
 /// Who has the permits.
-pub(super) struct Taken<'a> {
+pub(super) struct HeldBy<'a> {
     held: usize,
     holder: Option<&'a Record>,
     key: Option<&'a str>,
@@ -92,7 +92,7 @@ pub(super) struct Taken<'a> {
     length: Length,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> HeldBy<'a> {
     pub(super) fn of(snapshot: &'a Snapshot, now: SystemTime) -> Self {
         let oldest = snapshot.holders.first();
         let kept = oldest.filter(|holder| holder.state() == HolderState::MinHold);
@@ -111,7 +111,7 @@ impl<'a> Taken<'a> {
     }
 }
 
-impl fmt::Display for Taken<'_> {
+impl fmt::Display for HeldBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { held, holder, key, left, now, length } = *self;
         match (holder, left) {
@@ -120,7 +120,7 @@ impl fmt::Display for Taken<'_> {
                 Some(key) => write!(
                     f,
                     "; held by another program with the API key {}",
-                    quoted(key, Among::Words)
+                    quoted(key, Context::Words)
                 )?,
                 None => f.write_str("; held by a client that left no record")?,
             },
@@ -129,7 +129,7 @@ impl fmt::Display for Taken<'_> {
                 write!(f, "; kept for another {} (--min-hold of ", Span(left))?;
                 let who = &record.who;
                 let [label, user, host] =
-                    [&who.label, &who.user, &who.host].map(|text| quoted(text, Among::Words));
+                    [&who.label, &who.user, &who.host].map(|text| quoted(text, Context::Words));
                 match length {
                     Length::Full => write!(f, "{label}, {user}@{host})")?,
                     _ => write!(f, "{label})")?,
@@ -139,8 +139,8 @@ impl fmt::Display for Taken<'_> {
                 let age = now.duration_since(record.since).unwrap_or_default();
                 write!(f, "; held for {} by ", Span(age))?;
                 match length {
-                    Length::Full => Holder(record).fmt(f)?,
-                    _ => f.write_str(&quoted(&record.who.label, Among::Words))?,
+                    Length::Full => HolderText(record).fmt(f)?,
+                    _ => f.write_str(&quoted(&record.who.label, Context::Words))?,
                 }
             }
         }
@@ -172,9 +172,12 @@ mod tests {
         Record { permit: Uuid::nil(), who, since: UNIX_EPOCH }
     }
 
-    fn line(standing: Option<&QueueStatus>, change: impl FnOnce(&mut Waiting<'_>)) -> [String; 3] {
+    fn line(
+        standing: Option<&QueueStatus>,
+        change: impl FnOnce(&mut WaitingText<'_>),
+    ) -> [String; 3] {
         let name = "deploy".parse().unwrap();
-        let mut waiting = Waiting {
+        let mut waiting = WaitingText {
             name: &name,
             waited: Duration::from_millis(12_900),
             standing,

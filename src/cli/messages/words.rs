@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backends::Record;
-use crate::printable::{Among, quoted};
+use crate::printable::{Context, quoted};
 
 /// A length of time as people say it.
 pub(crate) struct Span(pub(crate) Duration);
@@ -22,22 +22,22 @@ impl fmt::Display for Span {
 }
 
 /// A length of time that is short.
-pub(crate) struct Fine(pub(crate) Duration);
+pub(crate) struct Milliseconds(pub(crate) Duration);
 
-impl fmt::Display for Fine {
+impl fmt::Display for Milliseconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} ms", self.0.as_secs_f64() * 1000.0)
     }
 }
 
 /// Who holds a permit.
-pub(crate) struct Holder<'a>(pub(crate) &'a Record);
+pub(crate) struct HolderText<'a>(pub(crate) &'a Record);
 
-impl fmt::Display for Holder<'_> {
+impl fmt::Display for HolderText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = &self.0.who;
         let [label, user, host] =
-            [&who.label, &who.user, &who.host].map(|text| quoted(text, Among::Words));
+            [&who.label, &who.user, &who.host].map(|text| quoted(text, Context::Words));
         // Who has acquired a permit to outlive itself has gone.
         if who.detached {
             return write!(f, "{label} ({user}@{host})");

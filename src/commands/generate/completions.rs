@@ -34,9 +34,9 @@ const FIND_NAMES: &str = r#"sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'"#;
 pub(super) fn script(shell: Shell) -> Vec<u8> {
     let mut all = cli::documented();
     let text = match shell {
-        Shell::Bash => bash::script(&Line::of(&all)),
-        Shell::Zsh => zsh::script(&Line::of(&all)),
-        Shell::Fish => fish::script(&Line::of(&all)),
+        Shell::Bash => bash::script(&CommandLine::of(&all)),
+        Shell::Zsh => zsh::script(&CommandLine::of(&all)),
+        Shell::Fish => fish::script(&CommandLine::of(&all)),
         other => {
             let mut script = Vec::new();
             clap_complete::generate(other, &mut all, "semrun", &mut script);
@@ -47,20 +47,20 @@ pub(super) fn script(shell: Shell) -> Vec<u8> {
 }
 
 /// All that can be typed.
-struct Line {
-    run: Vec<Opt>,
-    subcommands: Vec<Sub>,
+struct CommandLine {
+    run: Vec<CliOption>,
+    subcommands: Vec<Subcommand>,
 }
 
-struct Sub {
+struct Subcommand {
     name: String,
     about: String,
-    options: Vec<Opt>,
+    options: Vec<CliOption>,
     operands: Operands,
 }
 
 /// An option, under all its names, with their dashes.
-struct Opt {
+struct CliOption {
     names: Vec<String>,
     help: String,
     /// None: it takes no value.
@@ -86,10 +86,10 @@ enum Operands {
     OneOf(Vec<String>),
 }
 
-impl Line {
+impl CommandLine {
     fn of(all: &Command) -> Self {
         let names: Vec<_> = all.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-        let subcommand = |sub: &Command| Sub {
+        let subcommand = |sub: &Command| Subcommand {
             name: sub.get_name().to_owned(),
             about: sub.get_about().map(ToString::to_string).unwrap_or_default(),
             options: options(sub),
@@ -112,7 +112,7 @@ impl Line {
     }
 
     /// Every option there is, each name once.
-    fn all_options(&self) -> impl Iterator<Item = &Opt> {
+    fn all_options(&self) -> impl Iterator<Item = &CliOption> {
         self.run.iter().chain(self.subcommands.iter().flat_map(|sub| &sub.options))
     }
 
@@ -123,11 +123,11 @@ impl Line {
     }
 }
 
-fn options(command: &Command) -> Vec<Opt> {
+fn options(command: &Command) -> Vec<CliOption> {
     command.get_arguments().filter(|one| !one.is_positional()).map(option).collect()
 }
 
-fn option(argument: &Arg) -> Opt {
+fn option(argument: &Arg) -> CliOption {
     let shorts = argument.get_short_and_visible_aliases().unwrap_or_default();
     let longs = argument.get_long_and_visible_aliases().unwrap_or_default();
     let shorts = shorts.into_iter().map(|short| format!("-{short}"));
@@ -149,7 +149,7 @@ fn option(argument: &Arg) -> Opt {
             _ => Values::Other,
         }
     });
-    Opt { names, help: clause, value }
+    CliOption { names, help: clause, value }
 }
 
 fn possible(argument: &Arg) -> Vec<String> {

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::serve::Greeting;
-use crate::serve::log::Event;
+use crate::serve::log::LogEvent;
 use crate::serve::routes::Routes;
 use crate::settings::CredentialFiles;
 
@@ -36,8 +36,8 @@ impl Reload {
         loop {
             told.notified().await;
             let (event, text) = match self.read().await {
-                Ok(()) => (Event::Info, self.done()),
-                Err(why) => (Event::Alert, format!("SIGHUP: all stays as it was: {why}")),
+                Ok(()) => (LogEvent::Info, self.done()),
+                Err(why) => (LogEvent::Alert, format!("SIGHUP: all stays as it was: {why}")),
             };
             self.routes.semaphores.log.say(event, &text);
         }
@@ -53,7 +53,7 @@ impl Reload {
             Err(_elapsed) => {
                 let text = "SIGHUP: the files are not read yet, and all stays as it was until they \
                             are";
-                self.routes.semaphores.log.say(Event::Alert, text);
+                self.routes.semaphores.log.say(LogEvent::Alert, text);
                 reading.await
             }
         };

@@ -8,13 +8,13 @@ use crate::cli::messages::OddText;
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
 #[derive(Serialize)]
-pub(super) struct Document<'a> {
+pub(super) struct StatusJson<'a> {
     version: u32,
-    semaphores: Vec<Semaphore<'a>>,
+    semaphores: Vec<SemaphoreJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct Semaphore<'a> {
+struct SemaphoreJson<'a> {
     name: &'a str,
     limit: Option<u32>,
     pinned: bool,
@@ -25,29 +25,29 @@ struct Semaphore<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_ms: Option<u128>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    replicas: Option<Replicas>,
-    holders: Vec<Holder<'a>>,
-    waiters: Vec<Waiter<'a>>,
+    replicas: Option<ReplicasJson>,
+    holders: Vec<HolderJson<'a>>,
+    waiters: Vec<WaiterJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     odd: Option<String>,
 }
 
 /// Too few of them, and so no permit is granted.
 #[derive(Serialize)]
-struct Replicas {
+struct ReplicasJson {
     in_step: u32,
     needed: u32,
 }
 
 #[derive(Serialize)]
-struct Holder<'a> {
+struct HolderJson<'a> {
     fencing_token: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u128>,
     state: HolderState,
     foreign: bool,
     #[serde(flatten)]
-    record: Option<Person<'a>>,
+    record: Option<ClientJson<'a>>,
     /// Of a foreign one, which has no more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
@@ -57,12 +57,12 @@ struct Holder<'a> {
 }
 
 #[derive(Serialize)]
-struct Waiter<'a> {
+struct WaiterJson<'a> {
     place: usize,
     state: &'static str,
     foreign: bool,
     #[serde(flatten)]
-    record: Option<Person<'a>>,
+    record: Option<ClientJson<'a>>,
     /// Of a foreign one, which has no more than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
@@ -71,7 +71,7 @@ struct Waiter<'a> {
 }
 
 #[derive(Serialize)]
-struct Person<'a> {
+struct ClientJson<'a> {
     permit: String,
     label: &'a str,
     host: &'a str,
@@ -84,19 +84,19 @@ struct Person<'a> {
     stopped: Option<bool>,
 }
 
-impl<'a> Document<'a> {
+impl<'a> StatusJson<'a> {
     pub(super) fn of(snapshots: &'a [Snapshot]) -> Self {
-        Self { version: 1, semaphores: snapshots.iter().map(Semaphore::of).collect() }
+        Self { version: 1, semaphores: snapshots.iter().map(SemaphoreJson::of).collect() }
     }
 }
 
-impl<'a> Semaphore<'a> {
+impl<'a> SemaphoreJson<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let name = &snapshot.name;
         let person = |record: Option<&'a Record>| {
             let record = record?;
             let who = &record.who;
-            Some(Person {
+            Some(ClientJson {
                 permit: format!("{}@{name}", record.permit),
                 label: &who.label,
                 host: &who.host,
@@ -107,7 +107,7 @@ impl<'a> Semaphore<'a> {
                 stopped: is_stopped(who),
             })
         };
-        let holders = snapshot.holders.iter().map(|holder| Holder {
+        let holders = snapshot.holders.iter().map(|holder| HolderJson {
             fencing_token: holder.token(),
             lease_left_ms: holder.left().map(|left| left.as_millis()),
             state: holder.state(),
@@ -122,7 +122,7 @@ impl<'a> Semaphore<'a> {
                 backends::Holder::Known { .. } => None,
             },
         });
-        let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| Waiter {
+        let waiters = snapshot.waiters.iter().enumerate().map(|(index, waiter)| WaiterJson {
             place: index + 1,
             state: "waiting",
             foreign: waiter.foreign.is_some(),
@@ -138,7 +138,9 @@ impl<'a> Semaphore<'a> {
             ttl_ms: snapshot.ttl.map(|ttl| ttl.as_millis()),
             paused_ms: snapshot.withheld.and_then(Withheld::left).map(|left| left.as_millis()),
             replicas: match snapshot.withheld {
-                Some(Withheld::Replicas { in_step, needed }) => Some(Replicas { in_step, needed }),
+                Some(Withheld::Replicas { in_step, needed }) => {
+                    Some(ReplicasJson { in_step, needed })
+                }
                 _ => None,
             },
             holders: holders.collect(),

@@ -7,8 +7,8 @@ use unicode_width::UnicodeWidthStr;
 
 use super::stopped;
 use crate::backends::{Holder, HolderState, Name, Record, Snapshot, Waiter, Withheld};
-use crate::cli::messages::{OddText, Page, Span};
-use crate::printable::{Among, harmless, quoted};
+use crate::cli::messages::{OddText, Output, Span};
+use crate::printable::{Context, printable, quoted};
 use crate::terminal::cut;
 
 /// How semaphores are shown.
@@ -32,12 +32,12 @@ const PERSON: usize = 12;
 
 impl Table<'_> {
     /// A heading for each semaphore, and a row for each holder and waiter.
-    pub(super) fn page(&self, snapshots: &[Snapshot]) -> Page {
-        let mut page = Page::default();
+    pub(super) fn page(&self, snapshots: &[Snapshot]) -> Output {
+        let mut page = Output::default();
         let mut idle = Vec::new();
         for snapshot in snapshots {
             if self.all && is_idle(snapshot) {
-                idle.push(quoted(snapshot.name.as_str(), Among::Words));
+                idle.push(quoted(snapshot.name.as_str(), Context::Words));
                 continue;
             }
             page.line(self.heading(snapshot));
@@ -65,7 +65,7 @@ impl Table<'_> {
         for (at, name) in names.iter().enumerate() {
             let comma = if at > 0 { ", " } else { "" };
             let rest = format!(" and {} more", names.len() - at);
-            let next = line.width() + comma.len() + harmless(name).width();
+            let next = line.width() + comma.len() + printable(name).width();
             let reserve = if at + 1 < names.len() { rest.len() } else { 0 };
             if at > 0 && self.columns.is_some_and(|columns| next + reserve > columns) {
                 return line + &rest;
@@ -117,14 +117,14 @@ impl Table<'_> {
         let label = label.min(widest(rows.iter().map(|row| &row.label)));
         let person = room.saturating_sub(label).max(PERSON);
         for row in rows {
-            row.label = cut(&harmless(&row.label), label, self.mark).into();
-            row.person = cut(&harmless(&row.person), person, self.mark).into();
+            row.label = cut(&printable(&row.label), label, self.mark).into();
+            row.person = cut(&printable(&row.person), person, self.mark).into();
         }
     }
 
     /// How a semaphore stands as a whole.
     fn heading(&self, snapshot: &Snapshot) -> String {
-        let name = quoted(snapshot.name.as_str(), Among::Front);
+        let name = quoted(snapshot.name.as_str(), Context::Front);
         let odd = snapshot.odd.as_ref().map(|odd| OddText(&snapshot.name, odd));
         let odd = odd.map(|odd| format!("; {odd}")).unwrap_or_default();
         let (held, waiting) = (snapshot.holders.len(), snapshot.waiters.len());
@@ -173,7 +173,7 @@ fn coarse(time: Duration) -> String {
 type Cell<'a> = Cow<'a, str>;
 
 fn widest<'r>(cells: impl Iterator<Item = &'r Cell<'r>>) -> usize {
-    cells.map(|cell| harmless(cell).width()).max().unwrap_or(0)
+    cells.map(|cell| printable(cell).width()).max().unwrap_or(0)
 }
 
 struct Row<'a> {
@@ -223,8 +223,8 @@ impl<'a> Row<'a> {
         }
         row.age = coarse(now.duration_since(*since).unwrap_or_default()).into();
         row.since = humantime::format_rfc3339_seconds(*since).to_string().into();
-        row.label = quoted(&who.label, Among::Columns);
-        let [user, host] = [&who.user, &who.host].map(|text| quoted(text, Among::Columns));
+        row.label = quoted(&who.label, Context::Columns);
+        let [user, host] = [&who.user, &who.host].map(|text| quoted(text, Context::Columns));
         row.person = format!("{user}@{host}").into();
         // The process that has acquired a permit to outlive itself has gone.
         row.pid = if who.detached { "-".into() } else { who.pid.to_string().into() };
@@ -236,10 +236,10 @@ impl<'a> Row<'a> {
     fn foreign(state: &str, name: &Name, permit: &str, key: Option<&str>) -> Self {
         let mut row = Self::of(state, name, None, SystemTime::UNIX_EPOCH);
         row.label = match key {
-            Some(key) => format!("foreign (key {})", quoted(key, Among::Words)).into(),
+            Some(key) => format!("foreign (key {})", quoted(key, Context::Words)).into(),
             None => "foreign".into(),
         };
-        row.permit = format!("{}@{name}", quoted(permit, Among::Columns)).into();
+        row.permit = format!("{}@{name}", quoted(permit, Context::Columns)).into();
         row
     }
 
@@ -258,7 +258,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::super::json::Document;
+    use super::super::json::StatusJson;
     use super::*;
     use crate::backends::ClientInfo;
 
@@ -392,7 +392,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
 
     #[test]
     fn the_document_has_the_fields_that_are_promised() {
-        let text = serde_json::to_string(&Document::of(&[local(), server()])).unwrap();
+        let text = serde_json::to_string(&StatusJson::of(&[local(), server()])).unwrap();
         let expected = concat!(
             r#"{"version":1,"semaphores":[{"name":"deploy","limit":1,"pinned":false,"known":true,"holders":[{"fencing_token":7,"state":"holding","#,
             r#""foreign":false,"permit":"00000000-0000-0000-0000-000000000000@deploy","#,

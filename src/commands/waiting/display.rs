@@ -11,10 +11,10 @@ use crate::backends::{
     AcquireRequest, Backend, Error, LocalFuture, Progress, QueueStatus, Snapshot, StoreError,
     Withheld,
 };
-use crate::cli::messages::{Detail, Waited, Waiting, Warning};
-use crate::settings::Request;
-use crate::supervise::guardian::Visible;
-use crate::supervise::signals::Whom;
+use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
+use crate::settings::PermitRequest;
+use crate::supervise::guardian::FrontProcess;
+use crate::supervise::signals::StopTarget;
 use crate::terminal::{Console, Loudness};
 
 /// How often the queue is looked at for the waiting line on a terminal, and how often that line is
@@ -25,11 +25,11 @@ const TICK: Duration = Duration::from_secs(1);
 const ALIVE: Duration = Duration::from_mins(1);
 
 /// What somebody who waits gets to see.
-pub(super) struct View<'a> {
+pub(super) struct WaitingDisplay<'a> {
     backend: &'a dyn Backend,
-    request: &'a Request,
+    request: &'a PermitRequest,
     acquire_request: &'a AcquireRequest,
-    visible: &'a Visible,
+    visible: &'a FrontProcess,
     pub(super) console: &'a mut Console,
     /// How we stand, and when that was told.
     standing: Option<(QueueStatus, Instant)>,
@@ -49,12 +49,12 @@ pub(super) struct View<'a> {
     looking: Option<LocalFuture<'a, Result<Snapshot, Error>>>,
 }
 
-impl<'a> View<'a> {
+impl<'a> WaitingDisplay<'a> {
     pub(super) fn new(
         backend: &'a dyn Backend,
-        request: &'a Request,
+        request: &'a PermitRequest,
         acquire_request: &'a AcquireRequest,
-        visible: &'a Visible,
+        visible: &'a FrontProcess,
         console: &'a mut Console,
     ) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl<'a> View<'a> {
             // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
             Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
-                self.visible.stop_and_wait(Whom::Semrun);
+                self.visible.stop_and_wait(StopTarget::Semrun);
                 self.draw();
                 None
             }
@@ -238,14 +238,21 @@ impl<'a> View<'a> {
         }
     }
 
-    fn waiting(&self) -> Option<Waiting<'_>> {
+    fn waiting(&self) -> Option<WaitingText<'_>> {
         let (standing, withheld) = (self.standing.as_ref().map(|(told, _)| told), self.withheld());
         if standing.is_none() && withheld.is_none() {
             return None;
         }
         let (error, now) = (self.error.as_ref(), SystemTime::now());
         let waited = self.started.elapsed();
-        Some(Waiting { name: &self.acquire_request.name, waited, standing, withheld, error, now })
+        Some(WaitingText {
+            name: &self.acquire_request.name,
+            waited,
+            standing,
+            withheld,
+            error,
+            now,
+        })
     }
 
     /// Takes the waiting line away, or ends what a log was told.

@@ -7,17 +7,17 @@ use super::display::REDRAW;
 use super::*;
 use crate::backends::QueueStatus;
 use crate::backends::connect::Location;
-use crate::settings::{self, Run, Surroundings, Task, Variables};
+use crate::settings::{self, Environment, RequestedCommand, RunSettings, Variables};
 
-fn run(line: &str) -> Run {
-    let around = Surroundings {
+fn run(line: &str) -> RunSettings {
+    let around = Environment {
         variables: &Variables::default(),
         user_file: &|| Ok(None),
         system_file: Path::new("/nonexistent"),
     };
     let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
     match settings::read(&line, &around).unwrap() {
-        Task::Run(run) => *run,
+        RequestedCommand::Run(run) => *run,
         other => panic!("{other:?}"),
     }
 }
@@ -26,14 +26,15 @@ fn run(line: &str) -> Run {
 #[tokio::test(start_paused = true)]
 async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let place = TempDir::new().unwrap();
-    let account = Account::current();
+    let account = User::current();
     let backend = Location::Directory(place.path().into()).connect(&account).unwrap();
     let request = run("semrun --name x true").request;
     let acquire_request = acquire_request(&request, &account, false);
-    let (visible, mut console) = (Visible::Itself, Console::new(Loudness::Normal));
+    let (visible, mut console) = (FrontProcess::Itself, Console::new(Loudness::Normal));
     // Where somebody looks at a line it is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
-    let mut view = View::new(&*backend, &request, &acquire_request, &visible, &mut console);
+    let mut view =
+        WaitingDisplay::new(&*backend, &request, &acquire_request, &visible, &mut console);
     let begin = Instant::now();
     view.on_notice(Progress::Queued(QueueStatus { ahead: 1, held: 1, ..QueueStatus::default() }));
     for line in 1..4 {

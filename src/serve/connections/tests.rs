@@ -6,19 +6,19 @@ use tokio::time::Instant;
 use super::*;
 
 /// Connections without a socket: their tasks live until they are told to end.
-struct Crowd {
-    door: Rc<Door>,
+struct TestConnections {
+    door: Rc<Connections>,
     tasks: JoinSet<()>,
-    guests: Vec<Weak<Guest>>,
+    guests: Vec<Weak<ClientConnection>>,
 }
 
-impl Crowd {
+impl TestConnections {
     fn new(strangers: usize, of_one_address: usize, known: usize) -> Self {
-        let door = Door::new(Room { strangers, of_one_address, known });
+        let door = Connections::new(ConnectionLimits { strangers, of_one_address, known });
         Self { door, tasks: JoinSet::new(), guests: Vec::new() }
     }
 
-    async fn comes(&mut self, address: &str) -> Rc<Guest> {
+    async fn comes(&mut self, address: &str) -> Rc<ClientConnection> {
         let address = address.parse().unwrap();
         let guest = self.door.enter(address);
         self.guests.push(Rc::downgrade(&guest));
@@ -53,7 +53,7 @@ fn run(test: impl Future<Output = ()>) {
 #[test]
 fn the_first_stranger_makes_room_for_the_next_and_those_of_an_address_for_each_other() {
     run(async {
-        let mut crowd = Crowd::new(5, 2, 5);
+        let mut crowd = TestConnections::new(5, 2, 5);
         for address in ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"] {
             drop(crowd.comes(address).await);
         }
@@ -62,7 +62,7 @@ fn the_first_stranger_makes_room_for_the_next_and_those_of_an_address_for_each_o
             drop(crowd.comes(address).await);
         }
         assert_eq!(crowd.present(), [2, 3, 5, 6, 7], "two of a network of IPv6, and five of all");
-        let mut crowd = Crowd::new(3, 3, 5);
+        let mut crowd = TestConnections::new(3, 3, 5);
         for last in 1..=9 {
             drop(crowd.comes(&format!("192.0.2.{last}")).await);
         }
@@ -73,7 +73,7 @@ fn the_first_stranger_makes_room_for_the_next_and_those_of_an_address_for_each_o
 #[test]
 fn who_has_shown_a_key_stays_while_strangers_come() {
     run(async {
-        let mut crowd = Crowd::new(3, 2, 2);
+        let mut crowd = TestConnections::new(3, 2, 2);
         for _ in 0..2 {
             let known = crowd.comes("192.0.2.1").await;
             let asking = known.asks();
@@ -107,7 +107,7 @@ fn who_has_shown_a_key_stays_while_strangers_come() {
 #[test]
 fn half_heads_have_room_in_all() {
     run(async {
-        let mut crowd = Crowd::new(1024, 1024, 1024);
+        let mut crowd = TestConnections::new(1024, 1024, 1024);
         let each = 32 * 1024;
         let many = 2 * HALF_HEADS / each;
         for _ in 0..many {
@@ -132,12 +132,12 @@ fn half_heads_have_room_in_all() {
 fn a_connection_is_given_the_time_that_it_needs_and_no_more() {
     run(async {
         let seconds = |began: Instant| began.elapsed().as_secs();
-        let lasts = async |crowd: &mut Crowd| {
+        let lasts = async |crowd: &mut TestConnections| {
             let began = Instant::now();
             crowd.tasks.join_next().await;
             seconds(began)
         };
-        let mut crowd = Crowd::new(9, 9, 9);
+        let mut crowd = TestConnections::new(9, 9, 9);
         drop(crowd.comes("192.0.2.1").await);
         assert_eq!(lasts(&mut crowd).await, 6, "a stranger that says nothing");
         let guest = crowd.comes("192.0.2.1").await;
@@ -164,13 +164,14 @@ fn a_connection_is_given_the_time_that_it_needs_and_no_more() {
 
 #[test]
 fn the_room_is_what_the_descriptors_allow() {
-    let room = |descriptors, strangers| Room::within(descriptors, strangers, None);
-    let is = |strangers, of_one_address, known| Room { strangers, of_one_address, known };
+    let room = |descriptors, strangers| ConnectionLimits::within(descriptors, strangers, None);
+    let is =
+        |strangers, of_one_address, known| ConnectionLimits { strangers, of_one_address, known };
     assert_eq!(room(20_000, None), is(1024, 256, 18_944));
     assert_eq!(room(1024, None), is(248, 62, 744));
     assert_eq!(room(120, None), is(22, 5, 68));
     assert_eq!(room(120, Some(4)), is(4, 1, 86));
     assert_eq!(room(120, Some(1000)), is(45, 11, 45), "no more than half");
     assert_eq!(room(1, None), is(1, 1, 1));
-    assert_eq!(Room::within(1024, Some(10), Some(20)).of_one_address, 10);
+    assert_eq!(ConnectionLimits::within(1024, Some(10), Some(20)).of_one_address, 10);
 }

@@ -19,12 +19,12 @@ use uuid::Uuid;
 
 use crate::backends::cloud::protocol::millis;
 use crate::backends::{HolderState, Record};
-use crate::serve::bearer::Print;
+use crate::serve::bearer::KeyFingerprint;
 use crate::serve::seals::Seals;
 
 /// A permit on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Grant {
+pub(crate) struct RecordedGrant {
     pub(crate) name: String,
     pub(crate) id: Uuid,
     pub(crate) token: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Grant {
     pub(crate) phase: HolderState,
     /// What tells the API key that it was taken with; earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<Print>,
+    pub(crate) key: Option<KeyFingerprint>,
     pub(crate) record: Option<Record>,
 }
 
@@ -55,7 +55,7 @@ fn is_held(phase: &HolderState) -> bool {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Entry<'a> {
+pub(super) enum JournalEntry<'a> {
     Begin {
         version: u32,
         boot: String,
@@ -65,7 +65,7 @@ pub(super) enum Entry<'a> {
         longest_ms: u64,
     },
     /// A later one stands for an earlier one with the same identity.
-    Grant(Cow<'a, Grant>),
+    Grant(Cow<'a, RecordedGrant>),
     Pin {
         name: String,
         /// None: not any more.
@@ -83,9 +83,9 @@ const OLDEST: u32 = 1;
 
 /// What was on record when the server started.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct RestoredState {
     /// In the order of their tokens.
-    pub(crate) grants: Vec<Grant>,
+    pub(crate) grants: Vec<RecordedGrant>,
     /// The limits that are pinned, by name.
     pub(crate) pins: BTreeMap<String, u32>,
     /// No number that was ever given out is greater.
@@ -107,19 +107,19 @@ pub(super) fn snapshot(
     before: Option<&(String, Duration)>,
     last: u64,
     pins: &BTreeMap<String, u32>,
-    grants: &[Grant],
+    grants: &[RecordedGrant],
 ) -> Vec<u8> {
-    let json = |entry: &Entry<'_>| serde_json::to_string(entry).expect("plain data");
+    let json = |entry: &JournalEntry<'_>| serde_json::to_string(entry).expect("plain data");
     let (boot, longest) = match before {
         Some((boot, longest)) => (boot.clone(), *longest),
         None => (boot.into(), Duration::ZERO),
     };
-    let begin = Entry::Begin { version: VERSION, boot, last, longest_ms: millis(longest) };
+    let begin = JournalEntry::Begin { version: VERSION, boot, last, longest_ms: millis(longest) };
     let mut content = line(&[&json(&begin)]);
     let pin = |(name, limit): (&String, &u32)| {
-        json(&Entry::Pin { name: name.clone(), limit: Some(*limit) })
+        json(&JournalEntry::Pin { name: name.clone(), limit: Some(*limit) })
     };
-    let grant = |grant| json(&Entry::Grant(Cow::Borrowed(grant)));
+    let grant = |grant| json(&JournalEntry::Grant(Cow::Borrowed(grant)));
     let entries: Vec<_> = pins.iter().map(pin).chain(grants.iter().map(grant)).collect();
     if !entries.is_empty() {
         content.extend(line(&entries.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -132,7 +132,7 @@ pub(super) fn line(entries: &[&str]) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
 }
 
-pub(super) fn read_line(line: &[u8]) -> Option<Vec<Entry<'static>>> {
+pub(super) fn read_line(line: &[u8]) -> Option<Vec<JournalEntry<'static>>> {
     let line = std::str::from_utf8(line).ok()?;
     let (sum, json) = line.split_once(' ')?;
     let sum = u32::from_str_radix(sum, 16).ok().filter(|_| sum.len() == 8)?;
@@ -188,9 +188,9 @@ impl fmt::Display for Damage {
 }
 
 /// What is at the end of a journal behind the last line end.
-enum Tail {
+enum JournalTail {
     /// A record, of which all was written but the line end.
-    Whole(Vec<Entry<'static>>),
+    Whole(Vec<JournalEntry<'static>>),
     /// The beginning of one, which was being written when the machine stopped: no client was told.
     Torn,
     /// Something that no stop in the middle of writing leaves: a record may have been there.
@@ -200,7 +200,7 @@ enum Tail {
 const GARBLED: &str = "it is not as semrun wrote it";
 const ZEROS: &str = "there are zeros where a record may have been";
 
-impl Tail {
+impl JournalTail {
     fn of(tail: &[u8]) -> Self {
         if tail.contains(&0) {
             return Self::Damaged(ZEROS);
@@ -235,9 +235,9 @@ impl Tail {
 /// What the lines come to. Only the last one may be unfinished, unless it is the first: it was being
 /// written when the machine stopped, and no client was told of it. Where more is missing a permit
 /// that is held could be granted again.
-pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
-    let mut found = Found { restarted: true, ..Found::default() };
-    let mut held: HashMap<(String, Uuid), Grant> = HashMap::new();
+pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> {
+    let mut found = RestoredState { restarted: true, ..RestoredState::default() };
+    let mut held: HashMap<(String, Uuid), RecordedGrant> = HashMap::new();
     let mut longest = Duration::ZERO;
     let mut begun = false;
     let (mut at, mut line) = (0, 1);
@@ -256,35 +256,35 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
                 let zeros = rest.contains(&0);
                 return Err(lost(if zeros { ZEROS } else { "its end is missing" }));
             }
-            None => match Tail::of(rest) {
-                Tail::Whole(entries) => entries,
-                Tail::Torn => break,
-                Tail::Damaged(what) => return Err(lost(what)),
+            None => match JournalTail::of(rest) {
+                JournalTail::Whole(entries) => entries,
+                JournalTail::Torn => break,
+                JournalTail::Damaged(what) => return Err(lost(what)),
             },
         };
         for entry in entries {
             match entry {
-                Entry::Begin { version, .. } if !(OLDEST..=VERSION).contains(&version) => {
+                JournalEntry::Begin { version, .. } if !(OLDEST..=VERSION).contains(&version) => {
                     return Err(Damage::Format(version));
                 }
-                Entry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
+                JournalEntry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
                     begun = true;
                     found.boot = boot;
                     found.last = last;
                     longest = Duration::from_millis(longest_ms);
                 }
-                Entry::Grant(grant) if begun && grant.token < GREATEST => {
+                JournalEntry::Grant(grant) if begun && grant.token < GREATEST => {
                     let grant = grant.into_owned();
                     found.last = found.last.max(grant.token);
                     let ttl = grant.terms.map_or(0, |(_, ttl)| ttl);
                     longest = longest.max(Duration::from_millis(ttl));
                     held.insert((grant.name.clone(), grant.id), grant);
                 }
-                Entry::End { name, id } if begun => drop(held.remove(&(name, id))),
-                Entry::Pin { name, limit: Some(limit) } if begun => {
+                JournalEntry::End { name, id } if begun => drop(held.remove(&(name, id))),
+                JournalEntry::Pin { name, limit: Some(limit) } if begun => {
                     found.pins.insert(name, limit);
                 }
-                Entry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
+                JournalEntry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
                 _ => {
                     let is_last = end.is_none_or(|end| at + end + 1 == bytes.len());
                     return Err(Damage::Lost { line, at, what: GARBLED, is_last, longest });
@@ -298,7 +298,8 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
     found
         .grants
         .sort_unstable_by(|one, other| (one.token, &one.name).cmp(&(other.token, &other.name)));
-    let twice = |pair: &[Grant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
+    let twice =
+        |pair: &[RecordedGrant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
     if found.grants.windows(2).any(twice) {
         let what = "two permits have the same token";
         return Err(Damage::Lost { line: line - 1, at, what, is_last: false, longest });

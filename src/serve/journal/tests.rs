@@ -6,10 +6,10 @@ use tempfile::TempDir;
 use super::format::{line, read_line};
 use super::*;
 use crate::backends::HolderState;
-use crate::serve::bearer::Print;
+use crate::serve::bearer::KeyFingerprint;
 
-fn grant(number: u64) -> Grant {
-    Grant {
+fn grant(number: u64) -> RecordedGrant {
+    RecordedGrant {
         name: format!("n{}", number % 3),
         id: Uuid::from_u128(number.into()),
         token: number,
@@ -22,7 +22,7 @@ fn grant(number: u64) -> Grant {
     }
 }
 
-fn found(directory: &TempDir) -> Vec<Grant> {
+fn found(directory: &TempDir) -> Vec<RecordedGrant> {
     Journal::open_at(directory.path(), "b".into()).unwrap().1.grants
 }
 
@@ -47,7 +47,7 @@ fn what_was_granted_and_not_ended_is_found_again() {
 #[test]
 fn what_tells_a_key_is_on_record_and_the_key_is_not_and_older_records_have_none() {
     let directory = TempDir::new().unwrap();
-    let taken = Grant { key: Some(Print::of(b"a-key-for-tests")), ..grant(1) };
+    let taken = RecordedGrant { key: Some(KeyFingerprint::of(b"a-key-for-tests")), ..grant(1) };
     let (journal, _) = Journal::open_at(directory.path(), "b".into()).unwrap();
     journal.granted(&taken);
     journal.granted(&grant(2));
@@ -123,8 +123,9 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
 fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
     let directory = TempDir::new().unwrap();
     let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
-    let kept = Grant { phase: HolderState::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
-    let pins = |found: &Found| found.pins.clone().into_iter().collect::<Vec<_>>();
+    let kept =
+        RecordedGrant { phase: HolderState::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let pins = |found: &RestoredState| found.pins.clone().into_iter().collect::<Vec<_>>();
     let (journal, _) = open();
     journal.granted(&grant(1));
     journal.pinned("a", Some(3));
@@ -156,7 +157,7 @@ fn one_directory_serves_one_server() {
 #[test]
 fn damage_before_the_end_is_not_taken_for_nothing() {
     let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[grant(1), grant(2)]);
-    let end = Entry::End { name: "n1".into(), id: Uuid::from_u128(1) };
+    let end = JournalEntry::End { name: "n1".into(), id: Uuid::from_u128(1) };
     bytes.extend(line(&[&serde_json::to_string(&end).unwrap()]));
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -172,7 +173,7 @@ proptest! {
         let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let begin = bytes.len();
         for number in 1..=9 {
-            let entry = Entry::Grant(Cow::Owned(grant(number)));
+            let entry = JournalEntry::Grant(Cow::Owned(grant(number)));
             bytes.extend(line(&[&serde_json::to_string(&entry).unwrap()]));
         }
         let cut = begin + cut % (bytes.len() - begin + 1);

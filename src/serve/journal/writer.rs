@@ -36,7 +36,7 @@ pub(super) enum Job {
     Rewrite(Vec<u8>),
 }
 
-pub(super) struct Work {
+pub(super) struct WriterThread {
     path: PathBuf,
     directory: File,
     file: File,
@@ -49,7 +49,7 @@ pub(super) struct Work {
     tell: watch::Sender<WriterStatus>,
 }
 
-impl Work {
+impl WriterThread {
     pub(super) fn new(
         path: PathBuf,
         directory: File,
@@ -169,12 +169,12 @@ pub(super) fn rename_from_aside(directory: &File) -> io::Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::format::{Entry, Grant, replay, snapshot};
+    use super::super::format::{JournalEntry, RecordedGrant, replay, snapshot};
     use super::*;
     use std::path::Path;
 
     fn entry(number: u64) -> String {
-        let grant = Grant {
+        let grant = RecordedGrant {
             name: "x".into(),
             id: uuid::Uuid::from_u128(number.into()),
             token: number,
@@ -185,7 +185,7 @@ mod tests {
             key: None,
             record: None,
         };
-        serde_json::to_string(&Entry::Grant(std::borrow::Cow::Owned(grant))).unwrap()
+        serde_json::to_string(&JournalEntry::Grant(std::borrow::Cow::Owned(grant))).unwrap()
     }
 
     fn tokens(path: &Path) -> Vec<u64> {
@@ -194,14 +194,14 @@ mod tests {
     }
 
     /// A journal in which nothing is held yet.
-    fn begun(directory: &tempfile::TempDir) -> (PathBuf, Work) {
+    fn begun(directory: &tempfile::TempDir) -> (PathBuf, WriterThread) {
         let path = directory.path().join("journal");
         let begin = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let parent = File::open(directory.path()).unwrap();
         let file = write_aside(&parent, &begin).unwrap();
         rename_from_aside(&parent).unwrap();
         let tell = watch::channel(WriterStatus::default()).0;
-        (path.clone(), Work::new(path, parent, file, begin.len() as u64, tell))
+        (path.clone(), WriterThread::new(path, parent, file, begin.len() as u64, tell))
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::serve::bearer::{Bearer, Role};
 
 /// Whose permit, or place in the queue, a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum Ownership {
     /// None that is known there.
     Nobodys,
     /// It was taken with the same key.
@@ -17,7 +17,7 @@ pub(super) enum Whose {
 
 /// What a key may not do, for whoever sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forbidden {
+pub(super) enum Denied {
     /// That takes another role.
     Role(Role, &'static str),
     /// Its names are others.
@@ -28,7 +28,7 @@ pub(super) enum Forbidden {
     Anothers,
 }
 
-impl fmt::Display for Forbidden {
+impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Role(role, what) => {
@@ -51,8 +51,8 @@ pub(super) fn may(
     bearer: &Bearer,
     route: Route,
     name: &str,
-    whose: Whose,
-) -> Result<(), Forbidden> {
+    whose: Ownership,
+) -> Result<(), Denied> {
     let (needed, what) = match route {
         // Names that the key is not for are left out of the list.
         Route::About | Route::List => return Ok(()),
@@ -66,16 +66,16 @@ pub(super) fn may(
         Route::LogConfig => (Role::Admin, "change what is logged"),
     };
     if bearer.role < needed {
-        return Err(Forbidden::Role(bearer.role, what));
+        return Err(Denied::Role(bearer.role, what));
     }
     if route == Route::LogConfig {
-        return if bearer.names.is_none() { Ok(()) } else { Err(Forbidden::AllNames) };
+        return if bearer.names.is_none() { Ok(()) } else { Err(Denied::AllNames) };
     }
     if !bearer.is_for(name) {
-        return Err(Forbidden::Name);
+        return Err(Denied::Name);
     }
-    if needed == Role::Use && bearer.role == Role::Use && whose == Whose::Anothers {
-        return Err(Forbidden::Anothers);
+    if needed == Role::Use && bearer.role == Role::Use && whose == Ownership::Anothers {
+        return Err(Denied::Anothers);
     }
     Ok(())
 }
@@ -84,11 +84,11 @@ pub(super) fn may(
 mod tests {
     use super::*;
     use crate::serve::bearer::Pattern;
-    use crate::serve::semaphores::Which;
+    use crate::serve::semaphores::RequestKind;
 
     #[test]
     fn each_role_may_do_what_its_row_says() {
-        const WHOSE: [Whose; 3] = [Whose::Nobodys, Whose::Own, Whose::Anothers];
+        const WHOSE: [Ownership; 3] = [Ownership::Nobodys, Ownership::Own, Ownership::Anothers];
         let view = "view use admin";
         let uses = ["use admin", "use admin", "admin"];
         let rows = [
@@ -96,8 +96,8 @@ mod tests {
             (Route::List, [view; 3]),
             (Route::Observe, [view; 3]),
             (Route::Register, uses),
-            (Route::Attach(Which::Monitor), uses),
-            (Route::Attach(Which::Wait), uses),
+            (Route::Attach(RequestKind::Monitor), uses),
+            (Route::Attach(RequestKind::Wait), uses),
             (Route::Renew, uses),
             (Route::Return, uses),
             (Route::Signal, uses),

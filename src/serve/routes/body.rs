@@ -10,8 +10,8 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Interval;
 
 use crate::backends::LocalFuture;
-use crate::serve::connection::Asking;
-use crate::serve::semaphores::Verdict;
+use crate::serve::connection::OpenRequest;
+use crate::serve::semaphores::RequestEnd;
 
 /// What is short enough not to be counted, and how much of what is longer may be on its way, in
 /// bytes. One may always be: who is asked for may be many.
@@ -20,15 +20,15 @@ const MOST: usize = 64 << 20;
 
 /// The body of an answer: some text, and for one who has to wait its end once it is worth to ask
 /// again, with an empty line now and then.
-pub(crate) struct Content {
+pub(crate) struct ResponseBody {
     pub(super) first: Option<Bytes>,
-    pub(super) then: Option<LocalFuture<'static, Verdict>>,
+    pub(super) then: Option<LocalFuture<'static, RequestEnd>>,
     pub(super) beats: Option<Interval>,
     /// The request, which is answered with the end of this.
-    pub(super) asking: Option<Asking>,
+    pub(super) asking: Option<OpenRequest>,
 }
 
-impl Content {
+impl ResponseBody {
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
         let first = (!text.is_empty()).then_some(text);
@@ -36,7 +36,7 @@ impl Content {
     }
 }
 
-impl Body for Content {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -76,7 +76,7 @@ impl Body for Content {
 pub(super) struct LongAnswers(Arc<AtomicUsize>);
 
 /// One of them. It counts until the last of it is sent.
-struct Long {
+struct CountedBytes {
     text: Bytes,
     all: Arc<AtomicUsize>,
 }
@@ -97,17 +97,17 @@ impl LongAnswers {
             return None;
         }
         self.0.fetch_add(text.len(), Ordering::Relaxed);
-        Some(Bytes::from_owner(Long { text, all: Arc::clone(&self.0) }))
+        Some(Bytes::from_owner(CountedBytes { text, all: Arc::clone(&self.0) }))
     }
 }
 
-impl AsRef<[u8]> for Long {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
 }
 
-impl Drop for Long {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.all.fetch_sub(self.text.len(), Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Which;
+use super::RequestKind;
 use crate::backends::Revocation;
 use crate::backends::cloud::protocol::{
     ABOUT, ASK_HEADER, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER, LIST, RENEW,
@@ -31,7 +31,7 @@ const LONGEST_TEXT: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
     Register,
-    Attach(Which),
+    Attach(RequestKind),
     Signal,
     Observe,
     LogConfig,
@@ -50,8 +50,8 @@ impl Route {
         let path = path.strip_suffix('/').unwrap_or(&path);
         let (method_of_it, route) = match path {
             "/semaphore/register" => (Method::GET, Self::Register),
-            "/semaphore/monitor" => (Method::GET, Self::Attach(Which::Monitor)),
-            "/semaphore/wait" => (Method::GET, Self::Attach(Which::Wait)),
+            "/semaphore/monitor" => (Method::GET, Self::Attach(RequestKind::Monitor)),
+            "/semaphore/wait" => (Method::GET, Self::Attach(RequestKind::Wait)),
             "/semaphore/signal" => (Method::GET, Self::Signal),
             "/semaphore/observe" => (Method::GET, Self::Observe),
             "/logconfig" => (Method::PATCH, Self::LogConfig),

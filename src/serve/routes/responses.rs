@@ -7,30 +7,30 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 use super::Answer;
-use super::authorization::Forbidden;
-use super::body::Content;
+use super::authorization::Denied;
+use super::body::ResponseBody;
 use crate::backends::cloud::protocol::VERSION;
-use crate::serve::semaphores::Refused;
+use crate::serve::semaphores::SemaphoreError;
 
-pub(super) fn refused_for(refused: Refused) -> Answer {
+pub(super) fn refused_for(refused: SemaphoreError) -> Answer {
     match refused {
-        Refused::Unknown => empty(StatusCode::NOT_FOUND),
-        Refused::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
-        Refused::Full(full) => refusal(full.to_string()),
+        SemaphoreError::Unknown => empty(StatusCode::NOT_FOUND),
+        SemaphoreError::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
+        SemaphoreError::Full(full) => refusal(full.to_string()),
     }
 }
 
 pub(super) fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Content::text(Bytes::new()));
+    let mut answer = Response::new(ResponseBody::text(Bytes::new()));
     *answer.status_mut() = status;
     // Node's clients close what they do not use a little earlier, and so never race with us.
     answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
     answer
 }
 
-pub(super) fn not_allowed(forbidden: Forbidden) -> Answer {
+pub(super) fn not_allowed(forbidden: Denied) -> Answer {
     let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = Content::text(forbidden.to_string());
+    *answer.body_mut() = ResponseBody::text(forbidden.to_string());
     answer
 }
 
@@ -43,7 +43,7 @@ pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
         String::from_utf8_lossy(version.as_bytes())
     );
     let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = Content::text(text);
+    *answer.body_mut() = ResponseBody::text(text);
     answer
 }
 
@@ -54,7 +54,7 @@ pub(super) fn crowded() -> Answer {
 /// It cannot be done now.
 pub(super) fn refusal(why: String) -> Answer {
     let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
-    *answer.body_mut() = Content::text(why);
+    *answer.body_mut() = ResponseBody::text(why);
     answer
 }
 
@@ -69,7 +69,7 @@ pub(super) fn removed() -> Answer {
 pub(super) fn typed(kind: &'static str, text: String) -> Answer {
     let mut answer = empty(StatusCode::OK);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    *answer.body_mut() = Content::text(text);
+    *answer.body_mut() = ResponseBody::text(text);
     answer
 }
 

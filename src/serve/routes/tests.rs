@@ -12,7 +12,7 @@ use crate::backends::cloud::protocol::{
     ABOUT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE,
 };
 use crate::serve::bearer::Bearer;
-use crate::serve::connections::{Door, Room};
+use crate::serve::connections::{ConnectionLimits, Connections};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {
@@ -67,11 +67,11 @@ fn routes() -> Rc<Routes> {
     let journal = crate::serve::journal::Journal::none();
     let semaphores = Semaphores::new(
         journal,
-        crate::serve::journal::Found::default(),
+        crate::serve::journal::RestoredState::default(),
         crate::serve::bounds::Bounds::default(),
         log,
     );
-    Routes::new(semaphores, Keys::of_words(KEY).unwrap())
+    Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap())
 }
 
 /// A key that may do everything.
@@ -81,14 +81,14 @@ fn anybody() -> Rc<Bearer> {
 
 /// A connection to a server that has no other.
 fn alone(stream: tokio::net::TcpStream) -> Peer {
-    let door = Door::new(Room::within(1024, None, None));
+    let door = Connections::new(ConnectionLimits::within(1024, None, None));
     let address = stream.peer_addr().unwrap().ip();
     Peer::new(stream, door.enter(address))
 }
 
 /// A request of anybody's, about one of a few semaphores and clients.
 #[derive(Debug, Clone)]
-struct Sent {
+struct SentRequest {
     method: &'static str,
     path: String,
     headers: Vec<(&'static str, String)>,
@@ -98,13 +98,13 @@ struct Sent {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
-    Send(Sent),
+enum RouteStep {
+    Send(SentRequest),
     /// The connection of one of the requests that are open ends.
     Close(usize),
 }
 
-fn sensible() -> impl Strategy<Value = Sent> {
+fn sensible() -> impl Strategy<Value = SentRequest> {
     let path = prop::sample::select(vec![
         "/semaphore/register",
         "/semaphore/monitor",
@@ -146,11 +146,11 @@ fn sensible() -> impl Strategy<Value = Sent> {
             RENEW | RETURN | REVOKE | LIMIT => "POST",
             _ => "GET",
         };
-        Sent { method, path: format!("{path}{name}"), headers, body: vec![], client }
+        SentRequest { method, path: format!("{path}{name}"), headers, body: vec![], client }
     })
 }
 
-fn junk() -> impl Strategy<Value = Sent> {
+fn junk() -> impl Strategy<Value = SentRequest> {
     let method = prop::sample::select(vec!["GET", "HEAD", "PATCH", "POST", "DELETE"]);
     let path = prop_oneof![
         Just("/logconfig".to_owned()),
@@ -170,16 +170,16 @@ fn junk() -> impl Strategy<Value = Sent> {
             if json {
                 headers.push(("content-type", "application/json".into()));
             }
-            Sent { method, path: format!("{path}{query}"), headers, body, client: None }
+            SentRequest { method, path: format!("{path}{query}"), headers, body, client: None }
         },
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = RouteStep> {
     prop_oneof![
-        6 => sensible().prop_map(Step::Send),
-        1 => junk().prop_map(Step::Send),
-        2 => (0..20_usize).prop_map(Step::Close),
+        6 => sensible().prop_map(RouteStep::Send),
+        1 => junk().prop_map(RouteStep::Send),
+        2 => (0..20_usize).prop_map(RouteStep::Close),
     ]
 }
 
@@ -190,7 +190,7 @@ async fn settle() {
     }
 }
 
-async fn any_history(steps: Vec<Step>) {
+async fn any_history(steps: Vec<RouteStep>) {
     let routes = routes();
     // Somebody who stays.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -202,7 +202,7 @@ async fn any_history(steps: Vec<Step>) {
     let mut held: HashMap<&str, usize> = HashMap::new();
     for step in steps {
         match step {
-            Step::Send(Sent { method, path, mut headers, body, client }) => {
+            RouteStep::Send(SentRequest { method, path, mut headers, body, client }) => {
                 if let Some(id) = client.and_then(|client| clients.get(client)) {
                     headers.push((ID_HEADER, id.to_string()));
                 }
@@ -218,8 +218,8 @@ async fn any_history(steps: Vec<Step>) {
                     Rc::clone(&routes).answer(request, peer.clone()),
                 ));
             }
-            Step::Close(which) if which < open.len() => open.swap_remove(which).abort(),
-            Step::Close(_) => {}
+            RouteStep::Close(which) if which < open.len() => open.swap_remove(which).abort(),
+            RouteStep::Close(_) => {}
         }
         settle().await;
         let mut waiting = Vec::new();
@@ -288,12 +288,12 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn who_waits_hears_now_and_then_that_the_server_is_there() {
     let beats = Some(interval_at(Instant::now() + BEAT, BEAT));
-    let then: LocalFuture<'static, Verdict> = Box::pin(async {
+    let then: LocalFuture<'static, RequestEnd> = Box::pin(async {
         tokio::time::sleep(BEAT * 5 / 2).await;
-        Verdict::Granted
+        RequestEnd::Granted
     });
     let mut content =
-        Content { first: Some("told\n".into()), then: Some(then), beats, asking: None };
+        ResponseBody { first: Some("told\n".into()), then: Some(then), beats, asking: None };
     let began = Instant::now();
     let mut heard = Vec::new();
     while let Some(frame) = content.frame().await {

@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
-use super::semaphore::Client;
-use super::{Refused, Semaphores};
+use super::semaphore::ServerClient;
+use super::{SemaphoreError, Semaphores};
 use crate::backends::{HolderState, ReleaseOutcome, Revocation};
 use crate::clock;
-use crate::printable::{Among, quoted, shortened};
-use crate::serve::bearer::{Actor, Bearer, Print, Role};
-use crate::serve::bounds::Full;
-use crate::serve::log::{Event, Subject};
+use crate::printable::{Context, quoted, truncated};
+use crate::serve::bearer::{Actor, Bearer, KeyFingerprint, Role};
+use crate::serve::bounds::LimitReached;
+use crate::serve::log::{LogEvent, Subject};
 
 /// How many characters of the label of one whose permit is revoked are logged.
 const MOST_OF_A_LABEL: usize = 100;
@@ -24,13 +24,18 @@ impl Semaphores {
     }
 
     /// Gives a permit back for whoever holds it with this identity.
-    pub(crate) fn signal(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> Result<(), Refused> {
+    pub(crate) fn signal(
+        &self,
+        name: &Rc<str>,
+        id: Uuid,
+        actor: Actor,
+    ) -> Result<(), SemaphoreError> {
         let now = clock::now();
-        let mut outcome = Err(Refused::Unknown);
+        let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| semaphore.ledger.expire(now));
         self.change_known(name, |semaphore| {
             let held = semaphore.held(id);
-            outcome = held.map(drop).ok_or(Refused::NotHolder);
+            outcome = held.map(drop).ok_or(SemaphoreError::NotHolder);
             if held.is_some_and(|(_, detached)| detached) {
                 self.finished.borrow_mut().give_back(now, id, whom_it_binds(&actor.bearer));
             }
@@ -98,13 +103,13 @@ impl Semaphores {
         name: &Rc<str>,
         limit: Option<u32>,
         actor: &Actor,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SemaphoreError> {
         let most = self.bounds.pins;
         let mut outcome = Ok(());
-        let pin = |semaphore: &mut super::Semaphore| {
+        let pin = |semaphore: &mut super::ServerSemaphore| {
             match (semaphore.ledger.pinned(), limit) {
                 (None, Some(_)) if self.pins.get() >= most => {
-                    outcome = Err(Refused::Full(Full::Pins(most)));
+                    outcome = Err(SemaphoreError::Full(LimitReached::Pins(most)));
                     return Vec::new();
                 }
                 (None, Some(_)) => self.pins.set(self.pins.get() + 1),
@@ -116,7 +121,7 @@ impl Semaphores {
                 let subject = Subject { name, id: None, actor };
                 let action =
                     limit.map_or("limit unpinned".into(), |limit| format!("limit {limit}"));
-                self.log.happened(Event::Intervention, subject, &action);
+                self.log.happened(LogEvent::Intervention, subject, &action);
             }
             semaphore.ledger.pin(clock::now(), limit)
         };
@@ -134,7 +139,7 @@ impl Semaphores {
         &self,
         name: &str,
         id: Uuid,
-        client: &Client,
+        client: &ServerClient,
         actor: &Actor,
         what: &str,
     ) {
@@ -143,19 +148,26 @@ impl Semaphores {
         }
     }
 
-    fn log_intervention(&self, name: &str, id: Uuid, client: &Client, actor: &Actor, what: &str) {
+    fn log_intervention(
+        &self,
+        name: &str,
+        id: Uuid,
+        client: &ServerClient,
+        actor: &Actor,
+        what: &str,
+    ) {
         let whose = &*client.taker.label;
         let whose = if whose.is_empty() { "before the restart".into() } else { of_key(whose) };
         let action = format!("{what} what was taken {whose}");
-        self.log.happened(Event::Intervention, Subject { name, id: Some(id), actor }, &action);
+        self.log.happened(LogEvent::Intervention, Subject { name, id: Some(id), actor }, &action);
     }
 }
 
 fn of_key(label: &str) -> String {
-    format!("with {}", quoted(&shortened(label, MOST_OF_A_LABEL), Among::Log))
+    format!("with {}", quoted(&truncated(label, MOST_OF_A_LABEL), Context::Log))
 }
 
 /// Whose requests under an identity take nothing any more: what an admin ends is over for all.
-fn whom_it_binds(bearer: &Bearer) -> Option<Print> {
+fn whom_it_binds(bearer: &Bearer) -> Option<KeyFingerprint> {
     bearer.print.filter(|_| bearer.role < Role::Admin)
 }

@@ -6,17 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use super::semaphore::{Client, Phase, Request, Semaphore, Verdict, Which};
-use super::{MOST_NAMES, Refused, Semaphores};
+use super::semaphore::{
+    ClientPhase, HeldRequest, RequestEnd, RequestKind, ServerClient, ServerSemaphore,
+};
+use super::{MOST_NAMES, SemaphoreError, Semaphores};
 use crate::backends::Record;
 use crate::backends::cloud::protocol::{RegisterReply, RegisterRequest, millis};
 use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
 use crate::serve::bearer::Actor;
-use crate::serve::bounds::{Bounds, Full};
-use crate::serve::journal::Grant;
-use crate::serve::log::{Event, Subject};
+use crate::serve::bounds::{Bounds, LimitReached};
+use crate::serve::journal::RecordedGrant;
+use crate::serve::log::{LogEvent, Subject};
 
 /// How long it is not looked again whether a name is not used any more.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -59,15 +61,22 @@ impl Semaphores {
         self.registered.get()
     }
 
-    pub(super) fn admit(&self, semaphore: &mut Semaphore, id: Uuid, actor: Actor, ours: bool) {
+    pub(super) fn admit(
+        &self,
+        semaphore: &mut ServerSemaphore,
+        id: Uuid,
+        actor: Actor,
+        ours: bool,
+    ) {
         let number = self.next_registration();
         let holds = semaphore.ledger.holding(id).is_some();
-        let phase = if holds { Phase::Holding } else { Phase::Registered };
-        let (monitor, wait, watchers) = (Request::Expected, Request::Expected, Vec::new());
+        let phase = if holds { ClientPhase::Holding } else { ClientPhase::Registered };
+        let (monitor, wait, watchers) = (HeldRequest::Expected, HeldRequest::Expected, Vec::new());
         let taker = Rc::clone(&actor.bearer);
-        semaphore
-            .clients
-            .insert(id, Client { number, taker, actor, ours, phase, monitor, wait, watchers });
+        semaphore.clients.insert(
+            id,
+            ServerClient { number, taker, actor, ours, phase, monitor, wait, watchers },
+        );
         self.clients.set(self.clients.get() + 1);
     }
 
@@ -75,7 +84,7 @@ impl Semaphores {
     pub(super) fn change(
         &self,
         name: &Rc<str>,
-        change: impl FnOnce(&mut Semaphore) -> Vec<LedgerEvent>,
+        change: impl FnOnce(&mut ServerSemaphore) -> Vec<LedgerEvent>,
     ) {
         let mut all = self.all.borrow_mut();
         if !all.contains_key(name) {
@@ -83,14 +92,14 @@ impl Semaphores {
                 self.forget_idle(&mut all);
                 self.enough_names.set(MOST_NAMES.max(all.len() * 2));
             }
-            all.insert(Rc::clone(name), Semaphore::new(self.first_number(), self.not_before));
+            all.insert(Rc::clone(name), ServerSemaphore::new(self.first_number(), self.not_before));
         }
         drop(all);
         self.change_known(name, change);
     }
 
     /// Whether one more name can be used.
-    pub(super) fn has_room(&self, name: &Rc<str>) -> Result<(), Refused> {
+    pub(super) fn has_room(&self, name: &Rc<str>) -> Result<(), SemaphoreError> {
         let mut all = self.all.borrow_mut();
         let most = self.bounds.names;
         if all.len() < most || all.contains_key(name) {
@@ -102,18 +111,22 @@ impl Semaphores {
             self.forget_idle(&mut all);
             self.no_room_until.set(now + LOOK_AGAIN);
         }
-        if all.len() < most { Ok(()) } else { Err(Refused::Full(Full::Names(most))) }
+        if all.len() < most { Ok(()) } else { Err(SemaphoreError::Full(LimitReached::Names(most))) }
     }
 
     /// Whether one more can register or wait there.
-    pub(super) fn has_room_in(&self, semaphore: &Semaphore, nonblock: bool) -> Result<(), Refused> {
+    pub(super) fn has_room_in(
+        &self,
+        semaphore: &ServerSemaphore,
+        nonblock: bool,
+    ) -> Result<(), SemaphoreError> {
         let Bounds { clients, waiters, .. } = self.bounds;
         let waiting = semaphore.clients.len().saturating_sub(semaphore.ledger.holders().len());
         if self.clients.get() >= clients {
-            return Err(Refused::Full(Full::Clients(clients)));
+            return Err(SemaphoreError::Full(LimitReached::Clients(clients)));
         }
         if waiting >= waiters && !nonblock {
-            Err(Refused::Full(Full::Waiters(waiters)))
+            Err(SemaphoreError::Full(LimitReached::Waiters(waiters)))
         } else {
             Ok(())
         }
@@ -131,7 +144,7 @@ impl Semaphores {
     pub(super) fn is_of_another_key(
         &self,
         name: &str,
-        semaphore: &Semaphore,
+        semaphore: &ServerSemaphore,
         asking: &RegisterRequest,
         actor: &Actor,
     ) -> bool {
@@ -145,7 +158,7 @@ impl Semaphores {
         of_another && !ticket.is_some_and(was_given)
     }
 
-    fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, Semaphore>) {
+    fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, ServerSemaphore>) {
         let mut due = self.due.borrow_mut();
         all.retain(|name, semaphore| {
             let used = semaphore.matters() || !semaphore.clients.is_empty();
@@ -164,7 +177,7 @@ impl Semaphores {
     pub(super) fn change_known(
         &self,
         name: &Rc<str>,
-        change: impl FnOnce(&mut Semaphore) -> Vec<LedgerEvent>,
+        change: impl FnOnce(&mut ServerSemaphore) -> Vec<LedgerEvent>,
     ) {
         let mut all = self.all.borrow_mut();
         let Some(semaphore) = all.get_mut(name) else { return };
@@ -177,40 +190,41 @@ impl Semaphores {
         }
     }
 
-    fn settle(&self, name: &Rc<str>, semaphore: &mut Semaphore, changes: &[LedgerEvent]) {
+    fn settle(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, changes: &[LedgerEvent]) {
         for change in changes {
             match *change {
                 LedgerEvent::Granted { id, .. } => self.granted(name, semaphore, id),
                 LedgerEvent::Lapsed(id) => {
                     self.journal.ended(name, id);
                     if let Some(client) = semaphore.clients.get_mut(&id) {
-                        client.phase = Phase::Waiting;
+                        client.phase = ClientPhase::Waiting;
                         self.log_transition(name, id, client, "waiting");
                     }
                 }
                 LedgerEvent::Kept(id) => {
-                    self.marked(name, semaphore, id, "min_hold", Verdict::Released)
+                    self.marked(name, semaphore, id, "min_hold", RequestEnd::Released)
                 }
                 LedgerEvent::Revoked(id) => {
-                    self.marked(name, semaphore, id, "revoking", Verdict::Revoked);
+                    self.marked(name, semaphore, id, "revoking", RequestEnd::Revoked);
                 }
                 LedgerEvent::Gone(id) => self.stage(name, semaphore, id),
             }
         }
     }
 
-    fn granted(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+    fn granted(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, id: Uuid) {
         let Some(holding) = semaphore.ledger.holding(id) else { return };
         self.journal.granted(&on_record(name, holding, semaphore));
         let Some(client) = semaphore.clients.get_mut(&id) else { return };
-        client.phase = Phase::Holding;
+        client.phase = ClientPhase::Holding;
         self.log_transition(name, id, client, "holding");
         if mutants::is_off(Guard::WakeUp) {
             return;
         }
-        if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
+        if let HeldRequest::Open(_, sender) = std::mem::replace(&mut client.wait, HeldRequest::Over)
+        {
             // One who has gone is noticed by the end of its connection.
-            let _ = sender.send(Verdict::Granted);
+            let _ = sender.send(RequestEnd::Granted);
         }
     }
 
@@ -218,10 +232,10 @@ impl Semaphores {
     fn marked(
         &self,
         name: &Rc<str>,
-        semaphore: &mut Semaphore,
+        semaphore: &mut ServerSemaphore,
         id: Uuid,
         action: &str,
-        verdict: Verdict,
+        verdict: RequestEnd,
     ) {
         self.record(name, semaphore, id);
         let Some(client) = semaphore.clients.get_mut(&id) else { return };
@@ -232,37 +246,37 @@ impl Semaphores {
     }
 
     /// Puts on record how a permit is held now.
-    pub(super) fn record(&self, name: &Rc<str>, semaphore: &Semaphore, id: Uuid) {
+    pub(super) fn record(&self, name: &Rc<str>, semaphore: &ServerSemaphore, id: Uuid) {
         if let Some(holding) = semaphore.ledger.holding(id) {
             self.journal.granted(&on_record(name, holding, semaphore));
         }
     }
 
-    fn stage(&self, name: &Rc<str>, semaphore: &mut Semaphore, id: Uuid) {
+    fn stage(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, id: Uuid) {
         let Some(client) = semaphore.clients.remove(&id) else { return };
         self.clients.set(self.clients.get() - 1);
-        let held = client.phase == Phase::Holding;
+        let held = client.phase == ClientPhase::Holding;
         if held {
             self.journal.ended(name, id);
         }
-        if client.phase != Phase::Registered {
+        if client.phase != ClientPhase::Registered {
             self.log_transition(name, id, &client, "releasing");
         }
         for (_, sender) in client.watchers {
-            let _ = sender.send(Verdict::Released);
+            let _ = sender.send(RequestEnd::Released);
         }
         for (request, verdict) in [
-            (client.wait, Verdict::Removed),
-            (client.monitor, if held { Verdict::Released } else { Verdict::Removed }),
+            (client.wait, RequestEnd::Removed),
+            (client.monitor, if held { RequestEnd::Released } else { RequestEnd::Removed }),
         ] {
-            if let Request::Open(_, sender) = request {
+            if let HeldRequest::Open(_, sender) = request {
                 let _ = sender.send(verdict);
             }
         }
     }
 
-    fn schedule(&self, name: &Rc<str>, semaphore: &mut Semaphore) {
-        let Semaphore { unattached, clients, .. } = semaphore;
+    fn schedule(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore) {
+        let ServerSemaphore { unattached, clients, .. } = semaphore;
         while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
             unattached.pop_front();
         }
@@ -304,31 +318,35 @@ impl Semaphores {
         self.journal.rewrite(last, &pins, &grants);
     }
 
-    pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &Client, action: &str) {
+    pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &ServerClient, action: &str) {
         let subject = Subject { name, id: Some(id), actor: &client.actor };
-        self.log.happened(Event::SemTransition, subject, action);
+        self.log.happened(LogEvent::SemTransition, subject, action);
     }
 
     pub(super) fn log_request(
         &self,
         name: &str,
         id: Uuid,
-        client: &Client,
-        which: Which,
+        client: &ServerClient,
+        which: RequestKind,
         what: &str,
     ) {
-        if self.log.logs(Event::SemEvents) {
-            let which = if which == Which::Monitor { "monitor" } else { "wait" };
+        if self.log.logs(LogEvent::SemEvents) {
+            let which = if which == RequestKind::Monitor { "monitor" } else { "wait" };
             let subject = Subject { name, id: Some(id), actor: &client.actor };
-            self.log.happened(Event::SemEvents, subject, &format!("{which} {what}"));
+            self.log.happened(LogEvent::SemEvents, subject, &format!("{which} {what}"));
         }
     }
 }
 
-fn on_record(name: &str, holding: &LedgerHolder<Option<Record>>, semaphore: &Semaphore) -> Grant {
+fn on_record(
+    name: &str,
+    holding: &LedgerHolder<Option<Record>>,
+    semaphore: &ServerSemaphore,
+) -> RecordedGrant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
     let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
-    Grant {
+    RecordedGrant {
         name: name.into(),
         id,
         token: holding.token,

@@ -19,57 +19,57 @@ use crate::serve::bearer::{Actor, Bearer};
 /// How long one who registers has to attach its requests.
 pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
 
-pub(super) struct Semaphore {
+pub(super) struct ServerSemaphore {
     pub(super) ledger: Ledger<Option<Record>>,
-    pub(super) clients: HashMap<Uuid, Client>,
+    pub(super) clients: HashMap<Uuid, ServerClient>,
     /// Those that registered, in that order, and when it is looked whether they came back.
     pub(super) unattached: VecDeque<(Moment, Uuid)>,
     pub(super) due: Option<Moment>,
 }
 
 /// One that registered, waits or holds.
-pub(super) struct Client {
+pub(super) struct ServerClient {
     pub(super) number: u64,
     /// Whose it is, by the API key that it was taken with.
     pub(super) taker: Rc<Bearer>,
     /// Who did something to it last.
     pub(super) actor: Actor,
     pub(super) ours: bool,
-    pub(super) phase: Phase,
-    pub(super) monitor: Request,
-    pub(super) wait: Request,
+    pub(super) phase: ClientPhase,
+    pub(super) monitor: HeldRequest,
+    pub(super) wait: HeldRequest,
     /// Those who want to hear when a permit of ours is revoked: its semrun, and any number who
     /// renew a detached one.
-    pub(super) watchers: Vec<(u64, oneshot::Sender<Verdict>)>,
+    pub(super) watchers: Vec<(u64, oneshot::Sender<RequestEnd>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ClientPhase {
     Registered,
     Waiting,
     Holding,
 }
 
 /// A request that stays open.
-pub(super) enum Request {
+pub(super) enum HeldRequest {
     /// Not yet.
     Expected,
     /// Who opened it, by a number, is told how it ends.
-    Open(u64, oneshot::Sender<Verdict>),
+    Open(u64, oneshot::Sender<RequestEnd>),
     /// It was there.
     Over,
 }
 
 /// Which of them. Ours wait with the request that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum RequestKind {
     Monitor,
     Wait,
 }
 
 /// How a request that stays open ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RequestEnd {
     Granted,
     Released,
     /// The permit was revoked gently.
@@ -79,7 +79,7 @@ pub(crate) enum Verdict {
     Replaced,
 }
 
-impl Semaphore {
+impl ServerSemaphore {
     pub(super) fn new(last: u64, not_before: Moment) -> Self {
         Self {
             ledger: Ledger::after(last, not_before),
@@ -96,8 +96,8 @@ impl Semaphore {
         {
             self.unattached.pop_front();
             let Some(client) = self.clients.get(&id) else { continue };
-            let open = |request: &Request| matches!(request, Request::Open(..));
-            if client.phase != Phase::Registered {
+            let open = |request: &HeldRequest| matches!(request, HeldRequest::Open(..));
+            if client.phase != ClientPhase::Registered {
                 continue;
             }
             if open(&client.monitor) || open(&client.wait) {
@@ -214,7 +214,7 @@ impl Semaphore {
 
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
-        struct Node {
+        struct NodeView {
             id: Uuid,
             monitor: bool,
             waiter: bool,
@@ -222,14 +222,14 @@ impl Semaphore {
             ref_count: usize,
         }
         #[derive(Serialize)]
-        struct Observed<'a> {
+        struct ObservedView<'a> {
             #[serde(serialize_with = "in_order")]
-            nodes: Vec<Node>,
+            nodes: Vec<NodeView>,
             waiting: Vec<Uuid>,
             running: Option<Uuid>,
             name: &'a str,
         }
-        fn in_order<S: serde::Serializer>(nodes: &[Node], to: S) -> Result<S::Ok, S::Error> {
+        fn in_order<S: serde::Serializer>(nodes: &[NodeView], to: S) -> Result<S::Ok, S::Error> {
             to.collect_map(nodes.iter().map(|node| (node.id, node)))
         }
 
@@ -237,10 +237,10 @@ impl Semaphore {
         let mut clients: Vec<_> =
             self.clients.iter().filter(|(_, client)| asks.sees(&client.taker)).collect();
         clients.sort_unstable_by_key(|(_, client)| client.number);
-        let node = |(id, client): (&Uuid, &Client)| {
-            let arrived = |request: &Request| !matches!(request, Request::Expected);
-            let open = |request: &&&Request| matches!(request, Request::Open(..));
-            Node {
+        let node = |(id, client): (&Uuid, &ServerClient)| {
+            let arrived = |request: &HeldRequest| !matches!(request, HeldRequest::Expected);
+            let open = |request: &&&HeldRequest| matches!(request, HeldRequest::Open(..));
+            NodeView {
                 id: *id,
                 monitor: client.ours || arrived(&client.monitor),
                 waiter: client.ours || arrived(&client.wait),
@@ -249,7 +249,7 @@ impl Semaphore {
                     + client.watchers.len(),
             }
         };
-        let observed = Observed {
+        let observed = ObservedView {
             nodes: clients.into_iter().map(node).collect(),
             waiting: self.ledger.waiters().map(|claim| seen(claim.id)).collect(),
             running: self.ledger.holders().next().map(|holding| seen(holding.claim.id)),
@@ -263,16 +263,16 @@ impl Semaphore {
     }
 }
 
-impl Client {
-    pub(super) fn request(&mut self, which: Which) -> &mut Request {
+impl ServerClient {
+    pub(super) fn request(&mut self, which: RequestKind) -> &mut HeldRequest {
         match which {
-            Which::Monitor => &mut self.monitor,
-            Which::Wait => &mut self.wait,
+            RequestKind::Monitor => &mut self.monitor,
+            RequestKind::Wait => &mut self.wait,
         }
     }
 
     /// Whether both of its requests have come, and it is still there.
     pub(super) fn is_attached(&self) -> bool {
-        matches!(self.monitor, Request::Open(..)) && !matches!(self.wait, Request::Expected)
+        matches!(self.monitor, HeldRequest::Open(..)) && !matches!(self.wait, HeldRequest::Expected)
     }
 }

@@ -6,7 +6,7 @@ use crate::backends::cloud::protocol::millis;
 use crate::backends::{ClientInfo, HolderState as Held, ReleaseOutcome, Revocation};
 use crate::serve::log::{Format, Sink};
 
-fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
+fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {
     Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text, Sink::TEST))
 }
 
@@ -39,10 +39,10 @@ fn asking(id: Uuid, ttl_ms: u64) -> RegisterRequest {
 
 #[test]
 fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
     let client = register("victim");
-    let mut both = [Which::Monitor, Which::Wait]
+    let mut both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| semaphores.attach(&"victim".into(), client, which, &"".into()).ok().unwrap());
     semaphores.signal(&"victim".into(), client, "".into()).unwrap();
     for request in &mut both {
@@ -79,7 +79,7 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
 
 #[test]
 fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
     semaphores.finish(id, &anybody());
     let (told, _) = semaphores.request(&name, asking(id, 60_000), &"".into()).ok().unwrap();
@@ -89,10 +89,10 @@ fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
 
 #[test]
 fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let [stage, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
-    let _wait = semaphores.attach(&name, stays, Which::Wait, &"".into()).ok().unwrap();
+    let _wait = semaphores.attach(&name, stays, RequestKind::Wait, &"".into()).ok().unwrap();
     let known = |id: Uuid| semaphores.observe(&name, &anybody()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
@@ -105,7 +105,7 @@ fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
 fn request(
     semaphores: &Rc<Semaphores>,
     asking: RegisterRequest,
-) -> (RegisterReply, Option<Attached>) {
+) -> (RegisterReply, Option<AttachedRequest>) {
     semaphores.request(&"x".into(), asking, &"".into()).ok().unwrap()
 }
 
@@ -182,7 +182,7 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
 
 #[test]
 fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_server() {
-    let grant = Grant {
+    let grant = RecordedGrant {
         name: "x".into(),
         id: Uuid::new_v4(),
         token: 7,
@@ -194,7 +194,7 @@ fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_ser
         record: None,
     };
     for (rebooted, least) in [(Some(Duration::ZERO), HOUR), (None, Duration::ZERO)] {
-        let mut found = Found::default();
+        let mut found = RestoredState::default();
         (found.grants, found.rebooted) = (vec![grant.clone()], rebooted);
         let now = clock::now();
         let server = semaphores(Journal::none(), found);
@@ -219,7 +219,7 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     assert_eq!(server.renew(&name, id, &anybody()).outcome, RegisterOutcome::Revoking);
     assert_eq!(request(&server, hold(id, HOUR)).0.outcome, RegisterOutcome::Revoking);
     let mut watched = server.watch(&name, id).ok().unwrap();
-    assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Revoked));
+    assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
     server.signal(&name, id, "".into()).unwrap();
     assert!(look(&server).holders.is_empty(), "it is not kept");
     drop((watched, server));
@@ -235,25 +235,25 @@ fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
     request(&server, asking(first, 60_000));
     let (_, waits) = request(&server, hold(second, HOUR));
     server.signal(&"x".into(), first, "".into()).unwrap();
-    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(Verdict::Granted));
+    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(RequestEnd::Granted));
     drop(server);
     assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
     let server = started(&directory);
     // It asks again because it was told, and knows nothing of the restart.
     request(&server, hold(second, HOUR));
     drop(server);
-    let kept = |grant: &Grant| (grant.id, grant.min_hold_ms);
+    let kept = |grant: &RecordedGrant| (grant.id, grant.min_hold_ms);
     assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
 }
 
 #[test]
 fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     for (how, verdict) in [
-        (Some(Revocation::Graceful), Verdict::Revoked),
-        (Some(Revocation::Forced), Verdict::Released),
-        (None, Verdict::Released),
+        (Some(Revocation::Graceful), RequestEnd::Revoked),
+        (Some(Revocation::Forced), RequestEnd::Released),
+        (None, RequestEnd::Released),
     ] {
         let id = Uuid::new_v4();
         request(&server, hold(id, HOUR));
@@ -274,7 +274,7 @@ fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
 
 #[test]
 fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let id = Uuid::new_v4();
     request(&server, asking(id, 60_000));
@@ -285,16 +285,16 @@ fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
     }
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     for watched in [&mut first, &mut last] {
-        assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Revoked));
+        assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
     }
 }
 
 #[test]
 fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let id = server.register(&name, "".into()).unwrap();
-    let _both = [Which::Monitor, Which::Wait]
+    let _both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
     server.pin(&name, Some(9), &"".into()).unwrap();
     let (told, _waits) = request(&server, asking(Uuid::new_v4(), 60_000));

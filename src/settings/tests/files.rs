@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn files_are_below_variables_and_the_users_above_the_systems() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "limit = 3\nttl = 40\nwait = \"2s\"\n");
     home.write("system", "limit = 4\norphans = \"kill\"\nnonblock = true\nquiet = true\n");
     let run = home.run("semrun --name x true", &[]);
@@ -22,7 +22,7 @@ fn files_are_below_variables_and_the_users_above_the_systems() {
 
 #[test]
 fn a_file_that_is_named_counts_instead_of_the_users() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "limit = 3\nlabel = \"user\"\n");
     home.write("system", "limit = 4\n");
     let other = home.write("other", "ttl = \"1m\"\n").display().to_string();
@@ -39,7 +39,7 @@ fn a_file_that_is_named_counts_instead_of_the_users() {
 
 #[test]
 fn a_semaphore_may_have_settings_of_its_own() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let text = "
         limit = 2
         backend = \"file:///all\"
@@ -67,25 +67,31 @@ fn a_semaphore_may_have_settings_of_its_own() {
     let run = home.run("semrun true", &[("SEMRUN_NAME", "a b")]);
     assert_eq!(run.request.ttl, Duration::from_mins(5));
     let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@deploy";
-    let Ok(Task::Renew(renew)) = home.read("semrun renew", &[("SEMRUN_PERMIT", permit)]) else {
+    let Ok(RequestedCommand::Renew(renew)) =
+        home.read("semrun renew", &[("SEMRUN_PERMIT", permit)])
+    else {
         panic!()
     };
     assert_eq!(path(&renew.location), "/deploys");
-    let Ok(Task::Limit(limit)) = home.read("semrun limit deploy", &[]) else { panic!() };
+    let Ok(RequestedCommand::Limit(limit)) = home.read("semrun limit deploy", &[]) else {
+        panic!()
+    };
     assert_eq!(path(&limit.location), "/deploys");
     // Each name is looked up where it lives.
-    let Ok(Task::Status(status)) = home.read("semrun status a deploy b c", &[]) else { panic!() };
+    let Ok(RequestedCommand::Status(status)) = home.read("semrun status a deploy b c", &[]) else {
+        panic!()
+    };
     let places: Vec<_> =
         status.places.iter().map(|(place, names)| (path(place), names.len())).collect();
     let expected = [("/all".into(), 1), ("/deploys".into(), 1), ("/all".into(), 2)];
     assert_eq!(places, expected);
-    let Ok(Task::Serve(serve)) = home.read("semrun serve", &[]) else { panic!() };
+    let Ok(RequestedCommand::Serve(serve)) = home.read("semrun serve", &[]) else { panic!() };
     assert_eq!((serve.listen.as_str(), serve.log.len()), ("127.0.0.1:1", 2));
 }
 
 #[test]
 fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let cases = [
         ("limit = 1\nlimt = 3\n", "2: unknown key 'limt'; did you mean 'limit'?"),
         ("kill_after = 3", "1: unknown key 'kill_after'; did you mean 'kill-after'?"),
@@ -121,12 +127,12 @@ fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
     let misuse = home.read("semrun --name x true", &[]).unwrap_err().to_string();
     assert!(misuse.starts_with(&format!("the keys in {} conflict", both.display())), "{misuse}");
     // Help works all the same.
-    assert!(matches!(home.read("semrun --help", &[]), Ok(Task::Print(_))));
+    assert!(matches!(home.read("semrun --help", &[]), Ok(RequestedCommand::Print(_))));
 }
 
 #[test]
 fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let set_mode = |mode| {
         fs::set_permissions(home.path("user"), fs::Permissions::from_mode(mode)).unwrap();
         home.read("semrun --name x true", &[]).map(drop).map_err(|misuse| misuse.to_string())
@@ -148,7 +154,7 @@ fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
 
 #[test]
 fn a_password_counts_by_its_layer() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "password = \"from-file\"\nbackend = \"redis://:in-url@h\"\n");
     let password = |line: &str, set: &[(&str, &str)]| match home.run(line, set).request.location {
         Location::Redis(place) => place.url.password(),

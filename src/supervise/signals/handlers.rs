@@ -32,7 +32,7 @@ pub(crate) enum Origin {
 
 /// The signals are being listened to, and none that arrives is lost.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caught(());
+pub(crate) struct HandlersInstalled(());
 
 /// The signals that have arrived, and those that will.
 #[derive(Debug)]
@@ -54,20 +54,20 @@ pub(in crate::supervise) fn address_the_parent() {
 /// What has arrived, and what wakes the process that looks after it. Both processes of a run share
 /// it: the handlers of the one that everybody sees tell the other.
 struct Mailbox {
-    arrived: &'static Arrived,
+    arrived: &'static PendingSignals,
     wake: OwnedFd,
 }
 
 /// One bit for each signal: a flag cannot overflow, however many signals come, and several of a kind
 /// are one, as they are to the kernel.
-struct Arrived {
+struct PendingSignals {
     from_kernel: AtomicU64,
     from_processes: AtomicU64,
     /// All that have ever come.
     ever: AtomicU64,
 }
 
-impl Arrived {
+impl PendingSignals {
     /// In memory that a second process will share.
     fn server() -> io::Result<&'static Self> {
         // SAFETY: a new mapping, nobody else's and never unmapped. Zeroes are valid for all that is in it,
@@ -204,11 +204,11 @@ fn own() -> libc::pid_t {
     unsafe { libc::getpid() }
 }
 
-impl Caught {
+impl HandlersInstalled {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
     /// but for SIGCHLD, without which nobody learns how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
-        let arrived = Arrived::server()?;
+        let arrived = PendingSignals::server()?;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         // There is one story in a process, and one that hears.
         MAILBOX.get_or_init(|| Mailbox { arrived, wake });
@@ -296,7 +296,7 @@ mod tests {
 
     /// What is heard of signals that came in this order before anything was heard.
     fn heard_of(signals: &[(Signal, Origin)]) -> Vec<Signal> {
-        let arrived = Arrived::server().unwrap();
+        let arrived = PendingSignals::server().unwrap();
         for (signal, origin) in signals {
             arrived.note(signal.as_raw(), *origin);
         }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{FIND_NAMES, LIST_NAMES, Line, Operands, Opt, PLACE, Values};
+use super::{CliOption, CommandLine, FIND_NAMES, LIST_NAMES, Operands, PLACE, Values};
 
-pub(super) fn script(line: &Line) -> String {
+pub(super) fn script(line: &CommandLine) -> String {
     let mut values = Vec::new();
     for option in line.all_options() {
         let Some(value) = &option.value else { continue };
@@ -20,7 +20,7 @@ pub(super) fn script(line: &Line) -> String {
             values.push(row);
         }
     }
-    let all_names = |options: &[Opt]| {
+    let all_names = |options: &[CliOption]| {
         let names: Vec<_> = options.iter().flat_map(|option| option.names.clone()).collect();
         names.join(" ")
     };

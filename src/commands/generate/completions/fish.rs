@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{FIND_NAMES, LIST_NAMES, Line, Operands, Opt, PLACE, Values};
+use super::{CliOption, CommandLine, FIND_NAMES, LIST_NAMES, Operands, PLACE, Values};
 
-pub(super) fn script(line: &Line) -> String {
+pub(super) fn script(line: &CommandLine) -> String {
     let mut rules = String::new();
     for option in &line.run {
         rule(&mut rules, "first named", option);
@@ -36,7 +36,7 @@ pub(super) fn script(line: &Line) -> String {
         .replace("@RULES@", &rules)
 }
 
-fn rule(text: &mut String, place: &str, option: &Opt) {
+fn rule(text: &mut String, place: &str, option: &CliOption) {
     let mut names = String::new();
     for name in &option.names {
         let _ = match name.strip_prefix("--") {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{FIND_NAMES, LIST_NAMES, Line, Operands, Opt, PLACE, Values};
+use super::{CliOption, CommandLine, FIND_NAMES, LIST_NAMES, Operands, PLACE, Values};
 
-pub(super) fn script(line: &Line) -> String {
+pub(super) fn script(line: &CommandLine) -> String {
     let mut subcommands = String::new();
     let mut cases = String::new();
     for sub in &line.subcommands {
@@ -36,7 +36,7 @@ pub(super) fn script(line: &Line) -> String {
         .replace("@CASES@", &cases)
 }
 
-fn specs(options: &[Opt], indent: &str) -> String {
+fn specs(options: &[CliOption], indent: &str) -> String {
     let mut text = String::new();
     for option in options {
         let others = option.names.join(" ");

@@ -22,7 +22,7 @@ fn request(
     name: &str,
     asking: RegisterRequest,
     actor: &str,
-) -> (RegisterReply, Option<Attached>) {
+) -> (RegisterReply, Option<AttachedRequest>) {
     semaphores.request(&name.into(), asking, &actor.into()).ok().unwrap()
 }
 
@@ -64,7 +64,7 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
 fn a_server_that_forgets_all_honours_no_place_of_before() {
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
     let start = || {
-        let semaphores = semaphores(Journal::none(), Found::default());
+        let semaphores = semaphores(Journal::none(), RestoredState::default());
         assert_eq!(
             request(&semaphores, "x", asking(holder, LEASE), "web").0.outcome,
             RegisterOutcome::Holding
@@ -80,7 +80,7 @@ fn a_server_that_forgets_all_honours_no_place_of_before() {
 
 #[test]
 fn an_identity_that_a_client_with_another_key_has_learnt_gives_it_neither_place_nor_permit() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
     let held = request(&semaphores, "x", asking(holder, LEASE), "web").0;
     let (place, _waits) = request(&semaphores, "x", asking(first, LEASE), "web");
