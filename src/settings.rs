@@ -24,7 +24,7 @@ use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
 pub(crate) use self::error::SettingsError;
-use self::error::misuse;
+use self::error::settings_error;
 #[cfg(any(test, fuzzing))]
 use self::files::Config;
 pub(crate) use self::layers::{GivenOption, GivenValue};
@@ -75,8 +75,8 @@ pub(crate) struct Environment<'a> {
 }
 
 /// The file of an account. One whose home is unknown may have one that matters.
-pub(crate) fn user_file(account: &User) -> Result<Option<PathBuf>, SettingsError> {
-    match &account.home {
+pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
+    match &user.home {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
         // It may have one that names another backend, where the others meet.
@@ -84,7 +84,7 @@ pub(crate) fn user_file(account: &User) -> Result<Option<PathBuf>, SettingsError
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
                  configuration: {error}; try again, or say --config FILE (/dev/null for none)",
-                account.uid
+                user.uid
             );
             Err(SettingsError::new(Failure::Unavailable, what))
         }
@@ -194,7 +194,7 @@ pub(crate) fn read(
             "--{secret} would show it to everybody in the list of processes; --{secret}-file, its \
              variable and the configuration keep it to you"
         );
-        return Err(misuse(what));
+        return Err(settings_error(what));
     }
     let named = flags.iter().any(|(option, _)| option == "name");
     // The first operand ends the options; `--` in front of it says that it is the command.
@@ -204,7 +204,7 @@ pub(crate) fn read(
         Some(word) if !named && plain && cli::is_subcommand(word) => {
             let name = word.to_string_lossy().into_owned();
             let read = subcommand(flags, &operands, around);
-            read.map_err(|misuse| misuse.see_help_of(Some(&name)))
+            read.map_err(|settings_error| settings_error.see_help_of(Some(&name)))
         }
         word => {
             if let Some(word) = word.filter(|_| plain) {
@@ -212,15 +212,15 @@ pub(crate) fn read(
                 // Only where no name is typed may it be a subcommand.
                 let near = || if named { None } else { near_subcommand(word) };
                 if let Some(mistake) = mistake.or_else(near) {
-                    return Err(misuse(mistake).see_help_of(None));
+                    return Err(settings_error(mistake).see_help_of(None));
                 }
             }
             let layers = Layers::of(command, flags, operands, Some(matches));
-            let all =
-                CommandSources::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
+            let all = CommandSources::of(layers, around)
+                .map_err(|settings_error| settings_error.see_help_of(None))?;
             // Taking them apart would cost a run as much as putting them together.
             let all = ManuallyDrop::new(all);
-            let run = run::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
+            let run = run::run(&all).map_err(|settings_error| settings_error.see_help_of(None))?;
             Ok(RequestedCommand::Run(Box::new(run)))
         }
     }
@@ -244,7 +244,7 @@ fn subcommand(
         }
     };
     let Some((name, matches)) = matches.subcommand() else {
-        return Err(misuse("no subcommand"));
+        return Err(settings_error("no subcommand"));
     };
     let command = command.find_subcommand(name).cloned().unwrap_or_default();
     check_before(name, &before, &command)?;
@@ -270,11 +270,11 @@ fn subcommand(
         "serve" => RequestedCommand::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
-            RequestedCommand::Completions(shell.ok_or_else(|| misuse("no shell"))?)
+            RequestedCommand::Completions(shell.ok_or_else(|| settings_error("no shell"))?)
         }
         "help" => match text(0) {
             Some(name) if !cli::is_subcommand(name.as_ref()) => {
-                return Err(misuse(no_subcommand(&name)));
+                return Err(settings_error(no_subcommand(&name)));
             }
             name => page(name.as_deref(), "--help")?,
         },
@@ -295,7 +295,9 @@ fn check_before(
     let wrong =
         |(option, _): &&(String, GivenValue)| !takes(&backend, option) || !takes(command, option);
     match before.iter().find(wrong) {
-        Some((option, _)) => Err(misuse(before_a_subcommand(name, option, takes(command, option)))),
+        Some((option, _)) => {
+            Err(settings_error(before_a_subcommand(name, option, takes(command, option))))
+        }
         None => Ok(()),
     }
 }
@@ -317,7 +319,7 @@ fn print_or_misuse(refused: &RejectedCommandLine<'_>) -> Result<RequestedCommand
         ErrorKind::DisplayVersion => "--version",
         ErrorKind::DisplayHelp if refused.words.iter().any(|word| word == "--help") => "--help",
         ErrorKind::DisplayHelp => "-h",
-        _ => return Err(misuse(refused.explained()).see_help_of(refused.subcommand)),
+        _ => return Err(settings_error(refused.explained()).see_help_of(refused.subcommand)),
     };
     page(refused.subcommand, flag)
 }
@@ -328,7 +330,7 @@ fn page(subcommand: Option<&str>, flag: &str) -> Result<RequestedCommand, Settin
     let command = if flag == "-h" { cli::brief() } else { cli::documented() };
     match command.try_get_matches_from(words) {
         Err(page) => Ok(RequestedCommand::Print(page)),
-        Ok(_) => Err(misuse("no help for that")),
+        Ok(_) => Err(settings_error("no help for that")),
     }
 }
 
@@ -336,8 +338,8 @@ fn page(subcommand: Option<&str>, flag: &str) -> Result<RequestedCommand, Settin
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Err(misuse) = Config::parse(Path::new("config.toml").into(), &text) {
-        let complaint = misuse.to_string();
+    if let Err(settings_error) = Config::parse(Path::new("config.toml").into(), &text) {
+        let complaint = settings_error.to_string();
         assert!(!complaint.contains('\n') && !complaint.contains("geheim"), "{complaint}");
     }
 }

@@ -64,8 +64,8 @@ impl Console {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
             let lines: Vec<_> = lines.iter().map(|line| printable(line)).collect();
-            let fits = |line: &&Cow<'_, str>| width(line) <= room(columns);
-            let few = room(columns) < FEW;
+            let fits = |line: &&Cow<'_, str>| width(line) <= usable_columns(columns);
+            let few = usable_columns(columns) < FEW;
             let longest = if few { lines.last() } else { lines.first() };
             let line = lines.iter().find(fits).or(longest);
             let line = line.map_or(String::new(), |line| fitting(line, columns));
@@ -152,12 +152,12 @@ fn in_foreground() -> bool {
 
 /// As much of a line as one row shows; the last columns stay free.
 pub(crate) fn fitting(line: &str, columns: u16) -> String {
-    cut(line, room(columns), ellipsis())
+    cut(line, usable_columns(columns), ellipsis())
 }
 
 /// How many columns of a row are used. What somebody types is shown after them, `^C` say, and must not
 /// begin a new row.
-pub(crate) fn room(columns: u16) -> usize {
+pub(crate) fn usable_columns(columns: u16) -> usize {
     usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3)
 }
 
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_to_one_row() {
-        let fitting = |line, columns| cut(line, room(columns), "…");
+        let fitting = |line, columns| cut(line, usable_columns(columns), "…");
         assert_eq!(fitting("short", 80), "short");
         assert_eq!(fitting("0123456789", 10), "012345…");
         assert_eq!(fitting("0123456", 10), "0123456");

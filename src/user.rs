@@ -30,8 +30,8 @@ impl User {
         // The file covers nearly everybody; getent also asks the directory services, which a
         // static build of this program cannot.
         let passwd = fs::read("/etc/passwd").unwrap_or_default();
-        if let Some(account) = entry(&String::from_utf8_lossy(&passwd), uid) {
-            return account;
+        if let Some(user) = entry(&String::from_utf8_lossy(&passwd), uid) {
+            return user;
         }
         // Root is root everywhere, and no directory service is asked for it.
         if uid == 0 {
@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn a_user_is_found_by_number() {
-        let account = entry(PASSWD, 1001).unwrap();
-        assert_eq!(account.user, "deploy");
-        assert_eq!(account.home, Home::At("/home/deploy".into()));
+        let user = entry(PASSWD, 1001).unwrap();
+        assert_eq!(user.user, "deploy");
+        assert_eq!(user.home, Home::At("/home/deploy".into()));
     }
 
     #[test]

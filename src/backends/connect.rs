@@ -140,12 +140,12 @@ impl Location {
         }
     }
 
-    pub(crate) fn connect(&self, account: &User) -> Result<Box<dyn Backend>, Error> {
+    pub(crate) fn connect(&self, user: &User) -> Result<Box<dyn Backend>, Error> {
         Ok(match self {
-            Self::Default => Box::new(Local::new(LocalConfig::default_for(account)?)),
+            Self::Default => Box::new(Local::new(LocalConfig::default_for(user)?)),
             Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),
-            Self::Redis(place) => Box::new(Redis::new((**place).clone())?),
-            Self::Cloud(place) => Box::new(Cloud::new((**place).clone())?),
+            Self::Redis(config) => Box::new(Redis::new((**config).clone())?),
+            Self::Cloud(config) => Box::new(Cloud::new((**config).clone())?),
         })
     }
 }

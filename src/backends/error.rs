@@ -320,17 +320,17 @@ impl StoreError {
 
     /// Whether no server answers, now.
     pub(crate) fn is_unreachable(&self) -> bool {
-        self.passing() == Recoverability::Away
+        self.recoverability() == Recoverability::Away
     }
 
     /// Whether it will not pass by itself.
     pub(super) fn is_permanent(&self) -> bool {
-        matches!(self.passing(), Recoverability::Lasting | Recoverability::Final)
+        matches!(self.recoverability(), Recoverability::Lasting | Recoverability::Final)
     }
 
     /// Whether it ends also the waiting of one who is in the queue.
     pub(super) fn is_final(&self) -> bool {
-        self.passing() == Recoverability::Final
+        self.recoverability() == Recoverability::Final
     }
 
     pub(crate) fn kind(&self) -> ErrorKind {
@@ -344,7 +344,7 @@ impl StoreError {
         }
     }
 
-    fn passing(&self) -> Recoverability {
+    fn recoverability(&self) -> Recoverability {
         match self {
             Self::Silent
             | Self::SilentFor(_)

@@ -241,7 +241,7 @@ impl<R> Ledger<R> {
     }
 
     /// What those who use the semaphore agreed on, whatever is pinned.
-    pub(crate) fn agreed(&self) -> Option<Terms> {
+    pub(crate) fn set_terms(&self) -> Option<Terms> {
         self.terms
     }
 
@@ -318,7 +318,7 @@ impl<R> Ledger<R> {
         }
     }
 
-    fn part(&mut self, claim: &Claim<R>) {
+    fn forget_terms(&mut self, claim: &Claim<R>) {
         if claim.terms.is_some() {
             self.bound -= 1;
             if self.bound == 0 {
@@ -380,7 +380,7 @@ impl<R> Ledger<R> {
         if let Some(moment) = moment {
             self.due.remove(&(moment, id));
         }
-        self.part(&claim);
+        self.forget_terms(&claim);
         true
     }
 
@@ -415,7 +415,7 @@ impl<R> Ledger<R> {
             let last = mutants::is_off(Guard::Order);
             let next = if last { present.next_back() } else { present.next() };
             let Some((ticket, waiting)) = next else { break };
-            if !self.fits(&waiting.claim) {
+            if !self.is_compatible(&waiting.claim) {
                 break;
             }
             let ticket = *ticket;
@@ -434,7 +434,7 @@ impl<R> Ledger<R> {
     }
 
     /// Whether a claim can be granted beside those that are.
-    fn fits(&self, claim: &Claim<R>) -> bool {
+    fn is_compatible(&self, claim: &Claim<R>) -> bool {
         let alone =
             self.holders.first_key_value().is_some_and(|(_, one)| one.claim.terms.is_none());
         let limit = self.limit().unwrap_or(1) as usize;

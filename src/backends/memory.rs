@@ -208,7 +208,7 @@ impl Backend for Memory {
         cancel: CancelToken,
     ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let acquired = cancel.or(self.take_turn(request, progress)).await;
+            let acquired = cancel.unless_cancelled(self.take_turn(request, progress)).await;
             acquired.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
@@ -370,7 +370,7 @@ impl lease::LeaseOps for MemoryLease {
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
         drop(semaphores);
         Box::pin(async move {
-            let hurry = Notify::new();
+            let renew_now = Notify::new();
             let attempt = || -> LocalFuture<'_, Result<Renewed, StoreError>> {
                 let renewed = self.memory.renew(&self.name, self.id);
                 Box::pin(async { Ok(renewed.map_or_else(Renewed::Lost, Renewed::For)) })
@@ -384,7 +384,7 @@ impl lease::LeaseOps for MemoryLease {
                 }
             };
             tokio::select! {
-                lost = renewal::keep(self.id, validity, &hurry, attempt) => lost,
+                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
                 lost = told => lost,
             }
         })

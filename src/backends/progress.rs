@@ -61,7 +61,7 @@ impl CancelToken {
 
     /// Does something unless it is called off; dropping it has to be enough. A result that came
     /// at the same moment is returned.
-    pub(crate) async fn or<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless_cancelled<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             done = doing => Some(done),

@@ -20,10 +20,10 @@ pub(super) enum Renewed {
 
 /// Renews at a third of the TTL, for ever, or at once when there is reason to `hurry`. Returns once
 /// the permit is known to be lost. Each attempt is dropped when its time is over.
-pub(super) async fn keep<'a>(
+pub(super) async fn renew_loop<'a>(
     id: Uuid,
     validity: watch::Sender<Validity>,
-    hurry: &Notify,
+    renew_now: &Notify,
     mut attempt: impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
 ) -> Loss {
     loop {
@@ -31,7 +31,7 @@ pub(super) async fn keep<'a>(
         let next = since + jittered(ttl / 3, id);
         tokio::select! {
             () = sleep(next.saturating_sub(clock::now())) => {}
-            () = hurry.notified() => {}
+            () = renew_now.notified() => {}
         }
         let mut pause = first_pause(ttl);
         loop {
@@ -126,7 +126,7 @@ mod tests {
             let answers = RefCell::new(answers.into_iter());
             let started = tokio::time::Instant::now();
             let asked = RefCell::new(Vec::new());
-            let lost = keep(Uuid::nil(), sender, &Notify::new(), || {
+            let lost = renew_loop(Uuid::nil(), sender, &Notify::new(), || {
                 asked.borrow_mut().push(started.elapsed().as_millis());
                 let answer = answers.borrow_mut().next();
                 let hangs = matches!(&answer, Some(Err(error)) if *error == hang());

@@ -29,7 +29,7 @@ pub(super) async fn with_retries<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let give_up = Instant::now() + patience;
-    let mut pause = Backoff::new();
+    let mut backoff = Backoff::new();
     let mut before = PreviousError::default();
     loop {
         let left = give_up.saturating_duration_since(Instant::now());
@@ -38,7 +38,7 @@ pub(super) async fn with_retries<T>(
             Ok(done) => return Ok(done),
             Err(error) => before.or(error, time),
         };
-        if error.is_permanent() || !pause.sleep_before(give_up).await {
+        if error.is_permanent() || !backoff.sleep_before(give_up).await {
             return Err(error);
         }
     }

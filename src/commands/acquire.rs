@@ -18,29 +18,36 @@ use crate::supervise::signals::HandlersInstalled;
 use crate::terminal::{Console, Loudness};
 use crate::user::User;
 
-pub(super) fn run(settings: &AcquireSettings, account: &User) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &AcquireSettings, user: &User) -> anyhow::Result<Exit> {
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
-    let acquire_request = acquire_request(&settings.request, account, true);
-    block_on(acquire(settings, account, &acquire_request, caught))?
+    let acquire_request = acquire_request(&settings.request, user, true);
+    block_on(acquire(settings, user, &acquire_request, caught))?
 }
 
 async fn acquire(
     settings: &AcquireSettings,
-    account: &User,
+    user: &User,
     acquire_request: &AcquireRequest,
     caught: HandlersInstalled,
 ) -> anyhow::Result<Exit> {
     let AcquireSettings { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
-    let backend = request.location.connect(account)?;
+    let backend = request.location.connect(user)?;
     if !outer_permits(&acquire_request.name).is_empty() {
         console.say(Loudness::Normal, Warning::HeldAround(&acquire_request.name));
     }
-    let (visible, console) = (FrontProcess::Itself, &mut console);
-    let turned =
-        wait_in_turn(request, None, &*backend, acquire_request, &visible, &mut signals, console)
-            .await?;
+    let (front_process, console) = (FrontProcess::Itself, &mut console);
+    let turned = wait_in_turn(
+        request,
+        None,
+        &*backend,
+        acquire_request,
+        &front_process,
+        &mut signals,
+        console,
+    )
+    .await?;
     let lease = match turned {
         WaitOutcome::Granted(lease) => lease,
         WaitOutcome::Outer(_) => unreachable!("a permit that outlives us is asked for"),

@@ -24,17 +24,19 @@ use crate::user::{self, User};
 const TRIAL: &str = "semrun doctor";
 const ENOUGH: u32 = 10_000;
 
-pub(super) fn run(settings: DoctorSettings, account: &User) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit> {
     let mut report =
         DoctorJson { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
     // Not of a run, but of this call.
     let given = settings.given.iter().filter(|given| given.option != "json");
     report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
-        Err(misuse) => report.checks.push(error("configuration", misuse.to_string())),
+        Err(settings_error) => {
+            report.checks.push(error("configuration", settings_error.to_string()))
+        }
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
-            report.checks = block_on(examine(&examined, account))?;
+            report.checks = block_on(diagnose(&examined, user))?;
         }
     }
     // A misspelt one does nothing, and nothing else says so.
@@ -53,7 +55,7 @@ pub(super) fn run(settings: DoctorSettings, account: &User) -> anyhow::Result<Ex
     Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
-async fn examine(examined: &DiagnosedBackend, account: &User) -> Vec<Check> {
+async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
     let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
@@ -79,7 +81,7 @@ async fn examine(examined: &DiagnosedBackend, account: &User) -> Vec<Check> {
                     it)";
         checks.push(finding("processes", Grade::Error, text));
     }
-    let backend = match location.connect(account) {
+    let backend = match location.connect(user) {
         Ok(backend) => backend,
         Err(problem) => {
             checks.push(error("backend", ErrorText(&problem).to_string()));
@@ -97,8 +99,8 @@ async fn examine(examined: &DiagnosedBackend, account: &User) -> Vec<Check> {
         Ok(found) => {
             checks.push(place);
             checks.extend(found.iter().map(Check::of));
-            checks.extend(takeover(backend.failover_time().await, *ttl, *kill_after));
-            checks.push(try_out(&*backend, *ttl, account).await);
+            checks.extend(failover_check(backend.failover_time().await, *ttl, *kill_after));
+            checks.push(try_out(&*backend, *ttl, user).await);
         }
     }
     checks
@@ -113,7 +115,7 @@ fn error(topic: &'static str, text: String) -> Check {
 }
 
 /// Whether running jobs survive it when another server takes the place of this one.
-fn takeover(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
+fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
     let shown = humantime::format_duration(ttl);
@@ -151,7 +153,7 @@ fn takeover(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<C
 }
 
 /// Takes a permit, and gives it back.
-async fn try_out(backend: &dyn Backend, ttl: Duration, account: &User) -> Check {
+async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
     let mut request = AcquireRequest {
         name: TRIAL.parse().expect("a good name"),
         id: Uuid::new_v4(),
@@ -164,7 +166,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &User) -> Check 
             label: "doctor".into(),
             host: user::host(),
             pid: std::process::id(),
-            user: account.user.clone(),
+            user: user.user.clone(),
             detached: false,
         },
     };

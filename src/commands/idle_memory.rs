@@ -23,7 +23,7 @@ pub(super) fn fall_asleep() {
 
 /// Does something, and gives memory back whenever nothing has happened for a while. What happens
 /// now and then, a heartbeat say, needs its part of it back, and so it is given back again.
-pub(super) async fn resting<T>(doing: impl Future<Output = T>) -> T {
+pub(super) async fn release_memory_during<T>(doing: impl Future<Output = T>) -> T {
     let mut doing = pin!(doing);
     let mut quiet = pin!(sleep(QUIET));
     let mut rests = false;
@@ -60,7 +60,7 @@ mod tests {
             })
             .build()
             .unwrap();
-        let given = runtime.block_on(resting(async {
+        let given = runtime.block_on(release_memory_during(async {
             for _ in 0..10 {
                 sleep(QUIET / 2).await;
             }

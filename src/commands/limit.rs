@@ -10,8 +10,8 @@ use crate::printable::{Context, quoted};
 use crate::settings::{LimitChange, LimitSettings};
 use crate::user::User;
 
-pub(super) fn run(settings: &LimitSettings, account: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+pub(super) fn run(settings: &LimitSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     let page = block_on(change(&*backend, settings))??;
     print(&page)
 }

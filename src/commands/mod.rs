@@ -40,10 +40,10 @@ use crate::user::User;
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     // Not before it is needed: it may ask a directory service.
-    let account = LazyCell::new(User::current);
+    let user = LazyCell::new(User::current);
     let around = Environment {
         variables: &Variables::own(),
-        user_file: &|| settings::user_file(&account),
+        user_file: &|| settings::user_file(&user),
         system_file: settings::system_file(),
     };
     let task = settings::read(line, &around);
@@ -52,7 +52,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
         Ok(_) => false,
         Err(_) => settings::wants_shell(line),
     };
-    let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &account));
+    let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &user));
     if for_a_shell {
         let code = match &done {
             Ok(exit) => exit.code(),
@@ -66,7 +66,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     done
 }
 
-fn perform(task: RequestedCommand, account: &User) -> anyhow::Result<Exit> {
+fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
     if prints(&task) && !can_print() {
         return Err(cannot_write(Errno::BADF.into()));
     }
@@ -77,22 +77,22 @@ fn perform(task: RequestedCommand, account: &User) -> anyhow::Result<Exit> {
                 console.say(Loudness::Verbose, Detail::NoShell(no_shell));
             }
             warn(&settings.request, settings.typed_password);
-            run::run(&settings, account)
+            run::run(&settings, user)
         }
-        RequestedCommand::Status(settings) => status::run(&settings, account),
+        RequestedCommand::Status(settings) => status::run(&settings, user),
         RequestedCommand::Acquire(settings) => {
             warn(&settings.request, settings.typed_password);
-            acquire::run(&settings, account)
+            acquire::run(&settings, user)
         }
         RequestedCommand::Renew(settings) => {
             if settings.typed_password {
                 Console::new(Loudness::Normal).say(Loudness::Normal, ExposedSecret::Typed);
             }
-            renew::run(&settings, account)
+            renew::run(&settings, user)
         }
-        RequestedCommand::Release(settings) => release::run(&settings, account),
-        RequestedCommand::Limit(settings) => limit::run(&settings, account),
-        RequestedCommand::Doctor(settings) => doctor::run(*settings, account),
+        RequestedCommand::Release(settings) => release::run(&settings, user),
+        RequestedCommand::Limit(settings) => limit::run(&settings, user),
+        RequestedCommand::Doctor(settings) => doctor::run(*settings, user),
         RequestedCommand::Serve(settings) => serve::run(*settings),
         RequestedCommand::Completions(shell) => write_out(&generate::completions(shell)),
         RequestedCommand::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
@@ -157,8 +157,8 @@ fn can_print() -> bool {
 
 /// The class of a failure, which decides its exit code.
 pub(crate) fn class(error: &anyhow::Error) -> Failure {
-    if let Some(misuse) = error.downcast_ref::<SettingsError>() {
-        return misuse.failure;
+    if let Some(settings_error) = error.downcast_ref::<SettingsError>() {
+        return settings_error.failure;
     }
     if let Some(error) = error.downcast_ref::<backends::Error>() {
         return match error.kind() {

@@ -100,7 +100,7 @@ impl NestedLease {
             return std::future::pending().await;
         }
         loop {
-            let (why, gone) = match self.nested.news().await {
+            let (why, gone) = match self.nested.next_news().await {
                 Ok(Some(OuterNews::Held(tenure))) => {
                     if let (Some((since, ttl)), Some(sender)) = (tenure, &self.tenure) {
                         sender.send_replace(Validity { since, ttl, error: None });

@@ -12,8 +12,8 @@ use crate::exit::{Exit, Failure};
 use crate::settings::{ReleaseSettings, SettingsError};
 use crate::user::User;
 
-pub(super) fn run(settings: &ReleaseSettings, account: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+pub(super) fn run(settings: &ReleaseSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     block_on(release(&*backend, settings))?
 }
 

@@ -18,8 +18,8 @@ use crate::settings::RenewSettings;
 use crate::sys::watch;
 use crate::user::User;
 
-pub(super) fn run(settings: &RenewSettings, account: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+pub(super) fn run(settings: &RenewSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     block_on(renew(&*backend, settings))?
 }
 
@@ -112,7 +112,7 @@ async fn over(validity: Option<watch::Receiver<Validity>>) -> io::Result<LossRea
         }
         alarm.set(Some(end))?;
         tokio::select! {
-            rung = alarm.ring() => rung?,
+            rung = alarm.wait() => rung?,
             Ok(()) = validity.changed() => {}
         }
     }

@@ -35,13 +35,12 @@ const GIVING_UP: Duration = Duration::from_secs(1);
 /// How many more descriptors a run needs at most, with some to spare.
 const DESCRIPTORS: u64 = 24;
 
-pub(super) fn run(settings: &RunSettings, account: &User) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &RunSettings, user: &User) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit();
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
-    let acquire_request = acquire_request(&settings.request, account, false);
-    let backend = settings.request.location.connect(account)?;
-    let story =
-        RunTask { settings, account, acquire_request: &acquire_request, descriptors, caught };
+    let acquire_request = acquire_request(&settings.request, user, false);
+    let backend = settings.request.location.connect(user)?;
+    let story = RunTask { settings, user, acquire_request: &acquire_request, descriptors, caught };
     if settings.request.location.expires() {
         story.tell_in_two_processes(backend)
     } else {
@@ -52,7 +51,7 @@ pub(super) fn run(settings: &RunSettings, account: &User) -> anyhow::Result<Exit
 /// The part of the process that everybody sees, where another one does the rest.
 fn guard(
     settings: &RunSettings,
-    account: &User,
+    user: &User,
     acquire_request: &AcquireRequest,
     guardian: Guardian,
 ) -> anyhow::Result<Exit> {
@@ -65,7 +64,7 @@ fn guard(
     }
     console.take_over();
     // Nothing is left that could run under the permit, or wait for it.
-    let backend = settings.request.location.connect(account)?;
+    let backend = settings.request.location.connect(user)?;
     if let Err(error) = block_on(backend.cancel(name, acquire_request.id, GIVING_BACK))? {
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }
@@ -93,7 +92,7 @@ impl std::fmt::Display for SupervisionFailed {
 /// One run, from asking to giving back.
 struct RunTask<'a> {
     settings: &'a RunSettings,
-    account: &'a User,
+    user: &'a User,
     acquire_request: &'a AcquireRequest,
     /// The limit of open files that semrun was started with.
     descriptors: Option<Rlimit>,
@@ -104,7 +103,7 @@ impl RunTask<'_> {
     /// Where permits expire there are two processes from the start: whatever happens to one of them
     /// from the grant on, the other one ends the command in time.
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, acquire_request, .. } = *self;
+        let Self { settings, user, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
             let text = "the processes of a command could not be stopped in time here: /proc is \
                         missing, hides them, or is that of another pid namespace (unshare \
@@ -123,42 +122,42 @@ impl RunTask<'_> {
                     backend.cancel(&acquire_request.name, acquire_request.id, GIVING_BACK).await;
             }
         };
-        let mut visible = match guardian::fork_guardian(None) {
+        let mut front_process = match guardian::fork_guardian(None) {
             Ok(ForkSide::Guardian(guardian)) => {
                 drop(backend);
-                return guard(settings, account, acquire_request, guardian);
+                return guard(settings, user, acquire_request, guardian);
             }
-            Ok(ForkSide::Worker(visible)) => visible,
+            Ok(ForkSide::Worker(front_process)) => front_process,
             Err(error) => {
                 block_on(withdraw())?;
                 return Err(error).context("cannot start a second process");
             }
         };
         let ran = block_on(async {
-            let mut heard = match self.listen(&mut visible) {
+            let mut heard = match self.listen(&mut front_process) {
                 Ok(heard) => heard,
                 Err(error) => {
                     withdraw().await;
                     return Err(error);
                 }
             };
-            match self.wait(&*backend, &visible, &mut heard).await? {
+            match self.wait(&*backend, &front_process, &mut heard).await? {
                 WaitOutcome::Away(exit) => Ok(exit),
-                turned => self.run_under(turned, &*backend, &visible, &mut heard).await,
+                turned => self.run_under(turned, &*backend, &front_process, &mut heard).await,
             }
         });
         // Where nothing could be waited for, the guardian withdraws what was asked.
-        conclude(&visible, ran?)
+        finish(&front_process, ran?)
     }
 
     /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
     /// the command starts may close that descriptor, so from the grant on there are two as well.
     fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, acquire_request, .. } = *self;
+        let Self { settings, user, acquire_request, .. } = *self;
         let turned = block_on(async {
-            let mut visible = FrontProcess::Itself;
-            let mut heard = self.listen(&mut visible)?;
-            self.wait(&*backend, &visible, &mut heard).await
+            let mut front_process = FrontProcess::Itself;
+            let mut heard = self.listen(&mut front_process)?;
+            self.wait(&*backend, &front_process, &mut heard).await
         })??;
         let lease = match &turned {
             WaitOutcome::Away(exit) => return Ok(*exit),
@@ -172,13 +171,13 @@ impl RunTask<'_> {
         match side {
             Ok(ForkSide::Guardian(guardian)) => {
                 drop((turned, backend));
-                guard(settings, account, acquire_request, guardian)
+                guard(settings, user, acquire_request, guardian)
             }
-            Ok(ForkSide::Worker(mut visible)) => {
+            Ok(ForkSide::Worker(mut front_process)) => {
                 let ran = block_on(async {
-                    match self.listen(&mut visible) {
+                    match self.listen(&mut front_process) {
                         Ok(mut heard) => {
-                            self.run_under(turned, &*backend, &visible, &mut heard).await
+                            self.run_under(turned, &*backend, &front_process, &mut heard).await
                         }
                         Err(error) => {
                             give_back(turned).await;
@@ -186,7 +185,7 @@ impl RunTask<'_> {
                         }
                     }
                 });
-                conclude(&visible, ran.and_then(|ran| ran))
+                finish(&front_process, ran.and_then(|ran| ran))
             }
             Err(error) => {
                 block_on(give_back(turned))?;
@@ -196,8 +195,8 @@ impl RunTask<'_> {
     }
 
     /// To be called within a runtime.
-    fn listen(&self, visible: &mut FrontProcess) -> anyhow::Result<Inputs> {
-        visible.listen().context("cannot watch the guardian")?;
+    fn listen(&self, front_process: &mut FrontProcess) -> anyhow::Result<Inputs> {
+        front_process.listen().context("cannot watch the guardian")?;
         let signals = self.caught.listen().context("cannot listen to signals")?;
         Ok(Inputs { signals, console: Console::new(self.settings.request.loudness) })
     }
@@ -205,13 +204,21 @@ impl RunTask<'_> {
     async fn wait(
         &self,
         backend: &dyn Backend,
-        visible: &FrontProcess,
+        front_process: &FrontProcess,
         Inputs { signals, console }: &mut Inputs,
     ) -> anyhow::Result<WaitOutcome> {
         let request = &self.settings.request;
         let kill_after = self.settings.supervision.kill_after;
-        wait_in_turn(request, kill_after, backend, self.acquire_request, visible, signals, console)
-            .await
+        wait_in_turn(
+            request,
+            kill_after,
+            backend,
+            self.acquire_request,
+            front_process,
+            signals,
+            console,
+        )
+        .await
     }
 
     /// Runs the command under a permit, and gives back what is ours.
@@ -219,7 +226,7 @@ impl RunTask<'_> {
         &self,
         turned: WaitOutcome,
         backend: &dyn Backend,
-        visible: &FrontProcess,
+        front_process: &FrontProcess,
         heard: &mut Inputs,
     ) -> anyhow::Result<Exit> {
         let settings = self.settings;
@@ -237,14 +244,14 @@ impl RunTask<'_> {
         }
 
         let url = (!nested).then(|| backend.url());
-        let ran = self.run_command(&mut *lease, url.as_deref(), visible, heard).await;
+        let ran = self.run_command(&mut *lease, url.as_deref(), front_process, heard).await;
 
         if ran.as_ref().is_err_and(anyhow::Error::is::<SupervisionFailed>) {
             // The command may live on. It has the permit, and keeps it if semrun only goes.
             return ran.map(|ran| ran.exit);
         }
         // From here on nobody needs to be killed.
-        visible.kills_at(None)?;
+        front_process.kills_at(None)?;
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
         if ran.is_ok() && !lost && lease_watch::is_over(&*lease) {
@@ -284,7 +291,7 @@ impl RunTask<'_> {
         &self,
         lease: &mut dyn Lease,
         url: Option<&str>,
-        visible: &FrontProcess,
+        front_process: &FrontProcess,
         Inputs { signals, console }: &mut Inputs,
     ) -> anyhow::Result<RunOutcome> {
         let settings = self.settings;
@@ -302,20 +309,20 @@ impl RunTask<'_> {
         environment.extend(settings.withheld.iter().map(|variable| (*variable, None)));
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
-        let mut hold = LeaseWatch::new(lease, supervision.kill_after, continues)
+        let mut lease_watch = LeaseWatch::new(lease, supervision.kill_after, continues)
             .context("cannot watch the lease")?;
-        visible.kills_at(hold.last())?;
-        if let Some(descriptor) = hold.inherit() {
-            visible.keep(descriptor).context("cannot have the permit kept")?;
+        front_process.kills_at(lease_watch.last())?;
+        if let Some(descriptor) = lease_watch.inherit() {
+            front_process.keep_open(descriptor).context("cannot have the permit kept")?;
         }
-        if let Some(why) = hold.is_too_late().await {
+        if let Some(why) = lease_watch.is_too_late().await {
             let (name, why) = (&permit.name, &why);
             console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
             return Ok(RunOutcome { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
         // Before the command can look for it.
         let around = if url.is_some() {
-            NestingListener::listen(permit.id, OuterNews::Held(hold.validity()))
+            NestingListener::listen(permit.id, OuterNews::Held(lease_watch.validity()))
         } else {
             NestingListener::elsewhere()
         };
@@ -325,7 +332,7 @@ impl RunTask<'_> {
             environment,
             foreground: supervision.rules.foreground,
             descriptors: self.descriptors,
-            inherit: hold.inherit(),
+            inherit: lease_watch.inherit(),
         };
         let cannot_run = |reason| CannotRun::new(&settings.program, reason);
         let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
@@ -351,7 +358,16 @@ impl RunTask<'_> {
                 }
             }
         };
-        match supervise(&mut tree, signals, visible, (hold, around), supervision, remark).await {
+        match supervise(
+            &mut tree,
+            signals,
+            front_process,
+            (lease_watch, around),
+            supervision,
+            remark,
+        )
+        .await
+        {
             Ok(ended) => Ok(ended.into()),
             Err(SupervisionError::NotLaunched(reason)) => Err(cannot_run(reason).into()),
             Err(SupervisionError::Unattended(error)) => {
@@ -388,12 +404,12 @@ impl From<Ended> for RunOutcome {
 }
 
 /// Tells the process that everybody sees how it all ended.
-fn conclude(visible: &FrontProcess, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+fn finish(front_process: &FrontProcess, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match &ran {
-        Ok(exit) => visible.done((*exit).into()),
+        Ok(exit) => front_process.done((*exit).into()),
         // Something may be left of the command, and the guardian has to see to it.
         Err(error) if error.is::<SupervisionFailed>() => {}
-        Err(_) => visible.failed(),
+        Err(_) => front_process.failed(),
     }
     ran
 }

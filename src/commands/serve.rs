@@ -76,16 +76,16 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
         })?;
         let address = listener.local_addr().context("cannot listen")?;
         if tls.is_none() && !address.ip().is_loopback() {
-            semaphores.log.say(LogEvent::Alert, CLEAR_TEXT);
+            semaphores.log.log_text(LogEvent::Alert, CLEAR_TEXT);
         }
-        announce(&semaphores, address.port(), restored);
+        log_start(&semaphores, address.port(), restored);
         if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
             let text = format!(
                 "--max-unauthenticated {asked} is more than half of the {descriptors} descriptors that \
                  it may have; it is {} now",
                 room.strangers
             );
-            semaphores.log.say(LogEvent::Alert, &text);
+            semaphores.log.log_text(LogEvent::Alert, &text);
         }
         let routes = Routes::new(Rc::clone(&semaphores), keys);
         let reload = Reload::new(credential_files, Rc::clone(&routes), tls.clone());
@@ -93,27 +93,27 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
         let end = async {
             tokio::select! {
                 () = told_to_end(signals, &again) => {}
-                () = reload.whenever(&again) => {}
+                () = reload.reload_on(&again) => {}
             }
         };
         crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
     semaphores.log.finish();
-    semaphores.log.say(LogEvent::Info, "The server has ended");
+    semaphores.log.log_text(LogEvent::Info, "The server has ended");
     Ok(Exit::Success)
 }
 
 /// The start line of the protocol, on standard output, and what a restart costs.
-fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
+fn log_start(semaphores: &Semaphores, port: u16, restored: usize) {
     let log = &semaphores.log;
     if !semaphores.journal.remembers() {
-        log.say(
+        log.log_text(
             LogEvent::Alert,
             "without --state-dir a restart forgets all permits: commands that hold one are stopped \
              when they learn of it, and until then others may run beside them",
         );
     } else if restored > 0 {
-        log.say(LogEvent::Info, &format!("{restored} permits on record are kept"));
+        log.log_text(LogEvent::Info, &format!("{restored} permits on record are kept"));
     }
     if semaphores.journal.is_of_another_boot()
         && let Some(pause) = semaphores.paused()
@@ -123,7 +123,7 @@ fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
              the longest lease on record",
             Span(pause)
         );
-        log.say(LogEvent::Alert, &text);
+        log.log_text(LogEvent::Alert, &text);
     }
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }

@@ -18,12 +18,12 @@ use crate::backends::{Backend, Error, Name, Snapshot};
 use crate::cli::messages::Output;
 use crate::exit::Exit;
 use crate::settings::StatusSettings;
-use crate::terminal::{Console, Loudness, ellipsis, room};
+use crate::terminal::{Console, Loudness, ellipsis, usable_columns};
 use crate::user::User;
 
-pub(super) fn run(settings: &StatusSettings, account: &User) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &StatusSettings, user: &User) -> anyhow::Result<Exit> {
     let places = settings.places.iter();
-    let places = places.map(|(location, names)| Ok((location.connect(account)?, names.as_slice())));
+    let places = places.map(|(location, names)| Ok((location.connect(user)?, names.as_slice())));
     let places: Vec<_> = places.collect::<Result<_, Error>>()?;
     if settings.watch {
         return block_on(watch(&places, settings))?;
@@ -97,7 +97,7 @@ async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result
         } else {
             let mut shown = Output::of(humantime::format_rfc3339_seconds(SystemTime::now()));
             // The page is cut there to what a row shows of it.
-            let columns = u16::try_from(columns()).map_or(usize::MAX, room);
+            let columns = u16::try_from(columns()).map_or(usize::MAX, usable_columns);
             shown.append(&page(places, &snapshots, settings, columns));
             shown
         };

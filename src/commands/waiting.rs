@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use self::display::WaitingDisplay;
-use super::idle_memory::resting;
+use super::idle_memory::release_memory_during;
 use super::nested::{self, OuterPermit, outer_permits};
 use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, Lease, Name, Progress,
@@ -33,7 +33,7 @@ pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 /// What is asked of the backend. A detached permit is to outlive this process.
 pub(super) fn acquire_request(
     request: &PermitRequest,
-    account: &User,
+    user: &User,
     detached: bool,
 ) -> AcquireRequest {
     AcquireRequest {
@@ -48,14 +48,14 @@ pub(super) fn acquire_request(
             label: request.label.clone(),
             host: user::host(),
             pid: std::process::id(),
-            user: account.user.clone(),
+            user: user.user.clone(),
             detached,
         },
     }
 }
 
 /// A part of `longest`, by the chance that made the permit's identity.
-fn chance(longest: Duration, id: Uuid) -> Duration {
+fn jitter(longest: Duration, id: Uuid) -> Duration {
     let part = u32::from_le_bytes([id.as_bytes()[0], id.as_bytes()[1], id.as_bytes()[2], 0]);
     longest.mul_f64(f64::from(part) / f64::from(1 << 24))
 }
@@ -102,12 +102,18 @@ async fn get(
     if outer.is_empty() {
         return backend.acquire(acquire_request, progress, cancel).await.map(Obtained::Acquired);
     }
-    let Some(snapshot) = cancel.clone().or(backend.observe(&acquire_request.name)).await else {
+    let Some(snapshot) =
+        cancel.clone().unless_cancelled(backend.observe(&acquire_request.name)).await
+    else {
         let what = StoreError::OuterUnknown;
         progress.tell(Progress::Trouble { what, may_last: false });
         return Ok(Obtained::Acquired(Acquisition::Cancelled));
     };
-    match cancel.clone().or(nested::join(backend, &acquire_request.name, &outer, snapshot?)).await {
+    match cancel
+        .clone()
+        .unless_cancelled(nested::join(backend, &acquire_request.name, &outer, snapshot?))
+        .await
+    {
         None => return Ok(Obtained::Acquired(Acquisition::Cancelled)),
         Some(Ok(OuterPermit::Lease(lease))) => return Ok(Obtained::Outer(lease)),
         Some(Err(error)) => return Err(error),
@@ -155,14 +161,14 @@ pub(super) async fn wait_in_turn(
     kill_after: Option<Duration>,
     backend: &dyn Backend,
     acquire_request: &AcquireRequest,
-    visible: &FrontProcess,
+    front_process: &FrontProcess,
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<WaitOutcome> {
     if let Some(why) = pitfall(acquire_request.name.as_str()) {
         console.say(Loudness::Verbose, Detail::Pitfall(&acquire_request.name, why));
     }
-    let jitter = chance(request.jitter, acquire_request.id);
+    let jitter = jitter(request.jitter, acquire_request.id);
     if !jitter.is_zero() {
         console.say(Loudness::Verbose, Detail::Jitter(jitter));
     }
@@ -173,12 +179,14 @@ pub(super) async fn wait_in_turn(
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = WaitingDisplay::new(backend, request, acquire_request, visible, console);
+    let mut view = WaitingDisplay::new(backend, request, acquire_request, front_process, console);
     view.started = started;
     let mut enough: Option<StopReason> = None;
-    let mut acquiring = Box::pin(resting(async {
+    let mut acquiring = Box::pin(release_memory_during(async {
         // A sleep takes a millisecond, however short it is.
-        if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
+        if !jitter.is_zero()
+            && cancel.clone().unless_cancelled(sleep_until(started)).await.is_none()
+        {
             return Ok(Obtained::Acquired(Acquisition::Cancelled));
         }
         get(backend, acquire_request, &progress, cancel).await
@@ -188,7 +196,7 @@ pub(super) async fn wait_in_turn(
         let stop = tokio::select! {
             biased;
             arrival = signals.next() => view.on_signal(arrival?.signal).map(StopReason::Signal),
-            told = visible.told(), if enough.is_none() => match told {
+            told = front_process.next_event(), if enough.is_none() => match told {
                 GuardianEvent::Vanished => Some(StopReason::Signal(Signal::KILL)),
                 GuardianEvent::NotStopped => None,
             },
@@ -211,12 +219,12 @@ pub(super) async fn wait_in_turn(
         Ok(Obtained::Acquired(acquired)) => {
             // Before anything else: whatever holds us up from now on, it ends before the lease.
             if let Acquisition::Granted(lease) = &acquired {
-                visible.kills_at(lease_watch::last(&**lease, kill_after))?;
+                front_process.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
             acquired
         }
         Ok(Obtained::Outer(lease)) => {
-            visible.kills_at(lease_watch::last(&*lease, kill_after))?;
+            front_process.kills_at(lease_watch::last(&*lease, kill_after))?;
             return Ok(WaitOutcome::Outer(lease));
         }
         Err(error) => {
@@ -234,7 +242,7 @@ pub(super) async fn wait_in_turn(
     Ok(match (acquired, enough) {
         (acquired, Some(StopReason::Signal(signal))) => {
             // Nothing runs under it.
-            visible.kills_at(None)?;
+            front_process.kills_at(None)?;
             if let Acquisition::Granted(lease) = acquired
                 && let Err(error) = lease.release(GIVING_BACK).await
             {
@@ -252,7 +260,7 @@ pub(super) async fn wait_in_turn(
             WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
         (Acquisition::Cancelled, _) => {
-            if let Some(why) = view.hindrance() {
+            if let Some(why) = view.obstacle() {
                 view.console.clear();
                 let (backend, name) = (backend.url(), acquire_request.name.clone());
                 return Err(GaveUpWaiting { backend, name, why }.into());

@@ -76,12 +76,12 @@ impl ClientConnection {
     }
 
     /// Its time for the first request begins now.
-    pub(super) fn begins(&self) {
+    pub(super) fn request_begins(&self) {
         self.since.set(Instant::now());
     }
 
     /// A request of it has come as a whole, or its head has.
-    pub(crate) fn asks(self: &Rc<Self>) -> OpenRequest {
+    pub(crate) fn open_request(self: &Rc<Self>) -> OpenRequest {
         self.asks.set(true);
         self.half.set(0);
         self.door.has_whole(self.number);
@@ -92,7 +92,7 @@ impl ClientConnection {
     /// It has shown a key.
     pub(crate) fn shows_key(&self) {
         if !self.known.get() {
-            self.known.set(self.door.welcome(self));
+            self.known.set(self.door.authenticate(self));
         }
     }
 
@@ -217,7 +217,7 @@ impl Drop for OpenRequest {
             && let Some(ends) = guest.ends.get()
         {
             guest.rests_no_more();
-            guest.place.set(Some(guest.door.rests(ends)));
+            guest.place.set(Some(guest.door.note_partial_head(ends)));
         }
     }
 }

@@ -136,7 +136,7 @@ impl Connections {
         let address = group(address);
         let (mut looks, mut ended) = (0, 0);
         loop {
-            match self.crowd(address) {
+            match self.overflow(address) {
                 Overflow::None => return ended,
                 Overflow::Leaving => {}
                 Overflow::Oldest(number) => {
@@ -154,7 +154,7 @@ impl Connections {
         }
     }
 
-    fn crowd(&self, address: IpAddr) -> Overflow {
+    fn overflow(&self, address: IpAddr) -> Overflow {
         let inside = self.inside.borrow();
         let there = inside.addresses.get(&address);
         let oldest = if let Some(there) = there.filter(|it| it.count > self.room.of_one_address) {
@@ -180,7 +180,7 @@ impl Connections {
 
     /// A stranger has shown a key. False: all the room for those is taken by requests that are under
     /// way, and it stays a stranger, that ends when others come.
-    pub(super) fn welcome(&self, guest: &ClientConnection) -> bool {
+    pub(super) fn authenticate(&self, guest: &ClientConnection) -> bool {
         let mut inside = self.inside.borrow_mut();
         if inside.known >= self.room.known {
             let Some((_, ends)) = inside.idle.pop_first() else { return false };
@@ -192,7 +192,7 @@ impl Connections {
     }
 
     /// One that is known has no request any more. Returns its place among those.
-    pub(super) fn rests(&self, ends: &AbortHandle) -> u64 {
+    pub(super) fn note_partial_head(&self, ends: &AbortHandle) -> u64 {
         let mut inside = self.inside.borrow_mut();
         inside.last += 1;
         let place = inside.last;

@@ -116,7 +116,7 @@ impl Log {
     }
 
     /// Logs what happened to one client.
-    pub(crate) fn happened(&self, event: LogEvent, subject: Subject<'_>, action: &str) {
+    pub(crate) fn log(&self, event: LogEvent, subject: Subject<'_>, action: &str) {
         if !self.logs(event) {
             return;
         }
@@ -139,7 +139,7 @@ impl Log {
     }
 
     /// Logs what concerns the whole server.
-    pub(crate) fn say(&self, event: LogEvent, text: &str) {
+    pub(crate) fn log_text(&self, event: LogEvent, text: &str) {
         if !self.logs(event) {
             return;
         }
@@ -153,15 +153,15 @@ impl Log {
 
     /// Writes what must be written and was not, as far as it can be now.
     pub(crate) fn catch_up(&self) {
-        self.pay(self.sink.line);
+        self.write_dropped_count(self.sink.line);
     }
 
     /// The same for the last time.
     pub(crate) fn finish(&self) {
-        self.pay(self.sink.last);
+        self.write_dropped_count(self.sink.last);
     }
 
-    fn pay(&self, write: impl Fn(&str) -> bool) {
+    fn write_dropped_count(&self, write: impl Fn(&str) -> bool) {
         let mut owed = self.owed.borrow_mut();
         while owed.front().is_some_and(|line| write(line)) {
             owed.pop_front();
@@ -195,7 +195,7 @@ impl Log {
     }
 
     /// Does what a client wants, and says so.
-    pub(crate) fn change_for(&self, actor: &Actor, change: &Value) -> Result<(), LogConfigError> {
+    pub(crate) fn configure(&self, actor: &Actor, change: &Value) -> Result<(), LogConfigError> {
         let before = self.switches.borrow().clone();
         self.change(change)?;
         let mut changes = self.switches.borrow().since(&before);

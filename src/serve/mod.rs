@@ -90,9 +90,9 @@ pub(crate) async fn run(
             (stream, from) = next_connection(&listener, &said, &semaphores.log) => {
                 let peer = Peer::new(stream, door.enter(from.ip()));
                 let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
-                let talk = converse(peer.clone(), tls, Rc::clone(&routes));
+                let talk = serve_connection(peer.clone(), tls, Rc::clone(&routes));
                 let ends = connections.spawn_local(talk);
-                door.watch(peer.guest(), ends, peer.stream());
+                door.watch(peer.connection(), ends, peer.stream());
                 drop(peer);
                 if door.make_room(from.ip()).await > 0 {
                     say_seldom(&crowded, &semaphores.log, || {
@@ -151,7 +151,7 @@ async fn next_connection(
 fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.say(LogEvent::Alert, &text());
+        log.log_text(LogEvent::Alert, &text());
     }
 }
 
@@ -168,13 +168,13 @@ async fn tell_of_trouble(routes: &Routes) {
                 }
                 None => "the state directory can be written again".into(),
             };
-            routes.semaphores.log.say(LogEvent::Alert, &text);
+            routes.semaphores.log.log_text(LogEvent::Alert, &text);
             known = error;
         }
     }
 }
 
-async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
+async fn serve_connection(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
     let bytes = peer.bytes();
     match tls {
         None => serve(bytes, peer, routes).await,
@@ -182,7 +182,7 @@ async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
             let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
             let handshake = Box::pin(handshake).await;
             if let Ok(Ok(stream)) = handshake {
-                peer.guest().begins();
+                peer.connection().request_begins();
                 // Boxed: connections without TLS need not have the room for it.
                 Box::pin(serve(stream, peer, routes)).await;
             }
@@ -205,5 +205,5 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: 
             .serve_connection(TokioIo::new(stream), service)
             .await;
     };
-    peer.guest().unless_slow(talk).await;
+    peer.connection().unless_slow(talk).await;
 }

@@ -30,7 +30,7 @@ impl Peer {
         Self { stream: Rc::new(stream), guest }
     }
 
-    pub(crate) fn guest(&self) -> &Rc<ClientConnection> {
+    pub(crate) fn connection(&self) -> &Rc<ClientConnection> {
         &self.guest
     }
 

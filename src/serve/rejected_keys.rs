@@ -87,7 +87,7 @@ impl RejectedKeys {
 fn say(log: &Log, address: Option<IpAddr>, times: u64) {
     let from = address.map_or_else(|| "further addresses".into(), |from| from.to_string());
     let unit = if times == 1 { "time" } else { "times" };
-    log.say(LogEvent::Alert, &format!("wrong API key from {from} ({times} {unit})"));
+    log.log_text(LogEvent::Alert, &format!("wrong API key from {from} ({times} {unit})"));
 }
 
 #[cfg(test)]

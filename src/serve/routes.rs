@@ -19,14 +19,14 @@ use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-use self::authorization::{Denied, Ownership, may};
+use self::authorization::{Denied, Ownership, authorize};
 use self::body::{LongAnswers, ResponseBody};
 use self::request::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
 use self::responses::{
-    crowded, empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for,
-    removed, typed,
+    empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
+    too_many_connections, with_content_type,
 };
 use super::bearer::Actor;
 use super::keys::ApiKeys;
@@ -102,7 +102,7 @@ impl Routes {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let asking = peer.guest().asks();
+        let asking = peer.connection().open_request();
         let (head, body) = request.into_parts();
         let version = head.headers.get(VERSION_HEADER).cloned();
         let ours = version.as_ref().is_some_and(|version| version == VERSION);
@@ -162,7 +162,7 @@ impl Routes {
             }
             if let Some(line) = line {
                 let status = answer.status().as_u16();
-                self.semaphores.log.say(LogEvent::Debug, &format!("{line}: {status}"));
+                self.semaphores.log.log_text(LogEvent::Debug, &format!("{line}: {status}"));
             }
             answer.body_mut().asking = Some(asking);
             Ok(answer)
@@ -180,12 +180,12 @@ impl Routes {
         {
             return RouteResult::Answered(of_another_version(version));
         }
-        match self.understand(head, json, ours, peer) {
+        match self.parse(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => {
                 let mut answer = empty(status);
                 // It had a key that is none any more, and leaves the room of those that have one.
-                if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
+                if status == StatusCode::UNAUTHORIZED && peer.connection().is_known() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 RouteResult::Answered(answer)
@@ -193,7 +193,7 @@ impl Routes {
         }
     }
 
-    fn understand(
+    fn parse(
         &self,
         head: &Parts,
         json: Result<Option<Value>, ()>,
@@ -207,7 +207,7 @@ impl Routes {
         let json = json.map_err(|()| StatusCode::BAD_REQUEST)?;
         let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-        let address = peer.guest().address();
+        let address = peer.connection().address();
         let Some(bearer) = self.keys.borrow().bearer(key) else {
             // What asks without any, a balancer say, does not guess.
             if !key.is_empty() {
@@ -216,7 +216,7 @@ impl Routes {
             return Err(StatusCode::UNAUTHORIZED);
         };
         let actor = Actor { bearer, from: Some(address) };
-        peer.guest().shows_key();
+        peer.connection().shows_key();
         let name = name_in(head.uri.query().unwrap_or_default());
         if name.len() > LONGEST_NAME {
             return Err(StatusCode::BAD_REQUEST);
@@ -241,7 +241,7 @@ impl Routes {
             Some(taker) if actor.bearer.owns(&taker) => Ownership::Own,
             Some(_) => Ownership::Anothers,
         };
-        may(&actor.bearer, *route, name, whose)
+        authorize(&actor.bearer, *route, name, whose)
     }
 
     /// Does what is wanted, as far as that can be done at once.
@@ -263,7 +263,7 @@ impl Routes {
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.request(&name, asking, &actor) {
                     Ok((told, attached)) => {
-                        peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
+                        peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
                         return RouteResult::Asked(told, attached);
                     }
                     Err(refused) => refused_for(refused),
@@ -280,7 +280,7 @@ impl Routes {
                 }
             }
             // It lives as long as this connection, which does not last.
-            (Route::Attach(_), Some(_)) if !peer.guest().is_known() => {
+            (Route::Attach(_), Some(_)) if !peer.connection().is_known() => {
                 refusal("it has as many connections as it may have".into())
             }
             (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
@@ -299,7 +299,9 @@ impl Routes {
                 );
             }
             // Not made first and then refused.
-            (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => crowded(),
+            (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => {
+                too_many_connections()
+            }
             (Route::Observe, _) if ours => {
                 self.long(plain_json(&semaphores.look(&name, &actor.bearer)))
             }
@@ -309,7 +311,7 @@ impl Routes {
             (Route::LogConfig, _) => self.configure(json, &actor),
             (Route::Renew, Some(id)) => {
                 let told = semaphores.renew(&name, id, &actor.bearer);
-                peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
+                peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
                 plain_json(&told)
             }
             (Route::Return, Some(id)) => {
@@ -362,7 +364,7 @@ impl Routes {
         }
         let mut line = serde_json::to_string(&told).expect("plain data");
         line.push('\n');
-        let mut answer = typed("application/json", String::new());
+        let mut answer = with_content_type("application/json", String::new());
         // A proxy must not keep the first line until there is a second one.
         answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
         let then = attached.map(|attached| -> LocalFuture<'static, RequestEnd> {
@@ -378,7 +380,7 @@ impl Routes {
         let (head, ResponseBody { first, .. }) = answer.into_parts();
         match self.long_answers.hold(first.unwrap_or_default()) {
             Some(text) => Response::from_parts(head, ResponseBody::text(text)),
-            None => crowded(),
+            None => too_many_connections(),
         }
     }
 
@@ -390,8 +392,8 @@ impl Routes {
 
     fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
         let log = &self.semaphores.log;
-        match json.map_or(Ok(()), |json| log.change_for(actor, &json)) {
-            Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
+        match json.map_or(Ok(()), |json| log.configure(actor, &json)) {
+            Ok(()) => with_content_type("application/json; charset=utf-8", log.configuration()),
             Err(log::LogConfigError::Unknown) => empty(StatusCode::OK),
             Err(log::LogConfigError::Null) => empty(StatusCode::NOT_FOUND),
         }

@@ -33,7 +33,7 @@ pub(crate) struct Seals {
 
 impl Seals {
     /// With a key that is forgotten when the server ends.
-    pub(crate) fn fleeting() -> Self {
+    pub(crate) fn for_this_process() -> Self {
         Self::with(&random().expect("the kernel has randomness"))
     }
 
@@ -125,9 +125,9 @@ mod tests {
         {
             assert!(!seals.is_right("x", id, 9, wrong), "{wrong}");
         }
-        let another = Seals::fleeting();
+        let another = Seals::for_this_process();
         assert!(!another.is_right("x", id, 9, &seal) && another.server() != seals.server());
-        assert_ne!(Seals::fleeting().of("x", id, 9), another.of("x", id, 9));
+        assert_ne!(Seals::for_this_process().of("x", id, 9), another.of("x", id, 9));
     }
 
     #[test]

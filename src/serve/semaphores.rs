@@ -129,7 +129,7 @@ impl Semaphores {
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
             closing: Cell::new(false),
-            seals: found.seals.unwrap_or_else(Seals::fleeting),
+            seals: found.seals.unwrap_or_else(Seals::for_this_process),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
             journal,
             log,
@@ -306,7 +306,8 @@ impl Semaphores {
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
-                told = Ok(semaphore.told(RegisterOutcome::Differs, id, now, stands, &actor.bearer));
+                told =
+                    Ok(semaphore.reply(RegisterOutcome::Differs, id, now, stands, &actor.bearer));
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
@@ -322,7 +323,7 @@ impl Semaphores {
                 changes.extend(semaphore.ledger.release(now, id));
                 // Nobody has to hear of one that was never here.
                 changes.retain(|change| *change != LedgerEvent::Gone(id));
-                told = Ok(semaphore.told(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
+                told = Ok(semaphore.reply(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
             }
             if !semaphore.clients.contains_key(&id) {
@@ -338,7 +339,7 @@ impl Semaphores {
                 Some(backends::HolderState::MinHold) => RegisterOutcome::Lost,
                 None => RegisterOutcome::Waiting,
             };
-            told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
+            told = Ok(semaphore.reply(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
             self.log_if_anothers(name, id, client, actor, "asked for");
             client.actor = actor.clone();
@@ -371,7 +372,7 @@ impl Semaphores {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(RegisterOutcome::Holding, id, now, terms, asks);
+                    told = semaphore.reply(RegisterOutcome::Holding, id, now, terms, asks);
                 }
                 (Renewal::Revoked, _) => told = RegisterReply::revoked(),
                 _ => {}
@@ -411,7 +412,7 @@ impl Semaphores {
     pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> SemaphorePage {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
-        let matter = rest.filter(|(name, semaphore)| semaphore.matters() && asks.is_for(name));
+        let matter = rest.filter(|(name, semaphore)| semaphore.is_in_use() && asks.is_for(name));
         let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
         drop(all);
         let (mut page, mut parties) = (SemaphorePage::default(), 0);

@@ -52,17 +52,17 @@ impl Tombstones {
     }
 
     pub(super) fn contains(&self, id: Uuid, asks: &Bearer) -> bool {
-        meant(id, asks).iter().any(|ended| self.all.contains_key(ended))
+        entries_of(id, asks).iter().any(|ended| self.all.contains_key(ended))
     }
 
     pub(super) fn was_given_back(&self, id: Uuid, asks: &Bearer) -> bool {
-        meant(id, asks)
+        entries_of(id, asks)
             .iter()
             .any(|ended| self.all.get(ended).is_some_and(|given_back| *given_back))
     }
 }
 
-fn meant(id: Uuid, asks: &Bearer) -> [Ended; 2] {
+fn entries_of(id: Uuid, asks: &Bearer) -> [Ended; 2] {
     [(id, None), (id, asks.print)]
 }
 

@@ -44,7 +44,7 @@ impl SettingsError {
 }
 
 /// What was typed cannot be meant.
-pub(super) fn misuse(text: impl Into<String>) -> SettingsError {
+pub(super) fn settings_error(text: impl Into<String>) -> SettingsError {
     SettingsError::new(Failure::Usage, text)
 }
 

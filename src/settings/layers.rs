@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::error::{SettingsError, misconfigured, misuse, one_line, printable};
+use super::error::{SettingsError, misconfigured, one_line, printable, settings_error};
 use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
@@ -77,7 +77,7 @@ impl fmt::Display for Source {
 
 impl Source {
     /// Something is wrong with what comes from there.
-    fn misuse(&self, text: impl fmt::Display) -> SettingsError {
+    fn settings_error(&self, text: impl fmt::Display) -> SettingsError {
         SettingsError::new(self.failure(), format!("{self}: {text}"))
     }
 
@@ -131,7 +131,9 @@ pub(super) fn typed(
         } else {
             let values: Vec<_> = matches.get_raw(id).into_iter().flatten().collect();
             if values.len() > 1 && ONCE.contains(&long) {
-                return Err(misuse(format!("--{long} is given twice; one call is about one")));
+                return Err(settings_error(format!(
+                    "--{long} is given twice; one call is about one"
+                )));
             }
             GivenValue::Text(values.join(OsStr::new(",")))
         };
@@ -188,7 +190,7 @@ impl Layers {
                 (ArgAction::SetTrue, _) => {
                     let value = printable(value);
                     let text = format!("{variable}: '{value}' is not one of 1, 0, true, false");
-                    return Err(misuse(text));
+                    return Err(settings_error(text));
                 }
                 _ => GivenValue::Text(value.clone()),
             };
@@ -235,7 +237,7 @@ impl Layers {
             let given = GivenOption { option, value, source, layer };
             if let Some(word) = given.word() {
                 self.parse([word.clone()])
-                    .map_err(|error| given.source.misuse(one_line(&error)))?;
+                    .map_err(|error| given.source.settings_error(one_line(&error)))?;
                 words.push(word);
             }
             self.given.push(given);
@@ -247,7 +249,7 @@ impl Layers {
             let text = format!("{what} conflict: {}", one_line(&error));
             match self.given[from..].first().map(|given| &given.source) {
                 Some(Source::File { .. }) => misconfigured(text),
-                _ => misuse(text),
+                _ => settings_error(text),
             }
         })
     }
@@ -287,7 +289,7 @@ impl Layers {
             Ok,
         );
         let merged = parsed.and_then(|mut matches| Merged::from_arg_matches_mut(&mut matches));
-        merged.map_err(|error| misuse(one_line(&error)))
+        merged.map_err(|error| settings_error(one_line(&error)))
     }
 
     fn parse(&self, words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
@@ -306,10 +308,10 @@ impl Layers {
     }
 
     /// Something is wrong with what an option says, and whoever said so hears of it.
-    pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> SettingsError {
+    pub(super) fn settings_error(&self, option: &str, text: impl fmt::Display) -> SettingsError {
         match self.find(option).map(|given| &given.source) {
-            None | Some(Source::Flag) => misuse(text.to_string()),
-            Some(source) => source.misuse(text),
+            None | Some(Source::Flag) => settings_error(text.to_string()),
+            Some(source) => source.settings_error(text),
         }
     }
 

@@ -148,7 +148,7 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> 
         (None, None) => None,
         (one, _) => {
             let given = if one.is_some() { "client-cert" } else { "client-key" };
-            return Err(layers.misuse(given, "--client-cert and --client-key go together"));
+            return Err(layers.settings_error(given, "--client-cert and --client-key go together"));
         }
     };
     Ok(Tls { authority: ca_file.as_deref().map(file).transpose()?, client })
@@ -187,7 +187,8 @@ fn first_line(path: &Path, what: &str) -> Result<String, SettingsError> {
 /// A secret that was given as it is, and not in a file.
 fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, SettingsError> {
     let what = if option == "password" { "password" } else { "API key" };
-    one_of(bytes).ok_or_else(|| layers.misuse(option, format!("its first line is no {what}")))
+    one_of(bytes)
+        .ok_or_else(|| layers.settings_error(option, format!("its first line is no {what}")))
 }
 
 /// What of a text is the secret, whichever way it came: its first line without what ends it, and
@@ -210,5 +211,5 @@ pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(
     }
     let name = name.as_str();
     let text = format!("the {option} '{name}' has braces, which cannot be used in Redis");
-    Err(layers.misuse(option, text))
+    Err(layers.settings_error(option, text))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::error::{SettingsError, misuse, printable};
+use super::error::{SettingsError, printable, settings_error};
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::mistakes::nameless;
@@ -80,7 +80,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
     if permit_options.name.is_none() && command.is_none() && !operands.is_empty() {
-        return Err(misuse(nameless(&operands)));
+        return Err(settings_error(nameless(&operands)));
     }
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
@@ -94,7 +94,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
             let Some(program) = operands.next() else {
                 let name = permit_options.name.as_ref().map_or("NAME", Name::as_str);
                 let what = "no command to run; give it after the options";
-                return Err(misuse(format!("{what}: semrun --name {name} -- COMMAND")));
+                return Err(settings_error(format!("{what}: semrun --name {name} -- COMMAND")));
             };
             (program, operands.collect())
         }
@@ -127,7 +127,7 @@ pub(super) fn request(
 ) -> Result<PermitRequest, SettingsError> {
     let wait = wait(&permit_options, layers)?;
     let Some(name) = permit_options.name else {
-        return Err(misuse("no semaphore named; give --name NAME"));
+        return Err(settings_error("no semaphore named; give --name NAME"));
     };
     if matches!(location, Location::Redis(_)) {
         fits_redis("name", &name, layers)?;
@@ -169,7 +169,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
 fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, SettingsError> {
     // From further below it is for whoever gives --max-attempts.
     if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
-        return Err(misuse("--retry-interval says nothing without --max-attempts"));
+        return Err(settings_error("--retry-interval says nothing without --max-attempts"));
     }
     let retries = permit_options
         .max_attempts
@@ -205,7 +205,7 @@ pub(super) fn kill_after(
                 "--kill-after {kill_after} does not fit into a TTL of {ttl}; the smallest --ttl that \
                  it fits into is {shortest}"
             );
-            Err(layers.misuse("kill-after", text))
+            Err(layers.settings_error("kill-after", text))
         }
     }
 }

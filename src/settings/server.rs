@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Environment;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
-use super::error::{SettingsError, misconfigured, misuse};
+use super::error::{SettingsError, misconfigured, settings_error};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
 use super::sources::ConfigFiles;
@@ -60,7 +60,7 @@ pub(super) fn settings(
         }
         (None, Some(keys)) => keys,
         (None, None) => {
-            return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));
+            return Err(settings_error("no API key; give --api-key-file or SEMRUN_API_KEY"));
         }
     };
     let usual = Bounds::default();
@@ -90,13 +90,12 @@ fn tls_files(options: &cli::ServeArgs, layers: &Layers) -> Result<Option<TlsFile
             key: key.clone(),
             client_ca: options.client_ca_file.clone(),
         })),
-        (None, None) if options.client_ca_file.is_some() => {
-            Err(layers.misuse("client-ca-file", "--client-ca-file needs --tls-cert and --tls-key"))
-        }
+        (None, None) if options.client_ca_file.is_some() => Err(layers
+            .settings_error("client-ca-file", "--client-ca-file needs --tls-cert and --tls-key")),
         (None, None) => Ok(None),
         (one, _) => {
             let given = if one.is_some() { "tls-cert" } else { "tls-key" };
-            Err(layers.misuse(given, "--tls-cert and --tls-key go together"))
+            Err(layers.settings_error(given, "--tls-cert and --tls-key go together"))
         }
     }
 }

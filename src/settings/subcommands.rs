@@ -7,7 +7,7 @@ use clap::Args;
 use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
-use super::error::{SettingsError, misuse, printable};
+use super::error::{SettingsError, printable, settings_error};
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::run::{self, PermitRequest, kill_after};
@@ -176,7 +176,7 @@ pub(super) fn renew(
 ) -> Result<RenewSettings, SettingsError> {
     let permit = |renew: &cli::RenewArgs| renew.permit.as_ref().map(|(_, name)| name.clone());
     let (all, merged) = about::<cli::RenewArgs>(flags, operands, around, permit)?;
-    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
+    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| settings_error(NO_PERMIT))?;
     let while_pid = merged.wanted.while_pid;
     let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
     let typed_password = types_a_password(&all.layers);
@@ -198,10 +198,10 @@ pub(super) fn release(
         (Some(name), _) if all.layers.types("permit") => {
             let what =
                 "--permit names one permit, and NAME the one that there is; give one of them";
-            return Err(misuse(format!("{what}, not '{name}' beside it")));
+            return Err(settings_error(format!("{what}, not '{name}' beside it")));
         }
         (Some(name), _) if !force => {
-            return Err(misuse(format!(
+            return Err(settings_error(format!(
                 "'{name}' names a semaphore, and not a permit; --permit gives back one of ours, and \
                  --force {name} revokes that of its holder"
             )));
@@ -209,7 +209,7 @@ pub(super) fn release(
         // What was typed counts more than a permit in the environment.
         (Some(name), _) => (None, name.clone()),
         (None, Some((id, name))) => (Some(*id), name.clone()),
-        (None, None) => return Err(misuse(NO_PERMIT)),
+        (None, None) => return Err(settings_error(NO_PERMIT)),
     };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(ReleaseSettings { location, id, name, force, now })
@@ -237,7 +237,9 @@ pub(super) fn doctor(
     let json = flags.iter().any(|(option, _)| option == "json");
     let unknown = around.variables.unknown();
     match CommandSources::new::<cli::DoctorArgs>(flags, operands, around) {
-        Err(misuse) => DoctorSettings { json, given: Vec::new(), unknown, examined: Err(misuse) },
+        Err(settings_error) => {
+            DoctorSettings { json, given: Vec::new(), unknown, examined: Err(settings_error) }
+        }
         Ok(all) => DoctorSettings {
             json,
             given: all.layers.given().to_vec(),

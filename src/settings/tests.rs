@@ -55,9 +55,9 @@ impl ConfigHome {
     /// What is wrong with a file of the user.
     fn complains(&self, text: &str) -> String {
         let path = self.write("user", text);
-        let misuse = self.read("semrun --name x true", &[]).expect_err(text);
-        assert_eq!(misuse.failure, Failure::Unsupported, "{misuse}");
-        let message = misuse.to_string();
+        let settings_error = self.read("semrun --name x true", &[]).expect_err(text);
+        assert_eq!(settings_error.failure, Failure::Unsupported, "{settings_error}");
+        let message = settings_error.to_string();
         assert!(!message.contains('\n'), "{message}");
         let place = format!("{}:", path.display());
         message.strip_prefix(&place).unwrap_or_else(|| panic!("{message}")).to_owned()
@@ -241,9 +241,9 @@ fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
         ),
     ];
     for (line, set, failure, text) in mistakes {
-        let misuse = read_with(line, set).expect_err(line);
-        assert_eq!(misuse.failure, failure, "{line}");
-        let message = misuse.to_string();
+        let settings_error = read_with(line, set).expect_err(line);
+        assert_eq!(settings_error.failure, failure, "{line}");
+        let message = settings_error.to_string();
         assert!(message.contains(text), "{line}: {message}");
         assert!(!message.contains('\n') && !message.contains("geheim"), "{line}: {message}");
     }
@@ -299,9 +299,9 @@ fn subcommands_know_what_they_are_about() {
         ("semrun --name x --max-runtime 0 true", "no time at all"),
         ("semrun -n acquire --name x", "before 'acquire'"),
     ] {
-        let misuse = read_with(line, &[]).expect_err(line);
-        assert_eq!(misuse.failure, Failure::Usage, "{line}");
-        assert!(misuse.to_string().contains(text), "{line}: {misuse}");
+        let settings_error = read_with(line, &[]).expect_err(line);
+        assert_eq!(settings_error.failure, Failure::Usage, "{line}");
+        assert!(settings_error.to_string().contains(text), "{line}: {settings_error}");
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::descendants::Process;
 use super::outcome::ProcessEnd;
-use super::process_tree::{Tree, strangers, take_deserted_terminal};
+use super::process_tree::{Tree, preexisting, take_deserted_terminal};
 use super::signals::{self, StopTarget, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
@@ -91,7 +91,7 @@ pub(crate) fn fork_guardian(permit: Option<BorrowedFd<'_>>) -> io::Result<ForkSi
     let permit = permit.map(|permit| permit.try_clone_to_owned()).transpose()?;
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
-    let strangers = strangers();
+    let strangers = preexisting();
     if let Some(worker) = fork(signals::address_the_parent)? {
         return Ok(ForkSide::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
     }
@@ -140,7 +140,7 @@ impl Guardian {
             if !link {
                 continue;
             }
-            match self.hear() {
+            match self.receive() {
                 Ok(Some(WorkerMessage { said: [KEEP, _], brought })) => self.permit = brought,
                 Ok(Some(WorkerMessage { said: [what, value], .. })) => {
                     let signal = Signal::from_named_raw(value.into());
@@ -184,7 +184,7 @@ impl Guardian {
     }
 
     /// What the worker has said. None: it is gone.
-    fn hear(&self) -> Result<Option<WorkerMessage>, Errno> {
+    fn receive(&self) -> Result<Option<WorkerMessage>, Errno> {
         let mut said = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brought = RecvAncillaryBuffer::new(&mut space);
@@ -324,7 +324,7 @@ impl FrontProcess {
     }
 
     /// The next thing that the guardian has to tell. Cancel-safe.
-    pub(crate) async fn told(&self) -> GuardianEvent {
+    pub(crate) async fn next_event(&self) -> GuardianEvent {
         let Self::Guardian(GuardianLink { watched: Some(fd), .. }) = self else {
             return std::future::pending().await;
         };
@@ -342,7 +342,7 @@ impl FrontProcess {
 
     /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
     /// command starts may have closed it, and this process may die.
-    pub(crate) fn keep(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn keep_open(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
         let Self::Guardian(link @ GuardianLink { keeps: false, .. }) = self else { return Ok(()) };
         let descriptors = [permit];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -77,11 +77,11 @@ impl<'a> LeaseWatch<'a> {
                 killing: Duration::ZERO,
             }),
         };
-        let hold = Self { lease, expiring, lost: None };
-        if let Some(expiring) = &hold.expiring {
-            expiring.arm()?;
+        let lease_watch = Self { lease, expiring, lost: None };
+        if let Some(expiring) = &lease_watch.expiring {
+            expiring.arm_timer()?;
         }
-        Ok(hold)
+        Ok(lease_watch)
     }
 
     pub(crate) fn inherit(&self) -> Option<BorrowedFd<'_>> {
@@ -105,7 +105,7 @@ impl<'a> LeaseWatch<'a> {
         if let Some(expiring) = &mut self.expiring {
             let killing = deadline::killing(processes);
             if killing != std::mem::replace(&mut expiring.killing, killing) {
-                expiring.arm()?;
+                expiring.arm_timer()?;
             }
         }
         Ok(())
@@ -157,14 +157,14 @@ impl ExpiringLease {
         loop {
             tokio::select! {
                 biased;
-                rung = self.alarm.ring() => {
+                rung = self.alarm.wait() => {
                     rung?;
-                    if let Some(change) = self.rung()? {
+                    if let Some(change) = self.on_timer()? {
                         return Ok(change);
                     }
                 }
                 Ok(()) = self.validity.changed(), if !lost => {
-                    self.arm()?;
+                    self.arm_timer()?;
                     if self.validity.borrow().error.is_none() {
                         return Ok(LeaseEvent::Renewed);
                     }
@@ -178,13 +178,13 @@ impl ExpiringLease {
         Deadline::of(since, ttl, self.kill_after).earlier(self.killing)
     }
 
-    fn arm(&self) -> io::Result<()> {
+    fn arm_timer(&self) -> io::Result<()> {
         let Deadline { soft, hard, .. } = self.deadline();
         let next = if self.told || self.continues { hard } else { soft };
         self.alarm.set(Some(next))
     }
 
-    fn rung(&mut self) -> io::Result<Option<LeaseEvent>> {
+    fn on_timer(&mut self) -> io::Result<Option<LeaseEvent>> {
         let Deadline { soft, hard, .. } = self.deadline();
         let now = clock::now();
         if now >= hard && self.told && !self.continues {
@@ -195,11 +195,11 @@ impl ExpiringLease {
         }
         let due = if self.continues { hard } else { soft };
         if self.told || now < due {
-            self.arm()?;
+            self.arm_timer()?;
             return Ok(None);
         }
         self.told = true;
-        self.arm()?;
+        self.arm_timer()?;
         let error = self.validity.borrow().error.clone();
         let why = error.map_or(LossReason::NotRenewed, LossReason::Store);
         Ok(Some(LeaseEvent::Lost { why, left: None }))
@@ -250,7 +250,7 @@ mod tests {
     }
 
     /// Runs a test with a hold whose lease was renewed that long after now.
-    fn hold<F: AsyncFnOnce(LeaseWatch<'_>, watch::Sender<Validity>, oneshot::Sender<()>)>(
+    fn lease_watch<F: AsyncFnOnce(LeaseWatch<'_>, watch::Sender<Validity>, oneshot::Sender<()>)>(
         ahead: Duration,
         continues: bool,
         test: F,
@@ -260,8 +260,8 @@ mod tests {
             let (sender, validity) = watch::channel(renewed(ahead));
             let (loses, lost) = oneshot::channel();
             let mut lease = TestLease { validity, lost };
-            let hold = LeaseWatch::new(&mut lease, None, continues).unwrap();
-            test(hold, sender, loses).await;
+            let lease_watch = LeaseWatch::new(&mut lease, None, continues).unwrap();
+            test(lease_watch, sender, loses).await;
         });
     }
 
@@ -270,8 +270,8 @@ mod tests {
     }
 
     /// What happens within a moment.
-    async fn soon(hold: &mut LeaseWatch<'_>) -> Option<LeaseEvent> {
-        let next = tokio::time::timeout(Duration::from_millis(100), hold.next());
+    async fn soon(lease_watch: &mut LeaseWatch<'_>) -> Option<LeaseEvent> {
+        let next = tokio::time::timeout(Duration::from_millis(100), lease_watch.next());
         next.await.ok().map(Result::unwrap)
     }
 
@@ -279,50 +279,50 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_not_renewed_is_given_up_and_then_the_tree_has_to_be_dead() {
-        hold(Duration::ZERO, false, async |mut hold, sender, _loses| {
+        lease_watch(Duration::ZERO, false, async |mut lease_watch, sender, _loses| {
             sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
             // Both are due at once, as after the machine was suspended.
             let lost = LeaseEvent::Lost { why: LossReason::Store(StoreError::Silent), left: None };
-            assert_eq!(soon(&mut hold).await, Some(lost));
-            assert!(hold.is_too_late().await.is_some());
-            assert_eq!(soon(&mut hold).await, Some(LeaseEvent::Over));
-            assert!(!is_over(hold.lease));
+            assert_eq!(soon(&mut lease_watch).await, Some(lost));
+            assert!(lease_watch.is_too_late().await.is_some());
+            assert_eq!(soon(&mut lease_watch).await, Some(LeaseEvent::Over));
+            assert!(!is_over(lease_watch.lease));
             tokio::time::sleep(TTL).await;
-            assert!(is_over(hold.lease), "somebody else may have had it");
+            assert!(is_over(lease_watch.lease), "somebody else may have had it");
         });
     }
 
     #[test]
     fn a_renewal_moves_everything() {
-        hold(LATER, false, async |mut hold, sender, _loses| {
-            assert_eq!(hold.is_too_late().await, None);
-            assert_eq!(soon(&mut hold).await, None);
-            let before = hold.last();
+        lease_watch(LATER, false, async |mut lease_watch, sender, _loses| {
+            assert_eq!(lease_watch.is_too_late().await, None);
+            assert_eq!(soon(&mut lease_watch).await, None);
+            let before = lease_watch.last();
             sender.send_replace(renewed(LATER * 2));
-            assert_eq!(soon(&mut hold).await, Some(LeaseEvent::Renewed));
-            assert!(hold.last() > before);
+            assert_eq!(soon(&mut lease_watch).await, Some(LeaseEvent::Renewed));
+            assert!(lease_watch.last() > before);
             sender.send_modify(|validity| validity.error = Some(StoreError::Silent));
-            assert_eq!(soon(&mut hold).await, None, "an attempt that failed is no renewal");
+            assert_eq!(soon(&mut lease_watch).await, None, "an attempt that failed is no renewal");
         });
     }
 
     #[test]
     fn a_permit_that_is_gone_is_said_once() {
-        hold(LATER, false, async |mut hold, _sender, loses| {
+        lease_watch(LATER, false, async |mut lease_watch, _sender, loses| {
             loses.send(()).unwrap();
             let lost = LeaseEvent::Lost { why: LossReason::ExpiredOrRevoked, left: Some(AT_ONCE) };
-            assert_eq!(soon(&mut hold).await, Some(lost));
-            assert_eq!(soon(&mut hold).await, None);
+            assert_eq!(soon(&mut lease_watch).await, Some(lost));
+            assert_eq!(soon(&mut lease_watch).await, None);
         });
     }
 
     #[test]
     fn a_command_that_goes_on_is_told_once_and_nobody_kills_it_or_spins() {
-        hold(Duration::ZERO, true, async |mut hold, _sender, _loses| {
-            assert_eq!(hold.last(), None);
-            let lost = soon(&mut hold).await;
+        lease_watch(Duration::ZERO, true, async |mut lease_watch, _sender, _loses| {
+            assert_eq!(lease_watch.last(), None);
+            let lost = soon(&mut lease_watch).await;
             assert!(matches!(lost, Some(LeaseEvent::Lost { left: None, .. })), "{lost:?}");
-            assert_eq!(soon(&mut hold).await, None);
+            assert_eq!(soon(&mut lease_watch).await, None);
         });
     }
 }

@@ -89,8 +89,8 @@ pub(crate) struct Ended {
 pub(crate) async fn supervise<'a>(
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a FrontProcess,
-    (hold, around): (LeaseWatch<'_>, NestingListener),
+    front_process: &'a FrontProcess,
+    (lease_watch, around): (LeaseWatch<'_>, NestingListener),
     supervision: Supervision,
     remark: impl FnMut(SupervisionNotice<'_>),
 ) -> Result<Ended, SupervisionError> {
@@ -99,8 +99,8 @@ pub(crate) async fn supervise<'a>(
         policy: Policy::new(supervision.rules),
         tree,
         signals,
-        visible,
-        hold,
+        front_process,
+        lease_watch,
         around,
         supervision,
         remark,
@@ -138,8 +138,8 @@ pub(crate) async fn supervise<'a>(
 struct Supervised<'a, 'h, F> {
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a FrontProcess,
-    hold: LeaseWatch<'h>,
+    front_process: &'a FrontProcess,
+    lease_watch: LeaseWatch<'h>,
     around: NestingListener,
     supervision: Supervision,
     remark: F,
@@ -179,13 +179,13 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
                     (self.remark)(SupervisionNotice::RanTooLong);
                     return Ok(PolicyEvent::RanTooLong);
                 }
-                () = self.around.deserted() => return Ok(PolicyEvent::NestedEnded),
-                change = self.hold.next() => {
+                () = self.around.all_closed() => return Ok(PolicyEvent::NestedEnded),
+                change = self.lease_watch.next() => {
                     if let Some(event) = self.changed(change?)? {
                         return Ok(event);
                     }
                 }
-                told = self.visible.told(), if !self.abandoned => return Ok(match told {
+                told = self.front_process.next_event(), if !self.abandoned => return Ok(match told {
                     GuardianEvent::NotStopped => PolicyEvent::NotSuspended { terminal: self.tree.terminal() },
                     GuardianEvent::Vanished => {
                         self.abandoned = true;
@@ -204,7 +204,7 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
     fn changed(&mut self, change: LeaseEvent) -> io::Result<Option<PolicyEvent>> {
         match change {
             LeaseEvent::Renewed => {
-                self.around.tell(OuterNews::Held(self.hold.validity()));
+                self.around.tell(OuterNews::Held(self.lease_watch.validity()));
                 self.make_room()?;
                 Ok(None)
             }
@@ -232,16 +232,16 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
 
     /// Leaves enough time before the end of the lease to kill a tree as large as it is now.
     fn make_room(&mut self) -> io::Result<()> {
-        if self.hold.validity().is_some() {
-            self.hold.make_room(self.tree.len())?;
-            self.visible.kills_at(self.hold.last())?;
+        if self.lease_watch.validity().is_some() {
+            self.lease_watch.make_room(self.tree.len())?;
+            self.front_process.kills_at(self.lease_watch.last())?;
         }
         Ok(())
     }
 
     /// Does what was decided. Returns what follows from it at once.
     fn act(&mut self, action: Action) -> io::Result<Option<PolicyEvent>> {
-        let Self { tree, visible, .. } = self;
+        let Self { tree, front_process, .. } = self;
         match action {
             Action::Nothing | Action::Finish => {}
             Action::Forward(signal) => {
@@ -272,16 +272,16 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
                 // What has ended meanwhile was collected, and may have been the last.
                 return self.end.note(tree, &mut self.around).map(Some);
             }
-            Action::Suspend => return Ok(suspend(tree, visible)),
+            Action::Suspend => return Ok(suspend(tree, front_process)),
             Action::SuspendAndGive => {
                 tree.ask_for_terminal();
-                return Ok(suspend(tree, visible));
+                return Ok(suspend(tree, front_process));
             }
             Action::SuspendAlone(signal) => {
                 if let Some(signal) = signal {
                     tree.signal(signal);
                 }
-                visible.stop(StopTarget::Semrun);
+                front_process.stop(StopTarget::Semrun);
             }
             Action::Resume => tree.resume(),
             Action::Give => {
@@ -296,9 +296,9 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
 }
 
 /// Stops our process group, until the shell continues it; that comes as a signal.
-fn suspend(tree: &Tree, visible: &FrontProcess) -> Option<PolicyEvent> {
+fn suspend(tree: &Tree, front_process: &FrontProcess) -> Option<PolicyEvent> {
     tree.reclaim_terminal();
-    let stopped = visible.stop(StopTarget::Group);
+    let stopped = front_process.stop(StopTarget::Group);
     (!stopped).then(|| PolicyEvent::NotSuspended { terminal: tree.terminal() })
 }
 

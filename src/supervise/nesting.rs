@@ -143,7 +143,7 @@ impl NestingListener {
     }
 
     /// Returns when the last of those that were nested is gone. Cancel-safe.
-    pub(crate) async fn deserted(&mut self) {
+    pub(crate) async fn all_closed(&mut self) {
         loop {
             let before = self.nested.len();
             if !self.is_needed() && before > 0 {
@@ -208,7 +208,7 @@ impl Nested {
             return Ok(None);
         }
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
-        match nested.news().await? {
+        match nested.next_news().await? {
             Some(news @ OuterNews::Held(_)) => {
                 // What comes next is read by another runtime, perhaps.
                 nested.stream = nested.watched.take().map(AsyncFd::into_inner);
@@ -219,7 +219,7 @@ impl Nested {
     }
 
     /// The next news. None: the run around us is gone. Cancel-safe.
-    pub(crate) async fn news(&mut self) -> io::Result<Option<OuterNews>> {
+    pub(crate) async fn next_news(&mut self) -> io::Result<Option<OuterNews>> {
         if let Some(stream) = self.stream.take() {
             self.watched = Some(watch(stream, Interest::READABLE)?);
         }

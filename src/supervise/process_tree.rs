@@ -51,7 +51,7 @@ pub(crate) struct Tree {
     /// Whether the command is to have the terminal when our group has it.
     wants_terminal: bool,
     /// Processes that semrun had below it before: those of the shell that started it with exec(2).
-    strangers: Vec<Process>,
+    preexisting: Vec<Process>,
     /// Orphans that were told to end, and are our children.
     told: Vec<Pid>,
     /// What was found while killing, and the supervisor has not been told yet.
@@ -83,7 +83,7 @@ impl Tree {
         // A daemon that loses its parent becomes our child instead of init's: so nothing of the
         // tree escapes, and it is gone when nothing is left to wait for.
         set_child_subreaper(Some(getpid())).map_err(failed("look after processes (prctl)"))?;
-        let strangers = strangers();
+        let strangers = preexisting();
         let ours = own_group();
         let terminal = ours.and_then(|_| open_terminal());
         // A pipeline's other commands need the terminal as well (`semrun … | less`); there ours
@@ -107,7 +107,7 @@ impl Tree {
             running: true,
             terminal,
             wants_terminal,
-            strangers,
+            preexisting: strangers,
             told: Vec::new(),
             found: Reaped::default(),
         })
@@ -121,7 +121,7 @@ impl Tree {
             running: true,
             terminal: None,
             wants_terminal: false,
-            strangers,
+            preexisting: strangers,
             told: Vec::new(),
             found: Reaped::default(),
         }
@@ -232,8 +232,8 @@ impl Tree {
             // What has lost its parent is our child, and can be killed fastest: its number is its own
             // until we have collected it, and so is the group that it leads.
             for child in descendants::children() {
-                let stranger = || self.strangers.contains(&Process::of(child));
-                if self.strangers.is_empty() || !stranger() {
+                let stranger = || self.preexisting.contains(&Process::of(child));
+                if self.preexisting.is_empty() || !stranger() {
                     if getpgid(Some(child)) == Ok(child) {
                         let _ = kill_process_group(child, Signal::KILL);
                     }
@@ -267,7 +267,8 @@ impl Tree {
                 }
                 // Children are left; are they ours?
                 Ok(None) => {
-                    let none_is_ours = !self.strangers.is_empty() && self.descendants().is_empty();
+                    let none_is_ours =
+                        !self.preexisting.is_empty() && self.descendants().is_empty();
                     self.found.stage = none_is_ours && !self.running;
                     return Ok(count);
                 }
@@ -366,7 +367,7 @@ impl Tree {
     }
 
     fn descendants(&self) -> Vec<Descendant> {
-        descendants::all(&self.strangers)
+        descendants::all(&self.preexisting)
     }
 }
 
@@ -375,7 +376,7 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> LaunchEr
 }
 
 /// What descends from semrun before it starts anything.
-pub(super) fn strangers() -> Vec<Process> {
+pub(super) fn preexisting() -> Vec<Process> {
     let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if waitid(WaitId::All, any).is_err() {
         // There are none, as nearly always.

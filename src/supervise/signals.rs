@@ -28,7 +28,7 @@ const NOT_HEARD: [libc::c_int; 8] = [
 
 /// What semrun listens to: all others, so that `docs/supervision.md` has a rule for each signal that
 /// a supervisor may send. Real-time signals are among them (`KillSignal=SIGRTMIN+3`).
-fn heard() -> impl Iterator<Item = libc::c_int> {
+fn handled_signals() -> impl Iterator<Item = libc::c_int> {
     (1..=31)
         .filter(|number| !NOT_HEARD.contains(number))
         .chain(libc::SIGRTMIN()..=libc::SIGRTMAX().min(64))
@@ -167,7 +167,7 @@ pub(crate) fn forget_pending() {
         members(&set)
     };
     let ignored = IGNORED.load(Ordering::Relaxed);
-    for number in heard().filter(|number| pending & !ignored & bit(*number) != 0) {
+    for number in handled_signals().filter(|number| pending & !ignored & bit(*number) != 0) {
         for action in [libc::SIG_IGN, libc::SIG_DFL] {
             // SAFETY: ignoring a signal drops it. Always allowed.
             unsafe { libc::signal(number, action) };

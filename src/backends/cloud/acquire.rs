@@ -15,7 +15,7 @@ use super::protocol::{
     ABOUT, ASK_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, SILENCE, ascii_json, millis,
 };
 use super::serve_lease::ServeLease;
-use super::{CloudServer, LEAVING, OBSERVE, understood};
+use super::{CloudServer, LEAVING, OBSERVE, parse_body};
 use crate::backends::error::{Attempt, MissingFeature, StoreError};
 use crate::backends::lease::RenewingLease;
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
@@ -137,7 +137,7 @@ impl<'a> CloudAcquire<'a> {
     }
 
     async fn advance(&mut self) -> Result<Acquisition, Error> {
-        let mut pause = Backoff::new();
+        let mut backoff = Backoff::new();
         let give_up = Instant::now() + RETRY_FOR;
         let mut link = None;
         let mut before = PreviousError::default();
@@ -160,18 +160,18 @@ impl<'a> CloudAcquire<'a> {
                     // A server that ends every wait at once is not to be asked without a pause.
                     quick = if since.elapsed() < QUICK { quick + 1 } else { 0 };
                     if quick > 3 {
-                        pause.sleep().await;
+                        backoff.sleep().await;
                     } else {
-                        pause = Backoff::new();
+                        backoff = Backoff::new();
                     }
                     waited.map(Some)
                 }
-                Ok(AcquireStep::Placed(place, standing)) => {
+                Ok(AcquireStep::Placed(place, queue_status)) => {
                     let since = Instant::now();
                     self.place = Some(place);
-                    let granted = Box::pin(self.granted(standing)).await;
+                    let granted = Box::pin(self.granted(queue_status)).await;
                     if since.elapsed() > Duration::from_secs(2) {
-                        pause = Backoff::new();
+                        backoff = Backoff::new();
                     }
                     match granted {
                         Ok(link) => {
@@ -199,7 +199,7 @@ impl<'a> CloudAcquire<'a> {
                         let what = error.clone();
                         self.progress.tell(Progress::Trouble { what, may_last: queued && again });
                     }
-                    if over || !pause.sleep_while(queued, give_up).await {
+                    if over || !backoff.sleep_while(queued, give_up).await {
                         return Err(self.error(error));
                     }
                 }
@@ -219,7 +219,7 @@ impl<'a> CloudAcquire<'a> {
             && let Some(mut link) = link.if_idle().await
         {
             let answer = self.register(&mut link).await?;
-            return self.understand(since, link, answer).await;
+            return self.parse_reply(since, link, answer).await;
         }
         let mut link = with_timeout(self.time, server.dialler.dial()).await?;
         let beyond = beyond_the_original(self.acquire_request);
@@ -236,7 +236,7 @@ impl<'a> CloudAcquire<'a> {
             }
         }
         let answer = self.register(&mut link).await?;
-        self.understand(since, link, answer).await
+        self.parse_reply(since, link, answer).await
     }
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
@@ -286,7 +286,7 @@ impl<'a> CloudAcquire<'a> {
         Ok(answer)
     }
 
-    async fn understand(
+    async fn parse_reply(
         &mut self,
         since: Moment,
         mut link: HttpConnection,
@@ -302,7 +302,7 @@ impl<'a> CloudAcquire<'a> {
         }
         self.taking.set(false);
         let text = with_timeout(self.time, link.line(&mut answer)).await?;
-        let told = understood::<RegisterReply>(&text)?.believed()?;
+        let told = parse_body::<RegisterReply>(&text)?.validated()?;
         self.tell(&told);
         Ok(match told.outcome {
             RegisterOutcome::Holding => {
@@ -339,7 +339,7 @@ impl<'a> CloudAcquire<'a> {
             }
             RegisterOutcome::Waiting => {
                 self.queued = true;
-                self.progress.tell(Progress::Queued(told.standing()));
+                self.progress.tell(Progress::Queued(told.queue_status()));
                 (self.ticket, self.seal) = (told.ticket, told.seal);
                 AcquireStep::Waiting(link, answer)
             }
@@ -356,7 +356,7 @@ impl<'a> CloudAcquire<'a> {
             NodeRegistration::take(&self.server, &self.acquire_request.name, id, link, self.time)
                 .await;
         self.taking.set(false);
-        let (mut place, standing) = taken?;
+        let (mut place, queue_status) = taken?;
         if self.acquire_request.nonblock {
             // Somebody may have been faster, and then we leave again.
             let granted = with_timeout(RETRY_FOR, self.granted_or_behind(&mut place)).await;
@@ -368,25 +368,25 @@ impl<'a> CloudAcquire<'a> {
             return Ok(AcquireStep::Done(Acquisition::Granted(self.lease())));
         }
         self.queued = true;
-        Ok(AcquireStep::Placed(place, standing))
+        Ok(AcquireStep::Placed(place, queue_status))
     }
 
     /// Waits for the permit in the place that we have taken. Says so, unless it is there at once.
-    async fn granted(&mut self, standing: QueueStatus) -> Result<HttpConnection, StoreError> {
+    async fn granted(&mut self, queue_status: QueueStatus) -> Result<HttpConnection, StoreError> {
         let place = self.place.as_mut().expect("just taken");
-        let mut standing = standing;
-        if standing == QueueStatus::default() {
+        let mut queue_status = queue_status;
+        if queue_status == QueueStatus::default() {
             // It was free; somebody may have been faster.
             if let Ok(granted) = timeout(QUICK, place.granted()).await {
                 return granted;
             }
-            standing.held = 1;
+            queue_status.held = 1;
         }
-        self.progress.tell(Progress::Queued(standing));
+        self.progress.tell(Progress::Queued(queue_status));
         tokio::select! {
             biased;
             granted = place.granted() => granted,
-            never = orphans::lay(&self.server, &self.acquire_request.name, &self.ghosts) => match never {},
+            never = orphans::unregister(&self.server, &self.acquire_request.name, &self.ghosts) => match never {},
         }
     }
 

@@ -14,7 +14,7 @@ use super::protocol::{
     RegisterReply, ReleaseReply, RevokeReply,
 };
 use super::serve_lease::ServeLease;
-use super::{CloudServer, SIGNAL, understood};
+use super::{CloudServer, SIGNAL, parse_body};
 use crate::backends::error::{MissingFeature, StoreError};
 use crate::backends::lease::RenewingLease;
 use crate::backends::{Lease, Name, Permit, ReleaseOutcome, Revocation, Snapshot, Validity};
@@ -36,7 +36,7 @@ impl CloudServer {
         }
         let since = clock::now();
         let told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
-            Some(body) => understood::<RegisterReply>(&body)?.believed()?,
+            Some(body) => parse_body::<RegisterReply>(&body)?.validated()?,
             None => return Err(StoreError::Replaced),
         };
         if told.outcome != RegisterOutcome::Holding {
@@ -55,7 +55,7 @@ impl CloudServer {
         id: Uuid,
     ) -> Result<ReleaseOutcome, StoreError> {
         match self.ask_ours(self.about_permit(RETURN, name, id), RETURN).await? {
-            Some(body) => Ok(understood::<ReleaseReply>(&body)?.outcome),
+            Some(body) => Ok(parse_body::<ReleaseReply>(&body)?.outcome),
             None => Err(StoreError::Original(MissingFeature::Lasting)),
         }
     }
@@ -69,7 +69,7 @@ impl CloudServer {
         let word = HOW.iter().find(|(_, one)| *one == how).map_or("", |(word, _)| word);
         let request = self.about_permit(REVOKE, name, id).header(HOW_HEADER, word);
         match (self.ask_ours(request, REVOKE).await?, how) {
-            (Some(body), _) => Ok(understood::<RevokeReply>(&body)?.held),
+            (Some(body), _) => Ok(parse_body::<RevokeReply>(&body)?.held),
             // Nobody there could be told, so it is left alone.
             (None, Revocation::Graceful) => Ok(self.look(name).await?.holder(id).is_some()),
             (None, Revocation::Forced) => {

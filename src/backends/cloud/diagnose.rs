@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::config::CloudUrl;
 use super::http::unexpected;
 use super::protocol::{ABOUT, ServerInfo};
-use super::{CloudServer, OBSERVE, understood};
+use super::{CloudServer, OBSERVE, parse_body};
 use crate::backends::finding::{ClockOffset, FindingKind};
 use crate::backends::{Finding, Grade, StoreError};
 
@@ -18,7 +18,7 @@ const ANY: &str = "semrun";
 const FAR: Duration = Duration::from_secs(10);
 
 impl CloudServer {
-    pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+    pub(super) async fn diagnose(&self) -> Result<Vec<Finding>, StoreError> {
         let asked = SystemTime::now();
         let about = self.ask_ours(self.dialler.request(ABOUT, ""), ABOUT).await?;
         let took = asked.elapsed().unwrap_or_default();
@@ -32,11 +32,11 @@ impl CloudServer {
         let mut findings = vec![ok("server", FindingKind::Accepts)];
         match about {
             Some(body) => {
-                findings.extend(about_ours(&understood::<ServerInfo>(&body)?, asked + took / 2));
+                findings.extend(about_ours(&parse_body::<ServerInfo>(&body)?, asked + took / 2));
             }
             None => findings.push(about_the_original()),
         }
-        findings.push(about_the_way(&self.dialler.place.url));
+        findings.push(about_the_way(&self.dialler.config.url));
         Ok(findings)
     }
 }

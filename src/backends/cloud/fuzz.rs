@@ -2,7 +2,7 @@
 
 use super::node_lease::ObserveAnswer;
 use super::protocol::{RegisterReply, RegisterRequest, ReleaseReply, RevokeReply, ServerInfo};
-use super::{lenient, understood};
+use super::{lenient, parse_body};
 use crate::backends::Name;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
@@ -14,12 +14,12 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
-    if let Ok(told) = understood::<RegisterReply>(bytes).and_then(RegisterReply::believed) {
-        let _ = (told.standing(), told.withheld());
+    if let Ok(told) = parse_body::<RegisterReply>(bytes).and_then(RegisterReply::validated) {
+        let _ = (told.queue_status(), told.withheld());
     }
-    let _ = understood::<ServerInfo>(bytes);
-    let _ = understood::<RegisterRequest>(bytes);
-    let _ = understood::<ReleaseReply>(bytes);
-    let _ = understood::<RevokeReply>(bytes);
+    let _ = parse_body::<ServerInfo>(bytes);
+    let _ = parse_body::<RegisterRequest>(bytes);
+    let _ = parse_body::<ReleaseReply>(bytes);
+    let _ = parse_body::<RevokeReply>(bytes);
     let _ = ObserveAnswer::parse(bytes).map(|observed| observed.snapshot(&name));
 }

@@ -43,7 +43,7 @@ const LONGEST_LINE: usize = 64 << 10;
 
 /// What is known before anything is connected.
 pub(super) struct HttpDialer {
-    pub(super) place: CloudConfig,
+    pub(super) config: CloudConfig,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -68,19 +68,19 @@ pub(super) struct HttpResponse {
 }
 
 impl HttpDialer {
-    pub(super) fn new(place: CloudConfig) -> Result<Self, TlsError> {
-        let tls = if place.url.tls {
-            let name = ServerName::try_from(place.url.host.clone());
+    pub(super) fn new(config: CloudConfig) -> Result<Self, TlsError> {
+        let tls = if config.url.tls {
+            let name = ServerName::try_from(config.url.host.clone());
             let name = name.map_err(|_| TlsError::BadHost)?;
-            Some((place.tls.config()?, name))
+            Some((config.tls.config()?, name))
         } else {
             None
         };
-        Ok(Self { place, tls })
+        Ok(Self { config, tls })
     }
 
     pub(super) async fn dial(&self) -> Result<HttpConnection, StoreError> {
-        let url = &self.place.url;
+        let url = &self.config.url;
         let found = addresses(&url.host, url.port).await;
         let mut last = None;
         let mut servers = found?.peekable();
@@ -134,9 +134,9 @@ impl HttpDialer {
         let request = Request::builder()
             .method(method)
             .uri(format!("{path}?name={name}"))
-            .header(HOST, self.place.url.authority())
+            .header(HOST, self.config.url.authority())
             .header(VERSION_HEADER, VERSION);
-        match &self.place.key {
+        match &self.config.key {
             Some(Secret(key)) => request.header(KEY_HEADER, key.as_slice()),
             None => request,
         }

@@ -58,9 +58,9 @@ struct CloudServer {
 }
 
 impl Cloud {
-    pub(crate) fn new(place: CloudConfig) -> Result<Self, Error> {
-        let shown = place.url.shown();
-        let dialler = HttpDialer::new(place);
+    pub(crate) fn new(config: CloudConfig) -> Result<Self, Error> {
+        let shown = config.url.shown();
+        let dialler = HttpDialer::new(config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let (idle, original) = (RefCell::default(), Cell::default());
         Ok(Self { server: Rc::new(CloudServer { dialler, shown, idle, original }) })
@@ -157,7 +157,7 @@ impl CloudServer {
 }
 
 /// What one of our servers answers.
-fn understood<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
+fn parse_body<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
     known(serde_json::from_slice(body))
 }
 
@@ -287,7 +287,7 @@ impl Backend for Cloud {
 
     fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, async || self.server.examine().await).await;
+            let examined = with_retries(RETRY_FOR, async || self.server.diagnose().await).await;
             self.server.done(examined, || Attempt::Examine)
         })
     }

@@ -85,7 +85,7 @@ impl ObserveAnswer {
         }
     }
 
-    fn standing(&self, id: Uuid) -> QueueStatus {
+    fn queue_status(&self, id: Uuid) -> QueueStatus {
         let id = id.to_string();
         let ahead = self.waiting.iter().position(|one| *one == id).unwrap_or(self.waiting.len());
         let held = usize::from(self.running.is_some());
@@ -146,11 +146,11 @@ impl NodeRegistration {
         let mut wait = waiting(second, request(WAIT));
         // If we died now, the end of `monitor` could overtake `wait`, which then would be about
         // somebody who is not known any more. So the one has to have arrived before the other goes.
-        let mut standing = None;
+        let mut queue_status = None;
         let arrival = async {
             loop {
                 let observed = with_timeout(time, observe(server, name, &mut first)).await?;
-                standing = Some(observed.standing(id));
+                queue_status = Some(observed.queue_status(id));
                 match observed.node(id) {
                     Some(node) if node.waiter => return Ok(()),
                     Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -181,8 +181,9 @@ impl NodeRegistration {
                 }
             }
         });
-        let standing = standing.unwrap_or_else(|| ObserveAnswer::default().standing(id));
-        Ok((Self { id, monitor: Monitor { ending, socket }, wait }, standing))
+        let queue_status =
+            queue_status.unwrap_or_else(|| ObserveAnswer::default().queue_status(id));
+        Ok((Self { id, monitor: Monitor { ending, socket }, wait }, queue_status))
     }
 
     /// Waits for the permit.

@@ -18,14 +18,14 @@ const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
 /// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
 /// has to be given back for anybody to get on.
-pub(super) async fn lay(server: &CloudServer, name: &Name, ghosts: &[Uuid]) -> Infallible {
-    if ghosts.is_empty() {
+pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uuid]) -> Infallible {
+    if orphans.is_empty() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
         // What cannot be looked at now is looked at again.
-        let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, ghosts)).await;
+        let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, orphans)).await;
     }
 }
 

@@ -157,7 +157,7 @@ impl RegisterReply {
     }
 
     /// An error: no server of ours says that.
-    pub(super) fn believed(self) -> Result<Self, StoreError> {
+    pub(super) fn validated(self) -> Result<Self, StoreError> {
         if !matches!(self.outcome, RegisterOutcome::Lost | RegisterOutcome::Revoking) {
             sanitize::limit(self.limit)?;
         }
@@ -180,7 +180,7 @@ impl RegisterReply {
             .map(|left| Withheld::Quarantine(Duration::from_millis(left)))
     }
 
-    pub(crate) fn standing(&self) -> QueueStatus {
+    pub(crate) fn queue_status(&self) -> QueueStatus {
         QueueStatus {
             ahead: self.ahead,
             held: self.held,

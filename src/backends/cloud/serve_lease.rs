@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::node_lease::{ServerKind, signal};
 use super::protocol::{ID_HEADER, RENEW, RegisterOutcome, RegisterReply};
-use super::{CloudServer, understood};
+use super::{CloudServer, parse_body};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::backends::{
@@ -41,11 +41,11 @@ impl lease::LeaseOps for ServeLease {
     ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             let Self { server, name, id, granted_by } = &*self;
-            let hurry = Notify::new();
+            let renew_now = Notify::new();
             let attempt = || -> LocalFuture<'_, _> { Box::pin(renew(server, name, *id)) };
             tokio::select! {
-                lost = renewal::keep(*id, validity, &hurry, attempt) => lost,
-                lost = watch_over(server, name, *id, *granted_by, &hurry) => lost,
+                lost = renewal::renew_loop(*id, validity, &renew_now, attempt) => lost,
+                lost = watch_over(server, name, *id, *granted_by, &renew_now) => lost,
             }
         })
     }
@@ -87,7 +87,7 @@ fn told(status: StatusCode, body: &[u8]) -> Result<RegisterReply, StoreError> {
     if status != StatusCode::OK {
         return Err(StoreError::UnexpectedStatus { status: status.to_string(), path: RENEW });
     }
-    understood::<RegisterReply>(body).and_then(RegisterReply::believed)
+    parse_body::<RegisterReply>(body).and_then(RegisterReply::validated)
 }
 
 fn renewed(told: &RegisterReply) -> Renewed {
@@ -106,22 +106,22 @@ async fn watch_over(
     name: &Name,
     id: Uuid,
     mut granted_by: Option<Uuid>,
-    hurry: &Notify,
+    renew_now: &Notify,
 ) -> Loss {
     // It takes a connection of its own, for which a short command should not wait. The one that is there
     // is for renewals: the server keeps it open for as long as they take to come.
     sleep(SHORT).await;
-    let mut pause = Backoff::new();
+    let mut backoff = Backoff::new();
     loop {
         let since = Instant::now();
         match watched(server, name, id, granted_by.take()).await {
             Ok(lost) => return lost,
-            Err(_) => hurry.notify_one(),
+            Err(_) => renew_now.notify_one(),
         }
         if since.elapsed() > Duration::from_secs(1) {
-            pause = Backoff::new();
+            backoff = Backoff::new();
         }
-        pause.sleep().await;
+        backoff.sleep().await;
     }
 }
 

@@ -196,9 +196,9 @@ pub(super) async fn a_waiter_is_told_where_it_stands(store: TestedBackend) {
     let _lease = store.granted(&asked).await;
     let _first = store.waits(request("a", 1)).await;
     let second = store.waits(request("a", 1)).await;
-    let Some(Progress::Queued(standing)) = second.notices.last() else { panic!("queued") };
-    assert_eq!((standing.ahead, standing.held), (1, 1));
-    assert_eq!(standing.holder.as_ref().map(|holder| holder.permit), Some(asked.id));
+    let Some(Progress::Queued(queue_status)) = second.notices.last() else { panic!("queued") };
+    assert_eq!((queue_status.ahead, queue_status.held), (1, 1));
+    assert_eq!(queue_status.holder.as_ref().map(|holder| holder.permit), Some(asked.id));
 }
 
 pub(super) async fn many_tasks_never_exceed_the_limit(store: TestedBackend) {

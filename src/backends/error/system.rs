@@ -41,7 +41,7 @@ pub(crate) enum Directory {
 
 impl Directory {
     /// What the system says of it.
-    pub(crate) fn said(&self) -> Option<&SystemError> {
+    pub(crate) fn system_error(&self) -> Option<&SystemError> {
         match self {
             Self::NotFound(said)
             | Self::NotWritable(said)

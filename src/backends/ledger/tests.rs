@@ -323,7 +323,7 @@ proptest! {
             prop_assert!(lonely == 0 || ledger.holders().len() == 1);
             // Nobody who is there waits for what is free.
             let first = ledger.queue.values().find(|waiting| waiting.away.is_none());
-            prop_assert!(first.is_none_or(|waiting| !ledger.fits(&waiting.claim)));
+            prop_assert!(first.is_none_or(|waiting| !ledger.is_compatible(&waiting.claim)));
             // First come, first served: the queue is in the order of asking.
             let order: Vec<_> = ledger.waiters().map(|claim| asked[&claim.id.as_u128()]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");

@@ -103,7 +103,7 @@ pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Release
     // end would hear that nobody knows the permit.
     locked.remember(id)?;
     let left = kept.in_phase(HolderState::MinHold);
-    if kept.phase == HolderState::Holding && left.lasts()? {
+    if kept.phase == HolderState::Holding && left.is_in_force()? {
         revoke::shorten(locked, entry, left)?;
     } else {
         revoke::end(locked, entry)?;
@@ -130,12 +130,12 @@ impl DetachedLease {
 
 /// Has the permit renewed whenever somebody tells of it, and never returns. That nobody can tell is no
 /// trouble: what there is to hear is heard at the next renewal.
-async fn hasten(hurry: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Loss {
+async fn renew_when_told(renew_now: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Loss {
     if let Ok(told) = told {
         while let Ok(mut ready) = told.readable().await {
             while rustix::io::read(&told, &mut [0; 512]).is_ok_and(|length| length > 0) {}
             ready.clear_ready();
-            hurry.notify_one();
+            renew_now.notify_one();
         }
     }
     std::future::pending().await
@@ -148,15 +148,15 @@ impl lease::LeaseOps for DetachedLease {
     ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             let told = records::watch(&self.semaphore.path_of(self.entry));
-            let hurry = Notify::new();
+            let renew_now = Notify::new();
             // It may have been revoked before that.
-            hurry.notify_one();
+            renew_now.notify_one();
             let attempt = || -> LocalFuture<'_, _> {
                 Box::pin(async { self.renew().await.map_err(StoreError::from) })
             };
             tokio::select! {
-                lost = renewal::keep(self.id, validity, &hurry, attempt) => lost,
-                lost = hasten(&hurry, told) => lost,
+                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
+                lost = renew_when_told(&renew_now, told) => lost,
             }
         })
     }

@@ -14,17 +14,18 @@ const LITTLE: u64 = 1024 * 1024;
 /// The same for the number of files: a permit is two, and so is a waiter.
 const FEW: u64 = 100;
 
-pub(super) fn examine(place: &LocalConfig) -> Result<Vec<Finding>, Error> {
-    let (path, base) = place.usable()?;
+pub(super) fn diagnose(config: &LocalConfig) -> Result<Vec<Finding>, Error> {
+    let (path, base) = config.usable()?;
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let filesystem = rustix::fs::statfs(there).map_err(|errno| {
         let fault = Directory::FileSystemUnreadable(errno.into());
         StoreError::Directory(fault).of(&directory::url(path))
     })?;
-    let mut findings = vec![directory(path, place.is_named(), base.is_some())];
+    let mut findings = vec![directory(path, config.is_named(), base.is_some())];
     findings.extend(base.map(|base| sharing(base.sharing)));
-    findings.push(ok("file system", FindingKind::FileSystem(directory::magic(&filesystem))));
-    findings.extend(room(&filesystem));
+    findings
+        .push(ok("file system", FindingKind::FileSystem(directory::filesystem_type(&filesystem))));
+    findings.extend(free_space(&filesystem));
     Ok(findings)
 }
 
@@ -33,7 +34,7 @@ fn directory(path: &Path, named: bool, exists: bool) -> Finding {
 }
 
 fn sharing(sharing: Sharing) -> Finding {
-    let with = if sharing.everybody() {
+    let with = if sharing.is_world_writable() {
         SharedWith::Everybody
     } else if sharing.server() {
         SharedWith::Group
@@ -43,7 +44,7 @@ fn sharing(sharing: Sharing) -> Finding {
     ok("sharing", FindingKind::Sharing(with))
 }
 
-fn room(filesystem: &StatFs) -> Vec<Finding> {
+fn free_space(filesystem: &StatFs) -> Vec<Finding> {
     let size = u64::try_from(filesystem.f_frsize).unwrap_or(0);
     let [free, all] = [filesystem.f_bavail, filesystem.f_blocks].map(|n| n.saturating_mul(size));
     let (files, all_files) = (filesystem.f_ffree, filesystem.f_files);
@@ -93,7 +94,7 @@ mod tests {
         let temporary = tempfile::TempDir::new().unwrap();
         let path = temporary.path().join("semrun");
         let facts = || -> Vec<FindingKind> {
-            let findings = examine(&LocalConfig::named(&path)).unwrap();
+            let findings = diagnose(&LocalConfig::named(&path)).unwrap();
             assert!(findings.iter().all(|finding| finding.grade != Grade::Error), "{findings:?}");
             findings.into_iter().map(|finding| finding.what).collect()
         };
@@ -105,7 +106,7 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(facts()[..2], [directory(true), FindingKind::Sharing(SharedWith::Nobody)]);
         let nowhere = LocalConfig::named(&path.join("a/b"));
-        let error = examine(&nowhere).unwrap_err();
+        let error = diagnose(&nowhere).unwrap_err();
         let missing = matches!(error.cause, StoreError::Directory(Directory::NotFound(_)));
         assert!(missing, "{error}");
     }

@@ -55,16 +55,16 @@ impl LocalConfig {
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
-    pub(crate) fn default_for(account: &User) -> Result<Self, Error> {
-        if account.uid == 0 {
+    pub(crate) fn default_for(user: &User) -> Result<Self, Error> {
+        if user.uid == 0 {
             let path = "/run/semrun".into();
             return Ok(Self {
                 candidates: vec![DirectoryCandidate { path, named: false, parents: 0 }],
             });
         }
-        let path = format!("/var/tmp/semrun-{}", account.uid).into();
+        let path = format!("/var/tmp/semrun-{}", user.uid).into();
         let temporary = DirectoryCandidate { path, named: false, parents: 0 };
-        let home = match &account.home {
+        let home = match &user.home {
             Home::At(home) => Some(DirectoryCandidate {
                 path: home.join(".local/state/semrun"),
                 named: false,
@@ -72,7 +72,7 @@ impl LocalConfig {
             }),
             Home::None => None,
             Home::Unknown(error) => {
-                let (uid, why) = (account.uid, error.clone());
+                let (uid, why) = (user.uid, error.clone());
                 return Err(temporary.error(Directory::HomeUnknown { uid, why }));
             }
         };
@@ -163,7 +163,7 @@ impl DirectoryCandidate {
     }
 
     fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
-        if let Some(kind) = foreign_filesystem(magic(filesystem)) {
+        if let Some(kind) = foreign_filesystem(filesystem_type(filesystem)) {
             return Err(self.error(Directory::Remote(kind)));
         }
         Ok(())
@@ -254,7 +254,7 @@ impl Error {
             let kind = said.kind();
             matches!(kind, NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
         };
-        matches!(fault, Directory::Remote(_)) || fault.said().is_some_and(unusable)
+        matches!(fault, Directory::Remote(_)) || fault.system_error().is_some_and(unusable)
     }
 }
 
@@ -277,7 +277,7 @@ impl Sharing {
     }
 
     /// Whether everybody may.
-    pub(super) fn everybody(self) -> bool {
+    pub(super) fn is_world_writable(self) -> bool {
         self.directory.contains(Mode::WOTH)
     }
 
@@ -315,7 +315,7 @@ pub(crate) fn url(path: &Path) -> String {
     clippy::cast_possible_truncation,
     reason = "a bit pattern of 32 bits"
 )]
-pub(super) fn magic(filesystem: &StatFs) -> u32 {
+pub(super) fn filesystem_type(filesystem: &StatFs) -> u32 {
     filesystem.f_type as u32
 }
 
@@ -345,9 +345,9 @@ mod tests {
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
         let paths = |uid, home| -> Result<Vec<PathBuf>, StoreError> {
-            let account = User { uid, user: "u".into(), home };
-            let place = LocalConfig::default_for(&account).map_err(|error| error.cause)?;
-            Ok(place.candidates.into_iter().map(|candidate| candidate.path).collect())
+            let user = User { uid, user: "u".into(), home };
+            let config = LocalConfig::default_for(&user).map_err(|error| error.cause)?;
+            Ok(config.candidates.into_iter().map(|candidate| candidate.path).collect())
         };
         assert_eq!(paths(0, Home::None), Ok(vec!["/run/semrun".into()]));
         let home = Home::At("/home/u".into());

@@ -14,7 +14,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         assert_eq!(entry.file().as_bytes(), bytes);
     }
     if let Some(kept) = PermitRecord::from_text(bytes) {
-        let _ = (kept.end(), kept.renewed(), kept.lasts());
+        let _ = (kept.end(), kept.renewed(), kept.is_in_force());
     }
     let _ = records::places(bytes);
     let record: Option<Record> = serde_json::from_slice(bytes).ok();

@@ -53,19 +53,19 @@ const BRIEFLY: Duration = Duration::from_millis(100);
 /// The local backend in one directory.
 #[derive(Debug)]
 pub(crate) struct Local {
-    place: LocalConfig,
+    config: LocalConfig,
     /// The directory that turned out to be usable.
     found: OnceCell<PathBuf>,
 }
 
 impl Local {
-    pub(crate) fn new(place: LocalConfig) -> Self {
-        Self { place, found: OnceCell::new() }
+    pub(crate) fn new(config: LocalConfig) -> Self {
+        Self { config, found: OnceCell::new() }
     }
 
     fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
         raise_file_size_limit();
-        let base = self.place.open(create)?;
+        let base = self.config.open(create)?;
         if let Some(base) = &base {
             let _ = self.found.set(base.path.clone());
         }
@@ -212,7 +212,7 @@ impl Backend for Local {
         cancel: CancelToken,
     ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let acquiring = cancel.or(self.take_turn(request, progress));
+            let acquiring = cancel.unless_cancelled(self.take_turn(request, progress));
             acquiring.await.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
@@ -286,7 +286,7 @@ impl Backend for Local {
     }
 
     fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
-        Box::pin(async { diagnose::examine(&self.place) })
+        Box::pin(async { diagnose::diagnose(&self.config) })
     }
 
     fn pushes_queue_status(&self) -> bool {
@@ -294,7 +294,7 @@ impl Backend for Local {
     }
 
     fn url(&self) -> String {
-        directory::url(self.found.get().map_or(self.place.path(), PathBuf::as_path))
+        directory::url(self.found.get().map_or(self.config.path(), PathBuf::as_path))
     }
 }
 

@@ -77,7 +77,7 @@ impl ProcessLease {
         loop {
             if let Ok(said) = FifoMessage::to(&self.fifo)
                 && said != self.heard
-                && let Some(lost) = revoke::heard(said)
+                && let Some(lost) = revoke::loss_from(said)
             {
                 self.heard = said;
                 return lost;
@@ -130,7 +130,7 @@ impl Lease for ProcessLease {
                 self.semaphore.remove(kept_entry(self.entry));
             }
             // The permit is free already; what fails here makes nobody wait who would not.
-            let _ = self.semaphore.tidy().await;
+            let _ = self.semaphore.wake_next_waiter().await;
             Ok(())
         })
     }

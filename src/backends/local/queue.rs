@@ -73,20 +73,20 @@ pub(super) async fn take_turn(
     raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
     let mut turn_ends = None;
-    let mut progress =
+    let mut pass =
         QueuePass { semaphore, request, progress, place: None, patience: None, told: None };
     loop {
-        match progress.advance().await {
+        match pass.run().await {
             Ok(QueueStep::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
             Ok(QueueStep::Differs(differs)) => return Ok(Some(Err(differs))),
             Ok(QueueStep::Deleted) => return Ok(None),
             Ok(QueueStep::LookAgain) => {}
-            Err(error) if passes(&error) && progress.tries_on(give_up) => {
-                let may_last = progress.place.is_some();
-                progress.progress.tell(Progress::Trouble { what: error.into(), may_last });
+            Err(error) if is_transient(&error) && pass.tries_on(give_up) => {
+                let may_last = pass.place.is_some();
+                pass.progress.tell(Progress::Trouble { what: error.into(), may_last });
                 let now = Instant::now();
                 let end = *turn_ends.get_or_insert(now + KEEPS_ITS_TURN);
-                hearing(progress.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
+                while_answering(pass.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
             }
             Err(error) => return Err(error),
         }
@@ -115,11 +115,11 @@ enum QueueStep {
 
 impl QueuePass<'_> {
     /// Looks, takes what is ours, and otherwise waits for something to happen.
-    async fn advance(&mut self) -> io::Result<QueueStep> {
+    async fn run(&mut self) -> io::Result<QueueStep> {
         let Self { semaphore, request, progress, .. } = self;
         let for_mutex =
             if request.nonblock { MutexWait::Bounded } else { MutexWait::Endless(progress) };
-        let locking = hearing(self.place.as_ref(), semaphore.lock(for_mutex));
+        let locking = while_answering(self.place.as_ref(), semaphore.lock(for_mutex));
         let Some(locked) = locking.await? else { return Ok(QueueStep::Deleted) };
         let state = locked.state()?;
         let survey = QueueSnapshot::take(semaphore, &locked, self.place.as_ref(), state, request)?;
@@ -148,16 +148,16 @@ impl QueuePass<'_> {
         }
         if self.place.is_none() && !request.nonblock {
             self.place = Some(QueuePlace::enter(semaphore, &locked, &mut state, request)?);
-            survey.relieve(&locked);
+            survey.release_dead(&locked);
         }
         if ours {
             let dying = ExitingProcesses::with(semaphore, &survey.dead)?;
             drop(locked);
-            return self.outlive(&dying, &survey.dead).await;
+            return self.wait_for_exit_of(&dying, &survey.dead).await;
         }
         survey.look_behind(&locked)?;
         drop(locked);
-        progress.tell(Progress::Queued(survey.standing(semaphore)));
+        progress.tell(Progress::Queued(survey.queue_status(semaphore)));
         let place = self.place.as_mut().expect("entered");
         place.wait(survey, self.patience).await?;
         Ok(QueueStep::LookAgain)
@@ -165,7 +165,11 @@ impl QueuePass<'_> {
 
     /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
     /// do the same where we are called off.
-    async fn outlive(&self, dying: &ExitingProcesses, dead: &[FileName]) -> io::Result<QueueStep> {
+    async fn wait_for_exit_of(
+        &self,
+        dying: &ExitingProcesses,
+        dead: &[FileName],
+    ) -> io::Result<QueueStep> {
         let stage = async {
             if tokio::time::timeout(DYING, dying.complete()).await.is_ok() {
                 return true;
@@ -178,7 +182,7 @@ impl QueuePass<'_> {
             dying.complete().await;
             true
         };
-        if !hearing(self.place.as_ref(), stage).await {
+        if !while_answering(self.place.as_ref(), stage).await {
             return Ok(QueueStep::Acquired(Acquisition::Busy));
         }
         for permit in dead {
@@ -196,15 +200,15 @@ impl QueuePass<'_> {
 
 /// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
 /// and is not passed over.
-async fn hearing<T>(place: Option<&QueuePlace>, doing: impl Future<Output = T>) -> T {
+async fn while_answering<T>(place: Option<&QueuePlace>, doing: impl Future<Output = T>) -> T {
     match place {
-        Some(place) => place.hearing(doing).await,
+        Some(place) => place.while_answering(doing).await,
         None => doing.await,
     }
 }
 
 /// Errors of the moment: others may free what is missing.
-fn passes(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let storage = error.kind() == io::ErrorKind::StorageFull;
     storage
@@ -338,10 +342,10 @@ impl QueueSnapshot {
 
     /// We are new in the queue: one before us is not among the last any more, and need not watch the
     /// permits, unless it is among the first.
-    fn relieve(&self, locked: &MutexGuard<'_>) {
+    fn release_dead(&self, locked: &MutexGuard<'_>) {
         let relieved = self.queue.len().checked_sub(WATCHED).filter(|at| *at >= WATCHED);
         if let Some(at) = relieved {
-            locked.poke(self.queue[at]);
+            locked.wake_one(self.queue[at]);
         }
     }
 
@@ -353,7 +357,7 @@ impl QueueSnapshot {
         self.queue.len()
     }
 
-    fn standing(&self, semaphore: &SemaphoreFiles) -> QueueStatus {
+    fn queue_status(&self, semaphore: &SemaphoreFiles) -> QueueStatus {
         let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
         let left = self.oldest_kept.map(|end| end.saturating_sub(clock::now()));
         let kept_until = left.and_then(|left| SystemTime::now().checked_add(left));
@@ -387,7 +391,7 @@ impl QueueSnapshot {
         } else if patience.end <= Instant::now() {
             let moved = locked.pass_over_deaf(&mut self.queue, patience.told)?;
             patience = patience.go_on(self, moved);
-            self.queue.iter().take(patience.told).for_each(|waiter| locked.poke(*waiter));
+            self.queue.iter().take(patience.told).for_each(|waiter| locked.wake_one(*waiter));
         }
         self.look_before(locked)?;
         Ok(patience)

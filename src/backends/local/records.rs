@@ -82,7 +82,7 @@ impl PermitRecord {
 
     /// Whether it counts. One that ends after any time that can be asked for was written by other
     /// means, and would show centuries.
-    pub(super) fn lasts(self) -> io::Result<bool> {
+    pub(super) fn is_in_force(self) -> io::Result<bool> {
         let left = self.end().saturating_sub(clock::now());
         Ok(!left.is_zero() && left <= sanitize::LONGEST && self.boot == this_boot()?)
     }
@@ -159,7 +159,7 @@ impl MutexGuard<'_> {
             },
         };
         if let Some(kept) = PermitRecord::from_text(&text)
-            && kept.lasts()?
+            && kept.is_in_force()?
         {
             return Ok(Some(kept));
         }
@@ -301,11 +301,11 @@ mod tests {
         assert_eq!(held.end(), held.hold_end, "the later one");
         assert_eq!(held.in_phase(HolderState::Revoking).end(), held.lease_end);
         assert_eq!(held.in_phase(HolderState::MinHold).end(), held.hold_end);
-        assert!(held.lasts().unwrap());
-        assert!(!PermitRecord { boot: Uuid::new_v4(), ..held }.lasts().unwrap());
+        assert!(held.is_in_force().unwrap());
+        assert!(!PermitRecord { boot: Uuid::new_v4(), ..held }.is_in_force().unwrap());
         let centuries = Duration::from_micros(u64::MAX);
-        assert!(!PermitRecord { lease_end: centuries, ..held }.lasts().unwrap());
+        assert!(!PermitRecord { lease_end: centuries, ..held }.is_in_force().unwrap());
         let over = PermitRecord { hold_end: Duration::ZERO, ..held }.in_phase(HolderState::MinHold);
-        assert!(!over.lasts().unwrap());
+        assert!(!over.is_in_force().unwrap());
     }
 }

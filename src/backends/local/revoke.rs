@@ -13,7 +13,7 @@ use crate::backends::{HolderState, Loss, LossStage, Revocation};
 use crate::mutants::{self, Guard};
 
 /// What somebody else has written to a permit of ours, if anything.
-pub(super) fn heard(said: FifoMessage) -> Option<Loss> {
+pub(super) fn loss_from(said: FifoMessage) -> Option<Loss> {
     match said {
         FifoMessage::Nothing => None,
         FifoMessage::Revoked => Some(Loss::revoked()),
@@ -43,7 +43,7 @@ pub(super) fn revoke(locked: &MutexGuard<'_>, id: Uuid, how: Revocation) -> io::
         }
         (TakenBy::Record(kept), Revocation::Graceful) if kept.phase != HolderState::MinHold => {
             let revoked = kept.in_phase(HolderState::Revoking);
-            if revoked.lasts()? {
+            if revoked.is_in_force()? {
                 shorten(locked, entry, revoked)?;
             } else {
                 end(locked, entry)?;

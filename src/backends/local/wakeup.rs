@@ -27,7 +27,7 @@ impl SemaphoreFiles {
     /// What is left to do after a release: lets those who wait pass those at the front who are
     /// stopped, who may be all who were told, and removes what the dead left where nobody alive
     /// would come past it any more.
-    pub(super) async fn tidy(&self) -> io::Result<()> {
+    pub(super) async fn wake_next_waiter(&self) -> io::Result<()> {
         let listing = self.list()?;
         let nobody_left = listing.permits.is_empty() && listing.passed_over.is_empty();
         match listing.waiters.first() {
@@ -122,14 +122,14 @@ impl MutexGuard<'_> {
     fn set_aside(&self, waiter: FileName) -> io::Result<()> {
         self.rename(waiter, FileKind::PassedOver)?;
         // When it runs again it finds this in its FIFO and takes its place back.
-        self.poke(FileName { kind: FileKind::PassedOver, ..waiter });
+        self.wake_one(FileName { kind: FileKind::PassedOver, ..waiter });
         Ok(())
     }
 
     /// Tells whoever is first now that `gone` before it are not. False: nobody was.
     fn wake_first(&self, waiters: &[FileName], stage: usize) -> bool {
         if let (Some(first), 1..) = (waiters.first(), stage) {
-            self.poke(*first);
+            self.wake_one(*first);
         }
         stage > 0
     }
@@ -151,7 +151,7 @@ impl MutexGuard<'_> {
     }
 
     /// Wakes a waiter, so that it looks again.
-    pub(super) fn poke(&self, waiter: FileName) {
+    pub(super) fn wake_one(&self, waiter: FileName) {
         // A FIFO that is full tells it as well.
         let _ = self.write_to(waiter, WAKE);
     }

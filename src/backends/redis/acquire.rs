@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::lease::RedisLease;
 use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
 use super::server::{HEARTBEAT, ServerHandle};
-use super::wakeup::{WakeupMessage, hear};
+use super::wakeup::{WakeupMessage, listen};
 use crate::backends::lease::RenewingLease;
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
@@ -66,8 +66,8 @@ impl<'a> RedisAcquire<'a> {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
     ) -> Self {
-        let keys = SemaphoreKeys::new(&server.place.prefix, &request.name);
-        let replicas = server.place.replicas;
+        let keys = SemaphoreKeys::new(&server.config.prefix, &request.name);
+        let replicas = server.config.replicas;
         Self {
             server,
             keys,
@@ -83,15 +83,15 @@ impl<'a> RedisAcquire<'a> {
     }
 
     /// Sends the first question, which [`Queueing::advance`] of one like this then only waits for.
-    pub(super) fn begin(&self) {
+    pub(super) fn prefetch(&self) {
         let condition = self.server.condition();
         let call = self.call(Operation::Ask);
         self.server.connection.begin_call(&self.keys, &call, condition.as_ref());
     }
 
     /// Waits in turn.
-    pub(super) async fn advance(&mut self) -> Result<Acquisition, Error> {
-        let mut pause = Backoff::new();
+    pub(super) async fn run(&mut self) -> Result<Acquisition, Error> {
+        let mut backoff = Backoff::new();
         let begin = Instant::now();
         let give_up = begin + RETRY_FOR;
         let (mut checked, mut waits) = (false, false);
@@ -134,13 +134,13 @@ impl<'a> RedisAcquire<'a> {
                     };
                     // It may listen to a server that is not the primary any more.
                     self.wake = None;
-                    if over || !pause.sleep_while(waits, give_up).await {
+                    if over || !backoff.sleep_while(waits, give_up).await {
                         return Err(self.cannot_acquire(error));
                     }
                     continue;
                 }
             };
-            (pause, before) = (Backoff::new(), PreviousError::default());
+            (backoff, before) = (Backoff::new(), PreviousError::default());
             self.replicas = self.replicas.max(reply.replicas);
             if matches!(
                 reply.status,
@@ -193,7 +193,7 @@ impl<'a> RedisAcquire<'a> {
             strict: self.request.strict,
             hold: self.request.min_hold,
             replicas: self.replicas,
-            ..Request::of(operation, self.request.id, &self.server.place)
+            ..Request::of(operation, self.request.id, &self.server.config)
         }
     }
 
@@ -246,7 +246,7 @@ impl<'a> RedisAcquire<'a> {
         let progress = self.progress.clone();
         let deaf = move || progress.tell(Progress::Deaf { heartbeat });
         let wake =
-            self.wake.get_or_insert_with(|| Box::pin(hear(Rc::clone(server), list, || (), deaf)));
+            self.wake.get_or_insert_with(|| Box::pin(listen(Rc::clone(server), list, || (), deaf)));
         tokio::select! {
             woken = wake => {
                 self.wake = None;
@@ -280,7 +280,7 @@ impl<'a> RedisAcquire<'a> {
             return Ok(());
         }
         let call = self.call(Operation::Leave);
-        self.server.withdraw(&self.keys, &call, LEAVING).await
+        self.server.release(&self.keys, &call, LEAVING).await
     }
 }
 

@@ -131,7 +131,7 @@ impl Client {
         let ScriptCall { keys, arguments, replicas, .. } = question;
         let questions = question.whole(program.known(keys, arguments));
         let mut since = clock::now();
-        let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
+        let begun = self.begun.take().filter(|(begun, ..)| are_equal(begun, &questions));
         let answers = match begun {
             Some((_, moment, begun)) => {
                 since = moment;
@@ -152,7 +152,7 @@ impl Client {
             }
             answer => answer?.unwrap_or(Value::Nil),
         };
-        let confirmed = confirmed.map(told).transpose()?.unwrap_or(0);
+        let confirmed = confirmed.map(parsed).transpose()?.unwrap_or(0);
         let answer = from_redis_value(answer).map_err(|error| {
             // It may belong to another question, and then so does the next one.
             self.idle.take();
@@ -168,7 +168,7 @@ impl Client {
 
     /// Asks for something else than the script does.
     pub(super) async fn request<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, StoreError> {
-        told(self.one(question.clone()).await?)
+        parsed(self.ask(question.clone()).await?)
     }
 
     /// The same of what can be done without, which is not waited for long. None: the server does not
@@ -190,7 +190,7 @@ impl Client {
         if questions.is_empty() {
             return Ok(Vec::new());
         }
-        self.query(questions).await?.into_iter().map(told).collect()
+        self.query(questions).await?.into_iter().map(parsed).collect()
     }
 
     /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
@@ -217,10 +217,10 @@ impl Client {
         for answer in answers {
             answer.extract_error()?;
         }
-        Ok(conversation.hear().await?)
+        Ok(conversation.read_reply().await?)
     }
 
-    async fn one(&self, question: Cmd) -> Result<Value, ConnectionError> {
+    async fn ask(&self, question: Cmd) -> Result<Value, ConnectionError> {
         let answers = self.query(&[question]).await?;
         Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
     }
@@ -253,7 +253,7 @@ impl Client {
         questions: &[Cmd],
     ) -> Result<Vec<Value>, ConnectionError> {
         let answers = conversation.request(questions).await?;
-        self.keep(conversation, &answers);
+        self.keep_idle(conversation, &answers);
         Ok(answers)
     }
 
@@ -264,12 +264,12 @@ impl Client {
     ) -> Result<Vec<Value>, ConnectionError> {
         let mut conversation = begun.proceed(questions).await?;
         self.reached.set(true);
-        let answers = conversation.introduced(questions.len()).await?;
-        self.keep(conversation, &answers);
+        let answers = conversation.read_handshake(questions.len()).await?;
+        self.keep_idle(conversation, &answers);
         Ok(answers)
     }
 
-    fn keep(&self, conversation: Connection, answers: &[Value]) {
+    fn keep_idle(&self, conversation: Connection, answers: &[Value]) {
         self.answered.set(true);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
@@ -299,11 +299,11 @@ fn will_pass(error: &RedisError) -> bool {
 }
 
 /// What an answer says, unless it is an error.
-pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
+pub(super) fn parsed<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
     Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
 }
 
-fn same(one: &[Cmd], other: &[Cmd]) -> bool {
+fn are_equal(one: &[Cmd], other: &[Cmd]) -> bool {
     one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
 }
 

@@ -96,13 +96,13 @@ impl From<ServerError> for ConnectionError {
 }
 
 impl RedisDialer {
-    pub(super) fn new(place: &RedisConfig) -> Result<Self, TlsError> {
-        let url = place.url.clone();
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, TlsError> {
+        let url = config.url.clone();
         let tls = match url.info().addr() {
             ConnectionAddr::TcpTls { host, .. } => {
                 let name = ServerName::try_from(host.clone());
                 let name = name.map_err(|_| TlsError::BadHost)?;
-                Some((place.tls.config()?, name))
+                Some((config.tls.config()?, name))
             }
             _ => None,
         };
@@ -112,7 +112,7 @@ impl RedisDialer {
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
     /// up, negotiated or shown before. What cannot be sent at once is left to [`Begun::proceed`].
     pub(super) fn begin(&self, questions: &[Cmd]) -> Option<PrefetchedRequest> {
-        if !self.entrance().is_empty() {
+        if !self.handshake().is_empty() {
             return None;
         }
         let socket = match self.url.info().addr() {
@@ -123,7 +123,7 @@ impl RedisDialer {
             _ => return None,
         };
         let socket = socket.ok()?;
-        let sent = match socket.send(&introduced(questions)) {
+        let sent = match socket.send(&with_handshake(questions)) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             // Whoever dials again hears what is wrong.
@@ -142,16 +142,16 @@ impl RedisDialer {
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
         let mut conversation = Connection::over(stream);
-        for question in self.entrance() {
+        for question in self.handshake() {
             conversation.say(&question.get_packed_command()).await?;
-            let answer = match conversation.hear().await? {
+            let answer = match conversation.read_reply().await? {
                 // Before Redis 6 there are passwords and no users.
                 Value::ServerError(error)
                     if error.details().is_some_and(|text| text.contains("wrong number of arg")) =>
                 {
                     let password = self.url.secret().unwrap_or_default();
                     conversation.say(&cmd("AUTH").arg(password).get_packed_command()).await?;
-                    conversation.hear().await?
+                    conversation.read_reply().await?
                 }
                 answer => answer,
             };
@@ -214,7 +214,7 @@ impl RedisDialer {
 
     /// What has to be answered before anything else may be asked: whoever is not let in, or not to
     /// the right database, must not change anything there.
-    fn entrance(&self) -> Vec<Cmd> {
+    fn handshake(&self) -> Vec<Cmd> {
         let settings = self.url.info().redis_settings();
         let mut questions = Vec::new();
         let user = settings.username().filter(|user| !user.is_empty());
@@ -244,7 +244,7 @@ impl PrefetchedRequest {
     pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Connection, ConnectionError> {
         let sent = self.is_sent();
         let mut conversation = Connection::over(connected(self.socket, sent).await?);
-        conversation.say(&introduced(questions)[self.sent..]).await?;
+        conversation.say(&with_handshake(questions)[self.sent..]).await?;
         Ok(conversation)
     }
 }
@@ -261,19 +261,22 @@ impl Connection {
         questions: &[Cmd],
     ) -> Result<Vec<Value>, ConnectionError> {
         if !self.introduced {
-            self.say(&introduced(questions)).await?;
-            return self.introduced(questions.len()).await;
+            self.say(&with_handshake(questions)).await?;
+            return self.read_handshake(questions.len()).await;
         }
         self.say(&packed(questions)).await?;
         self.answers(questions.len()).await
     }
 
     /// Waits for the answers to the first questions.
-    pub(super) async fn introduced(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
+    pub(super) async fn read_handshake(
+        &mut self,
+        count: usize,
+    ) -> Result<Vec<Value>, ConnectionError> {
         self.introduced = true;
         let mut refusal = None;
-        for _ in introduction() {
-            match self.hear().await {
+        for _ in client_info() {
+            match self.read_reply().await {
                 // Servers before 7.2 do not know it, and that is no matter.
                 Ok(Value::ServerError(error)) => refusal = Some(error),
                 Ok(_) => {}
@@ -287,7 +290,7 @@ impl Connection {
     async fn answers(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
         let mut answers = Vec::with_capacity(count);
         for _ in 0..count {
-            let answer = self.hear().await?;
+            let answer = self.read_reply().await?;
             let refused = is_refusal(&answer);
             answers.push(answer);
             // What was asked behind it is answered only after a while.
@@ -310,14 +313,14 @@ impl Connection {
         };
         let Err(error) = said.await else { return Ok(()) };
         // A server that lets nobody in says why before it closes the connection.
-        match self.hear().await {
+        match self.read_reply().await {
             Ok(Value::ServerError(refusal)) => Err(refusal.into()),
             _ => Err(error.into()),
         }
     }
 
     /// What the server says next.
-    pub(super) async fn hear(&mut self) -> Result<Value, ConnectionError> {
+    pub(super) async fn read_reply(&mut self) -> Result<Value, ConnectionError> {
         loop {
             if let Some(answer) = self.inbox.next()? {
                 return Ok(answer);
@@ -371,7 +374,7 @@ async fn found(
 }
 
 /// What `CLIENT LIST` shows of us.
-fn introduction() -> [Cmd; 2] {
+fn client_info() -> [Cmd; 2] {
     let say = |what: &str, value: &str| {
         let mut question = cmd("CLIENT");
         question.arg("SETINFO").arg(what).arg(value);
@@ -381,8 +384,8 @@ fn introduction() -> [Cmd; 2] {
 }
 
 /// The questions as they are sent first on a connection: who we are takes no round trip of its own.
-fn introduced(questions: &[Cmd]) -> Vec<u8> {
-    [packed(&introduction()), packed(questions)].concat()
+fn with_handshake(questions: &[Cmd]) -> Vec<u8> {
+    [packed(&client_info()), packed(questions)].concat()
 }
 
 fn packed(questions: &[Cmd]) -> Vec<u8> {

@@ -59,7 +59,7 @@ impl ServerHandle {
         Ok(info?.map(Info))
     }
 
-    pub(super) async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+    pub(super) async fn diagnose(&self) -> Result<Vec<Finding>, StoreError> {
         let before = SystemTime::now();
         let time: (u64, u64) = self.connection.request(&cmd("TIME")).await?;
         let ours = before + before.elapsed().unwrap_or_default() / 2;
@@ -68,14 +68,14 @@ impl ServerHandle {
                 let save = self.setting("save").await?;
                 let appendfsync = self.setting("appendfsync").await?;
                 let min_replicas = self.setting("min-replicas-to-write").await?;
-                found(&info, &ServerSettings { save, appendfsync, min_replicas }, &self.place)
+                found(&info, &ServerSettings { save, appendfsync, min_replicas }, &self.config)
             }
             None => vec![warning("server", FindingKind::NoInfo)],
         };
         findings.extend(self.wakes().await?);
-        findings.extend(prefix(&self.place.prefix));
+        findings.extend(prefix(&self.config.prefix));
         findings.push(clocks(sanitize::moment(time.0, time.1)?, ours));
-        if self.place.url.tells_the_network_its_password() {
+        if self.config.url.tells_the_network_its_password() {
             findings.push(warning("encryption", FindingKind::PasswordReadable));
         }
         Ok(findings)
@@ -89,7 +89,7 @@ impl ServerHandle {
 
     /// Nothing where one who waits can be woken.
     async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
-        let keys = SemaphoreKeys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
+        let keys = SemaphoreKeys::new(&self.config.prefix, &"semrun".parse().expect("a good name"));
         let list = keys.wake(Uuid::new_v4());
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();
         let granted: Option<Option<(String, String)>> =
@@ -98,8 +98,8 @@ impl ServerHandle {
     }
 }
 
-fn found(info: &Info, settings: &ServerSettings, place: &RedisConfig) -> Vec<Finding> {
-    let mut findings = vec![version(info), eviction(info, place), persistence(info, settings)];
+fn found(info: &Info, settings: &ServerSettings, config: &RedisConfig) -> Vec<Finding> {
+    let mut findings = vec![version(info), eviction(info, config), persistence(info, settings)];
     findings.extend(writing(info));
     if info.field("role") == "slave" {
         findings.push(error("role", FindingKind::ReadOnly));
@@ -109,8 +109,8 @@ fn found(info: &Info, settings: &ServerSettings, place: &RedisConfig) -> Vec<Fin
         let (used, most) = (used >> 20, most >> 20);
         findings.push(warning("memory", FindingKind::MemoryShort { used, most }));
     }
-    findings.extend(quarantine(info, place));
-    findings.extend(replication::found(info, place.replicas, settings.min_replicas.as_deref()));
+    findings.extend(quarantine(info, config));
+    findings.extend(replication::found(info, config.replicas, settings.min_replicas.as_deref()));
     findings
 }
 
@@ -130,11 +130,11 @@ fn version(info: &Info) -> Finding {
     ok("server", FindingKind::Redis { program, version: version.into() })
 }
 
-fn eviction(info: &Info, place: &RedisConfig) -> Finding {
+fn eviction(info: &Info, config: &RedisConfig) -> Finding {
     let Some(policy) = info.evicts() else {
         return ok("eviction", FindingKind::KeepsKeys);
     };
-    let accepted = place.allow_eviction;
+    let accepted = config.allow_eviction;
     let what = FindingKind::Evicts { policy: policy.into(), accepted };
     if accepted { warning("eviction", what) } else { error("eviction", what) }
 }
@@ -166,8 +166,8 @@ fn writing(info: &Info) -> Vec<Finding> {
     findings
 }
 
-fn quarantine(info: &Info, place: &RedisConfig) -> Option<Finding> {
-    let quarantine = place.quarantine.unwrap_or(QUARANTINE);
+fn quarantine(info: &Info, config: &RedisConfig) -> Option<Finding> {
+    let quarantine = config.quarantine.unwrap_or(QUARANTINE);
     if quarantine.is_zero() {
         return Some(warning("quarantine", FindingKind::NoQuarantine));
     }
@@ -201,7 +201,7 @@ mod tests {
     use crate::backends::redis::config::RedisUrl;
     use crate::backends::tls::Tls;
 
-    fn place(quarantine: Option<Duration>) -> RedisConfig {
+    fn config(quarantine: Option<Duration>) -> RedisConfig {
         RedisConfig {
             url: RedisUrl::parse("redis://h").unwrap(),
             tls: Tls::default(),
@@ -215,7 +215,7 @@ mod tests {
     fn examined(info: &str, save: Option<&str>) -> Vec<(&'static str, Grade)> {
         let save = save.map(str::to_owned);
         let settings = ServerSettings { save, appendfsync: None, min_replicas: None };
-        let findings = found(&Info(info.replace(' ', "\r\n")), &settings, &place(None));
+        let findings = found(&Info(info.replace(' ', "\r\n")), &settings, &config(None));
         findings.into_iter().map(|finding| (finding.topic, finding.grade)).collect()
     }
 
@@ -243,7 +243,7 @@ mod tests {
     fn a_server_that_was_just_started_is_waited_for() {
         let left = |up: u64, quarantine| {
             let info = Info(format!("uptime_in_seconds:{up}"));
-            super::quarantine(&info, &place(quarantine)).map(|finding| finding.what)
+            super::quarantine(&info, &config(quarantine)).map(|finding| finding.what)
         };
         let [up, left_over] = [10, 20].map(Duration::from_secs);
         assert_eq!(left(10, None), Some(FindingKind::Quarantine { up, left: left_over }));

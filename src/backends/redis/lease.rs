@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
 use super::server::{HEARTBEAT, ServerHandle};
-use super::wakeup::{WakeupMessage, hear};
+use super::wakeup::{WakeupMessage, listen};
 use crate::backends::lease::{self, RenewingLease};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::{LocalFuture, Loss, LossStage, Name, Permit, StoreError, Validity};
@@ -54,7 +54,7 @@ impl RedisLease {
         let off = mutants::is_off(Guard::DeadlineFromRequest);
         let since = if off { clock::now() } else { reply.since };
         let validity = Validity { since, ttl: reply.ttl, error: None };
-        let keys = SemaphoreKeys::new(&server.place.prefix, name);
+        let keys = SemaphoreKeys::new(&server.config.prefix, name);
         let agreed = Cell::new((reply.agreed, reply.ttl, reply.replicas));
         let kept_until = clock::now() + reply.hold;
         let lease = Self { server, keys, who, id, token: reply.token, agreed, kept_until };
@@ -70,7 +70,7 @@ impl RedisLease {
             token: self.token,
             hold: self.kept_until.saturating_sub(clock::now()),
             replicas,
-            ..Request::of(operation, self.id, &self.server.place)
+            ..Request::of(operation, self.id, &self.server.config)
         }
     }
 
@@ -88,10 +88,11 @@ impl RedisLease {
     }
 
     /// Returns once somebody says that it was revoked.
-    async fn told(&self, hurry: &Notify) -> Loss {
+    async fn told(&self, renew_now: &Notify) -> Loss {
         loop {
             let list = self.keys.wake(self.id);
-            let heard = hear(Rc::clone(&self.server), list, || hurry.notify_one(), || ()).await;
+            let heard =
+                listen(Rc::clone(&self.server), list, || renew_now.notify_one(), || ()).await;
             // If that will not pass, the next renewal is told the same.
             let Ok(WakeupMessage { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
@@ -104,7 +105,7 @@ impl RedisLease {
                     });
                 }
                 // It was given back; or that is left over from the time when we waited.
-                _ => hurry.notify_one(),
+                _ => renew_now.notify_one(),
             }
         }
     }
@@ -117,13 +118,13 @@ impl lease::LeaseOps for RedisLease {
     ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             let attempt = || -> LocalFuture<'_, _> { Box::pin(self.renew()) };
-            let hurry = Notify::new();
+            let renew_now = Notify::new();
             let told = async {
                 sleep(DEAF).await;
-                self.told(&hurry).await
+                self.told(&renew_now).await
             };
             tokio::select! {
-                lost = renewal::keep(self.id, validity, &hurry, attempt) => lost,
+                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
                 lost = told => lost,
             }
         })
@@ -131,10 +132,10 @@ impl lease::LeaseOps for RedisLease {
 
     fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
-            let hurry = Notify::new();
+            let renew_now = Notify::new();
             let told = async {
                 loop {
-                    let lost = self.told(&hurry).await;
+                    let lost = self.told(&renew_now).await;
                     // It may have been a renewal by which that was heard first.
                     if lost.stage != LossStage::Revoking {
                         return lost;
@@ -144,7 +145,7 @@ impl lease::LeaseOps for RedisLease {
             let asked = async {
                 loop {
                     // Or after a while, where nobody may listen.
-                    let _ = timeout(HEARTBEAT, hurry.notified()).await;
+                    let _ = timeout(HEARTBEAT, renew_now.notified()).await;
                     match self.renew().await {
                         Ok(Renewed::Lost(lost)) if lost.stage != LossStage::Revoking => {
                             return lost;
@@ -152,7 +153,7 @@ impl lease::LeaseOps for RedisLease {
                         Ok(_) => {}
                         Err(_) => {
                             sleep(ASK_AGAIN).await;
-                            hurry.notify_one();
+                            renew_now.notify_one();
                         }
                     }
                 }
@@ -166,7 +167,7 @@ impl lease::LeaseOps for RedisLease {
 
     fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
-            self.server.withdraw(&self.keys, &self.request(Operation::Release), patience).await
+            self.server.release(&self.keys, &self.request(Operation::Release), patience).await
         })
     }
 

@@ -55,12 +55,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn new(place: RedisConfig) -> Result<Self, Error> {
-        let shown = place.url.shown();
-        let dialler = RedisDialer::new(&place);
+    pub(crate) fn new(config: RedisConfig) -> Result<Self, Error> {
+        let shown = config.url.shown();
+        let dialler = RedisDialer::new(&config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let connection = Client::new(dialler);
-        Ok(Self { server: Rc::new(ServerHandle { place, shown, connection }) })
+        Ok(Self { server: Rc::new(ServerHandle { config, shown, connection }) })
     }
 
     /// Calls for one permit until there is an answer, for as long as that makes sense; also how often
@@ -71,8 +71,8 @@ impl Redis {
         operation: Operation,
         id: Uuid,
     ) -> Result<(Reply, u32), StoreError> {
-        let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
-        let call = Request::of(operation, id, &self.server.place);
+        let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+        let call = Request::of(operation, id, &self.server.config);
         let mut attempts = 0;
         let reply = with_retries(RETRY_FOR, async || {
             attempts += 1;
@@ -86,7 +86,7 @@ impl Redis {
 impl Backend for Redis {
     fn prefetch(&self, request: &AcquireRequest) -> bool {
         let (progress, _notices) = ProgressSender::channel();
-        RedisAcquire::new(Rc::clone(&self.server), request, &progress).begin();
+        RedisAcquire::new(Rc::clone(&self.server), request, &progress).prefetch();
         self.server.connection.has_reached()
     }
 
@@ -100,7 +100,7 @@ impl Backend for Redis {
             let mut queueing = RedisAcquire::new(Rc::clone(&self.server), request, progress);
             let done = tokio::select! {
                 biased;
-                done = queueing.advance() => Some(done),
+                done = queueing.run() => Some(done),
                 () = cancel.cancelled() => None,
             };
             match done {
@@ -119,7 +119,7 @@ impl Backend for Redis {
 
     fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, async || self.server.look(name).await).await;
+            let looked = with_retries(RETRY_FOR, async || self.server.snapshot(name).await).await;
             looked.map_err(|error| self.server.error(Attempt::Look(name.clone()), error))
         })
     }
@@ -131,14 +131,14 @@ impl Backend for Redis {
             let mut patience = RetryBudget::new();
             for names in names.chunks(TOGETHER) {
                 if let Ok(mut looked) =
-                    with_timeout(ATTEMPT_TIMEOUT, self.server.look_at_each(names)).await
+                    with_timeout(ATTEMPT_TIMEOUT, self.server.snapshots(names)).await
                 {
                     snapshots.append(&mut looked);
                     continue;
                 }
                 // Which of them is in the way, and whether it passes, shows one after the other.
                 for name in names {
-                    snapshots.push(self.server.look_among(name, &mut patience).await?);
+                    snapshots.push(self.server.snapshot_or_note(name, &mut patience).await?);
                 }
             }
             // What is wrong with all of them is wrong with the server, or with what we may do there.
@@ -157,9 +157,9 @@ impl Backend for Redis {
         patience: Duration,
     ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
-            let call = Request::of(Operation::Release, id, &self.server.place);
-            let withdrawn = self.server.withdraw(&keys, &call, patience).await;
+            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+            let call = Request::of(Operation::Release, id, &self.server.config);
+            let withdrawn = self.server.release(&keys, &call, patience).await;
             withdrawn.map_err(|error| self.server.error(Attempt::Withdraw(name.clone()), error))
         })
     }
@@ -231,10 +231,10 @@ impl Backend for Redis {
         limit: Option<u32>,
     ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = SemaphoreKeys::new(&self.server.place.prefix, name);
-            let place = &self.server.place;
+            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+            let config = &self.server.config;
             let limit = limit.unwrap_or(0);
-            let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), place) };
+            let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), config) };
             let set =
                 with_retries(RETRY_FOR, async || self.server.connection.call(&keys, &call).await);
             set.await
@@ -245,13 +245,13 @@ impl Backend for Redis {
 
     fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, async || self.server.examine().await).await;
+            let examined = with_retries(RETRY_FOR, async || self.server.diagnose().await).await;
             examined.map_err(|error| self.server.error(Attempt::Examine, error))
         })
     }
 
     fn failover_time(&self) -> LocalFuture<'_, Failover> {
-        Box::pin(self.server.takeover())
+        Box::pin(self.server.failover_time())
     }
 
     fn pushes_queue_status(&self) -> bool {

@@ -65,14 +65,14 @@ impl Info {
 
 impl ServerHandle {
     /// By what the server, or the sentinels that watch it, are set to.
-    pub(super) async fn takeover(&self) -> Failover {
+    pub(super) async fn failover_time(&self) -> Failover {
         let Ok(Some(info)) = self.info("default").await else { return Failover::Never };
         if info.number("cluster_enabled") == 1 {
             let setting = self.setting("cluster-node-timeout").await.ok().flatten();
             let time = setting.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
             return time.map_or(Failover::Unknown, |time| Failover::After(time + VOTE));
         }
-        if info.number("connected_slaves") == 0 && self.place.replicas == 0 {
+        if info.number("connected_slaves") == 0 && self.config.replicas == 0 {
             return Failover::Never;
         }
         let down_after = timeout(2 * HEARD_BY_THEN, self.down_after()).await;

@@ -109,7 +109,7 @@ fn foreign(bytes: &[u8]) -> StoreError {
 mod tests {
     use super::*;
 
-    fn inbox(bytes: &[u8]) -> ReplyBuffer {
+    fn reply_buffer(bytes: &[u8]) -> ReplyBuffer {
         ReplyBuffer { received: bytes.to_vec(), ..ReplyBuffer::default() }
     }
 
@@ -127,7 +127,7 @@ mod tests {
             "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$2\r\nab\r\n",
         ] {
             let bytes = format!("{answer}:7\r\n").into_bytes();
-            assert_eq!(inbox(&bytes).whole().unwrap(), Some(answer.len()), "{answer}");
+            assert_eq!(reply_buffer(&bytes).whole().unwrap(), Some(answer.len()), "{answer}");
             let mut slowly = ReplyBuffer::default();
             for byte in &bytes[..answer.len() - 1] {
                 slowly.received.push(*byte);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_or_too_much_is_refused_at_once() {
-        let refused = |bytes: &[u8]| inbox(bytes).next().expect_err("it is refused");
+        let refused = |bytes: &[u8]| reply_buffer(bytes).next().expect_err("it is refused");
         assert_eq!(
             refused(b"HTTP/1.1 400 Bad Request\r\n"),
             StoreError::NotRedis(Some(OtherProtocol::Http))
@@ -169,6 +169,6 @@ mod tests {
         let full = "$1048576\r\n".to_owned() + &"x".repeat(LONGEST_TEXT) + "\r\n";
         assert_eq!(refused(format!("*40\r\n{}", full.repeat(40)).as_bytes()), StoreError::TooMuch);
         let deep = "*1\r\n".repeat(1000) + ":1\r\n";
-        assert!(inbox(deep.as_bytes()).next().is_err());
+        assert!(reply_buffer(deep.as_bytes()).next().is_err());
     }
 }

@@ -20,7 +20,7 @@ const MOST_STEPS: u32 = 1 << 20;
 impl ServerHandle {
     /// In their order.
     pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
-        let prefix = format!("{}-", self.place.prefix);
+        let prefix = format!("{}-", self.config.prefix);
         let mut names = HashSet::new();
         let mut patience = RetryBudget::new();
         for (before, after, kind) in SIGNS {

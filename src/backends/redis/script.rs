@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::client::{Client, Script, ScriptCall};
 use super::config::RedisConfig;
 use super::server::HEARTBEAT;
-use super::snapshot::{granted, lossy, of, pause, written};
+use super::snapshot::{lossy, of, parse_grant, pause, written};
 use crate::backends::sanitize;
 use crate::backends::{HolderState, Name, Record, StoreError, Withheld};
 use crate::clock::Moment;
@@ -72,7 +72,7 @@ pub(super) struct Request<'a> {
 
 impl Request<'_> {
     /// A call of one who does not ask for a permit.
-    pub(super) fn of(operation: Operation, id: Uuid, place: &RedisConfig) -> Self {
+    pub(super) fn of(operation: Operation, id: Uuid, config: &RedisConfig) -> Self {
         Self {
             operation,
             id,
@@ -81,12 +81,12 @@ impl Request<'_> {
             who: "",
             ticket: 0,
             token: 0,
-            quarantine: place.quarantine,
+            quarantine: config.quarantine,
             window: HEARTBEAT,
             nonblock: false,
             strict: false,
             hold: Duration::ZERO,
-            replicas: place.replicas,
+            replicas: config.replicas,
         }
     }
 
@@ -237,7 +237,7 @@ impl Reply {
             sanitize::limit(agreed)?;
         }
         let whose = lossy(&whose);
-        let whose = whose.split_once(' ').and_then(|(id, grant)| granted(id, grant));
+        let whose = whose.split_once(' ').and_then(|(id, grant)| parse_grant(id, grant));
         let kept = whose.as_ref().filter(|grant| grant.phase == HolderState::MinHold);
         Ok(Self {
             status,

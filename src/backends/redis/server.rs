@@ -16,7 +16,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A Redis as its users here see it.
 pub(super) struct ServerHandle {
-    pub(super) place: RedisConfig,
+    pub(super) config: RedisConfig,
     pub(super) shown: String,
     pub(super) connection: Client,
 }
@@ -30,7 +30,7 @@ impl ServerHandle {
     pub(super) fn condition(&self) -> Option<Cmd> {
         let mut question = cmd("INFO");
         question.arg("memory");
-        (!self.place.allow_eviction).then_some(question)
+        (!self.config.allow_eviction).then_some(question)
     }
 
     /// A server that evicts keys loses permits.
@@ -41,19 +41,19 @@ impl ServerHandle {
         Err(StoreError::Evicts { policy: policy.into() })
     }
 
-    pub(super) async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
-        let keys = SemaphoreKeys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, &self.place).await
+    pub(super) async fn snapshot(&self, name: &Name) -> Result<Snapshot, StoreError> {
+        let keys = SemaphoreKeys::new(&self.config.prefix, name);
+        self.connection.look(&keys, name, &self.config).await
     }
 
     /// The same of one among many. The server answers, so what it says is of this one alone: that must not
     /// hide the others.
-    pub(super) async fn look_among(
+    pub(super) async fn snapshot_or_note(
         &self,
         name: &Name,
         patience: &mut RetryBudget,
     ) -> Result<Snapshot, Error> {
-        let looked = patience.with(async || match self.look(name).await {
+        let looked = patience.with(async || match self.snapshot(name).await {
             Err(error) if !error.is_unreachable() => Ok(Snapshot::odd(name, error)),
             looked => looked,
         });
@@ -61,14 +61,14 @@ impl ServerHandle {
     }
 
     /// The same in one round trip.
-    pub(super) async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
+    pub(super) async fn snapshots(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
         let keys: Vec<_> =
-            names.iter().map(|name| SemaphoreKeys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, &self.place).await
+            names.iter().map(|name| SemaphoreKeys::new(&self.config.prefix, name)).collect();
+        self.connection.look_at_each(&keys, names, &self.config).await
     }
 
     /// Releases until it is known to be done, or `patience` is over.
-    pub(super) async fn withdraw(
+    pub(super) async fn release(
         &self,
         keys: &SemaphoreKeys,
         call: &Request<'_>,

@@ -23,9 +23,9 @@ impl Client {
         &self,
         keys: &SemaphoreKeys,
         name: &Name,
-        place: &RedisConfig,
+        config: &RedisConfig,
     ) -> Result<Snapshot, StoreError> {
-        let arguments = &to_look(keys, place);
+        let arguments = &to_look(keys, config);
         let question = ScriptCall { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
         let looked = self.script(&Script::look(), question).await?;
         Ok(snapshot(name, looked.answer))
@@ -37,10 +37,10 @@ impl Client {
         &self,
         keys: &[SemaphoreKeys],
         names: &[Name],
-        place: &RedisConfig,
+        config: &RedisConfig,
     ) -> Result<Vec<Snapshot>, StoreError> {
         let program = Script::look();
-        let question = |keys: &SemaphoreKeys| program.known(keys.to_look(), &to_look(keys, place));
+        let question = |keys: &SemaphoreKeys| program.known(keys.to_look(), &to_look(keys, config));
         let questions: Vec<_> = keys.iter().map(question).collect();
         let looked: Vec<Looked> = self.ask_all(&questions).await?;
         Ok(names.iter().zip(looked).map(|(name, looked)| snapshot(name, looked)).collect())
@@ -51,9 +51,9 @@ impl Client {
 /// Others may have written anything into the keys, so each of it is understood by itself.
 type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>, Value);
 
-fn to_look(keys: &SemaphoreKeys, place: &RedisConfig) -> [String; 4] {
+fn to_look(keys: &SemaphoreKeys, config: &RedisConfig) -> [String; 4] {
     let ttl = FOREIGN_TTL.as_millis().to_string();
-    [ttl, written(place.quarantine), place.replicas.to_string(), keys.server.clone()]
+    [ttl, written(config.quarantine), config.replicas.to_string(), keys.server.clone()]
 }
 
 /// A quarantine as the scripts take it.
@@ -68,7 +68,7 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
     let waiter = |said| {
         let (id, request): (Value, Value) = of(said)?;
-        asked(&lossy(&id), &lossy(&request))
+        parse_waiter(&lossy(&id), &lossy(&request))
     };
     let waiters: Vec<_> = waiters.into_iter().map(|said| Waiter::known(waiter(said))).collect();
     let ours = |one: &Holder| matches!(one, Holder::Known { .. });
@@ -98,7 +98,7 @@ fn holder(said: Value) -> Holder {
     if grant.is_empty() {
         return Holder::Foreign { permit: sanitize::identity(&id), left, key: None };
     }
-    match granted(&id, &grant) {
+    match parse_grant(&id, &grant) {
         Some(GrantRecord { token, phase, record, .. }) if left.is_some() => {
             Holder::Known { token: Some(token), record: Some(record), phase, left }
         }
@@ -147,18 +147,18 @@ pub(super) struct GrantRecord {
 }
 
 /// Reads `TOKEN SINCE HOLD LEASE PHASE WHO`.
-pub(super) fn granted(id: &str, grant: &str) -> Option<GrantRecord> {
+pub(super) fn parse_grant(id: &str, grant: &str) -> Option<GrantRecord> {
     let (token, rest) = grant.split_once(' ')?;
-    let (phase, hold, record) = parted(id, rest)?;
+    let (phase, hold, record) = parse_former_holder(id, rest)?;
     Some(GrantRecord { token: token.parse().ok()?, phase, hold, record })
 }
 
 /// Reads `SINCE HOLD LEASE - WHO`.
-fn asked(id: &str, request: &str) -> Option<Record> {
-    Some(parted(id, request)?.2)
+fn parse_waiter(id: &str, request: &str) -> Option<Record> {
+    Some(parse_former_holder(id, request)?.2)
 }
 
-fn parted(id: &str, text: &str) -> Option<(HolderState, u64, Record)> {
+fn parse_former_holder(id: &str, text: &str) -> Option<(HolderState, u64, Record)> {
     let mut parts = text.splitn(5, ' ');
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
     let (hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
@@ -183,11 +183,11 @@ mod tests {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
         let GrantRecord { token, phase, record, .. } =
-            granted(&id, &format!("7 1000 0 0 r {who}")).unwrap();
+            parse_grant(&id, &format!("7 1000 0 0 r {who}")).unwrap();
         assert_eq!((token, phase, record.who.label.as_str()), (7, HolderState::Revoking, "a b"));
-        assert_eq!(asked(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
+        assert_eq!(parse_waiter(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
         for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
-            assert!(granted(&id, bad).is_none(), "{bad}");
+            assert!(parse_grant(&id, bad).is_none(), "{bad}");
         }
     }
 }

@@ -38,11 +38,11 @@ impl RedisWorld {
     }
 
     fn connection(&self) -> Client {
-        Client::new(RedisDialer::new(&self.place()).unwrap())
+        Client::new(RedisDialer::new(&self.config()).unwrap())
     }
 
-    fn place(&self) -> RedisConfig {
-        place(&self.server.url())
+    fn config(&self) -> RedisConfig {
+        config(&self.server.url())
     }
 
     fn call(&self, call: &Request<'_>) -> Reply {
@@ -68,7 +68,7 @@ impl RedisWorld {
 
     async fn look_at(&self) -> Snapshot {
         let keys = self.keys();
-        self.connection().look(&keys, &self.name, &self.place()).await.unwrap()
+        self.connection().look(&keys, &self.name, &self.config()).await.unwrap()
     }
 
     fn now(&self) -> i64 {
@@ -90,7 +90,7 @@ impl RedisWorld {
 }
 
 /// That of one who waits for no quarantine.
-fn place(url: &str) -> RedisConfig {
+fn config(url: &str) -> RedisConfig {
     RedisConfig {
         url: super::config::RedisUrl::parse(url).unwrap(),
         tls: crate::backends::tls::Tls::default(),
@@ -110,7 +110,7 @@ fn call(operation: Operation, who: u128) -> Request<'static> {
         ttl: TTL,
         who: WHO,
         window: Duration::from_secs(15),
-        ..Request::of(operation, id(who), &place("redis://h"))
+        ..Request::of(operation, id(who), &config("redis://h"))
     }
 }
 

@@ -28,13 +28,13 @@ const HOPING: Duration = Duration::from_mins(1);
 /// Returns once something was put there. Only what will not pass is an error; one that was not heard for
 /// a while is told of the others, because what is put there does not stay for ever. `deaf` is called
 /// where a server lets nobody listen, which others do without.
-pub(super) async fn hear(
+pub(super) async fn listen(
     server: Rc<ServerHandle>,
     list: String,
     missed: impl Fn(),
     deaf: impl Fn(),
 ) -> Result<WakeupMessage, StoreError> {
-    let mut pause = Backoff::new();
+    let mut backoff = Backoff::new();
     let mut refusals = 0;
     loop {
         let since = Instant::now();
@@ -58,7 +58,7 @@ pub(super) async fn hear(
         if refusals >= HOPELESS {
             sleep(HOPING).await;
         } else {
-            pause.sleep().await;
+            backoff.sleep().await;
         }
     }
 }

@@ -63,7 +63,7 @@ impl fmt::Display for DirectoryText<'_> {
                  +t)",
             ),
         }?;
-        match self.0.said() {
+        match self.0.system_error() {
             Some(said) => write!(f, " ({said})"),
             None => Ok(()),
         }

@@ -16,7 +16,7 @@ pub(crate) struct WaitingText<'a> {
     /// For how long it has waited.
     pub(crate) waited: Duration,
     /// None before there is a place in the queue.
-    pub(crate) standing: Option<&'a QueueStatus>,
+    pub(crate) queue_status: Option<&'a QueueStatus>,
     /// Why no permit is granted, whatever is free.
     pub(crate) withheld: Option<Withheld>,
     /// Why nothing is known any more.
@@ -57,13 +57,13 @@ struct WaitingLine<'a> {
 
 impl fmt::Display for WaitingLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WaitingText { name, waited, standing, withheld, error, now } = *self.waiting;
+        let WaitingText { name, waited, queue_status, withheld, error, now } = *self.waiting;
         let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
         match self.length {
             Length::Short => write!(f, "{waited}")?,
             _ => write!(f, "waiting {waited} for '{name}'")?,
         }
-        if let Some(QueueStatus { ahead, .. }) = standing {
+        if let Some(QueueStatus { ahead, .. }) = queue_status {
             write!(f, ", {} in line", Ordinal(ahead + 1))?;
         }
         if let Some(error) = error {
@@ -72,7 +72,7 @@ impl fmt::Display for WaitingLine<'_> {
         if let Some(withheld) = withheld {
             return write!(f, "; {}", WithheldText(withheld));
         }
-        let Some(QueueStatus { held, holder, key, kept_until, .. }) = standing else {
+        let Some(QueueStatus { held, holder, key, kept_until, .. }) = queue_status else {
             return Ok(());
         };
         let left = kept_until.map(|until| until.duration_since(now).unwrap_or_default());
@@ -173,14 +173,14 @@ mod tests {
     }
 
     fn line(
-        standing: Option<&QueueStatus>,
+        queue_status: Option<&QueueStatus>,
         change: impl FnOnce(&mut WaitingText<'_>),
     ) -> [String; 3] {
         let name = "deploy".parse().unwrap();
         let mut waiting = WaitingText {
             name: &name,
             waited: Duration::from_millis(12_900),
-            standing,
+            queue_status,
             withheld: None,
             error: None,
             now: UNIX_EPOCH + Duration::from_secs(192),
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_waiting_line_says_for_how_long_the_place_the_holder_and_its_age() {
-        let lines = |standing: QueueStatus| line(Some(&standing), |_| {});
+        let lines = |queue_status: QueueStatus| line(Some(&queue_status), |_| {});
         let who = ClientInfo { detached: true, ..record().who };
         assert_eq!(
             lines(held(0, 1, Some(Record { who, ..record() })))[0],
@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_client_of_another_kind_is_known_by_its_key() {
-        let standing = QueueStatus { key: Some("web 1".into()), ..held(0, 1, None) };
-        let [full, ..] = line(Some(&standing), |_| {});
+        let queue_status = QueueStatus { key: Some("web 1".into()), ..held(0, 1, None) };
+        let [full, ..] = line(Some(&queue_status), |_| {});
         assert!(full.ends_with("; held by another program with the API key \"web 1\""), "{full}");
     }
 

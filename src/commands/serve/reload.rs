@@ -32,14 +32,14 @@ impl Reload {
 
     /// Reads them whenever it is told to, for ever. Told so meanwhile, however often, it reads them once
     /// more.
-    pub(super) async fn whenever(&self, told: &Notify) {
+    pub(super) async fn reload_on(&self, told: &Notify) {
         loop {
             told.notified().await;
             let (event, text) = match self.read().await {
                 Ok(()) => (LogEvent::Info, self.done()),
                 Err(why) => (LogEvent::Alert, format!("SIGHUP: all stays as it was: {why}")),
             };
-            self.routes.semaphores.log.say(event, &text);
+            self.routes.semaphores.log.log_text(event, &text);
         }
     }
 
@@ -53,7 +53,7 @@ impl Reload {
             Err(_elapsed) => {
                 let text = "SIGHUP: the files are not read yet, and all stays as it was until they \
                             are";
-                self.routes.semaphores.log.say(LogEvent::Alert, text);
+                self.routes.semaphores.log.log_text(LogEvent::Alert, text);
                 reading.await
             }
         };

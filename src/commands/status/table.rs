@@ -81,7 +81,7 @@ impl Table<'_> {
             (HolderState::Holding, _) => "holding".into(),
             (HolderState::Revoking, _) => "revoking".into(),
             (HolderState::MinHold, None) => "min_hold".into(),
-            (HolderState::MinHold, Some(left)) => format!("min_hold, {} left", coarse(left)),
+            (HolderState::MinHold, Some(left)) => format!("min_hold, {} left", rounded(left)),
         };
         let mut row = match holder {
             Holder::Foreign { permit, key, .. } => {
@@ -165,7 +165,7 @@ fn is_idle(snapshot: &Snapshot) -> bool {
 }
 
 /// A length of time in two units at most: there is little room.
-fn coarse(time: Duration) -> String {
+fn rounded(time: Duration) -> String {
     let text = Span(time).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
@@ -221,7 +221,7 @@ impl<'a> Row<'a> {
         if stopped::is_stopped(who) == Some(true) {
             row.state.to_mut().push_str(", stopped");
         }
-        row.age = coarse(now.duration_since(*since).unwrap_or_default()).into();
+        row.age = rounded(now.duration_since(*since).unwrap_or_default()).into();
         row.since = humantime::format_rfc3339_seconds(*since).to_string().into();
         row.label = quoted(&who.label, Context::Columns);
         let [user, host] = [&who.user, &who.host].map(|text| quoted(text, Context::Columns));

@@ -29,10 +29,10 @@ pub(super) struct WaitingDisplay<'a> {
     backend: &'a dyn Backend,
     request: &'a PermitRequest,
     acquire_request: &'a AcquireRequest,
-    visible: &'a FrontProcess,
+    front_process: &'a FrontProcess,
     pub(super) console: &'a mut Console,
     /// How we stand, and when that was told.
-    standing: Option<(QueueStatus, Instant)>,
+    queue_status: Option<(QueueStatus, Instant)>,
     /// Why no permit is granted, and when that was told.
     withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
@@ -54,16 +54,16 @@ impl<'a> WaitingDisplay<'a> {
         backend: &'a dyn Backend,
         request: &'a PermitRequest,
         acquire_request: &'a AcquireRequest,
-        visible: &'a FrontProcess,
+        front_process: &'a FrontProcess,
         console: &'a mut Console,
     ) -> Self {
         Self {
             backend,
             request,
             acquire_request,
-            visible,
+            front_process,
             console,
-            standing: None,
+            queue_status: None,
             withheld: None,
             error: None,
             next_complaint: Instant::now(),
@@ -87,7 +87,7 @@ impl<'a> WaitingDisplay<'a> {
             // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
             Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
-                self.visible.stop_and_wait(StopTarget::Semrun);
+                self.front_process.stop_and_wait(StopTarget::Semrun);
                 self.draw();
                 None
             }
@@ -99,19 +99,19 @@ impl<'a> WaitingDisplay<'a> {
     pub(super) fn on_notice(&mut self, notice: Progress) {
         let name = &self.acquire_request.name;
         match notice {
-            Progress::Queued(standing) => {
+            Progress::Queued(queue_status) => {
                 let now = Instant::now();
-                self.withheld = standing.withheld.map(|why| (why, now));
-                self.standing = Some((standing, now));
+                self.withheld = queue_status.withheld.map(|why| (why, now));
+                self.queue_status = Some((queue_status, now));
                 self.error = None;
-                self.heard();
+                self.count_down();
             }
             Progress::Withheld(why) => {
                 let news = self.withheld.is_none();
                 self.withheld = Some((why, Instant::now()));
                 self.error = None;
                 self.announced &= !news;
-                self.heard();
+                self.count_down();
             }
             // Who asked for nothing takes what is pinned for all.
             Progress::Limit { pinned: true, .. } if !self.request.limit_given => {}
@@ -138,13 +138,13 @@ impl<'a> WaitingDisplay<'a> {
                 if may_last || self.error.is_none() {
                     self.error = Some(what);
                 }
-                self.heard();
+                self.count_down();
             }
         }
     }
 
     /// What kept us from a permit that was free, or from knowing of one.
-    pub(super) fn hindrance(&mut self) -> Option<StoreError> {
+    pub(super) fn obstacle(&mut self) -> Option<StoreError> {
         let withheld = self.withheld().map(StoreError::Withheld);
         self.error.take().or(withheld)
     }
@@ -175,7 +175,7 @@ impl<'a> WaitingDisplay<'a> {
     }
 
     /// How things stand has just been told.
-    fn heard(&mut self) {
+    fn count_down(&mut self) {
         if self.backend.pushes_queue_status()
             && self.next_look.is_some_and(|next| Instant::now() >= next)
         {
@@ -202,13 +202,13 @@ impl<'a> WaitingDisplay<'a> {
     pub(super) fn on_look(&mut self, snapshot: Result<Snapshot, Error>) {
         self.looking = None;
         // Ignore errors here; acquiring reports them.
-        let standing =
+        let queue_status =
             snapshot.ok().and_then(|snapshot| QueueStatus::of(&snapshot, self.acquire_request.id));
-        let told = standing.map(|standing| (standing, Instant::now()));
-        if let Some((standing, now)) = &told {
-            self.withheld = standing.withheld.map(|why| (why, *now));
+        let told = queue_status.map(|queue_status| (queue_status, Instant::now()));
+        if let Some((queue_status, now)) = &told {
+            self.withheld = queue_status.withheld.map(|why| (why, *now));
         }
-        self.standing = told.or(self.standing.take());
+        self.queue_status = told.or(self.queue_status.take());
         self.announced = false;
         self.show();
     }
@@ -239,8 +239,9 @@ impl<'a> WaitingDisplay<'a> {
     }
 
     fn waiting(&self) -> Option<WaitingText<'_>> {
-        let (standing, withheld) = (self.standing.as_ref().map(|(told, _)| told), self.withheld());
-        if standing.is_none() && withheld.is_none() {
+        let (queue_status, withheld) =
+            (self.queue_status.as_ref().map(|(told, _)| told), self.withheld());
+        if queue_status.is_none() && withheld.is_none() {
             return None;
         }
         let (error, now) = (self.error.as_ref(), SystemTime::now());
@@ -248,7 +249,7 @@ impl<'a> WaitingDisplay<'a> {
         Some(WaitingText {
             name: &self.acquire_request.name,
             waited,
-            standing,
+            queue_status,
             withheld,
             error,
             now,
@@ -258,7 +259,7 @@ impl<'a> WaitingDisplay<'a> {
     /// Takes the waiting line away, or ends what a log was told.
     pub(super) fn end(&mut self, waited: &Waited<'_>) {
         self.console.clear();
-        let told = self.standing.is_some() || self.withheld.is_some();
+        let told = self.queue_status.is_some() || self.withheld.is_some();
         if told && !self.console.redraws() {
             self.console.say(Loudness::Normal, waited);
         }

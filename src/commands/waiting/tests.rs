@@ -26,15 +26,15 @@ fn run(line: &str) -> RunSettings {
 #[tokio::test(start_paused = true)]
 async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let place = TempDir::new().unwrap();
-    let account = User::current();
-    let backend = Location::Directory(place.path().into()).connect(&account).unwrap();
+    let user = User::current();
+    let backend = Location::Directory(place.path().into()).connect(&user).unwrap();
     let request = run("semrun --name x true").request;
-    let acquire_request = acquire_request(&request, &account, false);
-    let (visible, mut console) = (FrontProcess::Itself, Console::new(Loudness::Normal));
+    let acquire_request = acquire_request(&request, &user, false);
+    let (front_process, mut console) = (FrontProcess::Itself, Console::new(Loudness::Normal));
     // Where somebody looks at a line it is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
     let mut view =
-        WaitingDisplay::new(&*backend, &request, &acquire_request, &visible, &mut console);
+        WaitingDisplay::new(&*backend, &request, &acquire_request, &front_process, &mut console);
     let begin = Instant::now();
     view.on_notice(Progress::Queued(QueueStatus { ahead: 1, held: 1, ..QueueStatus::default() }));
     for line in 1..4 {
@@ -52,9 +52,9 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
 #[test]
 fn a_random_time_is_at_most_the_longest_and_differs() {
     let longest = Duration::from_secs(100);
-    let times: Vec<_> = (0..1_000).map(|_| chance(longest, Uuid::new_v4())).collect();
+    let times: Vec<_> = (0..1_000).map(|_| jitter(longest, Uuid::new_v4())).collect();
     assert!(times.iter().all(|time| *time <= longest));
     let average = times.iter().sum::<Duration>() / 1_000;
     assert!((45..=55).contains(&average.as_secs()), "{average:?}");
-    assert_eq!(chance(Duration::ZERO, Uuid::new_v4()), Duration::ZERO);
+    assert_eq!(jitter(Duration::ZERO, Uuid::new_v4()), Duration::ZERO);
 }

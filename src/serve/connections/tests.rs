@@ -76,7 +76,7 @@ fn who_has_shown_a_key_stays_while_strangers_come() {
         let mut crowd = TestConnections::new(3, 2, 2);
         for _ in 0..2 {
             let known = crowd.comes("192.0.2.1").await;
-            let asking = known.asks();
+            let asking = known.open_request();
             known.shows_key();
             assert!(known.is_known());
             drop(asking);
@@ -87,14 +87,14 @@ fn who_has_shown_a_key_stays_while_strangers_come() {
         assert_eq!(crowd.present(), [0, 1, 10, 11]);
         // One that rests makes room for another, the one that has rested for longest first.
         let again = crowd.guests[0].upgrade().unwrap();
-        let asking = again.asks();
+        let asking = again.open_request();
         let third = crowd.comes("192.0.2.1").await;
         third.shows_key();
         tokio::task::yield_now().await;
         assert!(third.is_known());
         assert_eq!(crowd.present(), [0, 11, 12]);
         // Where none rests, one more is served as long as no other comes.
-        let _also = third.asks();
+        let _also = third.open_request();
         let fourth = crowd.comes("192.0.2.1").await;
         fourth.shows_key();
         assert!(!fourth.is_known());
@@ -122,7 +122,7 @@ fn half_heads_have_room_in_all() {
         assert!((HALF_HEADS / 2..=HALF_HEADS).contains(&counted), "{counted}");
         assert_eq!(present.last(), Some(&(many - 1)), "the first ones went");
         for number in present {
-            drop(crowd.guests[number].upgrade().unwrap().asks());
+            drop(crowd.guests[number].upgrade().unwrap().open_request());
         }
         assert_eq!(crowd.door.inside.borrow().half_bytes, 0, "they are whole");
     });
@@ -141,19 +141,19 @@ fn a_connection_is_given_the_time_that_it_needs_and_no_more() {
         drop(crowd.comes("192.0.2.1").await);
         assert_eq!(lasts(&mut crowd).await, 6, "a stranger that says nothing");
         let guest = crowd.comes("192.0.2.1").await;
-        let asking = guest.asks();
+        let asking = guest.open_request();
         guest.shows_key();
         tokio::time::sleep(Duration::from_hours(1)).await;
         drop(asking);
         assert_eq!(lasts(&mut crowd).await, 6, "one that has no lease");
         let guest = crowd.comes("192.0.2.1").await;
-        let asking = guest.asks();
+        let asking = guest.open_request();
         guest.shows_key();
         guest.renews_within(Duration::from_mins(3));
         drop(asking);
         assert_eq!(lasts(&mut crowd).await, 96, "one that renews after a minute");
         let guest = crowd.comes("192.0.2.1").await;
-        let _asking = guest.asks();
+        let _asking = guest.open_request();
         guest.shows_key();
         guest.is_stuck();
         tokio::time::sleep(Duration::from_secs(20)).await;

@@ -47,7 +47,7 @@ impl fmt::Display for Denied {
 }
 
 /// Whether a key may make a request.
-pub(super) fn may(
+pub(super) fn authorize(
     bearer: &Bearer,
     route: Route,
     name: &str,
@@ -117,7 +117,7 @@ mod tests {
                         for (name, is_its) in [("a1", true), ("b1", !bounded)] {
                             let expected =
                                 is_allowed && (for_all || if of_all { !bounded } else { is_its });
-                            let decided = may(&bearer, route, name, whose);
+                            let decided = authorize(&bearer, route, name, whose);
                             let case = format!("{route:?} {whose:?} {word} {bounded} {name}");
                             assert_eq!(decided.is_ok(), expected, "{case}: {decided:?}");
                         }

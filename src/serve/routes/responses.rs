@@ -47,7 +47,7 @@ pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
     answer
 }
 
-pub(super) fn crowded() -> Answer {
+pub(super) fn too_many_connections() -> Answer {
     refusal("too many long answers are on their way; ask again".into())
 }
 
@@ -66,7 +66,7 @@ pub(super) fn removed() -> Answer {
     answer
 }
 
-pub(super) fn typed(kind: &'static str, text: String) -> Answer {
+pub(super) fn with_content_type(kind: &'static str, text: String) -> Answer {
     let mut answer = empty(StatusCode::OK);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     *answer.body_mut() = ResponseBody::text(text);
@@ -74,9 +74,9 @@ pub(super) fn typed(kind: &'static str, text: String) -> Answer {
 }
 
 pub(super) fn html(text: String) -> Answer {
-    typed("text/html; charset=utf-8", text)
+    with_content_type("text/html; charset=utf-8", text)
 }
 
 pub(super) fn plain_json(value: &impl serde::Serialize) -> Answer {
-    typed("application/json", serde_json::to_string(value).expect("plain data"))
+    with_content_type("application/json", serde_json::to_string(value).expect("plain data"))
 }

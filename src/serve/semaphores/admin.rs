@@ -121,7 +121,7 @@ impl Semaphores {
                 let subject = Subject { name, id: None, actor };
                 let action =
                     limit.map_or("limit unpinned".into(), |limit| format!("limit {limit}"));
-                self.log.happened(LogEvent::Intervention, subject, &action);
+                self.log.log(LogEvent::Intervention, subject, &action);
             }
             semaphore.ledger.pin(clock::now(), limit)
         };
@@ -159,7 +159,7 @@ impl Semaphores {
         let whose = &*client.taker.label;
         let whose = if whose.is_empty() { "before the restart".into() } else { of_key(whose) };
         let action = format!("{what} what was taken {whose}");
-        self.log.happened(LogEvent::Intervention, Subject { name, id: Some(id), actor }, &action);
+        self.log.log(LogEvent::Intervention, Subject { name, id: Some(id), actor }, &action);
     }
 }
 

@@ -43,7 +43,7 @@ impl Semaphores {
             let next = self.due.borrow().first().map(|(moment, _)| *moment);
             alarm.set(next.into_iter().chain(pause).min())?;
             tokio::select! {
-                rung = alarm.ring() => rung?,
+                rung = alarm.wait() => rung?,
                 () = self.sooner.notified() => {}
             }
         }
@@ -161,7 +161,7 @@ impl Semaphores {
     fn forget_idle(&self, all: &mut BTreeMap<Rc<str>, ServerSemaphore>) {
         let mut due = self.due.borrow_mut();
         all.retain(|name, semaphore| {
-            let used = semaphore.matters() || !semaphore.clients.is_empty();
+            let used = semaphore.is_in_use() || !semaphore.clients.is_empty();
             if !used {
                 self.last.set(self.last.get().max(semaphore.ledger.last_number()));
                 if let Some(moment) = semaphore.due {
@@ -182,7 +182,7 @@ impl Semaphores {
         let mut all = self.all.borrow_mut();
         let Some(semaphore) = all.get_mut(name) else { return };
         let changes = change(semaphore);
-        self.settle(name, semaphore, &changes);
+        self.apply_events(name, semaphore, &changes);
         self.schedule(name, semaphore);
         drop(all);
         if self.journal.has_grown() {
@@ -190,10 +190,15 @@ impl Semaphores {
         }
     }
 
-    fn settle(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, changes: &[LedgerEvent]) {
+    fn apply_events(
+        &self,
+        name: &Rc<str>,
+        semaphore: &mut ServerSemaphore,
+        changes: &[LedgerEvent],
+    ) {
         for change in changes {
             match *change {
-                LedgerEvent::Granted { id, .. } => self.granted(name, semaphore, id),
+                LedgerEvent::Granted { id, .. } => self.record_grant(name, semaphore, id),
                 LedgerEvent::Lapsed(id) => {
                     self.journal.ended(name, id);
                     if let Some(client) = semaphore.clients.get_mut(&id) {
@@ -202,17 +207,17 @@ impl Semaphores {
                     }
                 }
                 LedgerEvent::Kept(id) => {
-                    self.marked(name, semaphore, id, "min_hold", RequestEnd::Released)
+                    self.change_state(name, semaphore, id, "min_hold", RequestEnd::Released)
                 }
                 LedgerEvent::Revoked(id) => {
-                    self.marked(name, semaphore, id, "revoking", RequestEnd::Revoked);
+                    self.change_state(name, semaphore, id, "revoking", RequestEnd::Revoked);
                 }
                 LedgerEvent::Gone(id) => self.stage(name, semaphore, id),
             }
         }
     }
 
-    fn granted(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, id: Uuid) {
+    fn record_grant(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, id: Uuid) {
         let Some(holding) = semaphore.ledger.holding(id) else { return };
         self.journal.granted(&on_record(name, holding, semaphore));
         let Some(client) = semaphore.clients.get_mut(&id) else { return };
@@ -229,7 +234,7 @@ impl Semaphores {
     }
 
     /// A permit is held in another way than before, and whoever watches over it hears so.
-    fn marked(
+    fn change_state(
         &self,
         name: &Rc<str>,
         semaphore: &mut ServerSemaphore,
@@ -320,7 +325,7 @@ impl Semaphores {
 
     pub(super) fn log_transition(&self, name: &str, id: Uuid, client: &ServerClient, action: &str) {
         let subject = Subject { name, id: Some(id), actor: &client.actor };
-        self.log.happened(LogEvent::SemTransition, subject, action);
+        self.log.log(LogEvent::SemTransition, subject, action);
     }
 
     pub(super) fn log_request(
@@ -334,7 +339,7 @@ impl Semaphores {
         if self.log.logs(LogEvent::SemEvents) {
             let which = if which == RequestKind::Monitor { "monitor" } else { "wait" };
             let subject = Subject { name, id: Some(id), actor: &client.actor };
-            self.log.happened(LogEvent::SemEvents, subject, &format!("{which} {what}"));
+            self.log.log(LogEvent::SemEvents, subject, &format!("{which} {what}"));
         }
     }
 }
@@ -345,7 +350,7 @@ fn on_record(
     semaphore: &ServerSemaphore,
 ) -> RecordedGrant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
-    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed());
+    let terms: Option<Terms> = brought.and(semaphore.ledger.set_terms());
     RecordedGrant {
         name: name.into(),
         id,

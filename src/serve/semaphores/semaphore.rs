@@ -110,7 +110,7 @@ impl ServerSemaphore {
     }
 
     /// What one of ours is told who has this key.
-    pub(super) fn told(
+    pub(super) fn reply(
         &self,
         outcome: RegisterOutcome,
         id: Uuid,
@@ -155,7 +155,7 @@ impl ServerSemaphore {
     }
 
     /// Whether anybody uses it, or is to find it as it is.
-    pub(super) fn matters(&self) -> bool {
+    pub(super) fn is_in_use(&self) -> bool {
         self.ledger.in_use() || self.ledger.pinned().is_some()
     }
 

@@ -32,9 +32,9 @@ fn a_file_that_is_named_counts_instead_of_the_users() {
     assert_eq!(run.request.ttl, Duration::from_mins(1));
     let run = home.run("semrun --config /dev/null --name x true", &[]);
     assert_eq!(run.request.limit, 4);
-    let misuse = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
-    assert_eq!(misuse.failure, Failure::Unsupported);
-    assert!(misuse.to_string().contains("/nonexistent"), "{misuse}");
+    let settings_error = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
+    assert_eq!(settings_error.failure, Failure::Unsupported);
+    assert!(settings_error.to_string().contains("/nonexistent"), "{settings_error}");
 }
 
 #[test]
@@ -124,8 +124,11 @@ fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
         assert!(rest.is_some() && !complaint.contains("geheim"), "{text:?}: {complaint}");
     }
     let both = home.write("user", "wait = 1\nnonblock = true\n");
-    let misuse = home.read("semrun --name x true", &[]).unwrap_err().to_string();
-    assert!(misuse.starts_with(&format!("the keys in {} conflict", both.display())), "{misuse}");
+    let settings_error = home.read("semrun --name x true", &[]).unwrap_err().to_string();
+    assert!(
+        settings_error.starts_with(&format!("the keys in {} conflict", both.display())),
+        "{settings_error}"
+    );
     // Help works all the same.
     assert!(matches!(home.read("semrun --help", &[]), Ok(RequestedCommand::Print(_))));
 }
@@ -135,7 +138,9 @@ fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
     let home = ConfigHome::new();
     let set_mode = |mode| {
         fs::set_permissions(home.path("user"), fs::Permissions::from_mode(mode)).unwrap();
-        home.read("semrun --name x true", &[]).map(drop).map_err(|misuse| misuse.to_string())
+        home.read("semrun --name x true", &[])
+            .map(drop)
+            .map_err(|settings_error| settings_error.to_string())
     };
     home.write("user", "limit = 3\n");
     assert_eq!(set_mode(0o644), Ok(()));

@@ -205,14 +205,14 @@ fn what_does_not_fit_together_is_named_where_it_was_said() {
     let home = ConfigHome::new();
     home.write("user", "[serve]\ntls-cert = \"/c\"\n");
     let set = [("SEMRUN_API_KEY", "a-key-for-tests")];
-    let misuse = home.read("semrun serve", &set).unwrap_err();
-    let text = misuse.to_string();
-    assert_eq!(misuse.failure, Failure::Unsupported, "{text}");
+    let settings_error = home.read("semrun serve", &set).unwrap_err();
+    let text = settings_error.to_string();
+    assert_eq!(settings_error.failure, Failure::Unsupported, "{text}");
     assert!(text.ends_with("user:2: --tls-cert and --tls-key go together"), "{text}");
     let set = [("SEMRUN_CLIENT_CERT", "/c"), ("SEMRUN_BACKEND", "redis://h")];
-    let misuse = read_with("semrun --name x true", &set).unwrap_err();
-    assert_eq!(misuse.failure, Failure::Usage);
-    assert!(misuse.to_string().starts_with("SEMRUN_CLIENT_CERT: "), "{misuse}");
+    let settings_error = read_with("semrun --name x true", &set).unwrap_err();
+    assert_eq!(settings_error.failure, Failure::Usage);
+    assert!(settings_error.to_string().starts_with("SEMRUN_CLIENT_CERT: "), "{settings_error}");
 }
 
 #[test]
@@ -288,9 +288,12 @@ fn a_file_with_a_secret_is_refused_if_everybody_can_read_it() {
             fs::set_permissions(home.path("secret"), fs::Permissions::from_mode(mode)).unwrap();
             match home.read(line, if line.contains("tls-key") { &key } else { &[] }) {
                 Ok(_) => assert!(private, "{line}"),
-                Err(misuse) => {
-                    assert!(!private && misuse.failure == Failure::Unsupported, "{line}: {misuse}");
-                    let text = misuse.to_string();
+                Err(settings_error) => {
+                    assert!(
+                        !private && settings_error.failure == Failure::Unsupported,
+                        "{line}: {settings_error}"
+                    );
+                    let text = settings_error.to_string();
                     assert!(text.contains("secret") && text.contains("chmod o="), "{text}");
                     assert!(!text.contains("a-key"), "{text}");
                 }

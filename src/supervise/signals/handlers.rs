@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{IGNORED, RAISED_BY_WRITING, bit, change_mask, heard};
+use super::{IGNORED, RAISED_BY_WRITING, bit, change_mask, handled_signals};
 use crate::sys::watch;
 
 /// A signal that arrived.
@@ -214,8 +214,8 @@ impl HandlersInstalled {
         MAILBOX.get_or_init(|| Mailbox { arrived, wake });
         OWN.store(own(), Ordering::Relaxed);
         // One that is to stay ignored must not be heard meanwhile.
-        change_mask(libc::SIG_BLOCK, heard());
-        for number in heard() {
+        change_mask(libc::SIG_BLOCK, handled_signals());
+        for number in handled_signals() {
             // `record` has ignored these itself, if they were not.
             let known = RAISED_BY_WRITING.contains(&number);
             if known && IGNORED.load(Ordering::Relaxed) & bit(number) != 0 {
@@ -227,7 +227,7 @@ impl HandlersInstalled {
             }
         }
         // They may have been blocked when we were started, which would have made us deaf.
-        change_mask(libc::SIG_UNBLOCK, heard());
+        change_mask(libc::SIG_UNBLOCK, handled_signals());
         Ok(Self(()))
     }
 

@@ -41,9 +41,9 @@ impl QueuePlace {
     }
 
     /// Does something else, and hears meanwhile what it is told: who does not is passed over.
-    pub(super) async fn hearing<T>(&self, doing: impl Future<Output = T>) -> T {
+    pub(super) async fn while_answering<T>(&self, doing: impl Future<Output = T>) -> T {
         let hear = std::future::poll_fn(|context| {
-            while poked(&self.fifo, context) {}
+            while was_woken(&self.fifo, context) {}
             Poll::Pending
         });
         tokio::select! {
@@ -77,7 +77,7 @@ impl QueuePlace {
         let concerns_us = || {
             std::future::poll_fn(|context| {
                 let stage = others.iter().any(|fifo| hung_up(fifo, context));
-                if stage || poked(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
+                if stage || was_woken(fifo, context) { Poll::Ready(()) } else { Poll::Pending }
             })
         };
         let given_back = std::future::poll_fn(|context| {
@@ -87,7 +87,7 @@ impl QueuePlace {
         let permit_is_free = async {
             tokio::select! {
                 () = given_back => Ok(()),
-                rung = ring(alarm.as_ref()) => rung,
+                rung = wait_for(alarm.as_ref()) => rung,
             }
         };
         let out_of_patience = async {
@@ -150,15 +150,15 @@ fn alarm_at(moment: Moment) -> io::Result<Alarm> {
     Ok(alarm)
 }
 
-async fn ring(alarm: Option<&Alarm>) -> io::Result<()> {
+async fn wait_for(alarm: Option<&Alarm>) -> io::Result<()> {
     match alarm {
-        Some(alarm) => alarm.ring().await,
+        Some(alarm) => alarm.wait().await,
         None => std::future::pending().await,
     }
 }
 
 /// Whether somebody wrote into our own FIFO; empties it.
-fn poked(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
+fn was_woken(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
     let Poll::Ready(Ok(mut ready)) = fifo.poll_read_ready(context) else {
         return false;
     };

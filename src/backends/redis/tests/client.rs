@@ -15,11 +15,11 @@ const SOON: Duration = Duration::from_secs(5);
 
 impl RedisWorld {
     fn client(&self) -> Redis {
-        Redis::new(self.place()).unwrap()
+        Redis::new(self.config()).unwrap()
     }
 
-    fn examine(&self, place: RedisConfig) -> Vec<Finding> {
-        let client = Redis::new(place).unwrap();
+    fn examine(&self, config: RedisConfig) -> Vec<Finding> {
+        let client = Redis::new(config).unwrap();
         self.runtime.block_on(async { client.diagnose().await.unwrap() })
     }
 
@@ -234,7 +234,7 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
     });
     let world = RedisWorld::new();
     let url = crate::backends::redis::config::RedisUrl::parse(&url).unwrap();
-    let client = Redis::new(RedisConfig { url, ..world.place() }).unwrap();
+    let client = Redis::new(RedisConfig { url, ..world.config() }).unwrap();
     world.runtime.block_on(async {
         for _ in 0..3 {
             let answer: String =
@@ -290,7 +290,7 @@ fn grade(findings: &[Finding], topic: &str) -> Option<Grade> {
 #[test]
 fn a_server_is_examined() {
     let world = RedisWorld::new();
-    let findings = world.examine(world.place());
+    let findings = world.examine(world.config());
     assert!(matches!(findings[0].what, FindingKind::Redis { .. }), "{findings:#?}");
     for (topic, expected) in [
         ("server", Some(Grade::Ok)),
@@ -306,24 +306,24 @@ fn a_server_is_examined() {
         assert_eq!(grade(&findings, topic), expected, "{topic}: {findings:#?}");
     }
     world.write(&["CONFIG", "SET", "appendonly", "yes"]);
-    assert_eq!(grade(&world.examine(world.place()), "persistence"), Some(Grade::Ok));
+    assert_eq!(grade(&world.examine(world.config()), "persistence"), Some(Grade::Ok));
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Error));
-    let place = RedisConfig { allow_eviction: true, ..world.place() };
-    assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Warning));
+    assert_eq!(grade(&world.examine(world.config()), "eviction"), Some(Grade::Error));
+    let config = RedisConfig { allow_eviction: true, ..world.config() };
+    assert_eq!(grade(&world.examine(config), "eviction"), Some(Grade::Warning));
     world.write(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Error));
+    assert_eq!(grade(&world.examine(world.config()), "role"), Some(Grade::Error));
 }
 
 #[test]
 fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
     let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-config"]);
-    let findings = world.examine(world.place());
+    let findings = world.examine(world.config());
     assert_eq!(grade(&findings, "persistence"), Some(Grade::Warning));
     world.write(&["ACL", "SETUSER", "default", "-info"]);
-    let findings = world.examine(world.place());
+    let findings = world.examine(world.config());
     let [server, clock] = &findings[..] else { panic!("{findings:#?}") };
     assert_eq!((server.grade, clock.grade), (Grade::Warning, Grade::Ok));
     assert_eq!(server.what, FindingKind::NoInfo);
