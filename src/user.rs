@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 pub(crate) struct User {
     pub(crate) uid: u32,
     /// The number as text where the user database does not know it.
-    pub(crate) user: String,
+    pub(crate) name: String,
     pub(crate) home: Home,
 }
 
@@ -35,12 +35,12 @@ impl User {
         }
         // Root is root everywhere, and no directory service is asked for it.
         if uid == 0 {
-            return Self { uid, user: "root".into(), home: Home::None };
+            return Self { uid, name: "root".into(), home: Home::None };
         }
-        let nobody = |home| Self { uid, user: uid.to_string(), home };
+        let nameless = |home| Self { uid, name: uid.to_string(), home };
         match getent(uid) {
-            Ok(passwd) => entry(&passwd, uid).unwrap_or_else(|| nobody(Home::None)),
-            Err(error) => nobody(Home::Unknown(error)),
+            Ok(passwd) => entry(&passwd, uid).unwrap_or_else(|| nameless(Home::None)),
+            Err(error) => nameless(Home::Unknown(error)),
         }
     }
 }
@@ -92,12 +92,12 @@ fn getent(uid: u32) -> Result<String, String> {
 fn entry(passwd: &str, uid: u32) -> Option<User> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let user = fields.next()?;
+        let name = fields.next()?;
         let number: u32 = fields.nth(1)?.parse().ok()?;
         let home = fields.nth(2)?;
         (number == uid).then(|| User {
             uid,
-            user: user.into(),
+            name: name.into(),
             home: if home.starts_with('/') { Home::At(home.into()) } else { Home::None },
         })
     })
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_user_is_found_by_number() {
         let user = entry(PASSWD, 1001).unwrap();
-        assert_eq!(user.user, "deploy");
+        assert_eq!(user.name, "deploy");
         assert_eq!(user.home, Home::At("/home/deploy".into()));
     }
 

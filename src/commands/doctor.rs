@@ -32,7 +32,7 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
     report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
         Err(settings_error) => {
-            report.checks.push(error("configuration", settings_error.to_string()))
+            report.checks.push(error("configuration", settings_error.to_string()));
         }
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
@@ -166,7 +166,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
             label: "doctor".into(),
             host: user::host(),
             pid: std::process::id(),
-            user: user.user.clone(),
+            user: user.name.clone(),
             detached: false,
         },
     };

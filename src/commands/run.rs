@@ -347,7 +347,7 @@ impl RunTask<'_> {
                 console.say(Loudness::Quiet, RanTooLong(time));
             }
             SupervisionNotice::Told(signal) => {
-                console.say(Loudness::Normal, StoppedBySignal(signal))
+                console.say(Loudness::Normal, StoppedBySignal(signal));
             }
             SupervisionNotice::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));

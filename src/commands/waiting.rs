@@ -48,7 +48,7 @@ pub(super) fn acquire_request(
             label: request.label.clone(),
             host: user::host(),
             pid: std::process::id(),
-            user: user.user.clone(),
+            user: user.name.clone(),
             detached,
         },
     }
@@ -119,7 +119,7 @@ async fn get(
         Some(Err(error)) => return Err(error),
         // It may be our own parent's, and then we wait for ever.
         Some(Ok(OuterPermit::Unproven)) if !acquire_request.nonblock => {
-            progress.tell(Progress::HeldAround)
+            progress.tell(Progress::HeldAround);
         }
         Some(Ok(OuterPermit::Unproven | OuterPermit::None)) => {}
     }
@@ -154,6 +154,16 @@ enum StopReason {
     Signal(Signal),
 }
 
+/// What `-v` shows before the wait begins.
+fn tell_details(console: &mut Console, name: &Name, jitter: Duration) {
+    if let Some(why) = pitfall(name.as_str()) {
+        console.say(Loudness::Verbose, Detail::Pitfall(name, why));
+    }
+    if !jitter.is_zero() {
+        console.say(Loudness::Verbose, Detail::Jitter(jitter));
+    }
+}
+
 /// Waits for a permit, unless one around us is enough. A command that is to run under it has
 /// `kill_after` when it is stopped.
 pub(super) async fn wait_in_turn(
@@ -165,13 +175,8 @@ pub(super) async fn wait_in_turn(
     signals: &mut Signals,
     console: &mut Console,
 ) -> anyhow::Result<WaitOutcome> {
-    if let Some(why) = pitfall(acquire_request.name.as_str()) {
-        console.say(Loudness::Verbose, Detail::Pitfall(&acquire_request.name, why));
-    }
     let jitter = jitter(request.jitter, acquire_request.id);
-    if !jitter.is_zero() {
-        console.say(Loudness::Verbose, Detail::Jitter(jitter));
-    }
+    tell_details(console, &acquire_request.name, jitter);
     let started = Instant::now() + jitter;
     let (progress, mut notices) = ProgressSender::channel();
     let (canceller, cancel) = CancelToken::pair();
@@ -179,9 +184,10 @@ pub(super) async fn wait_in_turn(
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = WaitingDisplay::new(backend, request, acquire_request, front_process, console);
-    view.started = started;
-    let mut enough: Option<StopReason> = None;
+    let mut display =
+        WaitingDisplay::new(backend, request, acquire_request, front_process, console);
+    display.started = started;
+    let mut stop_reason: Option<StopReason> = None;
     let mut acquiring = Box::pin(release_memory_during(async {
         // A sleep takes a millisecond, however short it is.
         if !jitter.is_zero()
@@ -192,28 +198,28 @@ pub(super) async fn wait_in_turn(
         get(backend, acquire_request, &progress, cancel).await
     }));
     let got = loop {
-        let tick = view.next_tick;
+        let tick = display.next_tick;
         let stop = tokio::select! {
             biased;
-            arrival = signals.next() => view.on_signal(arrival?.signal).map(StopReason::Signal),
-            told = front_process.next_event(), if enough.is_none() => match told {
+            arrival = signals.next() => display.on_signal(arrival?.signal).map(StopReason::Signal),
+            told = front_process.next_event(), if stop_reason.is_none() => match told {
                 GuardianEvent::Vanished => Some(StopReason::Signal(Signal::KILL)),
                 GuardianEvent::NotStopped => None,
             },
             got = &mut acquiring => break got,
-            () = until(deadline), if enough.is_none() => Some(StopReason::WaitedLongEnough),
-            Some(notice) = notices.recv() => { view.on_notice(notice); None }
-            snapshot = view.looking() => { view.on_look(snapshot); None }
-            () = until(tick) => { view.draw(); None }
+            () = until(deadline), if stop_reason.is_none() => Some(StopReason::WaitedLongEnough),
+            Some(notice) = notices.recv() => { display.on_notice(notice); None }
+            snapshot = display.looking() => { display.on_look(snapshot); None }
+            () = until(tick) => { display.draw(); None }
         };
-        if let (None, Some(reason)) = (enough, stop) {
-            enough = Some(reason);
+        if let (None, Some(reason)) = (stop_reason, stop) {
+            stop_reason = Some(reason);
             canceller.cancel();
         }
     };
     drop(acquiring);
     while let Ok(notice) = notices.try_recv() {
-        view.on_notice(notice);
+        display.on_notice(notice);
     }
     let acquired = match got {
         Ok(Obtained::Acquired(acquired)) => {
@@ -228,45 +234,45 @@ pub(super) async fn wait_in_turn(
             return Ok(WaitOutcome::Outer(lease));
         }
         Err(error) => {
-            view.console.clear();
+            display.console.clear();
             return Err(error.into());
         }
     };
     // A signal that came together with the permit: the command has not started, so it need not.
     while let (None | Some(StopReason::WaitedLongEnough), Some(arrival)) =
-        (enough, signals.waiting())
+        (stop_reason, signals.waiting())
     {
-        enough = view.on_signal(arrival.signal).map(StopReason::Signal).or(enough);
+        stop_reason = display.on_signal(arrival.signal).map(StopReason::Signal).or(stop_reason);
     }
     let after = started.elapsed();
-    Ok(match (acquired, enough) {
+    Ok(match (acquired, stop_reason) {
         (acquired, Some(StopReason::Signal(signal))) => {
             // Nothing runs under it.
             front_process.kills_at(None)?;
             if let Acquisition::Granted(lease) = acquired
                 && let Err(error) = lease.release(GIVING_BACK).await
             {
-                view.console.say(Loudness::Normal, Warning::NotReleased(&error));
+                display.console.say(Loudness::Normal, Warning::NotReleased(&error));
             }
-            view.end(&Waited::Interrupted(&acquire_request.name, after, signal));
+            display.end(&Waited::Interrupted(&acquire_request.name, after, signal));
             WaitOutcome::Away(Exit::Interrupted(signal))
         }
         (Acquisition::Granted(lease), _) => {
-            view.end(&Waited::Granted(&acquire_request.name, after));
+            display.end(&Waited::Granted(&acquire_request.name, after));
             WaitOutcome::Granted(lease)
         }
         (Acquisition::Busy, _) => {
-            view.say_who_holds().await;
+            display.say_who_holds().await;
             WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
         (Acquisition::Cancelled, _) => {
-            if let Some(why) = view.obstacle() {
-                view.console.clear();
+            if let Some(why) = display.obstacle() {
+                display.console.clear();
                 let (backend, name) = (backend.url(), acquire_request.name.clone());
                 return Err(GaveUpWaiting { backend, name, why }.into());
             }
             // The exit code alone would not tell this from an error of the command's.
-            view.console.say(Loudness::Normal, Waited::GaveUp(&acquire_request.name, after));
+            display.console.say(Loudness::Normal, Waited::GaveUp(&acquire_request.name, after));
             WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
     })

@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
         let paths = |uid, home| -> Result<Vec<PathBuf>, StoreError> {
-            let user = User { uid, user: "u".into(), home };
+            let user = User { uid, name: "u".into(), home };
             let config = LocalConfig::default_for(&user).map_err(|error| error.cause)?;
             Ok(config.candidates.into_iter().map(|candidate| candidate.path).collect())
         };

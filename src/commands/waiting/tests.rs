@@ -33,18 +33,22 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let (front_process, mut console) = (FrontProcess::Itself, Console::new(Loudness::Normal));
     // Where somebody looks at a line it is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
-    let mut view =
+    let mut display =
         WaitingDisplay::new(&*backend, &request, &acquire_request, &front_process, &mut console);
     let begin = Instant::now();
-    view.on_notice(Progress::Queued(QueueStatus { ahead: 1, held: 1, ..QueueStatus::default() }));
+    display.on_notice(Progress::Queued(QueueStatus {
+        ahead: 1,
+        held: 1,
+        ..QueueStatus::default()
+    }));
     for line in 1..4 {
-        let snapshot = view.looking().await;
+        let snapshot = display.looking().await;
         assert_eq!(begin.elapsed().as_secs(), interval.as_secs() * line);
-        view.on_look(snapshot);
-        assert!(view.announced || view.console.redraws(), "it is said again");
+        display.on_look(snapshot);
+        assert!(display.announced || display.console.redraws(), "it is said again");
         // What is told in between is not said again before the next time.
-        view.on_notice(Progress::Queued(QueueStatus::default()));
-        let next = view.next_look.unwrap() - begin;
+        display.on_notice(Progress::Queued(QueueStatus::default()));
+        let next = display.next_look.unwrap() - begin;
         assert_eq!(next.as_secs(), interval.as_secs() * (line + 1));
     }
 }

@@ -207,7 +207,7 @@ impl Semaphores {
                     }
                 }
                 LedgerEvent::Kept(id) => {
-                    self.change_state(name, semaphore, id, "min_hold", RequestEnd::Released)
+                    self.change_state(name, semaphore, id, "min_hold", RequestEnd::Released);
                 }
                 LedgerEvent::Revoked(id) => {
                     self.change_state(name, semaphore, id, "revoking", RequestEnd::Revoked);
