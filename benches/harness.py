@@ -43,7 +43,7 @@ class Trouble(Exception):
     pass
 
 
-class Stage:
+class Harness:
     """A directory in memory, one on the disk, and every process that was started; all of it goes
     when the script ends, however it ends."""
 
@@ -181,10 +181,10 @@ class Local(Store):
 
 
 class Redis(Store):
-    def __init__(self, stage):
+    def __init__(self, harness):
         self.port = free_port()
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", stage.disk]
-        self.process = stage.start(command, env=None, stdout=subprocess.DEVNULL)
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", harness.disk]
+        self.process = harness.start(command, env=None, stdout=subprocess.DEVNULL)
         self.connection = None
         until("redis-server listens", self.ready, 20)
         options = ["--backend", f"redis://127.0.0.1:{self.port}", "--quarantine", "0"]
@@ -237,14 +237,14 @@ class Redis(Store):
 
 
 class Serve(Store):
-    def __init__(self, stage):
-        keys = f"{stage.disk}/keys"
+    def __init__(self, harness):
+        keys = f"{harness.disk}/keys"
         with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             file.write(KEY + "\n")
         # A copy, so that no memory is shared with the client, which mostly lives elsewhere.
-        program = shutil.copy(SEMRUN, f"{stage.disk}/semrun-serve")
+        program = shutil.copy(SEMRUN, f"{harness.disk}/semrun-serve")
         command = [program, "serve", "--listen", "127.0.0.1:0", "--api-key-file", keys]
-        self.process = stage.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = harness.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.process.stdout.readline()
         if "listening" not in line:
             raise Trouble("semrun serve does not start")
@@ -255,8 +255,8 @@ class Queue:
     """Runs of one name, each of which ends when it is told to: they share their input and output,
     and one byte ends whoever runs. Nobody reads the output while a permit passes on."""
 
-    def __init__(self, stage, prefix):
-        self.stage, self.prefix, self.running, self.count = stage, prefix, {}, 0
+    def __init__(self, harness, prefix):
+        self.harness, self.prefix, self.running, self.count = harness, prefix, {}, 0
         self.holder = None
         self.input, self.tell = os.pipe()
         self.output, self.into = os.pipe()
@@ -265,8 +265,8 @@ class Queue:
 
     def add(self, count=1):
         for _ in range(count):
-            command = [*self.prefix, self.stage.tick, str(self.count)]
-            self.running[self.count] = process = self.stage.start(
+            command = [*self.prefix, self.harness.tick, str(self.count)]
+            self.running[self.count] = process = self.harness.start(
                 command, stdin=self.input, stdout=self.into, stderr=subprocess.DEVNULL
             )
             self.count += 1
@@ -293,7 +293,7 @@ class Queue:
     def reap(self, number):
         process = self.running.pop(number)
         process.wait(10)
-        self.stage.forget([process])
+        self.harness.forget([process])
 
     def pass_on(self):
         """From the end of one command to the start of the next, and from before it was told to
@@ -336,7 +336,7 @@ class Queue:
             except subprocess.TimeoutExpired:
                 process.terminate()
                 process.wait()
-        self.stage.forget(self.running.values())
+        self.harness.forget(self.running.values())
 
 
 def quartiles(values):
