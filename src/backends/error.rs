@@ -30,7 +30,7 @@ pub(crate) enum ErrorKind {
     Unsupported,
     /// What stands there is not what was asked for, and nothing else would do.
     Differs,
-    /// Nobody is granted a permit yet, although one is free.
+    /// No waiter is granted a permit yet, although one is free.
     Withheld,
 }
 
@@ -219,7 +219,7 @@ pub(crate) enum StoreError {
 /// How soon a failure may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Passing {
-    /// Nobody answers, now.
+    /// The backend does not answer now.
     Away,
     /// It answers with an error that may pass.
     Refusing,
@@ -323,7 +323,7 @@ impl StoreError {
         matches!(self.passing(), Passing::Lasting | Passing::Final)
     }
 
-    /// Whether it ends also the waiting of one who is in the queue.
+    /// Whether it also ends the wait of a client that is in the queue.
     pub(super) fn is_final(&self) -> bool {
         self.passing() == Passing::Final
     }

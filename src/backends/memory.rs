@@ -28,16 +28,16 @@ pub(crate) struct Memory(Rc<RefCell<BTreeMap<Name, Semaphore>>>);
 struct Semaphore {
     ledger: Ledger<Record>,
     waiting: HashMap<Uuid, oneshot::Sender<u64>>,
-    /// Those who wait look again at when something is due.
+    /// Waiters check again when something is due.
     changed: Rc<Notify>,
-    /// Where those who hold hear what becomes of it.
+    /// Where holders hear how their permit ends.
     held: HashMap<Uuid, watch::Sender<Option<Gone>>>,
     /// The detached permits that were given back.
     given_back: HashSet<Uuid>,
 }
 
 impl Memory {
-    /// Changes one semaphore and tells everybody whom it concerns.
+    /// Changes one semaphore and tells the holders and waiters that it concerns.
     fn update(&self, name: &Name, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<Change>) {
         let mut semaphores = self.0.borrow_mut();
         let semaphore = semaphores.entry(name.clone()).or_default();
@@ -50,7 +50,7 @@ impl Memory {
             match change {
                 Change::Granted { id, token } => {
                     if let Some(waiting) = semaphore.waiting.remove(&id) {
-                        // One who has gone leaves by its own drop.
+                        // A waiter that has gone leaves by its own drop.
                         let _ = waiting.send(token);
                         semaphore.ledger.renew(now, id);
                         semaphore.held.insert(id, watch::channel(None).0);
@@ -95,7 +95,7 @@ impl Memory {
         Box::new(Leased::new(permit, Tenure { since, ttl, trouble: None }, grip))
     }
 
-    /// The ledger's answer to one who wants to keep its permit.
+    /// The ledger's answer to a holder that renews.
     fn renew(&self, name: &Name, id: Uuid) -> Result<Duration, Lost> {
         let mut renewal = Renewal::Lost;
         self.update(name, |ledger, now| {
@@ -325,7 +325,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.memory.update(&self.name, |ledger, now| {
-                // Nobody ever knew of a permit that came at this moment, so it is not kept.
+                // The client never knew of a permit that came at this moment, so it is not kept.
                 let mut changes = ledger.revoke(now, id, Revocation::Now);
                 changes.extend(ledger.release(now, id));
                 changes

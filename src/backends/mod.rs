@@ -66,16 +66,15 @@ pub(crate) trait Backend {
         cancel: Cancel,
     ) -> Pending<'a, Result<Acquired, Error>>;
 
-    /// Who holds and who waits. A name that nobody uses is an empty snapshot, and asking
-    /// creates nothing.
+    /// The holders and the waiters. An idle name is an empty snapshot, and asking creates nothing.
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
     /// moment, but at one after the other.
     fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>>;
 
-    /// Gives back whatever somebody has under this identity, a permit or a place in the queue.
-    /// For one who has died without that; `patience` bounds how long it is tried.
+    /// Gives back the permit or the place in the queue of this identity, for a client that died
+    /// without doing so. `patience` bounds how long it retries.
     fn withdraw<'a>(
         &'a self,
         name: &'a Name,
@@ -83,9 +82,9 @@ pub(crate) trait Backend {
         patience: Duration,
     ) -> Pending<'a, Result<(), Error>>;
 
-    /// Takes up a permit that outlives whoever acquired it ([`Who::detached`]): renews it at once, and
-    /// as long as the lease is asked for [`Lease::lost`]. Dropping that leaves the permit as it is.
-    /// None: nobody holds it, or it is not such a permit, or it has been revoked.
+    /// Attaches to a permit that outlives the process that acquired it ([`Who::detached`]): renews
+    /// it at once, and for as long as [`Lease::lost`] runs. Dropping the lease leaves the permit as
+    /// it is. None: it is not held, is not such a permit, or has been revoked.
     fn attach<'a>(
         &'a self,
         name: &'a Name,
@@ -95,7 +94,7 @@ pub(crate) trait Backend {
     /// Gives back such a permit; the next waiter is told at once.
     fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>>;
 
-    /// Takes a permit from whoever has it, of whatever kind. False: nobody has it.
+    /// Revokes a permit of whatever kind. False: it is not held.
     fn revoke<'a>(
         &'a self,
         name: &'a Name,
@@ -108,8 +107,8 @@ pub(crate) trait Backend {
         self.observe(name)
     }
 
-    /// Pins the limit of a semaphore, whatever its users ask for; with None it is theirs again. Who
-    /// waits is told at once of permits that are free now; nobody who holds one is stopped.
+    /// Pins the limit of a semaphore, whatever its users ask for; with None it is theirs again.
+    /// Waiters are told at once of permits that are free now; no holder is stopped.
     fn set_limit<'a>(
         &'a self,
         name: &'a Name,
@@ -125,7 +124,7 @@ pub(crate) trait Backend {
         Box::pin(std::future::ready(Takeover::Never))
     }
 
-    /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
+    /// Whether a waiter hears regularly how things stand, so that looking adds nothing.
     fn reports(&self) -> bool;
 
     /// Where the permits live, as a URL that may be shown: without secrets.
@@ -154,7 +153,7 @@ pub(crate) trait Lease {
     fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>>;
 }
 
-/// What became of giving back a permit that nobody's process holds.
+/// What came of giving back a permit that no process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GivenBack {
@@ -165,12 +164,12 @@ pub(crate) enum GivenBack {
     Unknown,
 }
 
-/// How to take a permit from whoever has it.
+/// How to revoke a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
-    /// lease ends. One whose holder has gone already ([`Phase::MinHold`]) ends at once. A foreign one is
-    /// left as it is: nobody could tell its holder.
+    /// lease ends. One whose holder has gone already ([`Phase::MinHold`]) ends at once. A foreign
+    /// one is left as it is: its holder cannot be told.
     Gently,
     /// It is free at once, and its holder is told as soon as that is possible.
     Now,
@@ -188,7 +187,7 @@ pub(crate) enum Takeover {
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) name: Name,
-    /// The permit's identity, chosen by the one who asks.
+    /// The permit's identity, chosen by the client.
     pub(crate) id: Uuid,
     /// Permits in all. While a semaphore is in use its own limit stands; see [`Notice::Limit`].
     pub(crate) limit: u32,
@@ -199,8 +198,8 @@ pub(crate) struct Ask {
     /// For how long from its grant the permit stays taken, even if it is given back, or its holder
     /// dies, before that.
     pub(crate) min_hold: Duration,
-    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. That
-    /// nobody is granted one yet, although it is free, is an error.
+    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. If
+    /// a permit is free but is not granted yet, that is an error.
     pub(crate) nonblock: bool,
     pub(crate) who: Who,
 }

@@ -75,9 +75,9 @@ impl From<StoreError> for Loss {
 /// When a permit went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// At this moment: somebody else may begin just now.
+    /// At this moment: another holder may begin just now.
     Now,
-    /// Some time ago: it may be somebody else's.
+    /// Some time ago: another client may hold it.
     Before,
     /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.

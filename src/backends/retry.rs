@@ -44,8 +44,8 @@ pub(super) async fn patiently<T>(
     }
 }
 
-/// For one who asks many things one after the other: what is tried again, in all of them together, is
-/// bounded, so that a server that answers every other time does not keep us for ever.
+/// For a client that asks many things one after the other. It bounds the retries of all of them
+/// together, so that a server that answers every other time does not keep us for ever.
 pub(super) struct Patience(Duration);
 
 impl Patience {
@@ -109,7 +109,8 @@ impl Pause {
         self.next = (self.next * 2).min(Duration::from_millis(800));
     }
 
-    /// The same for one who is queued and so tries for ever, or is not yet and gives up then.
+    /// The same for a waiter, which retries for ever once it is queued, and until `give_up` before
+    /// that.
     pub(super) async fn sleep_while(&mut self, queued: bool, give_up: Instant) -> bool {
         if queued {
             self.sleep().await;

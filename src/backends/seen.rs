@@ -27,11 +27,11 @@ pub(crate) struct Who {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) name: Name,
-    /// Whether anybody has used this name, as far as the backend remembers.
+    /// Whether this name was ever used, as far as the backend remembers.
     pub(crate) known: bool,
-    /// The limit in force; none while nobody uses the semaphore, or only foreign clients do.
+    /// The limit in force; none while the semaphore is idle, or only foreign clients use it.
     pub(crate) limit: Option<u32>,
-    /// Whether that limit is pinned; then it is there also while nobody uses the semaphore.
+    /// Whether that limit is pinned; then it is there also while the semaphore is idle.
     pub(crate) pinned: bool,
     /// The lease in force, where permits can expire.
     pub(crate) ttl: Option<Duration>,
@@ -117,7 +117,7 @@ pub(crate) enum Phase {
 }
 
 impl Holder {
-    /// Somebody, but who that is, and for how long, cannot be read.
+    /// A holder, but who it is, and for how long, cannot be read.
     pub(crate) fn unknown() -> Self {
         Self::Known { token: None, record: None, phase: Phase::Holding, left: None }
     }
@@ -243,7 +243,7 @@ impl Withheld {
     }
 }
 
-/// How things stand for one who waits.
+/// How things stand for a waiter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     /// How many are served before us.

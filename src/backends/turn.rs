@@ -1,4 +1,4 @@
-//! What somebody who waits for a permit is told, and how it is called off.
+//! What a waiter is told, and how its wait is called off.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Standing, StoreError, Withheld};
 
-/// What a backend has to say while somebody waits.
+/// What a backend tells a waiter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// We are in the queue, or our place in it may have changed.
     Queued(Standing),
-    /// No permit is granted, and whoever asks is given no place either.
+    /// No permit is granted, and a client that asks gets no place either.
     Withheld(Withheld),
     /// Another limit stands and counts; pinned, or because the semaphore is in use.
     Limit { asked: u32, stands: u32, pinned: bool },
@@ -23,7 +23,7 @@ pub(crate) enum Notice {
     HeldAround,
     /// The backend may not tell us whether it was restarted and forgot its permits.
     Blind,
-    /// It may not wake us, so that what is free is noticed only so often.
+    /// It may not wake us, so we check for free permits only once per heartbeat.
     Deaf { heartbeat: Duration },
     /// The backend does not answer, or not as it should, and is tried again. It may last if it was not the first try and an error does not end it soon.
     Trouble { what: StoreError, may_last: bool },
@@ -39,7 +39,7 @@ impl Turn {
         (Self(sender), receiver)
     }
 
-    /// Nobody may be listening any more; that is no trouble of the backend.
+    /// The waiter may not listen any more; that is no trouble of the backend.
     pub(crate) fn tell(&self, notice: Notice) {
         let _ = self.0.send(notice);
     }

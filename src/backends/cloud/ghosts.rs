@@ -12,12 +12,12 @@ use crate::backends::Name;
 use crate::backends::StoreError;
 use crate::backends::retry::{CONNECTING, within};
 
-/// How often one who had to begin anew looks whether an earlier place of its was granted.
+/// How often a waiter that had to start over checks whether one of its earlier places was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
-/// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
-/// has to be given back for anybody to get on.
+/// clients that are gone with it; to us too, if we lost sight of a place in its queue. Until such a
+/// permit is given back, no other waiter gets it.
 pub(super) async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infallible {
     if ghosts.is_empty() {
         return std::future::pending().await;

@@ -1,4 +1,4 @@
-//! What is done to permits and semaphores by those who did not ask for them in this process.
+//! What is done to permits and semaphores that this process did not ask for.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl Shared {
         let request = self.about_permit(REVOKE, name, id).header(HOW_HEADER, word);
         match (self.ask_ours(request, REVOKE).await?, how) {
             (Some(body), _) => Ok(understood::<Revoked>(&body)?.held),
-            // Nobody there could be told, so it is left alone.
+            // Such a server cannot tell the holder, so the permit stays as it is.
             (None, Revocation::Gently) => Ok(self.look(name).await?.holder(id).is_some()),
             (None, Revocation::Now) => {
                 let (status, _) = self.exchange(self.about_permit(SIGNAL, name, id)).await?;

@@ -1,6 +1,6 @@
-//! Connections to a cloud-semaphore server. A request goes over one that is there, once: nothing
-//! is dialled or sent again behind our back, because a server of the original kind ends when it
-//! is told of somebody whom it does not know.
+//! Connections to a cloud-semaphore server. A request goes over one that is there, once: the link
+//! never dials or sends again by itself, because a server of the original kind crashes when a
+//! request names a client that it does not know.
 
 use std::io;
 use std::net::SocketAddr;

@@ -51,7 +51,7 @@ pub(crate) struct Cloud {
 struct Shared {
     dialler: Dialler,
     shown: String,
-    /// A connection that nobody uses, for requests that are answered at once.
+    /// An idle connection, for requests that are answered at once.
     idle: RefCell<Option<Link>>,
     /// Whether the server has been seen to be of the original kind.
     original: Cell<bool>,

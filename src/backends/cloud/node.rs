@@ -35,7 +35,7 @@ pub(super) struct Observed {
     nodes: HashMap<String, Node>,
     waiting: Vec<String>,
     running: Option<String>,
-    /// Whether anybody has registered there.
+    /// Whether a client has registered there.
     #[serde(skip)]
     known: bool,
 }
@@ -47,7 +47,7 @@ struct Node {
 }
 
 impl Observed {
-    /// A name that nobody has registered at is an empty body.
+    /// A name at which no client has registered is an empty body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, StoreError> {
         if body.is_empty() {
             return Ok(Self::default());
@@ -92,7 +92,7 @@ impl Observed {
     }
 }
 
-/// Both requests of one who waits. Dropping it leaves the queue.
+/// Both requests of a waiter. Dropping it leaves the queue.
 pub(super) struct Place {
     pub(super) id: Uuid,
     monitor: Monitor,
@@ -143,8 +143,8 @@ impl Place {
             }
         };
         let mut wait = waiting(second, request(WAIT));
-        // If we died now, the end of `monitor` could overtake `wait`, which then would be about
-        // somebody who is not known any more. So the one has to have arrived before the other goes.
+        // If we died now, the end of `monitor` could overtake `wait`, which would then name a
+        // client that the server has forgotten. So `wait` has to arrive before `monitor` is sent.
         let mut standing = None;
         let arrival = async {
             loop {
@@ -217,7 +217,7 @@ async fn observe(shared: &Shared, name: &Name, link: &mut Link) -> Result<Observ
     Observed::parse(&link.read(answer).await?)
 }
 
-/// The server does not know us any more, or not as one who waits.
+/// The server does not know us any more, or not as a waiter.
 fn removed(status: StatusCode) -> StoreError {
     StoreError::PlaceTaken(status.to_string())
 }
@@ -286,7 +286,7 @@ pub(super) enum Whose {
     Anybodys,
 }
 
-/// Gives back what somebody has. Whoever has nothing has given it back already.
+/// Gives back a permit or a place. A client that has neither has given it back already.
 pub(super) async fn signal(
     shared: &Shared,
     name: &Name,

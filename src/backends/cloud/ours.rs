@@ -20,7 +20,7 @@ const MONITOR: &str = "/semaphore/monitor";
 /// What takes less time is over before it is worth to watch over its permit.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How often one who was revoked looks whether its permit is revoked at once.
+/// How often a holder that was revoked gently checks whether it is revoked at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
@@ -132,8 +132,8 @@ async fn watched(
     let request =
         |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = shared.dialler.dial().await?;
-    // One of the original kind may have taken its place, and would end at once if it were asked to
-    // watch over somebody whom it does not know.
+    // One of the original kind may have taken its place, and would crash if asked to monitor a
+    // client that it does not know.
     let answer = within(CONNECTING, link.ask(request(RENEW))).await?;
     if !answer.ours {
         return Err(StoreError::Replaced);

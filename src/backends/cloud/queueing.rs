@@ -1,4 +1,4 @@
-//! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
+//! Waiting for a permit of a cloud-semaphore server, whichever kind it turns out to be.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ const REGISTER: &str = "/semaphore/register";
 /// What is shorter than this is not worth to be spoken of.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// One who asks, until it has a permit.
+/// A client that asks, until it has a permit.
 pub(super) struct Queueing<'a> {
     shared: Rc<Shared>,
     ask: &'a Ask,
@@ -281,7 +281,7 @@ impl<'a> Queueing<'a> {
             let id = within(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or(StoreError::NoIdentities)?;
-            // Boxed, like what follows: nobody else needs the room for it.
+            // Boxed, like what follows: only this case needs the room for it.
             return Box::pin(self.take_place(id, link)).await;
         }
         self.taking.set(false);
@@ -329,7 +329,7 @@ impl<'a> Queueing<'a> {
         self.taking.set(false);
         let (mut place, standing) = taken?;
         if self.ask.nonblock {
-            // Somebody may have been faster, and then we leave again.
+            // Another client may have been faster, and then we leave again.
             let granted = within(TRY_ON, self.granted_or_behind(&mut place)).await;
             if granted?.is_none() {
                 place.leave(LEAVING).await;
@@ -347,7 +347,7 @@ impl<'a> Queueing<'a> {
         let place = self.place.as_mut().expect("just taken");
         let mut standing = standing;
         if standing == Standing::default() {
-            // It was free; somebody may have been faster.
+            // It was free; another client may have been faster.
             if let Ok(granted) = timeout(QUICK, place.granted()).await {
                 return granted;
             }
@@ -361,7 +361,7 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    /// None: somebody else has the permit.
+    /// None: another client has the permit.
     async fn granted_or_behind(&self, place: &mut Place) -> Result<Option<Link>, StoreError> {
         let id = place.id.to_string();
         let behind = async {

@@ -21,7 +21,7 @@ use crate::serve::semaphores::Semaphores;
 
 const KEY: &str = "a-key-for-tests";
 
-/// A server of the original kind where somebody holds `x`, as far as it is asked here: it knows four
+/// A server of the original kind where `holder` has `x`, as far as it is asked here: it knows four
 /// paths and no header of ours. Keeps the paths.
 async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<String>>>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -114,13 +114,13 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         let (name, holder): (Name, _) = ("x".parse().unwrap(), Uuid::new_v4());
         let asked = Rc::default();
         spawn_local(original(listener, holder, Rc::clone(&asked)));
-        let nobody = Uuid::new_v4();
+        let unknown = Uuid::new_v4();
         let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
         assert!(revoke(holder, Revocation::Gently).await);
-        assert!(!revoke(nobody, Revocation::Gently).await);
+        assert!(!revoke(unknown, Revocation::Gently).await);
         assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
         assert!(revoke(holder, Revocation::Now).await);
-        assert!(!revoke(nobody, Revocation::Now).await);
+        assert!(!revoke(unknown, Revocation::Now).await);
         assert!(asked.borrow().iter().any(|path| path == SIGNAL));
     });
 }

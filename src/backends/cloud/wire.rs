@@ -24,8 +24,8 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The request
-/// that is open is what shows that one who waits is there.
+/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The open
+/// request shows that the waiter is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 
 /// How often an empty line in an open answer says that the server is there, and that nothing between
@@ -41,7 +41,7 @@ pub(crate) const RENEW: &str = "/semrun/renew";
 pub(crate) const LIST: &str = "/semrun/semaphores";
 /// A detached permit is given back, for a [`Returned`].
 pub(crate) const RETURN: &str = "/semrun/return";
-/// A permit is taken from whoever has it, for an [`Revoked`]; how says [`HOW_HEADER`].
+/// Revokes a permit, gently or at once as [`HOW_HEADER`] says. The answer is a [`Revoked`].
 pub(crate) const REVOKE: &str = "/semrun/revoke";
 /// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
 pub(crate) const LIMIT: &str = "/semrun/limit";
@@ -76,7 +76,7 @@ pub(crate) struct Asking {
     pub(crate) who: Who,
 }
 
-/// How things stand for one who asked or renewed.
+/// How things stand for a client that asked or renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) outcome: Outcome,
@@ -85,13 +85,14 @@ pub(crate) struct Told {
     #[serde(default)]
     pub(crate) pinned: bool,
     pub(crate) ttl_ms: u64,
-    /// The fencing token of one who holds.
+    /// The fencing token of a holder.
     #[serde(default)]
     pub(crate) token: u64,
-    /// The place of one who waits.
+    /// The place of a waiter.
     #[serde(default)]
     pub(crate) ticket: u64,
-    /// What only the server can make of that place, for whoever it was given to.
+    /// The server's seal on that place, for the client that it was given to; only the server can
+    /// make it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) seal: String,
     #[serde(default)]
@@ -119,7 +120,7 @@ pub(crate) enum Outcome {
     /// The permit is ours, for the TTL from the moment of the answer.
     Holding,
     Waiting,
-    /// No permit was free, and nobody waits for one.
+    /// No permit was free, and the client does not wait for one.
     Busy,
     /// What is in force is not what was asked for.
     Differs,
@@ -171,7 +172,7 @@ impl Told {
         Ok(self)
     }
 
-    /// For how long nobody is granted a permit that is free.
+    /// For how long the server grants no permit although one is free.
     pub(crate) fn withheld(&self) -> Option<Withheld> {
         let free = self.held < self.limit as usize;
         self.paused_ms
@@ -196,7 +197,7 @@ impl Told {
 /// A semaphore at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Look {
-    /// Whether anybody has used the name since the server started.
+    /// Whether a client has used the name since the server started.
     #[serde(default)]
     pub(crate) known: bool,
     pub(crate) limit: Option<u32>,
@@ -224,13 +225,13 @@ pub(crate) struct Named {
     pub(crate) look: Look,
 }
 
-/// One who holds or waits.
+/// A holder or a waiter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Party {
     /// Nil where what was answered is none (`mending.rs`), and for one whom the key may not know: of
     /// that one there are the phase and what is left.
     pub(crate) id: Uuid,
-    /// The fencing token of one who holds.
+    /// The fencing token of a holder.
     #[serde(default)]
     pub(crate) token: u64,
     #[serde(default)]
@@ -298,7 +299,7 @@ pub(crate) struct Returned {
 /// What became of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Revoked {
-    /// Whether somebody had it.
+    /// Whether a client held it.
     pub(crate) held: bool,
 }
 

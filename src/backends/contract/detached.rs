@@ -29,7 +29,7 @@ pub(super) async fn a_detached_permit_is_given_back_once_and_that_is_remembered(
     assert_eq!(store.snapshot("a").await.holders.len(), 1, "the next one still holds");
 }
 
-pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store: Store) {
+pub(super) async fn a_detached_permit_lasts_as_long_as_it_is_renewed(store: Store) {
     let permit = store.granted(&detached("a", 1)).await.permit().clone();
     let mut lease = store.attach("a", permit.id).await.expect("it is held");
     assert_eq!(lease.permit(), &permit);
@@ -37,7 +37,7 @@ pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store:
     let renewed = tokio::time::timeout(store.ttl * 3 / 2, lease.lost()).await;
     assert!(renewed.is_err(), "{renewed:?}");
     assert_eq!(store.snapshot("a").await.held(permit.id).as_ref(), Some(&permit));
-    // Who lets go leaves it, and somebody else may take it up.
+    // Dropping the lease leaves the permit held, and another process may attach to it.
     drop(lease);
     let lease = store.attach("a", permit.id).await.expect("it is held");
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
@@ -46,7 +46,7 @@ pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store:
     store.granted(&ask("a", 1)).await;
 }
 
-pub(super) async fn whoever_renews_hears_that_a_detached_permit_was_given_back(store: Store) {
+pub(super) async fn a_renewal_hears_that_a_detached_permit_was_given_back(store: Store) {
     let id = store.granted(&detached("a", 1)).await.permit().id;
     let mut lease = store.attach("a", id).await.expect("it is held");
     assert_eq!(store.give_back("a", id).await, GivenBack::Now);

@@ -1,8 +1,8 @@
-//! What every backend owes those who pin a limit.
+//! What every backend owes a user who pins a limit.
 
 use super::*;
 
-pub(super) async fn a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(store: Store) {
+pub(super) async fn a_pinned_limit_stands_also_while_the_semaphore_is_idle(store: Store) {
     let pinned = |snapshot: &Snapshot| (snapshot.limit, snapshot.pinned);
     store.set_limit("a", Some(2)).await;
     let idle = store.snapshot("a").await;
@@ -20,7 +20,7 @@ pub(super) async fn a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(s
     assert_eq!(pinned(&store.snapshot("a").await), (Some(2), true));
 }
 
-pub(super) async fn a_pinned_limit_that_is_raised_serves_those_who_wait(store: Store) {
+pub(super) async fn a_pinned_limit_that_is_raised_serves_the_waiters(store: Store) {
     let _first = store.granted(&ask("a", 1)).await;
     let second = store.waits(ask("a", 1)).await;
     let third = store.waits(ask("a", 1)).await;
@@ -33,7 +33,7 @@ pub(super) async fn a_pinned_limit_that_is_raised_serves_those_who_wait(store: S
     within(SOON, fourth.granted()).await;
 }
 
-pub(super) async fn a_pinned_limit_that_is_lowered_stops_nobody(store: Store) {
+pub(super) async fn a_pinned_limit_that_is_lowered_stops_no_holder(store: Store) {
     let first = store.granted(&ask("a", 3)).await;
     let second = store.granted(&ask("a", 3)).await;
     let third = store.granted(&ask("a", 3)).await;
@@ -69,9 +69,7 @@ pub(super) async fn a_limit_that_is_not_pinned_any_more_is_that_of_the_users(sto
     store.granted(&Ask { strict: true, ..ask("a", 7) }).await;
 }
 
-pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_those_who_want_no_other(
-    store: Store,
-) {
+pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_strict_clients(store: Store) {
     store.set_limit("a", Some(2)).await;
     let strict = |limit| Ask { strict: true, ..ask("a", limit) };
     for limit in [1, 3] {

@@ -1,4 +1,4 @@
-//! What every backend owes those who ask, wait in turn, hold and look.
+//! What every backend owes clients that ask, wait in turn, hold and look.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ pub(super) async fn never_more_than_the_limit_are_held(store: Store) {
     assert!(matches!(store.now(&ask("a", 2)).await, Acquired::Busy));
 }
 
-pub(super) async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: Store) {
+pub(super) async fn a_busy_semaphore_says_so_to_clients_that_do_not_wait(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     assert_eq!(store.snapshot("a").await.waiters, []);
@@ -27,7 +27,7 @@ pub(super) async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: Sto
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Granted(_)));
 }
 
-pub(super) async fn those_who_do_not_wait_go_before_nobody(store: Store) {
+pub(super) async fn clients_that_do_not_wait_go_before_no_waiter(store: Store) {
     let first = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
     first.release(PATIENCE).await.unwrap();
@@ -48,7 +48,7 @@ pub(super) async fn first_come_first_served(store: Store) {
     }
 }
 
-pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store: Store) {
+pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_no_other(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     let (first, second) = (store.waits(ask("a", 1)).await, store.waits(ask("a", 1)).await);
     first.canceller.cancel();
@@ -59,7 +59,7 @@ pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store:
     second.granted().await;
 }
 
-pub(super) async fn a_dropped_waiter_delays_nobody(store: Store) {
+pub(super) async fn a_dropped_waiter_delays_no_other(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     let (first, second) = (store.waits(ask("a", 1)).await, store.waits(ask("a", 1)).await);
     first.acquiring.abort();
@@ -102,7 +102,7 @@ pub(super) async fn the_limit_stands_while_in_use_and_an_idle_semaphore_takes_th
     assert_eq!(store.snapshot("a").await.limit, Some(5));
 }
 
-pub(super) async fn another_limit_is_an_error_for_those_who_want_no_other(store: Store) {
+pub(super) async fn another_limit_is_an_error_for_strict_clients(store: Store) {
     let first = store.granted(&ask("a", 1)).await;
     let strict = |limit| Ask { strict: true, ..ask("a", limit) };
     let refused = within(PATIENCE, store.ask(strict(2)).acquiring).await.unwrap();
@@ -125,7 +125,7 @@ pub(super) async fn a_waiter_keeps_the_semaphore_in_use(store: Store) {
     third.granted().await;
 }
 
-pub(super) async fn a_name_nobody_uses_is_an_empty_snapshot(store: Store) {
+pub(super) async fn an_idle_name_is_an_empty_snapshot(store: Store) {
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
     assert_eq!(store.names().await, []);
 }
@@ -223,6 +223,6 @@ pub(super) async fn many_tasks_never_exceed_the_limit(store: Store) {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(*running.borrow(), (0, LIMIT), "nobody is left, and all permits were used");
+    assert_eq!(*running.borrow(), (0, LIMIT), "no holder is left, and all permits were used");
     assert_eq!(store.snapshot("a").await.limit, None);
 }

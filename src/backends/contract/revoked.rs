@@ -1,11 +1,11 @@
-//! What every backend owes those who revoke permits, and those who hold them.
+//! What every backend owes operators who revoke permits, and the holders of these.
 
 use super::*;
 
 /// Longer than any test takes.
 const EVER: Duration = Duration::from_mins(5);
 
-pub(super) async fn one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(store: Store) {
+pub(super) async fn a_holder_revoked_gently_hears_of_it_and_keeps_its_permit(store: Store) {
     let mut lease = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
     let id = lease.permit().id;
@@ -22,7 +22,7 @@ pub(super) async fn one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(s
     within(SOON, waiter.granted()).await;
 }
 
-pub(super) async fn one_who_was_revoked_gently_hears_that_it_is_revoked_now(store: Store) {
+pub(super) async fn a_holder_revoked_gently_hears_that_it_is_revoked_now(store: Store) {
     for early in [true, false] {
         let mut lease = store.granted(&Ask { id: Uuid::new_v4(), ..ask("a", 1) }).await;
         let id = lease.permit().id;
@@ -37,7 +37,7 @@ pub(super) async fn one_who_was_revoked_gently_hears_that_it_is_revoked_now(stor
     }
 }
 
-pub(super) async fn one_who_is_revoked_hears_of_it_at_once_whenever_it_listens(store: Store) {
+pub(super) async fn a_revoked_holder_hears_of_it_at_once_whenever_it_listens(store: Store) {
     for (ask, early) in [(ask("a", 1), true), (detached("a", 1), true), (detached("a", 1), false)] {
         let mut lease = store.granted(&Ask { id: Uuid::new_v4(), ..ask }).await;
         if early {
@@ -53,7 +53,7 @@ pub(super) async fn a_revoked_permit_passes_on_when_its_lease_ends(store: Store)
     let id = store.granted(&detached("a", 1)).await.permit().id;
     let waiter = store.waits(ask("a", 1)).await;
     assert!(store.revoke("a", id, Revocation::Gently).await);
-    assert!(store.attach("a", id).await.is_none(), "nobody can renew it");
+    assert!(store.attach("a", id).await.is_none(), "no process can renew it");
     assert!(matches!(store.now(&ask("a", 1)).await, Acquired::Busy));
     within(store.ttl + SOON, waiter.granted()).await;
     assert_eq!(store.give_back("a", id).await, GivenBack::Unknown);
@@ -91,13 +91,13 @@ pub(super) async fn a_permit_that_is_revoked_now_is_free_at_once(store: Store) {
     let Lost { gone, .. } = within(SOON, lease.lost()).await;
     assert_ne!(gone, Gone::NotYet);
     assert!(!store.revoke("a", id, Revocation::Now).await);
-    // Whatever the one who had it does now changes nothing.
+    // Whatever its former holder does now changes nothing.
     lease.release(PATIENCE).await.unwrap();
     assert!(store.snapshot("a").await.held(next.permit().id).is_some());
     assert_eq!(store.snapshot("a").await.holders.len(), 1);
 }
 
-pub(super) async fn nobody_is_revoked_where_nobody_holds(store: Store) {
+pub(super) async fn no_permit_is_revoked_where_none_is_held(store: Store) {
     let lease = store.granted(&ask("a", 1)).await;
     let waiter = store.waits(ask("a", 1)).await;
     for how in [Revocation::Gently, Revocation::Now] {
@@ -109,7 +109,7 @@ pub(super) async fn nobody_is_revoked_where_nobody_holds(store: Store) {
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
 }
 
-/// Somebody is there to be told, and the permit is its own.
+/// The holder listens, and the permit is its own.
 async fn listens(lease: &mut dyn Lease) {
     let lost = tokio::time::timeout(Duration::from_millis(100), lease.lost()).await;
     assert!(lost.is_err(), "{lost:?}");

@@ -1,4 +1,4 @@
-//! Those who want, have and had permits, and what is agreed with them.
+//! Waiters, holders and former holders, and the terms agreed with them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) struct Terms {
     pub(crate) ttl: Option<Duration>,
 }
 
-/// Somebody's wish for a permit.
+/// A client's request for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim<R> {
     pub(crate) id: Uuid,
@@ -49,11 +49,11 @@ pub(crate) enum Renewal {
     Held,
     /// It is still its holder's, and will not be for longer.
     Revoked,
-    /// It has ended or was never there, and somebody else may hold it.
+    /// It has ended or was never there, and another client may hold it.
     Lost,
 }
 
-/// What became of somebody.
+/// What happened to a holder or waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It was waiting and has a permit now.

@@ -45,7 +45,7 @@ pub(super) fn grant(
     Ok(lease(semaphore, entry, &ask.name, ask.id, tenure))
 }
 
-/// Takes one up. None: nobody holds it, or not so that it could be renewed.
+/// Attaches to a detached permit. None: it is not held, or not so that it could be renewed.
 pub(super) fn attach(
     semaphore: &Rc<Semaphore>,
     locked: &Locked<'_>,
@@ -98,8 +98,8 @@ pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> 
     if kept.phase == Phase::MinHold {
         return Ok(GivenBack::Before);
     }
-    // First: who is killed after that gives it back again, but who is killed before it and after the
-    // end would hear that nobody knows the permit.
+    // First of all: a client killed after this line can repeat the release. If the permit ended
+    // first, a client killed in between would then hear that it is unknown.
     locked.remember(id)?;
     let left = kept.in_phase(Phase::MinHold);
     if kept.phase == Phase::Holding && left.lasts()? {
@@ -112,7 +112,7 @@ pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> 
 
 impl Grip {
     async fn renew(&self) -> io::Result<Renewed> {
-        // Somebody deleted the files, and with them all that was held.
+        // The files were deleted, and with them all permits.
         let Some(locked) = self.semaphore.lock(ForMutex::Bounded).await? else {
             return Ok(Renewed::Lost(Lost::some_time_ago()));
         };
@@ -127,8 +127,8 @@ impl Grip {
     }
 }
 
-/// Has the permit renewed whenever somebody tells of it, and never returns. That nobody can tell is no
-/// trouble: what there is to hear is heard at the next renewal.
+/// Has the permit renewed whenever its file is touched, and never returns. If it cannot be watched,
+/// that does no harm: the next renewal finds what has changed.
 async fn hasten(hurry: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Lost {
     if let Ok(told) = told {
         while let Ok(mut ready) = told.readable().await {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct State {
     /// The last queue number or fencing token given out; both come from here and only grow.
     pub(super) last: u64,
-    /// The limit that its users agreed on, which stands while it is in use; 0: nobody has set one.
+    /// The limit that its users agreed on, which stands while it is in use; 0: none is set.
     pub(super) limit: u32,
     /// The limit that counts whatever its users ask for; 0: none is pinned.
     pub(super) pinned: u32,

@@ -22,7 +22,7 @@ const UNSEEN: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
 const RARELY: Duration = Duration::from_millis(100);
 
-/// Those whose end has to be waited for: whoever may have had one of these permits.
+/// The processes that may have had one of these permits, and have to end before it passes on.
 pub(super) struct Dying {
     /// The processes that asked for them.
     pids: Vec<u32>,
@@ -67,7 +67,7 @@ impl Dying {
         }
     }
 
-    /// Whether there is nobody to wait for. False where that cannot be seen.
+    /// Whether no process is left to wait for. False where that cannot be seen.
     pub(super) fn are_gone(&self) -> bool {
         self.since.is_none() || (self.first().is_none() && self.sees_all())
     }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_hang_in_their_end_and_never_had_the_permit_do_not_matter() {
+    fn processes_that_hang_in_their_end_and_never_had_the_permit_do_not_matter() {
         let processes = Processes::new();
         processes.put("7", &stat("D", ENDING, 1233));
         assert_eq!(processes.first(), None, "older than the permit");

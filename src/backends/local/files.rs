@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `mutex` | locked while anything is decided; holds the last number and the limit in force |
 //! | `q.<number>` | FIFO of a waiter, in the order of the queue |
-//! | `p.<number>` | the same, of one who was passed over because it did not answer |
+//! | `p.<number>` | the same, of a waiter that was passed over because it did not answer |
 //! | `s.<token>` | FIFO of a permit that is held by processes |
 //! | `k.<token>` | record of a permit that counts also without a process: see `kept.rs` |
 //! | `q.<number>.json`, `s.<token>.json`, `k.<token>.json` | who that is |
 //! | `done` | the detached permits that were given back last |
 //! | `name` | the true name, where the directory's is a shortened one |
 //!
-//! Whether somebody lives is never read from a record: a FIFO counts as long as its flock(2) is
+//! Whether a process lives is never read from a record: a FIFO counts as long as its flock(2) is
 //! held, which the kernel gives up with the last process that has it open; that of a permit also
 //! stops counting when [`RELEASED`] is written to it. `docs/backends.md` has the reasons.
 
@@ -35,8 +35,8 @@ use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
 use crate::files::ours::{self, with_exact_modes};
 
-/// What is written to a permit's FIFO when it is given back, or revoked at once. Nobody reads
-/// what is there: how much it is says what has happened.
+/// What is written to a permit's FIFO when it is given back, or revoked at once. It is never read:
+/// its length says what has happened.
 pub(super) const RELEASED: &[u8] = b"xx";
 
 /// The same when it is revoked gently: less than that.
@@ -121,7 +121,7 @@ impl Semaphore {
             return Err(StoreError::BelongsTo { file, uid: owner }.into());
         }
         base.sharing.apply(&directory, &stat)?;
-        // Keeps those who tidy up temporary directories (tmpfiles.d(5)) away while we are here.
+        // Keeps programs that tidy up temporary directories (tmpfiles.d(5)) away while we are here.
         let _ = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared);
         if names::is_shortened(&file) {
             names::check_true_name(&directory, name, base.sharing.file_mode(), create)?;
@@ -211,8 +211,8 @@ impl Semaphore {
         }
     }
 
-    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
-    /// watch, because nobody reads it, and there is no moment at which only half of it is done.
+    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all
+    /// watchers, because it is never read, and it cannot be half done.
     pub(super) fn hand_over(&self, permit: Entry, fifo: &OwnedFd) {
         let _ = rustix::io::write(fifo, RELEASED);
         self.remove(permit);
@@ -265,7 +265,7 @@ impl Locked<'_> {
         Ok(None)
     }
 
-    /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
+    /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: a client that is
     /// granted a permit has to know which others ended by a death.
     pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
         // Its holder has removed it since it was listed, which is part of a release.
@@ -322,7 +322,7 @@ impl Locked<'_> {
         }
     }
 
-    /// Writes to a FIFO that somebody has open; otherwise there is nobody to tell.
+    /// Writes to a FIFO if a process has it open; otherwise there is no process to tell.
     pub(super) fn write_to(&self, entry: Entry, bytes: &[u8]) -> io::Result<()> {
         match ours::open(&self.0.directory, &entry.file(), OFlags::WRONLY) {
             Err(Errno::NOENT | Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Ok(()),
@@ -354,7 +354,7 @@ fn is_fifo(file: &OwnedFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| kind(stat) == FileType::Fifo)
 }
 
-/// Whether somebody else has a FIFO locked, and so lives.
+/// Whether another process has a FIFO locked, and so lives.
 fn is_locked(fifo: &OwnedFd) -> io::Result<bool> {
     match rustix::fs::flock(fifo, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(false),

@@ -1,4 +1,4 @@
-//! A permit that processes hold: whoever has its FIFO open, which the command's tree inherits.
+//! A permit that processes hold by having its FIFO open, which the command's tree inherits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +31,7 @@ pub(super) struct Held {
     entry: Entry,
     /// Others write there too, to revoke the permit.
     fifo: OwnedFd,
-    /// The same, once somebody wants to hear of that.
+    /// The same, once the holder listens for that.
     watched: Option<AsyncFd<OwnedFd>>,
     /// What was heard of that.
     heard: Said,
@@ -52,7 +52,7 @@ impl Held {
         let record = Record::new(ask);
         let fifo = locked.create(entry, &record)?;
         let keep = || -> io::Result<Moment> {
-            // Last, so that one that nobody has does not last.
+            // Last, so that a grant that fails leaves none of these.
             let kept = Kept::of_run(ask)?;
             locked.write_kept(kept_entry(entry), kept, &record)?;
             Ok(kept.hold_end)
@@ -121,7 +121,7 @@ impl Lease for Held {
             if self.hold_end.is_some_and(|end| end <= clock::now() || off) {
                 self.semaphore.remove(kept_entry(self.entry));
             }
-            // The permit is free already; what fails here makes nobody wait who would not.
+            // The permit is free already; a failure here makes no waiter wait longer.
             let _ = self.semaphore.tidy().await;
             Ok(())
         })

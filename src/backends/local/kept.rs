@@ -4,7 +4,7 @@
 //! it has a FIFO of the same number too, and both are one permit.
 //!
 //! A file is of one width and written again in one piece, so it can neither tear nor grow on a disk
-//! that is full. An end that has passed needs nobody: whoever looks next removes the file.
+//! that is full. When its end has passed, the next process that looks removes the file.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -132,7 +132,7 @@ impl Locked<'_> {
         write_whole(&self.open_file(&entry.file(), OFlags::WRONLY)?, &kept.to_text())
     }
 
-    /// Has those who renew it look at once: see [`watch`].
+    /// Makes the processes that renew it look at once: see [`watch`].
     pub(super) fn tell(&self, entry: Entry) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };

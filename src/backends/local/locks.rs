@@ -14,7 +14,7 @@ impl Locks {
         Self(fs::read_to_string("/proc/locks").unwrap_or_default())
     }
 
-    /// The pid of whoever holds a lock of flock(2) on this file.
+    /// The pid of the process that holds a lock of flock(2) on this file.
     pub(super) fn holder(&self, file: &Stat) -> Option<u32> {
         let (major, minor) = (rustix::fs::major(file.st_dev), rustix::fs::minor(file.st_dev));
         let device = format!("{major:02x}:{minor:02x}");

@@ -12,8 +12,8 @@ use crate::backends::{Name, Snapshot};
 /// How many are worth a thread.
 const WORTH_A_THREAD: usize = 200;
 
-/// In the order of the names. None: who has the mutex is not done yet, or something is wrong; whoever looks
-/// at that one alone hears what.
+/// In the order of the names. None: another process still has the mutex, or something is wrong; a
+/// look at that name alone reports what.
 pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
     let threads = match names.len() / WORTH_A_THREAD {
         0 => 1,

@@ -79,7 +79,7 @@ impl Local {
 
     async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
         let attempt = || Attempt::Acquire(ask.name.clone());
-        // Several rounds only if somebody deletes the files under us.
+        // Several rounds only if the files are deleted under us.
         for _ in 0..100 {
             let base = self.open(true)?.expect("what is missing was made");
             let round = async {
@@ -107,7 +107,7 @@ impl Local {
         StoreError::Differs(Box::new(Differs { name, pinned, stands, asked })).of(&self.url())
     }
 
-    /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
+    /// Does something under the mutex of a semaphore. None: it was never used, or its files are
     /// being deleted.
     async fn under_mutex<T>(
         &self,

@@ -37,7 +37,8 @@ pub(super) struct Base {
     pub(super) sharing: Sharing,
 }
 
-/// Who else works in a base directory: whoever may write it. What is made inside gets its mode.
+/// Which other users work in a base directory: all that may write it. What is made inside gets its
+/// mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sharing {
     /// Permission bits for directories; files get them without the execute bits.
@@ -89,7 +90,7 @@ impl Place {
                 Err(error) if error.unusable_home() => {}
                 // On a file system that is read-only now, or in a home that was taken from us.
                 Ok(Some(_)) if !candidate.is_writable() => {}
-                // Missing, and not only because nobody has needed it yet.
+                // Missing, and not only because it was never needed.
                 Ok(None) if !candidate.could_be_made() => {}
                 opened => return opened,
             }
@@ -101,7 +102,7 @@ impl Place {
         self.candidates.iter().all(|candidate| candidate.named)
     }
 
-    /// The directory that whoever asks for a permit uses; not open if it has to be made first.
+    /// The directory that a client asking for a permit uses; not open if it has to be made first.
     /// Makes nothing.
     pub(super) fn usable(&self) -> Result<(&Path, Option<Base>), Error> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
@@ -169,7 +170,7 @@ impl Candidate {
         let mut missing: Vec<&Path> =
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
-            // Private: whoever wants to share it says so with chmod.
+            // Private: a user who wants to share it uses chmod.
             match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => {
@@ -184,7 +185,7 @@ impl Candidate {
         rustix::fs::accessat(CWD, &self.path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
     }
 
-    /// Whether a missing directory is missing only because nobody has needed it yet.
+    /// Whether a missing directory is missing only because it was never needed.
     fn could_be_made(&self) -> bool {
         let Some(parent) = self.path.ancestors().skip(1).find(|path| path.exists()) else {
             return false;
@@ -220,8 +221,8 @@ impl Candidate {
         Ok(())
     }
 
-    /// Who can move the directory away has the next semrun meet nobody in another one. Where the user
-    /// named it, with whom to share what it lies in was the user's to say.
+    /// A user who can move the directory away can send the next semrun to another one, where it
+    /// meets no holder. A user who named the directory also chose who shares its parents.
     fn check_way(&self) -> Result<(), Error> {
         match moved_by(&self.path) {
             Ok(None) => Ok(()),
@@ -242,7 +243,7 @@ impl Candidate {
 impl Error {
     /// Whether a home directory that answers so is passed over: missing, read-only, not ours, or
     /// a network file system. A full disk is not among these, nor a directory that looks
-    /// tampered with: there semrun must not quietly meet nobody somewhere else.
+    /// tampered with: then semrun must not quietly use another directory, where it meets no holder.
     fn unusable_home(&self) -> bool {
         use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         let StoreError::Directory(fault) = &self.cause else { return false };
@@ -261,8 +262,8 @@ impl Sharing {
         if !shared {
             return Self { directory: Mode::RWXU, group: None };
         }
-        // The sticky bit stays with the base: inside, whoever may write may clean up. The setgid
-        // bit gives what is made inside to the same group.
+        // The sticky bit stays with the base: inside, every user who may write may clean up. The
+        // setgid bit gives what is made inside to the same group.
         let directory = (mode | Mode::RWXU | Mode::SGID) - (Mode::SVTX | Mode::SUID);
         Self { directory, group: Some(Gid::from_raw(base.st_gid)) }
     }
@@ -286,8 +287,8 @@ impl Sharing {
             & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
     }
 
-    /// Gives a directory that we made, or meant to before we were killed, to those who share the
-    /// base; where the base has the setgid bit, the kernel has done so.
+    /// Gives a directory that we made, or meant to before we were killed, to the group that shares
+    /// the base; where the base has the setgid bit, the kernel has done so.
     pub(super) fn apply(self, directory: &OwnedFd, stat: &Stat) -> io::Result<()> {
         let wanted = (self.directory, self.group);
         let found = (Mode::from_raw_mode(stat.st_mode), Some(Gid::from_raw(stat.st_gid)));

@@ -40,11 +40,11 @@ const COURTESY: Duration = Duration::from_millis(50);
 /// they then have to hear that. Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long those who are in the middle of their end are waited for without a word, and by those who
-/// do not want to wait.
+/// How long to wait for processes that are exiting before saying so, or before giving up if the
+/// client does not want to wait.
 const DYING: Duration = Duration::from_secs(2);
 
-/// How long somebody who is not in the queue yet tries on when the disk is full, say.
+/// How long a client that is not in the queue yet retries when the disk is full, say.
 const TRY_ON: Duration = Duration::from_secs(5);
 
 /// How often that is tried.
@@ -60,7 +60,7 @@ pub(super) struct Differs {
     pub(super) pinned: bool,
 }
 
-/// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
+/// Waits until a permit is ours. None: the files were deleted; start again with new ones.
 pub(super) async fn take_turn(
     semaphore: Rc<Semaphore>,
     ask: &Ask,
@@ -103,7 +103,7 @@ struct Queueing<'a> {
 enum Step {
     Acquired(Acquired),
     Deleted,
-    /// Another limit stands, and the one who asks wants no other.
+    /// Another limit is in force, and the client accepts only its own.
     Differs(Differs),
     /// Something has happened that may make it our turn.
     LookAgain,
@@ -396,7 +396,7 @@ fn grant(
     Ok(Box::new(Held::grant(semaphore, locked, state, ask)?))
 }
 
-/// A permit is free, it is somebody else's turn to take it, and it stays free. Until `end` nothing
+/// A permit is free, it is another waiter's turn to take it, and it stays free. Until `end` nothing
 /// is done about that.
 #[derive(Clone, Copy)]
 struct Patience {
@@ -409,7 +409,7 @@ struct Patience {
 }
 
 impl Patience {
-    /// Whoever learns of a free permit has it.
+    /// Some if a permit is free and other waiters are before us.
     fn of(survey: &Survey, before: Option<Self>) -> Option<Self> {
         let waits = survey.free() && !survey.before.is_empty();
         let begin = Self::begin(survey);
@@ -424,8 +424,8 @@ impl Patience {
         Self { end, told: 0, newest_permit: survey.newest_permit, first }
     }
 
-    /// Each time that some were passed over more are told at once: so it takes as many rounds as the
-    /// number of those who do not hear has digits.
+    /// Each time that some were passed over, twice as many are told at once: so the rounds grow
+    /// with the logarithm of the number of waiters that do not hear.
     fn go_on(self, survey: &Survey, moved: bool) -> Self {
         let told = if moved { self.told * 2 } else { self.told.max(WATCHED + 1) };
         Self { told, ..Self::begin(survey) }

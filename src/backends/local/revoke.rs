@@ -1,4 +1,4 @@
-//! Taking a permit from whoever has it. Processes are told through its FIFO, which they watch.
+//! Revoking a permit. Its holders are told through its FIFO, which they watch.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::taken::{By, Permits, Taken, kept_entry};
 use crate::backends::{Gone, Lost, Phase, Revocation};
 use crate::mutants::{self, Guard};
 
-/// What somebody else has written to a permit of ours, if anything.
+/// What another process has written to a permit of ours, if anything.
 pub(super) fn heard(said: Said) -> Option<Lost> {
     match said {
         Said::Nothing => None,
@@ -21,7 +21,7 @@ pub(super) fn heard(said: Said) -> Option<Lost> {
     }
 }
 
-/// False: nobody has a permit of this identity.
+/// False: no permit has this identity.
 pub(super) fn revoke(locked: &Locked<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
     let listing = locked.0.list()?;
     let Permits { taken, .. } = Permits::look(locked, listing.permits, listing.kept)?;
@@ -61,7 +61,7 @@ pub(super) fn end(locked: &Locked<'_>, entry: Entry) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for one that lasts on, but may end earlier than those who wait for that think.
+/// The same for a permit that stays taken, but may end earlier than the waiters were told.
 pub(super) fn shorten(locked: &Locked<'_>, entry: Entry, kept: Kept) -> io::Result<()> {
     locked.wake(locked.0.list()?.waiters)?;
     locked.rewrite_kept(entry, kept)?;

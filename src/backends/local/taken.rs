@@ -84,7 +84,8 @@ pub(super) fn snapshot(locked: &Locked<'_>, name: &Name) -> io::Result<Snapshot>
         By::Record(kept) if kept.is_detached() => Some(kept.ttl),
         _ => None,
     });
-    // One who was passed over has kept its number, and its place once it comes back.
+    // A waiter that was passed over has kept its number, and gets its place back when it runs
+    // again.
     let mut queue: Vec<_> = waiters.into_iter().chain(passed_over).collect();
     queue.sort_unstable_by_key(|entry| entry.number);
     let mut waiters = Vec::new();

@@ -24,7 +24,7 @@ const CONFIRMING: Duration = Duration::from_millis(500);
 
 pub(super) struct Connection {
     dialler: Dialler,
-    /// While nobody uses it.
+    /// While it is idle.
     idle: RefCell<Option<Conversation>>,
     begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
     /// Whether the server may have heard of anything.
@@ -309,7 +309,7 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"))
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "98c0a64d42c3d548b49fa3e7344924ace4984198";
+const DECIDE_HASH: &str = "b42f4ea72a7164845b88be7dfebb460e3c16d283";
 const LOOK_HASH: &str = "f4b7565e4c36590a53979f6805f2423ae47025d0";
 
 #[cfg(not(feature = "mutants"))]
@@ -344,7 +344,8 @@ impl From<RedisError> for StoreError {
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::CredentialsRefused,
-            // A call of the script is longer than what it reads of somebody whom it does not know.
+            // A call of the script is longer than what a server reads of a client that has not
+            // logged in.
             _ if says(&["NOAUTH", "unauthenticated"]) => Self::PasswordWanted,
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
                 Self::CredentialsRefused

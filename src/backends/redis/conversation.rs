@@ -126,7 +126,7 @@ impl Dialler {
         let sent = match socket.send(&introduced(questions)) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            // Whoever dials again hears what is wrong.
+            // The next dial reports what is wrong.
             Err(_) => return None,
         };
         Some(Begun { socket, sent })
@@ -212,8 +212,8 @@ impl Dialler {
         matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
     }
 
-    /// What has to be answered before anything else may be asked: whoever is not let in, or not to
-    /// the right database, must not change anything there.
+    /// What has to be answered before anything else may be asked: a client that is not let in, or
+    /// not to the right database, must not change anything there.
     fn entrance(&self) -> Vec<Cmd> {
         let settings = self.url.info().redis_settings();
         let mut questions = Vec::new();
@@ -306,7 +306,7 @@ impl Conversation {
             self.stream.flush().await
         };
         let Err(error) = said.await else { return Ok(()) };
-        // A server that lets nobody in says why before it closes the connection.
+        // A server that refuses clients says why before it closes the connection.
         match self.hear().await {
             Ok(Value::ServerError(refusal)) => Err(refusal.into()),
             _ => Err(error.into()),

@@ -16,8 +16,7 @@ use crate::backends::{Finding, Grade, Name, StoreError};
 /// A clock that is off by more is worth a word.
 const CLOCKS: Duration = Duration::from_secs(10);
 
-/// For how long a server that remembers nothing grants nothing, at least, unless somebody says
-/// otherwise.
+/// For how long a server that remembers nothing grants nothing, at least, by default.
 const QUARANTINE: Duration = Duration::from_secs(30);
 
 /// What a server says of itself.
@@ -87,7 +86,7 @@ impl Shared {
         Ok(got?.and_then(|pair: Vec<String>| pair.into_iter().nth(1)))
     }
 
-    /// Nothing where one who waits can be woken.
+    /// Nothing where a waiter can be woken.
     async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
         let keys = Keys::new(&self.place.prefix, &"semrun".parse().expect("a good name"));
         let list = keys.wake(Uuid::new_v4());

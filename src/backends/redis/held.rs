@@ -18,11 +18,11 @@ use crate::backends::{Gone, Lost, Name, Pending, Permit, StoreError, Tenure};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// For how long one who holds a permit does not listen for its revocation: a short command is over by
-/// then, and has not paid for a connection.
+/// For how long a new holder does not listen for its revocation: a short command is over by then,
+/// and has not paid for a connection.
 const DEAF: Duration = Duration::from_secs(1);
 
-/// How often one who was revoked, and may have missed something, asks for it.
+/// How long a revoked holder waits before it repeats a renewal that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The limit, the TTL and the number of replicas in step that the users of a semaphore agreed upon.
@@ -87,7 +87,7 @@ impl Grip {
         }
     }
 
-    /// Returns once somebody says that it was revoked.
+    /// Returns once the holder is told that it was revoked.
     async fn told(&self, hurry: &Notify) -> Lost {
         loop {
             let list = self.keys.wake(self.id);
@@ -134,7 +134,7 @@ impl leased::Grip for Grip {
             };
             let asked = async {
                 loop {
-                    // Or after a while, where nobody may listen.
+                    // Or after a while, where the server lets no client listen.
                     let _ = timeout(HEARTBEAT, hurry.notified()).await;
                     match self.renew().await {
                         Ok(Renewed::Lost(lost)) if lost.gone != Gone::NotYet => return lost,

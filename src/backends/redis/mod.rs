@@ -211,7 +211,7 @@ impl Backend for Redis {
                 .map_err(|error| self.shared.error(Attempt::Revoke(Permit::of(name, id)), error))?;
             Ok(match reply.status {
                 Status::Revoked => true,
-                // By an attempt of ours whose answer was lost, or by somebody before.
+                // By an attempt of ours that lost its answer, or by another client before.
                 Status::Done => attempts > 1,
                 _ => false,
             })

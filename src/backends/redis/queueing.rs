@@ -1,5 +1,5 @@
-//! One who asks for a permit of a semaphore in Redis: in turn, told when it has one, and heard of
-//! as long as it waits.
+//! Waiting for a permit of a semaphore in Redis: in turn, woken by the grant, and reporting to the
+//! server while it waits.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,10 +31,10 @@ const NEAR: usize = 4;
 /// What each of them leaves to the one before it.
 const COURTESY: Duration = Duration::from_millis(30);
 
-/// How often the first in line looks while foreign clients hold permits: they wake nobody.
+/// How often the first in line looks while foreign clients hold permits: they wake no waiter.
 const FOREIGN: Duration = Duration::from_millis(250);
 
-/// One who asks, until it has a permit.
+/// A client that asks, until it has a permit.
 pub(super) struct Queueing<'a> {
     shared: Rc<Shared>,
     keys: Keys,
@@ -165,7 +165,7 @@ impl<'a> Queueing<'a> {
                         return Err(self.shared.error(Attempt::Listen, error));
                     }
                 }
-                // Somebody has given back, or revoked, what we have not got yet.
+                // Our request was given back or revoked before we got the permit.
                 _ => return Err(self.shared.error(Attempt::Wait, StoreError::Withdrawn)),
             }
         }
@@ -217,8 +217,8 @@ impl<'a> Queueing<'a> {
         }
     }
 
-    /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
-    /// others have to see that we are still there.
+    /// Waits until it is worth to ask again: a permit is granted to us, a lease ends, or the others
+    /// have to see that we are still there.
     async fn wait(&mut self, reply: &Reply) -> Result<(), StoreError> {
         let heartbeat = heartbeat(reply.ttl);
         let mut until = heartbeat;
@@ -251,8 +251,8 @@ impl<'a> Queueing<'a> {
         Grip::lease(shared, &self.ask.name, self.ask.id, Rc::clone(&self.who), reply)
     }
 
-    /// Leaves the queue because somebody has waited for long enough; says so if it is not known
-    /// whether there was any sense in waiting.
+    /// Leaves the queue because the client waits no longer. Reports a failure, and a server that
+    /// never answered.
     pub(super) async fn call_off(&mut self) {
         let left = self.leave().await;
         if let Err(trouble) = left {

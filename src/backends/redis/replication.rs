@@ -1,4 +1,4 @@
-//! What is to know of the replicas of a Redis, and of those who put one of them into its place.
+//! What to know of the replicas of a Redis, and of the Sentinels that promote one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -40,7 +40,7 @@ impl Keys {
         &self.declared[..6]
     }
 
-    /// The list on which one who waits or holds is told something.
+    /// The list on which a waiter or a holder is told something.
     pub(super) fn wake(&self, id: Uuid) -> String {
         format!("{}:{id}", self.wake)
     }
@@ -71,7 +71,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// A call of one who does not ask for a permit.
+    /// A call that does not ask for a permit.
     pub(super) fn of(operation: Operation, id: Uuid, place: &Place) -> Self {
         Self {
             operation,
@@ -166,7 +166,7 @@ pub(super) enum Status {
     Busy,
     /// Another limit or TTL is in force.
     Differs,
-    /// Somebody has revoked it, now or before.
+    /// It is revoked, now or before.
     Revoked,
     /// It was held, and has been given back now.
     Returned,
@@ -198,7 +198,7 @@ pub(super) struct Reply {
     /// How many replicas must be in step: the most that one of its users asks for.
     pub(super) replicas: u32,
     pub(super) paused: Option<Duration>,
-    /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
+    /// To a waiter: the record of the longest holder. To a client that attaches: its own.
     pub(super) whose: Option<Record>,
     /// Until when that permit stays taken, if it was given back.
     pub(super) kept_until: Option<SystemTime>,
@@ -262,7 +262,7 @@ impl Reply {
         })
     }
 
-    /// For how long nobody is granted a permit that is free.
+    /// For how long the server grants no permit although one is free.
     pub(super) fn withheld(&self) -> Option<Withheld> {
         self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
     }

@@ -157,7 +157,7 @@ async fn ring(alarm: Option<&Alarm>) -> io::Result<()> {
     }
 }
 
-/// Whether somebody wrote into our own FIFO; empties it.
+/// Whether another process wrote into our own FIFO; empties it.
 fn poked(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
     let Poll::Ready(Ok(mut ready)) = fifo.poll_read_ready(context) else {
         return false;

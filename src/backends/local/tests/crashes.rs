@@ -162,7 +162,7 @@ fn who_is_killed_while_it_remembers_spoils_no_other_memory() {
 }
 
 #[test]
-fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
+fn fifos_that_are_half_made_or_half_removed_have_no_owner() {
     World::run(async |world| {
         passes(&world, "the first").await;
         for letter in ['q', 'p', 's'] {
@@ -216,7 +216,7 @@ fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
         let record = world.files().into_iter().find(|file| file.ends_with("json")).unwrap();
         let record = world.path().join(record);
         fs::remove_file(&record).unwrap();
-        // Cannot be opened, whoever we are.
+        // Cannot be opened, whichever user we are.
         std::os::unix::fs::symlink("/", &record).unwrap();
         assert!(world.client().give_back(&name(), asked.id).await.is_err());
         assert!(world.client().revoke(&name(), asked.id, Revocation::Now).await.is_err());

@@ -63,7 +63,7 @@ fn however_many_in_a_row_do_not_hear_the_permit_passes_on_behind_them() {
 }
 
 #[test]
-fn a_limit_that_is_raised_is_heard_of_behind_those_who_do_not_hear() {
+fn a_limit_that_is_raised_reaches_waiters_after_deaf_ones() {
     World::run(async |world| {
         let _holder = world.granted(ask()).await;
         let _deaf = world.deaf(5).await;
@@ -119,7 +119,7 @@ fn who_waits_for_the_mutex_hears() {
 }
 
 #[test]
-fn those_who_wait_in_the_middle_are_not_woken_by_grants() {
+fn waiters_in_the_middle_are_not_woken_by_grants() {
     World::run(async |world| {
         let holder = world.granted(ask()).await;
         let mut waiting = Vec::new();

@@ -23,7 +23,7 @@ fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for()
             open.filter(|open| fs::read_link(open.path()).is_ok_and(|to| to == path)).count()
         };
         let asking = world.asks(ask());
-        // Ours, that of the one who asks, and that of its thread.
+        // Ours, that of the client that asks, and that of its thread.
         while opened() < 3 {
             tokio::task::yield_now().await;
         }

@@ -48,7 +48,7 @@ impl World {
         self.remembers("last", self.now() + ahead);
     }
 
-    /// As if that much time had gone by since anybody called.
+    /// As if that much time had gone by since the last call.
     fn was_idle(&self, who: u128, time: i64) {
         self.was_ahead(who, -time);
     }
@@ -81,7 +81,7 @@ fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
 }
 
 #[test]
-fn a_permit_that_nobody_has_used_is_not_kept() {
+fn a_permit_that_was_never_used_is_not_kept() {
     let world = World::new();
     world.holds(1, HOLD);
     world.does(Operation::Leave, 1);
@@ -135,7 +135,7 @@ fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
     world.holds(1, HOLD);
     world.release(1);
     world.was_idle(1, MINUTE);
-    assert_eq!(world.ask(2).status, Status::Holding, "nobody uses what is kept");
+    assert_eq!(world.ask(2).status, Status::Holding, "no client uses what is kept");
     assert_eq!(world.does(Operation::Revoke, 2), Status::Revoked);
     world.was_idle(2, 10 * MINUTE);
     // It was to end with its lease.
@@ -200,7 +200,7 @@ fn only_a_permit_that_outlives_its_process_is_taken_up_and_returned() {
     assert_eq!(world.does(Operation::Attach, 3), Status::Gone, "it waits");
     assert_eq!(world.does(Operation::Return, 2), Status::Returned);
     assert_eq!(world.does(Operation::Return, 2), Status::Done);
-    assert_eq!(world.woken(2), ["again"], "whoever renews it has reason to");
+    assert_eq!(world.woken(2), ["again"], "a process that renews it has reason to");
     assert_eq!(world.ask(3).status, Status::Holding);
 }
 
@@ -240,7 +240,7 @@ fn what_was_revoked_is_not_kept_and_never_comes_back() {
         let late = Call { token, ..call(Operation::Renew, who) };
         assert_eq!(world.call(&late).status, Status::Gone);
         assert_eq!(world.ask(who).status, Status::Gone);
-        assert_eq!(world.does(Operation::Return, who), Status::Gone, "nobody gave it back");
+        assert_eq!(world.does(Operation::Return, who), Status::Gone, "it was not given back");
         assert_eq!(world.does(operation, who), Status::Done);
         world.remembers("pause", 0);
         world.release(9);
@@ -253,7 +253,7 @@ fn a_hold_alone_keeps_nothing_that_is_revoked() {
     world.call(&Call { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    assert_eq!(world.renew(1).status, Status::Holding, "nobody else has it");
+    assert_eq!(world.renew(1).status, Status::Holding, "no other client has it");
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
     about(world.left(1), Phase::Holding, 52_000);
@@ -284,7 +284,7 @@ fn a_foreign_permit_is_only_taken_at_once() {
 }
 
 #[test]
-fn whoever_is_revoked_before_it_knows_of_its_permit_holds_nobody_up() {
+fn a_waiter_revoked_before_it_knows_of_its_permit_holds_no_other_up() {
     let world = World::new();
     world.ask(1);
     world.ask(2);
@@ -301,7 +301,7 @@ fn whoever_is_revoked_before_it_knows_of_its_permit_holds_nobody_up() {
 }
 
 #[test]
-fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_nobody() {
+fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_no_client() {
     let world = World::new();
     world.pin(3);
     let fields: Vec<String> = world.server.ask(&["HKEYS", "{p-a}:state"]);

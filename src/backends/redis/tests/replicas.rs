@@ -140,7 +140,7 @@ fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
     world.call(&with_replicas(Operation::Leave, 2, 0));
     assert_eq!(too_few(&world.tried(&with_replicas(Operation::Ask, 3, 0))), Some((0, 1)));
     assert_eq!(world.look().holders.len(), 1);
-    // Unless somebody says that it is not.
+    // Unless an operator revokes it.
     assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Revoked);
     assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, Status::Holding);
 }
@@ -206,7 +206,7 @@ fn each_promotion_is_one_of_its_own() {
 }
 
 #[test]
-fn replicas_that_come_later_begin_the_wait_of_those_who_ask_for_them() {
+fn replicas_that_come_later_begin_the_wait_of_clients_that_ask_for_them() {
     let (world, replica) = (World::promoted(), World::new());
     let quarantine = Some(Duration::from_secs(5));
     let ttl = Duration::from_secs(1);
@@ -255,7 +255,7 @@ fn replicas_cannot_be_counted_where_the_server_does_not_tell() {
 }
 
 #[test]
-fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
+fn a_client_that_may_not_ask_for_info_is_told_and_disturbs_no_other() {
     let world = World::new();
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let blind = world.ask(1);
