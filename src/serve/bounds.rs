@@ -1,4 +1,4 @@
-//! How much of everything a server keeps for those who have a key.
+//! How much of everything a server keeps for clients that have a key.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Who is in: every connection, and which of them ends when there are too many. One that has not
 //! shown a key is a stranger's. Strangers have room of their own, which others never need, and the
-//! one who came first makes room for the one who comes: so whoever has a key can always come in, and
-//! show it, however many others there are.
+//! oldest makes room for the newest: so a client that has a key can always connect and show it,
+//! however many others there are.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -26,7 +26,7 @@ const MOST_STRANGERS: usize = 1024;
 const SMALL_HEAD: usize = 8 * 1024;
 const HALF_HEADS: usize = 16 << 20;
 
-/// How often it is waited for a key that has come already and that nobody has looked at yet.
+/// How often we wait for a key that has arrived but is not read yet.
 const LOOKS: usize = 3;
 
 /// How many connections there may be.

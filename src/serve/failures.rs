@@ -1,4 +1,4 @@
-//! Keys that were refused, for those who read the log or have a program read it: one line a minute and
+//! Keys that were refused, for operators and programs that read the log: one line a minute and
 //! address, however many they are.
 
 use std::cell::RefCell;
@@ -39,7 +39,7 @@ struct Count {
 }
 
 impl Failures {
-    /// A key that nobody has came from there.
+    /// An unknown key came from there.
     pub(crate) fn add(&self, address: IpAddr, log: &Log) {
         let Recent { due, counts } = &mut *self.recent.borrow_mut();
         let mut from = Some(group(address));

@@ -30,7 +30,7 @@ impl Finished {
         self.insert(now, (id, whose), false);
     }
 
-    /// The same, for a detached permit: whoever gives it back again is told so.
+    /// The same, for a detached permit: a client that gives it back again is told so.
     pub(super) fn give_back(&mut self, now: Moment, id: Uuid, whose: Option<Print>) {
         self.insert(now, (id, whose), true);
     }

@@ -1,6 +1,6 @@
 //! What must outlive the process: every grant, and its end. An append-only file of lines, each
-//! with its checksum, on the disk before anybody is told of the grant. It is written anew from what
-//! is still held when the server starts and when it has grown.
+//! with its checksum, on the disk before any client is told of the grant. It is written anew from
+//! what is still held when the server starts and when it has grown.
 
 mod format;
 mod work;
@@ -102,7 +102,7 @@ impl Journal {
         let size = content.len() as u64;
         let work = Work::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
-        // Signals are for those who listen to them.
+        // Signals are for the threads that listen to them.
         let thread = deaf(|| thread.spawn(move || work.run(&todo)))?;
         let writer = Writer {
             jobs: Some(jobs),
@@ -221,7 +221,7 @@ fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
 impl Writer {
     fn send(&self, job: Job) {
         self.appended.set(self.appended.get() + 1);
-        // A thread that has ended is noticed by those who wait for it.
+        // If the thread has ended, the tasks that wait for it notice.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 }

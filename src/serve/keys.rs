@@ -69,7 +69,7 @@ impl Keys {
                 return Err(format!("{which} {number} has characters that no header can carry"));
             }
             let print = Some(Print::of(key.as_bytes()));
-            // Which of them counted would be anybody's guess.
+            // It would be unclear which of them counts.
             if all.iter().any(|(_, bearer)| bearer.print == print) {
                 return Err(format!("{which} {number} is there twice"));
             }

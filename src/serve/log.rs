@@ -17,7 +17,7 @@ use crate::foreign::{Among, quoted, shortened};
 pub(crate) enum Event {
     /// The start and the end.
     Info,
-    /// Trouble that somebody should look at.
+    /// Trouble that the operator should look at.
     Alert,
     /// Who waits, holds and releases; and every request that comes or goes.
     SemEvents,
@@ -168,7 +168,7 @@ impl Log {
         }
     }
 
-    /// A reader that is slow misses lines, but not how somebody filled its pipe and what came then.
+    /// A reader that is slow misses lines, but never an intervention.
     fn write(&self, event: Event, line: String) {
         self.catch_up();
         let mut owed = self.owed.borrow_mut();
@@ -262,7 +262,7 @@ pub(crate) enum Refused {
     Null,
 }
 
-/// How many characters of a text are logged. Whoever reads a pipe slowly must not hold the server up,
+/// How many characters of a text are logged. A slow reader of a pipe must not hold the server up,
 /// and a pipe that has room takes a line at once only if that has less than 4,096 bytes. Escaped, a
 /// character may have six.
 const MOST: usize = 250;

@@ -56,7 +56,7 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// How long that is not said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
-/// What those who come are greeted with. Another may take its place while the server runs.
+/// The TLS configuration for new connections. Another may replace it while the server runs.
 pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;
 
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.

@@ -1,5 +1,5 @@
-//! The other end of a connection: bytes for who speaks HTTP with it, and whether it has gone for
-//! who has to know that whatever bytes nobody has read yet.
+//! The other end of a connection: its bytes, for HTTP, and whether it has gone, whatever bytes are
+//! still unread.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -45,7 +45,7 @@ impl Peer {
 
     /// Returns when its end of the connection is closed, whatever it sent before.
     pub(super) async fn gone(&self) {
-        // Urgent data is nothing that anybody sends; that the peer has closed comes with it.
+        // No client sends urgent data; that the peer has closed comes with it.
         while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;

@@ -80,7 +80,7 @@ enum Done {
     Changed(Answer),
     /// It is answered when it is on record, and not before.
     Pinned,
-    /// Not yet: it is to be done when those who were here before have come back.
+    /// Not yet: it is to be done when the clients from before the restart have come back.
     Later(Wanted),
 }
 
@@ -91,8 +91,8 @@ impl Routes {
         Rc::new(Self { semaphores, keys, failures, long_answers })
     }
 
-    /// Does what a request wants. What can be done at once is done by this call, and not when
-    /// somebody waits for the answer: a connection may end before that.
+    /// Does what a request wants. What can be done at once is done by this call, and not when the
+    /// answer is awaited: a connection may end before that.
     pub(crate) fn answer<B>(
         self: Rc<Self>,
         request: Request<B>,
@@ -141,7 +141,7 @@ impl Routes {
                 },
                 Done::Asked(told, attached) => self.tell(told, attached, peer).await,
                 Done::Changed(answer) => {
-                    // Whoever was waiting for this is told first.
+                    // The waiter for this is told first.
                     tokio::task::yield_now().await;
                     // Otherwise a server that ends now takes it for held when it starts again. What
                     // cannot be written is given back all the same.
@@ -337,7 +337,7 @@ impl Routes {
     async fn verdict(&self, attached: Attached, which: Which, peer: &Peer) -> Answer {
         match (which, ending(attached, peer).await) {
             (Which::Wait, Verdict::Granted) => {
-                // Nobody is told of what would be forgotten.
+                // No client is told of what would be forgotten.
                 self.semaphores.journal.certainly_written().await;
                 empty(StatusCode::OK)
             }
@@ -390,8 +390,8 @@ impl Routes {
     }
 }
 
-/// Waits for the end of a request that stays open. That its connection ends is one: whatever bytes
-/// nobody has read yet, its client has gone.
+/// Waits for the end of a request that stays open. The end of its connection counts too: its client
+/// has gone, whatever bytes are still unread.
 async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
     tokio::select! {
         biased;

@@ -1,6 +1,6 @@
-//! The semaphores of a server: the ledger of each, and the requests that are open for those who
-//! use it. Two kinds of clients meet here. Those of the original hold as long as their connection
-//! lives, and want to be alone; ours hold by a lease.
+//! The semaphores of a server: the ledger of each, and the open requests of its clients. Two kinds
+//! of clients meet here. Those of the original hold as long as their connection lives, and want to
+//! be alone; ours hold by a lease.
 
 mod intervention;
 mod one;
@@ -33,16 +33,16 @@ use crate::mutants::{self, Guard};
 /// gone, and it cannot come back; but its command may be running, and ends with a `signal`.
 const AFTER_RESTART: Duration = Duration::from_secs(30);
 
-/// For how long nothing is granted after a restart, so that those who were waiting come back
-/// before others take their place: they try again every 0.8 s, and may be slow. Who does not want to
-/// wait waits for this, and gives up after two seconds.
+/// For how long nothing is granted after a restart, so that former waiters come back before others
+/// take their place: they retry every 0.8 s, and may be slow. A client that does not want to wait
+/// waits for this, and gives up after two seconds.
 pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
-/// How many names that nobody uses are remembered.
+/// How many idle names are remembered.
 const MOST_NAMES: usize = 10_000;
 
-/// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
-/// nobody else is served meanwhile, so it is to be done in a few milliseconds.
+/// How many semaphores are listed at once, and how many holders and waiters, unless all are of one
+/// semaphore: no other client is served meanwhile, so it has to be done in a few milliseconds.
 const MOST_LOOKS: usize = 500;
 const MOST_PARTIES: usize = 1_000;
 
@@ -60,7 +60,7 @@ pub(crate) struct Semaphores {
     /// Until when it is known that all names are in use.
     no_room_until: Cell<Moment>,
     registered: Cell<u64>,
-    /// How many names there may be before those that nobody uses are forgotten.
+    /// How many names there may be before idle ones are forgotten.
     enough_names: Cell<usize>,
     finished: RefCell<Finished>,
     not_before: Moment,
@@ -203,7 +203,8 @@ impl Semaphores {
             let request = client.request(which);
             let open = matches!(request, Request::Open(..));
             if open && attached && phase == Phase::Waiting {
-                // The original refuses too, and leaves in the queue what nobody waits for then.
+                // The original refuses too, and leaves in the queue a place that no client waits
+                // for then.
                 return ledger.release(clock::now(), id);
             }
             if open || (phase == Phase::Holding && which == Which::Monitor) {
@@ -311,7 +312,7 @@ impl Semaphores {
             let held = phase.is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));
-                // Nobody has to hear of one that was never here.
+                // A client that never was in the queue does not leave it either.
                 changes.retain(|change| *change != Change::Gone(id));
                 told = Ok(semaphore.told(Outcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
@@ -433,13 +434,13 @@ impl Semaphores {
         self.all.borrow().get(name).map_or(0, |semaphore| semaphore.clients.len() * EACH)
     }
 
-    /// How it stands, for clients of the original; none if nobody ever registered there.
+    /// How it stands, for clients of the original; none if no client ever registered there.
     pub(crate) fn observe(&self, name: &Rc<str>, asks: &Bearer) -> Option<String> {
         let all = self.all.borrow();
         Some(all.get(name)?.observed(name, asks))
     }
 
-    /// Whose somebody is who registered, waits or holds there.
+    /// The key of a client that registered, waits or holds there.
     pub(crate) fn taker(&self, name: &str, id: Uuid) -> Option<Rc<Bearer>> {
         Some(Rc::clone(&self.all.borrow().get(name)?.clients.get(&id)?.taker))
     }

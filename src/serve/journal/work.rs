@@ -81,7 +81,7 @@ impl Work {
                         progress.trouble = None;
                     });
                 }
-                // Nobody was told of what is not there.
+                // No client was told of what is not there.
                 Err(_) if closed => return,
                 Err(error) => {
                     self.tell.send_modify(|progress| progress.trouble = Some(error.to_string()));

@@ -18,8 +18,8 @@ use crate::serve::semaphores::Verdict;
 const SHORT: usize = 4 * 1024;
 const MOST: usize = 64 << 20;
 
-/// The body of an answer: some text, and for one who has to wait its end once it is worth to ask
-/// again, with an empty line now and then.
+/// The body of an answer: some text, and for a waiter its end once it is worth to ask again, with
+/// an empty line now and then.
 pub(crate) struct Content {
     pub(super) first: Option<Bytes>,
     pub(super) then: Option<Pending<'static, Verdict>>,

@@ -121,7 +121,7 @@ pub(super) fn name_in(query: &str) -> String {
     if names.is_empty() { "undefined".into() } else { names.join(",") }
 }
 
-/// Whom a request is about. What is no identity of ours is nobody's.
+/// The client that a request is about. None for what is no identity of ours.
 pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
     let text = headers.get(ID_HEADER)?.to_str().ok()?;
     let id = Uuid::parse_str(text).ok()?;

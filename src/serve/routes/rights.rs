@@ -15,7 +15,7 @@ pub(super) enum Whose {
     Anothers,
 }
 
-/// What a key may not do, for whoever sent it.
+/// What a key may not do, as its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Forbidden {
     /// That takes another role.

@@ -23,7 +23,7 @@ impl Semaphores {
         self.finished.borrow_mut().add(clock::now(), id, whom_it_binds(asks));
     }
 
-    /// Gives a permit back for whoever holds it with this identity.
+    /// Gives back the permit of this identity.
     pub(crate) fn signal(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> Result<(), Refused> {
         let now = clock::now();
         let mut outcome = Err(Refused::Unknown);
@@ -67,7 +67,7 @@ impl Semaphores {
         }
     }
 
-    /// Takes a permit from whoever has it. False: nobody does.
+    /// Revokes a permit. False: it is not held.
     pub(crate) fn revoke(&self, name: &Rc<str>, id: Uuid, how: Revocation, actor: Actor) -> bool {
         let now = clock::now();
         let mut held = false;
@@ -92,7 +92,7 @@ impl Semaphores {
         held
     }
 
-    /// Pins a limit, or leaves it to those who use the semaphore again.
+    /// Pins a limit, or leaves it to the semaphore's users again.
     pub(crate) fn pin(
         &self,
         name: &Rc<str>,

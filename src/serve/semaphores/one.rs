@@ -14,7 +14,7 @@ use crate::backends::{self, Record};
 use crate::clock::Moment;
 use crate::serve::bearer::{Actor, Bearer};
 
-/// How long one who registers has to attach its requests.
+/// How long a client that registers has to attach its requests.
 pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
 
 pub(super) struct Semaphore {
@@ -36,8 +36,8 @@ pub(super) struct Client {
     pub(super) phase: Phase,
     pub(super) monitor: Request,
     pub(super) wait: Request,
-    /// Those who want to hear when a permit of ours is revoked: its semrun, and any number who
-    /// renew a detached one.
+    /// The clients to tell when a permit of ours is revoked: its semrun, and any number that renew
+    /// a detached one.
     pub(super) watchers: Vec<(u64, oneshot::Sender<Verdict>)>,
 }
 
@@ -141,7 +141,7 @@ impl Semaphore {
         }
     }
 
-    /// Whether one who has this key may know of a client who it is.
+    /// Whether this key may see who a client is.
     fn is_seen(&self, id: Uuid, asks: &Bearer) -> bool {
         self.clients.get(&id).is_none_or(|client| asks.sees(&client.taker))
     }
@@ -152,12 +152,12 @@ impl Semaphore {
         (!label.is_empty()).then(|| label.to_string())
     }
 
-    /// Whether anybody uses it, or is to find it as it is.
+    /// Whether it is in use, or pinned.
     pub(super) fn matters(&self) -> bool {
         self.ledger.in_use() || self.ledger.pinned().is_some()
     }
 
-    /// How somebody holds a permit, and whether that is to outlive whoever asked for it.
+    /// How a client holds a permit, and whether the permit outlives the process that asked for it.
     pub(super) fn held(&self, id: Uuid) -> Option<(backends::Phase, bool)> {
         let holding = self.ledger.holding(id)?;
         let detached = |record: &Record| record.who.detached;

@@ -11,7 +11,7 @@ fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
 }
 
 /// A key that may do everything.
-fn anybody() -> Rc<Bearer> {
+fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
@@ -23,7 +23,7 @@ fn asking(id: Uuid, ttl_ms: u64) -> Asking {
 }
 
 #[test]
-fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
+fn idle_names_are_forgotten_with_all_that_was_due() {
     let semaphores = semaphores(Journal::none(), Found::default());
     let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
     let client = register("victim");
@@ -46,7 +46,7 @@ fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
 }
 
 #[test]
-fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
+fn a_client_that_asks_again_after_its_lease_has_ended_is_on_record_again() {
     let directory = tempfile::TempDir::new().unwrap();
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
@@ -56,7 +56,7 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
         assert_eq!(told.outcome, Outcome::Holding);
         std::thread::sleep(Duration::from_millis(3));
     }
-    assert!(semaphores.observe(&name, &anybody()).unwrap().contains(&format!("\"{id}\": {{")));
+    assert!(semaphores.observe(&name, &unrestricted()).unwrap().contains(&format!("\"{id}\": {{")));
     drop(semaphores);
     let (_, found) = Journal::open(directory.path()).unwrap();
     assert_eq!(found.grants.iter().map(|grant| grant.id).collect::<Vec<_>>(), [id]);
@@ -66,19 +66,20 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
 fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
     let semaphores = semaphores(Journal::none(), Found::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
-    semaphores.finish(id, &anybody());
+    semaphores.finish(id, &unrestricted());
     let (told, _) = semaphores.ask(&name, asking(id, 60_000), &"".into()).ok().unwrap();
     assert_eq!(told.outcome, Outcome::Lost);
-    assert!(semaphores.look(&name, &anybody()).holders.is_empty());
+    assert!(semaphores.look(&name, &unrestricted()).holders.is_empty());
 }
 
 #[test]
-fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
+fn a_client_that_registers_and_never_comes_back_is_forgotten_after_a_minute() {
     let semaphores = semaphores(Journal::none(), Found::default());
     let name: Rc<str> = "x".into();
     let [gone, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
     let _wait = semaphores.attach(&name, stays, Which::Wait, &"".into()).ok().unwrap();
-    let known = |id: Uuid| semaphores.observe(&name, &anybody()).unwrap().contains(&id.to_string());
+    let known =
+        |id: Uuid| semaphores.observe(&name, &unrestricted()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
         semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
@@ -96,7 +97,7 @@ fn hold(id: Uuid, min_hold: Duration) -> Asking {
 }
 
 fn look(semaphores: &Rc<Semaphores>) -> Look {
-    semaphores.look(&"x".into(), &anybody())
+    semaphores.look(&"x".into(), &unrestricted())
 }
 
 /// The server with what it remembers, each time it is started anew.
@@ -108,7 +109,7 @@ fn started(directory: &tempfile::TempDir) -> Rc<Semaphores> {
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
+fn a_limit_stays_pinned_through_a_restart_and_while_the_name_is_idle() {
     let directory = tempfile::TempDir::new().unwrap();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
@@ -118,9 +119,9 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
-    let page = server.page("", &anybody());
+    let page = server.page("", &unrestricted());
     assert_eq!(page.semaphores.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["x"]);
-    // Names that nobody uses are forgotten, and what is written anew is all that counts.
+    // Idle names are forgotten, and what is written anew is all that counts.
     for number in 0..=MOST_NAMES {
         server.change(&number.to_string().into(), |_| Vec::new());
     }
@@ -198,7 +199,7 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     assert!(server.revoke(&name, id, Revocation::Gently, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Revoking);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, Outcome::Revoking);
     assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Revoking);
     let mut watched = server.watch(&name, id).ok().unwrap();
     assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Revoked));
@@ -294,7 +295,7 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     ask(&server, Asking { who, ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Holding);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, Outcome::Holding);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Now);
     assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Before);
     drop(server);

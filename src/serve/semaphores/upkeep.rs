@@ -159,8 +159,7 @@ impl Semaphores {
         });
     }
 
-    /// Changes a semaphore that somebody has registered at, and lets everybody know whom it
-    /// concerns.
+    /// Changes a semaphore at which clients have registered, and tells those that it concerns.
     pub(super) fn change_known(
         &self,
         name: &Rc<str>,
@@ -207,12 +206,12 @@ impl Semaphores {
             return;
         }
         if let Request::Open(_, sender) = std::mem::replace(&mut client.wait, Request::Over) {
-            // One who has gone is noticed by the end of its connection.
+            // If the client has gone, the end of its connection shows that.
             let _ = sender.send(Verdict::Granted);
         }
     }
 
-    /// A permit is held in another way than before, and whoever watches over it hears so.
+    /// A permit is held in another way than before, and its watchers hear so.
     fn marked(
         &self,
         name: &Rc<str>,

@@ -1,5 +1,5 @@
-//! Journals that somebody or something has changed: a server does not start with one, or keeps all
-//! that was held.
+//! Journals that were changed from outside: a server does not start with one, or keeps all that was
+//! held.
 
 use std::fs;
 use std::path::Path;
@@ -148,7 +148,7 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
         let is_cut = matches!(change, Change::Cut { .. });
         let is_number = matches!(change, Change::Number { .. });
         for (name, id) in &permits {
-            let look = again.look(name, &anybody());
+            let look = again.look(name, &unrestricted());
             let holds = look.holders.iter().any(|holder| holder.id == *id);
             // A permit may end at once by a number.
             prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");

@@ -1,4 +1,4 @@
-//! A place in the queue belongs to the client that it was given to, and to nobody else.
+//! A place in the queue belongs to the client that it was given to, and to no other.
 
 use tempfile::TempDir;
 
