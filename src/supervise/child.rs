@@ -210,7 +210,8 @@ impl Tree {
         }
     }
 
-    /// Tells the whole tree to end; see [`Tree::stop_orphans`] for those who are orphaned later.
+    /// Tells the whole tree to end; see [`Tree::stop_orphans`] for processes that are orphaned
+    /// later.
     pub(crate) fn stop(&mut self, signal: Signal) {
         self.signal(signal);
         if !self.running {
@@ -340,8 +341,8 @@ impl Tree {
         self.signal(Signal::CONT);
     }
 
-    /// Takes the terminal back from the command, or from a group of its that is no more. One
-    /// that the shell has given to somebody else stays there.
+    /// Takes the terminal back from the command, or from a group of its that is no more. One that
+    /// the shell has given to another group stays there.
     pub(crate) fn reclaim_terminal(&self) {
         let (Some(terminal), Some(ours)) = (&self.terminal, own_group()) else { return };
         let Some(group) = owner(terminal) else { return };

@@ -1,5 +1,5 @@
 //! The arithmetic of leases: by when a command has to be told to end, and by when its whole tree
-//! has to be dead, so that nobody else can have its permit before. Pure: moments are passed in.
+//! has to be dead, so that no other client can have its permit before. Pure: moments are passed in.
 //!
 //! ```text
 //! since          renewal every TTL/3                          soft          hard    last    end
@@ -22,7 +22,7 @@ pub(crate) struct Deadline {
     pub(crate) soft: Moment,
     /// Its whole tree is killed.
     pub(crate) hard: Moment,
-    /// Another process kills the tree if nobody has.
+    /// Another process kills the tree if it still lives.
     pub(crate) last: Moment,
 }
 
@@ -30,7 +30,7 @@ impl Deadline {
     /// The deadlines of a lease that was asked for at `since`. A command has `kill_after` to end
     /// by itself, or as much of it as fits.
     pub(crate) fn of(since: Moment, ttl: Duration, kill_after: Option<Duration>) -> Self {
-        // Of a lease that lasts for hours nobody sees the end.
+        // With this guard off, the lease seems to last for hours, so its end never comes.
         let ttl = if mutants::is_off(Guard::Deadline) { ttl * 1000 } else { ttl };
         let grace = kill_after.unwrap_or(default_kill_after(ttl)).min(longest_kill_after(ttl));
         let hard = since + ttl.saturating_sub(margin(ttl));

@@ -1,4 +1,4 @@
-//! Who descends from this process, by what the kernel says of it in /proc. It kills nobody.
+//! Who descends from this process, by what the kernel says of it in /proc. It kills none of them.
 //!
 //! Each process has a list of its children there, which has also those whose own entries are hidden
 //! (`hidepid=2`): that they cannot be seen does not mean that they are gone. A kernel that has no such
@@ -58,7 +58,7 @@ pub(crate) fn are_visible() -> bool {
 
 /// Whether all of a command's processes can be found, also those that /proc hides from us.
 pub(crate) fn can_be_found() -> bool {
-    // The first process is everybody's, and nobody's who may not see others.
+    // Where /proc hides other users' processes (hidepid), it hides process 1 too.
     are_visible() && (children_are_listed() || Stat::of(Pid::INIT).is_some())
 }
 
@@ -82,7 +82,7 @@ pub(super) fn is_below(pid: Pid, ancestor: Pid) -> bool {
 }
 
 /// All of our descendants, parents before their children, without `except` and those below. A moment
-/// later there may be others; whoever needs the whole tree looks again.
+/// later there may be others; a caller that needs the whole tree looks again.
 pub(super) fn all(except: &[Process]) -> Vec<Descendant> {
     if !are_visible() {
         return Vec::new();

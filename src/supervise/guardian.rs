@@ -59,7 +59,7 @@ pub(crate) struct Guardian {
     worker: Pid,
     strangers: Vec<Process>,
     link: OwnedFd,
-    /// Rings when the lease is about to end and nobody has killed the tree.
+    /// Rings when the lease is about to end and the tree still lives.
     timer: Timer,
     /// By which the permit is taken, where that needs a descriptor: until nothing is left of the tree.
     permit: Option<OwnedFd>,
@@ -192,8 +192,8 @@ impl Guardian {
     fn reap_others(&mut self) {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let has_ended = |whom| matches!(waitid(whom, ended), Ok(Some(_)));
-        // Nearly always nobody has, or the worker, which is not ours to reap here. To look for others
-        // is to read all of /proc.
+        // Nearly always none has ended, or it is the worker, which is not reaped here. To look for
+        // others is to read all of /proc.
         if !has_ended(WaitId::All) || has_ended(WaitId::Pid(self.worker)) {
             return;
         }
@@ -207,7 +207,7 @@ impl Guardian {
     }
 
     /// The worker has nothing left to do, and ends. It would stay as a zombie where the first process
-    /// collects none but its own, and what the command took of the processor would count as nobody's.
+    /// collects none but its own, and no process would account for the command's processor time.
     fn collect(&self) {
         while matches!(waitpid(Some(self.worker), WaitOptions::empty()), Err(Errno::INTR)) {}
     }

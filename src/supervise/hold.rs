@@ -11,7 +11,7 @@ use super::deadline::{self, Deadline};
 use crate::backends::{Gone, Lease, Loss, Lost, Tenure};
 use crate::clock::{self, Alarm, Moment};
 
-/// How long a command has to end whose permit somebody else may have already.
+/// How long a command has to end when another client may have its permit already.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Hold<'a> {
@@ -40,8 +40,8 @@ pub(crate) fn last(lease: &dyn Lease, kill_after: Option<Duration>) -> Option<Mo
     Some(Deadline::of(since, ttl, kill_after).last)
 }
 
-/// Whether the lease was over before it could be renewed. Whoever was stopped for so long may hear of
-/// the end of its command before it hears of that.
+/// Whether the lease was over before it could be renewed. A worker that was stopped for so long may
+/// hear of its command's end first.
 pub(crate) fn is_over(lease: &dyn Lease) -> bool {
     lease.tenure().is_some_and(|tenure| {
         let Tenure { since, ttl, .. } = *tenure.borrow();
@@ -88,7 +88,7 @@ impl<'a> Hold<'a> {
         self.lease.inherit()
     }
 
-    /// By when the whole tree has to be dead, whoever kills it. None: never.
+    /// By when the whole tree has to be dead, whichever process kills it. None: never.
     pub(crate) fn last(&self) -> Option<Moment> {
         let expiring = self.expiring.as_ref().filter(|expiring| !expiring.continues)?;
         Some(expiring.deadline().last)
@@ -111,8 +111,7 @@ impl<'a> Hold<'a> {
         Ok(())
     }
 
-    /// Why it is too late to start anything under the permit, if it is: it may be somebody
-    /// else's.
+    /// Why it is too late to start anything under the permit, if it is: another client may hold it.
     pub(crate) async fn is_too_late(&mut self) -> Option<Loss> {
         if self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft) {
             return Some(Loss::HeldUp);
@@ -226,7 +225,7 @@ mod tests {
 
     impl Lease for Lent {
         fn permit(&self) -> &Permit {
-            unreachable!("nobody asks for it")
+            unreachable!("no test asks for it")
         }
 
         fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
@@ -288,7 +287,7 @@ mod tests {
             assert_eq!(soon(&mut hold).await, Some(Change::Over));
             assert!(!is_over(hold.lease));
             tokio::time::sleep(TTL).await;
-            assert!(is_over(hold.lease), "somebody else may have had it");
+            assert!(is_over(hold.lease), "another client may have had it");
         });
     }
 
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_goes_on_is_told_once_and_nobody_kills_it_or_spins() {
+    fn a_command_that_goes_on_is_told_once_and_no_process_kills_it_or_spins() {
         hold(Duration::ZERO, true, async |mut hold, _sender, _loses| {
             assert_eq!(hold.last(), None);
             let lost = soon(&mut hold).await;

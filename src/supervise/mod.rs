@@ -46,7 +46,7 @@ pub(crate) struct Supervision {
     pub(crate) max_runtime: Option<Duration>,
 }
 
-/// What somebody should hear of while a command runs.
+/// What the user should hear of while a command runs.
 #[derive(Debug)]
 pub(crate) enum Remark<'a> {
     /// Processes that we may not kill; once each time there are others.

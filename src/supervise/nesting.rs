@@ -264,7 +264,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let permit = Uuid::new_v4();
-            assert!(Nested::join(permit).await.unwrap().is_none(), "nobody holds it");
+            assert!(Nested::join(permit).await.unwrap().is_none(), "it is not held");
             let mut around = Around::listen(permit, News::Held(None));
             // This very process: it is not below itself.
             assert!(Nested::join(permit).await.unwrap().is_none());

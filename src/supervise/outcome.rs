@@ -16,7 +16,7 @@ pub(crate) enum CommandEnd {
 pub(crate) enum ProcessEnd {
     /// It exited with this code.
     Code(u8),
-    /// By a signal, which nobody sent through us.
+    /// By a signal that we did not relay.
     Signalled(Signal),
     /// By a signal that was meant for us as well.
     Reraised(Signal),

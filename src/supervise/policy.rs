@@ -57,7 +57,7 @@ pub(crate) enum Event {
     GraceOver,
     /// The permit is lost, or about to end without having been renewed.
     Lost,
-    /// The permit is lost, and somebody else may begin at this moment.
+    /// The permit is lost, and another client may begin at this moment.
     Taken,
     /// The command has run for as long as it may.
     RanTooLong,
@@ -213,7 +213,7 @@ impl Policy {
                 Action::Kill
             }
             // A job in front goes on. One that asked for a terminal of others stays stopped until
-            // somebody continues it.
+            // it is continued.
             Event::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
             Event::NotSuspended { .. } => Action::Resume,
         }
@@ -230,7 +230,7 @@ impl Policy {
         // command is in it and has them already.
         let has_it = self.rules.foreground && origin == Origin::Kernel;
         match signal {
-            // Whoever sends these wants us gone, and does not know that there is more than us.
+            // The sender of these wants us gone, and does not know that there is more than us.
             Signal::TERM | Signal::HUP => match self.phase {
                 Phase::Stopping(_) if has_it => Action::Nothing,
                 Phase::Stopping(_) => Action::Forward(signal),
@@ -246,10 +246,10 @@ impl Policy {
             {
                 Action::Nothing
             }
-            // Also means that somebody continued us: the shell's `fg` and `bg`.
+            // Also means that we were continued: the shell's `fg` and `bg`.
             Signal::CONT => Action::Resume,
-            // With --foreground nobody else stops us. Otherwise we stop once the command has,
-            // so that an editor can put the screen in order before the shell prompts.
+            // With --foreground only we stop ourselves. Otherwise we stop once the command has, so
+            // that an editor can put the screen in order before the shell prompts.
             Signal::TSTP if has_it => Action::SuspendAlone(None),
             Signal::TSTP if self.rules.foreground => Action::SuspendAlone(Some(signal)),
             // Another command of our pipeline asks for the terminal, and the kernel stops the
@@ -281,7 +281,8 @@ impl Policy {
             // In the background: the shell has to learn that its job wants the terminal.
             _ if wants_terminal => Action::SuspendAndGive,
             _ if signal == Signal::TSTP => Action::Suspend,
-            // Somebody froze the command with SIGSTOP and will continue it. The permit stays.
+            // Another process froze the command with SIGSTOP and will continue it. The permit
+            // stays.
             _ => Action::Nothing,
         }
     }

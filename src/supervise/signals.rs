@@ -146,7 +146,7 @@ impl Inherited {
         change_mask(libc::SIG_SETMASK, blocked);
         for descriptor in 0..3 {
             if self.closed & 1 << descriptor != 0 {
-                // SAFETY: it holds the /dev/null that `record` put there, which nobody uses.
+                // SAFETY: it holds the /dev/null that `record` put there, which no code uses.
                 unsafe { libc::close(descriptor) };
             }
         }

@@ -236,11 +236,11 @@ impl Birth {
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
         // No handler of ours may run in that process.
         let pid = deaf(|| {
-            // SAFETY: the stack is as large as said, aligned, and nobody else's. What is behind `this`
-            // stays where it is until the process has left this memory, which the kernel says by
-            // clearing `shared`; until then we read of it only what is atomic. `be_born` does
-            // nothing before that which is not async-signal-safe, or which writes to what belongs
-            // to this thread.
+            // SAFETY: the stack is as large as said, aligned, and used by no other code. What
+            // `this` points to stays where it is until the process has left this memory, which the
+            // kernel says by clearing `shared`; until then we read of it only what is atomic.
+            // `be_born` does nothing before that which is not async-signal-safe, or which writes to
+            // what belongs to this thread.
             let pid = unsafe {
                 let nothing = ptr::null_mut::<c_void>();
                 libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, shared)

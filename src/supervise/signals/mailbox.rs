@@ -44,8 +44,8 @@ pub(crate) struct Signals {
 /// process that everybody sees, whose handlers write into the same pipe.
 static ADDRESSED: AtomicBool = AtomicBool::new(true);
 
-/// For the second process, before it hears anything: from here on signals that are sent to this very
-/// process are nobody's business.
+/// For the second process, before it hears anything: from here on signals sent to this very process
+/// are ignored.
 pub(in crate::supervise) fn address_the_parent() {
     OWN.store(own(), Ordering::Relaxed);
     ADDRESSED.store(false, Ordering::Relaxed);
@@ -70,8 +70,8 @@ struct Arrived {
 impl Arrived {
     /// In memory that a second process will share.
     fn shared() -> io::Result<&'static Self> {
-        // SAFETY: a new mapping, nobody else's and never unmapped. Zeroes are valid for all that is in it,
-        // and a page is large and aligned enough.
+        // SAFETY: a new mapping, not shared with other code and never unmapped. Zeroes are valid
+        // for all that is in it, and a page is large and aligned enough.
         unsafe {
             let page = libc::mmap(
                 std::ptr::null_mut(),
@@ -206,7 +206,7 @@ fn own() -> libc::pid_t {
 
 impl Caught {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
-    /// but for SIGCHLD, without which nobody learns how the command ended.
+    /// but for SIGCHLD, without which we do not learn how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
         let arrived = Arrived::shared()?;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
