@@ -66,7 +66,7 @@ pub(crate) enum Task {
 /// What settings come from beside the command line.
 pub(crate) struct Surroundings<'a> {
     pub(crate) variables: &'a Variables,
-    /// The configuration of whoever runs this, if there can be one.
+    /// The configuration of the user who runs this, if there can be one.
     pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, Misuse>,
     pub(crate) system_file: &'a Path,
 }

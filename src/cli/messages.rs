@@ -198,7 +198,7 @@ impl fmt::Display for Told {
     }
 }
 
-/// A permit that somebody wants to do something with, and may not.
+/// A permit that the user wants to change, and may not.
 #[derive(Debug)]
 pub(crate) struct NotOurs {
     pub(crate) permit: String,
@@ -213,7 +213,7 @@ impl fmt::Display for NotOurs {
 
 impl std::error::Error for NotOurs {}
 
-/// A permit that is taken from somebody.
+/// A permit that is revoked.
 pub(crate) struct Revoking<'a> {
     pub(crate) name: &'a Name,
     pub(crate) holder: &'a backends::Holder,

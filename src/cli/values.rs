@@ -113,7 +113,7 @@ pub(super) fn runtime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Timers end somewhere beyond this, and nobody waits as long.
+/// Timers end somewhere beyond this, and no run waits as long.
 pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// `500ms`, `30s`, `1h 30m`, or a number of seconds with or without a fraction.

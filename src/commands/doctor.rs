@@ -19,7 +19,7 @@ use crate::settings::{Doctor, Examined, Given, GivenValue};
 use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;
 
-/// What permits are taken of for a trial. More than anybody asks for at once.
+/// The name and the limit of the trial's semaphore; no user asks for so many permits at once.
 const TRIAL: &str = "semrun doctor";
 const ENOUGH: u32 = 10_000;
 
@@ -217,7 +217,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// One setting that somebody gave.
+/// One setting that the user gave.
 #[derive(Serialize)]
 struct Setting {
     option: String,

@@ -124,7 +124,7 @@ fn warn(request: &Request, typed_password: bool) {
     }
 }
 
-/// Whether a task has something to say on standard output, without which nobody has a use for it.
+/// Whether a task prints on standard output, without which it is of no use.
 fn prints(task: &Task) -> bool {
     match task {
         Task::Status(_)

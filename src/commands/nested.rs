@@ -52,7 +52,7 @@ pub(super) async fn join(
         let Some(permit) = snapshot.held(*id) else { continue };
         let record = snapshot.holder(*id).and_then(Holder::record);
         if record.is_some_and(|record| record.who.detached) {
-            // Nobody but those who run under it renews it.
+            // Only the runs under it renew it.
             if let Some(lease) = backend.attach(name, *id).await? {
                 return Ok(Outer::Lease(lease));
             }

@@ -1,4 +1,4 @@
-//! Giving back a permit that was acquired, or taking one from somebody else.
+//! Giving back a permit that was acquired, or revoking another holder's.
 
 use std::time::SystemTime;
 
@@ -84,7 +84,7 @@ async fn revoke(
         return Err(CannotAsk { backend, permit, name }.into());
     }
     let how = if now { Revocation::Now } else { Revocation::Gently };
-    // Before it is gone, so that whoever it was is known whatever happens.
+    // Before it is gone, so that the output names the holder whatever happens.
     let revoking = Revoking { name, holder, how, time: SystemTime::now() };
     print(&Page::of(revoking))?;
     backend.revoke(name, id, how).await?;

@@ -72,7 +72,7 @@ fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> an
     }
 }
 
-/// Nobody looks after the command any more.
+/// No process looks after the command any more.
 #[derive(Debug)]
 struct Unattended;
 
@@ -231,7 +231,7 @@ impl Story<'_> {
             // The command may live on. It has the permit, and keeps it if semrun only goes.
             return ran.map(|ran| ran.exit);
         }
-        // From here on nobody needs to be killed.
+        // From here on no process needs to be killed.
         visible.kills_at(None)?;
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);

@@ -78,7 +78,7 @@ fn page(places: &Places<'_>, snapshots: &[Snapshot], settings: &Status, columns:
     table.page(snapshots)
 }
 
-/// Shows it until nobody reads any more, or a signal ends us. A backend that is away for a while is
+/// Shows it until the reader has gone, or a signal ends us. A backend that is away for a while is
 /// waited for, once it has been there.
 async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
     let mut console = Console::new(Loudness::Normal);

@@ -73,7 +73,7 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
     }
 }
 
-/// What somebody who asks for a permit got.
+/// What a client that asks for a permit got.
 enum Got {
     /// One that is held around us, and is enough.
     Outer(Box<dyn Lease>),
@@ -87,7 +87,7 @@ async fn get(
     turn: &Turn,
     mut cancel: Cancel,
 ) -> Result<Got, Error> {
-    // One that outlives us is never somebody else's.
+    // One that outlives us is never another run's.
     let outer = if ask.who.detached { Vec::new() } else { outer_permits(&ask.name) };
     if outer.is_empty() {
         return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);

@@ -27,7 +27,7 @@ impl Screen {
     }
 
     /// Shows a page: on a screen in place of the last one, elsewhere below it, if `key` says that it
-    /// is another one. False: nobody reads any more.
+    /// is another one. False: the reader has gone.
     pub(super) fn show(&mut self, page: &Page, key: String) -> anyhow::Result<bool> {
         let text = if self.redraws {
             self.redrawn(page)
@@ -61,7 +61,7 @@ impl Screen {
     }
 }
 
-/// Whether somebody may read what we write, as far as that is known without writing.
+/// Whether a reader may be there, as far as that is known without writing.
 fn is_read() -> bool {
     let stdout = io::stdout();
     let mut gone = [PollFd::new(&stdout, PollFlags::empty())];

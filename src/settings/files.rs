@@ -1,5 +1,5 @@
 //! Configuration files: TOML with the names of the options as keys. What they say is one more
-//! layer; here they are read, and everything that nobody could have meant is refused.
+//! layer; here they are read, and everything that cannot be meant is refused.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -272,7 +272,7 @@ fn options(command: &clap::Command) -> Vec<(String, bool)> {
     command.get_arguments().filter_map(option).collect()
 }
 
-/// A word that nobody knows, with the nearest one that there is.
+/// An unknown word, with the nearest one that there is.
 pub(super) fn unknown<'a>(
     what: &str,
     word: &str,

@@ -24,7 +24,7 @@ pub(crate) enum Source {
     File { path: Rc<Path>, line: usize },
 }
 
-/// One option, as somebody gave it.
+/// One option, as it was given.
 #[derive(Debug, Clone)]
 pub(crate) struct Given {
     /// Its long name.
@@ -297,7 +297,7 @@ impl Layers {
         self.given.iter().find(|given| given.option == option)
     }
 
-    /// Something is wrong with what an option says, and whoever said so hears of it.
+    /// An error in an option's value, naming where the value comes from.
     pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> Misuse {
         match self.find(option).map(|given| &given.source) {
             None | Some(Source::Flag) => misuse(text.to_string()),

@@ -110,7 +110,7 @@ impl Refused<'_> {
         let reason = parsed.err().filter(|error| {
             matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
         });
-        // Long options that nobody knows are no values.
+        // Unknown long options are no values.
         match reason {
             Some(reason) => Some(one_line(&reason)),
             None if word.starts_with("--") => None,

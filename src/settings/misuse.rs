@@ -78,7 +78,7 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     }
     let text = error.to_string();
     let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
-    // Its tips say how to pass an option as an operand, which nobody wants.
+    // Its tips say how to pass an option as an operand, which no user wants.
     let told = paragraphs.filter(|paragraph| {
         !["Usage:", "For more", "tip:"]
             .iter()

@@ -166,7 +166,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
 }
 
 fn wait(ask: &AskOptions, layers: &Layers) -> Result<Wait, Misuse> {
-    // From further below it is for whoever gives --max-attempts.
+    // Given elsewhere, it is for runs that have --max-attempts.
     if layers.types("retry-interval") && ask.max_attempts.is_none() {
         return Err(misuse("--retry-interval says nothing without --max-attempts"));
     }

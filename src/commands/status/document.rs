@@ -18,7 +18,7 @@ struct Semaphore<'a> {
     name: &'a str,
     limit: Option<u32>,
     pinned: bool,
-    /// Whether anybody has used the name, as far as the backend remembers.
+    /// Whether the name was ever used, as far as the backend remembers.
     known: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u128>,

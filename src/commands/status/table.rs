@@ -59,7 +59,7 @@ impl Table<'_> {
         page
     }
 
-    /// Those that nobody uses, in one line.
+    /// The idle ones, in one line.
     fn idle(&self, names: &[Cow<'_, str>]) -> String {
         let mut line = String::from("not in use: ");
         for (at, name) in names.iter().enumerate() {
@@ -378,7 +378,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
     }
 
     #[test]
-    fn of_all_semaphores_those_that_nobody_uses_are_in_one_line() {
+    fn of_all_semaphores_the_idle_ones_are_in_one_line() {
         let idle =
             |name: &str| Snapshot { known: true, ..Snapshot::unused(&name.parse().unwrap()) };
         let pinned = Snapshot { limit: Some(3), pinned: true, ..idle("pinned") };

@@ -31,7 +31,7 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let request = run("semrun --name x true").request;
     let ask = ask(&request, &account, false);
     let (visible, mut console) = (Visible::Itself, Console::new(Loudness::Normal));
-    // Where somebody looks at a line it is brought up to date more often.
+    // A line on a terminal is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
     let mut view = View::new(&*backend, &request, &ask, &visible, &mut console);
     let begin = Instant::now();

@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often a log hears that we still wait.
 const ALIVE: Duration = Duration::from_mins(1);
 
-/// What somebody who waits gets to see.
+/// What a waiting user sees.
 pub(super) struct View<'a> {
     backend: &'a dyn Backend,
     request: &'a Request,
@@ -77,13 +77,14 @@ impl<'a> View<'a> {
     /// The signal, if it ends the waiting.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Option<Signal> {
         match signal {
-            // Children of whoever started us with exec(2); and by default nothing comes of the other.
+            // Children of the program that became us by exec(2); and by default the other signal
+            // does nothing.
             Signal::CHILD | Signal::URG => None,
             Signal::WINCH | Signal::CONT => {
                 self.draw();
                 None
             }
-            // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
+            // Only we stop ourselves, as there is no command yet. The next waiters pass us over.
             Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
                 self.visible.stop_and_wait(Whom::Semrun);
@@ -158,7 +159,7 @@ impl<'a> View<'a> {
 
     /// With `-v`, so that a log says who had what was not free.
     pub(super) async fn say_who_holds(&mut self) {
-        /// For a line that nobody waits for.
+        /// How long the line may take, as it is not essential.
         const LOOKING: Duration = Duration::from_secs(2);
         if self.console.says(Loudness::Verbose)
             && let Ok(Ok(snapshot)) = timeout(LOOKING, self.backend.observe(&self.ask.name)).await

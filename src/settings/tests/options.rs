@@ -128,7 +128,7 @@ fn what_is_meant_for_one_call_is_typed_or_not_meant() {
 }
 
 #[test]
-fn what_nobody_says_is_as_documented() {
+fn defaults_are_as_documented() {
     let run = run_with("semrun --name x true", &[]);
     let Run { request, lost_exit_code, supervision, .. } = run;
     assert_eq!(
@@ -178,7 +178,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
 fn what_was_typed_silences_what_conflicts_with_it_below() {
     let home = Home::new();
     home.write("user", "retry-interval = \"1s\"\n");
-    // An interval for whoever counts attempts is no mistake where nobody does.
+    // An interval for runs that count attempts is no mistake for one that does not.
     assert_eq!(home.run("semrun --name x true", &[]).request.wait, Wait::ForEver);
     let attempts = home.run("semrun --name x --max-attempts 3 true", &[]).request.wait;
     assert_eq!(attempts, Wait::AtMost(Duration::from_secs(3)));
