@@ -20,7 +20,7 @@ pub(crate) struct Account {
 pub(crate) enum Home {
     At(PathBuf),
     None,
-    /// The database cannot be asked just now, and without it nobody knows where others look.
+    /// The user database cannot be asked just now, so it is unknown which home other processes use.
     Unknown(String),
 }
 

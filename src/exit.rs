@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     Success,
     /// The command exited by itself with this code.
     Command(u8),
-    /// The command was ended by this signal, which nobody sent through us.
+    /// This signal ended the command, and we did not relay it.
     CommandSignalled(Signal),
     /// The command died of a signal that was meant for us as well: die of the same one, so
     /// that the caller sees what it would have seen without us.

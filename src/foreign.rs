@@ -110,7 +110,8 @@ pub(crate) fn quoted(text: &str, among: Among) -> Cow<'_, str> {
     }
 }
 
-/// Why a name may be taken for another one by those who read or type it. To programs it is one like any.
+/// Why people may take a name for another one when they read or type it. To programs it is one like
+/// any.
 pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
     if name.trim() != name {
         Some("begins or ends with a blank")

@@ -25,7 +25,7 @@ pub(crate) enum Guard {
     DeadlineFromRequest,
     /// A permit is given back when nothing is left of a tree that was to end.
     ReleaseAfterDeath,
-    /// Whoever is next learns at once of a permit that is free.
+    /// The next waiter learns at once of a permit that is free.
     WakeUp,
     /// The command's whole tree keeps a local permit, also when semrun is dead.
     InheritedLock,
@@ -41,7 +41,7 @@ pub(crate) enum Guard {
     StoppedTakesTree,
     /// A nested run hears of the end of the permit around it, and that permit waits for the run.
     NestedWatch,
-    /// A server's grant is on the disk before anybody is told of it.
+    /// A server's grant is on the disk before any client is told of it.
     Journal,
     /// A command whose permit cannot be renewed is dead before its lease ends.
     Deadline,

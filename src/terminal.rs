@@ -1,6 +1,6 @@
 //! Standard error: the lines that people read there, and on a terminal the one waiting line that
-//! is redrawn and cleared. What the lines say is in `cli/messages`; that nothing in them disturbs a
-//! terminal, or makes two of one line, is seen to here, whoever wrote it.
+//! is redrawn and cleared. What the lines say is in `cli/messages`; this module makes sure that
+//! nothing in them disturbs a terminal or makes two of one line.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -18,7 +18,7 @@ use crate::kernel::{own_group, without_stopping_at_the_terminal};
 pub(crate) enum Loudness {
     /// Errors.
     Quiet,
-    /// And what somebody who waits wants to know.
+    /// And what a waiting user wants to know.
     Normal,
     /// And what was decided.
     Verbose,
@@ -35,7 +35,7 @@ pub(crate) struct Console {
 
 impl Console {
     pub(crate) fn new(loudness: Loudness) -> Self {
-        // On a terminal that is not ours to control, nobody says whether we are in front.
+        // On a terminal that is not ours to control, we cannot tell whether we are in front.
         let ours = io::stderr().is_terminal() && tcgetpgrp(io::stderr()).is_ok();
         Self { loudness, redraws: ours && !is_dumb(), drawn: false }
     }
@@ -59,7 +59,8 @@ impl Console {
     }
 
     /// Draws the waiting line in place of the last one: the first of these that fits, or as much as
-    /// does of the first, and of the last where there are few columns. In the background it would be drawn into what somebody else does on that terminal.
+    /// does of the first, and of the last where there are few columns. In the background it would
+    /// be drawn into another job's output on that terminal.
     pub(crate) fn draw(&mut self, lines: &[String]) {
         if self.redraws() && in_foreground() {
             let columns = tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col);
@@ -91,10 +92,10 @@ impl Console {
 /// Fewer columns have no room for words that can be done without.
 const FEW: usize = 60;
 
-/// How long somebody who does not read may hold us up. Behind it a command waits to be stopped.
+/// How long a reader that does not read may hold us up. Meanwhile a command waits to be stopped.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Writes a line to standard output at once or not at all: nobody may be reading.
+/// Writes a line to standard output at once or not at all: there may be no reader.
 pub(crate) fn announce(line: &str) {
     let stdout = io::stdout();
     let mut ready = [PollFd::new(&stdout, PollFlags::OUT)];
@@ -109,12 +110,12 @@ pub(crate) fn explain(text: &str) {
     write(&format!("{}\n", text.trim_end()), &PATIENCE);
 }
 
-/// Writes a line at once or not at all, for one who has others to serve; and says which.
+/// Writes a line at once or not at all, as the server has others to serve; says whether it did.
 pub(crate) fn log(line: &str) -> bool {
     write(&one_line(line), &Timespec { tv_sec: 0, tv_nsec: 0 })
 }
 
-/// The same, for one who ends: a reader may be slow.
+/// The same, before the process ends: a reader may be slow.
 pub(crate) fn last_log(line: &str) -> bool {
     write(&one_line(line), &PATIENCE)
 }
@@ -127,7 +128,7 @@ fn one_line(line: &str) -> String {
     format!("{}\n", shortened(&harmless(line), LONGEST_LINE))
 }
 
-/// Nobody may be reading, or not just now; that must neither end a job nor hold it up.
+/// There may be no reader, or a slow one; that must neither end a job nor hold it up.
 fn write(text: &str, patience: &Timespec) -> bool {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -135,7 +136,8 @@ fn write(text: &str, patience: &Timespec) -> bool {
     if poll(&mut ready, Some(patience)) == Ok(0) {
         return false;
     }
-    // `stty tostop` stops whoever writes from the background; semrun has a command to look after.
+    // `stty tostop` stops a process that writes from the background; semrun has a command to look
+    // after.
     let _ = without_stopping_at_the_terminal(|| io::stderr().write_all(text.as_bytes()));
     // Where there is nothing to write to, there is nothing to wait for.
     true
@@ -155,8 +157,8 @@ pub(crate) fn fitting(line: &str, columns: u16) -> String {
     cut(line, room(columns), ellipsis())
 }
 
-/// How many columns of a row are used. What somebody types is shown after them, `^C` say, and must not
-/// begin a new row.
+/// How many columns of a row are used. What the user types is shown after them, `^C` say, and must
+/// not begin a new row.
 pub(crate) fn room(columns: u16) -> usize {
     usize::from(if columns == 0 { 80 } else { columns }).saturating_sub(3)
 }

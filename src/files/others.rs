@@ -93,7 +93,7 @@ impl fmt::Display for Writers {
     }
 }
 
-/// Whether a file, a directory or a link belongs to somebody else.
+/// Whether a file, a directory or a link belongs to another user.
 pub(super) fn stranger(stat: &Stat) -> Option<Why> {
     let uid = stat.st_uid;
     (uid != 0 && uid != geteuid().as_raw()).then_some(Why::Owner(uid))
@@ -174,7 +174,7 @@ mod tests {
         assert!(!others(7, 7) && !others(50, 0) && !others(10, 7));
         assert!(others(7, 0), "its own user is one");
         assert!(others(9, 7), "it is another's first group");
-        assert!(others(11, 7) && others(12, 7), "whom nobody knows");
+        assert!(others(11, 7) && others(12, 7), "users that are not known");
         assert!(others(0, 0));
     }
 }

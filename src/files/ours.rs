@@ -140,7 +140,7 @@ pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> i
     })
 }
 
-/// Opens what is there, and waits for nobody: not for a FIFO's other end.
+/// Opens what is there, and never waits: not for a FIFO's other end either.
 pub(crate) fn open(directory: impl AsFd, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(directory, file, flags, Mode::empty())

@@ -72,7 +72,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Reads a file that nobody but us and root can have written, nor put in its place.
+/// Reads a file that only we and root can have written, or put in its place.
 ///
 /// A pipe from a shell's `<(…)`, or /dev/null, is what the user who named it made of it.
 pub(crate) fn read(path: &Path) -> Result<Content, Refused> {
@@ -121,7 +121,7 @@ fn check(file: &OwnedFd, stat: &Stat, reached: &Reached) -> Result<(), Refused> 
     if let Some(why) = hands(file, stat) {
         return Err(Refused::Itself(why));
     }
-    // What a process has open was found by the one who opened it.
+    // What a process has open was found by the process that opened it.
     let is_opened = reached.file.as_ref().is_some_and(|found| found.is_opened);
     match reached.doubts.first() {
         Some(doubt) if !is_opened => Err(Refused::Way(doubt.clone())),

@@ -6,7 +6,7 @@ use std::ptr;
 use std::time::Duration;
 
 /// How long nothing has to happen until it is worth to call [`give_back`]: a hand-over after it
-/// takes 0.05 ms longer, which nobody pays who gets on sooner.
+/// takes 0.05 ms longer, which a run that goes on sooner does not pay.
 pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
 /// Gives back the memory that the kernel can fill again from our program's file: its text and its
@@ -39,8 +39,8 @@ extern "C" fn give_back_of(
         let begin = usize::try_from(base + header.p_vaddr);
         let (Ok(begin), Ok(size)) = (begin, usize::try_from(header.p_memsz)) else { continue };
         let within = begin % page;
-        // SAFETY: nobody can have written there, so it reads the same afterwards. What cannot be given
-        // back stays.
+        // SAFETY: no code can have written there, so it reads the same afterwards. What cannot be
+        // given back stays.
         unsafe {
             let begin = ptr::with_exposed_provenance_mut(begin - within);
             libc::madvise(begin, within + size, libc::MADV_DONTNEED);
