@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Of one arena, when nobody says how long; as long again may be needed until all have been served.
+/// Of one arena, by default; as long again may be needed until all have been served.
 const BOUNDED: Duration = Duration::from_mins(1);
 
 fn setting(name: &str) -> Option<u64> {

@@ -182,7 +182,7 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// Somebody who does what a page says.
+/// A reader who does what a page says.
 struct Reader {
     world: World,
 }
@@ -430,8 +430,8 @@ fn a_harness_that_cannot_fail_proves_nothing() {
     assert!(!fails("echo a; echo b; echo c\n# prints: …\n# prints: c\n"));
     assert!(fails("true # exit 75\n"), "it succeeds");
     assert!(fails("(exit 1) # exit 75\n"), "another code");
-    assert!(fails("(exit 75)\ntrue\n"), "a code that nobody expects");
-    assert!(fails("echo one\n"), "output that nobody expects");
+    assert!(fails("(exit 75)\ntrue\n"), "a code that is not expected");
+    assert!(fails("echo one\n"), "output that is not expected");
     assert!(fails("echo one\n# prints: two\n"), "other output");
     assert!(fails("true\n# prints: two\n"), "no output");
     assert!(fails("semrun --name x -- false\n"), "a failure of the command");

@@ -272,7 +272,7 @@ fn an_outage_that_is_over_in_time_changes_nothing() {
     let holder = Running::start(&mut world.script(&[], "sleep 14; echo done"));
     wait_until("it holds", || world.holders() == [holder.id()]);
     let _: i64 = world.server().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
-    // At the first renewal, 10 s on, nobody answers for a while.
+    // At the first renewal, 10 s on, the server does not answer for a while.
     std::thread::sleep(Duration::from_secs(8));
     world.server().signal(Signal::STOP);
     std::thread::sleep(Duration::from_secs(4));

@@ -157,7 +157,7 @@ fn allow(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_new_certificate_greets_those_who_come_and_holders_keep_their_connections() {
+fn a_new_certificate_greets_new_clients_and_holders_keep_their_connections() {
     let (directory, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (directory, other) = (directory.path(), other.path());
     let world = encrypted(directory, &["--log", "debug"]);

@@ -111,8 +111,8 @@ fn pinned(history: &History, semaphore: Semaphore, life: &Life, entered: Moment)
     history.pins.iter().filter(fits).map(|one| one.limit).min()
 }
 
-/// Until when a permit that was granted then or later stays taken, whatever became of its holder;
-/// unless somebody revoked it.
+/// Until when a permit that was granted then or later stays taken, even if its holder dies; unless
+/// it was revoked.
 fn held_until(
     history: &History,
     lives: &Lives,

@@ -112,7 +112,7 @@ fn is_refused(pending: &mut Pending) {
     assert_eq!((answer.status, &*answer.reason), (500, GONE));
 }
 
-/// Nobody waits or holds, and one can.
+/// No client waits or holds, and one can.
 #[track_caller]
 fn is_free(client: &Client, name: &str) {
     let free = json!({"nodes": {}, "waiting": [], "running": null, "name": name});

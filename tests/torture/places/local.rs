@@ -61,7 +61,7 @@ impl Place for Local {
             self.disk.fill();
             return Some(Strike::lasting(dice.millis(100..2500)));
         }
-        // As far as it can be: somebody may be making new files in it.
+        // As far as it can be: a process may be making new files in it.
         let _ = fs::remove_dir_all(self.disk.path().join("removed"));
         Some(Strike::lasting(dice.millis(100..1000)))
     }
