@@ -1,5 +1,5 @@
-//! Who runs this: user, home and host, from the user database. Never from variables that a login
-//! shell sets and cron does not, so that both mean the same person.
+//! The user who runs this: name, home and host, from the user database. Never from variables that a
+//! login shell sets and cron does not, so that both mean the same user.
 
 use std::fs;
 use std::path::PathBuf;

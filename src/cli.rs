@@ -1,5 +1,5 @@
-//! The command line as clap sees it: options, their texts, and what a value may look like. No
-//! I/O, no work, and no decision about what a combination means; that is `settings.rs`.
+//! The command line as clap sees it: options, their texts, and the form of values. No I/O and no
+//! work; `settings.rs` decides what a combination means.
 
 #![expect(
     clippy::doc_markdown,

@@ -1,4 +1,5 @@
-//! Every exit code, and dying as the command died. No other file holds a code's number.
+//! Every exit code, and ending by the signal that ended the command. No other file holds a code's
+//! number.
 
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 

@@ -1,5 +1,5 @@
-//! What others wrote: names, labels, messages of servers. Nothing of it may disturb a terminal, hide in
-//! a line, or be taken for words of this program.
+//! Text from elsewhere: names, labels, messages of servers. None of it may disturb a terminal, hide
+//! in a line, or be taken for words of this program.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,7 +1,6 @@
-//! Everything that understands what comes from elsewhere, as functions of bytes. They must return,
-//! whatever the bytes are, and what they find must hold what it promises. `fuzz/` has the targets for
-//! cargo-fuzz, and what is interesting to begin with; the tests here replay that, and change it at
-//! random.
+//! Every parser of foreign input, as a function of bytes. It must return whatever the bytes are,
+//! and its result must keep its promises. `fuzz/` has the targets for cargo-fuzz and a corpus; the
+//! tests here replay the corpus and change it at random.
 
 #[cfg(test)]
 #[path = "fuzz/changes.rs"]

@@ -1,6 +1,5 @@
-//! What has no safe interface besides signal handlers: the words that this program was started with, its
-//! environment and limits, its signal mask, a second process of it, and waiting for a descriptor of our
-//! own.
+//! What has no safe interface, except for signal handlers: the program's arguments, environment,
+//! limits and signal mask, a second process of it, and waiting for a descriptor of our own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 #[cfg(target_env = "musl")]

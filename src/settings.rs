@@ -1,6 +1,5 @@
-//! From what was typed, set and written to what is wanted: flags over variables over files over
-//! defaults, checked, in plain values. Everything that can be wrong with them is found here, before
-//! anything starts.
+//! Settings from flags over variables over files over defaults, checked, in plain values. Every
+//! mistake in them is found here, before anything starts.
 
 mod credentials;
 mod files;

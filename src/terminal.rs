@@ -75,7 +75,7 @@ impl Console {
         }
     }
 
-    /// Another process of ours may have drawn the waiting line, and cannot take it away any more.
+    /// Another process of ours may have drawn the waiting line, and cannot clear it any more.
     pub(crate) fn take_over(&mut self) {
         self.drawn = self.redraws();
     }

@@ -1,6 +1,6 @@
-//! What a server, a record or another program may say: numbers that a semaphore can have, and texts that
-//! fit into a line. Anything may answer at the other end of a URL or write into a shared place, and what
-//! cannot be so is not acted upon.
+//! Bounds for what a server, a record or another program says: numbers that a semaphore can have,
+//! and texts that fit into a line. Anything may answer at a URL or write into a shared place;
+//! impossible values are not acted upon.
 
 use std::time::Duration;
 

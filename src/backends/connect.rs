@@ -74,7 +74,7 @@ pub(crate) enum BadRedisUrl {
     MoreThanAPath,
     Query,
     NoPort,
-    /// Something else than a database is behind the host.
+    /// The host is followed by something else than a database.
     NotADatabase,
 }
 

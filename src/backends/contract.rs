@@ -1,4 +1,4 @@
-//! Every behaviour that all backends owe, once, run against each of them.
+//! The behaviours that all backends owe, each written once and tested against every backend.
 
 mod detached;
 mod histories;

@@ -1,5 +1,5 @@
-//! What can go wrong where permits live, as facts. What people read of it, and what they may do about
-//! it, the program says in `cli/messages`.
+//! What can go wrong where permits live, as facts. `cli/messages` has the words for them, and
+//! advice.
 
 mod system;
 

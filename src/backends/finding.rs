@@ -1,4 +1,4 @@
-//! What an examination of the place where permits live may find, as facts.
+//! What `doctor` may find where permits live, as facts.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -78,9 +78,9 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Joins the queue, once, and grants what is free. Asking again changes nothing but that who
-    /// was away is back, and that who was granted a permit has it for sure: a lost answer may be
-    /// asked for as often as one likes. A `ticket` brings back a place in the queue.
+    /// Joins the queue, once, and grants what is free. Asking again only marks an absent waiter as
+    /// present, and confirms a granted permit: so a client that missed the answer may ask any
+    /// number of times. A `ticket` brings back a place in the queue.
     pub(crate) fn ask(&mut self, now: Moment, claim: Claim<R>, ticket: Option<u64>) -> Vec<Change> {
         let mut changes = self.drop_due(now);
         let id = claim.id;

@@ -1,6 +1,6 @@
-//! What a backend owes: it hands out permits of named semaphores. The traits [`Backend`] and
-//! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
-//! of processes, exit codes or the words that people read.
+//! The interface of backends, which hand out permits of named semaphores. The traits [`Backend`]
+//! and [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know
+//! nothing of processes, exit codes or the words that people read.
 
 mod believed;
 pub(crate) mod cloud;
@@ -57,8 +57,8 @@ pub(crate) trait Backend {
     /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
     ///
     /// `cancel` leaves the queue before it returns, within a second. A permit that was granted
-    /// is returned or given back if `cancel` came at the same moment. An error leaves nothing
-    /// behind that does not go by itself.
+    /// is returned or given back if `cancel` came at the same moment. What an error leaves behind
+    /// expires by itself.
     fn acquire<'a>(
         &'a self,
         ask: &'a Ask,
@@ -138,10 +138,9 @@ pub(crate) trait Lease {
     /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
     fn tenure(&self) -> Option<watch::Receiver<Tenure>>;
 
-    /// Renews the permit as long as it is polled, and is ready once the permit is known to be
-    /// lost. That it cannot be renewed is not known from this but from [`Lease::tenure`]. After
-    /// [`Gone::NotYet`] it may be asked again, and is ready once it is revoked at once after all.
-    /// Cancel-safe.
+    /// Renews the permit as long as it is polled, and is ready once the permit is known to be lost.
+    /// [`Lease::tenure`] shows whether renewals fail. After [`Gone::NotYet`] it may be called
+    /// again, and is ready once the permit is revoked at once after all. Cancel-safe.
     fn lost(&mut self) -> Pending<'_, Lost>;
 
     /// A descriptor that the command's whole tree must inherit: the permit is taken as long as

@@ -1,4 +1,4 @@
-//! A permit: what it is called, for how long it is certainly ours, and how it can be lost.
+//! A permit: its identity, for how long it is certainly ours, and how it can be lost.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! When to renew, and when to try again: for all backends whose permits expire. It never gives
-//! up by itself; the deadline does, which knows nothing of the network.
+//! When to renew, and when to retry: for all backends whose permits expire. It never gives up by
+//! itself; the deadline does, which knows nothing of the network.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Names of hosts, and where they are: the same for every client.
+//! Resolving names of hosts, for every client.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Trying again what went wrong with a server: the same for every backend that has one.
+//! Retries and their backoff, for every backend that has a server.
 
 use std::time::Duration;
 

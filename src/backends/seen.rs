@@ -1,4 +1,4 @@
-//! A semaphore as others may see it: who holds, who waits, and since when. Nothing is decided by it.
+//! A semaphore as others may see it: holders and waiters, and since when. Nothing is decided by it.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Ask, Name, Permit, StoreError, believed};
 
-/// Who holds or waits, as others may see it. Never an argument of a command.
+/// A holder or waiter, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Who {
     #[serde(deserialize_with = "believed::text")]
@@ -73,7 +73,7 @@ impl Snapshot {
             || self.holders.len() >= self.limit.unwrap_or(asked) as usize
     }
 
-    /// Who has the permit with this identity.
+    /// The holder of the permit with this identity.
     pub(crate) fn holder(&self, id: Uuid) -> Option<&Holder> {
         self.holders.iter().find(|holder| holder.id() == Some(id))
     }
@@ -85,7 +85,7 @@ impl Snapshot {
     }
 }
 
-/// Who holds a permit.
+/// The holder of a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holder {
     Known {
@@ -250,7 +250,7 @@ pub(crate) struct Standing {
     pub(crate) ahead: usize,
     /// How many permits are held.
     pub(crate) held: usize,
-    /// Who has held one for the longest time.
+    /// The one that has held for the longest time.
     pub(crate) holder: Option<Record>,
     /// Of a holder that left no record: the label of its API key, where that is known.
     pub(crate) key: Option<String>,

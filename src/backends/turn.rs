@@ -25,7 +25,8 @@ pub(crate) enum Notice {
     Blind,
     /// It may not wake us, so we check for free permits only once per heartbeat.
     Deaf { heartbeat: Duration },
-    /// The backend does not answer, or not as it should, and is tried again. It may last if it was not the first try and an error does not end it soon.
+    /// The backend does not answer, or not as it should; the request is retried. `may_last`: this
+    /// was not the first try, and the retries do not soon end in an error.
     Trouble { what: StoreError, may_last: bool },
 }
 

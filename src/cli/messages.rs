@@ -320,7 +320,7 @@ pub(crate) enum Detail<'a> {
     /// A name that may be taken for another one, and why.
     Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
-    /// Who has what was not free.
+    /// No permit is free; the snapshot has the holders.
     Busy(&'a Snapshot),
 }
 

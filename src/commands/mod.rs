@@ -1,4 +1,4 @@
-//! One file per subcommand; here only which is which, and which exit code a failure has.
+//! One file per subcommand; here only the dispatch, and the exit code of a failure.
 
 mod acquire;
 mod doctor;

@@ -1,4 +1,4 @@
-//! Who holds and who waits, as a table or as a JSON document (`docs/status.md`).
+//! The holders and the waiters, as a table or as a JSON document (`docs/status.md`).
 
 mod document;
 mod stopped;

@@ -1,4 +1,4 @@
-//! Waiting in turn for a permit, with what the user gets to see of it meanwhile.
+//! Waiting in turn for a permit, and what the user sees meanwhile.
 
 mod view;
 

@@ -1,4 +1,4 @@
-//! Whether others than us and root may change a file or a directory, and the words for that.
+//! Whether users other than us and root may change a file or a directory, and the words for that.
 
 use std::fmt;
 use std::fs;
@@ -30,7 +30,7 @@ pub(crate) struct Doubt {
     pub(super) why: Why,
 }
 
-/// Fits behind the path of a file.
+/// Follows the path of a file in a sentence.
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = self.what.display();

@@ -15,7 +15,8 @@ use rustix::process::geteuid;
 use super::others::{Doubt, Stranger, Why, stranger, writers};
 use super::walk::{Reached, link_of, walk};
 
-/// Why a directory, or a file in it, is not used. Fits behind its path, but for what the system says.
+/// Why a directory, or a file in it, is not used. Follows its path in a sentence, except for the
+/// system's errors.
 #[derive(Debug)]
 pub(crate) enum Unfit {
     Io(io::Error),

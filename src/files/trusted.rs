@@ -1,4 +1,4 @@
-//! Reading files that decide what we do, or whom we trust.
+//! Reading files that decide what we do, or which servers and clients we trust.
 
 use std::fmt;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub(crate) struct Content {
     pub(crate) everybody_reads: bool,
 }
 
-/// Why a file is not read. Fits behind its path.
+/// Why a file is not read. Follows its path in a sentence.
 #[derive(Debug)]
 pub(crate) enum Refused {
     Io(io::Error),

@@ -1,4 +1,4 @@
-//! Following a path step by step, with each step held open: what was looked at is what is used.
+//! Following a path step by step, with each step held open: so what was checked is what is used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -25,15 +25,14 @@ pub(super) struct Reached {
     pub(super) directory: OwnedFd,
     /// What it has there. None: that directory is what was asked for.
     pub(super) file: Option<Found>,
-    /// By what others could lead the way elsewhere, in the order of the way. What the path leads to
-    /// is not looked at.
+    /// Where other users could lead the path elsewhere, in its order. Its target is not checked.
     pub(super) doubts: Vec<Doubt>,
 }
 
 /// What is no directory.
 pub(super) struct Found {
     pub(super) name: OsString,
-    /// Whether it is what a process has open, which was opened by who named it.
+    /// Whether it is an open file of a process, which the user who named it opened.
     pub(super) is_opened: bool,
 }
 
@@ -42,7 +41,7 @@ struct Walk {
     here: OwnedFd,
     names: PathBuf,
     doubts: Vec<Doubt>,
-    /// Whom the root directory belongs to. They could change everything anyway.
+    /// The owner of the root directory, who could change everything anyway.
     root: u32,
 }
 
@@ -170,7 +169,7 @@ impl Walk {
         stranger(stat).filter(|_| stat.st_uid != self.root)
     }
 
-    /// What was asked for is looked at by who asked.
+    /// The caller checks what it asked for itself.
     fn forget_last(&mut self) {
         let is_last = |doubt: &Doubt| !doubt.is_link && doubt.what == self.names;
         if self.doubts.last().is_some_and(is_last) {

@@ -1,5 +1,4 @@
-//! Bytes that are nearly right: what a fuzzer without an eye on the program does. The same for the same
-//! seed.
+//! Random changes to bytes, as a fuzzer without coverage makes them. The same for the same seed.
 
 /// Chance that can be repeated.
 pub(crate) struct Dice(u64);

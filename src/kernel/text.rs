@@ -1,4 +1,4 @@
-//! The memory that the program itself takes.
+//! Giving back memory that the program's own code takes.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 use std::ffi::{c_int, c_void};

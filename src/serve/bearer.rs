@@ -1,4 +1,4 @@
-//! Who shows a key: what that key may do, and what tells its permits from those of others.
+//! The bearer of an API key: what the key may do, and what tells its permits from those of others.
 
 use std::fmt;
 use std::net::IpAddr;

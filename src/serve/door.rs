@@ -1,7 +1,7 @@
-//! Who is in: every connection, and which of them ends when there are too many. One that has not
-//! shown a key is a stranger's. Strangers have room of their own, which others never need, and the
-//! oldest makes room for the newest: so a client that has a key can always connect and show it,
-//! however many others there are.
+//! All connections, and which of them end when there are too many. One that has not shown a key is
+//! a stranger. Strangers have room of their own, which others never need, and the oldest makes room
+//! for the newest: so a client that has a key can always connect and show it, however many others
+//! there are.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -144,7 +144,7 @@ impl Door {
                     }
                 }
             }
-            // Those that end do so meanwhile, and those to whom something has come read it.
+            // Meanwhile the ones sent away end, and the others read what has come.
             yield_now().await;
         }
     }

@@ -1,5 +1,5 @@
-//! Our own clients' identities that were given back or revoked: a request of theirs that comes
-//! late must not take another permit.
+//! Identities of our own clients that were given back or revoked: a late request with one must not
+//! take another permit.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

@@ -38,7 +38,7 @@ pub(crate) struct Guest {
     rest: Cell<Duration>,
     /// Since when it does not take what is sent, and how much of it was taken.
     stuck: Cell<Option<(Instant, u64)>>,
-    /// Who reads when that is over.
+    /// The reader to wake when that is over.
     reader: RefCell<Option<Waker>>,
 }
 

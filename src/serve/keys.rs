@@ -31,8 +31,8 @@ struct Given<'a> {
 }
 
 impl Keys {
-    /// From a file: one key a line, and behind it, in this order, what it may do and a label, as far as
-    /// they are there. The error says what is wrong, without any key.
+    /// From a file: one key a line, then what it may do and a label, if they are there. The error
+    /// says what is wrong, without any key.
     pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let keys = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
@@ -96,7 +96,7 @@ impl Keys {
 }
 
 impl<'a> Given<'a> {
-    /// What a line has behind its key.
+    /// What a line has after its key.
     fn read(mut rest: &'a str) -> Result<Self, String> {
         let (mut role, mut names) = (None, None);
         loop {
@@ -127,7 +127,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// The first word, and what is behind it.
+/// The first word, and the rest.
 fn split(line: &str) -> (&str, &str) {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     (word, rest.trim())

@@ -1,5 +1,5 @@
-//! What the server says of what happens in it: the events of the cloud-semaphore protocol, which
-//! may be switched on and off while it runs, as lines of text or of JSON on standard error.
+//! The server's log: the events of the cloud-semaphore protocol, which may be switched on and off
+//! while it runs, as lines of text or of JSON on standard error.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,9 +19,9 @@ pub(crate) enum Event {
     Info,
     /// Trouble that the operator should look at.
     Alert,
-    /// Who waits, holds and releases; and every request that comes or goes.
+    /// Waits, grants and releases; and every request that comes or goes.
     SemEvents,
-    /// Who waits, holds and releases.
+    /// Waits, grants and releases.
     SemTransition,
     /// Every request.
     Debug,
@@ -224,8 +224,8 @@ impl Log {
         Ok(())
     }
 
-    /// Changes all that `change` names, or nothing. That there is trouble is always logged: who has a
-    /// key for this could have caused it.
+    /// Changes all that `change` names, or nothing. Trouble is always logged: the owner of a key
+    /// for this could have caused it.
     pub(crate) fn change(&self, change: &Value) -> Result<(), Refused> {
         let mut switches = self.switches.borrow().clone();
         let Value::Object(components) = change else {

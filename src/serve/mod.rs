@@ -118,7 +118,7 @@ fn prepare(listener: &TcpListener) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)?;
     // What a client does not take is ours to bound, and not the kernel's.
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // Who is not accepted at once comes again after a second, or three.
+    // A client that is not accepted at once comes again after a second, or three.
     socket.listen(LONGEST_QUEUE)?;
     socket.set_tcp_nodelay(true)
 }
@@ -199,8 +199,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: 
             // The guest knows better how long that is.
             .header_read_timeout(None)
             .max_buf_size(LARGEST_HEAD)
-            // Who sends a request and closes its end gets the answer all the same; requests that stay
-            // open see to that themselves.
+            // A client that sends a request and closes its end gets the answer all the same;
+            // requests that stay open check for that themselves.
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service)
             .await;

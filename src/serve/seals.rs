@@ -1,5 +1,5 @@
-//! What shows that a place in a queue was given to the client that claims it: a MAC over name, identity and
-//! number, made with a key that only the server has.
+//! Seals prove that a place in a queue was given to the client that claims it: a MAC over name,
+//! identity and number, made with a key that only the server has.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -394,8 +394,8 @@ impl Semaphores {
         Ok(Attached { semaphores, name, id, which: Which::Monitor, number, verdict })
     }
 
-    /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
-    /// them, from behind a name on, as far as the key is for them.
+    /// How the semaphores that are in use or pinned stand, for our clients: some of them, from the
+    /// first after a name on, as far as the key is for them.
     pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> Page {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));

@@ -1,5 +1,5 @@
-//! Configuration files: TOML with the names of the options as keys. What they say is one more
-//! layer; here they are read, and everything that cannot be meant is refused.
+//! Configuration files: TOML with the names of the options as keys. They are one more layer of
+//! settings. Here they are read, and what cannot be meant is refused.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! The layers that settings come from: flags over variables over files. A layer silences what it
-//! decides in those below it, by the same option or by one that conflicts with it.
+//! The layers that settings come from: flags over variables over files. An option in a layer
+//! overrides the same option, and options that conflict with it, in the layers below.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -140,7 +140,7 @@ pub(super) fn typed(
     Ok(options)
 }
 
-/// What was typed behind the options.
+/// What was typed after the options.
 pub(super) fn operands(command: &Command, matches: &ArgMatches) -> Vec<OsString> {
     let positionals = command.get_positionals().map(|argument| argument.get_id().as_str());
     let values = positionals.filter_map(|id| matches.get_raw(id)).flatten();

@@ -123,7 +123,7 @@ pub(super) fn has_password(url: &OsStr) -> bool {
     }
 }
 
-/// A client's key: the first word of what was given, behind which a label may follow.
+/// A client's key: the first word of what was given, after which a label may follow.
 fn api_key(
     options: &BackendOptions,
     typed: Option<Secret>,

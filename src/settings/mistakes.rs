@@ -1,5 +1,5 @@
-//! What may have been meant by a command line that makes no sense: by the kind of the mistake, in
-//! words of this program. No argument of a command is repeated, for it may be a secret.
+//! Suggestions for a wrong command line, by the kind of the mistake, in words of this program. No
+//! argument of a command is repeated, for it may be a secret.
 
 mod words;
 

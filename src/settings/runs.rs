@@ -1,4 +1,4 @@
-//! What is wanted of a run, and of a permit.
+//! The settings of a run, and of a permit.
 
 use std::ffi::OsString;
 use std::path::Path;

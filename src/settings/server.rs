@@ -1,4 +1,4 @@
-//! What is wanted of a server, from flags, variables and files.
+//! The settings of a server, from flags, variables and files.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What is wanted of the subcommands.
+//! The settings of the subcommands.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;

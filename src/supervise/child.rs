@@ -1,5 +1,5 @@
-//! The only file that spawns and kills: the command, its process group and the terminal, and the
-//! whole tree of processes that comes of it.
+//! The only file that spawns and kills: the command, its process group and the terminal, and its
+//! whole tree of processes.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -1,8 +1,8 @@
-//! Who descends from this process, by what the kernel says of it in /proc. It kills none of them.
+//! The descendants of this process, from /proc. It kills none of them.
 //!
-//! Each process has a list of its children there, which has also those whose own entries are hidden
-//! (`hidepid=2`): that they cannot be seen does not mean that they are gone. A kernel that has no such
-//! lists is asked for all processes instead.
+//! Each process has a list of its children there, which also names hidden processes (`hidepid=2`):
+//! a process that cannot be seen need not be gone. Without such lists we go through all processes
+//! instead.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,8 +1,8 @@
 //! The second process: where permits expire, semrun is two processes that watch each other, so
-//! that the death of either ends the command in time. The *guardian* has the pid that everybody
-//! sees. It mirrors how the other one stops and ends, kills the whole tree when the lease is about
-//! to end, and never waits for the network. The *worker*, in a process group of its own, does
-//! everything else; it stops the tree when the guardian vanishes.
+//! that the death of either ends the command in time. The *guardian* has the pid that other
+//! processes see. It mirrors how the other one stops and ends, kills the whole tree when the lease
+//! is about to end, and never waits for the network. The *worker*, in a process group of its own,
+//! does everything else; it stops the tree when the guardian vanishes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

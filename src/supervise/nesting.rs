@@ -1,10 +1,10 @@
 //! Runs within a run: a nested semrun goes ahead under the permit that is held around it, and is never
 //! without one. It connects to the worker of the run around it, which tells it until when the permit
 //! is certainly held and when it is lost, and which gives the permit back only when the connection
-//! is closed. Either hears of the other one's death by that.
+//! is closed. Its end tells each of the other's death.
 //!
-//! Who may: both ends look whether the one process descends from the other. A copy of the environment
-//! in another process proves nothing.
+//! Both ends check that the nested process descends from the other. A copy of the environment in
+//! another process proves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! How a command and its processes came to their end. Which exit code that makes is not known here.
+//! How a command and its processes ended. The exit code for that is decided elsewhere.
 
 use rustix::process::{Signal, WaitStatus};
 

@@ -24,8 +24,8 @@ pub(crate) enum OnLost {
     Continue,
 }
 
-/// What becomes of the processes that a command leaves behind when it exits. One that is stopped, by
-/// whatever, leaves none.
+/// What happens to the processes that a command leaves behind when it exits. A command that semrun
+/// stops leaves none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Orphans {
     Leave,

@@ -1,5 +1,5 @@
-//! What a command's process is to execute: the files that may be meant, the words and the environment,
-//! as the kernel takes them.
+//! What a command's process executes: the candidate files, the arguments and the environment, as
+//! the kernel takes them.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr, OsString};

@@ -1,5 +1,5 @@
-//! The only files that touch signal handlers: here what semrun was started with, what the command
-//! gets of that, and stopping and dying of a signal. `mailbox.rs` has the handlers and what they hear.
+//! The only files that touch signal handlers: here the signal settings that semrun inherited and
+//! passes to the command, and stopping or dying by a signal. `mailbox.rs` has the handlers.
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
 mod mailbox;

@@ -78,7 +78,7 @@ enum Step {
 }
 
 impl Step {
-    /// Fits behind "cannot".
+    /// Follows "cannot" in a sentence.
     fn doing(self) -> &'static str {
         match self {
             Self::DeathSignal => "have the command end with semrun (prctl)",
@@ -190,7 +190,7 @@ enum Failed {
 enum Outcome {
     Executes,
     Failed(LaunchError),
-    /// It was no program, and is tried again as a script.
+    /// It was no program, and is retried as a script.
     Script,
 }
 

@@ -1,4 +1,4 @@
-//! What a cloud-semaphore server answers, as a function of bytes.
+//! Fuzz targets: parsing a cloud-semaphore server's answers.
 
 use super::node::Observed;
 use super::wire::{About, Asking, Returned, Revoked, Told};

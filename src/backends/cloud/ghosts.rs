@@ -1,5 +1,5 @@
 //! Places in the queue of a server of the original kind that we lost sight of, because a connection
-//! broke without a word.
+//! broke silently.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is done to permits and semaphores that this process did not ask for.
+//! Interventions in a cloud-semaphore server: permits are given back or revoked, and limits pinned.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -57,7 +57,7 @@ pub(super) struct Link {
     server: SocketAddr,
 }
 
-/// The head of an answer, and what comes behind it.
+/// The head of an answer, and what comes after it.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Whether the server is one of ours.

@@ -1,5 +1,5 @@
-//! What a server tells of many is read even if some of it is not what it should be: that alone is
-//! replaced by what says so, and hides nothing else.
+//! Reading a server's lists even if some entries are malformed: only these are replaced by
+//! placeholders.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
-//! answer to the first request; `docs/serve.md` says what that means.
+//! Permits in a cloud-semaphore server, of the original kind or our own. The answer to the first
+//! request shows which; `docs/serve.md` explains the difference.
 
 mod examine;
 #[cfg(any(test, fuzzing))]
@@ -143,7 +143,7 @@ impl Shared {
         Ok((true, known(mending::look(&body))?.snapshot(name)))
     }
 
-    /// Some semaphores, from behind a name on.
+    /// Some semaphores, from the first after a name on.
     async fn page(&self, behind: &str) -> Result<Page, StoreError> {
         let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
         if !ours {

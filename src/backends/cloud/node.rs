@@ -1,6 +1,6 @@
 //! A permit in a server of the original kind: held by a connection, which the command's whole
-//! tree inherits. Such a server ends at once when it hears of an identity that it does not know, so ours
-//! goes only over connections that have been seen to lead to the server that gave it.
+//! tree inherits. Such a server crashes when it hears of an identity that it does not know, so ours
+//! goes only over connections that are known to lead to the server that gave it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -124,8 +124,8 @@ impl Place {
     ) -> Result<(Self, Standing), StoreError> {
         let request =
             |path| shared.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-        // It may lead to another server, one that was started since or is behind the same proxy, which
-        // would end at once if it heard of us. So it is asked whom it knows.
+        // It may lead to another server, one that was started since or is behind the same proxy,
+        // which would crash if we named ourselves. So it is asked which clients it knows.
         let beside = async {
             let mut second = shared.dialler.dial_beside(&first).await?;
             shared.tell_apart(&mut second).await?;

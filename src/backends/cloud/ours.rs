@@ -121,8 +121,8 @@ async fn watch_over(
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit it was taken
-/// away; another one has forgotten it, or never knew it.
+/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit, it
+/// was revoked; another one has forgotten it, or never knew it.
 async fn watched(
     shared: &Shared,
     name: &Name,

@@ -259,8 +259,8 @@ impl<'a> Queueing<'a> {
         };
         let request = self.shared.dialler.request(REGISTER, self.ask.name.as_str());
         self.asked = true;
-        // One of the other kind remembers everybody to whom it gave an identity, until the place
-        // that comes with it has been taken and left.
+        // A server of the other kind remembers every identity that it gave out, until its place has
+        // been taken and left.
         self.taking.set(true);
         let request = request.header(ASK_HEADER, ascii_json(&asking));
         let answer = within(self.time, link.ask(request)).await?;

@@ -1,4 +1,4 @@
-//! What our client makes of servers of either kind, where no command has to run for it.
+//! Tests of our client with servers of either kind, without a command.
 
 use std::cell::RefCell;
 use std::rc::Rc;

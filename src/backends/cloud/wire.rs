@@ -215,7 +215,7 @@ pub(crate) struct Look {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Page {
     pub(crate) semaphores: Vec<Named>,
-    /// Whether there may be others behind the last one.
+    /// Whether there may be others after the last one.
     pub(crate) more: bool,
 }
 

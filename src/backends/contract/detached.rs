@@ -1,4 +1,4 @@
-//! What every backend owes those whose permits outlive the process that asked for them.
+//! What every backend owes the users of permits that outlive the process that asked for them.
 
 use std::time::Instant;
 

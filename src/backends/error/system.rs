@@ -1,4 +1,4 @@
-//! What the system says of the files and directories of permits.
+//! Errors of the system about the files and directories of permits.
 
 use std::fmt;
 use std::io;

@@ -22,7 +22,7 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
-/// Who was granted a permit.
+/// The clients that were granted a permit.
 fn granted(changes: &[Change]) -> Vec<u128> {
     let granted = |change: &Change| match change {
         Change::Granted { id, .. } => Some(id.as_u128()),
@@ -171,7 +171,7 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
     ledger.ask(at(7), holds(1), None);
     assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(Phase::MinHold));
     assert_eq!(granted(&ledger.expire(at(20))), [2]);
-    // Who never claims its permit does not keep it, and who dies does.
+    // A client that never claims its permit does not keep it, and one that dies does.
     assert_eq!(ledger.expire(at(20) + CONFIRM), [Change::Lapsed(id(2))]);
     assert_eq!(ledger.asks(30, holds(2)), [2]);
     assert_eq!((ledger.expire(at(49)), ledger.expire(at(50))), (vec![], vec![Change::Gone(id(2))]));
@@ -311,7 +311,8 @@ proptest! {
             }
             last_token = last_token.max(ledger.last);
             ledger.expire(now);
-            // Never more than the limit, unless that was lowered, and who wants to be alone is.
+            // Never more than the limit, unless that was lowered; a client that wants to be alone
+            // is.
             let limit = ledger.limit().unwrap_or(1) as usize;
             let granted = changes.iter().any(|one| matches!(one, Change::Granted { .. }));
             let most = if granted { limit } else { limit.max(before) };

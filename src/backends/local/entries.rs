@@ -1,4 +1,4 @@
-//! What the files of a semaphore are called and what is in the one that is read: no I/O.
+//! The names of a semaphore's files, and what is in the state file. No I/O.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -76,7 +76,7 @@ impl Entry {
     }
 }
 
-/// No number that is given out comes near it; behind one that is greater none would grow.
+/// No number that is given out comes near it; after a greater one the numbers could not grow.
 const GREATEST: u64 = 1 << 62;
 
 impl State {

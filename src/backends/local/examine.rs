@@ -1,4 +1,4 @@
-//! What there is to know of the directory in which permits live. Makes nothing.
+//! What `doctor` checks of the directory in which permits live. Makes nothing.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! Waiting for the dead to be quite gone. A process that is killed closes its files one after the
-//! other, and the kernel gives up a lock with a high number (ours) before one with a low number
-//! (the command's own, say). Until then the permit has no holder, and is not free yet.
+//! Waiting until killed processes have ended completely. A process that is killed closes its files
+//! one after the other, and the kernel gives up a lock with a high number (ours) before one with a
+//! low number (the command's own, say). Until then the permit has no holder, and is not free yet.
 
 use std::fs::{self, DirEntry};
 use std::io;

@@ -1,4 +1,4 @@
-//! What is read in a shared directory, as functions of bytes.
+//! Fuzz targets: parsing what is read in a shared directory.
 
 use super::entries::{Entry, State};
 use super::kept::{self, Kept};

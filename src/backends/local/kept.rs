@@ -137,7 +137,7 @@ impl Locked<'_> {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        // Who is not told hears of it at the next renewal.
+        // A process that is not told hears of it at the next renewal.
         let _ = rustix::fs::utimensat(&self.0.directory, entry.file(), &times, flags);
     }
 
@@ -162,9 +162,9 @@ impl Locked<'_> {
         Ok(None)
     }
 
-    /// Remembers that a permit was given back, in the place of the one that was given back first. Who
-    /// is killed in the middle of that spoils nothing but this place. Where there is no room for that,
-    /// which may last, it is no reason not to give a permit back.
+    /// Remembers that a permit was given back, in the place of the oldest one. A process that is
+    /// killed halfway spoils only this place. If there is no room, which may last, the permit is
+    /// given back all the same.
     pub(super) fn remember(&self, id: Uuid) -> io::Result<()> {
         let no_room = |error: &io::Error| {
             use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};

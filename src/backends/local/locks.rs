@@ -1,4 +1,4 @@
-//! Who holds a lock, by the kernel's list, and whether that process is stopped. A hint for fairness
+//! Which process holds a lock, by the kernel's list, and whether it is stopped. A hint for fairness
 //! and for words; no permit is granted by it.
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! A look at many semaphores. Nearly all of it is the kernel's: files that are opened, read and closed. So
-//! it is done on all processors.
+//! A look at many semaphores, on all processors: nearly all of it is the kernel's work, opening,
+//! reading and closing files.
 
 use std::io;
 use std::thread;

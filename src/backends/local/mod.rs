@@ -1,6 +1,6 @@
 //! Permits on one machine, without a server: FIFO special files with flock(2). A permit lives as
-//! long as any process of the command's tree keeps its descriptor open, so no lease expires and
-//! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
+//! long as any process of the command's tree keeps its descriptor open, so no lease expires and no
+//! clock is asked, except for permits that outlive their process. `docs/backends.md` says why it is
 //! built so; `files.rs` knows the files.
 
 mod detached;

@@ -55,8 +55,8 @@ pub(super) enum ForMutex<'a> {
 
 impl Semaphore {
     /// Locks the mutex. None: the files we have open are no longer those at the path, because they
-    /// were deleted; open the semaphore again. Leaves no thread behind, unless it fails or is
-    /// called off while another process has the mutex.
+    /// were deleted; open the semaphore again. No thread is left, unless it fails or is called off
+    /// while another process has the mutex.
     pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
         if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;

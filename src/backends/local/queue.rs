@@ -27,17 +27,17 @@ use crate::backends::{Acquired, Ask, Lease, Notice, Phase, Standing, StoreError,
 use crate::clock::{self, Moment};
 use crate::kernel::raise_open_files_limit;
 
-/// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
-/// watches the permits too. So those learn of a free permit who may take it, and however many in a
-/// row are frozen with their container, one of the last is not.
+/// How many of the waiters before it a waiter watches. If fewer are before it or after it, it
+/// watches the permits too. So the first waiters learn of a free permit; if many in a row are
+/// frozen with their container, the last ones do.
 pub(super) const WATCHED: usize = 3;
 
 /// How long each of those before us may have a free permit to itself before we look whether it
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
 const COURTESY: Duration = Duration::from_millis(50);
 
-/// How long a free permit may stay free before those whose turn it is are told of it, and how long
-/// they then have to hear that. Long against the delays of a busy machine.
+/// How long a free permit may stay free before the waiters at the front are told of it, and how
+/// long they then have to hear that. Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait for processes that are exiting before saying so, or before giving up if the
@@ -47,11 +47,11 @@ const DYING: Duration = Duration::from_secs(2);
 /// How long a client that is not in the queue yet retries when the disk is full, say.
 const TRY_ON: Duration = Duration::from_secs(5);
 
-/// How often that is tried.
+/// How long between these retries.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long one in the queue who cannot take what is its, from the first time on, lets those behind it
-/// wait for that. They mostly could not either; but it may be its own trouble, a quota, say.
+/// How long a waiter that fails to take its permit, counted from the first failure, keeps its turn.
+/// Those after it would mostly fail too; but the cause may be its own, a quota, say.
 const KEEPS_ITS_TURN: Duration = Duration::from_secs(15);
 
 /// Another limit is in force, and `--strict-limit` takes no other.
@@ -189,8 +189,8 @@ impl Queueing<'_> {
     }
 }
 
-/// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
-/// and is not passed over.
+/// Does something else than wait in the queue. A waiter with a place in it keeps reading what it is
+/// told, so it is not passed over.
 async fn hearing<T>(place: Option<&Queued>, doing: impl Future<Output = T>) -> T {
     match place {
         Some(place) => place.hearing(doing).await,
@@ -211,13 +211,13 @@ fn passes(error: &io::Error) -> bool {
 
 /// What a look under the mutex found.
 struct Survey {
-    /// Those before us in the queue, the nearest last. Some of the farther ones may be dead.
+    /// The waiters before us, the nearest last. Some of the farther ones may be dead.
     queue: Vec<Entry>,
-    /// The FIFOs of those before us who live, the nearest first; not more than we watch.
+    /// The FIFOs of living waiters before us, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
-    /// Those behind us.
+    /// The waiters after us.
     after: Vec<Entry>,
-    /// The FIFOs of those behind us who live, the nearest first; not more than we watch.
+    /// The FIFOs of living waiters after us, the nearest first; not more than we watch.
     behind: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
@@ -320,7 +320,7 @@ impl Survey {
         Ok(())
     }
 
-    /// The same with those behind us, unless we watch the permits anyway.
+    /// The same with the waiters after us, unless we watch the permits anyway.
     fn look_behind(&mut self, locked: &Locked<'_>) -> io::Result<()> {
         for entry in &self.after {
             if self.before.len() < WATCHED || self.behind.len() == WATCHED {
@@ -359,7 +359,7 @@ impl Survey {
         self.held < self.limit as usize
     }
 
-    /// Whether what is free was left by the dead, who may not be quite gone.
+    /// Whether what is free was left by dead processes, which may not have ended completely.
     fn is_of_the_dead(&self) -> bool {
         !self.dead.is_empty() && self.held + self.dead.len() >= self.limit as usize
     }
@@ -403,7 +403,8 @@ struct Patience {
     end: Instant,
     /// How many at the front of the queue have been told.
     told: usize,
-    /// The newest permit then, and who was the first. Others mean that the queue moves after all.
+    /// The newest permit and the first waiter at that time. Others mean that the queue moves after
+    /// all.
     newest_permit: u64,
     first: Option<Entry>,
 }

@@ -1,4 +1,4 @@
-//! Which permits are taken, and by whom: by the processes that have a FIFO open, by a record that
+//! Which permits are taken, and how: by the processes that have a FIFO open, by a record that
 //! lasts, or by both.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! What is the local backend's own: who is woken by what, and what is in the files.
+//! What only the local backend does: which waiters a change wakes, and what is in the files.
 
 mod crashes;
 mod deaf;

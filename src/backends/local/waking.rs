@@ -51,8 +51,8 @@ impl Semaphore {
         }
         let Permits { dead, .. } = Permits::look(&locked, permits, kept)?;
         drop(locked);
-        // Who takes the place of the dead removes them. Where other permits are free, no one may need
-        // their place for a long time.
+        // The client that takes a dead holder's place removes it. Where other permits are free,
+        // that place may not be needed for a long time.
         if Dying::with(self, &dead)?.are_gone() {
             for permit in dead {
                 self.remove(permit);

@@ -1,4 +1,4 @@
-//! What all that is asked of one Redis shares: where it is, the connection, and how errors name it.
+//! What all requests to one Redis share: where it is, the connection, and how errors name it.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
-//! away: what a late answer would belong to is unknown, and another server may be there by now.
+//! One conversation with a Redis at a time. After any error the connection is thrown away: a late
+//! answer could belong to another request, and another server may be there by now.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -309,7 +309,7 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"))
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "b42f4ea72a7164845b88be7dfebb460e3c16d283";
+const DECIDE_HASH: &str = "36d3867c24bbaa216cf5bfaee70381d70a3e2cf7";
 const LOOK_HASH: &str = "f4b7565e4c36590a53979f6805f2423ae47025d0";
 
 #[cfg(not(feature = "mutants"))]
@@ -383,7 +383,7 @@ fn one_line(error: &RedisError) -> String {
         (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),
         (Some(_), Some(detail)) => detail.to_owned(),
         (Some(code), None) => code.to_owned(),
-        // Behind that the library names its own kind of error.
+        // After that the library names its own kind of error.
         _ => error.to_string().split(" - ").next().unwrap_or_default().to_owned(),
     };
     let line = text.lines().next().unwrap_or_default();

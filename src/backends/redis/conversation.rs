@@ -287,7 +287,7 @@ impl Conversation {
             let answer = self.hear().await?;
             let refused = is_refusal(&answer);
             answers.push(answer);
-            // What was asked behind it is answered only after a while.
+            // What was asked after it is answered only after a while.
             if refused {
                 break;
             }

@@ -1,4 +1,4 @@
-//! What there is to know of a Redis that permits live in, and of what endangers them.
+//! What `doctor` checks of a Redis that permits live in, and of what endangers them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

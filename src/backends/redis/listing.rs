@@ -1,5 +1,4 @@
-//! Which semaphores there are: all keys are gone through step by step, and no other client has to
-//! wait for that.
+//! Listing the semaphores: it scans all keys step by step, so no other client has to wait for that.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! How semaphores in Redis stand: what `look.lua` says of them, understood one thing after the other, as
-//! others may have written any of it.
+//! How semaphores in Redis stand: parses the answers of `look.lua` entry by entry, as other
+//! programs may have written any of them.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -64,7 +64,7 @@ pub(super) fn written(quarantine: Option<Duration>) -> String {
 fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     let (limit, pinned, ttl, paused, in_step, needed, holders, waiters, known) = looked;
     let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
-    // The order of the grants; who has no token comes last.
+    // The order of the grants; holders without a token come last.
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
     let waiter = |said| {
         let (id, ask): (Value, Value) = of(said)?;

@@ -1,6 +1,5 @@
-//! What a server says, as it comes: answers of the Redis protocol, each up to a size that a semaphore
-//! can have. What is none, or more, is refused as soon as that shows, because anything may answer at
-//! the other end of a URL.
+//! Reading answers of the Redis protocol as they come, each up to a size that a semaphore can have.
+//! Anything else or larger is refused as soon as that shows, because anything may answer at a URL.
 
 use redis::{Value, parse_redis_value};
 
@@ -18,7 +17,7 @@ const LARGEST: usize = 32 << 20;
 #[derive(Default)]
 pub(super) struct Inbox {
     pub(super) received: Vec<u8>,
-    /// How far the first answer is known, and how many of its parts come behind that.
+    /// How far the first answer is known, and how many of its parts come after that.
     known: usize,
     to_come: usize,
     parts: usize,
@@ -33,7 +32,7 @@ impl Inbox {
         answer.map(Some).map_err(|_| foreign(&[]))
     }
 
-    /// How long the first answer is, if all of it is there: a line for each part, and behind some of
+    /// How long the first answer is, if all of it is there: a line for each part, and after some of
     /// them a text.
     fn whole(&mut self) -> Result<Option<usize>, StoreError> {
         if self.known == 0 {
@@ -74,7 +73,7 @@ impl Inbox {
     }
 }
 
-/// How long the text behind a line is, or how many parts. None: there are none.
+/// How long the text after a line is, or how many parts follow. None: there are none.
 fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     if !b"$*".contains(&kind) {
         return Ok(None);

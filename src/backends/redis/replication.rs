@@ -1,4 +1,4 @@
-//! What to know of the replicas of a Redis, and of the Sentinels that promote one of them.
+//! What `doctor` checks of the replicas of a Redis, and of the Sentinels that promote one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
-//! with, `server.lua`, say what they do.
+//! Arguments and answers of the scripts: `semaphore.lua` and `look.lua`, each after `server.lua`.
 
 use std::time::{Duration, SystemTime};
 

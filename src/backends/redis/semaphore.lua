@@ -270,8 +270,8 @@ if operation == 'ask' then
         status = 'holding'
     else
         if not waits then
-            -- Tickets are moments, so that they grow even when the last one is forgotten; and who
-            -- has one already keeps the place that goes with it.
+            -- Tickets are moments, so that they grow even when the last one is forgotten; and a
+            -- waiter that has one already keeps its place.
             local place = has_ticket
             if place == 0 then
                 ticket = math.max(ticket + 1, micros)

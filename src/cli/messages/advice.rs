@@ -1,4 +1,4 @@
-//! That words for people stand here, and not where permits are handed out.
+//! Tests that words for people stand here, and not where permits are handed out.
 
 use std::fs;
 use std::path::{Path, PathBuf};

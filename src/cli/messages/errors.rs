@@ -1,4 +1,4 @@
-//! What a backend could not do, and what to try.
+//! Errors of a backend: what it could not do, and what to try.
 
 use std::fmt;
 

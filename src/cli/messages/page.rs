@@ -1,5 +1,5 @@
-//! What people and programs read on standard output: lines with nothing in them that could disturb a
-//! terminal, wherever it came from.
+//! What people and programs read on standard output: lines with nothing in them that could disturb
+//! a terminal, whatever their origin.
 
 use std::borrow::Cow;
 use std::fmt::Display;

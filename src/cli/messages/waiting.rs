@@ -8,7 +8,7 @@ use super::words::{Holder, Ordinal, Span};
 use crate::backends::{self, Name, Phase, Record, Snapshot, Standing, StoreError, Withheld};
 use crate::foreign::{Among, quoted};
 
-/// Why a client waits, and for whom.
+/// Why a client waits, and for which holders.
 pub(crate) struct Waiting<'a> {
     pub(crate) name: &'a Name,
     /// For how long it has waited.
@@ -77,7 +77,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Who has the permits.
+/// The holders of the permits.
 pub(super) struct Taken<'a> {
     held: usize,
     holder: Option<&'a Record>,

@@ -1,4 +1,4 @@
-//! What sentences are made of: times, places, and who holds.
+//! What sentences are made of: times, places and holders.
 
 use std::fmt;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl fmt::Display for Fine {
     }
 }
 
-/// Who holds a permit.
+/// A permit's holder.
 pub(crate) struct Holder<'a>(pub(crate) &'a Record);
 
 impl fmt::Display for Holder<'_> {
@@ -38,7 +38,7 @@ impl fmt::Display for Holder<'_> {
         let who = &self.0.who;
         let [label, user, host] =
             [&who.label, &who.user, &who.host].map(|text| quoted(text, Among::Words));
-        // Who has acquired a permit to outlive itself has gone.
+        // The process that acquired a detached permit has gone.
         if who.detached {
             return write!(f, "{label} ({user}@{host})");
         }

@@ -1,5 +1,5 @@
-//! Completion scripts: for bash, zsh and fish written here, for they have to know where the options of
-//! semrun end and those of its command begin, and ask for the names of semaphores.
+//! Completion scripts: for bash, zsh and fish written here, as they have to know where semrun's
+//! options end and its command begins, and complete names of semaphores.
 
 mod bash;
 mod fish;

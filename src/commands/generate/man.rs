@@ -1,4 +1,4 @@
-//! Man pages in the macros of man(7): sections in the usual order, from the same definitions as the help.
+//! Man pages in the macros of man(7), from the same definitions as the help.
 
 use std::fmt::Write;
 

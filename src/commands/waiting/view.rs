@@ -1,4 +1,4 @@
-//! What a user who waits gets to see.
+//! What a user sees while waiting.
 
 use std::mem;
 use std::time::{Duration, SystemTime};
@@ -181,7 +181,7 @@ impl<'a> View<'a> {
         self.show();
     }
 
-    /// Looks at the queue when it is time to: who is far behind is not told when it moves.
+    /// Looks at the queue when it is time to: a waiter far back in it is not told when it moves.
     pub(super) async fn looking(&mut self) -> Result<Snapshot, Error> {
         if self.backend.reports() {
             return std::future::pending().await;

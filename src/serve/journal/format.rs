@@ -1,5 +1,5 @@
-//! The lines of a journal, and what they come to. A line is all that was written at once, so that
-//! only the last one can be unfinished when the machine stops.
+//! The lines of a journal, and the state that they describe. A line is all that was written at
+//! once, so that only the last one can be unfinished when the machine stops.
 //!
 //! ```text
 //! 5f0c2a11 [{"begin":{"version":2,"boot":"…","last":1790000000000042,"longest_ms":0}}]
@@ -187,7 +187,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What is at the end of a journal behind the last line end.
+/// What a journal has after its last line end.
 enum Tail {
     /// A record, of which all was written but the line end.
     Whole(Vec<Entry<'static>>),

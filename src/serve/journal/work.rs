@@ -1,5 +1,5 @@
-//! The thread that writes a journal: what has come together goes to the disk together, and what
-//! does not get there is tried again until it does.
+//! The thread that writes a journal: what has come together goes to the disk together, and is
+//! retried until it gets there.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +18,7 @@ use crate::files::ours;
 pub(super) const JOURNAL: &str = "journal";
 const ASIDE: &str = "journal.new";
 
-/// How often a disk that is full is tried again.
+/// How long between retries, when the disk is full, say.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// How far the writing is.

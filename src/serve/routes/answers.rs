@@ -1,4 +1,4 @@
-//! Answers in all their kinds.
+//! Building answers of every kind.
 
 use hyper::Response;
 use hyper::StatusCode;

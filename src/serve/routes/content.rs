@@ -1,4 +1,4 @@
-//! What an answer says, and how much of that there is at one time.
+//! The body of an answer, and how much of all bodies is on the way at one time.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use crate::backends::Pending;
 use crate::serve::guest::Asking;
 use crate::serve::semaphores::Verdict;
 
-/// What is short enough not to be counted, and how much of what is longer may be on its way, in
-/// bytes. One may always be: who is asked for may be many.
+/// How short an answer is not counted, and how much of longer ones may be on the way at once, in
+/// bytes. One always may, as it may list many clients.
 const SHORT: usize = 4 * 1024;
 const MOST: usize = 64 << 20;
 

@@ -1,4 +1,4 @@
-//! What a request says: its route, and what goes with it, as the original reads them.
+//! Parsing a request: its route and parameters, as the original reads them.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which key may do what: every request is decided here, before anything is done for it.
+//! Which key may do what: every request is checked here, before anything is done for it.
 
 use std::fmt;
 

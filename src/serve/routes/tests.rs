@@ -1,4 +1,4 @@
-//! Names and paths as the original reads them, and any requests in any order.
+//! Tests: names and paths as the original reads them, and random requests in random order.
 
 use std::collections::HashMap;
 

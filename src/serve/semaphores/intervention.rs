@@ -1,5 +1,4 @@
-//! What is done to a permit or a semaphore from outside: permits are given back and revoked, and
-//! limits are pinned.
+//! Interventions from outside: permits are given back and revoked, and limits are pinned.
 
 use std::rc::Rc;
 

@@ -30,7 +30,7 @@ pub(super) struct Client {
     pub(super) number: u64,
     /// Whose it is, by the API key that it was taken with.
     pub(super) taker: Rc<Bearer>,
-    /// Who did something to it last.
+    /// The last client or operator that acted on it.
     pub(super) actor: Actor,
     pub(super) ours: bool,
     pub(super) phase: Phase,

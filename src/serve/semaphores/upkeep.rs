@@ -1,4 +1,5 @@
-//! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
+//! What follows from a change: which clients are told, what is recorded and logged, and what is due
+//! later.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

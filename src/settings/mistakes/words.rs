@@ -1,4 +1,4 @@
-//! A word where a command or a subcommand should be.
+//! Suggestions for a wrong word where a command or a subcommand should be.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

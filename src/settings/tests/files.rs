@@ -1,4 +1,4 @@
-//! What configuration files say, beside variables and flags.
+//! Tests of configuration files, beside variables and flags.
 
 use super::*;
 

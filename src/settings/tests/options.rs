@@ -1,4 +1,4 @@
-//! What is promised of every option: its variable, its key, its default and its other names.
+//! Tests of every option: its variable, its key, its default and its other names.
 
 use rustix::process::Signal;
 
@@ -240,7 +240,7 @@ fn the_backend_may_be_chosen_on_both_sides_of_every_subcommand() {
             format!("semrun --backend redis://h --prefix p {sub}"),
             format!("semrun --backend redis://h {word} --prefix p {rest}"),
             format!("semrun {word} --backend redis://h --prefix p {rest}"),
-            // What is said behind it is said last.
+            // The later of two options counts.
             format!("semrun --backend file:///a {word} --backend redis://h --prefix p {rest}"),
         ] {
             let location = match read_with(line.trim(), &permit) {

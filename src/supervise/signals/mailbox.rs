@@ -1,5 +1,5 @@
-//! What the handlers hear of signals, as a stream of values. They are set before anything is asked of
-//! a backend, so that no signal goes unheard in any phase.
+//! Signal handlers, and the signals that arrived as a stream of values. They are installed before
+//! the first request to a backend, so that no signal is missed in any phase.
 #![expect(unsafe_code, reason = "signal handlers have no safe interface")]
 
 use std::io;

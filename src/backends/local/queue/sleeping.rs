@@ -40,7 +40,8 @@ impl Queued {
         Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
     }
 
-    /// Does something else, and hears meanwhile what it is told: who does not is passed over.
+    /// Does something else, and reads meanwhile what it is told: a waiter that does not is passed
+    /// over.
     pub(super) async fn hearing<T>(&self, doing: impl Future<Output = T>) -> T {
         let hear = std::future::poll_fn(|context| {
             while poked(&self.fifo, context) {}
@@ -61,7 +62,7 @@ impl Queued {
     ) -> io::Result<()> {
         let ahead = survey.ahead();
         let watches = survey.watches_permits() && !mutants::is_off(Guard::WakeUp);
-        // Who watches the permits anyway learns nothing from those behind.
+        // A waiter that watches the permits learns nothing from the waiters after it.
         let behind = survey.behind.into_iter().filter(|_| !watches);
         // Of other waiters only the hang-up counts, which every interest includes: a byte in
         // their FIFO is for them.

@@ -1,5 +1,5 @@
-//! What a process leaves that is killed half-way, made by hand, file by file; and the order in which
-//! the files are made and removed, which makes that harmless.
+//! What a process that is killed half-way leaves, made by hand, file by file; and the order of
+//! making and removing files, which makes that harmless.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a permit has to do with the process that holds it: its threads, its runtime.
+//! How a permit depends on the process that holds it: its threads, its runtime.
 
 use std::fs::{self, File};
 

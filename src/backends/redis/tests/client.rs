@@ -1,4 +1,4 @@
-//! What a client hears of its permit, and of the server.
+//! What a client learns about its permit, and about the server.
 
 use std::future::Future;
 

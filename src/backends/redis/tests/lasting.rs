@@ -1,4 +1,4 @@
-//! Permits that outlive their process, stay taken after it or are taken from it, and pinned limits.
+//! Permits that outlive their process, stay taken after it or are revoked, and pinned limits.
 
 use super::*;
 use crate::backends::Phase;

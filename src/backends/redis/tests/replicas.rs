@@ -74,7 +74,7 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     assert_eq!(world.look(), Snapshot::unused(&world.name), "nothing was written");
     replica.follow(&world);
     assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, Status::Holding);
-    // Who asks for fewer is under the same rule, and learns it.
+    // A client that asks for fewer is under the same rule, and learns it.
     let queued = world.call(&with_replicas(Ask, 2, 0));
     assert_eq!((queued.status, queued.replicas), (Status::Waiting, 1));
     replica.write(&["REPLICAOF", "NO", "ONE"]);
@@ -91,7 +91,7 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     replica.follow(&world);
     assert_eq!(world.call(&with_replicas(Ask, 2, 0)).status, Status::Holding);
     world.call(&with_replicas(Release, 2, 0));
-    // Idle, it belongs to who comes next.
+    // Idle, it takes the terms of the next client.
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     let granted = world.call(&with_replicas(Ask, 3, 0));
