@@ -51,7 +51,7 @@ pub(crate) struct Store {
     client: Box<dyn Fn() -> Box<dyn Backend>>,
     /// What is asked for.
     ttl: Duration,
-    /// What has to live as long.
+    /// What has to live as long as the store.
     _keep: Option<Box<dyn Any>>,
 }
 
@@ -103,7 +103,7 @@ fn served(lifetime: Lifetime) -> Store {
     let log = Log::new(&[], Format::Text, Sink::TEST);
     let semaphores = Semaphores::new(Journal::none(), Found::default(), Bounds::default(), log);
     let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
-    // Until a test has its tasks there is nowhere to start another.
+    // Before the test's runtime runs, no task can be started.
     let start = OnceCell::new();
     let client = Box::new(move || {
         start.get_or_init(|| {
@@ -124,7 +124,7 @@ fn served(lifetime: Lifetime) -> Store {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Short,
-    /// There is time for something else before it is over.
+    /// There is time for something else before it expires.
     Middle,
     Long,
 }
@@ -268,7 +268,7 @@ impl Store {
         (self.client)().observe(&name(semaphore)).await.unwrap()
     }
 
-    /// Of all that are known.
+    /// The names of all known semaphores.
     async fn names(&self) -> Vec<Name> {
         let snapshots = (self.client)().observe_all().await.unwrap();
         snapshots.into_iter().map(|snapshot| snapshot.name).collect()

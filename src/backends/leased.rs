@@ -13,7 +13,7 @@ pub(super) trait Grip {
     /// Renews it, for ever. Returns once it is known to be lost.
     fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost>;
 
-    /// Returns once one that was revoked gently is revoked at once.
+    /// Returns once a permit that was revoked gently is revoked at once.
     fn watch_on(self: Rc<Self>) -> Pending<'static, Lost>;
 
     /// Gives it back; `patience` bounds how long that is tried.

@@ -24,7 +24,7 @@ pub(crate) const AWAY: Duration = Duration::from_secs(15);
 pub(crate) struct Ledger<R> {
     /// In force as long as a client that brought some uses the semaphore.
     terms: Option<Terms>,
-    /// How many of those there are.
+    /// How many such clients there are.
     bound: usize,
     /// The limit whatever the semaphore's users ask for.
     pinned: Option<u32>,
@@ -33,7 +33,7 @@ pub(crate) struct Ledger<R> {
     /// By their tickets, which is the order of coming.
     queue: BTreeMap<u64, Waiting<R>>,
     places: HashMap<Uuid, Place>,
-    /// What ends by itself, and when.
+    /// What expires, and when.
     due: BTreeSet<(Moment, Uuid)>,
     /// Nothing is granted before.
     not_before: Moment,
@@ -163,8 +163,8 @@ impl<R> Ledger<R> {
         self.expire(now)
     }
 
-    /// A waiter cannot be told of a permit for now: it is passed over, and has its place back
-    /// when it asks again.
+    /// A waiter cannot be told of a permit for now: it is passed over, and gets its place back when
+    /// it asks again.
     pub(crate) fn leave(&mut self, now: Moment, id: Uuid) -> Vec<Change> {
         if let Some(Place::Waiting(ticket)) = self.places.get(&id)
             && let Some(waiting) = self.queue.get_mut(ticket)
@@ -425,7 +425,7 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Whether a claim can be granted beside those that are.
+    /// Whether a claim can be granted beside the present holders.
     fn fits(&self, claim: &Claim<R>) -> bool {
         let alone =
             self.holders.first_key_value().is_some_and(|(_, one)| one.claim.terms.is_none());

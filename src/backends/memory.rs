@@ -131,7 +131,7 @@ impl Memory {
         if let Some(semaphore) = self.0.borrow_mut().get_mut(&ask.name) {
             semaphore.waiting.insert(ask.id, sender);
         }
-        // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
+        // Leaves the queue if this future is dropped, and becomes the lease once a permit is ours.
         let mut place = Place { memory: self.clone(), name: ask.name.clone(), id: Some(ask.id) };
         let (terms, min_hold, record) = (Some(asked), ask.min_hold, Record::new(ask));
         let claim = Claim { id: ask.id, terms, min_hold, record };

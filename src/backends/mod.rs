@@ -19,7 +19,7 @@ mod seen;
 pub(crate) mod tls;
 mod turn;
 
-// What every other backend is compared with.
+// The backend that all others are compared with.
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
@@ -46,8 +46,8 @@ pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Hands out permits of named counting semaphores.
 pub(crate) trait Backend {
-    /// Lets the server work while semrun does something else: what [`Backend::acquire`] asks first
-    /// of the same ask may be sent now, without waiting for anything. Returns whether it was; then
+    /// Lets the server work while semrun does something else: it may send now, without waiting, the
+    /// first request that [`Backend::acquire`] makes for the same ask. Returns whether it did; then
     /// the ask has to be acquired, or withdrawn.
     fn begin(&self, _ask: &Ask) -> bool {
         false
@@ -70,7 +70,7 @@ pub(crate) trait Backend {
     fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
-    /// moment, but at one after the other.
+    /// moment, but one after the other.
     fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>>;
 
     /// Gives back the permit or the place in the queue of this identity, for a client that died
@@ -115,11 +115,11 @@ pub(crate) trait Backend {
         limit: Option<u32>,
     ) -> Pending<'a, Result<(), Error>>;
 
-    /// What there is to know of the place where the permits live, and of what endangers them. That
-    /// it cannot be used at all is an error.
+    /// Examines the place where the permits live, and what endangers them. If it cannot be used at
+    /// all, that is an error.
     fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>>;
 
-    /// How long it takes until another server is in the place of one that does not answer.
+    /// How long it takes until another server replaces one that does not answer.
     fn takeover(&self) -> Pending<'_, Takeover> {
         Box::pin(std::future::ready(Takeover::Never))
     }
@@ -147,8 +147,8 @@ pub(crate) trait Lease {
     /// any process keeps it open.
     fn inherit(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it is
-    /// tried.
+    /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it
+    /// retries.
     fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>>;
 }
 
@@ -157,9 +157,9 @@ pub(crate) trait Lease {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GivenBack {
     Now,
-    /// It had been given back already, as far as the backend remembers.
+    /// It had been given back before, as far as the backend remembers.
     Before,
-    /// It has ended without that, or never was.
+    /// It expired or was revoked, or never was.
     Unknown,
 }
 
@@ -182,7 +182,7 @@ pub(crate) enum Takeover {
     After(Duration),
 }
 
-/// What is asked of a backend.
+/// A request for a permit.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) name: Name,
@@ -192,7 +192,7 @@ pub(crate) struct Ask {
     pub(crate) limit: u32,
     /// The lease, where permits can expire. It stands as the limit does; see [`Notice::Ttl`].
     pub(crate) ttl: Duration,
-    /// Another limit or lease that stands is an error.
+    /// Another limit or lease in force is an error.
     pub(crate) strict: bool,
     /// For how long from its grant the permit stays taken, even if it is given back, or its holder
     /// dies, before that.

@@ -12,16 +12,16 @@ use crate::clock::{self, Moment};
 /// How long a permit is certainly ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tenure {
-    /// Before the last request that renewed it was sent: the server counts from later on.
+    /// A moment before the last successful renewal was sent: the server counts from a later one.
     pub(crate) since: Moment,
     /// For how long from then.
     pub(crate) ttl: Duration,
-    /// Why it has not been renewed since, if that was tried.
+    /// Why renewals since then failed, if any did.
     pub(crate) trouble: Option<StoreError>,
 }
 
 impl Tenure {
-    /// What cannot be done when a permit cannot be given back.
+    /// The attempt that fails when the permit cannot be given back.
     pub(super) fn giving_back(&self, permit: &Permit) -> Attempt {
         let left = (self.since + self.ttl).saturating_sub(clock::now());
         Attempt::Release { permit: permit.clone(), left }
@@ -147,7 +147,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// One of which no token is known.
+    /// A permit without a known token.
     pub(crate) fn of(name: &Name, id: Uuid) -> Self {
         Self { id, name: name.clone(), token: None }
     }

@@ -11,7 +11,7 @@ use super::{Lost, Pending, StoreError, Tenure};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(super) enum Renewed {
     /// The lease runs for this long again, from the moment before it was asked for.
     For(Duration),
@@ -54,7 +54,7 @@ pub(super) async fn keep<'a>(
 }
 
 /// One attempt, and another beside it if that is not answered soon: the first may go over a
-/// connection that was cut without a word. With the moment before the one that counts.
+/// connection that was cut silently. Returns also the moment before the successful one.
 async fn hedged<'a>(
     ttl: Duration,
     attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, StoreError>>,

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreError;
 
-/// How long the start of something is tried while the server cannot be reached.
+/// How long a first request is retried while the server cannot be reached.
 pub(super) const TRY_ON: Duration = Duration::from_secs(5);
 
 /// How long connecting, or one attempt, may take.
@@ -23,7 +23,7 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Tries something until it succeeds, fails for good, or has been tried for long enough.
+/// Retries an attempt until it succeeds, fails for good, or its time is over.
 pub(super) async fn patiently<T>(
     patience: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
@@ -58,7 +58,7 @@ impl Patience {
         &mut self,
         attempt: impl AsyncFnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        // What a first attempt may well take.
+        // The time that a first attempt may take for free.
         const FREE: Duration = Duration::from_millis(50);
         let mut attempt = attempt;
         if self.0.is_zero() {
@@ -76,7 +76,7 @@ impl Patience {
 pub(super) struct Before(Option<StoreError>);
 
 impl Before {
-    /// Whether there were any. A connection that was cut and is back at once is no news.
+    /// Whether there were any. A connection that was cut and is back at once is not reported.
     pub(super) fn any(&self) -> bool {
         self.0.is_some()
     }
@@ -94,7 +94,7 @@ impl Before {
     }
 }
 
-/// What lies between two attempts.
+/// The backoff between two attempts.
 pub(super) struct Pause {
     next: Duration,
 }

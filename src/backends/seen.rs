@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
     pub(crate) holders: Vec<Holder>,
     /// In the order of the queue.
     pub(crate) waiters: Vec<Waiter>,
-    /// What of it cannot be so, or why it could not be looked at.
+    /// Which of its values is impossible, or why it could not be looked at.
     pub(crate) odd: Option<StoreError>,
 }
 
@@ -96,7 +96,7 @@ pub(crate) enum Holder {
         /// What is left of its lease, or of the time for which it is kept, where there is one.
         left: Option<Duration>,
     },
-    /// A client of another kind, which leaves nothing but its permit's identity; a server of ours knows
+    /// A client of another kind, which leaves only its permit's identity; a server of ours knows
     /// the label of its API key.
     Foreign { permit: String, left: Option<Duration>, key: Option<String> },
 }
@@ -199,8 +199,8 @@ impl Record {
     }
 }
 
-/// A record as it is written. It is read in one piece, because what is flattened takes several times as
-/// long, and `status` reads thousands.
+/// A record as it is written. It has no flattened field, as these take several times as long to
+/// read, and `status` reads thousands.
 #[derive(Deserialize)]
 struct Written {
     permit: Uuid,
@@ -261,7 +261,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// None: we do not wait there any more.
+    /// None: we are not in its queue any more.
     pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
         let now = SystemTime::now();
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);

@@ -13,13 +13,14 @@ pub(crate) enum Notice {
     Queued(Standing),
     /// No permit is granted, and a client that asks gets no place either.
     Withheld(Withheld),
-    /// Another limit stands and counts; pinned, or because the semaphore is in use.
+    /// Another limit is in force; pinned, or because the semaphore is in use.
     Limit { asked: u32, stands: u32, pinned: bool },
-    /// Another lease stands and counts.
+    /// Another lease is in force.
     Ttl { asked: Duration, stands: Duration },
     /// Clients of another kind hold permits of it.
     Foreign { ttl: Duration },
-    /// The environment says that the permit we wait for is held around us, and nothing else does.
+    /// The environment claims that the permit we wait for is held around us, and nothing else shows
+    /// it.
     HeldAround,
     /// The backend may not tell us whether it was restarted and forgot its permits.
     Blind,
@@ -60,8 +61,8 @@ impl Cancel {
         (Canceller(sender), Self(receiver))
     }
 
-    /// Does something unless it is called off; dropping it has to be enough. A result that came
-    /// at the same moment is returned.
+    /// Runs a future unless it is called off; dropping the future has to be enough to end it. A
+    /// result that came at the same moment is returned.
     pub(crate) async fn or<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

@@ -24,7 +24,7 @@ pub(super) async fn lay(shared: &Shared, name: &Name, ghosts: &[Uuid]) -> Infall
     }
     loop {
         tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
-        // What cannot be looked at now is looked at again.
+        // A look that fails is repeated next time.
         let _ = within(CONNECTING, lay_one(shared, name, ghosts)).await;
     }
 }

@@ -35,7 +35,7 @@ use crate::backends::tls::{self, Secret, TlsError};
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 
-/// The largest answer to most questions; that to one about all clients of a semaphore, which are
+/// The largest answer to most requests; to one about all clients of a semaphore, which may be
 /// thousands; and the largest line.
 const LARGEST_ANSWER: usize = 1 << 20;
 const LARGEST_LOOK: usize = 64 << 20;
@@ -85,7 +85,7 @@ impl Dialler {
         let mut last = None;
         let mut servers = found?.peekable();
         while let Some(server) = servers.next() {
-            // One that swallows everything must not keep us from another that works.
+            // An address that never answers must not keep us from another that works.
             let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { CONNECTING };
             match within(time, self.dial_to(server)).await {
                 Ok(link) => return Ok(link),
@@ -107,7 +107,7 @@ impl Dialler {
         match &self.tls {
             None => Link::over(stream, socket, server).await,
             Some((config, name)) => {
-                // Boxed: what TLS needs is large, and most have no use for it.
+                // Boxed: TLS needs much room, and most connections do without it.
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = Box::pin(async { connector.connect(name.clone(), stream).await });
                 let stream = stream.await.map_err(|error| tls_trouble(&error))?;
@@ -276,12 +276,12 @@ fn broken(error: &hyper::Error) -> StoreError {
     }
     let cause = std::error::Error::source(error);
     let of_io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    // What a server thinks of our certificate comes when the handshake is over for us.
+    // A server refuses our certificate only after our side of the handshake.
     if let Some(error) = of_io.filter(|error| tls_error(error).is_some()) {
         return tls_trouble(error);
     }
     match of_io.map(io::Error::kind) {
-        // What the kernel finds out about one that is gone without a word.
+        // The kernel found that the peer is gone.
         Some(io::ErrorKind::TimedOut) => return StoreError::Silent,
         Some(io::ErrorKind::UnexpectedEof) => return StoreError::Closed,
         _ => {}
@@ -293,13 +293,12 @@ fn broken(error: &hyper::Error) -> StoreError {
     StoreError::Broken(cause)
 }
 
-/// Nothing is followed: what is told to another server than the one that was named has a key in it.
+/// Redirects are not followed: the request has a key in it, which is for the named server alone.
 fn redirected(headers: &HeaderMap) -> StoreError {
     StoreError::Redirected(headers.get(LOCATION).map(|there| beginning(there.as_bytes())))
 }
 
-/// An answer that says nothing of the server, because something in front of it gave it. What else such
-/// answers say is a page for people.
+/// An answer of a gateway, which says nothing of the server itself. Its body is a page for people.
 fn of_a_gateway(status: StatusCode) -> Option<StoreError> {
     Some(match status {
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -313,14 +312,14 @@ fn of_a_gateway(status: StatusCode) -> Option<StoreError> {
     })
 }
 
-/// What a server wrote, as much of it as belongs in a line.
+/// The beginning of a server's text, as much of it as belongs in a line.
 fn beginning(text: &[u8]) -> String {
     const SHOWN: usize = 300;
     let text = String::from_utf8_lossy(text);
     text.lines().next().unwrap_or_default().chars().take(SHOWN).collect()
 }
 
-/// An answer that means nothing to us.
+/// An answer that we do not expect.
 pub(super) fn unexpected(status: StatusCode, path: &'static str) -> StoreError {
     match status {
         StatusCode::NOT_FOUND => StoreError::UnknownPath(path),

@@ -68,7 +68,7 @@ impl Cloud {
 }
 
 impl Shared {
-    /// Asks something that may be asked twice, and reads the whole answer.
+    /// Sends a request that may be repeated, and reads the whole answer.
     async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), StoreError> {
         let (status, _, body) = self.exchange_with(request).await?;
         Ok((status, body))
@@ -79,7 +79,7 @@ impl Shared {
         &self,
         request: request::Builder,
     ) -> Result<(StatusCode, bool, Bytes), StoreError> {
-        // One that was not used for a while may have been closed for that.
+        // A connection that was idle for a while may have been closed for that.
         let idle = match self.idle.take() {
             Some(link) => link.if_idle().await,
             None => None,
@@ -116,7 +116,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What came of something.
+    /// The result of a request.
     fn done<T>(
         &self,
         done: Result<T, StoreError>,

@@ -137,7 +137,7 @@ impl Place {
         let second = match within(time, beside).await {
             Ok(second) => second,
             Err(trouble) => {
-                // The one that does know us forgets us when this one request has come and gone.
+                // The server that knows us forgets us once this request has come and ended.
                 let _ = timeout(FORGETTING, first.ask(request(MONITOR))).await;
                 return Err(trouble);
             }
@@ -268,7 +268,7 @@ impl Lease for Held {
             if known {
                 return Ok(());
             }
-            // Whatever is left of the command may keep the connection open; so it is said.
+            // Processes left of the command may keep the connection open, so we send a signal.
             let signalled =
                 signal(&shared, &permit.name, permit.id, patience, Whose::Anybodys).await;
             drop(monitor);

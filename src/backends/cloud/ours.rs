@@ -17,7 +17,7 @@ use crate::backends::{Gone, Loss, Lost, Name, Pending, StoreError, Tenure, lease
 
 const MONITOR: &str = "/semaphore/monitor";
 
-/// What takes less time is over before it is worth to watch over its permit.
+/// A shorter command is over before it is worth to watch over its permit.
 const SHORT: Duration = Duration::from_millis(100);
 
 /// How often a holder that was revoked gently checks whether it is revoked at once.
@@ -45,8 +45,8 @@ impl leased::Grip for Grip {
         })
     }
 
-    /// The server says of a revoked one at once that it is, so it is asked now and then: only while
-    /// a command is being stopped.
+    /// The server answers at once that a permit is revoked, so we ask it at intervals, and only
+    /// while a command is being stopped.
     fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
         Box::pin(async move {
             loop {
@@ -94,8 +94,8 @@ fn renewed(told: &Told) -> Renewed {
     Renewed::Lost(Lost { why: Loss::ExpiredOrForgotten, gone: Gone::Before })
 }
 
-/// Keeps a request open that ends when the permit is revoked. When its connection breaks the
-/// server may have gone, and a renewal is due: another one may have forgotten us.
+/// Keeps a request open that ends when the permit is revoked. When the connection breaks, a renewal
+/// is due: the server may have gone, and a new one may have forgotten us.
 async fn watch_over(
     shared: &Shared,
     name: &Name,
@@ -146,13 +146,13 @@ async fn watched(
         return Ok(if knew && lost.gone == Gone::Before { taken_away() } else { lost });
     }
     let answer = link.ask(request(MONITOR)).await?;
-    // After it was ours a moment ago.
+    // It was ours a moment ago.
     let gone = answer.status == StatusCode::NOT_FOUND;
     if !answer.ours || !(answer.status == StatusCode::OK || gone) {
         return Err(StoreError::Replaced);
     }
     let body = within(CONNECTING, link.read(answer)).await?;
-    // Of one that has gone there is nothing to say.
+    // The server has nothing to say of a permit that has gone.
     let told: Option<Told> = serde_json::from_slice(&body).ok();
     if told.is_some_and(|told| told.outcome == Outcome::Revoking) {
         return Ok(Lost::revoked());
@@ -160,7 +160,7 @@ async fn watched(
     Ok(taken_away())
 }
 
-/// What a server means that knew the permit and does not any more.
+/// The loss when a server that knew the permit does not any more.
 fn taken_away() -> Lost {
     Lost { why: Loss::GivenBack, gone: Gone::Now }
 }

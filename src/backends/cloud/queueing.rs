@@ -25,7 +25,7 @@ use crate::mutants::{self, Guard};
 
 const REGISTER: &str = "/semaphore/register";
 
-/// What is shorter than this is not worth to be spoken of.
+/// A shorter wait is not reported.
 const QUICK: Duration = Duration::from_millis(100);
 
 /// A client that asks, until it has a permit.
@@ -35,17 +35,17 @@ pub(super) struct Queueing<'a> {
     turn: &'a Turn,
     /// Whether one of our servers may know of us.
     asked: bool,
-    /// Whether anything ever came of asking.
+    /// Whether a request was ever answered.
     outcome: bool,
     /// Whether we are in a queue, or were.
     queued: bool,
     /// Our place in the queue of one of our servers.
     ticket: u64,
-    /// What shows there that it is ours.
+    /// The seal that proves that it is ours.
     seal: String,
     /// Our place in the queue of the other kind.
     place: Option<Place>,
-    /// Whether we are about to take one, which is to be finished.
+    /// Whether we are taking one, which must not be interrupted.
     taking: Rc<Cell<bool>>,
     /// Our identities in places of that kind that we lost sight of.
     ghosts: Vec<Uuid>,
@@ -54,7 +54,7 @@ pub(super) struct Queueing<'a> {
     time: Duration,
 }
 
-/// Where one attempt has led.
+/// The result of one attempt.
 enum Step {
     Done(Acquired),
     /// In the queue of one of our servers, as long as this answer is not at its end.
@@ -150,7 +150,7 @@ impl<'a> Queueing<'a> {
                 Ok(Step::Waiting(link, answer)) => {
                     let since = Instant::now();
                     let waited = wait(link, answer).await;
-                    // A server that ends every wait at once is not to be asked without a pause.
+                    // If a server ends every wait at once, we pause between requests.
                     quick = if since.elapsed() < QUICK { quick + 1 } else { 0 };
                     if quick > 3 {
                         pause.sleep().await;
@@ -212,7 +212,7 @@ impl<'a> Queueing<'a> {
         let mut link = within(self.time, shared.dialler.dial()).await?;
         let beyond = beyond_the_original(self.ask);
         if beyond.is_some() || self.ask.nonblock {
-            // One of the other kind remembers everybody who registers, so that is looked at first.
+            // A server of the other kind remembers every client that registers, so we look first.
             let theirs = within(self.time, self.look_if_original(&mut link)).await?;
             if theirs.is_some()
                 && let Some(lack) = beyond
@@ -228,7 +228,7 @@ impl<'a> Queueing<'a> {
     }
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
-    /// would tell of everybody who holds.
+    /// would list every holder.
     async fn look_if_original(&self, link: &mut Link) -> Result<Option<Observed>, StoreError> {
         let dialler = &self.shared.dialler;
         let answer = link.ask(dialler.request(ABOUT, "")).await?;
@@ -386,7 +386,7 @@ impl<'a> Queueing<'a> {
         Box::new(place.lease(Rc::clone(&self.shared), self.ask.name.clone()))
     }
 
-    /// Says what the user did not ask for, each thing once.
+    /// Tells the user what differs from the request, each thing once.
     fn tell(&mut self, told: &Told) {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
@@ -427,7 +427,7 @@ impl<'a> Queueing<'a> {
     }
 }
 
-/// What is asked for that a server of the original kind cannot do.
+/// What the request needs and a server of the original kind lacks.
 fn beyond_the_original(ask: &Ask) -> Option<Lack> {
     if ask.limit > 1 {
         return Some(Lack::Permits(ask.limit));

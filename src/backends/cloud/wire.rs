@@ -20,7 +20,7 @@ pub(crate) const VERSION: &str = "2";
 /// Whose API key it is.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
 
-/// Whom a request is about.
+/// The client that a request is about.
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
@@ -31,7 +31,7 @@ pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 /// How often an empty line in an open answer says that the server is there, and that nothing between
 /// us has forgotten the connection.
 pub(crate) const BEAT: Duration = Duration::from_secs(10);
-/// A server that is silent for so long cannot be heard: two are missing.
+/// A server that is silent for so long is out of reach: two beats are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
 /// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
@@ -122,7 +122,7 @@ pub(crate) enum Outcome {
     Waiting,
     /// No permit was free, and the client does not wait for one.
     Busy,
-    /// What is in force is not what was asked for.
+    /// The limit or TTL in force is not the one asked for.
     Differs,
     /// The permit that was to be renewed was revoked gently: it is ours until it is given back
     /// or its lease ends.
@@ -228,8 +228,8 @@ pub(crate) struct Named {
 /// A holder or a waiter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Party {
-    /// Nil where what was answered is none (`mending.rs`), and for one whom the key may not know: of
-    /// that one there are the phase and what is left.
+    /// Nil where the answer had none (`mending.rs`), and for a client that the key may not see:
+    /// then only the phase and the time left are given.
     pub(crate) id: Uuid,
     /// The fencing token of a holder.
     #[serde(default)]
@@ -241,13 +241,13 @@ pub(crate) struct Party {
     /// None for a client of another kind.
     #[serde(default)]
     pub(crate) record: Option<Record>,
-    /// Of that one, the label of its API key.
+    /// For such a client, the label of its API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
 }
 
 impl Look {
-    /// What cannot be so is left out, and hides nothing else.
+    /// Impossible values are left out; the rest is shown.
     pub(super) fn snapshot(self, name: &Name) -> Snapshot {
         let holder = |party: Party| match (party.record, believed::time_if_any(party.left_ms)) {
             (record @ Some(_), Ok(left)) => {
@@ -255,7 +255,7 @@ impl Look {
                 Holder::Known { token, record, phase, left }
             }
             (Some(_), Err(_)) => Holder::unknown(),
-            // One whom the key that we have may not know.
+            // A client that our key may not see.
             (None, Ok(left)) if party.id.is_nil() => {
                 Holder::Known { token: None, record: None, phase: party.phase, left }
             }
@@ -290,13 +290,13 @@ impl Look {
     }
 }
 
-/// What became of giving back a detached permit.
+/// The result of giving back a detached permit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Returned {
     pub(crate) outcome: GivenBack,
 }
 
-/// What became of revoking a permit.
+/// The result of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Revoked {
     /// Whether a client held it.

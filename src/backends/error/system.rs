@@ -30,7 +30,7 @@ pub(crate) enum Directory {
     Movable(String),
     /// It is on a file system of this kind, where locks of different hosts do not meet.
     Remote(&'static str),
-    /// It belongs to another user than us and root; whether that stands for all who are not mapped.
+    /// It belongs to another user than us and root; whether that uid stands for all unmapped users.
     Owner {
         uid: u32,
         unmapped: bool,

@@ -20,8 +20,8 @@ pub(crate) struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim<R> {
     pub(crate) id: Uuid,
-    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: wants to
-    /// be alone, for as long as it likes.
+    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: an exclusive
+    /// permit without a lease.
     pub(crate) terms: Option<Terms>,
     /// For how long from its grant the permit stays taken, whatever becomes of its holder.
     pub(crate) min_hold: Duration,
@@ -43,11 +43,11 @@ pub(crate) struct Holding<R> {
     pub(super) confirmed: bool,
 }
 
-/// What came of a wish to keep a permit.
+/// The result of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Held,
-    /// It is still its holder's, and will not be for longer.
+    /// It is still held, but cannot be renewed.
     Revoked,
     /// It has ended or was never there, and another client may hold it.
     Lost,

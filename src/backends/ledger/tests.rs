@@ -109,7 +109,7 @@ fn who_is_away_is_passed_over_and_has_its_place_back() {
     assert_eq!(granted(&ledger.release(at(2), id(1))), [3]);
     assert_eq!(ledger.asks(3, claim(2, 1, Some(60))), []);
     assert_eq!(granted(&ledger.release(at(4), id(3))), [2]);
-    // Who never comes back keeps nothing.
+    // A client that never comes back keeps nothing.
     ledger.leave(at(5), id(4));
     assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
     assert_eq!(ledger.renew(at(5), id(2)), Renewal::Held);

@@ -75,8 +75,8 @@ fn lease(
     Box::new(Leased::new(permit, tenure, grip))
 }
 
-/// The permit of this identity that was written down and counts. One that is held by processes too
-/// is not detached, and is none of ours.
+/// The detached permit of this identity, if it counts. One that is held by processes too is not
+/// detached.
 fn find(locked: &Locked<'_>, id: Uuid) -> io::Result<Option<(Entry, Kept)>> {
     let found = locked.0.find(locked.0.list()?.kept, |entry| *entry, id)?;
     let Some(entry) = found else { return Ok(None) };
@@ -157,7 +157,7 @@ impl leased::Grip for Grip {
         })
     }
 
-    /// Nothing runs under it that would have to be stopped.
+    /// No command runs under it that would have to be stopped.
     fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
         Box::pin(std::future::pending())
     }

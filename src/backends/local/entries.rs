@@ -13,7 +13,7 @@ pub(super) struct State {
     pub(super) pinned: u32,
 }
 
-/// The kinds of FIFO, and the one kind of file that counts without a process.
+/// The kinds of FIFO, and the kind of file that counts without a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Waiter,
@@ -84,8 +84,8 @@ impl State {
         (self.pinned > 0).then_some(self.pinned)
     }
 
-    /// The next number: grows in normal life by one or more, and across the loss of this file
-    /// because it follows the wall clock in microseconds.
+    /// The next number. It grows by one or more, and even if this file is lost, because it follows
+    /// the wall clock in microseconds.
     pub(super) fn next(&mut self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_micros()).unwrap_or(0);
@@ -98,8 +98,7 @@ impl State {
         format!("{:020} {:010} {:010}\n", self.last, self.limit, self.pinned)
     }
 
-    /// What a crash of the machine may have garbled reads as nothing: the clock then sees to it
-    /// that numbers grow.
+    /// A file garbled by a crash of the machine reads as empty: numbers still grow, by the clock.
     pub(super) fn from_text(text: &[u8]) -> Self {
         let fields = || {
             let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();

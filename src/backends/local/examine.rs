@@ -53,7 +53,7 @@ fn room(filesystem: &StatFs) -> Vec<Finding> {
         grade: grade_of_bytes,
         what: Found::FreeSpace(free / LITTLE),
     };
-    // Some file systems have as many as fit, and say nothing.
+    // Some file systems have no fixed number of files, and report none.
     let files = (all_files > 0)
         .then(|| (grade(files, all_files, FEW), Found::FreeFiles(files)))
         .map(|(grade, what)| Finding { topic: "free files", grade, what });

@@ -13,7 +13,7 @@ use super::entries::Entry;
 use super::files::Semaphore;
 use crate::clock::Moment;
 
-/// What it takes nearly always.
+/// How long it nearly always takes.
 const USUAL: Duration = Duration::from_millis(2);
 
 /// How long the end of processes that we may not see is taken to last at most.
@@ -83,7 +83,7 @@ impl Dying {
         if !self.pids.contains(&pid) && !is_younger(&stat, since) {
             return false;
         }
-        // The files are gone with the last thread. The first may have ended before, in peace.
+        // The files are closed with the last thread. The first may have ended before, normally.
         let threads = || fs::read_dir(process.join("task")).into_iter().flatten().flatten();
         let ends = |thread: DirEntry| {
             fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| is_ending(&stat))
@@ -96,7 +96,7 @@ impl Dying {
         processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
     }
 
-    /// Whether no process is hidden from us, as far as one can tell by the first.
+    /// Whether no process is hidden from us, as far as process 1 shows.
     fn sees_all(&self) -> bool {
         fs::read_to_string(self.proc.join("1/stat")).is_ok()
     }

@@ -50,7 +50,7 @@ struct Written<'a> {
     boot_us: u64,
 }
 
-/// The part of it by which we know who may have had a permit.
+/// The part of it that shows which processes may have had a permit.
 #[derive(Deserialize)]
 pub(super) struct Granted {
     /// The process that asked.
@@ -77,7 +77,7 @@ pub(super) struct Semaphore {
     pub(super) sharing: Sharing,
 }
 
-/// What has become of a permit.
+/// The state of a permit.
 pub(super) enum Permit {
     Held {
         fifo: OwnedFd,
@@ -142,11 +142,12 @@ impl Semaphore {
         self.path.join(entry.file())
     }
 
-    /// Removes what does not count any more, or what its owner wants to end, and its record.
-    /// Another process may have been faster, and needs no mutex: only the owner removes what lives.
+    /// Removes an entry that does not count any more, or that its owner ends, and its record.
+    /// Another process may have been faster. That needs no mutex: only the owner removes what
+    /// lives.
     ///
-    /// Whatever counts has a name: first it stops to count, then its record goes, and then the file
-    /// by which the next who looks finds what a crash has left.
+    /// An entry counts by its name: first it stops counting, then its record goes, and last the
+    /// file by which the next look finds what a crash has left.
     pub(super) fn remove(&self, entry: Entry) {
         if entry.kind == Kind::Kept
             && let Ok(file) = ours::open(&self.directory, &entry.file(), OFlags::WRONLY)
@@ -160,7 +161,7 @@ impl Semaphore {
         }
     }
 
-    /// Whose FIFO it is. None: it has no record, or an unfinished one.
+    /// The record of a FIFO's owner. None: there is none, or an unfinished one.
     fn record<T: DeserializeOwned>(&self, entry: Entry) -> io::Result<Option<T>> {
         let file = match ours::open(&self.directory, &entry.record_file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
@@ -171,7 +172,7 @@ impl Semaphore {
         Ok(serde_json::from_slice(&text[..length]).ok())
     }
 
-    /// The same for words, by which nothing is decided: None also where it cannot be read.
+    /// The same for messages only: None also where it cannot be read.
     pub(super) fn owner(&self, entry: Entry) -> Option<Record> {
         self.record(entry).ok().flatten()
     }
@@ -198,7 +199,7 @@ impl Semaphore {
     /// When a permit was granted, and to which process.
     pub(super) fn granted(&self, entry: Entry) -> io::Result<Option<Granted>> {
         match self.record(entry) {
-            // We made no link, no socket and no directory of it.
+            // We make no link, socket or directory of such a name.
             Err(error)
                 if matches!(
                     Errno::from_io_error(&error),
@@ -270,7 +271,7 @@ impl Locked<'_> {
     pub(super) fn probe_permit(&self, entry: Entry) -> io::Result<Permit> {
         // Its holder has removed it since it was listed, which is part of a release.
         let Some(fifo) = self.open(entry)? else { return Ok(Permit::Released) };
-        // Before the lock is looked at: the holder may have ended well since.
+        // Before the lock is checked: the holder may release the permit in between.
         let said = Said::to(&fifo)?;
         Ok(match said {
             Said::Released => Permit::Released,
@@ -279,7 +280,7 @@ impl Locked<'_> {
         })
     }
 
-    /// None: there is none, or what we did not make.
+    /// None: there is none, or it is not of our making.
     fn open(&self, entry: Entry) -> io::Result<Option<OwnedFd>> {
         match ours::open(&self.0.directory, &entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
@@ -287,8 +288,8 @@ impl Locked<'_> {
         }
     }
 
-    /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record.
-    /// Nothing is left of one that fails.
+    /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record. A
+    /// failure leaves nothing.
     pub(super) fn create(&self, entry: Entry, record: &Record) -> io::Result<OwnedFd> {
         let Semaphore { directory, sharing, .. } = self.0;
         let mode = sharing.file_mode();
@@ -316,7 +317,7 @@ impl Locked<'_> {
         let directory = &self.0.directory;
         let renamed = Entry { kind, ..entry };
         match rustix::fs::renameat(directory, entry.file(), directory, renamed.file()) {
-            // It has left, for which it needs no mutex.
+            // The waiter has left, which needs no mutex.
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -348,7 +349,7 @@ impl Said {
     }
 }
 
-/// Where others may make files, some may be what none of us made.
+/// Where other users may make files, some may not be ours.
 fn is_fifo(file: &OwnedFd) -> bool {
     let kind = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode);
     rustix::fs::fstat(file).is_ok_and(|stat| kind(stat) == FileType::Fifo)

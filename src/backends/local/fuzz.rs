@@ -34,7 +34,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
 }
 
-/// A name is one file in its directory, and another one is another.
+/// A name is one file in its directory, and different names are different files.
 pub(crate) fn fuzz_name(name: &Name) {
     let file = names::to_file(name);
     assert!(file.len() <= 255 && !file.contains(['/', '\0']) && !file.starts_with('.'), "{file}");

@@ -24,7 +24,7 @@ use crate::mutants::{self, Guard};
 /// How often a holder that nothing can wake looks whether its permit was revoked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Knows no runtime before it is asked for [`Lease::lost`]: it may be granted in another one.
+/// Uses no runtime before [`Lease::lost`] is called: it may be granted in another one.
 pub(super) struct Held {
     permit: Permit,
     semaphore: Rc<Semaphore>,
@@ -33,7 +33,7 @@ pub(super) struct Held {
     fifo: OwnedFd,
     /// The same, once the holder listens for that.
     watched: Option<AsyncFd<OwnedFd>>,
-    /// What was heard of that.
+    /// What was read there.
     heard: Said,
     /// Until when the permit stays taken after its release.
     hold_end: Option<Moment>,

@@ -52,7 +52,7 @@ impl Kept {
         Ok(Self { ttl: ask.ttl, phase: Phase::Holding, ..run }.renewed())
     }
 
-    /// What is left of that of a run, which is granted now, once nothing else is.
+    /// One for a run that is granted now: what remains once its FIFO has gone.
     pub(super) fn of_run(ask: &Ask) -> io::Result<Self> {
         let hold_end = clock::now().saturating_add(ask.min_hold);
         let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, Phase::MinHold);
@@ -80,8 +80,8 @@ impl Kept {
         Self { phase, ..self }
     }
 
-    /// Whether it counts. One that ends after any time that can be asked for was written by other
-    /// means, and would show centuries.
+    /// Whether it counts. An end later than any that can be asked for was not written by us, and
+    /// would show centuries.
     pub(super) fn lasts(self) -> io::Result<bool> {
         let left = self.end().saturating_sub(clock::now());
         Ok(!left.is_zero() && left <= believed::LONGEST && self.boot == this_boot()?)
@@ -97,7 +97,7 @@ impl Kept {
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
 
-    /// What is garbled or unfinished, or would last for centuries, counts for nothing.
+    /// A file that is garbled or unfinished, or would last for centuries, does not count.
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
@@ -116,8 +116,8 @@ impl Kept {
 }
 
 impl Locked<'_> {
-    /// Writes such a permit down. Before the last step it counts for nothing, and nothing is left
-    /// of one that fails.
+    /// Writes such a permit down. Before the last step it does not count, and a failure leaves
+    /// nothing.
     pub(super) fn write_kept(&self, entry: Entry, kept: Kept, record: &Record) -> io::Result<()> {
         let write = || {
             let mode = self.0.sharing.file_mode();
@@ -145,10 +145,10 @@ impl Locked<'_> {
     pub(super) fn kept(&self, entry: Entry) -> io::Result<Option<Kept>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
-            // Nothing that we made: it is removed as what is garbled is.
+            // It is not of our making: removed like a garbled file.
             Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
             file => match read_whole::<256>(&file?) {
-                // A directory has no text. One that cannot be read now may be a permit all the same.
+                // A directory has no text. A file that cannot be read now may still be a permit.
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
                 text => text?,
             },
@@ -203,7 +203,7 @@ impl Locked<'_> {
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
         let file = ours::open(&self.0.directory, file, access)?;
-        // Another name of a file elsewhere, or a FIFO, is nothing that we made.
+        // A hard link to another file, or a FIFO, is not of our making.
         if ours::is_single(&file)? { Ok(file) } else { Err(Errno::MLINK) }
     }
 }

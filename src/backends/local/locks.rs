@@ -5,8 +5,8 @@ use std::fs;
 
 use rustix::fs::Stat;
 
-/// The locks of this moment, with the pids as our own pid namespace counts them. Locks of
-/// processes elsewhere are not in it.
+/// The locks of this moment, with the pids as our own pid namespace counts them. Locks of processes
+/// in other namespaces are missing.
 pub(super) struct Locks(String);
 
 impl Locks {

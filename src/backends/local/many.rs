@@ -9,7 +9,7 @@ use super::place::Base;
 use super::taken;
 use crate::backends::{Name, Snapshot};
 
-/// How many are worth a thread.
+/// How many names are worth a thread.
 const WORTH_A_THREAD: usize = 200;
 
 /// In the order of the names. None: another process still has the mutex, or something is wrong; a
@@ -25,7 +25,7 @@ pub(super) fn look(base: &Base, names: &[Name]) -> Vec<Option<Snapshot>> {
     let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
     let first = parts.next().unwrap_or_default();
     thread::scope(|scope| {
-        // There may be as many threads as this user may have.
+        // This user may have no more threads left.
         let started =
             |part| (part, thread::Builder::new().spawn_scoped(scope, move || look(part)).ok());
         let others: Vec<_> = parts.map(started).collect();

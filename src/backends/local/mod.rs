@@ -47,7 +47,7 @@ use super::{
 };
 use crate::kernel::raise_file_size_limit;
 
-/// How long one of many may take whose files are locked.
+/// How long one of many semaphores may take if its files are locked.
 const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// The local backend in one directory.
@@ -91,7 +91,7 @@ impl Local {
             match round.await {
                 Ok(Some(Ok(acquired))) => return Ok(acquired),
                 Ok(Some(Err(differs))) => return Err(self.differs(ask, &differs)),
-                // What is made in a deleted directory is not found either.
+                // Files made in a deleted directory are not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.error(attempt(), error)),
@@ -164,7 +164,7 @@ impl Local {
                 snapshots.push(snapshot);
                 continue;
             }
-            // What is in the way is waited for here, or told, and hides no other.
+            // Here an obstacle is waited for or reported, and hides no other semaphore.
             let end = end.max(Instant::now() + BRIEFLY);
             snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
                 Ok(Ok(snapshot)) => snapshot,
@@ -185,7 +185,7 @@ impl Local {
             return Ok(());
         }
         let pin = |semaphore: &Rc<Semaphore>, locked: &Locked<'_>| {
-            // Before the new limit is there, as for everything that wakes.
+            // Before the new limit is written, as always when waking.
             locked.wake(semaphore.list()?.waiters)?;
             locked.set_state(State { pinned: limit.unwrap_or(0), ..locked.state()? })
         };

@@ -110,7 +110,7 @@ enum Step {
 }
 
 impl Queueing<'_> {
-    /// Looks, takes what is ours, and otherwise waits for something to happen.
+    /// Looks, takes a permit if it is our turn, and otherwise waits for something to happen.
     async fn advance(&mut self) -> io::Result<Step> {
         let Self { semaphore, ask, turn, .. } = self;
         let for_mutex = if ask.nonblock { ForMutex::Bounded } else { ForMutex::Endless(turn) };
@@ -158,8 +158,8 @@ impl Queueing<'_> {
         Ok(Step::LookAgain)
     }
 
-    /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
-    /// do the same where we are called off.
+    /// Waits until the former holders of these permits have ended. Only then are the permits
+    /// removed, so that other waiters do the same if we are called off.
     async fn outlive(&self, dying: &Dying, dead: &[Entry]) -> io::Result<Step> {
         let gone = async {
             if tokio::time::timeout(DYING, dying.complete()).await.is_ok() {
@@ -182,7 +182,7 @@ impl Queueing<'_> {
         Ok(Step::LookAgain)
     }
 
-    /// Whether to bear with an error that may pass: in the queue as long as we may wait, before
+    /// Whether to retry after an error that may pass: in the queue as long as we may wait, before
     /// it for a while.
     fn tries_on(&self, give_up: Instant) -> bool {
         self.place.is_some() || (!self.ask.nonblock && Instant::now() < give_up)
@@ -198,7 +198,7 @@ async fn hearing<T>(place: Option<&Queued>, doing: impl Future<Output = T>) -> T
     }
 }
 
-/// Errors of the moment: others may free what is missing.
+/// Temporary errors: other processes may free what is missing.
 fn passes(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let storage = error.kind() == io::ErrorKind::StorageFull;
@@ -305,7 +305,7 @@ impl Survey {
         }
     }
 
-    /// Finds the nearest of those before us who live, and forgets the dead it meets.
+    /// Finds the nearest living waiters before us, and forgets the dead ones.
     fn look_before(&mut self, locked: &Locked<'_>) -> io::Result<()> {
         let mut alive = Vec::new();
         self.before.clear();
@@ -364,8 +364,8 @@ impl Survey {
         !self.dead.is_empty() && self.held + self.dead.len() >= self.limit as usize
     }
 
-    /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
-    /// is are able to.
+    /// A permit is free, and it is not our turn to take it: makes sure that the waiters whose turn
+    /// it is are able to.
     fn see_to_the_first(
         &mut self,
         locked: &Locked<'_>,

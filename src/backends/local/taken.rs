@@ -26,7 +26,8 @@ pub(super) enum By {
 pub(super) struct Permits {
     /// In the order of their grants.
     pub(super) taken: Vec<Taken>,
-    /// Permits that were not given back, have not been replaced yet, and do not last.
+    /// Permits of dead holders that were not given back or replaced yet, and have no record that
+    /// lasts.
     pub(super) dead: Vec<Entry>,
 }
 
@@ -51,7 +52,7 @@ impl Permits {
         for entry in kept {
             let number = |taken: &Taken| taken.entry.number;
             let held = &found.taken[..by_processes];
-            // One permit, however it is taken.
+            // Counted once, even if it is taken in both ways.
             if held.binary_search_by_key(&entry.number, number).is_err()
                 && let Some(kept) = locked.kept(entry)?
             {

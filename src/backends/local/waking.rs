@@ -61,8 +61,9 @@ impl Semaphore {
         Ok(())
     }
 
-    /// Whether a waiter that was told leaves its place within a moment. It saves a look at the kernel's
-    /// list of locks, which takes milliseconds and slows everybody down who locks a file meanwhile.
+    /// Whether a waiter that was told leaves its place within a moment. It saves a look at the
+    /// kernel's list of locks, which takes milliseconds and slows down every process that locks a
+    /// file meanwhile.
     fn goes_ahead(&self, waiter: Entry) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         (0..MOMENTS).any(|_| {

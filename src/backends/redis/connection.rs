@@ -19,7 +19,7 @@ use crate::backends::retry::{CONNECTING, within};
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
-/// How long replicas have to confirm what was written. They are asked at once.
+/// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);
 
 pub(super) struct Connection {
@@ -27,9 +27,9 @@ pub(super) struct Connection {
     /// While it is idle.
     idle: RefCell<Option<Conversation>>,
     begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
-    /// Whether the server may have heard of anything.
+    /// Whether a request may have reached the server.
     reached: Cell<bool>,
-    /// Whether it has answered anything.
+    /// Whether it has answered any.
     answered: Cell<bool>,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct Program {
 /// What a script said.
 pub(super) struct Said<T> {
     pub(super) answer: T,
-    /// A moment before it was asked.
+    /// A moment before the call was sent.
     pub(super) since: Moment,
-    /// What was asked beside it.
+    /// The answer to the command sent with it.
     pub(super) beside: Option<Value>,
-    /// How many replicas have what it wrote.
+    /// How many replicas have confirmed its write.
     pub(super) confirmed: u32,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Said<T> {
 pub(super) struct Question<'a> {
     pub(super) keys: &'a [String],
     pub(super) arguments: &'a [String],
-    /// Something asked before it at the same time.
+    /// A command sent together with it, before it.
     pub(super) beside: Option<&'a Cmd>,
     /// How many replicas are to have what it writes before there is an answer, or after a while.
     pub(super) replicas: u32,
@@ -85,7 +85,7 @@ impl Program {
         Self { source: LOOK, hash: Cow::Borrowed(LOOK_HASH) }
     }
 
-    /// What calls it where the server has it already.
+    /// The call for a server that has the script already.
     pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
         Self::call("EVALSHA", &self.hash, keys, arguments)
     }
@@ -154,14 +154,14 @@ impl Connection {
         };
         let confirmed = confirmed.map(told).transpose()?.unwrap_or(0);
         let answer = from_redis_value(answer).map_err(|error| {
-            // It may belong to another question, and then so does the next one.
+            // The answer may belong to another question, and so may the next one.
             self.idle.take();
             RedisError::from(error)
         })?;
         Ok(Said { answer, since, beside: answers.pop(), confirmed })
     }
 
-    /// Whether there is anything to take back.
+    /// Whether there may be anything to take back.
     pub(super) fn has_reached(&self) -> bool {
         self.reached.get()
     }
@@ -171,8 +171,7 @@ impl Connection {
         told(self.one(question.clone()).await?)
     }
 
-    /// The same of what can be done without, which is not waited for long. None: the server does not
-    /// grant it.
+    /// The same for an optional answer, with a short wait. None: the server does not allow it.
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
@@ -194,7 +193,7 @@ impl Connection {
     }
 
     /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
-    /// grant it.
+    /// allow it.
     pub(super) async fn wait<T: FromRedisValue>(
         &self,
         question: &Cmd,
@@ -227,7 +226,7 @@ impl Connection {
 
     /// Dropping this drops the connection.
     async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, Interruption> {
-        // One that was not used for a while may have been closed for that.
+        // A connection that was idle for a while may have been closed for that.
         if let Some(conversation) = self.idle.take() {
             match self.query_on(conversation, questions).await {
                 Err(error) if error.is_io() => {}
@@ -282,13 +281,13 @@ fn confirmation(answers: &mut Vec<Value>, replicas: u32) -> Option<Value> {
     if replicas == 0 || answers.last().is_some_and(is_refusal) { None } else { answers.pop() }
 }
 
-/// What an answer says to a question that can be done without: an ACL may forbid it, it may have been
-/// renamed, a server of another make may not know it, and that is all the same.
+/// The answer to an optional question, or None: an ACL may forbid the command, it may have been
+/// renamed, or another make of server may not know it.
 pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
     from_redis_value(answer.extract_error().ok()?).ok()
 }
 
-/// Whether it is no refusal: a server that has just changed its role, or is about to.
+/// Whether the error will pass: the server has just changed its role, or is about to.
 fn will_pass(error: &RedisError) -> bool {
     let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
     error.code().is_some_and(|code| words.contains(&code))
@@ -332,7 +331,7 @@ impl From<Interruption> for StoreError {
     }
 }
 
-/// The only place that looks into what a server says, in words that are not ours.
+/// The only place that interprets a server's own error messages.
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         let text = one_line(&error);

@@ -28,7 +28,7 @@ const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 /// How long a greeting is usually answered at the latest.
 const GREETING: Duration = Duration::from_millis(600);
 
-/// What answers are read in.
+/// The size of the read buffer.
 const ROOM: usize = 8 * 1024;
 
 /// What is known before anything is connected.
@@ -48,7 +48,7 @@ pub(super) struct Conversation {
     introduced: bool,
 }
 
-/// Questions that were sent before there was anything to wait with.
+/// Questions that were sent before there was a runtime to wait with.
 pub(super) struct Begun {
     socket: Socket,
     sent: usize,
@@ -110,7 +110,7 @@ impl Dialler {
     }
 
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
-    /// up, negotiated or shown before. What cannot be sent at once is left to [`Begun::proceed`].
+    /// up, negotiated or shown before. The rest is left to [`Begun::proceed`].
     pub(super) fn begin(&self, questions: &[Cmd]) -> Option<Begun> {
         if !self.entrance().is_empty() {
             return None;
@@ -132,7 +132,7 @@ impl Dialler {
         Some(Begun { socket, sent })
     }
 
-    /// Who calls bounds the time.
+    /// The caller bounds the time.
     pub(super) async fn dial(&self) -> Result<Conversation, Interruption> {
         let stream = match self.url.info().addr() {
             ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
@@ -168,7 +168,7 @@ impl Dialler {
         let mut last = io::Error::from(io::ErrorKind::NotFound).into();
         while let Some(address) = addresses.next() {
             let dialled = self.dial_to(address);
-            // One that swallows everything must not keep us from another that works.
+            // An address that never answers must not keep us from another that works.
             let dialled = match addresses.peek() {
                 Some(_) => timeout(ONE_OF_SEVERAL, dialled)
                     .await
@@ -194,7 +194,7 @@ impl Dialler {
         }
     }
 
-    /// Whether what closes a plain connection without an answer would rather speak TLS.
+    /// Whether a server that closes a plain connection without an answer speaks TLS.
     pub(super) async fn meets_tls(&self) -> bool {
         let ConnectionAddr::Tcp(host, port) = self.url.info().addr() else { return false };
         let greeted = async {
@@ -208,7 +208,7 @@ impl Dialler {
                 Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
             first_byte(address, &greeting).await.map_err(Interruption::from)
         };
-        // A record of TLS that is an alert or goes on with the handshake.
+        // A TLS record: an alert, or the next part of the handshake.
         matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
     }
 
@@ -219,7 +219,7 @@ impl Dialler {
         let mut questions = Vec::new();
         let user = settings.username().filter(|user| !user.is_empty());
         let password = self.url.secret();
-        // A user without a password is one that needs none, and not the default user.
+        // A user without a password needs none, and is not the default user.
         if user.is_some() || password.is_some() {
             let mut question = cmd("AUTH");
             question.arg(user).arg(password.unwrap_or_default());
@@ -271,10 +271,10 @@ impl Conversation {
         let mut refusal = None;
         for _ in introduction() {
             match self.hear().await {
-                // Servers before 7.2 do not know it, and that is no matter.
+                // Servers before 7.2 do not know it, which does not matter.
                 Ok(Value::ServerError(error)) => refusal = Some(error),
                 Ok(_) => {}
-                // Then it was no answer, but why it closed the connection.
+                // Then it was no answer, but the reason for closing the connection.
                 Err(error) => return Err(refusal.map_or(error, Interruption::from)),
             }
         }
@@ -295,7 +295,7 @@ impl Conversation {
         Ok(answers)
     }
 
-    /// Whether nothing came that was not asked for.
+    /// Whether no unexpected answer is left.
     pub(super) fn has_heard_all(&self) -> bool {
         self.inbox.received.is_empty()
     }
@@ -403,8 +403,8 @@ fn open(address: &SockAddr) -> io::Result<Socket> {
     }
 }
 
-/// Waits for one that was begun. What has become of one that was connected, because something was
-/// sent, is for the reader to find: there may be something to read before that.
+/// Waits for a connection that was begun. If something was sent, it was connected, and the reader
+/// finds its state: there may be something to read before an error.
 async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn Stream>> {
     let unix = socket.local_addr()?.domain() == Domain::UNIX;
     let (stream, error): (Box<dyn Stream>, _) = if unix {

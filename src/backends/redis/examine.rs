@@ -52,7 +52,7 @@ impl Info {
 }
 
 impl Shared {
-    /// None: it is not to be had.
+    /// None: the server does not allow it.
     pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, StoreError> {
         let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
         Ok(info?.map(Info))

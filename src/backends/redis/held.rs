@@ -37,7 +37,7 @@ pub(super) struct Grip {
     token: u64,
     /// What its users agreed upon: a server that has forgotten it learns it from us.
     agreed: Cell<Agreed>,
-    /// Until when it stays taken, whatever happens; the same holds for that.
+    /// Until when it stays taken, whatever happens; such a server learns this too.
     kept_until: Moment,
 }
 
@@ -92,12 +92,12 @@ impl Grip {
         loop {
             let list = self.keys.wake(self.id);
             let heard = hear(Rc::clone(&self.shared), list, || hurry.notify_one(), || ()).await;
-            // If that will not pass, the next renewal is told the same.
+            // If the error will not pass, the next renewal reports it.
             let Ok(Heard { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
                 "gently" => return Lost::revoked(),
                 "now" => return Lost::removed(if fresh { Gone::Now } else { Gone::Before }),
-                // It was given back; or that is left over from the time when we waited.
+                // It was given back; or the word is left over from our time in the queue.
                 _ => hurry.notify_one(),
             }
         }
@@ -126,7 +126,7 @@ impl leased::Grip for Grip {
             let told = async {
                 loop {
                     let lost = self.told(&hurry).await;
-                    // It may have been a renewal by which that was heard first.
+                    // A renewal may have heard it first.
                     if lost.gone != Gone::NotYet {
                         return lost;
                     }

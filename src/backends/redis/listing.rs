@@ -9,7 +9,7 @@ use super::client::Shared;
 use crate::backends::retry::Patience;
 use crate::backends::{Attempt, Error, Name, StoreError, believed};
 
-/// What surrounds a name in the keys that say that there is something, and what they are.
+/// What surrounds a name in the keys that show that a semaphore exists, and their types.
 const SIGNS: [(&str, &str, &str); 3] =
     [("", "", "zset"), ("{", "}:queue", "zset"), ("{", "}:state", "hash")];
 
@@ -62,8 +62,8 @@ impl Shared {
         self.connection.ask(&scan).await
     }
 
-    /// Which keys are what they seem to be. What is remembered of an idle semaphore makes it none,
-    /// unless its limit is pinned.
+    /// Keeps the keys that have the right type. An idle semaphore's state does not count, unless
+    /// its limit is pinned.
     async fn those_of_kind(
         &self,
         kind: &str,

@@ -16,7 +16,7 @@ use crate::backends::{
     Acquired, Ask, Attempt, Error, Notice, Pending, Standing, StoreError, Turn, Who,
 };
 
-/// How long one that does not wait tries to find a server that has enough replicas.
+/// How long a client that does not wait tries to find a server that has enough replicas.
 const FOR_REPLICAS: Duration = Duration::from_secs(2);
 
 /// How long leaving the queue may take.
@@ -28,7 +28,7 @@ const MISSED: u32 = 3;
 /// How many of those in line are awake when a lease ends: the first may be dead.
 const NEAR: usize = 4;
 
-/// What each of them leaves to the one before it.
+/// How long each of them leaves to the one before it.
 const COURTESY: Duration = Duration::from_millis(30);
 
 /// How often the first in line looks while foreign clients hold permits: they wake no waiter.
@@ -41,7 +41,7 @@ pub(super) struct Queueing<'a> {
     ask: &'a Ask,
     turn: &'a Turn,
     who: Rc<str>,
-    /// Whether anything ever came of asking.
+    /// Whether a request was ever answered.
     outcome: bool,
     ticket: u64,
     /// How many replicas its users need, as far as we know.
@@ -114,7 +114,7 @@ impl<'a> Queueing<'a> {
                     let trouble = before.or(trouble, time);
                     let nonblock = self.ask.nonblock;
                     let over = if let StoreError::Withheld(why) = trouble {
-                        // The address may move to a server that has them.
+                        // The address may move to a server that has enough replicas.
                         waits |= !nonblock;
                         if waits {
                             self.turn.tell(Notice::Withheld(why));
@@ -195,7 +195,7 @@ impl<'a> Queueing<'a> {
         self.turn.tell(Notice::Trouble { what, may_last });
     }
 
-    /// Says what the user did not ask for, each thing once.
+    /// Tells the user what differs from the request, each thing once.
     fn tell(&mut self, reply: &Reply) {
         let Ask { limit, ttl, strict, .. } = *self.ask;
         let news = self.told.limit.replace(reply.limit) != Some(reply.limit);

@@ -9,7 +9,8 @@ use crate::backends::error::{Spoken, StoreError};
 const LONGEST_LINE: usize = 64 << 10;
 const LONGEST_TEXT: usize = 1 << 20;
 
-/// The most parts of an answer, and its bytes: what hundred thousands of waiters make of a semaphore.
+/// The most parts of an answer, and its bytes: enough for a semaphore with hundreds of thousands of
+/// waiters.
 const MOST_PARTS: usize = 1 << 20;
 const LARGEST: usize = 32 << 20;
 
@@ -81,7 +82,7 @@ fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     match std::str::from_utf8(line.trim_ascii_end()) {
         Ok("-1") => Ok(None),
         Ok(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // One that is too long to be read is too much as well.
+            // A number too long to be read is too much as well.
             number
                 .parse()
                 .map(Some)
@@ -91,9 +92,9 @@ fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     }
 }
 
-/// What answers there is no Redis. The first bytes show of some what it is instead.
+/// The server is no Redis. The first bytes may show what it is instead.
 fn foreign(bytes: &[u8]) -> StoreError {
-    // How a record of TLS begins that says what is wrong.
+    // The beginning of a TLS alert record.
     const ALERT: &[u8] = &[0x15, 0x03];
     StoreError::NotRedis(if bytes.starts_with(ALERT) {
         Some(Spoken::Tls)

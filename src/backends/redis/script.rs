@@ -34,7 +34,7 @@ impl Keys {
         Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
     }
 
-    /// All but the last one, of those that have given back.
+    /// All keys but the last, which remembers clients that have given back.
     pub(super) fn to_look(&self) -> &[String] {
         &self.declared[..6]
     }
@@ -89,7 +89,7 @@ impl Call<'_> {
         }
     }
 
-    /// By how many replicas what it does has to be confirmed.
+    /// How many replicas have to confirm its writes.
     fn confirmations(&self) -> u32 {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
     }

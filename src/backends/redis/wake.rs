@@ -22,7 +22,7 @@ pub(super) struct Heard {
 /// After how many refusals in a row listening is hopeless: one may be a change of roles.
 const HOPELESS: u32 = 3;
 
-/// How often it is tried all the same.
+/// How often it retries all the same.
 const HOPING: Duration = Duration::from_mins(1);
 
 /// Returns once something was put there. Only what will not pass is an error; after any other,

@@ -199,7 +199,7 @@ fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
                 drop(world.granted(ask()).await);
             }
             assert_eq!(world.files().len(), 1 + 2 * dead, "{:?}", world.files());
-            // Not while any process is in the middle of its end that may have had such a permit.
+            // Not while a process that may have had such a permit is still ending.
             while world.files() != ["mutex"] {
                 assert!(begin.elapsed() < PATIENCE, "{:?}", world.files());
                 world.granted(ask()).await.release(PATIENCE).await.unwrap();

@@ -103,7 +103,7 @@ fn who_waits_for_the_mutex_hears() {
         let fifo = rustix::fs::openat(CWD, &path, flags, Mode::empty()).unwrap();
         let mutex = fs::File::open(world.path().join("mutex")).unwrap();
         flock(&mutex, FlockOperation::LockExclusive).unwrap();
-        // The first has it look, for which it needs the mutex.
+        // The first wake makes it look, for which it needs the mutex.
         for number in 1..=2 {
             rustix::io::write(&fifo, b"x").unwrap();
             let begin = Instant::now();
@@ -126,7 +126,7 @@ fn waiters_in_the_middle_are_not_woken_by_grants() {
         for _ in 0..9 {
             waiting.push(world.waits(ask()).await);
         }
-        // What the newcomers told those before them has been heard.
+        // The waiters have read what the newcomers told them.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut notices = waiting.remove(4).notices;
         while notices.try_recv().is_ok() {}

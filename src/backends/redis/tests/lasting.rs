@@ -73,7 +73,7 @@ fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
     }
     assert_eq!(world.woken(2)[0], "again");
     assert!(world.ask(2).next.is_some_and(|next| next <= HOLD / 6));
-    // However long one may remember who has ended.
+    // Even after the ended clients are forgotten.
     world.write(&["DEL", "{p-a}:done"]);
     assert_eq!((world.renew(1).status, world.ask(1).status), (Status::Gone, Status::Gone));
     world.was_idle(1, 10_000);
@@ -117,11 +117,11 @@ fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_ti
     world.remembers("last", now - 19_000);
     world.write(&["ZADD", "p-a", &(now + 100).to_string(), &id(1).to_string()]);
     let waiting = world.ask(2);
-    // Others are not kept from what is free.
+    // Other clients are not kept from free permits.
     assert_eq!((waiting.status, waiting.paused), (Status::Waiting, None));
     let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
     assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
-    // One that renews in time anyway ends when it ended.
+    // A holder that renews in time keeps the old end.
     world.remembers("last", world.now() - 19_000);
     let ends = world.now() + 25_000;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(1).to_string()]);
