@@ -21,8 +21,8 @@ const RESERVED: usize = 32;
 /// The most strangers, unless more are asked for.
 const MOST_STRANGERS: usize = 1024;
 
-/// How much of a request that is not whole is not counted, and how much there may be beyond it, of all
-/// connections together, in bytes.
+/// How large an incomplete request may be without being counted, and how much larger ones may have
+/// in all, in bytes.
 const SMALL_HEAD: usize = 8 * 1024;
 const HALF_HEADS: usize = 16 << 20;
 
@@ -32,16 +32,16 @@ const LOOKS: usize = 3;
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
-    /// That have not shown a key, in all and from one address.
+    /// Connections that have not shown a key, in all and from one address.
     pub(crate) strangers: usize,
     pub(crate) of_one_address: usize,
-    /// That have.
+    /// Connections that have.
     pub(crate) known: usize,
 }
 
 impl Room {
-    /// What fits into so many descriptors: a quarter for strangers, and a quarter of that for those of
-    /// one address, where it is not said otherwise. Strangers never get more than half.
+    /// What fits into so many descriptors: by default a quarter for strangers, and a quarter of
+    /// that for each address. Strangers never get more than half.
     pub(crate) fn within(
         descriptors: usize,
         strangers: Option<usize>,
@@ -63,15 +63,15 @@ pub(crate) struct Door {
 #[derive(Default)]
 struct Inside {
     last: u64,
-    /// In the order in which they came, without those that are told to end.
+    /// In order of arrival, without those that are told to end.
     strangers: BTreeMap<u64, Stranger>,
-    /// With those.
+    /// Strangers, including those.
     count: usize,
     addresses: HashMap<IpAddr, Address>,
     known: usize,
     /// Of these, those without a request, in the order in which the last one ended.
     idle: BTreeMap<u64, AbortHandle>,
-    /// Connections with more of a request than is small, which is not whole yet.
+    /// Connections with an incomplete request that is no longer small.
     half: BTreeMap<u64, Half>,
     half_bytes: usize,
 }
@@ -98,7 +98,7 @@ enum Crowd {
     None,
     /// One has to go.
     Oldest(u64),
-    /// One goes already.
+    /// One is ending already.
     Leaving,
 }
 
@@ -116,7 +116,7 @@ impl Door {
         Rc::new(Guest::new(Rc::clone(self), inside.last, address))
     }
 
-    /// How it can be ended, and where it can be seen whether something has come.
+    /// Remembers how to end it, and its stream, to check for input.
     pub(super) fn watch(&self, guest: &Guest, ends: AbortHandle, stream: Weak<TcpStream>) {
         guest.is_ended_by(ends.clone());
         let address = group(guest.address());
@@ -173,8 +173,8 @@ impl Door {
         poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// A stranger has shown a key. False: all the room for those is taken by requests that are under
-    /// way, and it stays a stranger, that ends when others come.
+    /// A stranger has shown a key. False: requests under way take all the room for known clients,
+    /// so it stays a stranger, and ends when others come.
     pub(super) fn welcome(&self, guest: &Guest) -> bool {
         let mut inside = self.inside.borrow_mut();
         if inside.known >= self.room.known {
@@ -186,7 +186,7 @@ impl Door {
         true
     }
 
-    /// One that is known has no request any more. Returns its place among those.
+    /// A known one has no request any more. Returns its place among the idle ones.
     pub(super) fn rests(&self, ends: &AbortHandle) -> u64 {
         let mut inside = self.inside.borrow_mut();
         inside.last += 1;
@@ -199,7 +199,7 @@ impl Door {
         self.inside.borrow_mut().idle.remove(&place);
     }
 
-    /// So much of a request has come, and more of it is to come.
+    /// So many bytes of an incomplete request have come.
     pub(super) fn has_half(&self, number: u64, ends: &AbortHandle, bytes: usize) {
         let Some(bytes) = bytes.checked_sub(SMALL_HEAD) else { return };
         let mut inside = self.inside.borrow_mut();
@@ -214,7 +214,7 @@ impl Door {
         }
     }
 
-    /// It is whole.
+    /// Its request is complete.
     pub(super) fn has_whole(&self, number: u64) {
         self.inside.borrow_mut().forget_half(number);
     }

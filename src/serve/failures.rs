@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use super::door::group;
 use super::log::{Event, Log};
 
-/// How long that is not said again.
+/// How long until the next line about the same address.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
-/// How many addresses are told apart.
+/// How many addresses are counted separately.
 const MOST: usize = 1024;
 
 #[derive(Default)]
@@ -26,15 +26,15 @@ pub(crate) struct Failures {
 
 #[derive(Default)]
 struct Recent {
-    /// In the order in which it is to be said.
+    /// In the order in which the lines are due.
     due: VecDeque<(Instant, Option<IpAddr>)>,
-    /// None for those that are too many.
+    /// None counts the addresses beyond [`MOST`].
     counts: HashMap<Option<IpAddr>, Count>,
 }
 
 struct Count {
     last: IpAddr,
-    /// That nothing has been said of.
+    /// Failures that are not logged yet.
     more: u64,
 }
 
@@ -60,7 +60,7 @@ impl Failures {
         self.first.notify_one();
     }
 
-    /// Says how often it happened again, for ever.
+    /// Logs repeated failures when due, for ever.
     pub(super) async fn tell(&self, log: &Log) {
         loop {
             let next = self.recent.borrow().due.front().copied();

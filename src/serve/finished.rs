@@ -14,8 +14,8 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_mins(2);
 const MOST: usize = 100_000;
 
-/// An identity, and whose requests under it are meant; none: everybody's. Otherwise one client could end
-/// another by an identity that it heard of.
+/// An identity, and the key whose requests under it are refused; none: any key's. Otherwise one
+/// client could end another by an identity that it heard of.
 type Ended = (Uuid, Option<Print>);
 
 #[derive(Debug, Default)]

@@ -39,35 +39,35 @@ struct Writer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     appended: Cell<u64>,
-    /// Bytes since the file was last written anew, and how many are enough to do so.
+    /// Bytes since the last rewrite, and how many are enough for the next.
     grown: Cell<u64>,
     enough: Cell<u64>,
     progress: watch::Receiver<Progress>,
-    /// Of this start of the machine.
+    /// The identity of this boot.
     boot: String,
-    /// Of an earlier one, and the longest lease then, until that is over.
+    /// That of an earlier boot, and the longest lease then, until that is over.
     before: RefCell<Option<(String, Duration)>>,
     /// Held as long as this server uses the directory.
     _lock: File,
 }
 
-/// A file that is smaller than this is not worth to be written anew.
+/// A smaller file is not worth a rewrite.
 const SMALL: u64 = 1 << 20;
 
-/// How much a file of this size may grow before it is written anew.
+/// How much a file of this size may grow before a rewrite.
 fn enough(size: u64) -> u64 {
-    // Half of what is left is for what goes around each entry.
+    // Half of the rest is for the text around each entry.
     let room = file_size_limit().map_or(u64::MAX, |limit| limit.saturating_sub(size) / 2);
     SMALL.max(size * 4).min(room)
 }
 
 impl Journal {
-    /// One that remembers nothing.
+    /// A journal that remembers nothing.
     pub(crate) fn none() -> Self {
         Self { writer: None }
     }
 
-    /// Reads what is in a directory, which is made if need be, and goes on there.
+    /// Reads the journal in a directory, which is made if need be, and continues it.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Found), Unfit> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         Self::open_at(directory, boot)
@@ -118,8 +118,8 @@ impl Journal {
         Ok((Self { writer: Some(writer) }, found))
     }
 
-    /// Whether what is on record may not be all: the machine was started, and the longest lease
-    /// of before is not over.
+    /// Whether the record may be incomplete: the machine was rebooted, and the longest earlier
+    /// lease is not over.
     pub(crate) fn is_of_another_boot(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.before.borrow().is_some())
     }
@@ -157,8 +157,8 @@ impl Journal {
         writer.send(Job::Append(json));
     }
 
-    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as what is over
-    /// takes some.
+    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as ended
+    /// entries take some.
     pub(crate) fn has_grown(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
             let grown = writer.grown.get();
@@ -166,7 +166,7 @@ impl Journal {
         })
     }
 
-    /// Forgets what is over: only these limits are still pinned, and only these permits held.
+    /// Forgets ended entries: only these limits are still pinned, and only these permits held.
     pub(crate) fn rewrite(&self, last: u64, pins: &BTreeMap<String, u32>, grants: &[Grant]) {
         let Some(writer) = &self.writer else { return };
         let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
@@ -176,7 +176,7 @@ impl Journal {
     }
 
     /// Returns once everything that was recorded so far is on the disk, or with the reason why it
-    /// does not get there.
+    /// is not.
     pub(crate) async fn written(&self) -> Result<(), String> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let target = writer.appended.get();
@@ -198,7 +198,7 @@ impl Journal {
         }
     }
 
-    /// What tells of trouble and of its end; none where nothing is written.
+    /// Reports trouble with the disk and its end; none where nothing is written.
     pub(crate) fn progress(&self) -> Option<watch::Receiver<Progress>> {
         self.writer.as_ref().map(|writer| writer.progress.clone())
     }

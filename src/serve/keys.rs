@@ -23,7 +23,7 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// What goes with a key.
+/// A key's rights and label, as given.
 struct Given<'a> {
     role: Role,
     names: Option<Pattern>,
@@ -83,7 +83,8 @@ impl Keys {
         Ok(Self(all))
     }
 
-    /// What a key may do. Takes the same time whichever of them it is, and however much of it is right.
+    /// The bearer of a key. Takes the same time whichever key matches, and however much of it is
+    /// right.
     pub(crate) fn bearer(&self, presented: &[u8]) -> Option<Rc<Bearer>> {
         let mut found = None;
         for (key, bearer) in &self.0 {
@@ -119,7 +120,7 @@ impl<'a> Given<'a> {
             }
             rest = behind;
         }
-        // Taken for a label it would leave the key all rights.
+        // If it were taken for a label, the key would keep all rights.
         if rest.split_whitespace().any(is_meant_for_a_right) {
             return Err("write role= and names= so, and before the label".into());
         }

@@ -25,8 +25,7 @@ pub(crate) enum Event {
     SemTransition,
     /// Every request.
     Debug,
-    /// What a client does to others, and to this log. It is no part of the configuration: nothing
-    /// switches it off.
+    /// A client's interventions with others, and with this log. They cannot be switched off.
     Intervention,
 }
 
@@ -63,12 +62,12 @@ pub(crate) struct Subject<'a> {
     pub(crate) actor: &'a Actor,
 }
 
-/// Where lines go. Each of the two says whether it has taken one.
+/// Where lines go. Each of the two returns whether it took the line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sink {
-    /// Takes a line if that takes no time.
+    /// Takes a line if that does not block.
     pub(crate) line: fn(&str) -> bool,
-    /// The same for the last time, when it may take some.
+    /// The same for the last lines, which may block for a while.
     pub(crate) last: fn(&str) -> bool,
 }
 
@@ -90,11 +89,11 @@ pub(crate) struct Log {
     sink: Sink,
     switches: RefCell<Switches>,
     format: Format,
-    /// What must be written, and was not yet.
+    /// Lines that must be written, and are not yet.
     owed: RefCell<VecDeque<String>>,
 }
 
-/// How many lines that must be written wait for that.
+/// How many such lines are kept.
 const MOST_OWED: usize = 1_000;
 
 impl Log {
@@ -107,7 +106,7 @@ impl Log {
         Self { sink, switches: RefCell::new(switches), format, owed: RefCell::default() }
     }
 
-    /// One that says nothing of trouble, for tests that make a lot of it.
+    /// A log without alerts, for tests that cause many.
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
         let log = Self::new(&[], Format::Text, Sink::TEST);
@@ -151,7 +150,7 @@ impl Log {
         self.write(event, line);
     }
 
-    /// Writes what must be written and was not, as far as it can be now.
+    /// Writes the owed lines, as many as can be written now.
     pub(crate) fn catch_up(&self) {
         self.pay(self.sink.line);
     }
@@ -194,7 +193,7 @@ impl Log {
         serde_json::to_string_pretty(&*self.switches.borrow()).expect("plain data")
     }
 
-    /// Does what a client wants, and says so.
+    /// Makes a client's change, and logs it.
     pub(crate) fn change_for(&self, actor: &Actor, change: &Value) -> Result<(), Refused> {
         let before = self.switches.borrow().clone();
         self.change(change)?;
@@ -258,7 +257,7 @@ impl Log {
 pub(crate) enum Refused {
     /// There is no such component or event, or what it should be is neither on nor off.
     Unknown,
-    /// What ends the original server.
+    /// A null, which crashes the original server.
     Null,
 }
 
@@ -280,7 +279,7 @@ fn line_of(event: Event, what: Value) -> String {
 type Component = Vec<(&'static str, bool)>;
 
 /// Components and their events, in the order of the protocol. Those of the original's client and
-/// of its tests are there to be switched, and nothing more.
+/// tests can be switched, without effect.
 #[derive(Debug, Clone)]
 struct Switches(Vec<(&'static str, Component)>);
 
@@ -309,7 +308,7 @@ impl Switches {
         }
     }
 
-    /// What is not as it was.
+    /// The switches that have changed.
     fn since(&self, before: &Self) -> Vec<String> {
         let all = |switches: &Self| -> Vec<_> {
             let each = switches.0.iter().flat_map(|(component, events)| {

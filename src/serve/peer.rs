@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 use super::guest::Guest;
 
-/// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
-/// connection that had a long head once would have that room for as long as it is open.
+/// The most that is read at once. hyper's buffer grows with what it gets and never shrinks: after
+/// one long head a connection would keep a large buffer as long as it is open.
 const MOST_AT_ONCE: usize = 4096;
 
 #[derive(Clone)]

@@ -43,7 +43,7 @@ use crate::backends::{Pending, Revocation};
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
 
-/// What answers requests.
+/// Answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
     /// Others may take their place while the server runs.
@@ -68,15 +68,15 @@ struct Wanted {
     json: Option<Value>,
 }
 
-/// What came of it.
+/// The result of a request.
 enum Done {
     Answered(Answer),
     /// It stays open until there is something to answer.
     Open(Attached, Which),
-    /// The same for one of ours, which holds.
+    /// The same for a holder of our own kind.
     Watching(Attached),
     Asked(Told, Option<Attached>),
-    /// It is answered when it is on record, if that can be.
+    /// It is answered once it is on record, or that has failed.
     Changed(Answer),
     /// It is answered when it is on record, and not before.
     Pinned,
@@ -115,7 +115,7 @@ impl Routes {
             Ok(self.begin(&head, Ok(None), ours, &peer))
         };
         async move {
-            // Thousands of requests stay open, and nothing of them is kept that is not needed.
+            // Thousands of requests stay open, so only what is needed of them is kept.
             let mut done = match ready {
                 Ok(done) => done,
                 Err((head, body)) => {
@@ -133,7 +133,7 @@ impl Routes {
                 Done::Watching(attached) => match ending(attached, &peer).await {
                     Verdict::Replaced => removed(),
                     Verdict::Revoked => {
-                        // What is on record first: it cannot be renewed after a restart either.
+                        // Record it first, so that it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
                         plain_json(&Told::revoked())
                     }
@@ -143,8 +143,8 @@ impl Routes {
                 Done::Changed(answer) => {
                     // The waiter for this is told first.
                     tokio::task::yield_now().await;
-                    // Otherwise a server that ends now takes it for held when it starts again. What
-                    // cannot be written is given back all the same.
+                    // Otherwise a server that ends now takes it for held when it restarts. If it
+                    // cannot be written, it is given back all the same.
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
@@ -155,7 +155,8 @@ impl Routes {
                 // The loop has seen to it.
                 Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
-            // With its own version, so that one of another takes it for an answer of ours, and shows it.
+            // With the client's version, so that a client of another version takes it for an answer
+            // of ours, and shows it.
             if let Some(version) = version {
                 answer.headers_mut().insert(VERSION_HEADER, version);
             }
@@ -183,7 +184,7 @@ impl Routes {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => {
                 let mut answer = empty(status);
-                // It had a key that is none any more, and leaves the room of those that have one.
+                // Its key is not valid any more, so it leaves the room of known clients.
                 if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -208,7 +209,7 @@ impl Routes {
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
         let address = peer.guest().address();
         let Some(bearer) = self.keys.borrow().bearer(key) else {
-            // What asks without any, a balancer say, does not guess.
+            // A client without a key, a load balancer say, does not guess.
             if !key.is_empty() {
                 self.failures.add(address, &self.semaphores.log);
             }
@@ -258,7 +259,7 @@ impl Routes {
         let semaphores = &self.semaphores;
         Done::Answered(match (route, id) {
             (Route::Register, _) => match asking {
-                // Who died while we were held up must not be given anything.
+                // A client that died while we were held up must not be granted anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.ask(&name, asking, &actor) {
                     Ok((told, attached)) => {
@@ -333,7 +334,7 @@ impl Routes {
         })
     }
 
-    /// Waits for a permit, or until there is none to be had or kept any more.
+    /// Waits until the permit is granted, or the place or permit is lost.
     async fn verdict(&self, attached: Attached, which: Which, peer: &Peer) -> Answer {
         match (which, ending(attached, peer).await) {
             (Which::Wait, Verdict::Granted) => {

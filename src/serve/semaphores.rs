@@ -49,7 +49,7 @@ const MOST_PARTIES: usize = 1_000;
 /// All semaphores of a server.
 pub(crate) struct Semaphores {
     all: RefCell<BTreeMap<Rc<str>, Semaphore>>,
-    /// When which of them has something to do by itself.
+    /// When which of them has something due.
     due: RefCell<BTreeSet<(Moment, Rc<str>)>>,
     sooner: Notify,
     /// No number that was ever given out is greater.
@@ -71,7 +71,7 @@ pub(crate) struct Semaphores {
     pub(crate) log: Log,
 }
 
-/// Why something cannot be done.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     Unknown,
@@ -135,8 +135,8 @@ impl Semaphores {
         Rc::new(this)
     }
 
-    /// A permit that is on record is held, with its whole lease from now on. How long it was held
-    /// by then is not known after another start of the machine.
+    /// A permit that is on record is held, with its whole lease from now on. After a reboot it is
+    /// not known how long it was held.
     fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
         let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } = grant;
         let time = Duration::from_millis;
@@ -259,13 +259,13 @@ impl Semaphores {
         });
     }
 
-    /// The server ends, and those whose connections end with it are not to be taken for gone.
+    /// The server ends: clients do not count as gone because their connections end with it.
     pub(crate) fn close(&self) {
         self.closing.set(true);
     }
 
-    /// One of our clients asks for a permit, or again for what has become of that. Where it has
-    /// to wait there is something to wait with.
+    /// One of our clients asks for a permit, or repeats that. If it has to wait, it gets an open
+    /// request to wait with.
     pub(crate) fn ask(
         self: &Rc<Self>,
         name: &Rc<str>,
@@ -283,7 +283,7 @@ impl Semaphores {
         self.has_room(name)?;
         let mut told = Err(Refused::Unknown);
         let mut waits = false;
-        // What is over has to be over for everybody before anything new begins.
+        // Expire everything that is due before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
             if self.is_of_another_key(name, semaphore, &asking, actor) {
@@ -304,7 +304,7 @@ impl Semaphores {
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let min_hold = Duration::from_millis(asking.min_hold_ms);
             let claim = Claim { id, terms: Some(asked), min_hold, record };
-            // A place that it was not given is none, and it comes in at the end.
+            // A place without the right seal does not count, and the client queues at the end.
             let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
             let ticket = Some(asking.ticket).filter(given);
             let mut changes = semaphore.ledger.ask(now, claim, ticket);
@@ -321,7 +321,7 @@ impl Semaphores {
                 self.admit(semaphore, id, actor.clone(), true);
             }
             if held && known && asking.min_hold_ms > 0 {
-                // It holds from now on whatever becomes of it: it knows that it was granted.
+                // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }
             let outcome = match phase {
@@ -373,7 +373,7 @@ impl Semaphores {
         self.signed(name, id, told)
     }
 
-    /// One of our clients, which holds, wants to hear when it does not any more.
+    /// A holder of our own kind wants to hear when its permit is lost.
     pub(crate) fn watch(self: &Rc<Self>, name: &Rc<str>, id: Uuid) -> Result<Attached, Refused> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();

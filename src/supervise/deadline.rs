@@ -56,7 +56,7 @@ pub(crate) fn outage(ttl: Duration, kill_after: Option<Duration>) -> Duration {
 /// The shortest TTL, in whole seconds, under which a command survives an outage of that length.
 pub(crate) fn ttl_for_outage(length: Duration, kill_after: Option<Duration>) -> Duration {
     let long_enough = |ttl: &Duration| outage(*ttl, kill_after) >= length;
-    // Of a lease at least a quarter is room.
+    // At least a quarter of a lease is room.
     let most = length.as_secs().saturating_mul(4) + 60;
     let mut ttls = (SHORTEST_TTL.as_secs()..most).map(Duration::from_secs);
     ttls.find(long_enough).unwrap_or(Duration::from_secs(most))
@@ -70,14 +70,14 @@ pub(crate) fn killing(processes: usize) -> Duration {
     EACH.saturating_mul(u32::try_from(processes.saturating_sub(free)).unwrap_or(u32::MAX))
 }
 
-/// What is kept free at the end of a lease: for clocks that do not run at one speed (a tenth of
+/// The time kept free at the end of a lease: for clocks that do not run at one speed (a tenth of
 /// the TTL: chrony corrects by 8.3 % at most, ntpd by 0.05 %), and for the killing.
 fn margin(ttl: Duration) -> Duration {
     ttl / 10 + Duration::from_millis(500)
 }
 
-/// How long a command has by default between the signal and SIGKILL: less than what runners of
-/// CI jobs leave before they kill what is left.
+/// How long a command has by default between the signal and SIGKILL: less than CI runners give
+/// before they kill.
 pub(crate) fn default_kill_after(ttl: Duration) -> Duration {
     Duration::from_secs(5).min(ttl / 4)
 }

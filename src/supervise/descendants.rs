@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
 
-/// A process, whatever becomes of its number: no other one that gets it has begun at the same time.
+/// A process, by its number and start: another process that gets the number began at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -33,9 +33,9 @@ pub(super) struct Descendant {
 }
 
 impl Descendant {
-    /// Whether its number still stands for the same process: what has got the number meanwhile has
-    /// another parent. What is hidden may be any; but one that is our own child, whose number stays
-    /// its own until we have collected it.
+    /// Whether its number still stands for the same process: a new process with the number has
+    /// another parent. A hidden one cannot be told, unless it is our own child, which keeps its
+    /// number until we collect it.
     pub(super) fn is_still_there(self) -> bool {
         self.is_our_child()
             || Stat::of(self.pid)
@@ -125,8 +125,8 @@ fn children_are_listed() -> bool {
     *LISTED.get_or_init(|| fs::exists("/proc/thread-self/children").unwrap_or(false))
 }
 
-/// The children of a process, as the kernel lists them for each of its threads. What begins or ends
-/// meanwhile may be missing.
+/// The children of a process, as the kernel lists them for each of its threads. A child that begins
+/// or ends meanwhile may be missing.
 fn listed(parent: Pid) -> Vec<Pid> {
     let mut children = Vec::new();
     let threads = format!("/proc/{}/task", parent.as_raw_nonzero());

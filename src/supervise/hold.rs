@@ -17,7 +17,7 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 pub(crate) struct Hold<'a> {
     lease: &'a mut dyn Lease,
     expiring: Option<Expiring>,
-    /// What the backend has said of a permit that is not ours any more, or not for long.
+    /// What the backend said of a permit that is lost, or soon will be.
     gone: Option<Gone>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn is_over(lease: &dyn Lease) -> bool {
 pub(crate) enum Change {
     /// It was renewed.
     Renewed,
-    /// It is lost, or has to be taken for lost, because of this. At most that much time is left.
+    /// It is lost, or has to count as lost, because of this. At most that much time is left.
     Lost { why: Loss, left: Option<Duration> },
     /// The whole tree has to be dead.
     Over,
@@ -100,7 +100,7 @@ impl<'a> Hold<'a> {
         Some((since, ttl))
     }
 
-    /// Brings the end forward for a tree that has so many processes.
+    /// Brings the deadlines forward for a tree that has so many processes.
     pub(crate) fn make_room(&mut self, processes: usize) -> io::Result<()> {
         if let Some(expiring) = &mut self.expiring {
             let killing = deadline::killing(processes);

@@ -28,7 +28,7 @@ use crate::backends::Gone;
 use crate::clock::Moment;
 use crate::kernel::watch;
 
-/// What the run around says of its permit.
+/// What the outer run says of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
     /// It is certainly held for so long from that moment; none: for as long as the run lives.
@@ -77,8 +77,8 @@ impl News {
     }
 }
 
-/// Where the run that holds a permit is found by those in its command, by a name without a file: nothing
-/// is left of it.
+/// The abstract name at which nested runs find the run that holds the permit. It has no file, so
+/// nothing is left of it.
 fn name(permit: Uuid) -> String {
     format!("semrun-{permit}")
 }
@@ -93,8 +93,8 @@ pub(crate) struct Around {
 }
 
 impl Around {
-    /// To be called within a runtime. A nested run that finds no holder acquires as usual and says why, so
-    /// it is no failure that there is no such place, in a sandbox say.
+    /// To be called within a runtime. If that fails, in a sandbox say, it does no harm: a nested
+    /// run that finds no holder acquires as usual and says why.
     pub(crate) fn listen(permit: Uuid, news: News) -> Self {
         let listener = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(permit))?)?;
@@ -113,7 +113,7 @@ impl Around {
     pub(crate) fn tell(&mut self, news: News) {
         self.news = news;
         for nested in &self.nested {
-            // One that does not read is frozen, and keeps to what it heard last.
+            // A nested run that does not read is frozen, and goes by what it heard last.
             say(nested.get_ref(), news);
         }
     }
@@ -141,7 +141,7 @@ impl Around {
         }
     }
 
-    /// Returns when the last of those that were nested is gone. Cancel-safe.
+    /// Returns when the last nested run is gone. Cancel-safe.
     pub(crate) async fn deserted(&mut self) {
         loop {
             let before = self.nested.len();
@@ -182,7 +182,7 @@ fn say(stream: &OwnedFd, news: News) -> bool {
         .is_ok_and(|length| length == News::LENGTH)
 }
 
-/// It says nothing, so there is something to read only when it has closed its end.
+/// The nested run sends nothing, so its stream is readable only when it has closed its end.
 fn has_ended(stream: &OwnedFd) -> bool {
     let mut ready = [PollFd::new(stream, PollFlags::IN)];
     poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
@@ -198,8 +198,7 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
-    /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
-    /// as that can be proven here.
+    /// Joins the permit of the run around us. None: no run around us provably holds it.
     pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, News)>> {
         let Ok(stream) = connect(permit) else { return Ok(None) };
         let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
@@ -209,7 +208,7 @@ impl Nested {
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
         match nested.news().await? {
             Some(news @ News::Held(_)) => {
-                // What comes next is read by another runtime, perhaps.
+                // Another runtime may read the next news.
                 nested.stream = nested.watched.take().map(AsyncFd::into_inner);
                 Ok(Some((nested, news)))
             }

@@ -2,7 +2,7 @@
 
 use rustix::process::{Signal, WaitStatus};
 
-/// How a command came to its end.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandEnd {
     /// By itself, or by a signal.
@@ -11,7 +11,7 @@ pub(crate) enum CommandEnd {
     RanTooLong,
 }
 
-/// How a process ended, and how one ends that was seen in its place.
+/// How a process ended, and how semrun ends in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProcessEnd {
     /// It exited with this code.
@@ -23,7 +23,7 @@ pub(crate) enum ProcessEnd {
 }
 
 impl ProcessEnd {
-    /// What became of the command. `ours` are the signals that semrun received itself.
+    /// How the command ended. `ours` are the signals that semrun received itself.
     pub(super) fn of(status: WaitStatus, ours: &[Signal]) -> Self {
         let signal = status.terminating_signal().and_then(Signal::from_named_raw);
         match (signal, status.exit_status()) {

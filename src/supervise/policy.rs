@@ -17,7 +17,7 @@ pub(crate) struct Rules {
     pub(crate) on_lost: OnLost,
 }
 
-/// What becomes of a command whose permit is lost, or can no more be kept.
+/// What happens to a command whose permit is lost, or cannot be renewed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLost {
     Kill,
@@ -61,7 +61,7 @@ pub(crate) enum Event {
     Taken,
     /// The command has run for as long as it may.
     RanTooLong,
-    /// The process that everybody takes for semrun was killed.
+    /// The process that others take for semrun was killed.
     Abandoned,
     /// We wanted to stop and did not, because no shell controls our process group.
     NotSuspended {
@@ -81,7 +81,7 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Whether the command was stopped, and has not come to its own end.
+    /// Whether the command was stopped, and did not end by itself.
     fn was_stopped(self) -> bool {
         /// A shell exits with them when a child of its own died of HUP, INT, QUIT, KILL or TERM.
         const OF_A_SIGNAL: [i32; 5] = [128 + 1, 128 + 2, 128 + 3, 128 + 9, 128 + 15];
@@ -96,7 +96,7 @@ impl Ending {
     }
 }
 
-/// Who has the controlling terminal.
+/// Which group has the controlling terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminal {
     /// There is none.
@@ -125,15 +125,15 @@ pub(crate) enum Action {
     /// Take the terminal back and stop with our whole group, so that the shell sees the job
     /// stopped; once continued, resume.
     Suspend,
-    /// The same, and from now on the command is to have the terminal.
+    /// The same, and from now on the command gets the terminal.
     SuspendAndGive,
-    /// Pass this on, if it is anything, and stop ourselves.
+    /// Pass the signal on, if there is one, and stop ourselves.
     SuspendAlone(Option<Signal>),
-    /// Continue the command, with the terminal if it is to have it and our group has it.
+    /// Continue the command, with the terminal if it wants it and our group has it.
     Resume,
-    /// The same, and from now on it is to have the terminal.
+    /// The same, and from now on it gets the terminal.
     Give,
-    /// Only that: it is to have the terminal when our group has it.
+    /// Only that: it gets the terminal when our group has it.
     GiveLater,
     /// Take the terminal from the command for the rest of our group.
     Lend,
@@ -207,7 +207,7 @@ impl Policy {
                 Phase::Running | Phase::Lingering => self.stop(),
             },
             Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
-            // For the latter: SIGKILL was meant for the command as well.
+            // Of `Abandoned`: the SIGKILL was meant for the command as well.
             Event::Taken | Event::Abandoned => {
                 self.phase = Phase::Stopping(Signal::KILL);
                 Action::Kill
@@ -267,9 +267,9 @@ impl Policy {
     fn on_stopped(&self, signal: Signal, terminal: Terminal) -> Action {
         let wants_terminal = signal == Signal::TTIN || signal == Signal::TTOU;
         match (terminal, self.phase) {
-            // What Ctrl-Z sends comes to us as well, or went to us alone.
+            // Ctrl-Z's signal comes to us as well, or went to us alone.
             _ if self.rules.foreground => Action::Nothing,
-            // It was told to end, and may need the terminal for that; otherwise it is killed soon.
+            // It was told to end, and may need the terminal for that. If not, it is killed soon.
             (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
             (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
             // Without a terminal there is no shell whose job this could be.

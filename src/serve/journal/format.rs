@@ -28,16 +28,16 @@ pub(crate) struct Grant {
     pub(crate) name: String,
     pub(crate) id: Uuid,
     pub(crate) token: u64,
-    /// The terms in force; none for a client that is alone as long as its connection lives.
+    /// The terms in force; none for an exclusive client of the original kind.
     pub(crate) terms: Option<(u32, u64)>,
-    /// For how long it stays taken, and from when, on the clock of this start of the machine.
+    /// For how long it stays taken, and from when, on the clock of this boot.
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) min_hold_ms: u64,
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
     pub(crate) phase: Phase,
-    /// What tells the API key that it was taken with; earlier versions did not write it.
+    /// The print of the API key that it was acquired with; earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Print>,
     pub(crate) record: Option<Record>,
@@ -60,15 +60,14 @@ pub(super) enum Entry<'a> {
         version: u32,
         boot: String,
         last: u64,
-        /// The longest lease that the machine may have forgotten when it started, as long as that
-        /// is waited for.
+        /// The longest lease that the reboot may have lost, while we still wait for its end.
         longest_ms: u64,
     },
-    /// A later one stands for an earlier one with the same identity.
+    /// A later one replaces an earlier one with the same identity.
     Grant(Cow<'a, Grant>),
     Pin {
         name: String,
-        /// None: not any more.
+        /// None: unpinned.
         limit: Option<u32>,
     },
     End {
@@ -94,14 +93,13 @@ pub(crate) struct Found {
     pub(crate) restarted: bool,
     /// The longest lease on record, if the machine has started since.
     pub(crate) rebooted: Option<Duration>,
-    /// When it was started, for the record.
+    /// The identity of the boot, for the record.
     pub(super) boot: String,
-    /// The key that is kept beside it.
+    /// The key of seals, kept beside the journal.
     pub(crate) seals: Option<Seals>,
 }
 
-/// What the journal is when nothing has been appended: a line to begin with, and one with all
-/// that is held.
+/// The journal before anything is appended: a first line, and one with all held permits.
 pub(super) fn snapshot(
     boot: &str,
     before: Option<&(String, Duration)>,
@@ -145,7 +143,7 @@ pub(super) fn read_line(line: &[u8]) -> Option<Vec<Entry<'static>>> {
 pub(super) enum Damage {
     /// It is of another version of semrun.
     Format(u32),
-    /// What may have been on record is not.
+    /// Something may have been on record that is missing.
     Lost {
         line: usize,
         /// Where the line begins, in bytes.
@@ -189,11 +187,11 @@ impl fmt::Display for Damage {
 
 /// What a journal has after its last line end.
 enum Tail {
-    /// A record, of which all was written but the line end.
+    /// A complete record without its line end.
     Whole(Vec<Entry<'static>>),
-    /// The beginning of one, which was being written when the machine stopped: no client was told.
+    /// The beginning of a record, cut when the machine stopped: no client was told.
     Torn,
-    /// Something that no stop in the middle of writing leaves: a record may have been there.
+    /// Something that no interrupted write leaves: a record may have been there.
     Damaged(&'static str),
 }
 
@@ -232,9 +230,9 @@ impl Tail {
     }
 }
 
-/// What the lines come to. Only the last one may be unfinished, unless it is the first: it was being
-/// written when the machine stopped, and no client was told of it. Where more is missing a permit
-/// that is held could be granted again.
+/// The state that the lines describe. Only the last line may be unfinished, unless it is the first:
+/// the machine stopped while it was written, and no client was told of it. If more is missing, a
+/// held permit could be granted again.
 pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
     let mut found = Found { restarted: true, ..Found::default() };
     let mut held: HashMap<(String, Uuid), Grant> = HashMap::new();

@@ -14,25 +14,25 @@ use tokio::sync::watch;
 use super::format::line;
 use crate::files::ours;
 
-/// What the file is called, and the one that is about to take its place.
+/// The name of the file, and that of its replacement in progress.
 pub(super) const JOURNAL: &str = "journal";
 const ASIDE: &str = "journal.new";
 
 /// How long between retries, when the disk is full, say.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
-/// How far the writing is.
+/// How far the writer is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
     pub(super) written: u64,
-    /// Why it does not get on.
+    /// Why it cannot write.
     pub(crate) trouble: Option<String>,
 }
 
 pub(super) enum Job {
     /// An entry as JSON.
     Append(String),
-    /// Everything that is to be in the file, instead of what is.
+    /// The new content of the file.
     Rewrite(Vec<u8>),
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Work {
     size: u64,
     /// Whether there may be more in it than that.
     torn: bool,
-    /// Whether the file has just got its name, and the disk may not know.
+    /// Whether the file was just renamed, and the rename may not be on the disk.
     renamed: bool,
     tell: watch::Sender<Progress>,
 }
@@ -91,13 +91,13 @@ impl Work {
         }
     }
 
-    /// All of it, or nothing that counts. May be called again with the same and more.
+    /// Writes all jobs, or nothing that counts. May be called again with the same and more.
     fn write(&mut self, jobs: &[Job]) -> io::Result<()> {
         let last = jobs.iter().enumerate().rev().find_map(|(place, job)| match job {
             Job::Rewrite(content) => Some((place, content)),
             Job::Append(_) => None,
         });
-        // If that fails the old file is as good, and all that was to be appended is.
+        // If that fails, the old file is as good, and all jobs are appended to it.
         let rewritten = last.and_then(|(place, content)| {
             self.replace(content).ok()?;
             Some(place)
@@ -148,7 +148,7 @@ impl Work {
         Ok(())
     }
 
-    /// Whether the file that is open is the one that another server would find.
+    /// Whether our open file is the one that another server would find.
     fn is_in_place(&self) -> bool {
         match (self.file.metadata(), fs::symlink_metadata(&self.path)) {
             (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),

@@ -75,7 +75,7 @@ impl Body for Content {
 #[derive(Default)]
 pub(super) struct LongAnswers(Arc<AtomicUsize>);
 
-/// One of them. It counts until the last of it is sent.
+/// One of them. It counts until its last byte is sent.
 struct Long {
     text: Bytes,
     all: Arc<AtomicUsize>,

@@ -8,7 +8,7 @@ use crate::serve::bearer::{Bearer, Role};
 /// Whose permit, or place in the queue, a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// None that is known there.
+    /// A client that is not known there.
     Nobodys,
     /// It was taken with the same key.
     Own,
@@ -18,7 +18,7 @@ pub(super) enum Whose {
 /// What a key may not do, as its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Forbidden {
-    /// That takes another role.
+    /// It takes another role.
     Role(Role, &'static str),
     /// Its names are others.
     Name,

@@ -79,7 +79,7 @@ fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
-/// A connection to a server that has no other.
+/// The only connection to a server.
 fn alone(stream: tokio::net::TcpStream) -> Peer {
     let door = Door::new(Room::within(1024, None, None));
     let address = stream.peer_addr().unwrap().ip();
@@ -93,7 +93,7 @@ struct Sent {
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Which of the identities that were given out goes with it.
+    /// The identity that it carries, of those that were given out.
     client: Option<usize>,
 }
 

@@ -13,7 +13,7 @@ use crate::serve::bearer::{Actor, Bearer, Print, Role};
 use crate::serve::bounds::Full;
 use crate::serve::log::{Event, Subject};
 
-/// How many characters of the label of one whose permit is revoked are logged.
+/// How many characters of a revoked holder's label are logged.
 const MOST_OF_A_LABEL: usize = 100;
 
 impl Semaphores {
@@ -154,7 +154,7 @@ fn of_key(label: &str) -> String {
     format!("with {}", quoted(&shortened(label, MOST_OF_A_LABEL), Among::Log))
 }
 
-/// Whose requests under an identity take nothing any more: what an admin ends is over for all.
+/// The key whose requests under an identity are refused; if an admin ended it, any key's.
 fn whom_it_binds(bearer: &Bearer) -> Option<Print> {
     bearer.print.filter(|_| bearer.role < Role::Admin)
 }

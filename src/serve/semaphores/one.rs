@@ -20,7 +20,7 @@ pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
 pub(super) struct Semaphore {
     pub(super) ledger: Ledger<Option<Record>>,
     pub(super) clients: HashMap<Uuid, Client>,
-    /// Those that registered, in that order, and when it is looked whether they came back.
+    /// Clients that registered, in order, and when to check whether they came back.
     pub(super) unattached: VecDeque<(Moment, Uuid)>,
     pub(super) due: Option<Moment>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Semaphore {
 /// One that registered, waits or holds.
 pub(super) struct Client {
     pub(super) number: u64,
-    /// Whose it is, by the API key that it was taken with.
+    /// Its owner, by the API key that it came with.
     pub(super) taker: Rc<Bearer>,
     /// The last client or operator that acted on it.
     pub(super) actor: Actor,
@@ -52,9 +52,9 @@ pub(super) enum Phase {
 pub(super) enum Request {
     /// Not yet.
     Expected,
-    /// Who opened it, by a number, is told how it ends.
+    /// It is open, with this number; its end is sent there.
     Open(u64, oneshot::Sender<Verdict>),
-    /// It was there.
+    /// It has ended.
     Over,
 }
 
@@ -107,7 +107,7 @@ impl Semaphore {
         changes
     }
 
-    /// What one of ours is told who has this key.
+    /// What one of our clients with this key is told.
     pub(super) fn told(
         &self,
         outcome: Outcome,
@@ -164,12 +164,12 @@ impl Semaphore {
         Some((holding.phase, holding.claim.record.as_ref().is_some_and(detached)))
     }
 
-    /// The moment after a restart in which others come back is too short to speak of.
+    /// The short pause after a restart, in which others come back, is not reported.
     fn paused(&self, now: Moment) -> Option<u64> {
         self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
     }
 
-    /// As one sees it who has this key: of others there is only that they hold or wait.
+    /// As this key may see it: of other keys' clients only that they hold or wait.
     pub(super) fn look(&self, now: Moment, asks: &Bearer) -> Look {
         let holder = |holding: &Holding<Option<Record>>| Party {
             id: holding.claim.id,
@@ -205,8 +205,8 @@ impl Semaphore {
         }
     }
 
-    /// The same for clients of the original, which tell others by their identities: those that are not to
-    /// be known are nil.
+    /// The same for clients of the original, which know each other by their identities: those that
+    /// the key may not see are nil.
     pub(super) fn observed(&self, name: &str, asks: &Bearer) -> String {
         use serde::Serialize;
 

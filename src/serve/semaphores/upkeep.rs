@@ -19,11 +19,11 @@ use crate::serve::bounds::{Bounds, Full};
 use crate::serve::journal::Grant;
 use crate::serve::log::{Event, Subject};
 
-/// How long it is not looked again whether a name is not used any more.
+/// How long until the next search for idle names.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Semaphores {
-    /// Does what is due by itself, for ever.
+    /// Does what is due, for ever.
     pub(crate) async fn keep_time(&self) -> std::io::Result<()> {
         let alarm = Alarm::new()?;
         loop {
@@ -72,7 +72,7 @@ impl Semaphores {
         self.clients.set(self.clients.get() + 1);
     }
 
-    /// Changes a semaphore, which springs into being if need be.
+    /// Changes a semaphore, which is created if need be.
     pub(super) fn change(
         &self,
         name: &Rc<str>,
@@ -97,7 +97,7 @@ impl Semaphores {
         if all.len() < most || all.contains_key(name) {
             return Ok(());
         }
-        // Not for each who asks: there are many names.
+        // Not for each request: there are many names.
         let now = clock::now();
         if self.no_room_until.get() <= now {
             self.forget_idle(&mut all);
@@ -120,15 +120,15 @@ impl Semaphores {
         }
     }
 
-    /// With what only this server can say.
+    /// Adds the server's identity and seal.
     pub(super) fn signed(&self, name: &str, id: Uuid, told: Told) -> Told {
         let waits = told.ticket > 0;
         let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
         Told { seal, server: Some(self.seals.server()), ..told }
     }
 
-    /// Whether a client asks under an identity that came with another key, and was not given its place:
-    /// all who may look at it whole are told identities.
+    /// Whether a client asks under another key's identity without the seal of its place: every key
+    /// that may see clients is told identities.
     pub(super) fn is_of_another_key(
         &self,
         name: &str,

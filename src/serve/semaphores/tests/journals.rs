@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 
-/// What becomes of a journal.
+/// How a journal is changed.
 #[derive(Debug, Clone)]
 enum Change {
     Flip {
@@ -140,7 +140,7 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
         let Ok((opened, found)) = Journal::open(path) else { return Ok(()) };
         started.set(started.get() + 1);
         let again = semaphores(opened, found);
-        // The records that were whole in what was cut off are no more.
+        // The complete records in the part that was cut off are gone.
         let is_there = |id: &Uuid| {
             let text = String::from_utf8_lossy(&changed);
             text.lines().any(|line| line.contains(&id.to_string()) && line.ends_with("}]"))

@@ -6,7 +6,7 @@ use super::*;
 
 const LEASE: u64 = 60_000;
 
-/// One that remembers what is in a directory, with a permit of `x` and one of `y` held.
+/// A server that remembers what is in a directory, with a permit of `x` and one of `y` held.
 fn remembering(directory: &TempDir, holders: [Uuid; 2]) -> Rc<Semaphores> {
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
