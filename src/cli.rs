@@ -173,7 +173,7 @@ pub(crate) enum Quarantine {
     For(Duration),
 }
 
-/// What every subcommand takes too, before or behind its name.
+/// What every subcommand takes too, before or after its name.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct BackendOptions {
@@ -279,7 +279,7 @@ pub(crate) enum Sub {
     },
 }
 
-/// What is wanted, from all places together, with the secrets that no flag may carry.
+/// The settings from all sources, with the secrets that no flag may carry.
 #[derive(Debug, Parser)]
 #[command(name = "semrun", version, args_override_self = true)]
 #[group(skip)]
@@ -307,11 +307,11 @@ pub(crate) struct SubOnly {
     pub(crate) subcommand: Sub,
 }
 
-/// What the variables of options begin with.
+/// The prefix of the options' variables.
 const VARIABLES: &str = "SEMRUN_";
 
-/// The variable of an option: `SEMRUN_` and its long name. None for what has none: operands, and
-/// what is meant for one call alone.
+/// The variable of an option: `SEMRUN_` and its long name. None for operands, and for options that
+/// are meant for one call alone.
 pub(crate) fn variable(argument: &Arg) -> Option<String> {
     const ONE_CALL: [&str; 10] = [
         "command",

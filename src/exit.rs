@@ -26,7 +26,7 @@ pub(crate) enum Exit {
     RanTooLong,
     /// All permits of a semaphore that `status` was asked about are taken.
     AllTaken,
-    /// `doctor` found something that has to be mended.
+    /// `doctor` found something that has to be fixed.
     Unwell,
     /// A signal ended the waiting.
     Interrupted(Signal),
@@ -34,7 +34,7 @@ pub(crate) enum Exit {
     Unclear,
 }
 
-/// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
+/// `EX_TEMPFAIL` of sysexits: retry later. The default of `--conflict-exit-code`.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 
 /// `EX_PROTOCOL` of sysexits, as near as it gets. The default of `--lost-exit-code`.

@@ -43,7 +43,7 @@ use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
 use crate::kernel::{environment, keep_from_core_files};
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug)]
 pub(crate) enum Task {
     Run(Box<Run>),
@@ -62,7 +62,7 @@ pub(crate) enum Task {
     Usage(String),
 }
 
-/// What settings come from beside the command line.
+/// Sources of settings beside the command line.
 pub(crate) struct Surroundings<'a> {
     pub(crate) variables: &'a Variables,
     /// The configuration of the user who runs this, if there can be one.
@@ -70,12 +70,12 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) system_file: &'a Path,
 }
 
-/// The file of an account. One whose home is unknown may have one that matters.
+/// The configuration file of an account. An error if its home is unknown.
 pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
     match &account.home {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
-        // It may have one that names another backend, where the others meet.
+        // Its file may name another backend, which the user's other runs use.
         Home::Unknown(trouble) => {
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
@@ -118,7 +118,7 @@ impl Variables {
         all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
-    /// What to say of those that nothing knows.
+    /// The complaints about unknown ones.
     fn unknown(&self) -> Vec<String> {
         // What a run tells its command, and what tests of the mutants set.
         const OTHERS: [&str; 3] = ["SEMRUN_FENCING_TOKEN", "SEMRUN_HELD", "SEMRUN_MUTANT"];
@@ -209,7 +209,7 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
             }
             let layers = Layers::of(command, flags, operands, Some(matches));
             let all = All::of(layers, around).map_err(|misuse| misuse.see_help_of(None))?;
-            // Taking them apart would cost a run as much as putting them together.
+            // Dropping them would cost a run as much as building them.
             let all = ManuallyDrop::new(all);
             let run = runs::run(&all).map_err(|misuse| misuse.see_help_of(None))?;
             Ok(Task::Run(Box::new(run)))
@@ -241,7 +241,7 @@ fn subcommand(
     check_before(name, &before, &command)?;
     let behind = typed(&command, matches)?;
     let again = |(option, _): &(String, GivenValue)| behind.iter().any(|(one, _)| one == option);
-    // Of what was said twice the last counts.
+    // Of options given twice the last counts.
     let mut flags: Vec<_> = before.into_iter().filter(|one| !again(one)).collect();
     flags.extend(behind);
     let operands = operands(&command, matches);
@@ -271,7 +271,7 @@ fn subcommand(
     })
 }
 
-/// In front of a subcommand there may be what chooses the backend, as far as it has one.
+/// Before a subcommand only options that choose its backend are allowed.
 fn check_before(
     name: &str,
     before: &[(String, GivenValue)],
@@ -289,7 +289,7 @@ fn check_before(
     }
 }
 
-/// What no flag may carry.
+/// Whether an option is a secret, which no flag may carry.
 fn is_secret(option: &str) -> bool {
     ["password", "api-key"].contains(&option)
 }

@@ -13,14 +13,14 @@ use unicode_width::UnicodeWidthChar;
 use crate::foreign::{harmless, shortened};
 use crate::kernel::{own_group, without_stopping_at_the_terminal};
 
-/// How much is said.
+/// How much to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loudness {
     /// Errors.
     Quiet,
-    /// And what a waiting user wants to know.
+    /// And messages for a waiting user.
     Normal,
-    /// And what was decided.
+    /// And decisions.
     Verbose,
 }
 
@@ -80,7 +80,7 @@ impl Console {
         self.drawn = self.redraws();
     }
 
-    /// Takes the waiting line away.
+    /// Clears the waiting line.
     pub(crate) fn clear(&mut self) {
         if self.drawn && in_foreground() {
             write("\r\x1b[K", &PATIENCE);
@@ -89,7 +89,7 @@ impl Console {
     }
 }
 
-/// Fewer columns have no room for words that can be done without.
+/// With fewer columns, optional words are left out.
 const FEW: usize = 60;
 
 /// How long a reader that does not read may hold us up. Meanwhile a command waits to be stopped.
@@ -123,7 +123,7 @@ pub(crate) fn last_log(line: &str) -> bool {
 /// A server may send a message of any length.
 const LONGEST_LINE: usize = 8_000;
 
-/// With its end, and with no other.
+/// The line with one line end, and no other in it.
 fn one_line(line: &str) -> String {
     format!("{}\n", shortened(&harmless(line), LONGEST_LINE))
 }
@@ -132,7 +132,7 @@ fn one_line(line: &str) -> String {
 fn write(text: &str, patience: &Timespec) -> bool {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-    // What is ready takes a line without blocking.
+    // A stream that is ready takes a line without blocking.
     if poll(&mut ready, Some(patience)) == Ok(0) {
         return false;
     }
@@ -143,7 +143,7 @@ fn write(text: &str, patience: &Timespec) -> bool {
     true
 }
 
-/// Whether a terminal knows no more than lines.
+/// Whether a terminal can only print lines.
 pub(crate) fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
@@ -185,7 +185,7 @@ pub(crate) fn cut(text: &str, room: usize, mark: &str) -> String {
     shown
 }
 
-/// What says that something is left out, in characters that the terminal has.
+/// The mark for omitted text, in characters that the terminal has.
 pub(crate) fn ellipsis() -> &'static str {
     let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(set).and_then(std::env::var_os);

@@ -59,7 +59,7 @@ impl fmt::Display for Waited<'_> {
     }
 }
 
-/// What was not as asked, or does not move.
+/// What differs from the request, or is stuck.
 pub(crate) enum Warning<'a> {
     Limit { name: &'a Name, asked: u32, stands: u32, pinned: bool },
     Ttl { name: &'a Name, asked: Duration, stands: Duration },
@@ -142,14 +142,14 @@ impl fmt::Display for Warning<'_> {
     }
 }
 
-/// A permit that is lost, or has to be taken for lost.
+/// A permit that is lost, or has to count as lost.
 pub(crate) struct Losing<'a> {
     pub(crate) name: &'a Name,
     pub(crate) why: &'a Loss,
     pub(crate) command: Doomed,
 }
 
-/// What becomes of a command without a permit.
+/// What happens to a command without a permit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Doomed {
     Stops,
@@ -370,14 +370,14 @@ impl fmt::Display for Detail<'_> {
     }
 }
 
-/// What ends the program, with what it was about in front.
+/// The error that ends the program, after its context.
 pub(crate) struct Failed<'a>(pub(crate) &'a anyhow::Error);
 
 impl fmt::Display for Failed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.downcast_ref() {
             Some(error) => ErrorText(error).fmt(f),
-            // What was wrapped has not said its source.
+            // The wrapped error has not shown its source.
             None => write!(f, "{:#}", self.0),
         }
     }

@@ -26,7 +26,7 @@ const ENOUGH: u32 = 10_000;
 pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     let mut report =
         Report { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
-    // Not of a run, but of this call.
+    // `--json` is of this call, not of a run.
     let given = settings.given.iter().filter(|given| given.option != "json");
     report.settings = given.map(Setting::of).collect();
     match settings.examined {
@@ -36,7 +36,7 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
             report.checks = block_on(examine(&examined, account))?;
         }
     }
-    // A misspelt one does nothing, and nothing else says so.
+    // A misspelt variable does nothing, and no other message says so.
     let unknown =
         settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
     report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
@@ -111,7 +111,7 @@ fn error(topic: &'static str, text: String) -> Check {
     Check { topic, grade: Grade::Error, text }
 }
 
-/// Whether running jobs survive it when another server takes the place of this one.
+/// Whether running jobs survive when another server replaces this one.
 fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
@@ -169,7 +169,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Che
     };
     let mut tried = one_trial(backend, &ask).await;
     if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
-        // A server that has one permit a name.
+        // The server has only one permit a name.
         ask.limit = 1;
         tried = one_trial(backend, &ask).await;
     }
@@ -225,7 +225,7 @@ struct Setting {
     source: String,
 }
 
-/// What counts where nothing was given.
+/// The defaults that apply.
 fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
     let Examined { limit, ttl, kill_after, location, .. } = examined;
     let duration = |time: Duration| humantime::format_duration(time).to_string();
@@ -296,7 +296,7 @@ impl Report {
     }
 }
 
-/// Whether standard output is for a person who has nothing against colours.
+/// Whether standard output is a terminal, and its user accepts colours.
 fn colours() -> bool {
     let none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !none && !is_dumb()

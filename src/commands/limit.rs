@@ -16,7 +16,7 @@ pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
     print(&page)
 }
 
-/// What was asked for is done when this returns what says so.
+/// Makes the change, and returns the message for it.
 async fn change(backend: &dyn Backend, settings: &Limit) -> Result<Page, Error> {
     let Limit { name, change, .. } = settings;
     let before = backend.limit(name).await?;
@@ -33,7 +33,7 @@ async fn change(backend: &dyn Backend, settings: &Limit) -> Result<Page, Error> 
 /// Which limit counts, and why.
 struct InForce<'a> {
     snapshot: &'a Snapshot,
-    /// Which one counted before.
+    /// The limit that counted before.
     before: Option<u32>,
 }
 

@@ -35,7 +35,7 @@ use crate::terminal::{self, Console, Loudness};
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
-    // Not before it is needed: it may ask a directory service.
+    // Only when needed: it may ask a directory service.
     let account = LazyCell::new(Account::current);
     let around = Surroundings {
         variables: &Variables::own(),
@@ -55,7 +55,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
             Err(error) => class(error).code(),
         };
         if code != 0 {
-            // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
+            // `eval "$(…)"` sees only this; without it a script would go on without a permit.
             let _ = write_out(format!("(exit {code})\n").as_bytes());
         }
     }
@@ -103,7 +103,7 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
     }
 }
 
-/// Tells of secrets that others can read.
+/// Warns of secrets that other users can read.
 fn warn(request: &Request, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
@@ -139,8 +139,8 @@ fn prints(task: &Task) -> bool {
     }
 }
 
-/// Whether there is a standard output, as semrun was started. The standard library takes what is not
-/// there for a place where everything may be written.
+/// Whether there is a standard output, as semrun was started. The standard library takes a closed
+/// stream for one that accepts everything.
 fn can_print() -> bool {
     let reads =
         |flags: OFlags| flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH);

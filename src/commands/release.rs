@@ -37,7 +37,7 @@ async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Ex
     }
 }
 
-/// The holder, if there is one and no other.
+/// The holder, if there is exactly one.
 fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
@@ -52,7 +52,7 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
             Err(NotOurs { permit: format!("of '{name}'"), why }.into())
         }
         _ => {
-            // Each with what revokes it, ready to be copied.
+            // Each with the command that revokes it, ready to be copied.
             let list = Several { snapshot, now: SystemTime::now() };
             Err(Misuse::new(Failure::Usage, list.to_string()).into())
         }

@@ -132,7 +132,7 @@ mod tests {
             Holder::Known { token: None, record: Some(record), phase: Phase::Holding, left: None }
         };
         assert!(why(Some(&holder(false))).contains("running command"));
-        // Where a holder that was not heard of for long gets some time more it is there still.
+        // Where a silent holder gets some more time, it is listed still.
         assert!(why(Some(&holder(true))).contains("has run out"));
     }
 }

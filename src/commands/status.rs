@@ -78,8 +78,8 @@ fn page(places: &Places<'_>, snapshots: &[Snapshot], settings: &Status, columns:
     table.page(snapshots)
 }
 
-/// Shows it until the reader has gone, or a signal ends us. A backend that is away for a while is
-/// waited for, once it has been there.
+/// Shows it until the reader has gone, or a signal ends us. Once a backend has answered, outages
+/// are waited out.
 async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
     let mut console = Console::new(Loudness::Normal);
     let mut screen = Screen::new();
@@ -91,7 +91,7 @@ async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
             Page::document_line(&Document::of(&snapshots))?
         } else {
             let mut shown = Page::of(humantime::format_rfc3339_seconds(SystemTime::now()));
-            // The page is cut there to what a row shows of it.
+            // There the page is cut to its rows.
             let columns = u16::try_from(columns()).map_or(usize::MAX, room);
             shown.append(&page(places, &snapshots, settings, columns));
             shown
@@ -116,7 +116,7 @@ async fn watch(places: &Places<'_>, settings: &Status) -> anyhow::Result<Exit> {
     }
 }
 
-/// What of it is news: not that time goes by.
+/// What counts as a change: not the passing of time.
 fn changing(snapshots: &[Snapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {

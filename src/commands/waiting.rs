@@ -24,12 +24,12 @@ use crate::supervise::hold;
 use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
 
-/// How often one that waits within a command looks whether the permit around it is back.
+/// How often a nested waiter checks whether the outer permit is held again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How long giving a permit back is tried.
+/// How long to retry giving a permit back.
 pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 
-/// What is asked of the backend. A detached permit is to outlive this process.
+/// The request to the backend. A detached permit outlives this process.
 pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
     Ask {
         name: request.name.clone(),
@@ -49,7 +49,7 @@ pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
     }
 }
 
-/// A part of `longest`, by the chance that made the permit's identity.
+/// A random part of `longest`, derived from the permit's random identity.
 fn chance(longest: Duration, id: Uuid) -> Duration {
     let part = u32::from_le_bytes([id.as_bytes()[0], id.as_bytes()[1], id.as_bytes()[2], 0]);
     longest.mul_f64(f64::from(part) / f64::from(1 << 24))
@@ -60,7 +60,7 @@ pub(super) fn asks_at_once(request: &Request) -> bool {
     request.jitter.is_zero() && outer_permits(&request.name).is_empty()
 }
 
-/// Looks now and then, until one that is held around us is held again and can be joined.
+/// Checks at intervals, until an outer permit is held again and can be joined.
 async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<dyn Lease> {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -75,7 +75,7 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
 
 /// What a client that asks for a permit got.
 enum Got {
-    /// One that is held around us, and is enough.
+    /// An outer permit, which is enough.
     Outer(Box<dyn Lease>),
     Acquired(Acquired),
 }
@@ -124,7 +124,7 @@ async fn get(
 /// How the waiting ended.
 pub(super) enum Turned {
     Granted(Box<dyn Lease>),
-    /// This one is held around us, and is not ours to give back.
+    /// An outer permit, which is not ours to give back.
     Outer(Box<dyn Lease>),
     Away(Exit),
 }
@@ -136,8 +136,8 @@ enum Enough {
     Signal(Signal),
 }
 
-/// Waits for a permit, unless one around us is enough. A command that is to run under it has
-/// `kill_after` when it is stopped.
+/// Waits for a permit, unless one around us is enough. `kill_after` is how long its command has
+/// when it is stopped.
 pub(super) async fn wait_in_turn(
     request: &Request,
     kill_after: Option<Duration>,
@@ -165,7 +165,7 @@ pub(super) async fn wait_in_turn(
     view.started = started;
     let mut enough: Option<Enough> = None;
     let mut acquiring = Box::pin(resting(async {
-        // A sleep takes a millisecond, however short it is.
+        // Even the shortest sleep takes a millisecond.
         if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
             return Ok(Got::Acquired(Acquired::Cancelled));
         }
@@ -197,7 +197,7 @@ pub(super) async fn wait_in_turn(
     }
     let acquired = match got {
         Ok(Got::Acquired(acquired)) => {
-            // Before anything else: whatever holds us up from now on, it ends before the lease.
+            // First of all, so that even if we are held up the guardian acts before the lease ends.
             if let Acquired::Granted(lease) = &acquired {
                 visible.kills_at(hold::last(&**lease, kill_after))?;
             }
@@ -212,7 +212,7 @@ pub(super) async fn wait_in_turn(
             return Err(error.into());
         }
     };
-    // A signal that came together with the permit: the command has not started, so it need not.
+    // A signal came together with the permit: then the command need not start.
     while let (None | Some(Enough::WaitedLongEnough), Some(arrival)) = (enough, signals.waiting()) {
         enough = view.on_signal(arrival.signal).map(Enough::Signal).or(enough);
     }

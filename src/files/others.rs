@@ -11,18 +11,18 @@ use rustix::process::geteuid;
 
 use crate::account::stands_for_unmapped;
 
-/// Why something is not only ours and root's.
+/// Why other users can change something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     /// It belongs to this user.
     Owner(u32),
     /// The members of this group may write it.
     Group(u32),
-    /// Everybody may.
+    /// All users may.
     Everybody,
 }
 
-/// Something on the way to a file by which others could put another one in its place.
+/// A step on the way to a file where other users could replace it.
 #[derive(Debug, Clone)]
 pub(crate) struct Doubt {
     pub(super) what: PathBuf,
@@ -59,7 +59,7 @@ impl fmt::Display for Doubt {
 }
 
 impl Why {
-    /// What takes the right to write away.
+    /// The remedy that removes the right to write.
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Everybody => "go-w",
@@ -111,7 +111,7 @@ pub(super) fn writers(fd: &OwnedFd, stat: &Stat) -> Option<Why> {
     group.then_some(Why::Group(stat.st_gid))
 }
 
-/// Both.
+/// Owner and writers.
 pub(super) fn hands(fd: &OwnedFd, stat: &Stat) -> Option<Why> {
     stranger(stat).or_else(|| writers(fd, stat))
 }
@@ -123,9 +123,9 @@ fn has_list(fd: &OwnedFd) -> bool {
     !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
-/// Whether a group has other members than these users. Where a umask of 002 is usual each user has
-/// a group of their own, and a few groups of the system have no member at all. What the files do not
-/// know may have any.
+/// Whether a group has other members than these users. Where a umask of 002 is usual, each user has
+/// a group of their own, and a few system groups are empty. A group that the files do not list may
+/// have any members.
 fn has_others(gid: u32, users: &[u32]) -> bool {
     let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
     match (read("/etc/passwd"), read("/etc/group")) {
@@ -135,7 +135,7 @@ fn has_others(gid: u32, users: &[u32]) -> bool {
 }
 
 fn has_others_in(passwd: &str, group: &str, gid: u32, users: &[u32]) -> bool {
-    // Accounts in containers are in the group of root without being known.
+    // Accounts in containers may be in root's group without being listed.
     if gid == 0 {
         return true;
     }

@@ -14,7 +14,7 @@ use super::others::{Doubt, Stranger, Why, hands};
 use super::ours;
 use super::walk::{Found, Reached, walk};
 
-/// More than any of them has. What is larger is another file than was meant.
+/// Larger than any of them. A larger file is not the intended one.
 const LARGEST: u64 = 16 << 20;
 
 /// What is in such a file.
@@ -30,9 +30,9 @@ pub(crate) enum Refused {
     Io(io::Error),
     /// It is a secret that all users of the machine may read, or write.
     Shown,
-    /// Others could have written it.
+    /// Other users could have written it.
     Itself(Why),
-    /// Others could have put it there.
+    /// Other users could have put it there.
     Way(Doubt),
     /// It is neither a file nor what a process has open.
     NoFile,
@@ -74,7 +74,7 @@ impl fmt::Display for Refused {
 
 /// Reads a file that only we and root can have written, or put in its place.
 ///
-/// A pipe from a shell's `<(…)`, or /dev/null, is what the user who named it made of it.
+/// A pipe from a shell's `<(…)`, or /dev/null, is trusted as the user named it.
 pub(crate) fn read(path: &Path) -> Result<Content, Refused> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
@@ -87,7 +87,7 @@ pub(crate) fn read(path: &Path) -> Result<Content, Refused> {
     Ok(Content { bytes, everybody_reads: regular && is_for_everybody(&stat) })
 }
 
-/// The same for one that only those may read whom its secret concerns.
+/// The same for a secret file, which others must not be able to read.
 pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, Refused> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
@@ -116,7 +116,7 @@ fn open(directory: &OwnedFd, found: &Found) -> Result<(OwnedFd, Stat), Refused> 
     }
 }
 
-/// Whether others have a hand in a file, or in the way to it.
+/// Checks that other users can change neither a file nor the way to it.
 fn check(file: &OwnedFd, stat: &Stat, reached: &Reached) -> Result<(), Refused> {
     if let Some(why) = hands(file, stat) {
         return Err(Refused::Itself(why));

@@ -29,7 +29,7 @@ pub(super) struct Reached {
     pub(super) doubts: Vec<Doubt>,
 }
 
-/// What is no directory.
+/// A file that is no directory.
 pub(super) struct Found {
     pub(super) name: OsString,
     /// Whether it is an open file of a process, which the user who named it opened.
@@ -57,7 +57,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Has a directory mounted that is mounted when it is used.
+        // Opening it mounts a directory that is mounted on use.
         match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
                 walk.down(directory, &step)?;
@@ -72,7 +72,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             return walk.end(step, false, &todo);
         }
         if is_of_proc(&found)? {
-            // It stands for what a process has open, which need not have a path.
+            // The link stands for an open file of a process, which need not have a path.
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(directory) => walk.down(directory, &step)?,
@@ -102,7 +102,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
     Ok(Reached { directory: walk.here, file: None, doubts: walk.doubts })
 }
 
-/// What to do one after the other for a path.
+/// The steps of a path.
 fn steps(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -140,7 +140,7 @@ impl Walk {
         Ok(())
     }
 
-    /// What ends the way though there is more of it leads nowhere.
+    /// A file before the end of the path leads nowhere.
     fn end(
         self,
         name: OsString,
@@ -157,8 +157,8 @@ impl Walk {
         })
     }
 
-    /// In a sticky directory all may make files, but each changes only their own; and whose each step
-    /// is is looked at.
+    /// In a sticky directory all users may make files, but change only their own; and the owner of
+    /// each step is checked.
     fn doubt(&mut self, stat: &Stat) {
         let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
         let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));

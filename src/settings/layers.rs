@@ -39,7 +39,7 @@ pub(crate) struct Given {
 pub(crate) enum GivenValue {
     Text(OsString),
     On,
-    /// A switch that a lower layer may have on.
+    /// A switch turned off, even if a lower layer has it on.
     Off,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Layers {
     /// The options that there are, none of them required. Parsing makes it ready for the next time.
     command: RefCell<Command>,
     operands: Vec<OsString>,
-    /// What the command line was parsed to, where nothing else is in the highest layer.
+    /// The parsed command line, if the highest layer has nothing else.
     typed: RefCell<Option<ArgMatches>>,
 }
 
@@ -76,12 +76,12 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Something is wrong with what comes from there.
+    /// An error in a setting from there.
     fn misuse(&self, text: impl fmt::Display) -> Misuse {
         Misuse::new(self.failure(), format!("{self}: {text}"))
     }
 
-    /// The class of what is wrong there.
+    /// The class of an error there.
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Flag | Self::Variable(_) => Failure::Usage,
@@ -105,10 +105,10 @@ impl Given {
     }
 }
 
-/// What says which semaphore or permit is meant. Of two one would be passed over.
+/// The options that name a semaphore or permit. Of two, one would be ignored.
 const ONCE: [&str; 2] = ["name", "permit"];
 
-/// The same command, which tells how often those were typed.
+/// The same command, which counts how often those were typed.
 pub(super) fn once(command: Command) -> Command {
     command.mut_args(|argument| {
         let counts = argument.get_long().is_some_and(|long| ONCE.contains(&long));
@@ -154,7 +154,7 @@ impl Layers {
         Self::of(command, flags, operands, None)
     }
 
-    /// The same, where the options that there are were needed already.
+    /// The same with a command that is built already.
     pub(super) fn of(
         command: Command,
         flags: Vec<(String, GivenValue)>,
@@ -171,14 +171,14 @@ impl Layers {
         Self { given: given.collect(), next: 1, command, operands, typed }
     }
 
-    /// Adds the layer of variables: each is the option whose name it bears.
+    /// Adds the layer of variables: each is the option of the same name.
     pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), Misuse> {
         let mut found = Vec::new();
         for argument in self.command.borrow().get_arguments() {
             let Some(long) = argument.get_long() else { continue };
             let Some(value) = variables.of_option(long) else { continue };
             let Some(variable) = cli::variable(argument) else { continue };
-            // What is silenced is not even looked at: it may be wrong.
+            // A silenced value is not even checked: it may be wrong.
             if self.silences(long) {
                 continue;
             }
@@ -244,7 +244,7 @@ impl Layers {
         })
     }
 
-    /// Whether a layer that is there decides what an option of a lower one would say.
+    /// Whether a present layer overrides an option of a lower one.
     fn silences(&self, option: &str) -> bool {
         let any = |wanted: &dyn Fn(&Given) -> bool| self.given.iter().any(wanted);
         let given = |name: &str| any(&|one| one.option == name);
@@ -253,7 +253,7 @@ impl Layers {
         given(option)
             || match option {
                 "wait" | "nonblock" | "max-attempts" => bounds_waiting(),
-                // How far apart the attempts are may come from below.
+                // The interval between attempts may come from a lower layer.
                 "retry-interval" => bounds_waiting() && !given("max-attempts"),
                 "verbose" => is_on("quiet"),
                 "quiet" => is_on("verbose"),

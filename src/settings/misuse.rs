@@ -43,17 +43,17 @@ impl Misuse {
     }
 }
 
-/// What was typed cannot be meant.
+/// The command line cannot be meant so.
 pub(super) fn misuse(text: impl Into<String>) -> Misuse {
     Misuse::new(Failure::Usage, text)
 }
 
-/// A file, or what is wanted of a backend, is wrong.
+/// A file, or a demand on a backend, is wrong.
 pub(super) fn misconfigured(text: impl Into<String>) -> Misuse {
     Misuse::new(Failure::Unsupported, text)
 }
 
-/// What clap has to say, in one line without control characters.
+/// clap's message, in one line without control characters.
 pub(super) fn one_line(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),

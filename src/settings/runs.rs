@@ -28,7 +28,7 @@ pub(crate) struct Run {
     pub(crate) supervision: Supervision,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
-    /// What `$SHELL` names, where that is no shell to give a line to, and why not.
+    /// A `$SHELL` that cannot run the line, and why.
     pub(crate) no_shell: Option<NoShell>,
     /// The variables of ours that the command does not get.
     pub(crate) withheld: Vec<&'static str>,
@@ -68,8 +68,7 @@ pub(crate) enum Wait {
 const TTL: Duration = Duration::from_secs(30);
 /// The default of `--retry-interval`.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// The default of `--kill-after` where no lease ends: runners of CI jobs kill what is left a
-/// little later than this.
+/// The default of `--kill-after` where no lease ends: CI runners kill a little later than this.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn run(all: &All<'_>) -> Result<Run, Misuse> {

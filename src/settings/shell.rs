@@ -24,7 +24,7 @@ pub(crate) struct NoShell {
     pub(crate) why: &'static str,
 }
 
-/// The shell that is meant, or `/bin/sh` in place of one that cannot be.
+/// The user's shell, or `/bin/sh` instead of one that cannot be used.
 pub(super) fn or_sh(shell: OsString) -> (OsString, Option<NoShell>) {
     match trouble(Path::new(&shell)) {
         None => (shell, None),

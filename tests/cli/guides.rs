@@ -121,7 +121,7 @@ struct Block {
     line: usize,
     kind: String,
     text: String,
-    /// The paragraphs before and behind it.
+    /// The paragraphs before and after it.
     beside: [String; 2],
 }
 
@@ -322,8 +322,9 @@ impl Reader {
     }
 }
 
-/// The scripts in a YAML document: what is behind `run:`, the lists behind `script:`, `before_script:`
-/// and `after_script:`, and `command:` as a list in one line. Nothing else of YAML is understood here.
+/// The scripts in a YAML document: what follows `run:`, the lists after `script:`, `before_script:`
+/// and `after_script:`, and `command:` as a list in one line. Nothing else of YAML is understood
+/// here.
 fn scripts(yaml: &str) -> Vec<String> {
     let mut scripts: Vec<String> = Vec::new();
     let lines: Vec<_> = yaml.lines().collect();

@@ -347,7 +347,7 @@ fn a_server_that_forgets_everything_gets_its_permits_back_and_grants_none_before
     let status = world.status();
     assert_eq!(status["semaphores"][0]["limit"], 2);
     assert_eq!(status["semaphores"][0]["ttl_ms"], 5_000);
-    // Who comes now knows of nothing either.
+    // A client that comes now knows of nothing either.
     let late = world.waiter(&options, &judged("echo ran"));
     for holder in holders {
         let output = holder.finish();

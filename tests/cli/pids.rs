@@ -1,4 +1,4 @@
-//! Processes by their numbers.
+//! States of processes, by pid.
 
 use std::fs;
 

@@ -80,7 +80,7 @@ fn an_idle_waiter_uses_no_processor_and_is_never_woken() {
         let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
         lines.map(String::from).collect::<Vec<_>>()
     };
-    // Let them get to sleep: those behind may still be at the mutex.
+    // Let them get to sleep: later ones may still be at the mutex.
     wait_until("all sleep", || waiters.iter().all(|waiter| state(waiter.pid()) == Some('S')));
     std::thread::sleep(Duration::from_millis(300));
     let before: Vec<_> = waiters.iter().map(switches).collect();
@@ -201,7 +201,7 @@ fn a_process_that_is_stopped_with_the_mutex_is_named_and_signals_are_obeyed_mean
         Running::start(world.run(["true"]).stderr(fs::File::create(world.path("stderr")).unwrap()));
     let line = content(&world.path("stderr"));
     assert!(line.contains(&format!("process {}", culprit.id())), "{line}");
-    // Who does not want to wait is told so instead, after a few seconds.
+    // A client that does not want to wait is told so after a few seconds.
     let words = ["'x'", &format!("process {} keeps the files locked", culprit.id())];
     fails(&world.run(["-n", "true"]).output().unwrap(), 69, &words);
     fails(&world.semrun(["status", "x"]).output().unwrap(), 69, &words);

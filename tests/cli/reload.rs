@@ -77,7 +77,7 @@ fn what_is_open_stays_open_when_its_key_is_removed_and_what_is_next_is_refused()
     let other = Client::new(server.port(), KEY);
     let observed = || other.observe("x")["nodes"].as_object().unwrap().contains_key(&holds.id);
     assert!(observed());
-    // Who has a key gives it back.
+    // A client that has a key gives it back.
     assert_eq!(other.signal("x", &holds.id).status, 200);
     assert_eq!(holds.monitor.answer().status, 200);
 }

@@ -63,7 +63,7 @@ fn options_end_at_the_first_operand() {
         .output()
         .unwrap();
     shows(&output, 7, "-n --name y ", "");
-    // Behind --name a subcommand's name is a command.
+    // After --name a subcommand's name is a command.
     fails(&world.run(["status"]).output().unwrap(), 127, &["status"]);
 }
 

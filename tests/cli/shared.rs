@@ -21,7 +21,7 @@ pub(crate) fn shows_as_users(world: &World, script: &str, stdout: &str) {
     assert!(output.status.success(), "{stderr}");
 }
 
-/// Two users take turns, one is killed, and the other cleans up behind it.
+/// Two users take turns, one is killed, and the other cleans up after it.
 const SHARE: &str = "
     export SEMRUN_BACKEND=file://$PWD/shared
     mkdir -m 777 notes
@@ -142,7 +142,7 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         HOME=/nowhere XDG_STATE_HOME=/nowhere $alice $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         env -i $(command -v setpriv) --reuid=61001 --clear-groups $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         stat -c %a home/.local home/.local/state/semrun
-        # With a umask that would take everything from everybody, the owner included.
+        # With a umask that takes all rights from all users, the owner included.
         rm -r home/.local; umask 777; $alice $semrun --name x -- echo fine; umask 22
         stat -c %a home/.local home/.local/state/semrun home/.local/state/semrun/x/mutex
         # A home that others could put another one's files into.

@@ -350,7 +350,7 @@ impl Running {
             assert!(Instant::now() < deadline, "it did not end");
             sleep(Duration::from_millis(5));
         };
-        // Read behind its end: nothing here writes more than a pipe holds.
+        // Read after its end: no process here writes more than a pipe holds.
         let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
         read_available(self.0.stdout.take(), &mut output.stdout);
         read_available(self.0.stderr.take(), &mut output.stderr);

@@ -1,4 +1,4 @@
-//! What the cases stand on works as they take it to.
+//! Tests of what the other cases rely on.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -48,7 +48,7 @@ impl Default for Shape {
     }
 }
 
-/// Who is cut off from a server.
+/// The peers that are cut off from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peers {
     /// Those that copy it.

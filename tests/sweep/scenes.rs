@@ -1,4 +1,4 @@
-//! Every subcommand, in every position that it can be in, with something that happens to it.
+//! Every subcommand, in every situation, with a fault at one of its system calls.
 
 use std::time::Instant;
 

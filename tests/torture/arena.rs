@@ -368,7 +368,7 @@ impl Arena<'_> {
         Some(seen["semaphores"][0].take())
     }
 
-    /// Who waits, in which order.
+    /// Looks at the waiters and their order.
     fn look(&mut self, semaphore: Semaphore) {
         let before = Moment::now();
         let Some(seen) = self.status(semaphore) else { return };

@@ -249,8 +249,8 @@ fn served(history: &History, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// Who is not told that it is its turn finds out when it looks again, after seconds. The median is
-/// told apart from that on any machine.
+/// A waiter that is not woken finds out when it looks again, after seconds. On any machine the
+/// median is far below that.
 fn prompt(history: &History, breaches: &mut Vec<Breach>) {
     const PROMPT: Duration = Duration::from_secs(1);
     let at = history.events.last().map_or(Moment(0), |event| event.at);
@@ -320,7 +320,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
             }
         }
         if ask.job.kind == Kind::Step && (trouble || struck("revoke")) {
-            // Any of the programs that it calls may fail, before and behind its work.
+            // Any of the programs that it calls may fail, before and after its work.
             expected.extend([69, 76]);
         }
         if ask.deprived {

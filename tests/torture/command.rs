@@ -1,5 +1,5 @@
-//! What runs under a permit: takes a lock file that must be free, notes what it does, and
-//! behaves as its job says. It is this program again, so that it is quick and needs no shell.
+//! The command under a permit: takes a lock file that must be free, notes what it does, and behaves
+//! as its job says. It is this program again, so that it is quick and needs no shell.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};

@@ -8,7 +8,7 @@ use super::lives::{Life, Lives};
 /// A server counts in milliseconds, on a clock that need not tick exactly as ours does.
 const EXACT: Duration = Duration::from_millis(10);
 
-/// What came of looking at everybody who entered, and at which permits were taken then.
+/// The result of checking every run that entered, and which permits were taken then.
 #[derive(Default)]
 pub(crate) struct Crowds {
     pub(crate) breaches: Vec<Breach>,

@@ -237,7 +237,7 @@ pub(crate) struct History {
     pub(crate) strangers_crowded: Vec<String>,
     /// What was left when all was over.
     pub(crate) leftovers: Vec<String>,
-    /// Who had not ended when all should have.
+    /// The runs that had not ended when all should have.
     pub(crate) unserved: Vec<Run>,
     /// Limits that were pinned.
     pub(crate) pins: Vec<Pin>,

@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::history::{Ask, History, Moment, Run, Semaphore, What};
 use super::places::{concern_the_network, moving};
 
-/// For how long a fault that is over can still be the reason for what happens: until who tries again
-/// for five seconds has given up.
+/// For how long a past fault can still have effects: until a client that retries for five seconds
+/// has given up.
 const AFTERMATH: Duration = Duration::from_secs(7);
 
 /// How often a waiter says that it is still there.

@@ -19,7 +19,7 @@ pub(crate) mod redis;
 mod serve;
 /// Until when a server keeps what it has granted.
 mod watch;
-/// Servers behind a network that misbehaves.
+/// Servers reached over a network that misbehaves.
 mod weather;
 
 /// What a fault of a place may depend on.
@@ -89,7 +89,7 @@ pub(crate) trait Place {
     /// No client comes any more.
     fn calm(&mut self) {}
 
-    /// A program that starts semrun, and whether it takes something away from it.
+    /// A program that starts semrun, and whether it restricts semrun.
     fn prefix(&self, _dice: &mut Dice) -> (Vec<String>, bool) {
         (Vec::new(), false)
     }

@@ -1,5 +1,5 @@
-//! A step under a permit that outlives who acquired it, as one step of a CI job is: it calls semrun
-//! to get the permit, to keep it, and to give it back.
+//! A step under a permit that outlives the process that acquired it, as in a CI job: it calls
+//! semrun to get the permit, to keep it, and to give it back.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

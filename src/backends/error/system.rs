@@ -35,7 +35,7 @@ pub(crate) enum Directory {
         uid: u32,
         unmapped: bool,
     },
-    /// Everybody may write it, and there is no sticky bit.
+    /// All users may write it, and there is no sticky bit.
     Everybodys,
 }
 

@@ -206,8 +206,8 @@ impl Candidate {
         self.error(fault(error.into()))
     }
 
-    /// A stranger who owns the directory could swap files under our feet, and one that everybody
-    /// may write without the sticky bit belongs to everybody.
+    /// A stranger who owns the directory could swap files under our feet, and if all users may
+    /// write it without the sticky bit, it belongs to all of them.
     fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
         let me = geteuid().as_raw();
         if stat.st_uid != me && stat.st_uid != 0 {
@@ -273,7 +273,7 @@ impl Sharing {
         self.group.is_some()
     }
 
-    /// Whether everybody may.
+    /// Whether all users may.
     pub(super) fn everybody(self) -> bool {
         self.directory.contains(Mode::WOTH)
     }

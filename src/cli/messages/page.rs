@@ -20,7 +20,7 @@ impl Page {
         page
     }
 
-    /// A JSON document, which says what it says character by character.
+    /// A JSON document, with hidden characters escaped.
     pub(crate) fn document(document: &impl Serialize) -> serde_json::Result<Self> {
         let json = serde_json::to_string_pretty(document)?;
         Ok(Self(harmless_json(json) + "\n"))
@@ -66,7 +66,7 @@ impl Page {
 }
 
 fn width(text: &str) -> usize {
-    // Nearly everything is, and quickly measured then.
+    // Nearly all text is ASCII, which is quick to measure.
     if text.is_ascii() { text.len() } else { text.width() }
 }
 

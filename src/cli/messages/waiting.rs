@@ -17,18 +17,18 @@ pub(crate) struct Waiting<'a> {
     pub(crate) standing: Option<&'a Standing>,
     /// Why no permit is granted, whatever is free.
     pub(crate) withheld: Option<Withheld>,
-    /// Why nothing is known any more.
+    /// Why the queue's state is unknown.
     pub(crate) trouble: Option<&'a StoreError>,
     pub(crate) now: SystemTime,
 }
 
-/// How much is said of it.
+/// How much of it to show.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Length {
     Full,
     /// The label of the holder alone.
     Brief,
-    /// Neither the name that the user has typed, nor ours.
+    /// Without the name that the user has typed, and ours.
     Short,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Taken<'a> {
     held: usize,
     holder: Option<&'a Record>,
     key: Option<&'a str>,
-    /// For how long the permit of the holder is kept, which has given it back.
+    /// For how long the permit stays kept after its holder gave it back.
     left: Option<Duration>,
     now: SystemTime,
     length: Length,

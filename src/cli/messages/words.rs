@@ -13,7 +13,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TENTHS_MATTER: Duration = Duration::from_secs(10);
         if self.0 < TENTHS_MATTER {
-            // Tenths, without the rounding up that would make 10.0 of 9.96.
+            // Tenths, rounded down, so that 9.96 does not become 10.0.
             return write!(f, "{}.{}s", self.0.as_secs(), self.0.subsec_millis() / 100);
         }
         let seconds = Duration::from_secs(self.0.as_secs());

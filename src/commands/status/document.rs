@@ -32,7 +32,7 @@ struct Semaphore<'a> {
     odd: Option<String>,
 }
 
-/// Too few of them, and so no permit is granted.
+/// Too few replicas, so no permit is granted.
 #[derive(Serialize)]
 struct Replicas {
     in_step: u32,
@@ -48,7 +48,7 @@ struct Holder<'a> {
     foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
-    /// Of a foreign one, which has no more than that.
+    /// Of a foreign one, which has only this.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
     /// The label of its API key, where that is known of a foreign one.
@@ -63,7 +63,7 @@ struct Waiter<'a> {
     foreign: bool,
     #[serde(flatten)]
     record: Option<Person<'a>>,
-    /// Of a foreign one, which has no more than that.
+    /// Of a foreign one, which has only this.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,7 +22,7 @@ fn run(line: &str) -> Run {
     }
 }
 
-/// tokio's clock jumps to whatever is waited for.
+/// tokio's clock jumps to the next timer.
 #[tokio::test(start_paused = true)]
 async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let place = TempDir::new().unwrap();
@@ -41,7 +41,7 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
         assert_eq!(begin.elapsed().as_secs(), interval.as_secs() * line);
         view.on_look(snapshot);
         assert!(view.announced || view.console.redraws(), "it is said again");
-        // What is told in between is not said again before the next time.
+        // Notices in between are not repeated before the next minute.
         view.on_notice(Notice::Queued(Standing::default()));
         let next = view.next_look.unwrap() - begin;
         assert_eq!(next.as_secs(), interval.as_secs() * (line + 1));

@@ -16,8 +16,8 @@ use crate::supervise::guardian::Visible;
 use crate::supervise::signals::Whom;
 use crate::terminal::{Console, Loudness};
 
-/// How often the queue is looked at for the waiting line on a terminal, and how often that line is
-/// drawn anew: times go by in it.
+/// How often to look at the queue for the waiting line on a terminal, and how often to redraw that
+/// line: it shows times.
 pub(super) const REDRAW: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 /// How often a log hears that we still wait.
@@ -30,13 +30,13 @@ pub(super) struct View<'a> {
     ask: &'a Ask,
     visible: &'a Visible,
     pub(super) console: &'a mut Console,
-    /// How we stand, and when that was told.
+    /// Our standing, and when we heard it.
     standing: Option<(Standing, Instant)>,
-    /// Why no permit is granted, and when that was told.
+    /// Why no permit is granted, and when we heard that.
     withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
     trouble: Option<StoreError>,
-    /// When that is worth a line again.
+    /// When to report that again.
     next_complaint: Instant,
     /// Whether a log was told that we wait.
     pub(super) announced: bool,
@@ -113,7 +113,7 @@ impl<'a> View<'a> {
                 self.announced &= !news;
                 self.heard();
             }
-            // Who asked for nothing takes what is pinned for all.
+            // A user who named no limit accepts the pinned one.
             Notice::Limit { pinned: true, .. } if !self.request.limit_given => {}
             Notice::Limit { asked, stands, pinned } => {
                 self.warn(&Warning::Limit { name, asked, stands, pinned });
@@ -130,11 +130,11 @@ impl<'a> View<'a> {
             Notice::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
             Notice::Trouble { what, may_last } => {
                 let now = Instant::now();
-                // Once, as long as it goes on or comes again within a minute.
+                // Only once, as long as it goes on or recurs within a minute.
                 if may_last && mem::replace(&mut self.next_complaint, now + ALIVE) <= now {
                     self.warn(&Warning::Trouble { name, what: &what });
                 }
-                // What keeps us from leaving is not what kept us waiting.
+                // An error while leaving is not the reason for the waiting.
                 if may_last || self.trouble.is_none() {
                     self.trouble = Some(what);
                 }
@@ -157,7 +157,7 @@ impl<'a> View<'a> {
         left.map(Withheld::Quarantine)
     }
 
-    /// With `-v`, so that a log says who had what was not free.
+    /// With `-v`, so that a log names the holders.
     pub(super) async fn say_who_holds(&mut self) {
         /// How long the line may take, as it is not essential.
         const LOOKING: Duration = Duration::from_secs(2);
@@ -244,7 +244,7 @@ impl<'a> View<'a> {
         Some(Waiting { name: &self.ask.name, waited, standing, withheld, trouble, now })
     }
 
-    /// Takes the waiting line away, or ends what a log was told.
+    /// Clears the waiting line, or reports the end in a log.
     pub(super) fn end(&mut self, waited: &Waited<'_>) {
         self.console.clear();
         let told = self.standing.is_some() || self.withheld.is_some();

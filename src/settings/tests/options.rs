@@ -8,11 +8,11 @@ use crate::settings::layers::Source;
 use crate::settings::sources::Files;
 use crate::supervise::policy::OnLost;
 
-/// What is meant for one call alone.
+/// Options that are meant for one call alone.
 const ONE_CALL: [&str; 10] =
     ["command", "force", "help", "json", "now", "shell", "unpin", "version", "watch", "while-pid"];
 
-/// Something that an option may say.
+/// A valid value of an option.
 fn sample(option: &str) -> &'static str {
     match option {
         "limit"
@@ -170,7 +170,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
         assert_eq!(run(signal).supervision.rules.stop_signal, Signal::INT);
     }
     assert_eq!(run("-k 3").supervision.kill_after, Some(Duration::from_secs(3)));
-    // Of what is said twice the last counts.
+    // Of options given twice the last counts.
     assert_eq!(run("-l 3 -l 4").request.limit, 4);
 }
 

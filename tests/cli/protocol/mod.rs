@@ -1,5 +1,5 @@
-//! What goes over the wire between a cloud-semaphore server and its clients. A variable has the
-//! same tests ask a double of the original, except where ours must do better.
+//! What goes over the wire between a cloud-semaphore server and its clients. A variable makes the
+//! same tests use a double of the original, except where ours must do better.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

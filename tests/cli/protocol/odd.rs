@@ -1,4 +1,4 @@
-//! What no client should send, and what comes slowly or not at all.
+//! Invalid requests, and requests that come slowly or not at all.
 
 use super::*;
 

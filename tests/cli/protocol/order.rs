@@ -1,4 +1,4 @@
-//! Who waits, who holds, and how a permit passes on.
+//! The order of waiters and holders, and how a permit passes on.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What goes wrong: with one client, or with the place where the permits live.
+//! Faults: of one client, or of the place where the permits live.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ impl Arena<'_> {
         } else if CLIENT_FAULTS.contains(&kind) {
             self.strike_client(kind);
         } else if self.strike.is_none() && Instant::now() > self.spared {
-            // The order that is to hold behind it as well.
+            // The order that must hold after it as well.
             for semaphore in self.place.semaphores().to_vec() {
                 self.look(semaphore);
             }

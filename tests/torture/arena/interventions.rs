@@ -54,7 +54,7 @@ impl Arena<'_> {
         if done {
             let (from, to) = (Moment::now(), None);
             self.history.pins.push(Pin { semaphore, limit, from, to });
-            // Who waits now is granted its permit under that limit.
+            // The present waiters are granted their permits under that limit.
             self.look(semaphore);
         }
     }

@@ -9,7 +9,7 @@ use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
 use crate::torture::processes::Process;
 
-/// Whose the shared directory is, and who may use it besides.
+/// The group of the shared directory, and its users.
 const GROUP: u32 = 61_000;
 const USERS: [u32; 2] = [61_001, 61_002];
 

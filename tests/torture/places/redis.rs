@@ -145,8 +145,8 @@ impl Place for Redis {
                 self.next_kill = Instant::now() + 3 * TTL;
                 self.server.kill();
                 if let Some(clock) = &self.clock {
-                    // Tokens that are forgotten grow by the clock, and so it must not be behind then:
-                    // documented.
+                    // Tokens that are forgotten grow by the clock, and so the clock must not be
+                    // late then: documented.
                     clock.leap(self.furthest - self.ahead);
                     self.ahead = self.furthest;
                     self.floor = self.furthest;
