@@ -86,7 +86,7 @@ _semrun_subcommands() {
     _describe -t commands subcommand subcommands
 }
 
-# The word that ends the options: a subcommand, or the command.
+# What ends the options: a subcommand, or the command.
 _semrun_first() {
     if (( ${+opt_args[--name]} || semrun_dashes )); then
         _command_names -e
