@@ -139,7 +139,7 @@ def free_port():
 
 
 class Store:
-    """Where permits live, for `semrun` and for those who look."""
+    """Where permits live, for `semrun` and for observers."""
 
     def __init__(self, title, options, program=SEMRUN):
         self.title, self.options, self.program = title, options, program
@@ -253,7 +253,7 @@ class Serve(Store):
 
 class Queue:
     """Runs of one name, each of which ends when it is told to: they share their input and output,
-    and one byte ends whoever runs. Nobody reads the output while a permit passes on."""
+    and one byte ends the run that holds the permit. Nothing reads the output meanwhile."""
 
     def __init__(self, harness, prefix):
         self.harness, self.prefix, self.running, self.count = harness, prefix, {}, 0
@@ -308,7 +308,7 @@ class Queue:
         return (start - end) / 1e9, (start - begin) / 1e9
 
     def kill(self):
-        """From before whoever runs is killed, with its command, to the start of the next."""
+        """From before the holder is killed, with its command, to the start of the next."""
         killed = self.holder
         begin = time.monotonic_ns()
         self.running[killed].kill()

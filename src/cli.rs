@@ -1,5 +1,5 @@
-//! The command line as clap sees it: options, their texts, and what a value may look like. No
-//! I/O, no work, and no decision about what a combination means; that is `settings.rs`.
+//! The command line as clap sees it: options, their texts, and the form of values. No I/O and no
+//! work; `settings.rs` decides what a combination means.
 
 #![expect(
     clippy::doc_markdown,
@@ -175,7 +175,7 @@ pub(crate) enum Quarantine {
     For(Duration),
 }
 
-/// What every subcommand takes too, before or behind its name.
+/// What every subcommand takes too, before or after its name.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct BackendOptions {
@@ -281,7 +281,7 @@ pub(crate) enum SubcommandArgs {
     },
 }
 
-/// What is wanted, from all places together, with the secrets that no flag may carry.
+/// The settings from all sources, with the secrets that no flag may carry.
 #[derive(Debug, Parser)]
 #[command(name = "semrun", version, args_override_self = true)]
 #[group(skip)]
@@ -309,11 +309,11 @@ pub(crate) struct SubOnly {
     pub(crate) subcommand: SubcommandArgs,
 }
 
-/// What the variables of options begin with.
+/// The prefix of the options' variables.
 const VARIABLES: &str = "SEMRUN_";
 
-/// The variable of an option: `SEMRUN_` and its long name. None for what has none: operands, and
-/// what is meant for one call alone.
+/// The variable of an option: `SEMRUN_` and its long name. None for operands, and for options that
+/// are meant for one call alone.
 pub(crate) fn variable(argument: &Arg) -> Option<String> {
     const ONE_CALL: [&str; 10] = [
         "command",

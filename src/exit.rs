@@ -1,4 +1,5 @@
-//! Every exit code, and dying as the command died. No other file holds a code's number.
+//! Every exit code, and ending by the signal that ended the command. No other file holds a code's
+//! number.
 
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
@@ -12,7 +13,7 @@ pub(crate) enum Exit {
     Success,
     /// The command exited by itself with this code.
     Command(u8),
-    /// The command was ended by this signal, which nobody sent through us.
+    /// This signal ended the command, and we did not relay it.
     CommandSignalled(Signal),
     /// The command died of a signal that was meant for us as well: die of the same one, so
     /// that the caller sees what it would have seen without us.
@@ -25,7 +26,7 @@ pub(crate) enum Exit {
     RanTooLong,
     /// All permits of a semaphore that `status` was asked about are taken.
     AllTaken,
-    /// `doctor` found something that has to be mended.
+    /// `doctor` found something that has to be fixed.
     Unwell,
     /// A signal ended the waiting.
     Interrupted(Signal),
@@ -33,7 +34,7 @@ pub(crate) enum Exit {
     Unclear,
 }
 
-/// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
+/// `EX_TEMPFAIL` of sysexits: retry later. The default of `--conflict-exit-code`.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 
 /// `EX_PROTOCOL` of sysexits, as near as it gets. The default of `--lost-exit-code`.

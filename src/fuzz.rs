@@ -1,7 +1,6 @@
-//! Everything that understands what comes from elsewhere, as functions of bytes. They must return,
-//! whatever the bytes are, and what they find must hold what it promises. `fuzz/` has the targets for
-//! cargo-fuzz, and what is interesting to begin with; the tests here replay that, and change it at
-//! random.
+//! Every parser of foreign input, as a function of bytes. It must return whatever the bytes are,
+//! and its result must keep its promises. `fuzz/` has the targets for cargo-fuzz and a corpus; the
+//! tests here replay the corpus and change it at random.
 
 #[cfg(test)]
 #[path = "fuzz/mutate.rs"]
@@ -37,13 +36,14 @@ pub fn run(target: &str, bytes: &[u8]) {
     run(bytes);
 }
 
-/// What is shown of a URL never has its password, and is one that means the same.
+/// A shown URL never has its password, and means the same.
 fn urls(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match Url::parse(&text) {
         Ok(Url::Redis(url)) => {
             let shown = url.shown();
-            // One that is somewhere else in the URL, too, is no secret. What is shown has stars itself.
+            // A password that is also elsewhere in the URL is no secret. The shown URL has stars
+            // itself.
             let is_secret = |word: &&str| text.matches(*word).count() == 1 && !word.contains('*');
             if let Some(password) = url.secret().filter(is_secret) {
                 assert!(password.len() < 4 || !shown.contains(password), "{shown}");
@@ -94,7 +94,7 @@ mod tests {
         files.into_iter().map(|file| fs::read(file).unwrap()).collect()
     }
 
-    /// `FUZZ_CHANGES=100000 FUZZ_SEED=3 cargo test fuzz::` looks for longer, and elsewhere.
+    /// `FUZZ_CHANGES=100000 FUZZ_SEED=3 cargo test fuzz::` runs for longer, with other changes.
     fn told<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
         std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
     }

@@ -43,7 +43,7 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
 
 /// From the command line to the exit code.
 fn run(line: &[OsString]) -> u8 {
-    // A defect of ours is still one of the documented codes; what it was has been printed.
+    // A panic still ends with a documented code; its message is printed already.
     let Ok(done) = std::panic::catch_unwind(|| commands::dispatch(line)) else {
         return exit::Failure::Internal.code();
     };

@@ -1,13 +1,13 @@
-//! What others wrote: names, labels, messages of servers. Nothing of it may disturb a terminal, hide in
-//! a line, or be taken for words of this program.
+//! Text from elsewhere: names, labels, messages of servers. None of it may disturb a terminal, hide
+//! in a line, or be taken for words of this program.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 
-/// What moves a cursor, turns the direction of writing, or is not seen at all: the categories Cc, Cf,
-/// Zl and Zp of Unicode 16, and what it calls default ignorable.
+/// Characters that move a cursor, turn the direction of writing, or are invisible: the categories
+/// Cc, Cf, Zl and Zp of Unicode 16, and what it calls default ignorable.
 const HIDDEN: [(u32, u32); 27] = [
     (0x0000, 0x001F),
     (0x007F, 0x009F),
@@ -44,7 +44,7 @@ fn is_hidden(c: char) -> bool {
     HIDDEN.get(at).is_some_and(|(first, _)| *first <= c)
 }
 
-/// Nearly everything is, and quickly seen to be.
+/// Nearly all text is plain ASCII, which is quick to check.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -58,7 +58,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// JSON that says the same and has such characters only as escapes. Line breaks and blanks between its
+/// Equivalent JSON that has such characters only as escapes. Line breaks and blanks between its
 /// parts are left.
 pub(crate) fn printable_json(json: String) -> String {
     let escapes = |c: char| is_hidden(c) && c != '\n';
@@ -78,7 +78,7 @@ pub(crate) fn printable_json(json: String) -> String {
     text
 }
 
-/// Where something of others stands among words of ours, and what they would be taken for.
+/// Where foreign text stands among words of ours, for which it could be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Context {
     /// A sentence: `job (pid 7, ci@web1) and by 2 others`.
@@ -91,8 +91,8 @@ pub(crate) enum Context {
     Log,
 }
 
-/// As it is where it can only be what it is; otherwise in quotation marks, and those in it with a
-/// backslash before them.
+/// The text as it is, if it cannot be mistaken; otherwise in quotation marks, and those in it with
+/// a backslash before them.
 pub(crate) fn quoted(text: &str, among: Context) -> Cow<'_, str> {
     let blanks = |c: char| c.is_whitespace();
     let doubled = || text.chars().zip(text.chars().skip(1)).any(|(a, b)| blanks(a) && blanks(b));
@@ -110,7 +110,7 @@ pub(crate) fn quoted(text: &str, among: Context) -> Cow<'_, str> {
     }
 }
 
-/// Why a name may be taken for another one by those who read or type it. To programs it is one like any.
+/// Why people may take a name for another one when they read or type it. Programs tell them apart.
 pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
     if name.trim() != name {
         Some("begins or ends with a blank")
@@ -123,7 +123,7 @@ pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
     }
 }
 
-/// No more of a text than this many characters.
+/// At most so many characters of a text.
 pub(crate) fn truncated(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),

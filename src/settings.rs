@@ -1,6 +1,5 @@
-//! From what was typed, set and written to what is wanted: flags over variables over files over
-//! defaults, checked, in plain values. Everything that can be wrong with them is found here, before
-//! anything starts.
+//! Settings from flags over variables over files over defaults, checked, in plain values. Every
+//! mistake in them is found here, before anything starts.
 
 mod credentials;
 mod error;
@@ -47,7 +46,7 @@ use crate::exit::Failure;
 use crate::sys::{environment, keep_from_core_files};
 use crate::user::{Home, User};
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug)]
 pub(crate) enum RequestedCommand {
     Run(Box<RunSettings>),
@@ -66,20 +65,20 @@ pub(crate) enum RequestedCommand {
     Usage(String),
 }
 
-/// What settings come from beside the command line.
+/// Sources of settings beside the command line.
 pub(crate) struct Environment<'a> {
     pub(crate) variables: &'a Variables,
-    /// The configuration of whoever runs this, if there can be one.
+    /// The configuration of the user who runs this, if there can be one.
     pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, SettingsError>,
     pub(crate) system_file: &'a Path,
 }
 
-/// The file of an account. One whose home is unknown may have one that matters.
+/// The configuration file of an account. An error if its home is unknown.
 pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
     match &user.home {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
-        // It may have one that names another backend, where the others meet.
+        // Its file may name another backend, which the user's other runs use.
         Home::Unknown(error) => {
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
@@ -122,7 +121,7 @@ impl Variables {
         all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
-    /// What to say of those that nothing knows.
+    /// The complaints about unknown ones.
     fn unknown(&self) -> Vec<String> {
         // What a run tells its command, and what tests of the mutants set.
         const OTHERS: [&str; 3] = ["SEMRUN_FENCING_TOKEN", "SEMRUN_HELD", "SEMRUN_MUTANT"];
@@ -218,7 +217,7 @@ pub(crate) fn read(
             let layers = Layers::of(command, flags, operands, Some(matches));
             let all = CommandSources::of(layers, around)
                 .map_err(|settings_error| settings_error.see_help_of(None))?;
-            // Taking them apart would cost a run as much as putting them together.
+            // Dropping them would cost a run as much as building them.
             let all = ManuallyDrop::new(all);
             let run = run::run(&all).map_err(|settings_error| settings_error.see_help_of(None))?;
             Ok(RequestedCommand::Run(Box::new(run)))
@@ -250,7 +249,7 @@ fn subcommand(
     check_before(name, &before, &command)?;
     let behind = typed(&command, matches)?;
     let again = |(option, _): &(String, GivenValue)| behind.iter().any(|(one, _)| one == option);
-    // Of what was said twice the last counts.
+    // Of options given twice the last counts.
     let mut flags: Vec<_> = before.into_iter().filter(|one| !again(one)).collect();
     flags.extend(behind);
     let operands = operands(&command, matches);
@@ -282,7 +281,7 @@ fn subcommand(
     })
 }
 
-/// In front of a subcommand there may be what chooses the backend, as far as it has one.
+/// Before a subcommand only options that choose its backend are allowed.
 fn check_before(
     name: &str,
     before: &[(String, GivenValue)],
@@ -302,7 +301,7 @@ fn check_before(
     }
 }
 
-/// What no flag may carry.
+/// Whether an option is a secret, which no flag may carry.
 fn is_secret(option: &str) -> bool {
     ["password", "api-key"].contains(&option)
 }

@@ -1,6 +1,5 @@
-//! What has no safe interface besides signal handlers: the words that this program was started with, its
-//! environment and limits, its signal mask, a second process of it, and waiting for a descriptor of our
-//! own.
+//! What has no safe interface, except for signal handlers: the program's arguments, environment,
+//! limits and signal mask, a second process of it, and waiting for a descriptor of our own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 #[cfg(target_env = "musl")]
@@ -26,7 +25,7 @@ unsafe extern "C" {}
 ///
 /// # Safety
 ///
-/// There are as many texts as said, which live as long as the process.
+/// There must be `count` texts, which live as long as the process.
 pub(crate) unsafe fn arguments(count: c_int, words: *const *const c_char) -> Vec<OsString> {
     // SAFETY: see above.
     let word = |at| unsafe { CStr::from_ptr(*words.add(at)) };
@@ -51,7 +50,7 @@ pub(crate) fn own_group() -> Option<Pid> {
 }
 
 /// Makes a second process of this one, in a process group of its own: its pid in the first,
-/// none in the second, where `first` is done before any signal is heard. To be called while there is
+/// none in the second, where `first` runs before any signal is heard. To be called while there is
 /// one thread.
 pub(crate) fn fork(first: impl FnOnce()) -> io::Result<Option<Pid>> {
     // The second one belongs to the job all the same.
@@ -125,7 +124,7 @@ pub(crate) fn open_files_limit() -> Option<Rlimit> {
     limit_of(libc::RLIMIT_NOFILE)
 }
 
-/// None where we may not ask, as in a sandbox: there is no number then that could be used for anything.
+/// None where we may not ask, as in a sandbox.
 fn limit_of(resource: libc::__rlimit_resource_t) -> Option<Rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: fills in what it is given, or says that it did not.
@@ -141,16 +140,16 @@ pub(crate) fn file_size_limit() -> Option<u64> {
     limit_of(libc::RLIMIT_FSIZE)?.current
 }
 
-/// What semrun was started with, where that was too little.
+/// The limit that semrun was started with, if that was too low.
 static FILE_SIZE: OnceLock<Rlimit> = OnceLock::new();
 
-/// What the command gets, where that is another one than ours.
+/// The limit that the command gets, if it differs from ours.
 pub(crate) fn original_file_size_limit() -> Option<Rlimit> {
     FILE_SIZE.get().copied()
 }
 
-/// Lets this process write files as large as the system allows it, for those that are ours: a limit for
-/// the command is no reason to be without a permit. What cannot be raised is said where it matters.
+/// Lets this process write files as large as the system allows: a limit meant for the command must
+/// not cost us the permit. A failure is reported where it matters.
 pub(crate) fn raise_file_size_limit() {
     if let Some(limit) = limit_of(libc::RLIMIT_FSIZE)
         && limit.current.is_some()
@@ -162,10 +161,10 @@ pub(crate) fn raise_file_size_limit() {
     }
 }
 
-/// What semrun was started with, where it has a secret.
+/// The limit that semrun was started with, if it has a secret.
 static CORE: OnceLock<Rlimit> = OnceLock::new();
 
-/// What the command gets, where that is another one than ours.
+/// The limit that the command gets, if it differs from ours.
 pub(crate) fn original_core_limit() -> Option<Rlimit> {
     CORE.get().copied()
 }
@@ -188,8 +187,8 @@ pub(crate) fn keep_from_core_files() {
     }
 }
 
-/// Lets this process have as many open files as the system allows it. What cannot be raised is said
-/// where there are none left.
+/// Lets this process have as many open files as the system allows it. A failure is reported when
+/// none are left.
 pub(crate) fn raise_open_files_limit() {
     if let Some(Rlimit { current, maximum }) = open_files_limit()
         && current != maximum

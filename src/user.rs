@@ -1,5 +1,5 @@
-//! Who runs this: user, home and host, from the user database. Never from variables that a login
-//! shell sets and cron does not, so that both mean the same person.
+//! The user who runs this: name, home and host, from the user database. Never from variables that a
+//! login shell sets and cron does not, so that both mean the same user.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,15 +20,15 @@ pub(crate) struct User {
 pub(crate) enum Home {
     At(PathBuf),
     None,
-    /// The database cannot be asked just now, and without it nobody knows where others look.
+    /// The user database cannot be asked just now, so it is unknown which home other processes use.
     Unknown(String),
 }
 
 impl User {
     pub(crate) fn current() -> Self {
         let uid = geteuid().as_raw();
-        // The file covers nearly everybody; getent also asks the directory services, which a
-        // static build of this program cannot.
+        // The file has nearly all users; getent also asks the directory services, which a static
+        // build of this program cannot.
         let passwd = fs::read("/etc/passwd").unwrap_or_default();
         if let Some(user) = entry(&String::from_utf8_lossy(&passwd), uid) {
             return user;
@@ -50,7 +50,7 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Whether a user's number also stands for all whom our user namespace does not map.
+/// Whether a user's number also stands for all users that our user namespace does not map.
 pub(crate) fn stands_for_unmapped(uid: u32) -> bool {
     let read = |path| fs::read_to_string(path).ok();
     let overflow = read("/proc/sys/kernel/overflowuid").and_then(|text| text.trim().parse().ok());
@@ -58,7 +58,7 @@ pub(crate) fn stands_for_unmapped(uid: u32) -> bool {
     unmapped && read("/proc/self/uid_map").is_some_and(|map| mapped(&map) < u64::from(u32::MAX))
 }
 
-/// What the kernel takes for that unless it is told otherwise.
+/// The kernel's default number for those.
 const OVERFLOW: u32 = 65534;
 
 /// How many users a namespace maps, by its `uid_map`: see `user_namespaces(7)`.
@@ -67,10 +67,10 @@ fn mapped(map: &str) -> u64 {
     map.lines().filter_map(count).sum()
 }
 
-/// Where getent(1) is, if it is: not in PATH, which cron and a login shell do not share.
+/// Where getent(1) may be: not looked up in PATH, which cron and a login shell do not share.
 const GETENT: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
 
-/// What the user database has on a user: a line, or nothing.
+/// The user database's line of a user, or nothing.
 fn getent(uid: u32) -> Result<String, String> {
     const UNKNOWN: i32 = 2;
     let Some(program) = GETENT.into_iter().find(|path| fs::exists(path).unwrap_or(false)) else {

@@ -37,7 +37,7 @@ pub(crate) enum Url {
 /// Why a text names no backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadLocation {
-    /// Not one that could be meant.
+    /// A URL that cannot be understood.
     Malformed(BadUrl),
     /// A scheme that is understood, but this program cannot do it.
     Unsupported(String),
@@ -63,7 +63,7 @@ pub(crate) enum BadFileUrl {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadRedisUrl {
-    /// Nothing that a Redis could be found by, with what the library says.
+    /// It names no Redis, with what the library says.
     Malformed(Option<String>),
     Fragment,
     /// A parameter that is not known, or is there twice.
@@ -74,7 +74,7 @@ pub(crate) enum BadRedisUrl {
     MoreThanAPath,
     Query,
     NoPort,
-    /// Something else than a database is behind the host.
+    /// The host is followed by something else than a database.
     NotADatabase,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum BadHttpUrl {
 impl Url {
     /// Understands a `--backend`. The schemes `redis+sentinel` and `redis+cluster` are reserved.
     pub(crate) fn parse(url: &str) -> Result<Self, BadLocation> {
-        // What comes from a file, or from where secrets are kept, may end with one.
+        // Text from a file, or from a store of secrets, may end with a line break.
         let url = url.strip_suffix('\n').map_or(url, |url| url.strip_suffix('\r').unwrap_or(url));
         // Some parsers drop line breaks wherever they are.
         if url.contains(char::is_control) {

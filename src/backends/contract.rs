@@ -1,4 +1,4 @@
-//! Every behaviour that all backends owe, once, run against each of them.
+//! The behaviours that all backends owe, each written once and tested against every backend.
 
 mod detached;
 mod histories;
@@ -52,12 +52,12 @@ pub(crate) struct TestedBackend {
     client: Box<dyn Fn() -> Box<dyn Backend>>,
     /// What is asked for.
     ttl: Duration,
-    /// What has to live as long.
+    /// What has to live as long as the store.
     _keep: Option<Box<dyn Any>>,
 }
 
 /// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
-/// missed soon; hardly anybody renews here, so the other tests need permits that stay.
+/// missed soon; hardly a holder renews here, so the other tests need permits that stay.
 fn memory(lifetime: Lifetime) -> TestedBackend {
     let memory = Memory::default();
     let client = Box::new(move || Box::new(memory.clone()) as Box<dyn Backend>);
@@ -105,7 +105,7 @@ fn served(lifetime: Lifetime) -> TestedBackend {
     let semaphores =
         Semaphores::new(Journal::none(), RestoredState::default(), Bounds::default(), log);
     let routes = Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap());
-    // Until a test has its tasks there is nowhere to start another.
+    // Before the test's runtime runs, no task can be started.
     let start = OnceCell::new();
     let client = Box::new(move || {
         start.get_or_init(|| {
@@ -126,7 +126,7 @@ fn served(lifetime: Lifetime) -> TestedBackend {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Short,
-    /// There is time for something else before it is over.
+    /// There is time for something else before it expires.
     Middle,
     Long,
 }
@@ -156,17 +156,17 @@ macro_rules! contract {
 contract! { memory, local, redis, served: {
     a_free_permit_is_granted_at_once(Lifetime::Long);
     never_more_than_the_limit_are_held(Lifetime::Long);
-    a_busy_semaphore_says_so_to_those_who_do_not_wait(Lifetime::Long);
-    those_who_do_not_wait_go_before_nobody(Lifetime::Long);
+    a_busy_semaphore_says_so_to_clients_that_do_not_wait(Lifetime::Long);
+    clients_that_do_not_wait_go_before_no_waiter(Lifetime::Long);
     first_come_first_served(Lifetime::Long);
-    a_cancelled_waiter_leaves_the_queue_and_delays_nobody(Lifetime::Long);
-    a_dropped_waiter_delays_nobody(Lifetime::Short);
+    a_cancelled_waiter_leaves_the_queue_and_delays_no_other(Lifetime::Long);
+    a_dropped_waiter_delays_no_other(Lifetime::Short);
     a_holder_that_vanishes_is_replaced(Lifetime::Short);
     tokens_grow_with_every_grant(Lifetime::Short);
     the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(Lifetime::Long);
-    another_limit_is_an_error_for_those_who_want_no_other(Lifetime::Long);
+    another_limit_is_an_error_for_strict_clients(Lifetime::Long);
     a_waiter_keeps_the_semaphore_in_use(Lifetime::Long);
-    a_name_nobody_uses_is_an_empty_snapshot(Lifetime::Long);
+    an_idle_name_is_an_empty_snapshot(Lifetime::Long);
     observing_shows_holders_and_waiters_in_order(Lifetime::Long);
     a_held_permit_is_found_by_its_identity(Lifetime::Long);
     names_are_independent_however_odd(Lifetime::Long);
@@ -174,8 +174,8 @@ contract! { memory, local, redis, served: {
     many_tasks_never_exceed_the_limit(Lifetime::Long);
     a_detached_permit_stays_until_its_lease_ends(Lifetime::Middle);
     a_detached_permit_is_given_back_once_and_that_is_remembered(Lifetime::Long);
-    a_detached_permit_lasts_as_long_as_somebody_renews_it(Lifetime::Middle);
-    whoever_renews_hears_that_a_detached_permit_was_given_back(Lifetime::Middle);
+    a_detached_permit_lasts_as_long_as_it_is_renewed(Lifetime::Middle);
+    a_renewal_hears_that_a_detached_permit_was_given_back(Lifetime::Middle);
     a_detached_permit_that_has_ended_is_not_known(Lifetime::Short);
     what_is_not_detached_is_neither_attached_nor_given_back(Lifetime::Long);
     the_limit_counts_detached_permits(Lifetime::Long);
@@ -184,22 +184,22 @@ contract! { memory, local, redis, served: {
     what_was_held_for_long_enough_is_free_when_it_is_given_back(Lifetime::Long);
     a_waiter_that_goes_before_it_is_served_keeps_nothing(Lifetime::Middle);
     what_is_kept_is_neither_attached_nor_given_back_again(Lifetime::Long);
-    one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
-    one_who_is_revoked_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
-    one_who_was_revoked_gently_hears_that_it_is_revoked_now(Lifetime::Long);
+    a_holder_revoked_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
+    a_revoked_holder_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
+    a_holder_revoked_gently_hears_that_it_is_revoked_now(Lifetime::Long);
     a_revoked_permit_passes_on_when_its_lease_ends(Lifetime::Middle);
     a_revoked_permit_is_not_kept_for_its_min_hold(Lifetime::Long);
     a_kept_permit_ends_when_it_is_revoked(Lifetime::Long);
     a_permit_that_is_revoked_now_is_free_at_once(Lifetime::Long);
-    nobody_is_revoked_where_nobody_holds(Lifetime::Long);
-    a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(Lifetime::Long);
-    a_pinned_limit_that_is_raised_serves_those_who_wait(Lifetime::Long);
-    a_pinned_limit_that_is_lowered_stops_nobody(Lifetime::Long);
+    no_permit_is_revoked_where_none_is_held(Lifetime::Long);
+    a_pinned_limit_stands_also_while_the_semaphore_is_idle(Lifetime::Long);
+    a_pinned_limit_that_is_raised_serves_the_waiters(Lifetime::Long);
+    a_pinned_limit_that_is_lowered_stops_no_holder(Lifetime::Long);
     a_limit_that_is_not_pinned_any_more_is_that_of_the_users(Lifetime::Long);
-    another_limit_than_the_pinned_one_is_an_error_for_those_who_want_no_other(Lifetime::Long);
+    another_limit_than_the_pinned_one_is_an_error_for_strict_clients(Lifetime::Long);
 } }
 
-/// Somebody who asked and may have to wait.
+/// A client that asked and may have to wait.
 struct PendingAcquire {
     id: Uuid,
     acquiring: JoinHandle<Result<Acquisition, Error>>,
@@ -270,7 +270,7 @@ impl TestedBackend {
         (self.client)().observe(&name(semaphore)).await.unwrap()
     }
 
-    /// Of all that are known.
+    /// The names of all known semaphores.
     async fn names(&self) -> Vec<Name> {
         let snapshots = (self.client)().observe_all().await.unwrap();
         snapshots.into_iter().map(|snapshot| snapshot.name).collect()
@@ -310,7 +310,7 @@ async fn within<T>(time: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(time, future).await.expect("in time")
 }
 
-/// Longer than anything takes that somebody is told of, and shorter than any heartbeat.
+/// Longer than it takes to tell a client of anything, and shorter than any heartbeat.
 const SOON: Duration = Duration::from_secs(3);
 
 /// Clocks that count milliseconds may be early by one.
@@ -345,7 +345,7 @@ fn request(semaphore: &str, limit: u32) -> AcquireRequest {
     }
 }
 
-/// The same, for a permit that outlives the one who asks.
+/// The same, for a permit that outlives the process that asks.
 fn detached(semaphore: &str, limit: u32) -> AcquireRequest {
     let request = request(semaphore, limit);
     AcquireRequest { who: ClientInfo { detached: true, ..request.who }, ..request }

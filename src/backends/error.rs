@@ -1,5 +1,5 @@
-//! What can go wrong where permits live, as facts. What people read of it, and what they may do about
-//! it, the program says in `cli/messages`.
+//! What can go wrong where permits live, as facts. `cli/messages` has the words for them, and
+//! advice.
 
 mod system;
 
@@ -28,9 +28,9 @@ pub(crate) enum ErrorKind {
     Unavailable,
     /// It cannot do this at all.
     Unsupported,
-    /// What stands there is not what was asked for, and nothing else would do.
+    /// The limit or TTL in force is not the one asked for, and the client accepts no other.
     Differs,
-    /// Nobody is granted a permit yet, although one is free.
+    /// No waiter is granted a permit yet, although one is free.
     Withheld,
 }
 
@@ -43,7 +43,7 @@ pub(crate) enum Attempt {
     /// To stay in the queue.
     Wait,
     Look(Name),
-    /// At all semaphores; each of them failed in the same way.
+    /// To look at all semaphores; each of them failed in the same way.
     LookAtAny,
     List,
     LookAtLimit(Name),
@@ -111,7 +111,7 @@ pub(crate) enum StoreError {
     NotRedis(Option<OtherProtocol>),
     /// It answers with more than a semaphore can be.
     TooMuch,
-    /// It answers what no script of ours does; whether another program may be there.
+    /// It answers what no script of ours would; whether another program may answer there.
     Senseless {
         foreign: bool,
     },
@@ -152,9 +152,9 @@ pub(crate) enum StoreError {
     Endless,
     /// To another place, which may be named.
     Redirected(Option<String>),
-    /// What answers does not know a path that every cloud-semaphore server knows.
+    /// The server does not know a path that every cloud-semaphore server knows.
     UnknownPath(&'static str),
-    /// What answers is no cloud-semaphore server, by this status at that path.
+    /// The server is no cloud-semaphore server, by this status at that path.
     NotACloudSemaphore {
         status: String,
         path: &'static str,
@@ -180,9 +180,9 @@ pub(crate) enum StoreError {
     /// A server of the original kind cannot do it.
     Original(MissingFeature),
 
-    /// What it says cannot be so.
+    /// It answers with an impossible value.
     Absurd(ImplausibleValue),
-    /// Another limit or TTL stands than was asked for, and nothing else would do.
+    /// Another limit or TTL is in force than was asked for, and the client accepts no other.
     Differs(Box<TermsMismatch>),
     Withheld(Withheld),
     /// The permit, or the place in the queue, was given back by another client.
@@ -196,7 +196,7 @@ pub(crate) enum StoreError {
     Directory(Directory),
     /// Another process keeps the files of a semaphore locked.
     Locked,
-    /// The same for longer than any process should, perhaps this one.
+    /// The same for longer than any process should; perhaps the process with this pid.
     Stuck(Option<u32>),
     /// A holder was killed and has not ended yet.
     Dying(Option<u32>),
@@ -219,13 +219,13 @@ pub(crate) enum StoreError {
 /// How soon a failure may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Recoverability {
-    /// Nobody answers, now.
+    /// The backend does not answer now.
     Away,
     /// It answers with an error that may pass.
     Refusing,
     /// It will not pass by itself.
     Lasting,
-    /// There is no sense in asking again.
+    /// A retry makes no sense.
     Final,
 }
 
@@ -243,7 +243,7 @@ pub(crate) enum Protocol {
     Http,
 }
 
-/// What something speaks that is no Redis.
+/// What a server that is no Redis speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OtherProtocol {
     Tls,
@@ -265,7 +265,7 @@ pub(crate) enum MissingFeature {
     MinHold,
 }
 
-/// What cannot be so.
+/// Impossible values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ImplausibleValue {
     /// In milliseconds.
@@ -281,7 +281,7 @@ pub(crate) enum ImplausibleValue {
     Names(usize),
 }
 
-/// What stands, beside what was asked for. TTLs only where permits can expire.
+/// What is in force, beside what was asked for. TTLs only where permits can expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TermsMismatch {
     pub(crate) name: Name,
@@ -291,7 +291,7 @@ pub(crate) struct TermsMismatch {
 }
 
 impl From<io::Error> for StoreError {
-    /// A fact that went through the hands of the system is itself again.
+    /// Unwraps a fact that was passed through an `io::Error`.
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
             Some(fact) => fact.clone(),
@@ -328,7 +328,7 @@ impl StoreError {
         matches!(self.recoverability(), Recoverability::Lasting | Recoverability::Final)
     }
 
-    /// Whether it ends also the waiting of one who is in the queue.
+    /// Whether it also ends the wait of a client that is in the queue.
     pub(super) fn is_final(&self) -> bool {
         self.recoverability() == Recoverability::Final
     }
@@ -375,7 +375,7 @@ impl StoreError {
         }
     }
 
-    /// What could not be done for it.
+    /// The error of an attempt that it made fail.
     pub(super) fn while_doing(self, backend: &str, attempt: Attempt) -> Error {
         Error { backend: backend.into(), attempt: Some(Box::new(attempt)), cause: self }
     }

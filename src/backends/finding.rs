@@ -1,4 +1,4 @@
-//! What an examination of the place where permits live may find, as facts.
+//! What `doctor` may find where permits live, as facts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,9 +18,9 @@ pub(crate) struct Finding {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Grade {
     Ok,
-    /// Permits are safe; something may still not be as it was meant.
+    /// Permits are safe, but something may not be as intended.
     Warning,
-    /// It has to be mended.
+    /// It has to be fixed.
     Error,
 }
 
@@ -45,7 +45,7 @@ pub(crate) enum FindingKind {
         used: u64,
         most: u64,
     },
-    /// Where the prefix ends does not show in its keys.
+    /// Its keys do not show where the prefix ends.
     AmbiguousPrefix {
         prefix: String,
         shorter: String,

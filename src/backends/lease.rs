@@ -16,7 +16,7 @@ pub(super) trait LeaseOps {
         tenure: watch::Sender<Validity>,
     ) -> LocalFuture<'static, Loss>;
 
-    /// Returns once one that was revoked gently is revoked at once.
+    /// Returns once a permit that was revoked gently is revoked at once.
     fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss>;
 
     /// Gives it back; `patience` bounds how long that is tried.

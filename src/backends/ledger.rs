@@ -13,7 +13,7 @@ use super::{HolderState, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
-/// How long one who was granted a permit while it waited has to say that it is there.
+/// How long a waiter that was granted a permit has to confirm it.
 pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
 
 /// How long the place of a waiter that is away is kept.
@@ -22,18 +22,18 @@ pub(crate) const AWAY: Duration = Duration::from_secs(15);
 /// One semaphore.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
-    /// In force as long as anybody uses the semaphore who brought some.
+    /// In force as long as a client that brought some uses the semaphore.
     terms: Option<Terms>,
-    /// How many of those there are.
+    /// How many such clients there are.
     bound: usize,
-    /// The limit whatever those who use the semaphore want.
+    /// The limit whatever the semaphore's users ask for.
     pinned: Option<u32>,
     /// By their tokens, which is the order of the grants.
     holders: BTreeMap<u64, LedgerHolder<R>>,
     /// By their tickets, which is the order of coming.
     queue: BTreeMap<u64, LedgerWaiter<R>>,
     places: HashMap<Uuid, ClientState>,
-    /// What ends by itself, and when.
+    /// What expires, and when.
     due: BTreeSet<(Moment, Uuid)>,
     /// Nothing is granted before.
     not_before: Moment,
@@ -78,9 +78,9 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Joins the queue, once, and grants what is free. Asking again changes nothing but that who
-    /// was away is back, and that who was granted a permit has it for sure: a lost answer may be
-    /// asked for as often as one likes. A `ticket` brings back a place in the queue.
+    /// Joins the queue, once, and grants what is free. Asking again only marks an absent waiter as
+    /// present, and confirms a granted permit: so a client that missed the answer may ask any
+    /// number of times. A `ticket` brings back a place in the queue.
     pub(crate) fn request(
         &mut self,
         now: Moment,
@@ -91,7 +91,7 @@ impl<R> Ledger<R> {
         let id = claim.id;
         match self.places.get(&id) {
             Some(ClientState::Holding(_)) => {
-                // Of one that nobody had claimed before a restart it is not remembered.
+                // A restart forgets the min-hold of a permit that was not claimed before it.
                 self.change_holding(id, |holding| holding.claim.min_hold = claim.min_hold);
                 self.extend(now, id);
             }
@@ -109,14 +109,14 @@ impl<R> Ledger<R> {
             .iter()
             .any(|change| matches!(change, LedgerEvent::Granted { id: one, .. } if *one == id))
         {
-            // Whoever asks is there.
+            // A client that asks is there.
             self.extend(now, id);
         }
         changes.extend(granted);
         changes
     }
 
-    /// Gives a permit back or leaves the queue. Whoever is unknown has left already. A permit that
+    /// Gives a permit back or leaves the queue. An unknown client has left already. A permit that
     /// its holder knew of stays taken until it was held for long enough.
     pub(crate) fn release(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
@@ -137,8 +137,7 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Takes a permit from whoever holds it. Gently: nobody is left that could renew it, and one who
-    /// is alone as long as it likes is left alone.
+    /// Revokes a permit. Gently: it cannot be renewed any more; one without a lease stays as it is.
     pub(crate) fn revoke(&mut self, now: Moment, id: Uuid, how: Revocation) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
         let how = if mutants::is_off(Guard::Revocation) { Revocation::Forced } else { how };
@@ -163,14 +162,14 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Makes the limit what it says, or with None what those who use the semaphore agreed on.
+    /// Sets the limit; with None it is again the one that the semaphore's users agreed on.
     pub(crate) fn pin(&mut self, now: Moment, limit: Option<u32>) -> Vec<LedgerEvent> {
         self.pinned = limit;
         self.expire(now)
     }
 
-    /// A waiter cannot be told of a permit for now: it is passed over, and has its place back
-    /// when it asks again.
+    /// A waiter cannot be told of a permit for now: it is passed over, and gets its place back when
+    /// it asks again.
     pub(crate) fn leave(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
         if let Some(ClientState::Waiting(ticket)) = self.places.get(&id)
             && let Some(waiting) = self.queue.get_mut(ticket)
@@ -196,15 +195,15 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Takes back what has expired and grants it to those who wait.
+    /// Takes back what has expired and grants it to waiters.
     pub(crate) fn expire(&mut self, now: Moment) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
         changes.extend(self.grant(now));
         changes
     }
 
-    /// Somebody held a permit before all of this was forgotten, granted at `since`, and holds it
-    /// as it did; its lease ends at `lease`.
+    /// Brings back a holder from before all of this was forgotten. Its permit was granted at
+    /// `since`; its lease ends at `lease`.
     pub(crate) fn restore(
         &mut self,
         claim: Claim<R>,
@@ -235,22 +234,22 @@ impl<R> Ledger<R> {
         self.not_before.checked_sub(now).filter(|left| !left.is_zero())
     }
 
-    /// What is in force; none while nobody uses the semaphore who brought any.
+    /// What is in force; none while no client that brought any uses the semaphore.
     pub(crate) fn terms(&self) -> Option<Terms> {
         self.terms.map(|terms| self.with_pin(terms))
     }
 
-    /// What those who use the semaphore agreed on, whatever is pinned.
+    /// What the semaphore's users agreed on, whatever is pinned.
     pub(crate) fn set_terms(&self) -> Option<Terms> {
         self.terms
     }
 
-    /// What would be in force for one who asked for this.
+    /// What would be in force for a client that asked for this.
     pub(crate) fn terms_or(&self, asked: Terms) -> Terms {
         self.with_pin(self.terms.unwrap_or(asked))
     }
 
-    /// The limit in force, which one that is pinned also is while nobody uses the semaphore.
+    /// The limit in force. A pinned one is in force also while the semaphore is idle.
     pub(crate) fn limit(&self) -> Option<u32> {
         self.pinned.or(self.terms.map(|terms| terms.limit))
     }
@@ -276,7 +275,7 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// The ticket of one who waits, and how many are before it.
+    /// The ticket of a waiter, and how many waiters are before it.
     pub(crate) fn waiting(&self, id: Uuid) -> Option<(u64, usize)> {
         match self.places.get(&id)? {
             ClientState::Waiting(ticket) => Some((*ticket, self.queue.range(..ticket).count())),
@@ -292,7 +291,7 @@ impl<R> Ledger<R> {
         self.last
     }
 
-    /// Whether a ticket is one that was given out, and nobody else has or may get back.
+    /// Whether a ticket was given out, and no other client has it or may get it back.
     fn was_given_up(&self, ticket: u64) -> bool {
         let lapses = |holding: &LedgerHolder<R>| !holding.confirmed && holding.ticket == ticket;
         (1..=self.last).contains(&ticket)
@@ -335,7 +334,7 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Makes a permit last for its whole TTL from now, for one who knows of it.
+    /// Makes a permit last for its whole TTL from now. Its holder knows of it.
     fn extend(&mut self, now: Moment, id: Uuid) {
         let terms = self.terms;
         self.change_holding(id, |holding| {
@@ -433,7 +432,7 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Whether a claim can be granted beside those that are.
+    /// Whether a claim can be granted beside the present holders.
     fn is_compatible(&self, claim: &Claim<R>) -> bool {
         let alone =
             self.holders.first_key_value().is_some_and(|(_, one)| one.claim.terms.is_none());

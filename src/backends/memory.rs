@@ -28,16 +28,16 @@ pub(crate) struct Memory(Rc<RefCell<BTreeMap<Name, MemorySemaphore>>>);
 struct MemorySemaphore {
     ledger: Ledger<Record>,
     waiting: HashMap<Uuid, oneshot::Sender<u64>>,
-    /// Those who wait look again at when something is due.
+    /// Waiters check again when something is due.
     changed: Rc<Notify>,
-    /// Where those who hold hear what becomes of it.
+    /// Where holders hear how their permit ends.
     held: HashMap<Uuid, watch::Sender<Option<LossStage>>>,
     /// The detached permits that were given back.
     given_back: HashSet<Uuid>,
 }
 
 impl Memory {
-    /// Changes one semaphore and tells everybody whom it concerns.
+    /// Changes one semaphore and tells the holders and waiters that it concerns.
     fn update(
         &self,
         name: &Name,
@@ -54,7 +54,7 @@ impl Memory {
             match change {
                 LedgerEvent::Granted { id, token } => {
                     if let Some(waiting) = semaphore.waiting.remove(&id) {
-                        // One who has gone leaves by its own drop.
+                        // A waiter that has gone leaves by its own drop.
                         let _ = waiting.send(token);
                         semaphore.ledger.renew(now, id);
                         semaphore.held.insert(id, watch::channel(None).0);
@@ -99,7 +99,7 @@ impl Memory {
         Box::new(RenewingLease::new(permit, Validity { since, ttl, error: None }, lease))
     }
 
-    /// The ledger's answer to one who wants to keep its permit.
+    /// The ledger's answer to a holder that renews.
     fn renew(&self, name: &Name, id: Uuid) -> Result<Duration, Loss> {
         let mut renewal = Renewal::Lost;
         self.update(name, |ledger, now| {
@@ -139,7 +139,7 @@ impl Memory {
         if let Some(semaphore) = self.0.borrow_mut().get_mut(&request.name) {
             semaphore.waiting.insert(request.id, sender);
         }
-        // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
+        // Leaves the queue if this future is dropped, and becomes the lease once a permit is ours.
         let mut place =
             QueueGuard { memory: self.clone(), name: request.name.clone(), id: Some(request.id) };
         let (terms, min_hold, record) = (Some(asked), request.min_hold, Record::new(request));
@@ -343,7 +343,7 @@ impl Drop for QueueGuard {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.memory.update(&self.name, |ledger, now| {
-                // Nobody ever knew of a permit that came at this moment, so it is not kept.
+                // The client never knew of a permit that came at this moment, so it is not kept.
                 let mut changes = ledger.revoke(now, id, Revocation::Forced);
                 changes.extend(ledger.release(now, id));
                 changes

@@ -1,4 +1,4 @@
-//! A permit: what it is called, for how long it is certainly ours, and how it can be lost.
+//! A permit: its identity, for how long it is certainly ours, and how it can be lost.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::clock::{self, Moment};
 /// How long a permit is certainly ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Validity {
-    /// Before the last request that renewed it was sent: the server counts from later on.
+    /// A moment before the last successful renewal was sent: the server counts from a later one.
     pub(crate) since: Moment,
     /// For how long from then.
     pub(crate) ttl: Duration,
-    /// Why it has not been renewed since, if that was tried.
+    /// Why renewals since then failed, if any did.
     pub(crate) error: Option<StoreError>,
 }
 
 impl Validity {
-    /// What cannot be done when a permit cannot be given back.
+    /// The attempt that fails when the permit cannot be given back.
     pub(super) fn release_attempt(&self, permit: &Permit) -> Attempt {
         let left = (self.since + self.ttl).saturating_sub(clock::now());
         Attempt::Release { permit: permit.clone(), left }
@@ -75,9 +75,9 @@ impl From<StoreError> for LossReason {
 /// When a permit went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LossStage {
-    /// At this moment: somebody else may begin just now.
+    /// At this moment: another holder may begin just now.
     Now,
-    /// Some time ago: it may be somebody else's.
+    /// Some time ago: another client may hold it.
     Before,
     /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.
@@ -147,7 +147,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// One of which no token is known.
+    /// A permit without a known token.
     pub(crate) fn of(name: &Name, id: Uuid) -> Self {
         Self { id, name: name.clone(), token: None }
     }

@@ -1,4 +1,4 @@
-//! What somebody who waits for a permit is told, and how it is called off.
+//! What a waiter is told, and how its wait is called off.
 
 use std::time::Duration;
 
@@ -6,26 +6,28 @@ use tokio::sync::{mpsc, watch};
 
 use super::{QueueStatus, StoreError, Withheld};
 
-/// What a backend has to say while somebody waits.
+/// What a backend tells a waiter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// We are in the queue, or our place in it may have changed.
     Queued(QueueStatus),
-    /// No permit is granted, and whoever asks is given no place either.
+    /// No permit is granted, and a client that asks gets no place either.
     Withheld(Withheld),
-    /// Another limit stands and counts; pinned, or because the semaphore is in use.
+    /// Another limit is in force; pinned, or because the semaphore is in use.
     Limit { asked: u32, stands: u32, pinned: bool },
-    /// Another lease stands and counts.
+    /// Another lease is in force.
     Ttl { asked: Duration, stands: Duration },
     /// Clients of another kind hold permits of it.
     Foreign { ttl: Duration },
-    /// The environment says that the permit we wait for is held around us, and nothing else does.
+    /// The environment claims that the permit we wait for is held around us, and nothing else shows
+    /// it.
     HeldAround,
     /// The backend may not tell us whether it was restarted and forgot its permits.
     Blind,
-    /// It may not wake us, so that what is free is noticed only so often.
+    /// It may not wake us, so we check for free permits only once per heartbeat.
     Deaf { heartbeat: Duration },
-    /// The backend does not answer, or not as it should, and is tried again. It may last if it was not the first try and an error does not end it soon.
+    /// The backend does not answer, or not as it should; the request is retried. `may_last`: this
+    /// was not the first try, and the retries do not soon end in an error.
     Trouble { what: StoreError, may_last: bool },
 }
 
@@ -39,7 +41,7 @@ impl ProgressSender {
         (Self(sender), receiver)
     }
 
-    /// Nobody may be listening any more; that is no trouble of the backend.
+    /// The waiter may not listen any more; that is no trouble of the backend.
     pub(crate) fn tell(&self, notice: Progress) {
         let _ = self.0.send(notice);
     }
@@ -59,8 +61,8 @@ impl CancelToken {
         (Canceller(sender), Self(receiver))
     }
 
-    /// Does something unless it is called off; dropping it has to be enough. A result that came
-    /// at the same moment is returned.
+    /// Runs a future unless it is called off; dropping the future has to be enough to end it. A
+    /// result that came at the same moment is returned.
     pub(crate) async fn unless_cancelled<T>(mut self, doing: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

@@ -1,5 +1,5 @@
-//! When to renew, and when to try again: for all backends whose permits expire. It never gives
-//! up by itself; the deadline does, which knows nothing of the network.
+//! When to renew, and when to retry: for all backends whose permits expire. It never gives up by
+//! itself; the deadline does, which knows nothing of the network.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{LocalFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(super) enum Renewed {
     /// The lease runs for this long again, from the moment before it was asked for.
     For(Duration),
@@ -54,7 +54,7 @@ pub(super) async fn renew_loop<'a>(
 }
 
 /// One attempt, and another beside it if that is not answered soon: the first may go over a
-/// connection that was cut without a word. With the moment before the one that counts.
+/// connection that was cut silently. Returns also the moment before the successful one.
 async fn hedged<'a>(
     ttl: Duration,
     attempt: &mut impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,

@@ -1,4 +1,4 @@
-//! Names of hosts, and where they are: the same for every client.
+//! Resolving names of hosts, for every client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::error::{HostNotFound, StoreError};
 /// How long a name server has; less than an attempt, so that it is named.
 const LOOKING_UP: Duration = Duration::from_millis(1500);
 
-/// Where a host is.
+/// The addresses of a host.
 pub(super) async fn addresses(
     host: &str,
     port: u16,
@@ -19,7 +19,7 @@ pub(super) async fn addresses(
     let not_found = |why| StoreError::HostNotFound { host: host.into(), why };
     match timeout(LOOKING_UP, lookup_host((host, port))).await {
         Err(_elapsed) => Err(not_found(HostNotFound::NameServerSilent)),
-        // What the library says in front of that says the same.
+        // The library's text in front of that says the same.
         Ok(Err(error)) => {
             let why = error.to_string();
             let why = why.rsplit(": ").next().unwrap_or_default();

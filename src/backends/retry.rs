@@ -1,4 +1,4 @@
-//! Trying again what went wrong with a server: the same for every backend that has one.
+//! Retries and their backoff, for every backend that has a server.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreError;
 
-/// How long the start of something is tried while the server cannot be reached.
+/// How long a first request is retried while the server cannot be reached.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(5);
 
 /// How long connecting, or one attempt, may take.
@@ -23,7 +23,7 @@ pub(super) async fn with_timeout<T>(
     }
 }
 
-/// Tries something until it succeeds, fails for good, or has been tried for long enough.
+/// Retries an attempt until it succeeds, fails for good, or its time is over.
 pub(super) async fn with_retries<T>(
     patience: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
@@ -44,8 +44,8 @@ pub(super) async fn with_retries<T>(
     }
 }
 
-/// For one who asks many things one after the other: what is tried again, in all of them together, is
-/// bounded, so that a server that answers every other time does not keep us for ever.
+/// For a client that asks many things one after the other. It bounds the retries of all of them
+/// together, so that a server that answers every other time does not keep us for ever.
 pub(super) struct RetryBudget(Duration);
 
 impl RetryBudget {
@@ -58,7 +58,7 @@ impl RetryBudget {
         &mut self,
         attempt: impl AsyncFnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        // What a first attempt may well take.
+        // The time that a first attempt may take for free.
         const FREE: Duration = Duration::from_millis(50);
         let mut attempt = attempt;
         if self.0.is_zero() {
@@ -76,7 +76,7 @@ impl RetryBudget {
 pub(super) struct PreviousError(Option<StoreError>);
 
 impl PreviousError {
-    /// Whether there were any. A connection that was cut and is back at once is no news.
+    /// Whether there were any. A connection that was cut and is back at once is not reported.
     pub(super) fn any(&self) -> bool {
         self.0.is_some()
     }
@@ -94,7 +94,7 @@ impl PreviousError {
     }
 }
 
-/// What lies between two attempts.
+/// The backoff between two attempts.
 pub(super) struct Backoff {
     next: Duration,
 }
@@ -109,7 +109,8 @@ impl Backoff {
         self.next = (self.next * 2).min(Duration::from_millis(800));
     }
 
-    /// The same for one who is queued and so tries for ever, or is not yet and gives up then.
+    /// The same for a waiter, which retries for ever once it is queued, and until `give_up` before
+    /// that.
     pub(super) async fn sleep_while(&mut self, queued: bool, give_up: Instant) -> bool {
         if queued {
             self.sleep().await;

@@ -1,6 +1,6 @@
-//! What a server, a record or another program may say: numbers that a semaphore can have, and texts that
-//! fit into a line. Anything may answer at the other end of a URL or write into a shared place, and what
-//! cannot be so is not acted upon.
+//! Bounds for what a server, a record or another program says: numbers that a semaphore can have,
+//! and texts that fit into a line. Anything may answer at a URL or write into a shared place;
+//! impossible values are not acted upon.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::error::{ImplausibleValue, StoreError};
 
-/// Longer than any option says.
+/// Longer than any option allows.
 pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
 /// Shorter than any that can be kept.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -25,14 +25,14 @@ const LONGEST_IDENTITY: usize = 100;
 /// More than any of ours has.
 const LONGEST_SEAL: usize = 200;
 
-/// A text that people read, cut where it is longer than any of ours.
+/// A text for people, cut if it is longer than any of ours.
 pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let mut text = String::deserialize(from)?;
     cut(&mut text, LONGEST_TEXT);
     Ok(text)
 }
 
-/// The label of an API key, of which no more than belongs in a line is kept.
+/// The label of an API key, cut to what belongs in a line.
 pub(super) fn label(text: &str) -> String {
     text.chars().take(60).collect()
 }
@@ -55,7 +55,7 @@ fn cut(text: &mut String, most: usize) {
     }
 }
 
-/// Whether a length of time is one at all.
+/// Whether a length of time is possible.
 pub(super) fn is_time(time: Duration) -> bool {
     time <= LONGEST
 }
@@ -74,7 +74,7 @@ pub(super) fn lease(millis: u64) -> Result<Duration, StoreError> {
     time(millis)
 }
 
-/// The same of one that there need not be.
+/// The same for an optional time.
 pub(super) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, StoreError> {
     millis.map(time).transpose()
 }
@@ -106,7 +106,7 @@ pub(super) fn names(count: usize) -> Result<(), StoreError> {
     if count > MOST_NAMES { Err(ImplausibleValue::Names(MOST_NAMES).into()) } else { Ok(()) }
 }
 
-/// What is believed; otherwise it is noted that it is not.
+/// The value if it is believed; otherwise notes that it is not.
 pub(super) fn or_note<T>(
     said: Result<Option<T>, StoreError>,
     odd: &mut Option<StoreError>,

@@ -1,4 +1,4 @@
-//! A semaphore as others may see it: who holds, who waits, and since when. Nothing is decided by it.
+//! A semaphore as others may see it: holders and waiters, and since when. Nothing is decided by it.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{AcquireRequest, Name, Permit, StoreError, sanitize};
 
-/// Who holds or waits, as others may see it. Never an argument of a command.
+/// A holder or waiter, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClientInfo {
     #[serde(deserialize_with = "sanitize::text")]
@@ -27,11 +27,11 @@ pub(crate) struct ClientInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) name: Name,
-    /// Whether anybody has used this name, as far as the backend remembers.
+    /// Whether this name was ever used, as far as the backend remembers.
     pub(crate) known: bool,
-    /// The limit in force; none while nobody uses the semaphore, or only foreign clients do.
+    /// The limit in force; none while the semaphore is idle, or only foreign clients use it.
     pub(crate) limit: Option<u32>,
-    /// Whether that limit is pinned; then it is there also while nobody uses the semaphore.
+    /// Whether that limit is pinned; then it is there also while the semaphore is idle.
     pub(crate) pinned: bool,
     /// The lease in force, where permits can expire.
     pub(crate) ttl: Option<Duration>,
@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
     pub(crate) holders: Vec<Holder>,
     /// In the order of the queue.
     pub(crate) waiters: Vec<Waiter>,
-    /// What of it cannot be so, or why it could not be looked at.
+    /// Which of its values is impossible, or why it could not be looked at.
     pub(crate) odd: Option<StoreError>,
 }
 
@@ -73,7 +73,7 @@ impl Snapshot {
             || self.holders.len() >= self.limit.unwrap_or(asked) as usize
     }
 
-    /// Who has the permit with this identity.
+    /// The holder of the permit with this identity.
     pub(crate) fn holder(&self, id: Uuid) -> Option<&Holder> {
         self.holders.iter().find(|holder| holder.id() == Some(id))
     }
@@ -85,7 +85,7 @@ impl Snapshot {
     }
 }
 
-/// Who holds a permit.
+/// The holder of a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Holder {
     Known {
@@ -96,7 +96,7 @@ pub(crate) enum Holder {
         /// What is left of its lease, or of the time for which it is kept, where there is one.
         left: Option<Duration>,
     },
-    /// A client of another kind, which leaves nothing but its permit's identity; a server of ours knows
+    /// A client of another kind, which leaves only its permit's identity; a server of ours knows
     /// the label of its API key.
     Foreign { permit: String, left: Option<Duration>, key: Option<String> },
 }
@@ -117,7 +117,7 @@ pub(crate) enum HolderState {
 }
 
 impl Holder {
-    /// Somebody, but who that is, and for how long, cannot be read.
+    /// A holder, but who it is, and for how long, cannot be read.
     pub(crate) fn unknown() -> Self {
         Self::Known { token: None, record: None, phase: HolderState::Holding, left: None }
     }
@@ -199,8 +199,8 @@ impl Record {
     }
 }
 
-/// A record as it is written. It is read in one piece, because what is flattened takes several times as
-/// long, and `status` reads thousands.
+/// A record as it is written. It has no flattened field, as these take several times as long to
+/// read, and `status` reads thousands.
 #[derive(Deserialize)]
 struct StoredRecord {
     permit: Uuid,
@@ -243,14 +243,14 @@ impl Withheld {
     }
 }
 
-/// How things stand for one who waits.
+/// How things stand for a waiter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct QueueStatus {
     /// How many are served before us.
     pub(crate) ahead: usize,
     /// How many permits are held.
     pub(crate) held: usize,
-    /// Who has held one for the longest time.
+    /// The one that has held for the longest time.
     pub(crate) holder: Option<Record>,
     /// Of a holder that left no record: the label of its API key, where that is known.
     pub(crate) key: Option<String>,
@@ -261,7 +261,7 @@ pub(crate) struct QueueStatus {
 }
 
 impl QueueStatus {
-    /// None: we do not wait there any more.
+    /// None: we are not in its queue any more.
     pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
         let now = SystemTime::now();
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);

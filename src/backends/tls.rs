@@ -45,13 +45,13 @@ pub(crate) struct PemFile {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PemRole {
-    /// Whom a client trusts.
+    /// The authorities that a client trusts.
     Authority,
     ClientCertificate,
     ClientKey,
     ServerCertificate,
     ServerKey,
-    /// Whom a server trusts.
+    /// The authorities that a server trusts.
     ClientAuthority,
 }
 
@@ -93,9 +93,9 @@ impl Tls {
         Ok(())
     }
 
-    /// How a client greets a server of that name.
+    /// A client's TLS greeting to a server of that name.
     pub(super) fn greeting(name: ServerName<'static>) -> Option<Vec<u8>> {
-        // Any authority will do: the answer is not looked at.
+        // Any authority will do: the answer is not checked.
         let nobody = Self { authority: Some(Vec::new()), client: None };
         let mut client = ClientConnection::new(nobody.configured().ok()?, name).ok()?;
         let mut greeting = Vec::new();
@@ -181,7 +181,7 @@ pub(crate) struct ServerFiles {
     /// Its certificate, and those that lead to it.
     pub(crate) cert: Pem,
     pub(crate) key: Pem,
-    /// Who signed the certificates that clients have to show, if they have to.
+    /// The authorities for clients' certificates, if clients have to show one.
     pub(crate) client_ca: Option<Pem>,
 }
 
@@ -207,7 +207,7 @@ pub(crate) fn server(files: &ServerFiles) -> Result<Arc<ServerConfig>, TlsError>
     Ok(Arc::new(config))
 }
 
-/// Lets in who shows a certificate that one of these authorities has signed.
+/// Accepts clients that show a certificate signed by one of these authorities.
 fn verifier(authority: &Pem) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let file = authority.file(PemRole::ClientAuthority);
     let mut trusted = RootCertStore::empty();

@@ -17,7 +17,7 @@ pub(crate) struct CommandHelp {
     pub(crate) examples: &'static [(&'static str, &'static str)],
 }
 
-/// How durations, variables and files go.
+/// How to write durations, variables and files.
 pub(crate) const SETTINGS: &str = "\
 Durations (D) are 500ms, 30s, 1h 30m, or a plain number of seconds, with or without a fraction. Every \
 option has the variable that is named in its brackets, and a key of its long name in the configuration \
@@ -310,7 +310,7 @@ pub(crate) fn documented() -> Command {
     })
 }
 
-/// The same on one screen: what everybody uses, and where the rest is.
+/// The same on one screen: the common options, and where the rest is.
 pub(crate) fn brief() -> Command {
     let short = |command: Command, name: &str| {
         let shortened = |argument: Arg| {
@@ -341,7 +341,7 @@ const BRIEF_USAGE: &str = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...
        semrun status | acquire | renew | release | limit | serve | doctor
        semrun help [SUBCOMMAND]";
 
-/// By which an option is known here: its long name, or what it is called in the definitions.
+/// The name of an option here: its long name, or its identifier.
 pub(super) fn option_name(argument: &Arg) -> &str {
     argument.get_long().unwrap_or_else(|| argument.get_id().as_str())
 }

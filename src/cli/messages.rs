@@ -61,7 +61,7 @@ impl fmt::Display for Waited<'_> {
     }
 }
 
-/// What was not as asked, or does not move.
+/// What differs from the request, or is stuck.
 pub(crate) enum Warning<'a> {
     Limit { name: &'a Name, asked: u32, stands: u32, pinned: bool },
     Ttl { name: &'a Name, asked: Duration, stands: Duration },
@@ -144,14 +144,14 @@ impl fmt::Display for Warning<'_> {
     }
 }
 
-/// A permit that is lost, or has to be taken for lost.
+/// A permit that is lost, or has to count as lost.
 pub(crate) struct PermitLost<'a> {
     pub(crate) name: &'a Name,
     pub(crate) why: &'a LossReason,
     pub(crate) command: CommandFate,
 }
 
-/// What becomes of a command without a permit.
+/// What happens to a command without a permit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum CommandFate {
     Stops,
@@ -200,7 +200,7 @@ impl fmt::Display for StoppedBySignal {
     }
 }
 
-/// A permit that somebody wants to do something with, and may not.
+/// A permit that the user wants to change, and may not.
 #[derive(Debug)]
 pub(crate) struct PermitRefused {
     pub(crate) permit: String,
@@ -215,7 +215,7 @@ impl fmt::Display for PermitRefused {
 
 impl std::error::Error for PermitRefused {}
 
-/// A permit that is taken from somebody.
+/// A permit that is revoked.
 pub(crate) struct Revoking<'a> {
     pub(crate) name: &'a Name,
     pub(crate) holder: &'a backends::Holder,
@@ -322,7 +322,7 @@ pub(crate) enum Detail<'a> {
     /// A name that may be taken for another one, and why.
     Pitfall(&'a Name, &'a str),
     NoShell(&'a NoShell),
-    /// Who has what was not free.
+    /// No permit is free; the snapshot has the holders.
     Busy(&'a Snapshot),
 }
 
@@ -372,14 +372,14 @@ impl fmt::Display for Detail<'_> {
     }
 }
 
-/// What ends the program, with what it was about in front.
+/// The error that ends the program, after its context.
 pub(crate) struct FatalError<'a>(pub(crate) &'a anyhow::Error);
 
 impl fmt::Display for FatalError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.downcast_ref() {
             Some(error) => ErrorText(error).fmt(f),
-            // What was wrapped has not said its source.
+            // The wrapped error has not shown its source.
             None => write!(f, "{:#}", self.0),
         }
     }

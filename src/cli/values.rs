@@ -17,7 +17,7 @@ pub(super) fn limit(text: &str) -> Result<u32, String> {
     limit.ok_or_else(|| "not a whole number from 1 to 10,000".into())
 }
 
-/// How many of something there may be at most.
+/// A maximum number of something.
 pub(super) fn most(text: &str) -> Result<usize, String> {
     let most = text.parse().ok().filter(|most| (1..=1_000_000_000).contains(most));
     most.ok_or_else(|| "not a whole number from 1 on".into())
@@ -90,7 +90,7 @@ pub(super) fn code(text: &str) -> Result<u8, String> {
 }
 
 pub(super) fn label(text: &str) -> Result<String, String> {
-    // Long enough for the address of a CI job, and others have to read it in a table.
+    // Long enough for the address of a CI job, and short enough for a table.
     const MOST: usize = 200;
     if text.is_empty() || text.len() > MOST || text.chars().any(char::is_control) {
         return Err(format!("not 1 to {MOST} bytes without control characters"));
@@ -113,7 +113,7 @@ pub(super) fn runtime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Timers end somewhere beyond this, and nobody waits as long.
+/// Timers end somewhere beyond this, and no run waits as long.
 pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// `500ms`, `30s`, `1h 30m`, or a number of seconds with or without a fraction.

@@ -59,7 +59,7 @@ async fn acquire(
     let text = text(&*lease, &url, *printed);
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Nobody knows of it.
+        // The caller never learned of the permit.
         if let Err(error) = lease.release(GIVING_BACK).await {
             console.say(Loudness::Normal, Warning::NotReleased(&error));
         }

@@ -20,14 +20,14 @@ use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;
 use crate::user::{self, User};
 
-/// What permits are taken of for a trial. More than anybody asks for at once.
+/// The name and the limit of the trial's semaphore; no user asks for so many permits at once.
 const TRIAL: &str = "semrun doctor";
 const ENOUGH: u32 = 10_000;
 
 pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit> {
     let mut report =
         DoctorJson { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
-    // Not of a run, but of this call.
+    // `--json` is of this call, not of a run.
     let given = settings.given.iter().filter(|given| given.option != "json");
     report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
@@ -39,7 +39,7 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
             report.checks = block_on(diagnose(&examined, user))?;
         }
     }
-    // A misspelt one does nothing, and nothing else says so.
+    // A misspelt variable does nothing, and no other message says so.
     let unknown =
         settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
     report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
@@ -114,7 +114,7 @@ fn error(topic: &'static str, text: String) -> Check {
     Check { topic, grade: Grade::Error, text }
 }
 
-/// Whether running jobs survive it when another server takes the place of this one.
+/// Whether running jobs survive when another server replaces this one.
 fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
@@ -172,7 +172,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
     };
     let mut tried = one_trial(backend, &request).await;
     if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
-        // A server that has one permit a name.
+        // The server has only one permit a name.
         request.limit = 1;
         tried = one_trial(backend, &request).await;
     }
@@ -220,7 +220,7 @@ struct DoctorJson {
     checks: Vec<Check>,
 }
 
-/// One setting that somebody gave.
+/// One setting that the user gave.
 #[derive(Serialize)]
 struct SettingJson {
     option: String,
@@ -228,7 +228,7 @@ struct SettingJson {
     source: String,
 }
 
-/// What counts where nothing was given.
+/// The defaults that apply.
 fn defaults(given: &[GivenOption], examined: &DiagnosedBackend) -> Vec<SettingJson> {
     let DiagnosedBackend { limit, ttl, kill_after, location, .. } = examined;
     let duration = |time: Duration| humantime::format_duration(time).to_string();
@@ -299,7 +299,7 @@ impl DoctorJson {
     }
 }
 
-/// Whether standard output is for a person who has nothing against colours.
+/// Whether standard output is a terminal, and its user accepts colours.
 fn colours() -> bool {
     let none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !none && !is_dumb()

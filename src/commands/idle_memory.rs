@@ -14,15 +14,15 @@ thread_local! {
     static TIRED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a thread does last before it sleeps: what is touched later is back in memory.
+/// The last action of a thread before it sleeps: memory that is touched later comes back.
 pub(super) fn fall_asleep() {
     if TIRED.take() {
         program_memory::release_unused();
     }
 }
 
-/// Does something, and gives memory back whenever nothing has happened for a while. What happens
-/// now and then, a heartbeat say, needs its part of it back, and so it is given back again.
+/// Runs a future, and gives memory back whenever nothing has happened for a while. An occasional
+/// event, a heartbeat say, takes some of it again, so it is given back again.
 pub(super) async fn release_memory_during<T>(doing: impl Future<Output = T>) -> T {
     let mut doing = pin!(doing);
     let mut quiet = pin!(sleep(QUIET));

@@ -16,7 +16,7 @@ pub(super) fn run(settings: &LimitSettings, user: &User) -> anyhow::Result<Exit>
     print(&page)
 }
 
-/// What was asked for is done when this returns what says so.
+/// Makes the change, and returns the message for it.
 async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Output, Error> {
     let LimitSettings { name, change, .. } = settings;
     let before = backend.limit(name).await?;
@@ -33,7 +33,7 @@ async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Outpu
 /// Which limit counts, and why.
 struct LimitText<'a> {
     snapshot: &'a Snapshot,
-    /// Which one counted before.
+    /// The limit that counted before.
     before: Option<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! One file per subcommand; here only which is which, and which exit code a failure has.
+//! One file per subcommand; here only the dispatch, and the exit code of a failure.
 
 mod acquire;
 mod doctor;
@@ -39,7 +39,7 @@ use crate::user::User;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
-    // Not before it is needed: it may ask a directory service.
+    // Only when needed: it may ask a directory service.
     let user = LazyCell::new(User::current);
     let around = Environment {
         variables: &Variables::own(),
@@ -59,7 +59,7 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
             Err(error) => class(error).code(),
         };
         if code != 0 {
-            // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
+            // `eval "$(…)"` sees only this; without it a script would go on without a permit.
             let _ = write_out(format!("(exit {code})\n").as_bytes());
         }
     }
@@ -107,7 +107,7 @@ fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
     }
 }
 
-/// Tells of secrets that others can read.
+/// Warns of secrets that other users can read.
 fn warn(request: &PermitRequest, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
@@ -128,7 +128,7 @@ fn warn(request: &PermitRequest, typed_password: bool) {
     }
 }
 
-/// Whether a task has something to say on standard output, without which nobody has a use for it.
+/// Whether a task prints on standard output, without which it is of no use.
 fn prints(task: &RequestedCommand) -> bool {
     match task {
         RequestedCommand::Status(_)
@@ -146,8 +146,8 @@ fn prints(task: &RequestedCommand) -> bool {
     }
 }
 
-/// Whether there is a standard output, as semrun was started. The standard library takes what is not
-/// there for a place where everything may be written.
+/// Whether there is a standard output, as semrun was started. The standard library takes a closed
+/// stream for one that accepts everything.
 fn can_print() -> bool {
     let reads =
         |flags: OFlags| flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH);

@@ -15,10 +15,10 @@ use crate::backends::{
 use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, OuterNews};
 
-/// For how long the semrun around us may prove that it is.
+/// How long the semrun around us may take to prove that it is.
 const PROVING: Duration = Duration::from_secs(2);
 
-/// `SEMRUN_HELD`: what is held around us, as far as it is true.
+/// `SEMRUN_HELD`: the permits that are held around us, if that is true.
 pub(super) fn held_around() -> Option<String> {
     std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
 }
@@ -29,18 +29,18 @@ pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
     held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
 }
 
-/// What became of the permits that the environment names.
+/// The state of the permits that the environment names.
 pub(super) enum OuterPermit {
     /// We are under this one.
     Lease(Box<dyn Lease>),
-    /// One is held, and it cannot be proven that its holder is around us.
+    /// One is held, but it cannot be proven that its holder is around us.
     Unproven,
     /// None is held any more.
     None,
 }
 
-/// Goes under a permit that is held around us, if there is one and it still is held, as the snapshot
-/// says; the innermost first.
+/// Joins a permit that is held around us, the innermost first, if the snapshot shows that it is
+/// still held.
 pub(super) async fn join(
     backend: &dyn Backend,
     name: &Name,
@@ -52,13 +52,13 @@ pub(super) async fn join(
         let Some(permit) = snapshot.held(*id) else { continue };
         let record = snapshot.holder(*id).and_then(Holder::record);
         if record.is_some_and(|record| record.who.detached) {
-            // Nobody but those who run under it renews it.
+            // Only the runs under it renew it.
             if let Some(lease) = backend.attach(name, *id).await? {
                 return Ok(OuterPermit::Lease(lease));
             }
             continue;
         }
-        // A semrun that is stopped or frozen says nothing, and proves nothing.
+        // A semrun that is stopped or frozen does not answer, and proves nothing.
         let Ok(joined) = timeout(PROVING, Nested::join(*id)).await else {
             found = OuterPermit::Unproven;
             continue;
@@ -108,7 +108,7 @@ impl NestedLease {
                     continue;
                 }
                 Ok(Some(OuterNews::Lost(gone))) => (LossReason::OuterLost, gone),
-                // It gives it back only after us, so it was killed.
+                // It would give the permit back only after us, so it was killed.
                 Ok(None) | Err(_) => (LossReason::OuterGone, LossStage::Now),
             };
             return Loss { reason: why, stage: gone };
@@ -129,7 +129,7 @@ impl Lease for NestedLease {
         Box::pin(self.lost())
     }
 
-    /// The command has it already, unless it was closed on the way here.
+    /// The command has the descriptor already, unless it was closed on the way here.
     fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

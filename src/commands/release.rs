@@ -1,4 +1,4 @@
-//! Giving back a permit that was acquired, or taking one from somebody else.
+//! Giving back a permit that was acquired, or revoking another holder's.
 
 use std::time::SystemTime;
 
@@ -37,7 +37,7 @@ async fn release(backend: &dyn Backend, settings: &ReleaseSettings) -> anyhow::R
     }
 }
 
-/// The holder, if there is one and no other.
+/// The holder, if there is exactly one.
 fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
@@ -53,7 +53,7 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
             Err(PermitRefused { permit: format!("of '{name}'"), why }.into())
         }
         _ => {
-            // Each with what revokes it, ready to be copied.
+            // Each with the command that revokes it, ready to be copied.
             let list = ChooseHolder { snapshot, now: SystemTime::now() };
             Err(SettingsError::new(Failure::Usage, list.to_string()).into())
         }
@@ -85,7 +85,7 @@ async fn revoke(
         return Err(HolderUnreachable { backend, permit, name }.into());
     }
     let how = if now { Revocation::Forced } else { Revocation::Graceful };
-    // Before it is gone, so that whoever it was is known whatever happens.
+    // Before it is gone, so that the output names the holder whatever happens.
     let revoking = Revoking { name, holder, how, time: SystemTime::now() };
     print(&Output::of(revoking))?;
     backend.revoke(name, id, how).await?;

@@ -58,7 +58,7 @@ pub(super) fn is_running(holder: &Holder) -> bool {
     matches!(holder, Holder::Known { phase: HolderState::Holding, .. }) && !detached
 }
 
-/// Why a permit is none that somebody acquired and has.
+/// Why a permit is not an acquired one that is still held.
 pub(super) fn why(holder: Option<&Holder>) -> String {
     match holder {
         None => "is held by nobody any more: it ran out, was given back, or never was".into(),
@@ -124,7 +124,7 @@ mod tests {
     use crate::backends::{ClientInfo, Record};
 
     #[test]
-    fn a_permit_that_somebody_acquired_is_never_called_that_of_a_running_command() {
+    fn an_acquired_permit_is_never_called_that_of_a_running_command() {
         let holder = |detached| {
             let who = ClientInfo {
                 label: "l".into(),
@@ -142,7 +142,7 @@ mod tests {
             }
         };
         assert!(why(Some(&holder(false))).contains("running command"));
-        // Where a holder that was not heard of for long gets some time more it is there still.
+        // Where a silent holder gets some more time, it is listed still.
         assert!(why(Some(&holder(true))).contains("has run out"));
     }
 }

@@ -29,7 +29,7 @@ use crate::sys::open_files_limit;
 use crate::terminal::{Console, Loudness};
 use crate::user::User;
 
-/// How long giving back is tried for a permit that is lost anyway.
+/// How long to retry giving back a permit that is lost anyway.
 const GIVING_UP: Duration = Duration::from_secs(1);
 
 /// How many more descriptors a run needs at most, with some to spare.
@@ -48,7 +48,7 @@ pub(super) fn run(settings: &RunSettings, user: &User) -> anyhow::Result<Exit> {
     }
 }
 
-/// The part of the process that everybody sees, where another one does the rest.
+/// The guardian's part: the visible process, while the worker does the rest.
 fn guard(
     settings: &RunSettings,
     user: &User,
@@ -63,7 +63,7 @@ fn guard(
         return Ok(end.into());
     }
     console.take_over();
-    // Nothing is left that could run under the permit, or wait for it.
+    // No process is left that could run under the permit, or wait for it.
     let backend = settings.request.location.connect(user)?;
     if let Err(error) = block_on(backend.cancel(name, acquire_request.id, GIVING_BACK))? {
         console.say(Loudness::Normal, Warning::NotReleased(&error));
@@ -79,7 +79,7 @@ fn guard(
     }
 }
 
-/// Nobody looks after the command any more.
+/// No process looks after the command any more.
 #[derive(Debug)]
 struct SupervisionFailed;
 
@@ -100,8 +100,8 @@ struct RunTask<'a> {
 }
 
 impl RunTask<'_> {
-    /// Where permits expire there are two processes from the start: whatever happens to one of them
-    /// from the grant on, the other one ends the command in time.
+    /// Where permits expire there are two processes from the start: if one of them fails after the
+    /// grant, the other ends the command in time.
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
         let Self { settings, user, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
@@ -110,8 +110,8 @@ impl RunTask<'_> {
                         --mount-proc mounts the right one)";
             return Err(SettingsError::new(Failure::Unsupported, text).into());
         }
-        // The server thinks about it while there come to be two of us. What is asked so early can be
-        // withdrawn only where there are descriptors enough for that.
+        // The server works on the request while we split in two. So early a request can be
+        // withdrawn only with enough free descriptors.
         let begun = asks_at_once(&settings.request)
             && are_free(DESCRIPTORS)
             && backend.prefetch(acquire_request);
@@ -146,12 +146,13 @@ impl RunTask<'_> {
                 turned => self.run_under(turned, &*backend, &front_process, &mut heard).await,
             }
         });
-        // Where nothing could be waited for, the guardian withdraws what was asked.
+        // If we could not wait, the guardian withdraws the request.
         finish(&front_process, ran?)
     }
 
-    /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
-    /// the command starts may close that descriptor, so from the grant on there are two as well.
+    /// Where a permit is taken as long as a process has its descriptor, waiting needs one process.
+    /// The command's processes may close that descriptor, so from the grant on there are two as
+    /// well.
     fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
         let Self { settings, user, acquire_request, .. } = *self;
         let turned = block_on(async {
@@ -221,7 +222,7 @@ impl RunTask<'_> {
         .await
     }
 
-    /// Runs the command under a permit, and gives back what is ours.
+    /// Runs the command under a permit, and gives the permit back if it is ours.
     async fn run_under(
         &self,
         turned: WaitOutcome,
@@ -247,10 +248,10 @@ impl RunTask<'_> {
         let ran = self.run_command(&mut *lease, url.as_deref(), front_process, heard).await;
 
         if ran.as_ref().is_err_and(anyhow::Error::is::<SupervisionFailed>) {
-            // The command may live on. It has the permit, and keeps it if semrun only goes.
+            // The command may live on. It keeps the permit if semrun just exits.
             return ran.map(|ran| ran.exit);
         }
-        // From here on nobody needs to be killed.
+        // From here on no process needs to be killed.
         front_process.kills_at(None)?;
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
@@ -269,7 +270,7 @@ impl RunTask<'_> {
                 // Nothing ran under it, so it need not be kept: another host may do better.
                 return Ok(ran?.exit);
             }
-            // One that cannot expire may stay taken for ever if that is not tried.
+            // A permit that cannot expire may stay taken for ever otherwise.
             let expires = lease.validity().is_some();
             match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
                 Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
@@ -298,7 +299,7 @@ impl RunTask<'_> {
         let permit = &lease.permit().clone();
         let mut environment = vec![
             ("SEMRUN_PERMIT", Some(permit.to_string())),
-            // One of a permit around us says nothing about this one.
+            // The token of a permit around us does not belong to this one.
             ("SEMRUN_FENCING_TOKEN", permit.token.map(|token| token.to_string())),
         ];
         if let Some(url) = url {
@@ -320,7 +321,7 @@ impl RunTask<'_> {
             console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
             return Ok(RunOutcome { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
-        // Before the command can look for it.
+        // It has to listen before the command can look for it.
         let around = if url.is_some() {
             NestingListener::listen(permit.id, OuterNews::Held(lease_watch.validity()))
         } else {
@@ -377,20 +378,20 @@ impl RunTask<'_> {
     }
 }
 
-/// What a run listens to and speaks with.
+/// The signals that a run hears, and its console.
 struct Inputs {
     signals: Signals,
     console: Console,
 }
 
-/// Gives back what is ours of a permit under which nothing has run.
+/// Gives back a permit of ours under which no command has run.
 async fn give_back(turned: WaitOutcome) {
     if let WaitOutcome::Granted(lease) = turned {
         let _ = lease.release(GIVING_BACK).await;
     }
 }
 
-/// What came of running the command.
+/// The result of running the command.
 struct RunOutcome {
     exit: Exit,
     /// Whether its permit was lost before that.
@@ -403,18 +404,18 @@ impl From<Ended> for RunOutcome {
     }
 }
 
-/// Tells the process that everybody sees how it all ended.
+/// Tells the visible process how the run ended.
 fn finish(front_process: &FrontProcess, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match &ran {
         Ok(exit) => front_process.done((*exit).into()),
-        // Something may be left of the command, and the guardian has to see to it.
+        // Processes of the command may be left, which the guardian has to end.
         Err(error) if error.is::<SupervisionFailed>() => {}
         Err(_) => front_process.failed(),
     }
     ran
 }
 
-/// Whether so many descriptors can still be had.
+/// Whether so many descriptors are free.
 fn are_free(count: u64) -> bool {
     let Ok(lowest) = fcntl_dupfd_cloexec(std::io::stderr(), 0) else { return false };
     let lowest = u64::try_from(lowest.as_raw_fd()).unwrap_or(u64::MAX);

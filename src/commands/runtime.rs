@@ -8,8 +8,8 @@ use super::idle_memory;
 use crate::cli::messages::Output;
 use crate::exit::Exit;
 
-/// Runs a task to its end. What it left running in another thread, a question to a name server
-/// that does not answer, is not waited for.
+/// Runs a task to its end. It does not wait for other threads, which may hang in a name server's
+/// lookup.
 pub(super) fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -26,7 +26,7 @@ pub(super) fn print(page: &Output) -> anyhow::Result<Exit> {
     write_out(page.text().as_bytes())
 }
 
-/// Writes what programs read to standard output. A reader who has seen enough is no failure.
+/// Writes output for programs to standard output. A reader that has gone is no failure.
 pub(super) fn write_out(text: &[u8]) -> anyhow::Result<Exit> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {

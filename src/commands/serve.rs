@@ -31,7 +31,7 @@ const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other ma
                           127.0.0.1:PORT keeps it on this machine";
 
 pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
-    // It ends nothing, however early it comes.
+    // HUP never ends the server, however early it comes.
     hold_back(Signal::HUP);
     // Each client needs two.
     raise_open_files_limit();
@@ -64,7 +64,7 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
         })?,
         None => (Journal::none(), RestoredState::default()),
     };
-    // Not before: whatever takes long until here, a signal ends it.
+    // Only now: until here a signal ends the program, whatever it waits for.
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
     let log = Log::new(&log, log_format, Sink { line: terminal::log, last: terminal::last_log });
     let restored = found.grants.len();
@@ -103,7 +103,7 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The start line of the protocol, on standard output, and what a restart costs.
+/// The start line of the protocol on standard output, and the log lines about a restart.
 fn log_start(semaphores: &Semaphores, port: u16, restored: usize) {
     let log = &semaphores.log;
     if !semaphores.journal.remembers() {
@@ -128,8 +128,8 @@ fn log_start(semaphores: &Semaphores, port: u16, restored: usize) {
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }
 
-/// Every signal that ends a program ends this one, in good order, but for the one that has it read
-/// files again.
+/// Every signal that ends a program ends this one in good order, except for the one that makes it
+/// read files again.
 async fn told_to_end(mut signals: Signals, again: &Notify) {
     while let Ok(arrival) = signals.next().await {
         match arrival.signal {

@@ -1,4 +1,4 @@
-//! Who holds and who waits, as a table or as a JSON document (`docs/status.md`).
+//! The holders and the waiters, as a table or as a JSON document (`docs/status.md`).
 
 mod json;
 mod stopped;
@@ -83,8 +83,8 @@ fn page(
     table.page(snapshots)
 }
 
-/// Shows it until nobody reads any more, or a signal ends us. A backend that is away for a while is
-/// waited for, once it has been there.
+/// Shows it until the reader has gone, or a signal ends us. Once a backend has answered, outages
+/// are waited out.
 async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result<Exit> {
     let mut console = Console::new(Loudness::Normal);
     let mut screen = RedrawnScreen::new();
@@ -96,7 +96,7 @@ async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result
             Output::document_line(&StatusJson::of(&snapshots))?
         } else {
             let mut shown = Output::of(humantime::format_rfc3339_seconds(SystemTime::now()));
-            // The page is cut there to what a row shows of it.
+            // There the page is cut to its rows.
             let columns = u16::try_from(columns()).map_or(usize::MAX, usable_columns);
             shown.append(&page(places, &snapshots, settings, columns));
             shown
@@ -121,7 +121,7 @@ async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result
     }
 }
 
-/// What of it is news: not that time goes by.
+/// What counts as a change: not the passing of time.
 fn changing(snapshots: &[Snapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {

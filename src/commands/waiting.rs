@@ -1,4 +1,4 @@
-//! Waiting in turn for a permit, with what the user gets to see of it meanwhile.
+//! Waiting in turn for a permit, and what the user sees meanwhile.
 
 mod display;
 
@@ -25,12 +25,12 @@ use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
 use crate::user::{self, User};
 
-/// How often one that waits within a command looks whether the permit around it is back.
+/// How often a nested waiter checks whether the outer permit is held again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How long giving a permit back is tried.
+/// How long to retry giving a permit back.
 pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 
-/// What is asked of the backend. A detached permit is to outlive this process.
+/// The request to the backend. A detached permit outlives this process.
 pub(super) fn acquire_request(
     request: &PermitRequest,
     user: &User,
@@ -54,7 +54,7 @@ pub(super) fn acquire_request(
     }
 }
 
-/// A part of `longest`, by the chance that made the permit's identity.
+/// A random part of `longest`, derived from the permit's random identity.
 fn jitter(longest: Duration, id: Uuid) -> Duration {
     let part = u32::from_le_bytes([id.as_bytes()[0], id.as_bytes()[1], id.as_bytes()[2], 0]);
     longest.mul_f64(f64::from(part) / f64::from(1 << 24))
@@ -65,7 +65,7 @@ pub(super) fn asks_at_once(request: &PermitRequest) -> bool {
     request.jitter.is_zero() && outer_permits(&request.name).is_empty()
 }
 
-/// Looks now and then, until one that is held around us is held again and can be joined.
+/// Checks at intervals, until an outer permit is held again and can be joined.
 async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<dyn Lease> {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -79,9 +79,9 @@ async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<d
     }
 }
 
-/// What somebody who asks for a permit got.
+/// What a client that asks for a permit got.
 enum Obtained {
-    /// One that is held around us, and is enough.
+    /// An outer permit, which is enough.
     Outer(Box<dyn Lease>),
     Acquired(Acquisition),
 }
@@ -93,7 +93,7 @@ async fn get(
     progress: &ProgressSender,
     mut cancel: CancelToken,
 ) -> Result<Obtained, Error> {
-    // One that outlives us is never somebody else's.
+    // One that outlives us is never another run's.
     let outer = if acquire_request.who.detached {
         Vec::new()
     } else {
@@ -142,7 +142,7 @@ async fn get(
 /// How the waiting ended.
 pub(super) enum WaitOutcome {
     Granted(Box<dyn Lease>),
-    /// This one is held around us, and is not ours to give back.
+    /// An outer permit, which is not ours to give back.
     Outer(Box<dyn Lease>),
     Away(Exit),
 }
@@ -164,8 +164,8 @@ fn tell_details(console: &mut Console, name: &Name, jitter: Duration) {
     }
 }
 
-/// Waits for a permit, unless one around us is enough. A command that is to run under it has
-/// `kill_after` when it is stopped.
+/// Waits for a permit, unless one around us is enough. `kill_after` is how long its command has
+/// when it is stopped.
 pub(super) async fn wait_in_turn(
     request: &PermitRequest,
     kill_after: Option<Duration>,
@@ -189,7 +189,7 @@ pub(super) async fn wait_in_turn(
     display.started = started;
     let mut stop_reason: Option<StopReason> = None;
     let mut acquiring = Box::pin(release_memory_during(async {
-        // A sleep takes a millisecond, however short it is.
+        // Even the shortest sleep takes a millisecond.
         if !jitter.is_zero()
             && cancel.clone().unless_cancelled(sleep_until(started)).await.is_none()
         {
@@ -223,7 +223,7 @@ pub(super) async fn wait_in_turn(
     }
     let acquired = match got {
         Ok(Obtained::Acquired(acquired)) => {
-            // Before anything else: whatever holds us up from now on, it ends before the lease.
+            // First of all, so that even if we are held up the guardian acts before the lease ends.
             if let Acquisition::Granted(lease) = &acquired {
                 front_process.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
@@ -238,7 +238,7 @@ pub(super) async fn wait_in_turn(
             return Err(error.into());
         }
     };
-    // A signal that came together with the permit: the command has not started, so it need not.
+    // A signal came together with the permit: then the command need not start.
     while let (None | Some(StopReason::WaitedLongEnough), Some(arrival)) =
         (stop_reason, signals.waiting())
     {

@@ -11,7 +11,7 @@ use super::cannot_write;
 use crate::cli::messages::Output;
 use crate::terminal::{fitting, is_dumb};
 
-/// How often it is looked.
+/// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where it is shown.
@@ -26,8 +26,8 @@ impl RedrawnScreen {
         Self { redraws: io::stdout().is_terminal() && !is_dumb(), last: None }
     }
 
-    /// Shows a page: on a screen in place of the last one, elsewhere below it, if `key` says that it
-    /// is another one. False: nobody reads any more.
+    /// Shows a page: on a screen in place of the last one, elsewhere below it if `key` has changed.
+    /// False: the reader has gone.
     pub(super) fn show(&mut self, page: &Output, key: String) -> anyhow::Result<bool> {
         let text = if self.redraws {
             self.redrawn(page)
@@ -61,7 +61,7 @@ impl RedrawnScreen {
     }
 }
 
-/// Whether somebody may read what we write, as far as that is known without writing.
+/// Whether a reader may be there, as far as that is known without writing.
 fn is_read() -> bool {
     let stdout = io::stdout();
     let mut stage = [PollFd::new(&stdout, PollFlags::empty())];

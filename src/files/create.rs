@@ -15,11 +15,12 @@ use rustix::process::geteuid;
 use super::permissions::{ForeignOwner, UnsafePath, UnsafeReason, stranger, writers};
 use super::walk::{ResolvedPath, link_of, walk};
 
-/// Why a directory, or a file in it, is not used. Fits behind its path, but for what the system says.
+/// Why a directory, or a file in it, is not used. Follows its path in a sentence, except for the
+/// system's errors.
 #[derive(Debug)]
 pub(crate) enum UnsafeDirectory {
     Io(io::Error),
-    /// Others could change what we write there, or have made it.
+    /// Other users could change what we write there, or have made it.
     Unsafe(String),
 }
 
@@ -44,13 +45,13 @@ impl From<Errno> for UnsafeDirectory {
     }
 }
 
-/// Opens a directory of our own, which is made if need be, with those above it. In a sticky one others
-/// may make files; [`open_private`] takes none of theirs.
+/// Opens a directory of our own, which is made if need be, with those above it. In a sticky one
+/// other users may make files; [`open_private`] refuses theirs.
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, UnsafeDirectory> {
     // A slash at the end would make the kernel follow a link.
     let path: &Path = &path.components().collect::<PathBuf>();
     let me = geteuid();
-    // One of root's for another user is how systemd keeps the directory of a dynamic user.
+    // A link of root's for another user is how systemd keeps a dynamic user's directory.
     if link_of(path).is_some_and(|owner| owner != 0 || me.is_root()) {
         let what = "is a symbolic link; name the directory that it points to";
         return Err(UnsafeDirectory::Unsafe(what.into()));
@@ -78,7 +79,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, UnsafeDirectory> {
     }
 }
 
-/// By what others could move a directory away, or a part of its path.
+/// Where other users could move a directory away, or a part of its path.
 pub(crate) fn moved_by(path: &Path) -> io::Result<Option<UnsafePath>> {
     Ok(walk(path)?.doubts.into_iter().next())
 }
@@ -113,7 +114,7 @@ pub(crate) fn create(directory: impl AsFd, file: &str, mode: Mode) -> Result<Own
     with_exact_modes(mode, || openat(directory, file, flags, mode))
 }
 
-/// The same for a private one, in any thread: what a umask takes from its mode is given back.
+/// The same for a private file, in any thread: its mode does not depend on the umask.
 pub(crate) fn create_private(directory: impl AsFd, file: &str) -> io::Result<File> {
     const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -122,8 +123,8 @@ pub(crate) fn create_private(directory: impl AsFd, file: &str) -> io::Result<Fil
     Ok(made.into())
 }
 
-/// A private file with all of this in it, on the disk: it is to take another one's place. What a crash
-/// left there is not written to: it goes.
+/// A private file with this content, on the disk, to replace another one. A leftover of a crash is
+/// removed, not written to.
 pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> io::Result<File> {
     let remove = || unlinkat(&directory, file, AtFlags::empty());
     let write = || {
@@ -132,15 +133,15 @@ pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> i
         made.sync_all()?;
         Ok(made)
     };
-    // What cannot be removed is in the way of a new one, which says so.
+    // If it cannot be removed, making the new file fails.
     let _ = remove();
     write().inspect_err(|_: &io::Error| {
-        // Half of it would only take room.
+        // An incomplete file would only take room.
         let _ = remove();
     })
 }
 
-/// Opens what is there, and waits for nobody: not for a FIFO's other end.
+/// Opens what is there, and never waits: not for a FIFO's other end either.
 pub(crate) fn open(directory: impl AsFd, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(directory, file, flags, Mode::empty())
@@ -175,21 +176,21 @@ pub(crate) fn is_regular(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// Whether a file where others may make files is one that we may write: not another name of a file
-/// that lies elsewhere.
+/// Whether we may write a file in a directory of several users: it must not be a hard link to
+/// another file.
 pub(crate) fn is_single(file: &OwnedFd) -> Result<bool, Errno> {
     let stat = fstat(file)?;
     Ok(is_regular(&stat) && stat.st_nlink == 1)
 }
 
-/// Makes something with the mode that it shall have, whatever our umask says: at no moment can
-/// others not use what is theirs as well. Where the umask would take something from that mode, no other
-/// thread of ours makes files meanwhile.
+/// Makes something with the right mode from the start, whatever our umask: so users that share it
+/// can always use it. If the umask would change that mode, no other thread of ours makes files
+/// meanwhile.
 pub(crate) fn with_exact_modes<T>(mode: Mode, make: impl FnOnce() -> T) -> T {
     static ALONE: Mutex<()> = Mutex::new(());
     static UMASK: OnceLock<Mode> = OnceLock::new();
     let umask = rustix::process::umask;
-    // There is no other way to ask for it.
+    // There is no other way to read the umask.
     let ours = *UMASK.get_or_init(|| {
         let ours = umask(Mode::empty());
         umask(ours);

@@ -1,4 +1,4 @@
-//! Whether others than us and root may change a file or a directory, and the words for that.
+//! Whether users other than us and root may change a file or a directory, and the words for that.
 
 use std::fmt;
 use std::fs;
@@ -11,18 +11,18 @@ use rustix::process::geteuid;
 
 use crate::user::stands_for_unmapped;
 
-/// Why something is not only ours and root's.
+/// Why other users can change something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnsafeReason {
     /// It belongs to this user.
     Owner(u32),
     /// The members of this group may write it.
     Group(u32),
-    /// Everybody may.
+    /// All users may.
     Everybody,
 }
 
-/// Something on the way to a file by which others could put another one in its place.
+/// A step on the way to a file where other users could replace it.
 #[derive(Debug, Clone)]
 pub(crate) struct UnsafePath {
     pub(super) what: PathBuf,
@@ -30,7 +30,7 @@ pub(crate) struct UnsafePath {
     pub(super) why: UnsafeReason,
 }
 
-/// Fits behind the path of a file.
+/// Follows the path of a file in a sentence.
 impl fmt::Display for UnsafePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = self.what.display();
@@ -59,7 +59,7 @@ impl fmt::Display for UnsafePath {
 }
 
 impl UnsafeReason {
-    /// What takes the right to write away.
+    /// The remedy that removes the right to write.
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Everybody => "go-w",
@@ -93,7 +93,7 @@ impl fmt::Display for AllowedWriters {
     }
 }
 
-/// Whether a file, a directory or a link belongs to somebody else.
+/// Whether a file, a directory or a link belongs to another user.
 pub(super) fn stranger(stat: &Stat) -> Option<UnsafeReason> {
     let uid = stat.st_uid;
     (uid != 0 && uid != geteuid().as_raw()).then_some(UnsafeReason::Owner(uid))
@@ -111,7 +111,7 @@ pub(super) fn writers(fd: &OwnedFd, stat: &Stat) -> Option<UnsafeReason> {
     group.then_some(UnsafeReason::Group(stat.st_gid))
 }
 
-/// Both.
+/// Owner and writers.
 pub(super) fn hands(fd: &OwnedFd, stat: &Stat) -> Option<UnsafeReason> {
     stranger(stat).or_else(|| writers(fd, stat))
 }
@@ -123,9 +123,9 @@ fn has_list(fd: &OwnedFd) -> bool {
     !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
-/// Whether a group has other members than these users. Where a umask of 002 is usual each user has
-/// a group of their own, and a few groups of the system have no member at all. What the files do not
-/// know may have any.
+/// Whether a group has other members than these users. Where a umask of 002 is usual, each user has
+/// a group of their own, and a few system groups are empty. A group that the files do not list may
+/// have any members.
 fn has_others(gid: u32, users: &[u32]) -> bool {
     let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
     match (read("/etc/passwd"), read("/etc/group")) {
@@ -135,7 +135,7 @@ fn has_others(gid: u32, users: &[u32]) -> bool {
 }
 
 fn has_others_in(passwd: &str, group: &str, gid: u32, users: &[u32]) -> bool {
-    // Accounts in containers are in the group of root without being known.
+    // Accounts in containers may be in root's group without being listed.
     if gid == 0 {
         return true;
     }
@@ -174,7 +174,7 @@ mod tests {
         assert!(!others(7, 7) && !others(50, 0) && !others(10, 7));
         assert!(others(7, 0), "its own user is one");
         assert!(others(9, 7), "it is another's first group");
-        assert!(others(11, 7) && others(12, 7), "whom nobody knows");
+        assert!(others(11, 7) && others(12, 7), "users that are not known");
         assert!(others(0, 0));
     }
 }

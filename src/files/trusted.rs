@@ -1,4 +1,4 @@
-//! Reading files that decide what we do, or whom we trust.
+//! Reading files that decide what we do, or which servers and clients we trust.
 
 use std::fmt;
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::create;
 use super::permissions::{ForeignOwner, UnsafePath, UnsafeReason, hands};
 use super::walk::{FoundFile, ResolvedPath, walk};
 
-/// More than any of them has. What is larger is another file than was meant.
+/// Larger than any of them. A larger file is not the intended one.
 const LARGEST: u64 = 16 << 20;
 
 /// What is in such a file.
@@ -24,15 +24,15 @@ pub(crate) struct TrustedContent {
     pub(crate) everybody_reads: bool,
 }
 
-/// Why a file is not read. Fits behind its path.
+/// Why a file is not read. Follows its path in a sentence.
 #[derive(Debug)]
 pub(crate) enum UntrustedFile {
     Io(io::Error),
     /// It is a secret that all users of the machine may read, or write.
     Shown,
-    /// Others could have written it.
+    /// Other users could have written it.
     Itself(UnsafeReason),
-    /// Others could have put it there.
+    /// Other users could have put it there.
     Way(UnsafePath),
     /// It is neither a file nor what a process has open.
     NoFile,
@@ -72,9 +72,9 @@ impl fmt::Display for UntrustedFile {
     }
 }
 
-/// Reads a file that nobody but us and root can have written, nor put in its place.
+/// Reads a file that only we and root can have written, or put in its place.
 ///
-/// A pipe from a shell's `<(…)`, or /dev/null, is what the user who named it made of it.
+/// A pipe from a shell's `<(…)`, or /dev/null, is trusted as the user named it.
 pub(crate) fn read(path: &Path) -> Result<TrustedContent, UntrustedFile> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
@@ -87,7 +87,7 @@ pub(crate) fn read(path: &Path) -> Result<TrustedContent, UntrustedFile> {
     Ok(TrustedContent { bytes, everybody_reads: regular && is_for_everybody(&stat) })
 }
 
-/// The same for one that only those may read whom its secret concerns.
+/// The same for a secret file, which others must not be able to read.
 pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, UntrustedFile> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
@@ -116,12 +116,12 @@ fn open(directory: &OwnedFd, found: &FoundFile) -> Result<(OwnedFd, Stat), Untru
     }
 }
 
-/// Whether others have a hand in a file, or in the way to it.
+/// Checks that other users can change neither a file nor the way to it.
 fn check(file: &OwnedFd, stat: &Stat, reached: &ResolvedPath) -> Result<(), UntrustedFile> {
     if let Some(why) = hands(file, stat) {
         return Err(UntrustedFile::Itself(why));
     }
-    // What a process has open was found by the one who opened it.
+    // What a process has open was found by the process that opened it.
     let is_opened = reached.file.as_ref().is_some_and(|found| found.is_opened);
     match reached.doubts.first() {
         Some(doubt) if !is_opened => Err(UntrustedFile::Way(doubt.clone())),

@@ -1,4 +1,4 @@
-//! Following a path step by step, with each step held open: what was looked at is what is used.
+//! Following a path step by step, with each step held open: so what was checked is what is used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -25,15 +25,14 @@ pub(super) struct ResolvedPath {
     pub(super) directory: OwnedFd,
     /// What it has there. None: that directory is what was asked for.
     pub(super) file: Option<FoundFile>,
-    /// By what others could lead the way elsewhere, in the order of the way. What the path leads to
-    /// is not looked at.
+    /// Where other users could lead the path elsewhere, in its order. Its target is not checked.
     pub(super) doubts: Vec<UnsafePath>,
 }
 
-/// What is no directory.
+/// A file that is no directory.
 pub(super) struct FoundFile {
     pub(super) name: OsString,
-    /// Whether it is what a process has open, which was opened by who named it.
+    /// Whether it is an open file of a process, which the user who named it opened.
     pub(super) is_opened: bool,
 }
 
@@ -42,7 +41,7 @@ struct PathWalk {
     here: OwnedFd,
     names: PathBuf,
     doubts: Vec<UnsafePath>,
-    /// Whom the root directory belongs to. They could change everything anyway.
+    /// The owner of the root directory, who could change everything anyway.
     root: u32,
 }
 
@@ -58,7 +57,7 @@ pub(super) fn walk(path: &Path) -> io::Result<ResolvedPath> {
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Has a directory mounted that is mounted when it is used.
+        // Opening it mounts a directory that is mounted on use.
         match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
                 walk.down(directory, &step)?;
@@ -73,7 +72,7 @@ pub(super) fn walk(path: &Path) -> io::Result<ResolvedPath> {
             return walk.end(step, false, &todo);
         }
         if is_of_proc(&found)? {
-            // It stands for what a process has open, which need not have a path.
+            // The link stands for an open file of a process, which need not have a path.
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(directory) => walk.down(directory, &step)?,
@@ -103,7 +102,7 @@ pub(super) fn walk(path: &Path) -> io::Result<ResolvedPath> {
     Ok(ResolvedPath { directory: walk.here, file: None, doubts: walk.doubts })
 }
 
-/// What to do one after the other for a path.
+/// The steps of a path.
 fn steps(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -141,7 +140,7 @@ impl PathWalk {
         Ok(())
     }
 
-    /// What ends the way though there is more of it leads nowhere.
+    /// A file before the end of the path leads nowhere.
     fn end(
         self,
         name: OsString,
@@ -158,8 +157,8 @@ impl PathWalk {
         })
     }
 
-    /// In a sticky directory all may make files, but each changes only their own; and whose each step
-    /// is is looked at.
+    /// In a sticky directory all users may make files, but change only their own; and the owner of
+    /// each step is checked.
     fn doubt(&mut self, stat: &Stat) {
         let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
         let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));
@@ -174,7 +173,7 @@ impl PathWalk {
         stranger(stat).filter(|_| stat.st_uid != self.root)
     }
 
-    /// What was asked for is looked at by who asked.
+    /// The caller checks what it asked for itself.
     fn forget_last(&mut self) {
         let is_last = |doubt: &UnsafePath| !doubt.is_link && doubt.what == self.names;
         if self.doubts.last().is_some_and(is_last) {

@@ -1,7 +1,6 @@
-//! Bytes that are nearly right: what a fuzzer without an eye on the program does. The same for the same
-//! seed.
+//! Random changes to bytes, as a fuzzer without coverage makes them. The same for the same seed.
 
-/// Chance that can be repeated.
+/// Repeatable random numbers.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -17,7 +16,7 @@ impl Dice {
     }
 }
 
-/// What parsers stumble over.
+/// Texts that parsers stumble over.
 const ODD: [&[u8]; 32] = [
     b"0",
     b"-1",
@@ -53,7 +52,7 @@ const ODD: [&[u8]; 32] = [
     b"$-1\r\n",
 ];
 
-/// The most that comes of it.
+/// The longest result.
 const LONGEST: usize = 64 << 10;
 
 /// One of these with a few things changed.
@@ -71,7 +70,7 @@ pub(crate) fn changed(corpus: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
             }
             3 => bytes.get_mut(at).into_iter().for_each(|there| *there ^= 1 << dice.below(8)),
             4 => drop(bytes.splice(at..end, ODD[dice.below(ODD.len())].iter().copied())),
-            // Whole words and numbers, which are what means something.
+            // Whole words and numbers, as these have meaning.
             5 => {
                 let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
                 let rest = bytes.get(at..).unwrap_or_default();

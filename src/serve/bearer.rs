@@ -1,4 +1,4 @@
-//! Who shows a key: what that key may do, and what tells its permits from those of others.
+//! The bearer of an API key: what the key may do, and what tells its permits from those of others.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) enum Role {
     /// Look.
     View,
-    /// Take permits, keep them, and give back what was taken with the same key.
+    /// Acquire permits, renew them, and give back what was acquired with the same key.
     Use,
-    /// Take permits away, pin limits, and change what is logged.
+    /// Revoke permits, pin limits, and change what is logged.
     Admin,
 }
 
@@ -44,7 +44,7 @@ impl Pattern {
     pub(crate) fn matches(&self, name: &str) -> bool {
         let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
         let (mut at, mut next) = (0, 0);
-        // The last `*`, and how much of the name it does not stand for yet.
+        // The last `*`, and the rest of the name that it does not match yet.
         let mut star = None;
         while next < name.len() {
             match pattern.get(at) {
@@ -67,8 +67,8 @@ impl Pattern {
     }
 }
 
-/// The beginning of a key's SHA-256, which tells keys apart and is no key: what was taken with one is
-/// known as its own after a restart too.
+/// The beginning of a key's SHA-256, which tells keys apart but is no key: so a permit's key is
+/// known after a restart too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeyFingerprint(NonZeroU64);
 
@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for KeyFingerprint {
     }
 }
 
-/// What is known of a key beside itself.
+/// What is known of a key, without the key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bearer {
     /// What the log shows in its place.
@@ -114,7 +114,7 @@ pub(crate) struct Bearer {
 }
 
 impl Bearer {
-    /// Of a permit that is on record. No request comes with it.
+    /// For a permit on record. No request carries it.
     pub(crate) fn on_record(print: Option<KeyFingerprint>) -> Rc<Self> {
         Rc::new(Self { label: "".into(), role: Role::View, names: None, print })
     }
@@ -128,7 +128,7 @@ impl Bearer {
         self.print.is_some() && self.print == taker.print
     }
 
-    /// Whether it may know who that is.
+    /// Whether it may see that client's identity.
     pub(crate) fn sees(&self, taker: &Self) -> bool {
         self.role == Role::Admin || self.owns(taker)
     }
@@ -174,7 +174,7 @@ mod tests {
             assert!(matching.iter().all(|name| pattern.matches(name)), "{pattern:?}");
             assert!(!other.iter().any(|name| pattern.matches(name)), "{pattern:?}");
         }
-        // Not the time of a search through all ways to divide it.
+        // Matching does not backtrack through all divisions.
         assert!(!Pattern::new(&"a*".repeat(2_000)).matches(&"ab".repeat(1_999)));
     }
 

@@ -1,12 +1,12 @@
-//! How much of everything a server keeps for those who have a key.
+//! How much of everything a server keeps for clients that have a key.
 
 use std::fmt;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// Who register, wait or hold, of all semaphores.
+    /// Clients that register, wait or hold, of all semaphores.
     pub(crate) clients: usize,
-    /// Who register or wait, of one.
+    /// Clients that register or wait, of one semaphore.
     pub(crate) waiters: usize,
     /// Semaphores that are in use or have a pinned limit.
     pub(crate) names: usize,
@@ -20,7 +20,7 @@ impl Default for Bounds {
     }
 }
 
-/// Which of them is reached, and where it is.
+/// Which bound is reached, and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
     Clients(usize),

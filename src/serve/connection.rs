@@ -16,7 +16,7 @@ use super::connections::Connections;
 /// How long a connection may take to send the head of a request, the first one or the next.
 pub(super) const SLOWEST_HEAD: Duration = Duration::from_secs(6);
 
-/// How long an answer may take to be taken, and how many bytes a second make that longer.
+/// How long a client may take to read an answer, and the bytes a second that allow it longer.
 const SLOWEST_TAKING: Duration = Duration::from_secs(30);
 const SLOWEST_RATE: u64 = 64 * 1024;
 
@@ -26,19 +26,19 @@ pub(crate) struct ClientConnection {
     address: IpAddr,
     ends: OnceCell<AbortHandle>,
     known: Cell<bool>,
-    /// Whether it has a request that is whole and not answered.
+    /// Whether it has a complete request that is not answered.
     asks: Cell<bool>,
-    /// Its place among those that are known and have none.
+    /// Its place among the known ones without a request.
     place: Cell<Option<u64>>,
-    /// Since when it has none, or sends one.
+    /// Since when it has no request, or sends one.
     since: Cell<Instant>,
     /// How much of the next one has come.
     half: Cell<usize>,
     /// How long it may rest.
     rest: Cell<Duration>,
-    /// Since when it does not take what is sent, and how much of it was taken.
+    /// Since when it does not read what is sent, and how much it has read.
     stuck: Cell<Option<(Instant, u64)>>,
-    /// Who reads when that is over.
+    /// The reader to wake when that is over.
     reader: RefCell<Option<Waker>>,
 }
 
@@ -80,7 +80,7 @@ impl ClientConnection {
         self.since.set(Instant::now());
     }
 
-    /// A request of it has come as a whole, or its head has.
+    /// A request, or at least its head, is complete.
     pub(crate) fn open_request(self: &Rc<Self>) -> OpenRequest {
         self.asks.set(true);
         self.half.set(0);
@@ -96,7 +96,7 @@ impl ClientConnection {
         }
     }
 
-    /// Whether it has, and stays. Otherwise it may end at any moment: there are too many that have.
+    /// Whether it has shown a key and may stay. Otherwise it may end at any moment: too many have.
     pub(crate) fn is_known(&self) -> bool {
         self.known.get()
     }
@@ -146,8 +146,8 @@ impl ClientConnection {
         }
     }
 
-    /// Whether nothing is to be read of it now: one that takes no answers gets no more of them. Wakes
-    /// the reader when that has changed.
+    /// Whether to read nothing from it now: a client that reads no answers gets no more. Wakes the
+    /// reader when that has changed.
     pub(super) fn is_to_be_left(&self, reader: &Waker) -> bool {
         let left = self.stuck.get().is_some();
         if left {
@@ -168,11 +168,11 @@ impl ClientConnection {
         self.since.get().checked_add(if slow { SLOWEST_HEAD } else { self.rest.get() })
     }
 
-    /// Does what is done over it, and stops when it has been too slow.
+    /// Runs its conversation, and stops when it has been too slow.
     pub(super) async fn unless_slow(&self, conversation: impl Future<Output = ()>) {
         let mut conversation = pin!(conversation);
         let mut alarm = pin!(sleep_until(Instant::now() + SLOWEST_HEAD));
-        // The deadline changes only while the conversation goes on, and then it is looked at again.
+        // The deadline changes only while the conversation is polled, and is checked after that.
         poll_fn(|context| {
             if conversation.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());

@@ -1,7 +1,7 @@
-//! Who is in: every connection, and which of them ends when there are too many. One that has not
-//! shown a key is a stranger's. Strangers have room of their own, which others never need, and the
-//! one who came first makes room for the one who comes: so whoever has a key can always come in, and
-//! show it, however many others there are.
+//! All connections, and which of them end when there are too many. One that has not shown a key is
+//! a stranger. Strangers have room of their own, which others never need, and the oldest makes room
+//! for the newest: so a client that has a key can always connect and show it, however many others
+//! there are.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -21,27 +21,27 @@ const RESERVED: usize = 32;
 /// The most strangers, unless more are asked for.
 const MOST_STRANGERS: usize = 1024;
 
-/// How much of a request that is not whole is not counted, and how much there may be beyond it, of all
-/// connections together, in bytes.
+/// How large an incomplete request may be without being counted, and how much larger ones may have
+/// in all, in bytes.
 const SMALL_HEAD: usize = 8 * 1024;
 const HALF_HEADS: usize = 16 << 20;
 
-/// How often it is waited for a key that has come already and that nobody has looked at yet.
+/// How often we wait for a key that has arrived but is not read yet.
 const LOOKS: usize = 3;
 
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionLimits {
-    /// That have not shown a key, in all and from one address.
+    /// Connections that have not shown a key, in all and from one address.
     pub(crate) strangers: usize,
     pub(crate) of_one_address: usize,
-    /// That have.
+    /// Connections that have.
     pub(crate) known: usize,
 }
 
 impl ConnectionLimits {
-    /// What fits into so many descriptors: a quarter for strangers, and a quarter of that for those of
-    /// one address, where it is not said otherwise. Strangers never get more than half.
+    /// What fits into so many descriptors: by default a quarter for strangers, and a quarter of
+    /// that for each address. Strangers never get more than half.
     pub(crate) fn within(
         descriptors: usize,
         strangers: Option<usize>,
@@ -63,15 +63,15 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct ConnectionTable {
     last: u64,
-    /// In the order in which they came, without those that are told to end.
+    /// In order of arrival, without those that are told to end.
     strangers: BTreeMap<u64, AnonymousConnection>,
-    /// With those.
+    /// Strangers, including those.
     count: usize,
     addresses: HashMap<IpAddr, Address>,
     known: usize,
     /// Of these, those without a request, in the order in which the last one ended.
     idle: BTreeMap<u64, AbortHandle>,
-    /// Connections with more of a request than is small, which is not whole yet.
+    /// Connections with an incomplete request that is no longer small.
     half: BTreeMap<u64, PartialHead>,
     half_bytes: usize,
 }
@@ -98,7 +98,7 @@ enum Overflow {
     None,
     /// One has to go.
     Oldest(u64),
-    /// One goes already.
+    /// One is ending already.
     Leaving,
 }
 
@@ -116,7 +116,7 @@ impl Connections {
         Rc::new(ClientConnection::new(Rc::clone(self), inside.last, address))
     }
 
-    /// How it can be ended, and where it can be seen whether something has come.
+    /// Remembers how to end it, and its stream, to check for input.
     pub(super) fn watch(
         &self,
         guest: &ClientConnection,
@@ -149,7 +149,7 @@ impl Connections {
                     }
                 }
             }
-            // Those that end do so meanwhile, and those to whom something has come read it.
+            // Meanwhile the ones sent away end, and the others read what has come.
             yield_now().await;
         }
     }
@@ -178,8 +178,8 @@ impl Connections {
         poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// A stranger has shown a key. False: all the room for those is taken by requests that are under
-    /// way, and it stays a stranger, that ends when others come.
+    /// A stranger has shown a key. False: requests under way take all the room for known clients,
+    /// so it stays a stranger, and ends when others come.
     pub(super) fn authenticate(&self, guest: &ClientConnection) -> bool {
         let mut inside = self.inside.borrow_mut();
         if inside.known >= self.room.known {
@@ -191,7 +191,7 @@ impl Connections {
         true
     }
 
-    /// One that is known has no request any more. Returns its place among those.
+    /// A known one has no request any more. Returns its place among the idle ones.
     pub(super) fn note_partial_head(&self, ends: &AbortHandle) -> u64 {
         let mut inside = self.inside.borrow_mut();
         inside.last += 1;
@@ -204,7 +204,7 @@ impl Connections {
         self.inside.borrow_mut().idle.remove(&place);
     }
 
-    /// So much of a request has come, and more of it is to come.
+    /// So many bytes of an incomplete request have come.
     pub(super) fn has_half(&self, number: u64, ends: &AbortHandle, bytes: usize) {
         let Some(bytes) = bytes.checked_sub(SMALL_HEAD) else { return };
         let mut inside = self.inside.borrow_mut();
@@ -219,7 +219,7 @@ impl Connections {
         }
     }
 
-    /// It is whole.
+    /// Its request is complete.
     pub(super) fn has_whole(&self, number: u64) {
         self.inside.borrow_mut().forget_half(number);
     }

@@ -1,6 +1,6 @@
 //! What must outlive the process: every grant, and its end. An append-only file of lines, each
-//! with its checksum, on the disk before anybody is told of the grant. It is written anew from what
-//! is still held when the server starts and when it has grown.
+//! with its checksum, on the disk before any client is told of the grant. It is written anew from
+//! what is still held when the server starts and when it has grown.
 
 mod format;
 mod writer;
@@ -41,35 +41,35 @@ struct JournalWriter {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     appended: Cell<u64>,
-    /// Bytes since the file was last written anew, and how many are enough to do so.
+    /// Bytes since the last rewrite, and how many are enough for the next.
     grown: Cell<u64>,
     enough: Cell<u64>,
     progress: watch::Receiver<WriterStatus>,
-    /// Of this start of the machine.
+    /// The identity of this boot.
     boot: String,
-    /// Of an earlier one, and the longest lease then, until that is over.
+    /// That of an earlier boot, and the longest lease then, until that is over.
     before: RefCell<Option<(String, Duration)>>,
     /// Held as long as this server uses the directory.
     _lock: File,
 }
 
-/// A file that is smaller than this is not worth to be written anew.
+/// A smaller file is not worth a rewrite.
 const SMALL: u64 = 1 << 20;
 
-/// How much a file of this size may grow before it is written anew.
+/// How much a file of this size may grow before a rewrite.
 fn enough(size: u64) -> u64 {
-    // Half of what is left is for what goes around each entry.
+    // Half of the rest is for the text around each entry.
     let room = file_size_limit().map_or(u64::MAX, |limit| limit.saturating_sub(size) / 2);
     SMALL.max(size * 4).min(room)
 }
 
 impl Journal {
-    /// One that remembers nothing.
+    /// A journal that remembers nothing.
     pub(crate) fn none() -> Self {
         Self { writer: None }
     }
 
-    /// Reads what is in a directory, which is made if need be, and goes on there.
+    /// Reads the journal in a directory, which is made if need be, and continues it.
     pub(crate) fn open(directory: &Path) -> Result<(Self, RestoredState), UnsafeDirectory> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         Self::open_at(directory, boot)
@@ -104,7 +104,7 @@ impl Journal {
         let size = content.len() as u64;
         let work = WriterThread::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
-        // Signals are for those who listen to them.
+        // Signals are for the threads that listen to them.
         let thread = with_signals_blocked(|| thread.spawn(move || work.run(&todo)))?;
         let writer = JournalWriter {
             jobs: Some(jobs),
@@ -120,8 +120,8 @@ impl Journal {
         Ok((Self { writer: Some(writer) }, found))
     }
 
-    /// Whether what is on record may not be all: the machine was started, and the longest lease
-    /// of before is not over.
+    /// Whether the record may be incomplete: the machine was rebooted, and the longest earlier
+    /// lease is not over.
     pub(crate) fn is_of_another_boot(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.before.borrow().is_some())
     }
@@ -159,8 +159,8 @@ impl Journal {
         writer.send(Job::Append(json));
     }
 
-    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as what is over
-    /// takes some.
+    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as ended
+    /// entries take some.
     pub(crate) fn has_grown(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
             let grown = writer.grown.get();
@@ -168,7 +168,7 @@ impl Journal {
         })
     }
 
-    /// Forgets what is over: only these limits are still pinned, and only these permits held.
+    /// Forgets ended entries: only these limits are still pinned, and only these permits held.
     pub(crate) fn rewrite(
         &self,
         last: u64,
@@ -183,7 +183,7 @@ impl Journal {
     }
 
     /// Returns once everything that was recorded so far is on the disk, or with the reason why it
-    /// does not get there.
+    /// is not.
     pub(crate) async fn written(&self) -> Result<(), String> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let target = writer.appended.get();
@@ -205,7 +205,7 @@ impl Journal {
         }
     }
 
-    /// What tells of trouble and of its end; none where nothing is written.
+    /// Reports trouble with the disk and its end; none where nothing is written.
     pub(crate) fn progress(&self) -> Option<watch::Receiver<WriterStatus>> {
         self.writer.as_ref().map(|writer| writer.progress.clone())
     }
@@ -228,7 +228,7 @@ fn open_lock(directory: &OwnedFd) -> Result<File, UnsafeDirectory> {
 impl JournalWriter {
     fn send(&self, job: Job) {
         self.appended.set(self.appended.get() + 1);
-        // A thread that has ended is noticed by those who wait for it.
+        // If the thread has ended, the tasks that wait for it notice.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 }

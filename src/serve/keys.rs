@@ -23,7 +23,7 @@ impl std::fmt::Debug for ApiKeys {
     }
 }
 
-/// What goes with a key.
+/// A key's rights and label, as given.
 struct KeyOptions<'a> {
     role: Role,
     names: Option<Pattern>,
@@ -31,8 +31,8 @@ struct KeyOptions<'a> {
 }
 
 impl ApiKeys {
-    /// From a file: one key a line, and behind it, in this order, what it may do and a label, as far as
-    /// they are there. The error says what is wrong, without any key.
+    /// From a file: one key a line, then what it may do and a label, if they are there. The error
+    /// says what is wrong, without any key.
     pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let keys = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
@@ -70,7 +70,7 @@ impl ApiKeys {
                 return Err(format!("{which} {number} has characters that no header can carry"));
             }
             let print = Some(KeyFingerprint::of(key.as_bytes()));
-            // Which of them counted would be anybody's guess.
+            // It would be unclear which of them counts.
             if all.iter().any(|(_, bearer)| bearer.print == print) {
                 return Err(format!("{which} {number} is there twice"));
             }
@@ -84,7 +84,8 @@ impl ApiKeys {
         Ok(Self(all))
     }
 
-    /// What a key may do. Takes the same time whichever of them it is, and however much of it is right.
+    /// The bearer of a key. Takes the same time whichever key matches, and however much of it is
+    /// right.
     pub(crate) fn bearer(&self, presented: &[u8]) -> Option<Rc<Bearer>> {
         let mut found = None;
         for (key, bearer) in &self.0 {
@@ -97,7 +98,7 @@ impl ApiKeys {
 }
 
 impl<'a> KeyOptions<'a> {
-    /// What a line has behind its key.
+    /// What a line has after its key.
     fn read(mut rest: &'a str) -> Result<Self, String> {
         let (mut role, mut names) = (None, None);
         loop {
@@ -120,7 +121,7 @@ impl<'a> KeyOptions<'a> {
             }
             rest = behind;
         }
-        // Taken for a label it would leave the key all rights.
+        // If it were taken for a label, the key would keep all rights.
         if rest.split_whitespace().any(is_meant_for_a_right) {
             return Err("write role= and names= so, and before the label".into());
         }
@@ -128,7 +129,7 @@ impl<'a> KeyOptions<'a> {
     }
 }
 
-/// The first word, and what is behind it.
+/// The first word, and the rest.
 fn split(line: &str) -> (&str, &str) {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     (word, rest.trim())

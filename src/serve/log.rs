@@ -1,5 +1,5 @@
-//! What the server says of what happens in it: the events of the cloud-semaphore protocol, which
-//! may be switched on and off while it runs, as lines of text or of JSON on standard error.
+//! The server's log: the events of the cloud-semaphore protocol, which may be switched on and off
+//! while it runs, as lines of text or of JSON on standard error.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,16 +17,15 @@ use crate::printable::{Context, quoted, truncated};
 pub(crate) enum LogEvent {
     /// The start and the end.
     Info,
-    /// Trouble that somebody should look at.
+    /// Trouble that the operator should look at.
     Alert,
-    /// Who waits, holds and releases; and every request that comes or goes.
+    /// Waits, grants and releases; and every request that comes or goes.
     SemEvents,
-    /// Who waits, holds and releases.
+    /// Waits, grants and releases.
     SemTransition,
     /// Every request.
     Debug,
-    /// What a client does to others, and to this log. It is no part of the configuration: nothing
-    /// switches it off.
+    /// A client's interventions with others, and with this log. They cannot be switched off.
     Intervention,
 }
 
@@ -63,12 +62,12 @@ pub(crate) struct Subject<'a> {
     pub(crate) actor: &'a Actor,
 }
 
-/// Where lines go. Each of the two says whether it has taken one.
+/// Where lines go. Each of the two returns whether it took the line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sink {
-    /// Takes a line if that takes no time.
+    /// Takes a line if that does not block.
     pub(crate) line: fn(&str) -> bool,
-    /// The same for the last time, when it may take some.
+    /// The same for the last lines, which may block for a while.
     pub(crate) last: fn(&str) -> bool,
 }
 
@@ -90,11 +89,11 @@ pub(crate) struct Log {
     sink: Sink,
     switches: RefCell<LogSwitches>,
     format: Format,
-    /// What must be written, and was not yet.
+    /// Lines that must be written, and are not yet.
     owed: RefCell<VecDeque<String>>,
 }
 
-/// How many lines that must be written wait for that.
+/// How many such lines are kept.
 const MOST_OWED: usize = 1_000;
 
 impl Log {
@@ -107,7 +106,7 @@ impl Log {
         Self { sink, switches: RefCell::new(switches), format, owed: RefCell::default() }
     }
 
-    /// One that says nothing of trouble, for tests that make a lot of it.
+    /// A log without alerts, for tests that cause many.
     #[cfg(test)]
     pub(crate) fn silent() -> Self {
         let log = Self::new(&[], Format::Text, Sink::TEST);
@@ -151,7 +150,7 @@ impl Log {
         self.write(event, line);
     }
 
-    /// Writes what must be written and was not, as far as it can be now.
+    /// Writes the owed lines, as many as can be written now.
     pub(crate) fn catch_up(&self) {
         self.write_dropped_count(self.sink.line);
     }
@@ -168,7 +167,7 @@ impl Log {
         }
     }
 
-    /// A reader that is slow misses lines, but not how somebody filled its pipe and what came then.
+    /// A reader that is slow misses lines, but never an intervention.
     fn write(&self, event: LogEvent, line: String) {
         self.catch_up();
         let mut owed = self.owed.borrow_mut();
@@ -194,7 +193,7 @@ impl Log {
         serde_json::to_string_pretty(&*self.switches.borrow()).expect("plain data")
     }
 
-    /// Does what a client wants, and says so.
+    /// Makes a client's change, and logs it.
     pub(crate) fn configure(&self, actor: &Actor, change: &Value) -> Result<(), LogConfigError> {
         let before = self.switches.borrow().clone();
         self.change(change)?;
@@ -224,8 +223,8 @@ impl Log {
         Ok(())
     }
 
-    /// Changes all that `change` names, or nothing. That there is trouble is always logged: who has a
-    /// key for this could have caused it.
+    /// Changes all that `change` names, or nothing. Trouble is always logged: the owner of a key
+    /// for this could have caused it.
     pub(crate) fn change(&self, change: &Value) -> Result<(), LogConfigError> {
         let mut switches = self.switches.borrow().clone();
         let Value::Object(components) = change else {
@@ -262,11 +261,11 @@ impl Log {
 pub(crate) enum LogConfigError {
     /// There is no such component or event, or what it should be is neither on nor off.
     Unknown,
-    /// What ends the original server.
+    /// A null, which crashes the original server.
     Null,
 }
 
-/// How many characters of a text are logged. Whoever reads a pipe slowly must not hold the server up,
+/// How many characters of a text are logged. A slow reader of a pipe must not hold the server up,
 /// and a pipe that has room takes a line at once only if that has less than 4,096 bytes. Escaped, a
 /// character may have six.
 const MOST: usize = 250;
@@ -284,7 +283,7 @@ fn line_of(event: LogEvent, what: Value) -> String {
 type Component = Vec<(&'static str, bool)>;
 
 /// Components and their events, in the order of the protocol. Those of the original's client and
-/// of its tests are there to be switched, and nothing more.
+/// tests can be switched, without effect.
 #[derive(Debug, Clone)]
 struct LogSwitches(Vec<(&'static str, Component)>);
 
@@ -313,7 +312,7 @@ impl LogSwitches {
         }
     }
 
-    /// What is not as it was.
+    /// The switches that have changed.
     fn since(&self, before: &Self) -> Vec<String> {
         let all = |switches: &Self| -> Vec<_> {
             let each = switches.0.iter().flat_map(|(component, events)| {

@@ -53,10 +53,10 @@ const LONGEST_QUEUE: i32 = 4096;
 /// would be 4 MiB for each connection.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// How long that is not said again.
+/// How long until it is said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
-/// What those who come are greeted with. Another may take its place while the server runs.
+/// The TLS configuration for new connections. Another may replace it while the server runs.
 pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;
 
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
@@ -108,7 +108,7 @@ pub(crate) async fn run(
 }
 
 /// Every connection is as its listener: small answers are sent at once, and a peer that vanished
-/// without a word is noticed after half a minute.
+/// silently is noticed after half a minute.
 fn prepare(listener: &TcpListener) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
@@ -116,15 +116,14 @@ fn prepare(listener: &TcpListener) -> io::Result<()> {
         .with_retries(3);
     let socket = SockRef::from(listener);
     socket.set_tcp_keepalive(&keepalive)?;
-    // What a client does not take is ours to bound, and not the kernel's.
+    // We bound what clients do not read, not the kernel.
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // Who is not accepted at once comes again after a second, or three.
+    // A client that is not accepted at once comes again after a second, or three.
     socket.listen(LONGEST_QUEUE)?;
     socket.set_tcp_nodelay(true)
 }
 
-/// The next one that comes. Where there are no descriptors for it, it waits, and those that are
-/// here go on.
+/// The next one that comes. Without a free descriptor it waits, and the present connections go on.
 async fn next_connection(
     listener: &TcpListener,
     said: &Cell<Option<Instant>>,
@@ -147,7 +146,7 @@ async fn next_connection(
     }
 }
 
-/// Says what may be so at every moment now and then.
+/// Logs a recurring condition only once in a while.
 fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
@@ -155,7 +154,7 @@ fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> St
     }
 }
 
-/// Says when the disk does not take what has to be recorded, and when it does again.
+/// Logs when the disk refuses what has to be recorded, and when it works again.
 async fn tell_of_trouble(routes: &Routes) {
     let Some(mut progress) = routes.semaphores.journal.progress() else { return };
     let mut known = None;
@@ -193,14 +192,14 @@ async fn serve_connection(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Route
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: Rc<Routes>) {
     let service = service_fn(|request| Rc::clone(&routes).answer(request, peer.clone()));
     let talk = async {
-        // What goes wrong with a connection ends it, and with it what was open on it.
+        // An error of a connection ends it and its open request.
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
             // The guest knows better how long that is.
             .header_read_timeout(None)
             .max_buf_size(LARGEST_HEAD)
-            // Who sends a request and closes its end gets the answer all the same; requests that stay
-            // open see to that themselves.
+            // A client that sends a request and closes its end gets the answer all the same;
+            // requests that stay open check for that themselves.
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service)
             .await;

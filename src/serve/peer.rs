@@ -1,5 +1,5 @@
-//! The other end of a connection: bytes for who speaks HTTP with it, and whether it has gone for
-//! who has to know that whatever bytes nobody has read yet.
+//! The other end of a connection: its bytes, for HTTP, and whether it has gone, whatever bytes are
+//! still unread.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 
 use super::connection::ClientConnection;
 
-/// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
-/// connection that had a long head once would have that room for as long as it is open.
+/// The most that is read at once. hyper's buffer grows with what it gets and never shrinks: after
+/// one long head a connection would keep a large buffer as long as it is open.
 const MOST_AT_ONCE: usize = 4096;
 
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl Peer {
 
     /// Returns when its end of the connection is closed, whatever it sent before.
     pub(super) async fn stage(&self) {
-        // Urgent data is nothing that anybody sends; that the peer has closed comes with it.
+        // No client sends urgent data; that the peer has closed comes with it.
         while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;

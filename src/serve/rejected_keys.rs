@@ -1,4 +1,4 @@
-//! Keys that were refused, for those who read the log or have a program read it: one line a minute and
+//! Keys that were refused, for operators and programs that read the log: one line a minute and
 //! address, however many they are.
 
 use std::cell::RefCell;
@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use super::connections::group;
 use super::log::{Log, LogEvent};
 
-/// How long that is not said again.
+/// How long until the next line about the same address.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
-/// How many addresses are told apart.
+/// How many addresses are counted separately.
 const MOST: usize = 1024;
 
 #[derive(Default)]
@@ -26,20 +26,20 @@ pub(crate) struct RejectedKeys {
 
 #[derive(Default)]
 struct RecentRejections {
-    /// In the order in which it is to be said.
+    /// In the order in which the lines are due.
     due: VecDeque<(Instant, Option<IpAddr>)>,
-    /// None for those that are too many.
+    /// None counts the addresses beyond [`MOST`].
     counts: HashMap<Option<IpAddr>, RejectionCount>,
 }
 
 struct RejectionCount {
     last: IpAddr,
-    /// That nothing has been said of.
+    /// Failures that are not logged yet.
     more: u64,
 }
 
 impl RejectedKeys {
-    /// A key that nobody has came from there.
+    /// An unknown key came from there.
     pub(crate) fn add(&self, address: IpAddr, log: &Log) {
         let RecentRejections { due, counts } = &mut *self.recent.borrow_mut();
         let mut from = Some(group(address));
@@ -60,7 +60,7 @@ impl RejectedKeys {
         self.first.notify_one();
     }
 
-    /// Says how often it happened again, for ever.
+    /// Logs repeated failures when due, for ever.
     pub(super) async fn tell(&self, log: &Log) {
         loop {
             let next = self.recent.borrow().due.front().copied();

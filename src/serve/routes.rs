@@ -43,7 +43,7 @@ use crate::backends::{LocalFuture, Revocation};
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
 
-/// What answers requests.
+/// Answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
     /// Others may take their place while the server runs.
@@ -68,19 +68,19 @@ struct RequestedAction {
     json: Option<Value>,
 }
 
-/// What came of it.
+/// The result of a request.
 enum RouteResult {
     Answered(Answer),
     /// It stays open until there is something to answer.
     Open(AttachedRequest, RequestKind),
-    /// The same for one of ours, which holds.
+    /// The same for a holder of our own kind.
     Watching(AttachedRequest),
     Asked(RegisterReply, Option<AttachedRequest>),
-    /// It is answered when it is on record, if that can be.
+    /// It is answered once it is on record, or that has failed.
     Changed(Answer),
     /// It is answered when it is on record, and not before.
     Pinned,
-    /// Not yet: it is to be done when those who were here before have come back.
+    /// Not yet: it is to be done when the clients from before the restart have come back.
     Later(RequestedAction),
 }
 
@@ -91,8 +91,8 @@ impl Routes {
         Rc::new(Self { semaphores, keys, failures, long_answers })
     }
 
-    /// Does what a request wants. What can be done at once is done by this call, and not when
-    /// somebody waits for the answer: a connection may end before that.
+    /// Does what a request wants. What can be done at once is done by this call, and not when the
+    /// answer is awaited: a connection may end before that.
     pub(crate) fn answer<B>(
         self: Rc<Self>,
         request: Request<B>,
@@ -116,7 +116,7 @@ impl Routes {
             Ok(self.begin(&head, Ok(None), ours, &peer))
         };
         async move {
-            // Thousands of requests stay open, and nothing of them is kept that is not needed.
+            // Thousands of requests stay open, so only what is needed of them is kept.
             let mut done = match ready {
                 Ok(done) => done,
                 Err((head, body)) => {
@@ -134,7 +134,7 @@ impl Routes {
                 RouteResult::Watching(attached) => match ending(attached, &peer).await {
                     RequestEnd::Replaced => removed(),
                     RequestEnd::Revoked => {
-                        // What is on record first: it cannot be renewed after a restart either.
+                        // Record it first, so that it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
                         plain_json(&RegisterReply::revoked())
                     }
@@ -142,10 +142,10 @@ impl Routes {
                 },
                 RouteResult::Asked(told, attached) => self.tell(told, attached, peer).await,
                 RouteResult::Changed(answer) => {
-                    // Whoever was waiting for this is told first.
+                    // The waiter for this is told first.
                     tokio::task::yield_now().await;
-                    // Otherwise a server that ends now takes it for held when it starts again. What
-                    // cannot be written is given back all the same.
+                    // Otherwise a server that ends now takes it for held when it restarts. If it
+                    // cannot be written, it is given back all the same.
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
@@ -156,7 +156,8 @@ impl Routes {
                 // The loop has seen to it.
                 RouteResult::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
-            // With its own version, so that one of another takes it for an answer of ours, and shows it.
+            // With the client's version, so that a client of another version takes it for an answer
+            // of ours, and shows it.
             if let Some(version) = version {
                 answer.headers_mut().insert(VERSION_HEADER, version);
             }
@@ -184,7 +185,7 @@ impl Routes {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => {
                 let mut answer = empty(status);
-                // It had a key that is none any more, and leaves the room of those that have one.
+                // Its key is not valid any more, so it leaves the room of known clients.
                 if status == StatusCode::UNAUTHORIZED && peer.connection().is_known() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -209,7 +210,7 @@ impl Routes {
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
         let address = peer.connection().address();
         let Some(bearer) = self.keys.borrow().bearer(key) else {
-            // What asks without any, a balancer say, does not guess.
+            // A client without a key, a load balancer say, does not guess.
             if !key.is_empty() {
                 self.failures.add(address, &self.semaphores.log);
             }
@@ -259,7 +260,7 @@ impl Routes {
         let semaphores = &self.semaphores;
         RouteResult::Answered(match (route, id) {
             (Route::Register, _) => match asking {
-                // Who died while we were held up must not be given anything.
+                // A client that died while we were held up must not be granted anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
                 Some(asking) => match semaphores.request(&name, asking, &actor) {
                     Ok((told, attached)) => {
@@ -338,11 +339,11 @@ impl Routes {
         })
     }
 
-    /// Waits for a permit, or until there is none to be had or kept any more.
+    /// Waits until the permit is granted, or the place or permit is lost.
     async fn verdict(&self, attached: AttachedRequest, which: RequestKind, peer: &Peer) -> Answer {
         match (which, ending(attached, peer).await) {
             (RequestKind::Wait, RequestEnd::Granted) => {
-                // Nobody is told of what would be forgotten.
+                // No client is told of what would be forgotten.
                 self.semaphores.journal.certainly_written().await;
                 empty(StatusCode::OK)
             }
@@ -400,8 +401,8 @@ impl Routes {
     }
 }
 
-/// Waits for the end of a request that stays open. That its connection ends is one: whatever bytes
-/// nobody has read yet, its client has gone.
+/// Waits for the end of a request that stays open. The end of its connection counts too: its client
+/// has gone, whatever bytes are still unread.
 async fn ending(mut attached: AttachedRequest, peer: &Peer) -> RequestEnd {
     tokio::select! {
         biased;

@@ -1,5 +1,5 @@
-//! What shows that a place in a queue was given to the client that claims it: a MAC over name, identity and
-//! number, made with a key that only the server has.
+//! Seals prove that a place in a queue was given to the client that claims it: a MAC over name,
+//! identity and number, made with a key that only the server has.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -13,18 +13,18 @@ use uuid::Uuid;
 
 use crate::files::create::{self, UnsafeDirectory};
 
-/// Where the key lies in a state directory, and the file that is about to take its place.
+/// The file of the key in a state directory, and that of its replacement in progress.
 const KEY: &str = "seal-key";
 const ASIDE: &str = "seal-key.new";
 
-/// Of a key, in bytes.
+/// The length of a key, in bytes.
 const LENGTH: usize = 32;
 
-/// What is sealed begins with what it is.
+/// Sealed text begins with its kind.
 const PLACE: &[u8] = b"place\0";
 const SERVER: &[u8] = b"server\0";
 
-/// A key, and what is made with it.
+/// A key, and the seals that it makes.
 #[derive(Debug)]
 pub(crate) struct Seals {
     key: hmac::Key,
@@ -37,8 +37,8 @@ impl Seals {
         Self::with(&random().expect("the kernel has randomness"))
     }
 
-    /// With the key in a state directory, which is made if need be. One that is not whole is made anew:
-    /// no place that was given before is honoured then, and no permit is granted twice for that.
+    /// With the key in a state directory, which is made if need be. An incomplete key is made anew:
+    /// then no earlier place is honoured, but no permit is granted twice.
     pub(super) fn open(directory: &File) -> Result<Self, UnsafeDirectory> {
         if let Some(file) = create::open_private(directory, KEY, OFlags::RDONLY)? {
             let mut bytes = Vec::new();
@@ -69,7 +69,7 @@ impl Seals {
         self.server
     }
 
-    /// What the client with this identity is given together with a place.
+    /// The seal that the client with this identity gets with a place.
     pub(crate) fn of(&self, name: &str, id: Uuid, ticket: u64) -> String {
         let mut context = hmac::Context::with_key(&self.key);
         // Only the last part has a length of its own.

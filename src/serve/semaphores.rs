@@ -1,6 +1,6 @@
-//! The semaphores of a server: the ledger of each, and the requests that are open for those who
-//! use it. Two kinds of clients meet here. Those of the original hold as long as their connection
-//! lives, and want to be alone; ours hold by a lease.
+//! The semaphores of a server: the ledger of each, and the open requests of its clients. Two kinds
+//! of clients meet here. Those of the original hold as long as their connection lives, and want to
+//! be alone; ours hold by a lease.
 
 mod admin;
 mod effects;
@@ -36,23 +36,23 @@ use crate::mutants::{self, Guard};
 /// gone, and it cannot come back; but its command may be running, and ends with a `signal`.
 const AFTER_RESTART: Duration = Duration::from_secs(30);
 
-/// For how long nothing is granted after a restart, so that those who were waiting come back
-/// before others take their place: they try again every 0.8 s, and may be slow. Who does not want to
-/// wait waits for this, and gives up after two seconds.
+/// For how long nothing is granted after a restart, so that former waiters come back before others
+/// take their place: they retry every 0.8 s, and may be slow. A client that does not want to wait
+/// waits for this, and gives up after two seconds.
 pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
-/// How many names that nobody uses are remembered.
+/// How many idle names are remembered.
 const MOST_NAMES: usize = 10_000;
 
-/// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
-/// nobody else is served meanwhile, so it is to be done in a few milliseconds.
+/// How many semaphores are listed at once, and how many holders and waiters, unless all are of one
+/// semaphore: no other client is served meanwhile, so it has to be done in a few milliseconds.
 const MOST_LOOKS: usize = 500;
 const MOST_PARTIES: usize = 1_000;
 
 /// All semaphores of a server.
 pub(crate) struct Semaphores {
     all: RefCell<BTreeMap<Rc<str>, ServerSemaphore>>,
-    /// When which of them has something to do by itself.
+    /// When which of them has something due.
     due: RefCell<BTreeSet<(Moment, Rc<str>)>>,
     sooner: Notify,
     /// No number that was ever given out is greater.
@@ -63,7 +63,7 @@ pub(crate) struct Semaphores {
     /// Until when it is known that all names are in use.
     no_room_until: Cell<Moment>,
     registered: Cell<u64>,
-    /// How many names there may be before those that nobody uses are forgotten.
+    /// How many names there may be before idle ones are forgotten.
     enough_names: Cell<usize>,
     finished: RefCell<Tombstones>,
     not_before: Moment,
@@ -74,7 +74,7 @@ pub(crate) struct Semaphores {
     pub(crate) log: Log,
 }
 
-/// Why something cannot be done.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SemaphoreError {
     Unknown,
@@ -143,8 +143,8 @@ impl Semaphores {
         Rc::new(this)
     }
 
-    /// A permit that is on record is held, with its whole lease from now on. How long it was held
-    /// by then is not known after another start of the machine.
+    /// A permit that is on record is held, with its whole lease from now on. After a reboot it is
+    /// not known how long it was held.
     fn restore(&self, now: Moment, rebooted: bool, grant: RecordedGrant) {
         let RecordedGrant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } =
             grant;
@@ -212,7 +212,8 @@ impl Semaphores {
             let request = client.request(which);
             let open = matches!(request, HeldRequest::Open(..));
             if open && attached && phase == ClientPhase::Waiting {
-                // The original refuses too, and leaves in the queue what nobody waits for then.
+                // The original refuses too, and leaves in the queue a place that no client waits
+                // for then.
                 return ledger.release(clock::now(), id);
             }
             if open || (phase == ClientPhase::Holding && which == RequestKind::Monitor) {
@@ -267,13 +268,13 @@ impl Semaphores {
         });
     }
 
-    /// The server ends, and those whose connections end with it are not to be taken for gone.
+    /// The server ends: clients do not count as gone because their connections end with it.
     pub(crate) fn close(&self) {
         self.closing.set(true);
     }
 
-    /// One of our clients asks for a permit, or again for what has become of that. Where it has
-    /// to wait there is something to wait with.
+    /// One of our clients asks for a permit, or repeats that. If it has to wait, it gets an open
+    /// request to wait with.
     pub(crate) fn request(
         self: &Rc<Self>,
         name: &Rc<str>,
@@ -291,7 +292,7 @@ impl Semaphores {
         self.has_room(name)?;
         let mut told = Err(SemaphoreError::Unknown);
         let mut waits = false;
-        // What is over has to be over for everybody before anything new begins.
+        // Expire everything that is due before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
             if self.is_of_another_key(name, semaphore, &asking, actor) {
@@ -313,7 +314,7 @@ impl Semaphores {
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let min_hold = Duration::from_millis(asking.min_hold_ms);
             let claim = Claim { id, terms: Some(asked), min_hold, record };
-            // A place that it was not given is none, and it comes in at the end.
+            // A place without the right seal does not count, and the client queues at the end.
             let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
             let ticket = Some(asking.ticket).filter(given);
             let mut changes = semaphore.ledger.request(now, claim, ticket);
@@ -321,7 +322,7 @@ impl Semaphores {
             let held = phase.is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));
-                // Nobody has to hear of one that was never here.
+                // A client that never was in the queue does not leave it either.
                 changes.retain(|change| *change != LedgerEvent::Gone(id));
                 told = Ok(semaphore.reply(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
@@ -330,7 +331,7 @@ impl Semaphores {
                 self.admit(semaphore, id, actor.clone(), true);
             }
             if held && known && asking.min_hold_ms > 0 {
-                // It holds from now on whatever becomes of it: it knows that it was granted.
+                // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }
             let outcome = match phase {
@@ -382,7 +383,7 @@ impl Semaphores {
         self.signed(name, id, told)
     }
 
-    /// One of our clients, which holds, wants to hear when it does not any more.
+    /// A holder of our own kind wants to hear when its permit is lost.
     pub(crate) fn watch(
         self: &Rc<Self>,
         name: &Rc<str>,
@@ -407,8 +408,8 @@ impl Semaphores {
         Ok(AttachedRequest { semaphores, name, id, which: RequestKind::Monitor, number, verdict })
     }
 
-    /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
-    /// them, from behind a name on, as far as the key is for them.
+    /// How the semaphores that are in use or pinned stand, for our clients: some of them, from the
+    /// first after a name on, as far as the key is for them.
     pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> SemaphorePage {
         let all = self.all.borrow();
         let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
@@ -447,13 +448,13 @@ impl Semaphores {
         self.all.borrow().get(name).map_or(0, |semaphore| semaphore.clients.len() * EACH)
     }
 
-    /// How it stands, for clients of the original; none if nobody ever registered there.
+    /// How it stands, for clients of the original; none if no client ever registered there.
     pub(crate) fn observe(&self, name: &Rc<str>, asks: &Bearer) -> Option<String> {
         let all = self.all.borrow();
         Some(all.get(name)?.observed(name, asks))
     }
 
-    /// Whose somebody is who registered, waits or holds there.
+    /// The key of a client that registered, waits or holds there.
     pub(crate) fn taker(&self, name: &str, id: Uuid) -> Option<Rc<Bearer>> {
         Some(Rc::clone(&self.all.borrow().get(name)?.clients.get(&id)?.taker))
     }

@@ -1,5 +1,5 @@
-//! Our own clients' identities that were given back or revoked: a request of theirs that comes
-//! late must not take another permit.
+//! Identities of our own clients that were given back or revoked: a late request with one must not
+//! take another permit.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -14,8 +14,8 @@ use crate::clock::Moment;
 const REMEMBERED: Duration = Duration::from_mins(2);
 const MOST: usize = 100_000;
 
-/// An identity, and whose requests under it are meant; none: everybody's. Otherwise one client could end
-/// another by an identity that it heard of.
+/// An identity, and the key whose requests under it are refused; none: any key's. Otherwise one
+/// client could end another by an identity that it heard of.
 type Ended = (Uuid, Option<KeyFingerprint>);
 
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Tombstones {
         self.insert(now, (id, whose), false);
     }
 
-    /// The same, for a detached permit: whoever gives it back again is told so.
+    /// The same, for a detached permit: a client that gives it back again is told so.
     pub(super) fn give_back(&mut self, now: Moment, id: Uuid, whose: Option<KeyFingerprint>) {
         self.insert(now, (id, whose), true);
     }

@@ -1,5 +1,5 @@
-//! The files that say whom a server trusts and who it is. It reads them at its start, and again when it
-//! is told to.
+//! The files of a server's keys and certificates. It reads them at its start, and again when it is
+//! told to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -43,17 +43,17 @@ impl SettingsError {
     }
 }
 
-/// What was typed cannot be meant.
+/// The command line cannot be meant so.
 pub(super) fn settings_error(text: impl Into<String>) -> SettingsError {
     SettingsError::new(Failure::Usage, text)
 }
 
-/// A file, or what is wanted of a backend, is wrong.
+/// A file, or a demand on a backend, is wrong.
 pub(super) fn misconfigured(text: impl Into<String>) -> SettingsError {
     SettingsError::new(Failure::Unsupported, text)
 }
 
-/// What clap has to say, in one line without control characters.
+/// clap's message, in one line without control characters.
 pub(super) fn one_line(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -78,7 +78,7 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     }
     let text = error.to_string();
     let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
-    // Its tips say how to pass an option as an operand, which nobody wants.
+    // Its tips say how to pass an option as an operand, which no user wants.
     let told = paragraphs.filter(|paragraph| {
         !["Usage:", "For more", "tip:"]
             .iter()

@@ -1,5 +1,5 @@
-//! Configuration files: TOML with the names of the options as keys. What they say is one more
-//! layer; here they are read, and everything that nobody could have meant is refused.
+//! Configuration files: TOML with the names of the options as keys. They are one more layer of
+//! settings. Here they are read, and what cannot be meant is refused.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -98,7 +98,7 @@ impl Config {
         let reader = Reader { path: &path, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            // In several lines it may show what is there, which may be a secret.
+            // Further lines of the message may quote the file, which may hold a secret.
             reader.bad(at, error.message().lines().next().unwrap_or_default())
         })?;
         let (mut top, mut serve, mut semaphores) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -132,7 +132,7 @@ impl Config {
         Ok(Self { path, top, serve, semaphores })
     }
 
-    /// What it has for one semaphore alone.
+    /// Its entries for one semaphore alone.
     pub(super) fn of(&self, name: &Name) -> &[ConfigEntry] {
         self.semaphores.get(name).map_or(&[], Vec::as_slice)
     }
@@ -141,7 +141,7 @@ impl Config {
         self.top.iter().find(|entry| entry.key == key)
     }
 
-    /// A secret that is in it. One in a URL is one too.
+    /// A secret in it. A password in a URL is one too.
     fn secret(&self) -> Option<&ConfigEntry> {
         let all = self.top.iter().chain(&self.serve).chain(self.semaphores.values().flatten());
         let mut all = all;
@@ -164,7 +164,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Something at this byte is wrong.
+    /// An error at this byte.
     fn bad(&self, at: usize, what: &str) -> SettingsError {
         misconfigured(format!("{}:{}: {what}", self.path.display(), self.line(at)))
     }
@@ -267,14 +267,14 @@ fn known_to_a_server() -> Known {
 fn options(command: &clap::Command) -> Vec<(String, bool)> {
     let option = |argument: &clap::Arg| {
         cli::variable(argument)?;
-        // Which file it is cannot be said in a file.
+        // A file cannot name the configuration file.
         let long = argument.get_long().filter(|long| *long != "config")?;
         Some((long.to_owned(), matches!(argument.get_action(), ArgAction::SetTrue)))
     };
     command.get_arguments().filter_map(option).collect()
 }
 
-/// A word that nobody knows, with the nearest one that there is.
+/// An unknown word, with the nearest one that there is.
 pub(super) fn unknown<'a>(
     what: &str,
     word: &str,

@@ -1,5 +1,5 @@
-//! The layers that settings come from: flags over variables over files. A layer silences what it
-//! decides in those below it, by the same option or by one that conflicts with it.
+//! The layers that settings come from: flags over variables over files. An option in a layer
+//! overrides the same option, and options that conflict with it, in the layers below.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,7 @@ pub(crate) enum Source {
     File { path: Rc<Path>, line: usize },
 }
 
-/// One option, as somebody gave it.
+/// One option, as it was given.
 #[derive(Debug, Clone)]
 pub(crate) struct GivenOption {
     /// Its long name.
@@ -39,7 +39,7 @@ pub(crate) struct GivenOption {
 pub(crate) enum GivenValue {
     Text(OsString),
     On,
-    /// A switch that a lower layer may have on.
+    /// A switch turned off, even if a lower layer has it on.
     Off,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Layers {
     /// The options that there are, none of them required. Parsing makes it ready for the next time.
     command: RefCell<Command>,
     operands: Vec<OsString>,
-    /// What the command line was parsed to, where nothing else is in the highest layer.
+    /// The parsed command line, if the highest layer has nothing else.
     typed: RefCell<Option<ArgMatches>>,
 }
 
@@ -76,12 +76,12 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Something is wrong with what comes from there.
+    /// An error in a setting from there.
     fn settings_error(&self, text: impl fmt::Display) -> SettingsError {
         SettingsError::new(self.failure(), format!("{self}: {text}"))
     }
 
-    /// The class of what is wrong there.
+    /// The class of an error there.
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Flag | Self::Variable(_) => Failure::Usage,
@@ -105,10 +105,10 @@ impl GivenOption {
     }
 }
 
-/// What says which semaphore or permit is meant. Of two one would be passed over.
+/// The options that name a semaphore or permit. Of two, one would be ignored.
 const ONCE: [&str; 2] = ["name", "permit"];
 
-/// The same command, which tells how often those were typed.
+/// The same command, which counts how often those were typed.
 pub(super) fn once(command: Command) -> Command {
     command.mut_args(|argument| {
         let counts = argument.get_long().is_some_and(|long| ONCE.contains(&long));
@@ -142,7 +142,7 @@ pub(super) fn typed(
     Ok(options)
 }
 
-/// What was typed behind the options.
+/// What was typed after the options.
 pub(super) fn operands(command: &Command, matches: &ArgMatches) -> Vec<OsString> {
     let positionals = command.get_positionals().map(|argument| argument.get_id().as_str());
     let values = positionals.filter_map(|id| matches.get_raw(id)).flatten();
@@ -156,7 +156,7 @@ impl Layers {
         Self::of(command, flags, operands, None)
     }
 
-    /// The same, where the options that there are were needed already.
+    /// The same with a command that is built already.
     pub(super) fn of(
         command: Command,
         flags: Vec<(String, GivenValue)>,
@@ -173,14 +173,14 @@ impl Layers {
         Self { given: given.collect(), next: 1, command, operands, typed }
     }
 
-    /// Adds the layer of variables: each is the option whose name it bears.
+    /// Adds the layer of variables: each is the option of the same name.
     pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), SettingsError> {
         let mut found = Vec::new();
         for argument in self.command.borrow().get_arguments() {
             let Some(long) = argument.get_long() else { continue };
             let Some(value) = variables.of_option(long) else { continue };
             let Some(variable) = cli::variable(argument) else { continue };
-            // What is silenced is not even looked at: it may be wrong.
+            // A silenced value is not even checked: it may be wrong.
             if self.silences(long) {
                 continue;
             }
@@ -254,7 +254,7 @@ impl Layers {
         })
     }
 
-    /// Whether a layer that is there decides what an option of a lower one would say.
+    /// Whether a present layer overrides an option of a lower one.
     fn silences(&self, option: &str) -> bool {
         let any = |wanted: &dyn Fn(&GivenOption) -> bool| self.given.iter().any(wanted);
         let given = |name: &str| any(&|one| one.option == name);
@@ -263,7 +263,7 @@ impl Layers {
         given(option)
             || match option {
                 "wait" | "nonblock" | "max-attempts" => bounds_waiting(),
-                // How far apart the attempts are may come from below.
+                // The interval between attempts may come from a lower layer.
                 "retry-interval" => bounds_waiting() && !given("max-attempts"),
                 "verbose" => is_on("quiet"),
                 "quiet" => is_on("verbose"),
@@ -307,7 +307,7 @@ impl Layers {
         self.given.iter().find(|given| given.option == option)
     }
 
-    /// Something is wrong with what an option says, and whoever said so hears of it.
+    /// An error in an option's value, naming where the value comes from.
     pub(super) fn settings_error(&self, option: &str, text: impl fmt::Display) -> SettingsError {
         match self.find(option).map(|given| &given.source) {
             None | Some(Source::Flag) => settings_error(text.to_string()),

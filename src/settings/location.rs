@@ -79,7 +79,7 @@ pub(super) fn location(
     if url.has_password() {
         keep_from_core_files();
     }
-    // A password in the URL counts more than one from further below.
+    // A password in the URL counts more than one from a lower layer.
     let in_url = |option| url.has_password() && layers.outranks("backend", option);
     let password = match (secrets.password, &options.password_file) {
         (Some(_), _) if in_url("password") => None,
@@ -123,7 +123,7 @@ pub(super) fn has_password(url: &OsStr) -> bool {
     }
 }
 
-/// A client's key: the first word of what was given, behind which a label may follow.
+/// A client's key: the first word of what was given, after which a label may follow.
 fn api_key(
     options: &BackendOptions,
     typed: Option<Secret>,
@@ -154,12 +154,12 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> 
     Ok(Tls { authority: ca_file.as_deref().map(file).transpose()?, client })
 }
 
-/// What is in a file that decides whom to trust.
+/// The content of a file that decides which servers or clients to trust.
 pub(super) fn file(path: &Path) -> Result<Vec<u8>, SettingsError> {
     Ok(trusted::read(path).map_err(|refused| unreadable(path, &refused))?.bytes)
 }
 
-/// A file that only those may read whom its secret concerns.
+/// The content of a secret file, which others must not be able to read.
 pub(super) fn secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
     keep_from_core_files();
     trusted::read_secret(path).map_err(|refused| unreadable(path, &refused))
@@ -169,7 +169,7 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
 pub(super) fn unreadable(path: &Path, refused: &UntrustedFile) -> SettingsError {
     match refused {
         UntrustedFile::Io(error) => {
-            // That is no fault of the file's.
+            // Then the file is not the cause.
             let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
             let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
             let failure = if ours { Failure::Internal } else { Failure::Unsupported };
@@ -191,8 +191,8 @@ fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, Settin
         .ok_or_else(|| layers.settings_error(option, format!("its first line is no {what}")))
 }
 
-/// What of a text is the secret, whichever way it came: its first line without what ends it, and
-/// without the mark that some editors put in front of UTF-8. None: there is none.
+/// The secret in a text, whatever its source: its first line without the line end, and without the
+/// byte order mark of some editors. None: there is none.
 fn one_of(bytes: Vec<u8>) -> Option<String> {
     let text = String::from_utf8(bytes).ok()?;
     let line = without_mark(&text).lines().next()?;

@@ -1,5 +1,5 @@
-//! What may have been meant by a command line that makes no sense: by the kind of the mistake, in
-//! words of this program. No argument of a command is repeated, for it may be a secret.
+//! Suggestions for a wrong command line, by the kind of the mistake, in words of this program. No
+//! argument of a command is repeated, for it may be a secret.
 
 mod words;
 
@@ -110,7 +110,7 @@ impl RejectedCommandLine<'_> {
         let reason = parsed.err().filter(|error| {
             matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
         });
-        // Long options that nobody knows are no values.
+        // Unknown long options are no values.
         match reason {
             Some(reason) => Some(one_line(&reason)),
             None if word.starts_with("--") => None,
@@ -161,7 +161,7 @@ impl RejectedCommandLine<'_> {
         }
     }
 
-    /// A long option that this command does not have.
+    /// A long option that this command lacks.
     fn option(&self, long: &str) -> String {
         let has = |argument: &Arg| {
             argument.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long))
@@ -245,7 +245,7 @@ pub(super) fn number_after_a_switch(
     Some(no_value(&short_or_long(switch), value))
 }
 
-/// How an option is named when it is spoken of.
+/// How messages name an option.
 fn short_or_long(argument: &Arg) -> String {
     match (argument.get_short(), argument.get_long()) {
         (Some(short), _) => format!("-{short}"),
@@ -253,7 +253,7 @@ fn short_or_long(argument: &Arg) -> String {
     }
 }
 
-/// An option before a subcommand that has no use for it.
+/// An option before a subcommand that does not take it.
 pub(super) fn before_a_subcommand(name: &str, option: &str, has: bool) -> String {
     if name == "serve" {
         return "a server has no backend; of those options it takes --api-key-file and --config"
@@ -274,8 +274,7 @@ pub(super) fn before_a_subcommand(name: &str, option: &str, has: bool) -> String
     )
 }
 
-/// What may have been meant by something that is no URL of a backend. Only what cannot hold a secret is
-/// repeated.
+/// A suggestion for a text that is no URL of a backend. It repeats only what cannot hold a secret.
 pub(super) fn url(text: &str) -> Option<String> {
     const SCHEMES: [&str; 8] = [
         "file",

@@ -1,4 +1,4 @@
-//! What is wanted of a run, and of a permit.
+//! The settings of a run, and of a permit.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) struct RunSettings {
     pub(crate) supervision: Supervision,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
-    /// What `$SHELL` names, where that is no shell to give a line to, and why not.
+    /// A `$SHELL` that cannot run the line, and why.
     pub(crate) no_shell: Option<NoShell>,
     /// The variables of ours that the command does not get.
     pub(crate) withheld: Vec<&'static str>,
@@ -68,8 +68,7 @@ pub(crate) enum Wait {
 const TTL: Duration = Duration::from_secs(30);
 /// The default of `--retry-interval`.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// The default of `--kill-after` where no lease ends: runners of CI jobs kill what is left a
-/// little later than this.
+/// The default of `--kill-after` where no lease ends: CI runners kill a little later than this.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError> {
@@ -167,7 +166,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
 }
 
 fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, SettingsError> {
-    // From further below it is for whoever gives --max-attempts.
+    // Given elsewhere, it is for runs that have --max-attempts.
     if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
         return Err(settings_error("--retry-interval says nothing without --max-attempts"));
     }

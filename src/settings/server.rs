@@ -1,4 +1,4 @@
-//! What is wanted of a server, from flags, variables and files.
+//! The settings of a server, from flags, variables and files.
 
 use std::path::PathBuf;
 
@@ -17,12 +17,11 @@ use crate::serve::log::{Format, LogEvent};
 pub(crate) struct ServeSettings {
     pub(crate) listen: String,
     pub(crate) keys: ApiKeys,
-    /// The certificates are taken from here, and all of it can be read again.
+    /// The files' present content, which can be read again.
     pub(crate) credentials: Credentials,
     pub(crate) credential_files: CredentialFiles,
     pub(crate) state_dir: Option<PathBuf>,
-    /// How many connections that have not shown a key may be open, in all and from one address, where
-    /// that is said.
+    /// How many connections without a key may be open, in all and from one address, if given.
     pub(crate) strangers: Option<usize>,
     pub(crate) strangers_of_one_address: Option<usize>,
     pub(crate) bounds: Bounds,
@@ -33,7 +32,7 @@ pub(crate) struct ServeSettings {
 /// The default of `--listen`: the port of the original's own example.
 const LISTEN: &str = "127.0.0.1:3202";
 
-/// What a server is to do.
+/// The settings of a server.
 pub(super) fn settings(
     flags: Vec<(String, GivenValue)>,
     around: &Environment<'_>,

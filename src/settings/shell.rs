@@ -1,5 +1,5 @@
-//! Which shell reads the line of `--command`. The user database gives system accounts one that is none,
-//! and its exit code would look like the command's.
+//! Which shell reads the line of `--command`. The user database names no real shell for system
+//! accounts; its exit code would look like the command's.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 /// The shell that is there everywhere.
 pub(super) const SH: &str = "/bin/sh";
 
-/// The names of programs that read a line of commands behind `-c`.
+/// The names of programs that read a line of commands after `-c`.
 const SHELLS: [&str; 32] = [
     "sh", "ash", "bash", "csh", "dash", "elvish", "es", "fish", "hush", "ion", "ksh", "ksh93",
     "ksh93u", "loksh", "lksh", "mksh", "mrsh", "nu", "oksh", "osh", "pdksh", "posh", "pwsh",
@@ -24,7 +24,7 @@ pub(crate) struct NoShell {
     pub(crate) why: &'static str,
 }
 
-/// The shell that is meant, or `/bin/sh` in place of one that cannot be.
+/// The user's shell, or `/bin/sh` instead of one that cannot be used.
 pub(super) fn or_sh(shell: OsString) -> (OsString, Option<NoShell>) {
     match error(Path::new(&shell)) {
         None => (shell, None),

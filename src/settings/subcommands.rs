@@ -1,4 +1,4 @@
-//! What is wanted of the subcommands.
+//! The settings of the subcommands.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -23,9 +23,9 @@ type Flags = Vec<(String, GivenValue)>;
 
 #[derive(Debug)]
 pub(crate) struct StatusSettings {
-    /// What is to be shown, in this order, and where that is. No names: all that are there.
+    /// The names to show, in this order, by place. No names: all that are there.
     pub(crate) places: Vec<(Location, Vec<Name>)>,
-    /// What to compare with where no limit is in force.
+    /// The limit to assume where none is in force.
     pub(crate) limit: u32,
     pub(crate) json: bool,
     pub(crate) watch: bool,
@@ -61,7 +61,7 @@ pub(crate) struct RenewSettings {
 #[derive(Debug)]
 pub(crate) struct ReleaseSettings {
     pub(crate) location: Location,
-    /// None: that of the one holder there is.
+    /// None: the permit of the only holder.
     pub(crate) id: Option<Uuid>,
     pub(crate) name: Name,
     pub(crate) force: bool,
@@ -75,7 +75,7 @@ pub(crate) struct LimitSettings {
     pub(crate) change: Option<LimitChange>,
 }
 
-/// What becomes of a limit.
+/// How to change a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitChange {
     Pin(u32),
@@ -87,9 +87,9 @@ pub(crate) struct DoctorSettings {
     pub(crate) json: bool,
     /// Everything that was given and counts, as far as it could be read.
     pub(crate) given: Vec<GivenOption>,
-    /// What is wrong with variables that look like ours and are none.
+    /// Complaints about variables that look like ours and are not.
     pub(crate) unknown: Vec<String>,
-    /// What there is to look at, or what is wrong with the settings.
+    /// What to examine, or what is wrong with the settings.
     pub(crate) examined: Result<DiagnosedBackend, SettingsError>,
 }
 
@@ -206,7 +206,7 @@ pub(super) fn release(
                  --force {name} revokes that of its holder"
             )));
         }
-        // What was typed counts more than a permit in the environment.
+        // A typed name counts more than a permit in the environment.
         (Some(name), _) => (None, name.clone()),
         (None, Some((id, name))) => (Some(*id), name.clone()),
         (None, None) => return Err(settings_error(NO_PERMIT)),
@@ -255,7 +255,7 @@ fn examined(all: &CommandSources<'_>) -> Result<DiagnosedBackend, SettingsError>
     let cli::DoctorArgs { mut permit_options, supervision, loudness, backend, .. } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
     let name = permit_options.name.clone();
-    // Which one is meant need not be said.
+    // The name is optional here.
     permit_options.name.get_or_insert_with(|| "any".parse().expect("a good name"));
     let request = run::request(permit_options, &loudness, location, "doctor".into(), &all.layers)?;
     let PermitRequest { location, limit, ttl, .. } = request;
@@ -284,7 +284,7 @@ fn about<'a, T: Args>(
     Ok((all, merged))
 }
 
-/// Where the permits live that a subcommand is about, which has to be a place for that name.
+/// The place of a subcommand's permits, which has to accept that name.
 fn place<T: Args>(
     all: &CommandSources<'_>,
     merged: Merged<T>,

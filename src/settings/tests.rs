@@ -109,7 +109,7 @@ fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
     );
     let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
     assert_eq!(run.request.wait, Wait::Not);
-    // Also what would be wrong with them.
+    // Also mistakes in them.
     let set = [("SEMRUN_LIMIT", "many"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_WAIT", "5")];
     assert_eq!(run_with("semrun --name x -l 5 -w 2 true", &set).request.wait, wait);
 }
@@ -138,7 +138,7 @@ fn a_short_lease_shortens_the_time_between_signal_and_kill() {
     assert_eq!(after(&format!("{redis} true")), Some(Duration::from_secs(5)));
     assert_eq!(after(&format!("{redis} --ttl 6s true")), Some(Duration::from_millis(1_500)));
     assert_eq!(after(&format!("{redis} -k 0 true")), None);
-    // Where permits do not expire nothing has to fit.
+    // Where permits do not expire there is no limit.
     assert_eq!(after("semrun --name x -k 1h true"), Some(Duration::from_hours(1)));
 }
 

@@ -1,5 +1,5 @@
-//! What a command's process is to execute: the files that may be meant, the words and the environment,
-//! as the kernel takes them.
+//! What a command's process executes: the candidate files, the arguments and the environment, as
+//! the kernel takes them.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::sys::environment;
 
-/// What a process is to execute, ready for the kernel before there is such a process.
+/// What a process will execute, prepared for the kernel before the process exists.
 #[derive(Debug)]
 pub(crate) struct Executable {
     /// Where it may be, in the order in which to try.
@@ -44,7 +44,7 @@ impl Executable {
         })
     }
 
-    /// The same by /bin/sh: what can be executed and is no program is a script.
+    /// The same by /bin/sh: an executable file that is no program is a script.
     pub(super) fn as_script(&self, file: usize) -> Self {
         const SHELL: &CStr = c"/bin/sh";
         let words = [SHELL.into(), self.files[file].clone()].into_iter();
@@ -55,8 +55,8 @@ impl Executable {
         }
     }
 
-    /// Whether a file that the kernel does not take for a program is a text, as a script is. What
-    /// has zeroes in its first line is a program for other machines; shells decide by the same.
+    /// Whether a file that the kernel refuses as a program is text, as a script is. A file with
+    /// zeroes in its first line is a program for other machines; shells use the same rule.
     pub(super) fn is_text(&self, file: usize) -> bool {
         let mut begin = [0; 256];
         let path = Path::new(OsStr::from_bytes(self.files[file].to_bytes()));

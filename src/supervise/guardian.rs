@@ -1,8 +1,8 @@
 //! The second process: where permits expire, semrun is two processes that watch each other, so
-//! that the death of either ends the command in time. The *guardian* has the pid that everybody
-//! sees. It mirrors how the other one stops and ends, kills the whole tree when the lease is about
-//! to end, and never waits for the network. The *worker*, in a process group of its own, does
-//! everything else; it stops the tree when the guardian vanishes.
+//! that the death of either ends the command in time. The *guardian* has the pid that other
+//! processes see. It mirrors how the other one stops and ends, kills the whole tree when the lease
+//! is about to end, and never waits for the network. The *worker*, in a process group of its own,
+//! does everything else; it stops the tree when the guardian vanishes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -32,9 +32,9 @@ use crate::mutants::{self, Guard};
 use crate::sys::program_memory::{self, QUIET};
 use crate::sys::{fork, watch};
 
-/// What the worker says, two bytes each, and what the guardian answers to the first two. The third
-/// brings a descriptor to keep. The others end it: with an exit code, with the number of a signal that
-/// ended the command or that semrun is to die of, or as the worker is about to.
+/// What the worker says, two bytes each; the guardian answers the first two. The third brings a
+/// descriptor to keep. The others end the guardian: with an exit code, with the number of a signal
+/// that ended the command or that semrun has to die of, or in the same way as the worker.
 const STOP_SEMRUN: u8 = b's';
 const STOP_GROUP: u8 = b'g';
 const KEEP: u8 = b'k';
@@ -59,9 +59,9 @@ pub(crate) struct Guardian {
     worker: Pid,
     strangers: Vec<Process>,
     link: OwnedFd,
-    /// Rings when the lease is about to end and nobody has killed the tree.
+    /// Rings when the lease is about to end and the tree still lives.
     timer: Timer,
-    /// By which the permit is taken, where that needs a descriptor: until nothing is left of the tree.
+    /// The permit's descriptor, if it has one: kept until nothing is left of the tree.
     permit: Option<OwnedFd>,
 }
 
@@ -72,10 +72,10 @@ struct WorkerMessage {
     brought: Option<OwnedFd>,
 }
 
-/// How the worker's part came to its end.
+/// How the worker ended.
 #[derive(Debug)]
 pub(crate) enum WorkerEnd {
-    /// It did everything there was to do.
+    /// It did all its work.
     Done(ProcessEnd),
     /// It died before that. Nothing is left of the command.
     Died(WaitStatus),
@@ -105,7 +105,7 @@ pub(crate) fn fork_guardian(permit: Option<BorrowedFd<'_>>) -> io::Result<ForkSi
     })))
 }
 
-/// What the two speak over: each thing that is said comes whole.
+/// The connection of the two: each message comes whole.
 fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
@@ -132,7 +132,7 @@ impl Guardian {
             }
             let [link, timer] = ready.map(|one| !one.revents().is_empty());
             self.reap_others();
-            // Read also where the worker was faster: it may have moved the moment since.
+            // Read it even if the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable)?;
                 return Ok(WorkerEnd::Expired);
@@ -171,8 +171,8 @@ impl Guardian {
                     self.collect();
                     return Ok(WorkerEnd::Done(end));
                 }
-                // The worker has ended without reading what we said to it. The kernel says so once, and
-                // before what the worker said last.
+                // The worker has ended without reading what we said to it. The kernel reports that
+                // once, before the worker's last messages.
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNRESET) => {}
                 Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
@@ -197,12 +197,12 @@ impl Guardian {
         Ok((received.bytes == said.len()).then_some(WorkerMessage { said, brought }))
     }
 
-    /// Children of others may be left to us, as to the first process of a container.
+    /// Other processes' children may be left to us, as to the first process of a container.
     fn reap_others(&mut self) {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let has_ended = |whom| matches!(waitid(whom, ended), Ok(Some(_)));
-        // Nearly always nobody has, or the worker, which is not ours to reap here. To look for others
-        // is to read all of /proc.
+        // Nearly always none has ended, or it is the worker, which is not reaped here. To look for
+        // others is to read all of /proc.
         if !has_ended(WaitId::All) || has_ended(WaitId::Pid(self.worker)) {
             return;
         }
@@ -216,7 +216,7 @@ impl Guardian {
     }
 
     /// The worker has nothing left to do, and ends. It would stay as a zombie where the first process
-    /// collects none but its own, and what the command took of the processor would count as nobody's.
+    /// collects none but its own, and no process would account for the command's processor time.
     fn collect(&self) {
         while matches!(waitpid(Some(self.worker), WaitOptions::empty()), Err(Errno::INTR)) {}
     }
@@ -236,7 +236,7 @@ impl Guardian {
         })
     }
 
-    /// Kills the worker, and all that there is below it and us, until nothing is left.
+    /// Kills the worker, and all descendants of it and of us, until none is left.
     fn end_tree(&self, mut unkillable: impl FnMut(&[Pid])) -> io::Result<WaitStatus> {
         let mut tree = Tree::adopt(self.worker, self.strangers.clone());
         let mut status = None;
@@ -261,7 +261,7 @@ impl Guardian {
     }
 }
 
-/// The process that everybody takes for semrun.
+/// The process that others take for semrun.
 pub(crate) enum FrontProcess {
     /// This very process.
     Itself,
@@ -340,8 +340,8 @@ impl FrontProcess {
         }
     }
 
-    /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
-    /// command starts may have closed it, and this process may die.
+    /// Makes the guardian keep the permit's descriptor until nothing is left of the command:
+    /// processes of the command may have closed it, and this process may die.
     pub(crate) fn keep_open(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
         let Self::Guardian(link @ GuardianLink { keeps: false, .. }) = self else { return Ok(()) };
         let descriptors = [permit];
@@ -408,7 +408,7 @@ mod tests {
     fn what_a_worker_said_last_counts_also_if_it_did_not_hear_what_was_said_to_it() {
         let mut child = Command::new("true").spawn().unwrap();
         let worker = Pid::from_child(&child);
-        // It stays there to be waited for.
+        // It stays a zombie, to be waited for later.
         waitid(WaitId::Pid(worker), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         let (link, theirs) = connected().unwrap();
         write(&link, &[STOPPED]).unwrap();

@@ -11,13 +11,13 @@ use super::deadline::{self, Deadline};
 use crate::backends::{Lease, Loss, LossReason, LossStage, Validity};
 use crate::clock::{self, Alarm, Moment};
 
-/// How long a command has to end whose permit somebody else may have already.
+/// How long a command has to end when another client may have its permit already.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 pub(crate) struct LeaseWatch<'a> {
     lease: &'a mut dyn Lease,
     expiring: Option<ExpiringLease>,
-    /// What the backend has said of a permit that is not ours any more, or not for long.
+    /// What the backend said of a permit that is lost, or soon will be.
     lost: Option<LossStage>,
 }
 
@@ -40,8 +40,8 @@ pub(crate) fn last(lease: &dyn Lease, kill_after: Option<Duration>) -> Option<Mo
     Some(Deadline::of(since, ttl, kill_after).last)
 }
 
-/// Whether the lease was over before it could be renewed. Whoever was stopped for so long may hear of
-/// the end of its command before it hears of that.
+/// Whether the lease was over before it could be renewed. A worker that was stopped for so long may
+/// hear of its command's end first.
 pub(crate) fn is_over(lease: &dyn Lease) -> bool {
     lease.validity().is_some_and(|validity| {
         let Validity { since, ttl, .. } = *validity.borrow();
@@ -54,7 +54,7 @@ pub(crate) fn is_over(lease: &dyn Lease) -> bool {
 pub(crate) enum LeaseEvent {
     /// It was renewed.
     Renewed,
-    /// It is lost, or has to be taken for lost, because of this. At most that much time is left.
+    /// It is lost, or has to count as lost, because of this. At most that much time is left.
     Lost { why: LossReason, left: Option<Duration> },
     /// The whole tree has to be dead.
     Over,
@@ -88,7 +88,7 @@ impl<'a> LeaseWatch<'a> {
         self.lease.inherited_fd()
     }
 
-    /// By when the whole tree has to be dead, whoever kills it. None: never.
+    /// By when the whole tree has to be dead, whichever process kills it. None: never.
     pub(crate) fn last(&self) -> Option<Moment> {
         let expiring = self.expiring.as_ref().filter(|expiring| !expiring.continues)?;
         Some(expiring.deadline().last)
@@ -100,7 +100,7 @@ impl<'a> LeaseWatch<'a> {
         Some((since, ttl))
     }
 
-    /// Brings the end forward for a tree that has so many processes.
+    /// Brings the deadlines forward for a tree that has so many processes.
     pub(crate) fn make_room(&mut self, processes: usize) -> io::Result<()> {
         if let Some(expiring) = &mut self.expiring {
             let killing = deadline::killing(processes);
@@ -111,8 +111,7 @@ impl<'a> LeaseWatch<'a> {
         Ok(())
     }
 
-    /// Why it is too late to start anything under the permit, if it is: it may be somebody
-    /// else's.
+    /// Why it is too late to start anything under the permit, if it is: another client may hold it.
     pub(crate) async fn is_too_late(&mut self) -> Option<LossReason> {
         if self.expiring.as_ref().is_some_and(|expiring| clock::now() >= expiring.deadline().soft) {
             return Some(LossReason::HeldUp);
@@ -226,7 +225,7 @@ mod tests {
 
     impl Lease for TestLease {
         fn permit(&self) -> &Permit {
-            unreachable!("nobody asks for it")
+            unreachable!("no test asks for it")
         }
 
         fn validity(&self) -> Option<watch::Receiver<Validity>> {
@@ -288,7 +287,7 @@ mod tests {
             assert_eq!(soon(&mut lease_watch).await, Some(LeaseEvent::Over));
             assert!(!is_over(lease_watch.lease));
             tokio::time::sleep(TTL).await;
-            assert!(is_over(lease_watch.lease), "somebody else may have had it");
+            assert!(is_over(lease_watch.lease), "another client may have had it");
         });
     }
 
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_goes_on_is_told_once_and_nobody_kills_it_or_spins() {
+    fn a_command_that_goes_on_is_told_once_and_no_process_kills_it_or_spins() {
         lease_watch(Duration::ZERO, true, async |mut lease_watch, _sender, _loses| {
             assert_eq!(lease_watch.last(), None);
             let lost = soon(&mut lease_watch).await;

@@ -46,16 +46,16 @@ pub(crate) struct Supervision {
     pub(crate) max_runtime: Option<Duration>,
 }
 
-/// What somebody should hear of while a command runs.
+/// What the user should hear of while a command runs.
 #[derive(Debug)]
 pub(crate) enum SupervisionNotice<'a> {
     /// Processes that we may not kill; once each time there are others.
     Unkillable(&'a [Pid]),
-    /// The permit is lost, or has to be taken for lost, because of this.
+    /// The permit is lost, or has to count as lost, because of this.
     Lost(&'a LossReason),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
-    /// A signal came of which the command is stopped.
+    /// A signal came that stops the command.
     Told(Signal),
     /// The command has exited, and what is left of its tree goes on without a permit.
     Leaves(&'a Tree),
@@ -64,7 +64,7 @@ pub(crate) enum SupervisionNotice<'a> {
 /// Why a command was not seen through to its end.
 #[derive(Debug)]
 pub(crate) enum SupervisionError {
-    /// There was none.
+    /// No command was started.
     NotLaunched(LaunchError),
     /// We cannot look after it, and something may be left of it.
     Unattended(io::Error),
@@ -76,7 +76,7 @@ impl From<io::Error> for SupervisionError {
     }
 }
 
-/// How a command came to its end.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) how: CommandEnd,
@@ -147,7 +147,7 @@ struct Supervised<'a, 'h, F> {
     end: SupervisionEnd,
     /// When a tree that was told to end is killed.
     kill_at: Option<Instant>,
-    /// When it is, whatever it was told.
+    /// When it is killed in any case.
     latest: Option<Instant>,
     /// How long after a kill the next one is due.
     again: Duration,
@@ -189,7 +189,8 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
                     GuardianEvent::NotStopped => PolicyEvent::NotSuspended { terminal: self.tree.terminal() },
                     GuardianEvent::Vanished => {
                         self.abandoned = true;
-                        // The shell goes on at once, and is stopped if it asks for it too early.
+                        // The shell goes on at once, and is stopped if it asks for the terminal too
+                        // early.
                         if self.tree.terminal() == Terminal::Commands {
                             self.tree.lend_terminal();
                         }
@@ -261,7 +262,7 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
             Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
                 let refusing = tree.kill()?;
-                // Once: what such a tree starts and ends meanwhile would be news each time.
+                // Once: with processes that come and go, each attempt would report again.
                 if !refusing.is_empty() && !self.refused {
                     (self.remark)(SupervisionNotice::Unkillable(&refusing));
                 }
@@ -341,15 +342,15 @@ impl SupervisionEnd {
         if let Some(status) = ended {
             self.status = Some(status);
             let typed = [Signal::INT, Signal::QUIT].into_iter().find(|signal| {
-                // One that came through us was not typed at the command's terminal.
+                // A signal relayed by us was not typed at the command's terminal.
                 tree.terminal() == Terminal::Commands
                     && !self.received.contains(signal)
                     && status.terminating_signal() == Some(signal.as_raw())
             });
             tree.reclaim_terminal();
             if let Some(signal) = typed {
-                // Ctrl-C went to the command alone, because it had the terminal. Our own group,
-                // a shell script around us say, has to see it as if we had not been there.
+                // Ctrl-C went to the command alone, because it had the terminal. Our own group, a
+                // shell script around us say, has to see the signal too.
                 self.received.push(signal);
                 let _ = match own_group() {
                     Some(ours) => kill_process_group(ours, signal),

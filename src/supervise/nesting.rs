@@ -1,10 +1,10 @@
 //! Runs within a run: a nested semrun goes ahead under the permit that is held around it, and is never
 //! without one. It connects to the worker of the run around it, which tells it until when the permit
 //! is certainly held and when it is lost, and which gives the permit back only when the connection
-//! is closed. Either hears of the other one's death by that.
+//! is closed. Its end tells each of the other's death.
 //!
-//! Who may: both ends look whether the one process descends from the other. A copy of the environment
-//! in another process proves nothing.
+//! Both ends check that the nested process descends from the other. A copy of the environment in
+//! another process proves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ use crate::backends::LossStage;
 use crate::clock::Moment;
 use crate::sys::watch;
 
-/// What the run around says of its permit.
+/// What the outer run says of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OuterNews {
     /// It is certainly held for so long from that moment; none: for as long as the run lives.
@@ -78,8 +78,8 @@ impl OuterNews {
     }
 }
 
-/// Where the run that holds a permit is found by those in its command, by a name without a file: nothing
-/// is left of it.
+/// The abstract name at which nested runs find the run that holds the permit. It has no file, so
+/// nothing is left of it.
 fn name(permit: Uuid) -> String {
     format!("semrun-{permit}")
 }
@@ -94,8 +94,8 @@ pub(crate) struct NestingListener {
 }
 
 impl NestingListener {
-    /// To be called within a runtime. A nested run that finds no holder acquires as usual and says why, so
-    /// it is no failure that there is no such place, in a sandbox say.
+    /// To be called within a runtime. If that fails, in a sandbox say, it does no harm: a nested
+    /// run that finds no holder acquires as usual and says why.
     pub(crate) fn listen(permit: Uuid, news: OuterNews) -> Self {
         let listener = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(permit))?)?;
@@ -114,7 +114,7 @@ impl NestingListener {
     pub(crate) fn tell(&mut self, news: OuterNews) {
         self.news = news;
         for nested in &self.nested {
-            // One that does not read is frozen, and keeps to what it heard last.
+            // A nested run that does not read is frozen, and goes by what it heard last.
             say(nested.get_ref(), news);
         }
     }
@@ -142,7 +142,7 @@ impl NestingListener {
         }
     }
 
-    /// Returns when the last of those that were nested is gone. Cancel-safe.
+    /// Returns when the last nested run is gone. Cancel-safe.
     pub(crate) async fn all_closed(&mut self) {
         loop {
             let before = self.nested.len();
@@ -183,7 +183,7 @@ fn say(stream: &OwnedFd, news: OuterNews) -> bool {
         .is_ok_and(|length| length == OuterNews::LENGTH)
 }
 
-/// It says nothing, so there is something to read only when it has closed its end.
+/// The nested run sends nothing, so its stream is readable only when it has closed its end.
 fn has_ended(stream: &OwnedFd) -> bool {
     let mut ready = [PollFd::new(stream, PollFlags::IN)];
     poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
@@ -199,8 +199,7 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
-    /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
-    /// as that can be proven here.
+    /// Joins the permit of the run around us. None: no run around us provably holds it.
     pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, OuterNews)>> {
         let Ok(stream) = connect(permit) else { return Ok(None) };
         let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
@@ -210,7 +209,7 @@ impl Nested {
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
         match nested.next_news().await? {
             Some(news @ OuterNews::Held(_)) => {
-                // What comes next is read by another runtime, perhaps.
+                // Another runtime may read the next news.
                 nested.stream = nested.watched.take().map(AsyncFd::into_inner);
                 Ok(Some((nested, news)))
             }
@@ -265,7 +264,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let permit = Uuid::new_v4();
-            assert!(Nested::join(permit).await.unwrap().is_none(), "nobody holds it");
+            assert!(Nested::join(permit).await.unwrap().is_none(), "it is not held");
             let mut around = NestingListener::listen(permit, OuterNews::Held(None));
             // This very process: it is not below itself.
             assert!(Nested::join(permit).await.unwrap().is_none());

@@ -1,8 +1,8 @@
-//! How a command and its processes came to their end. Which exit code that makes is not known here.
+//! How a command and its processes ended. The exit code for that is decided elsewhere.
 
 use rustix::process::{Signal, WaitStatus};
 
-/// How a command came to its end.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandEnd {
     /// By itself, or by a signal.
@@ -11,19 +11,19 @@ pub(crate) enum CommandEnd {
     RanTooLong,
 }
 
-/// How a process ended, and how one ends that was seen in its place.
+/// How a process ended, and how semrun ends in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProcessEnd {
     /// It exited with this code.
     Code(u8),
-    /// By a signal, which nobody sent through us.
+    /// By a signal that we did not relay.
     Signalled(Signal),
     /// By a signal that was meant for us as well.
     Reraised(Signal),
 }
 
 impl ProcessEnd {
-    /// What became of the command. `ours` are the signals that semrun received itself.
+    /// How the command ended. `ours` are the signals that semrun received itself.
     pub(super) fn of(status: WaitStatus, ours: &[Signal]) -> Self {
         let signal = status.terminating_signal().and_then(Signal::from_named_raw);
         match (signal, status.exit_status()) {

@@ -17,15 +17,15 @@ pub(crate) struct Rules {
     pub(crate) on_lost: OnLost,
 }
 
-/// What becomes of a command whose permit is lost, or can no more be kept.
+/// What happens to a command whose permit is lost, or cannot be renewed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLost {
     Kill,
     Continue,
 }
 
-/// What becomes of the processes that a command leaves behind when it exits. One that is stopped, by
-/// whatever, leaves none.
+/// What happens to the processes that a command leaves behind when it exits. A command that semrun
+/// stops leaves none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Orphans {
     Leave,
@@ -57,11 +57,11 @@ pub(crate) enum PolicyEvent {
     GraceOver,
     /// The permit is lost, or about to end without having been renewed.
     Lost,
-    /// The permit is lost, and somebody else may begin at this moment.
+    /// The permit is lost, and another client may begin at this moment.
     Taken,
     /// The command has run for as long as it may.
     RanTooLong,
-    /// The process that everybody takes for semrun was killed.
+    /// The process that others take for semrun was killed.
     Abandoned,
     /// We wanted to stop and did not, because no shell controls our process group.
     NotSuspended {
@@ -81,7 +81,7 @@ pub(crate) struct CommandEnding {
 }
 
 impl CommandEnding {
-    /// Whether the command was stopped, and has not come to its own end.
+    /// Whether the command was stopped, and did not end by itself.
     fn was_stopped(self) -> bool {
         /// A shell exits with them when a child of its own died of HUP, INT, QUIT, KILL or TERM.
         const OF_A_SIGNAL: [i32; 5] = [128 + 1, 128 + 2, 128 + 3, 128 + 9, 128 + 15];
@@ -96,7 +96,7 @@ impl CommandEnding {
     }
 }
 
-/// Who has the controlling terminal.
+/// Which group has the controlling terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminal {
     /// There is none.
@@ -125,15 +125,15 @@ pub(crate) enum Action {
     /// Take the terminal back and stop with our whole group, so that the shell sees the job
     /// stopped; once continued, resume.
     Suspend,
-    /// The same, and from now on the command is to have the terminal.
+    /// The same, and from now on the command gets the terminal.
     SuspendAndGive,
-    /// Pass this on, if it is anything, and stop ourselves.
+    /// Pass the signal on, if there is one, and stop ourselves.
     SuspendAlone(Option<Signal>),
-    /// Continue the command, with the terminal if it is to have it and our group has it.
+    /// Continue the command, with the terminal if it wants it and our group has it.
     Resume,
-    /// The same, and from now on it is to have the terminal.
+    /// The same, and from now on it gets the terminal.
     Give,
-    /// Only that: it is to have the terminal when our group has it.
+    /// Only that: it gets the terminal when our group has it.
     GiveLater,
     /// Take the terminal from the command for the rest of our group.
     Lend,
@@ -209,13 +209,13 @@ impl Policy {
                 PolicyPhase::Running | PolicyPhase::Lingering => self.stop(),
             },
             PolicyEvent::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
-            // For the latter: SIGKILL was meant for the command as well.
+            // Of `Abandoned`: the SIGKILL was meant for the command as well.
             PolicyEvent::Taken | PolicyEvent::Abandoned => {
                 self.phase = PolicyPhase::Stopping(Signal::KILL);
                 Action::Kill
             }
             // A job in front goes on. One that asked for a terminal of others stays stopped until
-            // somebody continues it.
+            // it is continued.
             PolicyEvent::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
             PolicyEvent::NotSuspended { .. } => Action::Resume,
         }
@@ -232,7 +232,7 @@ impl Policy {
         // command is in it and has them already.
         let has_it = self.rules.foreground && origin == Origin::Kernel;
         match signal {
-            // Whoever sends these wants us gone, and does not know that there is more than us.
+            // The sender of these wants us gone, and does not know that there is more than us.
             Signal::TERM | Signal::HUP => match self.phase {
                 PolicyPhase::Stopping(_) if has_it => Action::Nothing,
                 PolicyPhase::Stopping(_) => Action::Forward(signal),
@@ -248,10 +248,10 @@ impl Policy {
             {
                 Action::Nothing
             }
-            // Also means that somebody continued us: the shell's `fg` and `bg`.
+            // Also means that we were continued: the shell's `fg` and `bg`.
             Signal::CONT => Action::Resume,
-            // With --foreground nobody else stops us. Otherwise we stop once the command has,
-            // so that an editor can put the screen in order before the shell prompts.
+            // With --foreground only we stop ourselves. Otherwise we stop once the command has, so
+            // that an editor can put the screen in order before the shell prompts.
             Signal::TSTP if has_it => Action::SuspendAlone(None),
             Signal::TSTP if self.rules.foreground => Action::SuspendAlone(Some(signal)),
             // Another command of our pipeline asks for the terminal, and the kernel stops the
@@ -269,9 +269,9 @@ impl Policy {
     fn on_stopped(&self, signal: Signal, terminal: Terminal) -> Action {
         let wants_terminal = signal == Signal::TTIN || signal == Signal::TTOU;
         match (terminal, self.phase) {
-            // What Ctrl-Z sends comes to us as well, or went to us alone.
+            // Ctrl-Z's signal comes to us as well, or went to us alone.
             _ if self.rules.foreground => Action::Nothing,
-            // It was told to end, and may need the terminal for that; otherwise it is killed soon.
+            // It was told to end, and may need the terminal for that. If not, it is killed soon.
             (Terminal::Ours, PolicyPhase::Stopping(_)) if wants_terminal => Action::Give,
             (Terminal::Elsewhere, PolicyPhase::Stopping(_)) if wants_terminal => Action::GiveLater,
             // Without a terminal there is no shell whose job this could be.
@@ -283,7 +283,8 @@ impl Policy {
             // In the background: the shell has to learn that its job wants the terminal.
             _ if wants_terminal => Action::SuspendAndGive,
             _ if signal == Signal::TSTP => Action::Suspend,
-            // Somebody froze the command with SIGSTOP and will continue it. The permit stays.
+            // Another process froze the command with SIGSTOP and will continue it. The permit
+            // stays.
             _ => Action::Nothing,
         }
     }

@@ -1,5 +1,5 @@
-//! The only file that spawns and kills: the command, its process group and the terminal, and the
-//! whole tree of processes that comes of it.
+//! The only file that spawns and kills: the command, its process group and the terminal, and its
+//! whole tree of processes.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,8 +21,8 @@ use super::policy::Terminal;
 use super::spawn::{LaunchError, Preparation, Spawning};
 use crate::sys::{own_group, without_stopping_at_the_terminal};
 
-/// For how long a tree is killed in one go, as long as processes of it end: one that starts new ones
-/// as fast as it can must not get the time in between.
+/// For how long a tree is killed in one go, as long as processes of it end: a process that forks as
+/// fast as it can must not get time in between.
 const KILLING: Duration = Duration::from_millis(20);
 
 /// What to start, and how.
@@ -48,17 +48,17 @@ pub(crate) struct Tree {
     /// Until the command's end has been noticed, which frees its number for others.
     running: bool,
     terminal: Option<File>,
-    /// Whether the command is to have the terminal when our group has it.
+    /// Whether the command gets the terminal when our group has it.
     wants_terminal: bool,
     /// Processes that semrun had below it before: those of the shell that started it with exec(2).
     preexisting: Vec<Process>,
     /// Orphans that were told to end, and are our children.
     told: Vec<Pid>,
-    /// What was found while killing, and the supervisor has not been told yet.
+    /// What was found while killing, and is not reported yet.
     found: Reaped,
 }
 
-/// The process that the command is.
+/// The command's process.
 #[derive(Debug)]
 enum Command {
     /// It may still be on its way to its program.
@@ -78,10 +78,10 @@ pub(crate) struct Reaped {
 }
 
 impl Tree {
-    /// Starts the command. It may take for ever until it executes: see [`Tree::failed_to_launch`].
+    /// Starts the command. It may never execute: see [`Tree::failed_to_launch`].
     pub(crate) fn launch(launch: &Launch<'_>) -> Result<Self, LaunchError> {
-        // A daemon that loses its parent becomes our child instead of init's: so nothing of the
-        // tree escapes, and it is gone when nothing is left to wait for.
+        // A daemon that loses its parent becomes our child instead of init's: so no process of the
+        // tree escapes, and the tree is gone when no child is left.
         set_child_subreaper(Some(getpid())).map_err(failed("look after processes (prctl)"))?;
         let strangers = preexisting();
         let ours = own_group();
@@ -142,7 +142,7 @@ impl Tree {
         std::future::pending().await
     }
 
-    /// The command's process is the one that there is now.
+    /// Keeps the launched process as the command's, if it exists.
     fn settle(&mut self) {
         if let Command::Spawning(spawning) = &self.command
             && let Some(pid) = spawning.pid()
@@ -177,7 +177,7 @@ impl Tree {
         if self.running {
             let group = self.group().map(|group| kill_process_group(group, signal));
             if !matches!(group, Some(Ok(()))) {
-                // It has none of its own, or has left it.
+                // The command has no group of its own, or has left it.
                 let _ = self.command().map(|command| kill_process(command, signal));
             }
             return;
@@ -198,7 +198,7 @@ impl Tree {
     }
 
     /// Sends a signal once to each orphan that is our child now and has not had it with the
-    /// command's group. What is below those is theirs to stop; a nested semrun does.
+    /// command's group. Their descendants are theirs to stop; a nested semrun does.
     pub(crate) fn stop_orphans(&mut self, signal: Signal) {
         for process in self.descendants() {
             let is_command = self.running && Some(process.pid) == self.command();
@@ -210,7 +210,8 @@ impl Tree {
         }
     }
 
-    /// Tells the whole tree to end; see [`Tree::stop_orphans`] for those who are orphaned later.
+    /// Tells the whole tree to end; see [`Tree::stop_orphans`] for processes that are orphaned
+    /// later.
     pub(crate) fn stop(&mut self, signal: Signal) {
         self.signal(signal);
         if !self.running {
@@ -229,8 +230,8 @@ impl Tree {
             let _ = kill_process_group(group, Signal::KILL);
         }
         loop {
-            // What has lost its parent is our child, and can be killed fastest: its number is its own
-            // until we have collected it, and so is the group that it leads.
+            // Orphans are our children, and fastest to kill: each keeps its number, and that of the
+            // group that it leads, until we collect it.
             for child in descendants::children() {
                 let stranger = || self.preexisting.contains(&Process::of(child));
                 if self.preexisting.is_empty() || !stranger() {
@@ -256,7 +257,7 @@ impl Tree {
         Ok(std::mem::take(&mut self.found))
     }
 
-    /// The same, to be told later. Returns how many there were.
+    /// The same, for a later report. Returns how many there were.
     fn collect(&mut self) -> io::Result<usize> {
         let mut count = 0;
         loop {
@@ -278,7 +279,7 @@ impl Tree {
                         Command::Process(_) if self.running => {
                             Err(io::Error::other("another process was told how the command ended"))
                         }
-                        // Why there is none any more is about to be said.
+                        // The reason is about to be reported.
                         _ => Ok(count),
                     };
                 }
@@ -289,7 +290,7 @@ impl Tree {
     }
 
     fn note(&mut self, pid: Pid, status: WaitStatus) {
-        // Its number may be another one's once it has been collected.
+        // Once collected, its number may be another process's.
         if self.running && Some(pid) == self.command() {
             self.settle();
             if let Some(signal) = status.stopping_signal() {
@@ -341,8 +342,8 @@ impl Tree {
         self.signal(Signal::CONT);
     }
 
-    /// Takes the terminal back from the command, or from a group of its that is no more. One
-    /// that the shell has given to somebody else stays there.
+    /// Takes the terminal back from the command, or from a group of its that is no more. One that
+    /// the shell has given to another group stays there.
     pub(crate) fn reclaim_terminal(&self) {
         let (Some(terminal), Some(ours)) = (&self.terminal, own_group()) else { return };
         let Some(group) = owner(terminal) else { return };
@@ -375,7 +376,7 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> LaunchEr
     move |error| LaunchError::Failed(doing, error.into())
 }
 
-/// What descends from semrun before it starts anything.
+/// The descendants of semrun before it starts anything.
 pub(super) fn preexisting() -> Vec<Process> {
     let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if waitid(WaitId::All, any).is_err() {
@@ -403,7 +404,7 @@ fn send(process: Descendant, signal: Signal) -> Result<(), Errno> {
     }
 }
 
-/// Takes the terminal for our group from one that has it and is no more.
+/// Takes the terminal for our group from a group that has no process any more.
 pub(super) fn take_deserted_terminal() {
     if let (Some(terminal), Some(ours)) = (open_terminal(), own_group())
         && let Some(group) = owner(&terminal)

@@ -1,5 +1,5 @@
-//! The only files that touch signal handlers: here what semrun was started with, what the command
-//! gets of that, and stopping and dying of a signal. `handlers.rs` has the handlers and what they hear.
+//! The only files that touch signal handlers: here the signal settings that semrun inherited and
+//! passes to the command, and stopping or dying by a signal. `handlers.rs` has the handlers.
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
 mod handlers;
@@ -39,11 +39,11 @@ const fn bit(number: libc::c_int) -> u64 {
     1 << (number - 1)
 }
 
-/// Raised by system calls of ours, which report an error as well: a reader that is gone, a file that
+/// Raised by our own system calls, which report an error as well: the reader is gone, or the file
 /// has become too large. By default they end a process.
 const RAISED_BY_WRITING: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// What semrun found when it was started, for the command to find as well.
+/// The signal settings and streams with which semrun was started, for the command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inherited {
     /// The signals that were ignored, of those that we listen to.
@@ -58,8 +58,8 @@ static IGNORED: AtomicU64 = AtomicU64::new(0);
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Notes how semrun was started, and makes it what a program expects. Before anything else. False: there
-/// is nothing that could stand in for a stream that is closed, and the program must end.
+/// Notes how semrun was started, and sets what a program expects. Call it first of all. False:
+/// nothing can replace a closed stream, and the program must end.
 pub(crate) fn record() -> bool {
     for number in RAISED_BY_WRITING.into_iter().chain([libc::SIGCHLD]) {
         if disposition(number) == libc::SIG_IGN {
@@ -81,7 +81,7 @@ pub(crate) fn record() -> bool {
     }
     CLOSED.store(closed, Ordering::Relaxed);
     for _ in 0..closed.count_ones() {
-        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream.
+        // SAFETY: opens a file that no write can harm, so that no later file is taken for a stream.
         if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } == -1 {
             return false;
         }
@@ -134,9 +134,9 @@ impl Inherited {
         self.closed & 1 << descriptor != 0
     }
 
-    /// Gives a new process, which is about to execute the command, what semrun was given. What is
-    /// ignored stays so, and our handlers go with the execution; until then they know that they are
-    /// not in our process.
+    /// Restores the inherited settings in a new process that is about to execute the command.
+    /// Ignored signals stay so, and execution removes our handlers; until then these know that they
+    /// are not in our process.
     pub(crate) fn restore(self) {
         if self.ignored & bit(libc::SIGCHLD) != 0 {
             // SAFETY: always allowed, also in a process that has yet to execute its program.
@@ -146,14 +146,14 @@ impl Inherited {
         change_mask(libc::SIG_SETMASK, blocked);
         for descriptor in 0..3 {
             if self.closed & 1 << descriptor != 0 {
-                // SAFETY: it holds the /dev/null that `record` put there, which nobody uses.
+                // SAFETY: it holds the /dev/null that `record` put there, which no code uses.
                 unsafe { libc::close(descriptor) };
             }
         }
     }
 }
 
-/// Keeps one that comes early until there is something that hears it ([`Caught`]).
+/// Keeps an early signal pending until [`Caught`] hears it.
 pub(crate) fn hold_back(signal: Signal) {
     change_mask(libc::SIG_BLOCK, [signal.as_raw()].into_iter());
 }
@@ -175,7 +175,7 @@ pub(crate) fn forget_pending() {
     }
 }
 
-/// Whom a stop concerns.
+/// Which processes stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopTarget {
     Semrun,

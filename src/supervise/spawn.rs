@@ -29,10 +29,10 @@ use crate::sys::{
 /// executes within a millisecond.
 const USUAL: Duration = Duration::from_millis(50);
 
-/// How often it is looked afterwards.
+/// How often we look afterwards.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What a new process needs of a stack: room for paths.
+/// The stack of a new process: room for paths.
 const ROOM: usize = 32 * 1024;
 
 /// Where the inherited descriptor of a permit goes: high, so that `exec 3>…` in a script does
@@ -46,7 +46,7 @@ pub(crate) struct Preparation {
     pub(crate) group: Option<Pid>,
     /// The terminal, if the process's group shall have it.
     pub(crate) terminal: Option<OwnedFd>,
-    /// A descriptor to keep open in the command, for whatever it stands.
+    /// A descriptor to keep open in the command.
     pub(crate) inherit: Option<OwnedFd>,
     /// The limit of open files that semrun was started with, as far as it is known.
     pub(crate) descriptors: Option<Rlimit>,
@@ -59,11 +59,11 @@ pub(crate) struct Spawning(Option<Box<ChildSetup>>);
 /// Why a program is not being executed.
 #[derive(Debug)]
 pub(crate) enum LaunchError {
-    /// No file of this name is where it was looked for.
+    /// No file of this name was found.
     NotFound,
     /// There is a file, and the kernel refuses to execute it.
     NotExecutable(io::Error),
-    /// What was wrong is not the program: this step before it failed.
+    /// A step before the program failed.
     Failed(&'static str, io::Error),
 }
 
@@ -78,7 +78,7 @@ enum SetupStep {
 }
 
 impl SetupStep {
-    /// Fits behind "cannot".
+    /// Follows "cannot" in a sentence.
     fn doing(self) -> &'static str {
         match self {
             Self::DeathSignal => "have the command end with semrun (prctl)",
@@ -96,7 +96,7 @@ fn pointers<T: AsRef<CStr>>(texts: &[T]) -> Vec<*const c_char> {
 }
 
 impl Preparation {
-    /// Starts a process that is to execute the program. To be called by a thread that lives as long as
+    /// Starts a process that will execute the program. Call it on a thread that lives as long as
     /// semrun: the kernel takes a thread's end for its parent's death.
     pub(crate) fn spawn(self, program: Executable) -> Result<Spawning, LaunchError> {
         let mut birth = ChildSetup::of(self, program);
@@ -107,8 +107,9 @@ impl Preparation {
 }
 
 impl Spawning {
-    /// The process, as soon as there is one to which signals for the command can be sent. None: there
-    /// will be none. That takes some hundredths of a millisecond, whatever the program's file does.
+    /// The process, as soon as there is one to which signals for the command can be sent. None:
+    /// there will be none. It takes some hundredths of a millisecond, whatever the program's file
+    /// does.
     pub(crate) fn pid(&self) -> Option<Pid> {
         let birth = self.0.as_ref()?;
         while !birth.is_over() {
@@ -117,7 +118,7 @@ impl Spawning {
             }
             hint::spin_loop();
         }
-        // It executes its program, unless it was killed on the way there, which is an end as any other.
+        // It executes its program, unless it was killed before, which counts as its end.
         birth.pid.filter(|_| birth.failed().is_none())
     }
 
@@ -151,8 +152,8 @@ impl Drop for Spawning {
     }
 }
 
-/// All that a process needs until it executes its program, in memory that it shares with us: a copy of
-/// what is ours would be made to be thrown away, and takes longer than anything else that a run does.
+/// All that a process needs until it executes its program, in memory that it shares with us:
+/// copying ours, only to drop it, would take longer than anything else in a run.
 #[derive(Debug)]
 struct ChildSetup {
     preparation: Preparation,
@@ -186,11 +187,11 @@ enum ChildFailure {
     Executing(Errno, usize),
 }
 
-/// What came of a birth.
+/// The result of a birth.
 enum ExecOutcome {
     Executes,
     Failed(LaunchError),
-    /// It was no program, and is tried again as a script.
+    /// It was no program, and is retried as a script.
     Script,
 }
 
@@ -218,7 +219,7 @@ impl ChildSetup {
         birth
     }
 
-    /// What the pointers point to does not move any more.
+    /// The pointers' targets do not move any more.
     fn point(&mut self) {
         let Executable { files, arguments, environment } = &self.program;
         self.files = files.iter().map(|file| file.as_ptr()).collect();
@@ -236,11 +237,11 @@ impl ChildSetup {
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
         // No handler of ours may run in that process.
         let pid = with_signals_blocked(|| {
-            // SAFETY: the stack is as large as said, aligned, and nobody else's. What is behind `this`
-            // stays where it is until the process has left this memory, which the kernel says by
-            // clearing `shared`; until then we read of it only what is atomic. `be_born` does
-            // nothing before that which is not async-signal-safe, or which writes to what belongs
-            // to this thread.
+            // SAFETY: the stack is as large as said, aligned, and used by no other code. What
+            // `this` points to stays where it is until the process has left this memory, which the
+            // kernel says by clearing `shared`; until then we read of it only what is atomic.
+            // `be_born` does nothing before that which is not async-signal-safe, or which writes to
+            // what belongs to this thread.
             let pid = unsafe {
                 let nothing = ptr::null_mut::<c_void>();
                 libc::clone(be_born, top.cast(), flags, this.cast(), nothing, nothing, server)
@@ -296,12 +297,12 @@ impl ChildSetup {
                 self.point();
                 return ExecOutcome::Script;
             }
-            // What is missing then is its interpreter, or its loader.
+            // Then its interpreter, or its loader, is missing.
             Errno::NOENT if self.as_script || self.program.exists() => {
                 LaunchError::NotExecutable(Errno::NOENT.into())
             }
             Errno::NOENT => LaunchError::NotFound,
-            // Nothing that could be said of a file.
+            // Errors that no file causes.
             Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
                 LaunchError::Failed(SetupStep::Execute.doing(), errno.into())
             }
@@ -310,20 +311,20 @@ impl ChildSetup {
     }
 
     fn prepare(&self) -> Result<(), (SetupStep, Errno)> {
-        // First, so that nothing can go wrong in a process that outlives us.
+        // First of all, so that the process cannot outlive us.
         let at = |step| move |errno| (step, errno);
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(SetupStep::DeathSignal))?;
         if getppid() != Some(self.semrun) {
-            // We died before that took effect.
+            // We died before the death signal was set.
             return Err((SetupStep::DeathSignal, Errno::SRCH));
         }
         let Preparation { group, terminal, inherit, .. } = &self.preparation;
         setpgid(None, *group).map_err(at(SetupStep::Group))?;
-        // What came while this process was in our group has come to us too.
+        // Signals that came while this process was in our group have come to us too.
         forget_pending();
         self.is_ready.store(true, Ordering::Release);
         if let Some(terminal) = terminal {
-            // Fails where the terminal has gone since, and then there is none to have.
+            // Fails if the terminal has gone since, which does not matter.
             let _ = without_stopping_at_the_terminal(|| tcsetpgrp(terminal, getpid()));
         }
         if let Some(descriptor) = inherit {
@@ -414,8 +415,8 @@ unsafe fn execve(
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
-        // SAFETY: the caller promises what is needed. Where a file does not come for long and is then
-        // refused, that may be told to another call of this thread as well.
+        // SAFETY: the caller promises what is needed. If a file system answers late with an error,
+        // another call of this thread may see it in errno too.
         unsafe { libc::execve(path, arguments, environment) };
         result =
             -isize::try_from(io::Error::last_os_error().raw_os_error().unwrap_or(0)).unwrap_or(0);

@@ -1,17 +1,17 @@
-//! The memory that the program itself takes.
+//! Giving back memory that the program's own code takes.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::time::Duration;
 
-/// How long nothing has to happen until it is worth to call [`give_back`]: a hand-over after it
-/// takes 0.05 ms longer, which nobody pays who gets on sooner.
+/// After how much idle time to call [`give_back`]: a hand-over after it takes 0.05 ms longer, which
+/// a run that goes on sooner does not pay.
 pub(crate) const QUIET: Duration = Duration::from_millis(100);
 
 /// Gives back the memory that the kernel can fill again from our program's file: its text and its
-/// constants, which are nearly all that there is of a process that waits. What is needed again comes
-/// back when it is touched.
+/// constants, which are nearly all memory of a waiting process. Pages come back when they are
+/// touched.
 pub(crate) fn release_unused() {
     // SAFETY: `give_back_of` is what is expected here, and needs no data.
     unsafe { libc::dl_iterate_phdr(Some(give_back_of), ptr::null_mut()) };
@@ -39,8 +39,8 @@ extern "C" fn give_back_of(
         let begin = usize::try_from(base + header.p_vaddr);
         let (Ok(begin), Ok(size)) = (begin, usize::try_from(header.p_memsz)) else { continue };
         let within = begin % page;
-        // SAFETY: nobody can have written there, so it reads the same afterwards. What cannot be given
-        // back stays.
+        // SAFETY: no code can have written there, so it reads the same afterwards. Pages that
+        // cannot be given back stay.
         unsafe {
             let begin = ptr::with_exposed_provenance_mut(begin - within);
             libc::madvise(begin, within + size, libc::MADV_DONTNEED);

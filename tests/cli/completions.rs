@@ -1,4 +1,4 @@
-//! Keys that are pressed in real shells: what a completion puts into the line, or offers.
+//! Keys typed in real shells: what completion inserts or offers.
 
 use std::process::Command;
 

@@ -29,7 +29,7 @@ fn a_file_says_what_no_flag_and_no_variable_says() {
     // Flags count more, and silence what conflicts with them.
     let mut run = world.semrun(["--name", "x", "-q", "true"]);
     shows(&run.env("SEMRUN_CONFIG", &config).output().unwrap(), 0, "", "");
-    // Subcommands read it too, in front of them or behind.
+    // Subcommands read it too, before their name or after.
     let mut limit = world.semrun(["--config", config.to_str().unwrap(), "limit", "x", "3"]);
     shows(&limit.env_remove("SEMRUN_BACKEND").output().unwrap(), 0, "x: limit 3, pinned\n", "");
 }

@@ -153,5 +153,5 @@ fn a_random_time_goes_by_before_it_asks() {
     said.sort_unstable();
     said.dedup();
     assert_eq!(said.len(), 4, "{said:?}");
-    wait_until("nobody is left", || world.waiters().is_empty());
+    wait_until("no waiter is left", || world.waiters().is_empty());
 }

@@ -1,5 +1,5 @@
-//! The tables of habits, in the README and in the pages for those who come from other tools: the
-//! command on the right of each row does what it says.
+//! The tables of habits, in the README and in the pages for users of other tools: the command on
+//! the right of each row does what it says.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -27,7 +27,7 @@ impl Row {
         command.map(|command| Self { here: here.into(), command: command.into() })
     }
 
-    /// A place of its kind that nobody uses.
+    /// A place of its kind that is not used yet.
     fn world(&self) -> World {
         if self.command.contains("redis://") {
             World::in_redis()
@@ -77,7 +77,7 @@ impl Row {
         assert_eq!(output.status.code(), Some(code), "{}: {stderr}", self.command);
     }
 
-    /// The code when nobody else holds a permit: the command's, if that is the end of the row.
+    /// The code when no other client holds a permit: the command's, if that is the end of the row.
     fn code(&self) -> i32 {
         let ends_with_it = self.command.ends_with("CMD") || self.command.ends_with("'STR'");
         if ends_with_it { CODE } else { 0 }

@@ -94,7 +94,7 @@ fn what_a_server_says_cannot_disturb_a_terminal() {
 }
 
 #[test]
-fn a_redis_that_falls_silent_after_any_answer_holds_nobody_up() {
+fn a_redis_that_falls_silent_after_any_answer_holds_no_client_up() {
     std::thread::scope(|scope| {
         for answers in 0..9 {
             scope.spawn(move || {
@@ -217,7 +217,7 @@ fn an_odd_entry_hides_no_other_in_redis() {
     let odd =
         document["semaphores"].as_array().unwrap().iter().filter(|one| one["odd"].is_string());
     assert_eq!(odd.count(), 5, "{document}");
-    // One who waits behind a permit that never ends is not ended by that.
+    // A waiter after a permit that never ends is not ended by that.
     ask(&["ZADD", "semrun-y", "inf", "forever"]);
     let mut waiter = world.semrun(["--name", "y", "-w", "1", "true"]);
     let output = waiter.output().unwrap();

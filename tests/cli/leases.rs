@@ -90,7 +90,7 @@ fn a_lost_client_is_replaced_when_its_lease_ends() {
 }
 
 #[test]
-fn a_permit_that_somebody_else_gives_back_ends_the_command_at_once() {
+fn a_permit_that_another_client_gives_back_ends_the_command_at_once() {
     let world = world();
     let options = ["--ttl", "1h", "--lost-exit-code", "9"];
     let script = format!(
@@ -109,7 +109,7 @@ fn a_permit_that_somebody_else_gives_back_ends_the_command_at_once() {
 }
 
 #[test]
-fn a_connection_that_is_cut_costs_nobody_permit_or_place() {
+fn a_connection_that_is_cut_costs_no_client_its_permit_or_place() {
     let world = world();
     let proxy = Proxy::to(world.cloud.as_ref().unwrap().port());
     let url = format!("http://127.0.0.1:{}", proxy.port);
@@ -148,7 +148,7 @@ fn clients_of_the_original_are_alone_among_ours() {
     second.signal(Signal::TERM);
     second.finish();
     assert_eq!(alone.wait.answer().status, 200);
-    assert_eq!(world.waiters(), [third.id()], "nobody beside it");
+    assert_eq!(world.waiters(), [third.id()], "no other waiter");
     let status = world.status();
     assert_eq!(status["semaphores"][0]["holders"][0]["foreign"], true);
     client.signal("x", &alone.id);
@@ -221,16 +221,16 @@ fn https_with_a_private_authority() {
 fn a_wrong_key_a_wrong_server_and_none_at_all_are_69() {
     let world = world();
     let run = |key: &str| world.run(["true"]).env("SEMRUN_API_KEY", key).output().unwrap();
-    let output = run("a-key-that-nobody-knows");
+    let output = run("a-key-that-opens-nothing");
     fails(&output, 69, &["refused the API key", "--api-key-file"]);
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("nobody"));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("opens-nothing"));
     fails(&run(""), 69, &["none was given", "--api-key-file"]);
     fails(&run("un\u{e4}cceptable"), 78, &["API key"]);
     let redis = super::redis_server::RedisServer::start();
     let url = format!("http://127.0.0.1:{}", redis.port());
     fails(&world.run(["--backend", &url, "true"]).output().unwrap(), 69, &["http://127.0.0.1"]);
-    let nobody = ["--backend", "http://127.0.0.1:1", "-w", "0.5", "true"];
-    fails(&world.run(nobody).output().unwrap(), 69, &["gave up waiting", "Connection refused"]);
+    let nowhere = ["--backend", "http://127.0.0.1:1", "-w", "0.5", "true"];
+    fails(&world.run(nowhere).output().unwrap(), 69, &["gave up waiting", "Connection refused"]);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn other_terms_than_those_in_force_are_said() {
 }
 
 #[test]
-fn an_answer_of_the_original_is_no_concern_of_one_who_does_not_ask_for_more() {
+fn an_answer_of_the_original_is_no_concern_of_a_client_that_does_not_ask_for_more() {
     let world = world();
     let client = client(&world);
     let answer = client.get(&path("register", "x"), &[]);

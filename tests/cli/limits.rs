@@ -33,7 +33,7 @@ fn a_limit_is_shown_pinned_and_unpinned() {
 }
 
 #[test]
-fn raising_it_wakes_all_who_fit_at_once_and_lowering_it_stops_nobody() {
+fn raising_it_wakes_all_that_fit_at_once_and_lowering_it_stops_no_holder() {
     World::everywhere(|world| {
         let first = world.holder(&[]);
         let waiters: Vec<_> = (0..6).map(|_| world.waiter(&[], "exec sleep 1000")).collect();

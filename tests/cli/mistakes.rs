@@ -1,4 +1,4 @@
-//! What people type who come from other programs, or slip: each gets an answer that helps.
+//! Typing mistakes, and habits from other programs: each gets an answer that helps.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Servers, clients and directories that are nearly right. `MUTATED=10000 cargo test --test cli
-//! mutated::` looks for longer; CONTRIBUTING.md has the figures that count.
+//! Servers, clients and directories with small random defects. `MUTATED=10000 cargo test --test cli
+//! mutated::` runs for longer; CONTRIBUTING.md has the figures that count.
 
 use std::collections::BTreeMap;
 use std::fs;

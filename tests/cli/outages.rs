@@ -272,7 +272,7 @@ fn an_outage_that_is_over_in_time_changes_nothing() {
     let holder = Running::start(&mut world.script(&[], "sleep 14; echo done"));
     wait_until("it holds", || world.holders() == [holder.id()]);
     let _: i64 = world.server().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
-    // At the first renewal, 10 s on, nobody answers for a while.
+    // At the first renewal, 10 s on, the server does not answer for a while.
     std::thread::sleep(Duration::from_secs(8));
     world.server().signal(Signal::STOP);
     std::thread::sleep(Duration::from_secs(4));
@@ -347,7 +347,7 @@ fn a_server_that_forgets_everything_gets_its_permits_back_and_grants_none_before
     let status = world.status();
     assert_eq!(status["semaphores"][0]["limit"], 2);
     assert_eq!(status["semaphores"][0]["ttl_ms"], 5_000);
-    // Who comes now knows of nothing either.
+    // A client that comes now knows of nothing either.
     let late = world.waiter(&options, &judged("echo ran"));
     for holder in holders {
         let output = holder.finish();

@@ -136,7 +136,7 @@ fn a_secret_is_the_same_whichever_way_it_comes() {
     for who in ["open@", "open:@"] {
         shows(&world.run(["true"]).env("SEMRUN_BACKEND", at(who)).output().unwrap(), 0, "", "");
     }
-    for who in ["nobody@", "default@", "default:@"] {
+    for who in ["unknown@", "default@", "default:@"] {
         let mut run = world.run(["true"]);
         fails(&run.env("SEMRUN_BACKEND", at(who)).output().unwrap(), 69, &["refused the user"]);
     }

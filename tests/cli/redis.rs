@@ -202,7 +202,7 @@ fn a_server_that_will_not_do_is_one_line_and_the_command_never_starts() {
         fails(&output, code, words);
         assert!(!world.path("started").exists());
     };
-    // Somebody else's key.
+    // Another program's key.
     let _: String = world.server().ask(&["SET", "semrun-x", "1"]);
     never(&mut world.run([""; 0]), 69, &["holds something that is not a semaphore"]);
     // One that throws permits away.
@@ -213,16 +213,16 @@ fn a_server_that_will_not_do_is_one_line_and_the_command_never_starts() {
     }
     let run = world.semrun(["--name", "y", "--allow-eviction", "true"]).output().unwrap();
     shows(&run, 0, "", "");
-    // Nobody there: tried for a while, but not longer than somebody wants to wait.
+    // No server there: retried for a while, but not longer than the user wants to wait.
     let started = Instant::now();
-    let nobody = ["--backend", "redis://127.0.0.1:1", "-w", "0.5"];
-    never(&mut world.run(nobody), 69, &["127.0.0.1:1", "Connection refused"]);
+    let nowhere = ["--backend", "redis://127.0.0.1:1", "-w", "0.5"];
+    never(&mut world.run(nowhere), 69, &["127.0.0.1:1", "Connection refused"]);
     assert!(started.elapsed() < Duration::from_secs(4));
     let started = Instant::now();
     never(&mut world.run(["--backend", "redis://127.0.0.1:1"]), 69, &["Connection refused"]);
     let tried = started.elapsed();
     assert!(tried > Duration::from_secs(3) && tried < Duration::from_secs(10), "{tried:?}");
-    never(&mut world.run(["--backend", "redis://nobody.invalid", "-n"]), 69, &["nobody.invalid"]);
+    never(&mut world.run(["--backend", "redis://no.invalid", "-n"]), 69, &["no.invalid"]);
     let missing = format!("redis+unix://{}", world.path("missing.sock").display());
     never(&mut world.run(["--backend", &missing, "-n"]), 69, &["No such file"]);
     never(&mut world.run(["--backend", &format!("{}/99", world.backend())]), 69, &["no database"]);

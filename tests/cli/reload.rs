@@ -77,7 +77,7 @@ fn what_is_open_stays_open_when_its_key_is_removed_and_what_is_next_is_refused()
     let other = Client::new(server.port(), KEY);
     let observed = || other.observe("x")["nodes"].as_object().unwrap().contains_key(&holds.id);
     assert!(observed());
-    // Who has a key gives it back.
+    // A client that has a key gives it back.
     assert_eq!(other.signal("x", &holds.id).status, 200);
     assert_eq!(holds.monitor.answer().status, 200);
 }
@@ -157,7 +157,7 @@ fn allow(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_new_certificate_greets_those_who_come_and_holders_keep_their_connections() {
+fn a_new_certificate_greets_new_clients_and_holders_keep_their_connections() {
     let (directory, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (directory, other) = (directory.path(), other.path());
     let world = encrypted(directory, &["--log", "debug"]);

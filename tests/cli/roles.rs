@@ -147,7 +147,7 @@ fn a_key_that_uses_keeps_and_gives_back_what_is_its_own_and_nothing_else() {
     let revoked = release(&world, USES, &id, &["--force", "--now"]);
     let said = String::from_utf8_lossy(&revoked.stderr);
     assert!(revoked.status.code() == Some(69) && said.contains("its role is use"), "{said}");
-    // Of another name nobody knows it, and it cannot be ended from there.
+    // Under another name it is unknown, and cannot be ended from there.
     let headers = [OURS, ("x-client-uuid", &*id)];
     assert_eq!(other.get(&path("signal", "y"), &headers).status, 404);
     assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"holding""#));

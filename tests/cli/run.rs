@@ -63,7 +63,7 @@ fn options_end_at_the_first_operand() {
         .output()
         .unwrap();
     shows(&output, 7, "-n --name y ", "");
-    // Behind --name a subcommand's name is a command.
+    // After --name a subcommand's name is a command.
     fails(&world.run(["status"]).output().unwrap(), 127, &["status"]);
 }
 
@@ -76,7 +76,7 @@ fn a_command_string_runs_in_the_users_shell() {
 }
 
 #[test]
-fn busy_is_75_and_silent_for_those_who_do_not_wait() {
+fn busy_is_75_and_silent_for_clients_that_do_not_wait() {
     let world = World::new();
     let _holder = world.holder(&[]);
     for options in
@@ -143,9 +143,9 @@ fn a_log_gets_one_line_when_the_waiting_starts_and_one_when_it_ends() {
     shows(&quiet.finish(), 0, "ran\n", "");
 }
 
-/// A first process of a container that collects nobody else's children would keep each as a zombie.
+/// A first process of a container that collects only its own children would keep others as zombies.
 #[test]
-fn whoever_waits_for_semrun_has_waited_for_all_of_it() {
+fn a_process_that_waits_for_semrun_has_waited_for_all_of_it() {
     World::everywhere(|world| {
         let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
         // What took part in the work and was waited for counts as a child of the shell.
@@ -255,7 +255,7 @@ fn what_was_ignored_at_the_start_stays_ignored_for_the_command() {
         shell.args(["-c", setup, "sh"]).args(command).envs(world.environment());
         let stdout = String::from_utf8(shell.output().unwrap().stdout).unwrap();
         let mask = u64::from_str_radix(stdout.split_whitespace().nth(1).unwrap(), 16).unwrap();
-        // Two are the C library's own, and nobody can send them to any purpose.
+        // Two are the C library's own, and sending them serves no purpose.
         mask & !(1 << 31 | 1 << 32)
     };
     assert_eq!(ignored(&semrun, script), ignored(&semrun[4..], script));

@@ -1,4 +1,4 @@
-//! The JSON documents are as their schemas in `docs/schema/` say, in all the states that there are.
+//! The JSON documents match their schemas in `docs/schema/`, in every state.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
 use super::support::World;
 
 /// Shell functions for tests with several users: `alice` and `bob` share a group, `mallory` has
-/// none of it. Nobody of that number is in the user database.
+/// none of it. None of these numbers is in the user database.
 pub(crate) const USERS: &str = "
     chmod 755 .; cp $semrun semrun; semrun=$PWD/semrun
     user() { echo setpriv --reuid=$1 --regid=$1 $2 --; }
@@ -21,7 +21,7 @@ pub(crate) fn shows_as_users(world: &World, script: &str, stdout: &str) {
     assert!(output.status.success(), "{stderr}");
 }
 
-/// Two users take turns, one is killed, and the other cleans up behind it.
+/// Two users take turns, one is killed, and the other cleans up after it.
 const SHARE: &str = "
     export SEMRUN_BACKEND=file://$PWD/shared
     mkdir -m 777 notes
@@ -142,7 +142,7 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         HOME=/nowhere XDG_STATE_HOME=/nowhere $alice $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         env -i $(command -v setpriv) --reuid=61001 --clear-groups $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         stat -c %a home/.local home/.local/state/semrun
-        # With a umask that would take everything from everybody, the owner included.
+        # With a umask that takes all rights from all users, the owner included.
         rm -r home/.local; umask 777; $alice $semrun --name x -- echo fine; umask 22
         stat -c %a home/.local home/.local/state/semrun home/.local/state/semrun/x/mutex
         # A home that others could put another one's files into.
@@ -154,7 +154,7 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         $alice $semrun -v --name x -- true 2>&1 | where
         umount home; rm -r home
         $alice $semrun -v --name x -- true 2>&1 | where
-        # Nobody whom the database knows.
+        # A user that the database does not know.
         $bob $semrun -v --name x -- true 2>&1 | where
         stat -c '%a %u' /var/tmp/semrun-61002";
     let expected = "\
@@ -179,7 +179,7 @@ file:///var/tmp/semrun-61002
 }
 
 #[test]
-fn somebody_elses_directory_in_var_tmp_is_not_walked_into() {
+fn another_users_directory_in_var_tmp_is_not_walked_into() {
     let world = World::new();
     let script = "
         mount -t tmpfs none /var/tmp; chmod 1777 /var/tmp
@@ -218,7 +218,7 @@ fn status_of_many_needs_no_threads() {
 
 #[test]
 fn a_command_of_another_user_keeps_the_permit_until_it_ends() {
-    // As with sudo: semrun may not kill it, so it must not let anybody else in.
+    // As with sudo: semrun may not kill it, so it must not let another client in.
     let world = World::new();
     let script = "
         mkdir -m 700 permits; chown 61001 permits; mkdir -m 777 notes

@@ -1,7 +1,7 @@
 use super::support::{Running, World, shows, wait_until};
 
 #[test]
-fn a_name_that_nobody_uses_is_free_and_asking_makes_nothing() {
+fn an_idle_name_is_free_and_asking_makes_nothing() {
     let world = World::with_details();
     shows(
         &world.semrun(["status", "x"]).output().unwrap(),
@@ -121,7 +121,7 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn watching_ends_when_nobody_reads_any_more_even_if_nothing_changes() {
+fn watching_ends_when_its_output_is_not_read_any_more_even_if_nothing_changes() {
     let world = World::with_details();
     let script = format!("set -o pipefail; {} status --watch x | head -2", super::support::SEMRUN);
     let mut shell = std::process::Command::new("bash");
@@ -151,7 +151,7 @@ fn watching_shows_every_change_once() {
     assert_eq!(counts.next(), Some((1, 0)));
     let waiter = world.waiter(&[], "exec sleep 1000");
     assert_eq!(counts.next(), Some((1, 1)));
-    // Leaving is in between only if somebody looks just then.
+    // The state while it leaves is seen only by a look at that moment.
     drop(waiter);
     let mut seen = counts.next();
     if seen == Some((1, 1)) {
@@ -163,7 +163,7 @@ fn watching_shows_every_change_once() {
 }
 
 #[test]
-fn a_name_that_nobody_has_used_is_told_from_a_free_one() {
+fn a_name_that_was_never_used_is_told_from_a_free_one() {
     let world = World::with_details();
     assert!(world.run(["true"]).status().unwrap().success());
     let known = |name: &str| {

@@ -65,14 +65,14 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         }
         shows(&with_permit(world, "release", &permit, &[]).output().unwrap(), 0, "", "");
         let mut left = world.leftovers();
-        // Whoever listens for its end is told for a while.
+        // A listener for its end can hear of it for a while.
         left.retain(|file| file != "done" && !file.contains(":wake:"));
         assert_eq!(left, [""; 0]);
     });
 }
 
 #[test]
-fn a_permit_that_nobody_renews_ends_with_its_lease_and_the_next_begins() {
+fn a_permit_that_is_not_renewed_ends_with_its_lease_and_the_next_begins() {
     World::everywhere(|world| {
         let begin = Instant::now();
         let permit = acquired(world, &["--ttl", "5s"]);
@@ -124,7 +124,7 @@ fn renewing_goes_on_while_a_process_lives_and_does_not_give_back() {
 }
 
 #[test]
-fn whoever_renews_hears_that_the_permit_is_gone() {
+fn a_renewal_hears_that_the_permit_is_gone() {
     World::everywhere(|world| {
         let permit = acquired(world, &["--ttl", "5s"]);
         wait_until("some of it is over", || lease_left(world) < 4_500);
@@ -220,7 +220,7 @@ fn a_permit_that_cannot_be_printed_is_given_back() {
 }
 
 #[test]
-fn nobody_renews_or_gives_back_what_a_running_command_has() {
+fn no_client_renews_or_gives_back_what_a_running_command_has() {
     World::everywhere(|world| {
         let _holder = world.holder(&["--label", "job"]);
         let permit = held(world);
@@ -241,7 +241,7 @@ fn nobody_renews_or_gives_back_what_a_running_command_has() {
     });
 }
 
-/// A lease so long that nobody hears of anything by its renewal.
+/// A lease so long that no renewal comes during the test.
 const LONG: [&str; 2] = ["--ttl", "1h"];
 
 #[test]
@@ -400,7 +400,7 @@ fn the_one_holder_of_a_semaphore_is_revoked_by_its_name_and_of_several_one_is_to
         fails(&release(&["--force", "--permit", &one, "x"]), 64, &["give one of them"]);
         let returned = with_permit(world, "release", &one, &[]).output().unwrap();
         assert!(returned.status.success(), "{returned:?}");
-        // That of the environment is not meant by one who names another.
+        // The permit of the environment is not meant if another is named.
         let mut release = world.semrun(["release", "--force", "x"]);
         let revoked = release.env("SEMRUN_PERMIT", one.replace("@x", "@y")).output().unwrap();
         let text = String::from_utf8_lossy(&revoked.stdout);

@@ -318,7 +318,7 @@ fn a_waiter_stopped_with_ctrl_z_is_passed_over_and_fg_brings_it_back() {
 
 #[test]
 fn nothing_hangs_where_no_shell_controls_the_job() {
-    // As the only program of a terminal (`docker run -t`): Ctrl-Z has nobody to return to.
+    // As the only program of a terminal (`docker run -t`): Ctrl-Z has no shell to return to.
     let world = World::new();
     let mut semrun = Command::new(SEMRUN);
     semrun

@@ -1,4 +1,4 @@
-//! Semruns of two versions that meet: neither takes the other for a server or client of the original.
+//! Semruns of two versions: neither takes the other for a server or client of the original.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! Every subcommand, in every position that it can be in, with something that happens to it.
+//! Every subcommand, in every situation, with a fault at one of its system calls.
 
 use std::time::Instant;
 
@@ -139,7 +139,7 @@ fn acquire(stage: &mut Stage) {
         again(stage, &["release", "--permit", &permit]);
         bound = PROMPT;
     } else if ended.code == -9 {
-        // It had it, and nobody knows: until its lease is over.
+        // It had the permit, which is unknown: it is held until its lease is over.
         bound = TTL + PROMPT;
     }
     stage.settle(bound);
@@ -262,7 +262,7 @@ fn makes_room(stage: &mut Stage, asked: &str, words: &[&str]) {
     stage.settle(PROMPT);
 }
 
-/// While somebody holds.
+/// Beside a holder.
 fn beside_holder(stage: &mut Stage, look: impl Fn(&Stage)) {
     let holder = stage.run("holder", 15_000, &[]);
     stage.until("the first command runs", || stage.permit("holder"));

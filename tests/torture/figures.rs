@@ -27,7 +27,7 @@ pub(crate) struct Figures {
     steps: usize,
     /// Permits that were to stay taken for longer than their commands ran, and did.
     holds: usize,
-    /// Who was granted a permit under a lower limit than it had asked for.
+    /// Runs that were granted a permit under a lower limit than they had asked for.
     pinned: usize,
     /// How often PassBuddy's programs worked.
     strangers: usize,
@@ -191,8 +191,8 @@ fn quantile(times: &[Duration], part: f64) -> Option<Duration> {
     times.get(place).copied()
 }
 
-/// From the end of a command, with nothing left behind, to the start of the next, which waited: where
-/// one is taken at a time, and while nothing was wrong.
+/// From the complete end of a command to the start of the next waiter's: with a limit of one, and
+/// while nothing was wrong.
 pub(crate) fn hand_overs(history: &History) -> Vec<Duration> {
     const SETTLED: Duration = Duration::from_millis(300);
     let lives = Lives::of(history);

@@ -23,7 +23,7 @@ struct Mutant {
 
 const MUTANTS: [Mutant; 33] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
-    // The old primary goes on granting to those who stay with it.
+    // The old primary goes on granting to clients that stay with it.
     mutant("replicas", "redis-moving", &["cut-off"], 20, &[Limit]),
     // What is granted of a new name at its end, the next one does not know.
     mutant("promoted", "redis-moving", &["crash"], 40, &[Limit]),
@@ -78,7 +78,7 @@ const fn mutant(
 
 /// How long one is looked for, and how often: chance decides when it shows itself.
 const TIME: Duration = Duration::from_mins(1);
-/// The same for what shows itself only when nobody comes any more.
+/// The same for what shows itself only when no client comes any more.
 const SHORT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u64 = 6;
 

@@ -1,4 +1,4 @@
-//! One who asks a cloud-semaphore server for a permit, whichever kind it turns out to be.
+//! Waiting for a permit of a cloud-semaphore server, whichever kind it turns out to be.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,27 +28,27 @@ use crate::mutants::{self, Guard};
 
 const REGISTER: &str = "/semaphore/register";
 
-/// What is shorter than this is not worth to be spoken of.
+/// A shorter wait is not reported.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// One who asks, until it has a permit.
+/// A client that asks, until it has a permit.
 pub(super) struct CloudAcquire<'a> {
     server: Rc<CloudServer>,
     acquire_request: &'a AcquireRequest,
     progress: &'a ProgressSender,
     /// Whether one of our servers may know of us.
     asked: bool,
-    /// Whether anything ever came of asking.
+    /// Whether a request was ever answered.
     outcome: bool,
     /// Whether we are in a queue, or were.
     queued: bool,
     /// Our place in the queue of one of our servers.
     ticket: u64,
-    /// What shows there that it is ours.
+    /// The seal that proves that it is ours.
     seal: String,
     /// Our place in the queue of the other kind.
     place: Option<NodeRegistration>,
-    /// Whether we are about to take one, which is to be finished.
+    /// Whether we are taking one, which must not be interrupted.
     taking: Rc<Cell<bool>>,
     /// Our identities in places of that kind that we lost sight of.
     ghosts: Vec<Uuid>,
@@ -57,7 +57,7 @@ pub(super) struct CloudAcquire<'a> {
     time: Duration,
 }
 
-/// Where one attempt has led.
+/// The result of one attempt.
 enum AcquireStep {
     Done(Acquisition),
     /// In the queue of one of our servers, as long as this answer is not at its end.
@@ -157,7 +157,7 @@ impl<'a> CloudAcquire<'a> {
                 Ok(AcquireStep::Waiting(link, answer)) => {
                     let since = Instant::now();
                     let waited = wait(link, answer).await;
-                    // A server that ends every wait at once is not to be asked without a pause.
+                    // If a server ends every wait at once, we pause between requests.
                     quick = if since.elapsed() < QUICK { quick + 1 } else { 0 };
                     if quick > 3 {
                         backoff.sleep().await;
@@ -224,7 +224,7 @@ impl<'a> CloudAcquire<'a> {
         let mut link = with_timeout(self.time, server.dialler.dial()).await?;
         let beyond = beyond_the_original(self.acquire_request);
         if beyond.is_some() || self.acquire_request.nonblock {
-            // One of the other kind remembers everybody who registers, so that is looked at first.
+            // A server of the other kind remembers every client that registers, so we look first.
             let theirs = with_timeout(self.time, self.look_if_original(&mut link)).await?;
             if theirs.is_some()
                 && let Some(lack) = beyond
@@ -240,7 +240,7 @@ impl<'a> CloudAcquire<'a> {
     }
 
     /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
-    /// would tell of everybody who holds.
+    /// would list every holder.
     async fn look_if_original(
         &self,
         link: &mut HttpConnection,
@@ -275,8 +275,8 @@ impl<'a> CloudAcquire<'a> {
         };
         let request = self.server.dialler.request(REGISTER, self.acquire_request.name.as_str());
         self.asked = true;
-        // One of the other kind remembers everybody to whom it gave an identity, until the place
-        // that comes with it has been taken and left.
+        // A server of the other kind remembers every identity that it gave out, until its place has
+        // been taken and left.
         self.taking.set(true);
         let request = request.header(ASK_HEADER, ascii_json(&asking));
         let answer = with_timeout(self.time, link.send(request)).await?;
@@ -297,7 +297,7 @@ impl<'a> CloudAcquire<'a> {
             let id = with_timeout(self.time, link.read(answer)).await?;
             let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
             let id = id.ok_or(StoreError::NoIdentities)?;
-            // Boxed, like what follows: nobody else needs the room for it.
+            // Boxed, like what follows: only this case needs the room for it.
             return Box::pin(self.take_place(id, link)).await;
         }
         self.taking.set(false);
@@ -358,7 +358,7 @@ impl<'a> CloudAcquire<'a> {
         self.taking.set(false);
         let (mut place, queue_status) = taken?;
         if self.acquire_request.nonblock {
-            // Somebody may have been faster, and then we leave again.
+            // Another client may have been faster, and then we leave again.
             let granted = with_timeout(RETRY_FOR, self.granted_or_behind(&mut place)).await;
             if granted?.is_none() {
                 place.leave(LEAVING).await;
@@ -376,7 +376,7 @@ impl<'a> CloudAcquire<'a> {
         let place = self.place.as_mut().expect("just taken");
         let mut queue_status = queue_status;
         if queue_status == QueueStatus::default() {
-            // It was free; somebody may have been faster.
+            // It was free; another client may have been faster.
             if let Ok(granted) = timeout(QUICK, place.granted()).await {
                 return granted;
             }
@@ -390,7 +390,7 @@ impl<'a> CloudAcquire<'a> {
         }
     }
 
-    /// None: somebody else has the permit.
+    /// None: another client has the permit.
     async fn granted_or_behind(
         &self,
         place: &mut NodeRegistration,
@@ -418,7 +418,7 @@ impl<'a> CloudAcquire<'a> {
         Box::new(place.lease(Rc::clone(&self.server), self.acquire_request.name.clone()))
     }
 
-    /// Says what the user did not ask for, each thing once.
+    /// Tells the user what differs from the request, each thing once.
     fn tell(&mut self, told: &RegisterReply) {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
@@ -472,7 +472,7 @@ impl<'a> CloudAcquire<'a> {
     }
 }
 
-/// What is asked for that a server of the original kind cannot do.
+/// What the request needs and a server of the original kind lacks.
 fn beyond_the_original(acquire_request: &AcquireRequest) -> Option<MissingFeature> {
     if acquire_request.limit > 1 {
         return Some(MissingFeature::Permits(acquire_request.limit));

@@ -1,4 +1,4 @@
-//! What is done to permits and semaphores by those who did not ask for them in this process.
+//! Interventions in a cloud-semaphore server: permits are given back or revoked, and limits pinned.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl CloudServer {
         let request = self.about_permit(REVOKE, name, id).header(HOW_HEADER, word);
         match (self.ask_ours(request, REVOKE).await?, how) {
             (Some(body), _) => Ok(parse_body::<RevokeReply>(&body)?.held),
-            // Nobody there could be told, so it is left alone.
+            // Such a server cannot tell the holder, so the permit stays as it is.
             (None, Revocation::Graceful) => Ok(self.look(name).await?.holder(id).is_some()),
             (None, Revocation::Forced) => {
                 let (status, _) = self.exchange(self.about_permit(SIGNAL, name, id)).await?;

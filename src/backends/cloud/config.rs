@@ -59,7 +59,7 @@ impl CloudUrl {
         Ok(Self { tls, host: host.into(), port })
     }
 
-    /// The URL without what goes without saying.
+    /// The URL without defaults.
     pub(crate) fn shown(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.authority())

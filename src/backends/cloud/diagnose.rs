@@ -1,4 +1,4 @@
-//! What there is to know of a cloud-semaphore server, and of the way to it.
+//! What `doctor` checks of a cloud-semaphore server, and of the way to it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! What a cloud-semaphore server answers, as a function of bytes.
+//! Fuzz targets: parsing a cloud-semaphore server's answers.
 
 use super::node_lease::ObserveAnswer;
 use super::protocol::{RegisterReply, RegisterRequest, ReleaseReply, RevokeReply, ServerInfo};

@@ -1,6 +1,6 @@
-//! Connections to a cloud-semaphore server. A request goes over one that is there, once: nothing
-//! is dialled or sent again behind our back, because a server of the original kind ends when it
-//! is told of somebody whom it does not know.
+//! Connections to a cloud-semaphore server. A request goes over one that is there, once: the link
+//! never dials or sends again by itself, because a server of the original kind crashes when a
+//! request names a client that it does not know.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ use crate::backends::tls::{self, Secret, TlsError};
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 
-/// The largest answer to most questions; that to one about all clients of a semaphore, which are
+/// The largest answer to most requests; to one about all clients of a semaphore, which may be
 /// thousands; and the largest line.
 const LARGEST_ANSWER: usize = 1 << 20;
 const LARGEST_LOOK: usize = 64 << 20;
@@ -57,7 +57,7 @@ pub(super) struct HttpConnection {
     server: SocketAddr,
 }
 
-/// The head of an answer, and what comes behind it.
+/// The head of an answer, and what comes after it.
 pub(super) struct HttpResponse {
     pub(super) status: StatusCode,
     /// Whether the server is one of ours.
@@ -85,7 +85,7 @@ impl HttpDialer {
         let mut last = None;
         let mut servers = found?.peekable();
         while let Some(server) = servers.next() {
-            // One that swallows everything must not keep us from another that works.
+            // An address that never answers must not keep us from another that works.
             let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { ATTEMPT_TIMEOUT };
             match with_timeout(time, self.dial_to(server)).await {
                 Ok(link) => return Ok(link),
@@ -110,7 +110,7 @@ impl HttpDialer {
         match &self.tls {
             None => HttpConnection::over(stream, socket, server).await,
             Some((config, name)) => {
-                // Boxed: what TLS needs is large, and most have no use for it.
+                // Boxed: TLS needs much room, and most connections do without it.
                 let connector = TlsConnector::from(Arc::clone(config));
                 let stream = Box::pin(async { connector.connect(name.clone(), stream).await });
                 let stream = stream.await.map_err(|error| tls_trouble(&error))?;
@@ -285,12 +285,12 @@ fn broken(error: &hyper::Error) -> StoreError {
     }
     let cause = std::error::Error::source(error);
     let of_io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    // What a server thinks of our certificate comes when the handshake is over for us.
+    // A server refuses our certificate only after our side of the handshake.
     if let Some(error) = of_io.filter(|error| tls_error(error).is_some()) {
         return tls_trouble(error);
     }
     match of_io.map(io::Error::kind) {
-        // What the kernel finds out about one that is gone without a word.
+        // The kernel found that the peer is gone.
         Some(io::ErrorKind::TimedOut) => return StoreError::Silent,
         Some(io::ErrorKind::UnexpectedEof) => return StoreError::Closed,
         _ => {}
@@ -302,13 +302,12 @@ fn broken(error: &hyper::Error) -> StoreError {
     StoreError::Broken(cause)
 }
 
-/// Nothing is followed: what is told to another server than the one that was named has a key in it.
+/// Redirects are not followed: the request has a key in it, which is for the named server alone.
 fn redirected(headers: &HeaderMap) -> StoreError {
     StoreError::Redirected(headers.get(LOCATION).map(|there| beginning(there.as_bytes())))
 }
 
-/// An answer that says nothing of the server, because something in front of it gave it. What else such
-/// answers say is a page for people.
+/// An answer of a gateway, which says nothing of the server itself. Its body is a page for people.
 fn of_a_gateway(status: StatusCode) -> Option<StoreError> {
     Some(match status {
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
@@ -322,14 +321,14 @@ fn of_a_gateway(status: StatusCode) -> Option<StoreError> {
     })
 }
 
-/// What a server wrote, as much of it as belongs in a line.
+/// The beginning of a server's text, as much of it as belongs in a line.
 fn beginning(text: &[u8]) -> String {
     const SHOWN: usize = 300;
     let text = String::from_utf8_lossy(text);
     text.lines().next().unwrap_or_default().chars().take(SHOWN).collect()
 }
 
-/// An answer that means nothing to us.
+/// An answer that we do not expect.
 pub(super) fn unexpected(status: StatusCode, path: &'static str) -> StoreError {
     match status {
         StatusCode::NOT_FOUND => StoreError::UnknownPath(path),

@@ -1,5 +1,5 @@
-//! What a server tells of many is read even if some of it is not what it should be: that alone is
-//! replaced by what says so, and hides nothing else.
+//! Reading a server's lists even if some entries are malformed: only these are replaced by
+//! placeholders.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) fn page(body: &[u8]) -> serde_json::Result<SemaphorePage> {
     })
 }
 
-/// Nearly all that is answered needs no mending, and is read at once then.
+/// Nearly all answers need no mending, and are parsed at once.
 fn read<T: DeserializeOwned>(body: &[u8], mend: impl FnOnce(&mut Value)) -> serde_json::Result<T> {
     serde_json::from_slice(body).or_else(|error| {
         let mut value = serde_json::from_slice(body).map_err(|_| error)?;

@@ -1,5 +1,5 @@
-//! Permits in a cloud-semaphore server, of the original kind or our own. Which it is shows in the
-//! answer to the first request; `docs/serve.md` says what that means.
+//! Permits in a cloud-semaphore server, of the original kind or our own. The answer to the first
+//! request shows which; `docs/serve.md` explains the difference.
 
 mod acquire;
 mod admin;
@@ -51,7 +51,7 @@ pub(crate) struct Cloud {
 struct CloudServer {
     dialler: HttpDialer,
     shown: String,
-    /// A connection that nobody uses, for requests that are answered at once.
+    /// An idle connection, for requests that are answered at once.
     idle: RefCell<Option<HttpConnection>>,
     /// Whether the server has been seen to be of the original kind.
     original: Cell<bool>,
@@ -68,7 +68,7 @@ impl Cloud {
 }
 
 impl CloudServer {
-    /// Asks something that may be asked twice, and reads the whole answer.
+    /// Sends a request that may be repeated, and reads the whole answer.
     async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), StoreError> {
         let (status, _, body) = self.exchange_with(request).await?;
         Ok((status, body))
@@ -79,7 +79,7 @@ impl CloudServer {
         &self,
         request: request::Builder,
     ) -> Result<(StatusCode, bool, Bytes), StoreError> {
-        // One that was not used for a while may have been closed for that.
+        // A connection that was idle for a while may have been closed for that.
         let idle = match self.idle.take() {
             Some(link) => link.if_idle().await,
             None => None,
@@ -116,7 +116,7 @@ impl CloudServer {
         Ok(())
     }
 
-    /// What came of something.
+    /// The result of a request.
     fn done<T>(
         &self,
         done: Result<T, StoreError>,
@@ -143,7 +143,7 @@ impl CloudServer {
         Ok((true, known(lenient::look(&body))?.snapshot(name)))
     }
 
-    /// Some semaphores, from behind a name on.
+    /// Some semaphores, from the first after a name on.
     async fn page(&self, behind: &str) -> Result<SemaphorePage, StoreError> {
         let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
         if !ours {

@@ -1,6 +1,6 @@
 //! A permit in a server of the original kind: held by a connection, which the command's whole
-//! tree inherits. Such a server ends at once when it hears of an identity that it does not know, so ours
-//! goes only over connections that have been seen to lead to the server that gave it.
+//! tree inherits. Such a server crashes when it hears of an identity that it does not know, so ours
+//! goes only over connections that are known to lead to the server that gave it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,7 +36,7 @@ pub(super) struct ObserveAnswer {
     nodes: HashMap<String, Node>,
     waiting: Vec<String>,
     running: Option<String>,
-    /// Whether anybody has registered there.
+    /// Whether a client has registered there.
     #[serde(skip)]
     known: bool,
 }
@@ -48,7 +48,7 @@ struct Node {
 }
 
 impl ObserveAnswer {
-    /// A name that nobody has registered at is an empty body.
+    /// A name at which no client has registered is an empty body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, StoreError> {
         if body.is_empty() {
             return Ok(Self::default());
@@ -93,7 +93,7 @@ impl ObserveAnswer {
     }
 }
 
-/// Both requests of one who waits. Dropping it leaves the queue.
+/// Both requests of a waiter. Dropping it leaves the queue.
 pub(super) struct NodeRegistration {
     pub(super) id: Uuid,
     monitor: Monitor,
@@ -125,8 +125,8 @@ impl NodeRegistration {
     ) -> Result<(Self, QueueStatus), StoreError> {
         let request =
             |path| server.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
-        // It may lead to another server, one that was started since or is behind the same proxy, which
-        // would end at once if it heard of us. So it is asked whom it knows.
+        // It may lead to another server, one that was started since or is behind the same proxy,
+        // which would crash if we named ourselves. So it is asked which clients it knows.
         let beside = async {
             let mut second = server.dialler.dial_beside(&first).await?;
             server.tell_apart(&mut second).await?;
@@ -138,14 +138,14 @@ impl NodeRegistration {
         let second = match with_timeout(time, beside).await {
             Ok(second) => second,
             Err(error) => {
-                // The one that does know us forgets us when this one request has come and gone.
+                // The server that knows us forgets us once this request has come and ended.
                 let _ = timeout(FORGETTING, first.send(request(MONITOR))).await;
                 return Err(error);
             }
         };
         let mut wait = waiting(second, request(WAIT));
-        // If we died now, the end of `monitor` could overtake `wait`, which then would be about
-        // somebody who is not known any more. So the one has to have arrived before the other goes.
+        // If we died now, the end of `monitor` could overtake `wait`, which would then name a
+        // client that the server has forgotten. So `wait` has to arrive before `monitor` is sent.
         let mut queue_status = None;
         let arrival = async {
             loop {
@@ -223,7 +223,7 @@ async fn observe(
     ObserveAnswer::parse(&link.read(answer).await?)
 }
 
-/// The server does not know us any more, or not as one who waits.
+/// The server does not know us any more, or not as a waiter.
 fn removed(status: StatusCode) -> StoreError {
     StoreError::PlaceTaken(status.to_string())
 }
@@ -274,7 +274,7 @@ impl Lease for NodeLease {
             if known {
                 return Ok(());
             }
-            // Whatever is left of the command may keep the connection open; so it is said.
+            // Processes left of the command may keep the connection open, so we send a signal.
             let signalled =
                 signal(&server, &permit.name, permit.id, patience, ServerKind::Anybodys).await;
             drop(monitor);
@@ -292,7 +292,7 @@ pub(super) enum ServerKind {
     Anybodys,
 }
 
-/// Gives back what somebody has. Whoever has nothing has given it back already.
+/// Gives back a permit or a place. A client that has neither has given it back already.
 pub(super) async fn signal(
     server: &CloudServer,
     name: &Name,

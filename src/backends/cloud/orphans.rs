@@ -1,5 +1,5 @@
 //! Places in the queue of a server of the original kind that we lost sight of, because a connection
-//! broke without a word.
+//! broke silently.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use crate::backends::Name;
 use crate::backends::StoreError;
 use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
-/// How often one who had to begin anew looks whether an earlier place of its was granted.
+/// How often a waiter that had to start over checks whether one of its earlier places was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
 
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
-/// those who are gone with it; to us too, if we lost sight of a place in its queue. Such a permit
-/// has to be given back for anybody to get on.
+/// clients that are gone with it; to us too, if we lost sight of a place in its queue. Until such a
+/// permit is given back, no other waiter gets it.
 pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uuid]) -> Infallible {
     if orphans.is_empty() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
-        // What cannot be looked at now is looked at again.
+        // A look that fails is repeated next time.
         let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, orphans)).await;
     }
 }

@@ -20,18 +20,18 @@ pub(crate) const VERSION: &str = "2";
 /// Whose API key it is.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
 
-/// Whom a request is about.
+/// The client that a request is about.
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
 /// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The request
-/// that is open is what shows that one who waits is there.
+/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The open
+/// request shows that the waiter is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 
 /// How often an empty line in an open answer says that the server is there, and that nothing between
 /// us has forgotten the connection.
 pub(crate) const BEAT: Duration = Duration::from_secs(10);
-/// A server that is silent for so long cannot be heard: two are missing.
+/// A server that is silent for so long is out of reach: two beats are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
 /// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
@@ -41,7 +41,7 @@ pub(crate) const RENEW: &str = "/semrun/renew";
 pub(crate) const LIST: &str = "/semrun/semaphores";
 /// A detached permit is given back, for a [`Returned`].
 pub(crate) const RETURN: &str = "/semrun/return";
-/// A permit is taken from whoever has it, for an [`Revoked`]; how says [`HOW_HEADER`].
+/// Revokes a permit, gently or at once as [`HOW_HEADER`] says. The answer is a [`Revoked`].
 pub(crate) const REVOKE: &str = "/semrun/revoke";
 /// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
 pub(crate) const LIMIT: &str = "/semrun/limit";
@@ -76,7 +76,7 @@ pub(crate) struct RegisterRequest {
     pub(crate) who: ClientInfo,
 }
 
-/// How things stand for one who asked or renewed.
+/// How things stand for a client that asked or renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RegisterReply {
     pub(crate) outcome: RegisterOutcome,
@@ -85,13 +85,14 @@ pub(crate) struct RegisterReply {
     #[serde(default)]
     pub(crate) pinned: bool,
     pub(crate) ttl_ms: u64,
-    /// The fencing token of one who holds.
+    /// The fencing token of a holder.
     #[serde(default)]
     pub(crate) token: u64,
-    /// The place of one who waits.
+    /// The place of a waiter.
     #[serde(default)]
     pub(crate) ticket: u64,
-    /// What only the server can make of that place, for whoever it was given to.
+    /// The server's seal on that place, for the client that it was given to; only the server can
+    /// make it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) seal: String,
     #[serde(default)]
@@ -119,9 +120,9 @@ pub(crate) enum RegisterOutcome {
     /// The permit is ours, for the TTL from the moment of the answer.
     Holding,
     Waiting,
-    /// No permit was free, and nobody waits for one.
+    /// No permit was free, and the client does not wait for one.
     Busy,
-    /// What is in force is not what was asked for.
+    /// The limit or TTL in force is not the one asked for.
     Differs,
     /// The permit that was to be renewed was revoked gently: it is ours until it is given back
     /// or its lease ends.
@@ -172,7 +173,7 @@ impl RegisterReply {
         Ok(self)
     }
 
-    /// For how long nobody is granted a permit that is free.
+    /// For how long the server grants no permit although one is free.
     pub(crate) fn withheld(&self) -> Option<Withheld> {
         let free = self.held < self.limit as usize;
         self.paused_ms
@@ -197,7 +198,7 @@ impl RegisterReply {
 /// A semaphore at one moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SemaphoreView {
-    /// Whether anybody has used the name since the server started.
+    /// Whether a client has used the name since the server started.
     #[serde(default)]
     pub(crate) known: bool,
     pub(crate) limit: Option<u32>,
@@ -215,7 +216,7 @@ pub(crate) struct SemaphoreView {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SemaphorePage {
     pub(crate) semaphores: Vec<NamedSemaphore>,
-    /// Whether there may be others behind the last one.
+    /// Whether there may be others after the last one.
     pub(crate) more: bool,
 }
 
@@ -225,13 +226,13 @@ pub(crate) struct NamedSemaphore {
     pub(crate) look: SemaphoreView,
 }
 
-/// One who holds or waits.
+/// A holder or a waiter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClientView {
-    /// Nil where what was answered is none (`lenient.rs`), and for one whom the key may not know: of
-    /// that one there are the phase and what is left.
+    /// Nil where the answer had none (`lenient.rs`), and for a client that the key may not see:
+    /// then only the phase and the time left are given.
     pub(crate) id: Uuid,
-    /// The fencing token of one who holds.
+    /// The fencing token of a holder.
     #[serde(default)]
     pub(crate) token: u64,
     #[serde(default)]
@@ -241,13 +242,13 @@ pub(crate) struct ClientView {
     /// None for a client of another kind.
     #[serde(default)]
     pub(crate) record: Option<Record>,
-    /// Of that one, the label of its API key.
+    /// For such a client, the label of its API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
 }
 
 impl SemaphoreView {
-    /// What cannot be so is left out, and hides nothing else.
+    /// Impossible values are left out; the rest is shown.
     pub(super) fn snapshot(self, name: &Name) -> Snapshot {
         let holder = |party: ClientView| match (party.record, sanitize::time_if_any(party.left_ms))
         {
@@ -256,7 +257,7 @@ impl SemaphoreView {
                 Holder::Known { token, record, phase, left }
             }
             (Some(_), Err(_)) => Holder::unknown(),
-            // One whom the key that we have may not know.
+            // A client that our key may not see.
             (None, Ok(left)) if party.id.is_nil() => {
                 Holder::Known { token: None, record: None, phase: party.phase, left }
             }
@@ -291,16 +292,16 @@ impl SemaphoreView {
     }
 }
 
-/// What became of giving back a detached permit.
+/// The result of giving back a detached permit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ReleaseReply {
     pub(crate) outcome: ReleaseOutcome,
 }
 
-/// What became of revoking a permit.
+/// The result of revoking a permit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RevokeReply {
-    /// Whether somebody had it.
+    /// Whether a client held it.
     pub(crate) held: bool,
 }
 

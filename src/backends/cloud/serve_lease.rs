@@ -19,10 +19,10 @@ use crate::backends::{
 
 const MONITOR: &str = "/semaphore/monitor";
 
-/// What takes less time is over before it is worth to watch over its permit.
+/// A shorter command is over before it is worth to watch over its permit.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How often one who was revoked looks whether its permit is revoked at once.
+/// How often a holder that was revoked gently checks whether it is revoked at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
@@ -50,8 +50,8 @@ impl lease::LeaseOps for ServeLease {
         })
     }
 
-    /// The server says of a revoked one at once that it is, so it is asked now and then: only while
-    /// a command is being stopped.
+    /// The server answers at once that a permit is revoked, so we ask it at intervals, and only
+    /// while a command is being stopped.
     fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
             loop {
@@ -99,8 +99,8 @@ fn renewed(told: &RegisterReply) -> Renewed {
     Renewed::Lost(Loss { reason: LossReason::ExpiredOrForgotten, stage: LossStage::Before })
 }
 
-/// Keeps a request open that ends when the permit is revoked. When its connection breaks the
-/// server may have gone, and a renewal is due: another one may have forgotten us.
+/// Keeps a request open that ends when the permit is revoked. When the connection breaks, a renewal
+/// is due: the server may have gone, and a new one may have forgotten us.
 async fn watch_over(
     server: &CloudServer,
     name: &Name,
@@ -126,8 +126,8 @@ async fn watch_over(
 }
 
 /// Returns when the server says that the permit is not ours any more, or will not be for long.
-/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit it was taken
-/// away; another one has forgotten it, or never knew it.
+/// `granted_by`: the server that granted it a moment ago. If that one does not know the permit, it
+/// was revoked; another one has forgotten it, or never knew it.
 async fn watched(
     server: &CloudServer,
     name: &Name,
@@ -137,8 +137,8 @@ async fn watched(
     let request =
         |path| server.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
     let mut link = server.dialler.dial().await?;
-    // One of the original kind may have taken its place, and would end at once if it were asked to
-    // watch over somebody whom it does not know.
+    // One of the original kind may have taken its place, and would crash if asked to monitor a
+    // client that it does not know.
     let answer = with_timeout(ATTEMPT_TIMEOUT, link.send(request(RENEW))).await?;
     if !answer.ours {
         return Err(StoreError::Replaced);
@@ -151,13 +151,13 @@ async fn watched(
         return Ok(if knew && lost.stage == LossStage::Before { taken_away() } else { lost });
     }
     let answer = link.send(request(MONITOR)).await?;
-    // After it was ours a moment ago.
+    // It was ours a moment ago.
     let gone = answer.status == StatusCode::NOT_FOUND;
     if !answer.ours || !(answer.status == StatusCode::OK || gone) {
         return Err(StoreError::Replaced);
     }
     let body = with_timeout(ATTEMPT_TIMEOUT, link.read(answer)).await?;
-    // Of one that has gone there is nothing to say.
+    // The server has nothing to say of a permit that has gone.
     let told: Option<RegisterReply> = serde_json::from_slice(&body).ok();
     if told.is_some_and(|told| told.outcome == RegisterOutcome::Revoking) {
         return Ok(Loss::revoked());
@@ -165,7 +165,7 @@ async fn watched(
     Ok(taken_away())
 }
 
-/// What a server means that knew the permit and does not any more.
+/// The loss when a server that knew the permit does not any more.
 fn taken_away() -> Loss {
     Loss { reason: LossReason::GivenBack, stage: LossStage::Now }
 }

@@ -1,4 +1,4 @@
-//! What our client makes of servers of either kind, where no command has to run for it.
+//! Tests of our client with servers of either kind, without a command.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::serve::semaphores::Semaphores;
 
 const KEY: &str = "a-key-for-tests";
 
-/// A server of the original kind where somebody holds `x`, as far as it is asked here: it knows four
+/// A server of the original kind where `holder` has `x`, as far as it is asked here: it knows four
 /// paths and no header of ours. Keeps the paths.
 async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<String>>>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -126,13 +126,13 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         let (name, holder): (Name, _) = ("x".parse().unwrap(), Uuid::new_v4());
         let asked = Rc::default();
         spawn_local(original(listener, holder, Rc::clone(&asked)));
-        let nobody = Uuid::new_v4();
+        let unknown = Uuid::new_v4();
         let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
         assert!(revoke(holder, Revocation::Graceful).await);
-        assert!(!revoke(nobody, Revocation::Graceful).await);
+        assert!(!revoke(unknown, Revocation::Graceful).await);
         assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
         assert!(revoke(holder, Revocation::Forced).await);
-        assert!(!revoke(nobody, Revocation::Forced).await);
+        assert!(!revoke(unknown, Revocation::Forced).await);
         assert!(asked.borrow().iter().any(|path| path == SIGNAL));
     });
 }

@@ -1,4 +1,4 @@
-//! What every backend owes those whose permits outlive the process that asked for them.
+//! What every backend owes the users of permits that outlive the process that asked for them.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ pub(super) async fn a_detached_permit_is_given_back_once_and_that_is_remembered(
     assert_eq!(store.snapshot("a").await.holders.len(), 1, "the next one still holds");
 }
 
-pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store: TestedBackend) {
+pub(super) async fn a_detached_permit_lasts_as_long_as_it_is_renewed(store: TestedBackend) {
     let permit = store.granted(&detached("a", 1)).await.permit().clone();
     let mut lease = store.attach("a", permit.id).await.expect("it is held");
     assert_eq!(lease.permit(), &permit);
@@ -39,7 +39,7 @@ pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store:
     let renewed = tokio::time::timeout(store.ttl * 3 / 2, lease.lost()).await;
     assert!(renewed.is_err(), "{renewed:?}");
     assert_eq!(store.snapshot("a").await.held(permit.id).as_ref(), Some(&permit));
-    // Who lets go leaves it, and somebody else may take it up.
+    // Dropping the lease leaves the permit held, and another process may attach to it.
     drop(lease);
     let lease = store.attach("a", permit.id).await.expect("it is held");
     assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Busy));
@@ -48,9 +48,7 @@ pub(super) async fn a_detached_permit_lasts_as_long_as_somebody_renews_it(store:
     store.granted(&request("a", 1)).await;
 }
 
-pub(super) async fn whoever_renews_hears_that_a_detached_permit_was_given_back(
-    store: TestedBackend,
-) {
+pub(super) async fn a_renewal_hears_that_a_detached_permit_was_given_back(store: TestedBackend) {
     let id = store.granted(&detached("a", 1)).await.permit().id;
     let mut lease = store.attach("a", id).await.expect("it is held");
     assert_eq!(store.give_back("a", id).await, ReleaseOutcome::Now);

@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn memory_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
-        // Nobody is missed there before the end of a TTL, and histories know no time.
+        // There a vanished client is missed only at the end of a TTL, and histories know no time.
         steps.retain(|step| !matches!(step, HistoryStep::Vanish { .. }));
         settle(same_as_the_ledger(memory(Lifetime::Long), steps));
     }

@@ -1,4 +1,4 @@
-//! What every backend owes those whose permits stay taken for a while after they were given back.
+//! What every backend owes permits that stay taken for a while after they were given back.
 
 use std::time::Instant;
 

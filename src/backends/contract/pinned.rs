@@ -1,10 +1,8 @@
-//! What every backend owes those who pin a limit.
+//! What every backend owes a user who pins a limit.
 
 use super::*;
 
-pub(super) async fn a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(
-    store: TestedBackend,
-) {
+pub(super) async fn a_pinned_limit_stands_also_while_the_semaphore_is_idle(store: TestedBackend) {
     let pinned = |snapshot: &Snapshot| (snapshot.limit, snapshot.pinned);
     store.set_limit("a", Some(2)).await;
     let idle = store.snapshot("a").await;
@@ -22,7 +20,7 @@ pub(super) async fn a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(
     assert_eq!(pinned(&store.snapshot("a").await), (Some(2), true));
 }
 
-pub(super) async fn a_pinned_limit_that_is_raised_serves_those_who_wait(store: TestedBackend) {
+pub(super) async fn a_pinned_limit_that_is_raised_serves_the_waiters(store: TestedBackend) {
     let _first = store.granted(&request("a", 1)).await;
     let second = store.waits(request("a", 1)).await;
     let third = store.waits(request("a", 1)).await;
@@ -35,7 +33,7 @@ pub(super) async fn a_pinned_limit_that_is_raised_serves_those_who_wait(store: T
     within(SOON, fourth.granted()).await;
 }
 
-pub(super) async fn a_pinned_limit_that_is_lowered_stops_nobody(store: TestedBackend) {
+pub(super) async fn a_pinned_limit_that_is_lowered_stops_no_holder(store: TestedBackend) {
     let first = store.granted(&request("a", 3)).await;
     let second = store.granted(&request("a", 3)).await;
     let third = store.granted(&request("a", 3)).await;
@@ -71,7 +69,7 @@ pub(super) async fn a_limit_that_is_not_pinned_any_more_is_that_of_the_users(sto
     store.granted(&AcquireRequest { strict: true, ..request("a", 7) }).await;
 }
 
-pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_those_who_want_no_other(
+pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_strict_clients(
     store: TestedBackend,
 ) {
     store.set_limit("a", Some(2)).await;

@@ -1,4 +1,4 @@
-//! What every backend owes those who ask, wait in turn, hold and look.
+//! What every backend owes clients that ask, wait in turn, hold and look.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ pub(super) async fn never_more_than_the_limit_are_held(store: TestedBackend) {
     assert!(matches!(store.now(&request("a", 2)).await, Acquisition::Busy));
 }
 
-pub(super) async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: TestedBackend) {
+pub(super) async fn a_busy_semaphore_says_so_to_clients_that_do_not_wait(store: TestedBackend) {
     let lease = store.granted(&request("a", 1)).await;
     assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Busy));
     assert_eq!(store.snapshot("a").await.waiters, []);
@@ -28,7 +28,7 @@ pub(super) async fn a_busy_semaphore_says_so_to_those_who_do_not_wait(store: Tes
     assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Granted(_)));
 }
 
-pub(super) async fn those_who_do_not_wait_go_before_nobody(store: TestedBackend) {
+pub(super) async fn clients_that_do_not_wait_go_before_no_waiter(store: TestedBackend) {
     let first = store.granted(&request("a", 1)).await;
     let waiter = store.waits(request("a", 1)).await;
     first.release(PATIENCE).await.unwrap();
@@ -49,7 +49,7 @@ pub(super) async fn first_come_first_served(store: TestedBackend) {
     }
 }
 
-pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store: TestedBackend) {
+pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_no_other(store: TestedBackend) {
     let lease = store.granted(&request("a", 1)).await;
     let (first, second) = (store.waits(request("a", 1)).await, store.waits(request("a", 1)).await);
     first.canceller.cancel();
@@ -60,7 +60,7 @@ pub(super) async fn a_cancelled_waiter_leaves_the_queue_and_delays_nobody(store:
     second.granted().await;
 }
 
-pub(super) async fn a_dropped_waiter_delays_nobody(store: TestedBackend) {
+pub(super) async fn a_dropped_waiter_delays_no_other(store: TestedBackend) {
     let lease = store.granted(&request("a", 1)).await;
     let (first, second) = (store.waits(request("a", 1)).await, store.waits(request("a", 1)).await);
     first.acquiring.abort();
@@ -103,7 +103,7 @@ pub(super) async fn the_limit_stands_while_in_use_and_an_idle_semaphore_takes_th
     assert_eq!(store.snapshot("a").await.limit, Some(5));
 }
 
-pub(super) async fn another_limit_is_an_error_for_those_who_want_no_other(store: TestedBackend) {
+pub(super) async fn another_limit_is_an_error_for_strict_clients(store: TestedBackend) {
     let first = store.granted(&request("a", 1)).await;
     let strict = |limit| AcquireRequest { strict: true, ..request("a", limit) };
     let refused = within(PATIENCE, store.request(strict(2)).acquiring).await.unwrap();
@@ -126,7 +126,7 @@ pub(super) async fn a_waiter_keeps_the_semaphore_in_use(store: TestedBackend) {
     third.granted().await;
 }
 
-pub(super) async fn a_name_nobody_uses_is_an_empty_snapshot(store: TestedBackend) {
+pub(super) async fn an_idle_name_is_an_empty_snapshot(store: TestedBackend) {
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
     assert_eq!(store.names().await, []);
 }
@@ -224,6 +224,6 @@ pub(super) async fn many_tasks_never_exceed_the_limit(store: TestedBackend) {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(*running.borrow(), (0, LIMIT), "nobody is left, and all permits were used");
+    assert_eq!(*running.borrow(), (0, LIMIT), "no holder is left, and all permits were used");
     assert_eq!(store.snapshot("a").await.limit, None);
 }

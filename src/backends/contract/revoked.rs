@@ -1,13 +1,11 @@
-//! What every backend owes those who revoke permits, and those who hold them.
+//! What every backend owes operators who revoke permits, and the holders of these.
 
 use super::*;
 
 /// Longer than any test takes.
 const EVER: Duration = Duration::from_mins(5);
 
-pub(super) async fn one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(
-    store: TestedBackend,
-) {
+pub(super) async fn a_holder_revoked_gently_hears_of_it_and_keeps_its_permit(store: TestedBackend) {
     let mut lease = store.granted(&request("a", 1)).await;
     let waiter = store.waits(request("a", 1)).await;
     let id = lease.permit().id;
@@ -24,7 +22,7 @@ pub(super) async fn one_who_is_revoked_gently_hears_of_it_and_keeps_its_permit(
     within(SOON, waiter.granted()).await;
 }
 
-pub(super) async fn one_who_was_revoked_gently_hears_that_it_is_revoked_now(store: TestedBackend) {
+pub(super) async fn a_holder_revoked_gently_hears_that_it_is_revoked_now(store: TestedBackend) {
     for early in [true, false] {
         let mut lease =
             store.granted(&AcquireRequest { id: Uuid::new_v4(), ..request("a", 1) }).await;
@@ -40,9 +38,7 @@ pub(super) async fn one_who_was_revoked_gently_hears_that_it_is_revoked_now(stor
     }
 }
 
-pub(super) async fn one_who_is_revoked_hears_of_it_at_once_whenever_it_listens(
-    store: TestedBackend,
-) {
+pub(super) async fn a_revoked_holder_hears_of_it_at_once_whenever_it_listens(store: TestedBackend) {
     for (request, early) in
         [(request("a", 1), true), (detached("a", 1), true), (detached("a", 1), false)]
     {
@@ -60,7 +56,7 @@ pub(super) async fn a_revoked_permit_passes_on_when_its_lease_ends(store: Tested
     let id = store.granted(&detached("a", 1)).await.permit().id;
     let waiter = store.waits(request("a", 1)).await;
     assert!(store.revoke("a", id, Revocation::Graceful).await);
-    assert!(store.attach("a", id).await.is_none(), "nobody can renew it");
+    assert!(store.attach("a", id).await.is_none(), "no process can renew it");
     assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Busy));
     within(store.ttl + SOON, waiter.granted()).await;
     assert_eq!(store.give_back("a", id).await, ReleaseOutcome::Unknown);
@@ -98,13 +94,13 @@ pub(super) async fn a_permit_that_is_revoked_now_is_free_at_once(store: TestedBa
     let Loss { stage: gone, .. } = within(SOON, lease.lost()).await;
     assert_ne!(gone, LossStage::Revoking);
     assert!(!store.revoke("a", id, Revocation::Forced).await);
-    // Whatever the one who had it does now changes nothing.
+    // Whatever its former holder does now changes nothing.
     lease.release(PATIENCE).await.unwrap();
     assert!(store.snapshot("a").await.held(next.permit().id).is_some());
     assert_eq!(store.snapshot("a").await.holders.len(), 1);
 }
 
-pub(super) async fn nobody_is_revoked_where_nobody_holds(store: TestedBackend) {
+pub(super) async fn no_permit_is_revoked_where_none_is_held(store: TestedBackend) {
     let lease = store.granted(&request("a", 1)).await;
     let waiter = store.waits(request("a", 1)).await;
     for how in [Revocation::Graceful, Revocation::Forced] {
@@ -116,7 +112,7 @@ pub(super) async fn nobody_is_revoked_where_nobody_holds(store: TestedBackend) {
     assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
 }
 
-/// Somebody is there to be told, and the permit is its own.
+/// The holder listens, and the permit is its own.
 async fn listens(lease: &mut dyn Lease) {
     let lost = tokio::time::timeout(Duration::from_millis(100), lease.lost()).await;
     assert!(lost.is_err(), "{lost:?}");

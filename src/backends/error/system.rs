@@ -1,4 +1,4 @@
-//! What the system says of the files and directories of permits.
+//! Errors of the system about the files and directories of permits.
 
 use std::fmt;
 use std::io;
@@ -30,12 +30,12 @@ pub(crate) enum Directory {
     Movable(String),
     /// It is on a file system of this kind, where locks of different hosts do not meet.
     Remote(&'static str),
-    /// It belongs to another user than us and root; whether that stands for all who are not mapped.
+    /// It belongs to another user than us and root; whether that uid stands for all unmapped users.
     Owner {
         uid: u32,
         unmapped: bool,
     },
-    /// Everybody may write it, and there is no sticky bit.
+    /// All users may write it, and there is no sticky bit.
     Everybodys,
 }
 

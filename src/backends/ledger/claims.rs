@@ -1,4 +1,4 @@
-//! Those who want, have and had permits, and what is agreed with them.
+//! Waiters, holders and former holders, and the terms agreed with them.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub(crate) struct Terms {
     pub(crate) ttl: Option<Duration>,
 }
 
-/// Somebody's wish for a permit.
+/// A client's request for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim<R> {
     pub(crate) id: Uuid,
-    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: wants to
-    /// be alone, for as long as it likes.
+    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: an exclusive
+    /// permit without a lease.
     pub(crate) terms: Option<Terms>,
     /// For how long from its grant the permit stays taken, whatever becomes of its holder.
     pub(crate) min_hold: Duration,
@@ -43,17 +43,17 @@ pub(crate) struct LedgerHolder<R> {
     pub(super) confirmed: bool,
 }
 
-/// What came of a wish to keep a permit.
+/// The result of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Held,
-    /// It is still its holder's, and will not be for longer.
+    /// It is still held, but cannot be renewed.
     Revoked,
-    /// It has ended or was never there, and somebody else may hold it.
+    /// It has ended or was never there, and another client may hold it.
     Lost,
 }
 
-/// What became of somebody.
+/// What happened to a holder or waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LedgerEvent {
     /// It was waiting and has a permit now.

@@ -22,7 +22,7 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
-/// Who was granted a permit.
+/// The clients that were granted a permit.
 fn granted(changes: &[LedgerEvent]) -> Vec<u128> {
     let granted = |change: &LedgerEvent| match change {
         LedgerEvent::Granted { id, .. } => Some(id.as_u128()),
@@ -38,7 +38,7 @@ impl Ledger<()> {
 }
 
 #[test]
-fn permits_go_to_those_who_came_first() {
+fn permits_go_to_the_waiters_that_came_first() {
     let mut ledger = Ledger::default();
     assert_eq!(ledger.asks(0, claim(1, 1, None)), [1]);
     assert_eq!(ledger.asks(0, claim(2, 1, None)), []);
@@ -84,12 +84,12 @@ fn the_terms_stand_while_in_use_and_an_idle_semaphore_takes_the_next_ones() {
 }
 
 #[test]
-fn one_who_wants_to_be_alone_waits_until_it_is_and_nobody_joins_it() {
+fn a_client_that_wants_to_be_alone_waits_until_it_is_and_no_other_joins_it() {
     let mut ledger = Ledger::default();
     assert_eq!(ledger.asks(0, claim(1, 3, None)), [1]);
     assert_eq!(ledger.asks(0, claim(2, 3, None)), [2]);
     assert_eq!(ledger.asks(0, alone(3)), []);
-    assert_eq!(ledger.asks(0, claim(4, 3, None)), [], "nobody overtakes it");
+    assert_eq!(ledger.asks(0, claim(4, 3, None)), [], "no waiter overtakes it");
     assert_eq!(granted(&ledger.release(at(1), id(1))), []);
     assert_eq!(granted(&ledger.release(at(1), id(2))), [3]);
     assert_eq!(ledger.terms().map(|terms| terms.limit), Some(3));
@@ -109,7 +109,7 @@ fn who_is_away_is_passed_over_and_has_its_place_back() {
     assert_eq!(granted(&ledger.release(at(2), id(1))), [3]);
     assert_eq!(ledger.asks(3, claim(2, 1, Some(60))), []);
     assert_eq!(granted(&ledger.release(at(4), id(3))), [2]);
-    // Who never comes back keeps nothing.
+    // A client that never comes back keeps nothing.
     ledger.leave(at(5), id(4));
     assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
     assert_eq!(ledger.renew(at(5), id(2)), Renewal::Held);
@@ -117,7 +117,7 @@ fn who_is_away_is_passed_over_and_has_its_place_back() {
 }
 
 #[test]
-fn a_grant_that_nobody_takes_passes_on_and_the_place_is_kept() {
+fn a_grant_that_is_not_taken_passes_on_and_the_place_is_kept() {
     let mut ledger = Ledger::default();
     for number in 1..=3 {
         ledger.asks(0, claim(number, 1, Some(60)));
@@ -138,7 +138,7 @@ fn a_ticket_brings_back_a_place_that_was_forgotten() {
     ledger.asks(0, claim(2, 1, None));
     let (ticket, ahead) = ledger.waiting(id(2)).unwrap();
     assert_eq!(ahead, 0);
-    // Nobody else gets that place, not even while it is granted.
+    // No other waiter gets that place, not even while it is granted.
     assert_eq!(granted(&ledger.release(at(0), id(1))), [2]);
     ledger.request(at(0), claim(4, 1, None), Some(ticket));
     assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
@@ -171,7 +171,7 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
     ledger.request(at(7), holds(1), None);
     assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(HolderState::MinHold));
     assert_eq!(granted(&ledger.expire(at(20))), [2]);
-    // Who never claims its permit does not keep it, and who dies does.
+    // A client that never claims its permit does not keep it, and one that dies does.
     assert_eq!(ledger.expire(at(20) + CONFIRM), [LedgerEvent::Lapsed(id(2))]);
     assert_eq!(ledger.asks(30, holds(2)), [2]);
     assert_eq!(
@@ -211,11 +211,15 @@ fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends
 }
 
 #[test]
-fn whoever_is_revoked_now_has_nothing_any_more() {
+fn a_holder_revoked_now_has_nothing_any_more() {
     let mut ledger = Ledger::default();
     ledger.asks(0, alone(1));
     ledger.asks(0, Claim { min_hold: at(60), ..claim(2, 1, Some(10)) });
-    assert_eq!(ledger.revoke(at(1), id(1), Revocation::Graceful), [], "nobody could tell it");
+    assert_eq!(
+        ledger.revoke(at(1), id(1), Revocation::Graceful),
+        [],
+        "its holder could not be told"
+    );
     assert_eq!(ledger.revoke(at(1), id(2), Revocation::Forced), [], "it only waits");
     assert_eq!(granted(&ledger.revoke(at(1), id(1), Revocation::Forced)), [2]);
     assert_eq!(ledger.renew(at(1), id(2)), Renewal::Held);
@@ -233,14 +237,14 @@ fn a_pinned_limit_stands_whatever_is_asked_for() {
     }
     assert_eq!(ledger.terms().map(|terms| terms.limit), Some(2));
     assert_eq!(granted(&ledger.pin(at(1), Some(3))), [3]);
-    assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops nobody");
+    assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops no holder");
     assert_eq!(granted(&ledger.release(at(3), id(1))), []);
     assert_eq!(granted(&ledger.release(at(3), id(2))), []);
     assert_eq!(granted(&ledger.release(at(3), id(3))), [4]);
     ledger.pin(at(4), None);
     assert_eq!((ledger.limit(), ledger.pinned()), (Some(1), None), "as the first one asked");
     ledger.pin(at(5), Some(9));
-    assert_eq!(ledger.asks(5, alone(5)), [], "nobody runs beside one who wants to be alone");
+    assert_eq!(ledger.asks(5, alone(5)), [], "no client runs beside one that wants to be alone");
     assert_eq!(granted(&ledger.release(at(6), id(4))), [5]);
     assert_eq!(ledger.asks(7, claim(6, 9, None)), []);
 }
@@ -314,20 +318,21 @@ proptest! {
             }
             last_token = last_token.max(ledger.last);
             ledger.expire(now);
-            // Never more than the limit, unless that was lowered, and who wants to be alone is.
+            // Never more than the limit, unless that was lowered; a client that wants to be alone
+            // is.
             let limit = ledger.limit().unwrap_or(1) as usize;
             let granted = changes.iter().any(|one| matches!(one, LedgerEvent::Granted { .. }));
             let most = if granted { limit } else { limit.max(before) };
             prop_assert!(ledger.holders().len() <= most);
             let lonely = ledger.holders().filter(|one| one.claim.terms.is_none()).count();
             prop_assert!(lonely == 0 || ledger.holders().len() == 1);
-            // Nobody who is there waits for what is free.
+            // No waiter that is there waits for what is free.
             let first = ledger.queue.values().find(|waiting| waiting.away.is_none());
             prop_assert!(first.is_none_or(|waiting| !ledger.is_compatible(&waiting.claim)));
             // First come, first served: the queue is in the order of asking.
             let order: Vec<_> = ledger.waiters().map(|claim| asked[&claim.id.as_u128()]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");
-            // Nobody holds beyond the expiry, and nothing is left of those who have gone.
+            // No permit is held beyond its expiry, and nothing is left of clients that have gone.
             prop_assert!(ledger.holders().all(|one| one.expires().is_none_or(|at| now < at)));
             prop_assert_eq!(ledger.places.len(), ledger.holders().len() + ledger.waiters().len());
             prop_assert!(ledger.due.len() <= ledger.places.len());

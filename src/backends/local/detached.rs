@@ -46,7 +46,7 @@ pub(super) fn grant(
     Ok(lease(semaphore, entry, &request.name, request.id, validity))
 }
 
-/// Takes one up. None: nobody holds it, or not so that it could be renewed.
+/// Attaches to a detached permit. None: it is not held, or not so that it could be renewed.
 pub(super) fn attach(
     semaphore: &Rc<SemaphoreFiles>,
     locked: &MutexGuard<'_>,
@@ -76,8 +76,8 @@ fn lease(
     Box::new(RenewingLease::new(permit, validity, lease))
 }
 
-/// The permit of this identity that was written down and counts. One that is held by processes too
-/// is not detached, and is none of ours.
+/// The detached permit of this identity, if it counts. One that is held by processes too is not
+/// detached.
 fn find(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Option<(FileName, PermitRecord)>> {
     let found = locked.0.find(locked.0.list()?.kept, |entry| *entry, id)?;
     let Some(entry) = found else { return Ok(None) };
@@ -99,8 +99,8 @@ pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Release
     if kept.phase == HolderState::MinHold {
         return Ok(ReleaseOutcome::Before);
     }
-    // First: who is killed after that gives it back again, but who is killed before it and after the
-    // end would hear that nobody knows the permit.
+    // First of all: a client killed after this line can repeat the release. If the permit ended
+    // first, a client killed in between would then hear that it is unknown.
     locked.remember(id)?;
     let left = kept.in_phase(HolderState::MinHold);
     if kept.phase == HolderState::Holding && left.is_in_force()? {
@@ -113,7 +113,7 @@ pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Release
 
 impl DetachedLease {
     async fn renew(&self) -> io::Result<Renewed> {
-        // Somebody deleted the files, and with them all that was held.
+        // The files were deleted, and with them all permits.
         let Some(locked) = self.semaphore.lock(MutexWait::Bounded).await? else {
             return Ok(Renewed::Lost(Loss::unknown_to_server()));
         };
@@ -128,8 +128,8 @@ impl DetachedLease {
     }
 }
 
-/// Has the permit renewed whenever somebody tells of it, and never returns. That nobody can tell is no
-/// trouble: what there is to hear is heard at the next renewal.
+/// Has the permit renewed whenever its file is touched, and never returns. If it cannot be watched,
+/// that does no harm: the next renewal finds what has changed.
 async fn renew_when_told(renew_now: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Loss {
     if let Ok(told) = told {
         while let Ok(mut ready) = told.readable().await {
@@ -161,7 +161,7 @@ impl lease::LeaseOps for DetachedLease {
         })
     }
 
-    /// Nothing runs under it that would have to be stopped.
+    /// No command runs under it that would have to be stopped.
     fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(std::future::pending())
     }

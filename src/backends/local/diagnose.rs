@@ -1,4 +1,4 @@
-//! What there is to know of the directory in which permits live. Makes nothing.
+//! What `doctor` checks of the directory in which permits live. Makes nothing.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn free_space(filesystem: &StatFs) -> Vec<Finding> {
         grade: grade_of_bytes,
         what: FindingKind::FreeSpace(free / LITTLE),
     };
-    // Some file systems have as many as fit, and say nothing.
+    // Some file systems have no fixed number of files, and report none.
     let files = (all_files > 0)
         .then(|| (grade(files, all_files, FEW), FindingKind::FreeFiles(files)))
         .map(|(grade, what)| Finding { topic: "free files", grade, what });

@@ -37,7 +37,8 @@ pub(super) struct BaseDirectory {
     pub(super) sharing: Sharing,
 }
 
-/// Who else works in a base directory: whoever may write it. What is made inside gets its mode.
+/// Which other users work in a base directory: all that may write it. What is made inside gets its
+/// mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sharing {
     /// Permission bits for directories; files get them without the execute bits.
@@ -93,7 +94,7 @@ impl LocalConfig {
                 Err(error) if error.unusable_home() => {}
                 // On a file system that is read-only now, or in a home that was taken from us.
                 Ok(Some(_)) if !candidate.is_writable() => {}
-                // Missing, and not only because nobody has needed it yet.
+                // Missing, and not only because it was never needed.
                 Ok(None) if !candidate.could_be_made() => {}
                 opened => return opened,
             }
@@ -105,7 +106,7 @@ impl LocalConfig {
         self.candidates.iter().all(|candidate| candidate.named)
     }
 
-    /// The directory that whoever asks for a permit uses; not open if it has to be made first.
+    /// The directory that a client asking for a permit uses; not open if it has to be made first.
     /// Makes nothing.
     pub(super) fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), Error> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
@@ -173,7 +174,7 @@ impl DirectoryCandidate {
         let mut missing: Vec<&Path> =
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
-            // Private: whoever wants to share it says so with chmod.
+            // Private: a user who wants to share it uses chmod.
             match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => {
@@ -188,7 +189,7 @@ impl DirectoryCandidate {
         rustix::fs::accessat(CWD, &self.path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
     }
 
-    /// Whether a missing directory is missing only because nobody has needed it yet.
+    /// Whether a missing directory is missing only because it was never needed.
     fn could_be_made(&self) -> bool {
         let Some(parent) = self.path.ancestors().skip(1).find(|path| path.exists()) else {
             return false;
@@ -209,8 +210,8 @@ impl DirectoryCandidate {
         self.error(fault(error.into()))
     }
 
-    /// A stranger who owns the directory could swap files under our feet, and one that everybody
-    /// may write without the sticky bit belongs to everybody.
+    /// A stranger who owns the directory could swap files under our feet, and if all users may
+    /// write it without the sticky bit, it belongs to all of them.
     fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
         let me = geteuid().as_raw();
         if stat.st_uid != me && stat.st_uid != 0 {
@@ -224,8 +225,8 @@ impl DirectoryCandidate {
         Ok(())
     }
 
-    /// Who can move the directory away has the next semrun meet nobody in another one. Where the user
-    /// named it, with whom to share what it lies in was the user's to say.
+    /// A user who can move the directory away can send the next semrun to another one, where it
+    /// meets no holder. A user who named the directory also chose who shares its parents.
     fn check_way(&self) -> Result<(), Error> {
         match moved_by(&self.path) {
             Ok(None) => Ok(()),
@@ -246,7 +247,7 @@ impl DirectoryCandidate {
 impl Error {
     /// Whether a home directory that answers so is passed over: missing, read-only, not ours, or
     /// a network file system. A full disk is not among these, nor a directory that looks
-    /// tampered with: there semrun must not quietly meet nobody somewhere else.
+    /// tampered with: then semrun must not quietly use another directory, where it meets no holder.
     fn unusable_home(&self) -> bool {
         use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         let StoreError::Directory(fault) = &self.cause else { return false };
@@ -265,8 +266,8 @@ impl Sharing {
         if !server {
             return Self { directory: Mode::RWXU, group: None };
         }
-        // The sticky bit stays with the base: inside, whoever may write may clean up. The setgid
-        // bit gives what is made inside to the same group.
+        // The sticky bit stays with the base: inside, every user who may write may clean up. The
+        // setgid bit gives what is made inside to the same group.
         let directory = (mode | Mode::RWXU | Mode::SGID) - (Mode::SVTX | Mode::SUID);
         Self { directory, group: Some(Gid::from_raw(base.st_gid)) }
     }
@@ -276,7 +277,7 @@ impl Sharing {
         self.group.is_some()
     }
 
-    /// Whether everybody may.
+    /// Whether all users may.
     pub(super) fn is_world_writable(self) -> bool {
         self.directory.contains(Mode::WOTH)
     }
@@ -290,8 +291,8 @@ impl Sharing {
             & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
     }
 
-    /// Gives a directory that we made, or meant to before we were killed, to those who share the
-    /// base; where the base has the setgid bit, the kernel has done so.
+    /// Gives a directory that we made, or meant to before we were killed, to the group that shares
+    /// the base; where the base has the setgid bit, the kernel has done so.
     pub(super) fn apply(self, directory: &OwnedFd, stat: &Stat) -> io::Result<()> {
         let wanted = (self.directory, self.group);
         let found = (Mode::from_raw_mode(stat.st_mode), Some(Gid::from_raw(stat.st_gid)));

@@ -48,8 +48,8 @@ pub(super) fn from_file(base: impl AsFd, file: &str) -> Option<Name> {
     (to_file(&name) == file).then_some(name)
 }
 
-/// Makes sure that a shortened directory is this name's, and writes the name if `create` and
-/// nobody has.
+/// Makes sure that a shortened directory is this name's, and writes the name if `create` and it is
+/// not written yet.
 pub(super) fn check_true_name(
     directory: &OwnedFd,
     name: &Name,

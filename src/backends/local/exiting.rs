@@ -1,6 +1,6 @@
-//! Waiting for the dead to be quite gone. A process that is killed closes its files one after the
-//! other, and the kernel gives up a lock with a high number (ours) before one with a low number
-//! (the command's own, say). Until then the permit has no holder, and is not free yet.
+//! Waiting until killed processes have ended completely. A process that is killed closes its files
+//! one after the other, and the kernel gives up a lock with a high number (ours) before one with a
+//! low number (the command's own, say). Until then the permit has no holder, and is not free yet.
 
 use std::fs::{self, DirEntry};
 use std::io;
@@ -13,7 +13,7 @@ use super::file_names::FileName;
 use super::semaphore_files::SemaphoreFiles;
 use crate::clock::Moment;
 
-/// What it takes nearly always.
+/// How long it nearly always takes.
 const USUAL: Duration = Duration::from_millis(2);
 
 /// How long the end of processes that we may not see is taken to last at most.
@@ -22,7 +22,7 @@ const UNSEEN: Duration = Duration::from_secs(1);
 /// The longest time between two looks.
 const RARELY: Duration = Duration::from_millis(100);
 
-/// Those whose end has to be waited for: whoever may have had one of these permits.
+/// The processes that may have had one of these permits, and have to end before it passes on.
 pub(super) struct ExitingProcesses {
     /// The processes that asked for them.
     pids: Vec<u32>,
@@ -67,7 +67,7 @@ impl ExitingProcesses {
         }
     }
 
-    /// Whether there is nobody to wait for. False where that cannot be seen.
+    /// Whether no process is left to wait for. False where that cannot be seen.
     pub(super) fn are_gone(&self) -> bool {
         self.since.is_none() || (self.first().is_none() && self.sees_all())
     }
@@ -83,7 +83,7 @@ impl ExitingProcesses {
         if !self.pids.contains(&pid) && !is_younger(&stat, since) {
             return false;
         }
-        // The files are gone with the last thread. The first may have ended before, in peace.
+        // The files are closed with the last thread. The first may have ended before, normally.
         let threads = || fs::read_dir(process.join("task")).into_iter().flatten().flatten();
         let ends = |thread: DirEntry| {
             fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| is_ending(&stat))
@@ -96,7 +96,7 @@ impl ExitingProcesses {
         processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
     }
 
-    /// Whether no process is hidden from us, as far as one can tell by the first.
+    /// Whether no process is hidden from us, as far as process 1 shows.
     fn sees_all(&self) -> bool {
         fs::read_to_string(self.proc.join("1/stat")).is_ok()
     }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_hang_in_their_end_and_never_had_the_permit_do_not_matter() {
+    fn processes_that_hang_in_their_end_and_never_had_the_permit_do_not_matter() {
         let processes = ProcessesSince::new();
         processes.put("7", &stat("D", ENDING, 1233));
         assert_eq!(processes.first(), None, "older than the permit");

@@ -1,4 +1,4 @@
-//! What the files of a semaphore are called and what is in the one that is read: no I/O.
+//! The names of a semaphore's files, and what is in the state file. No I/O.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct StateFile {
     /// The last queue number or fencing token given out; both come from here and only grow.
     pub(super) last: u64,
-    /// The limit that its users agreed on, which stands while it is in use; 0: nobody has set one.
+    /// The limit that its users agreed on, which stands while it is in use; 0: none is set.
     pub(super) limit: u32,
     /// The limit that counts whatever its users ask for; 0: none is pinned.
     pub(super) pinned: u32,
 }
 
-/// The kinds of FIFO, and the one kind of file that counts without a process.
+/// The kinds of FIFO, and the kind of file that counts without a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileKind {
     Waiter,
@@ -76,7 +76,7 @@ impl FileName {
     }
 }
 
-/// No number that is given out comes near it; behind one that is greater none would grow.
+/// No number that is given out comes near it; after a greater one the numbers could not grow.
 const GREATEST: u64 = 1 << 62;
 
 impl StateFile {
@@ -84,8 +84,8 @@ impl StateFile {
         (self.pinned > 0).then_some(self.pinned)
     }
 
-    /// The next number: grows in normal life by one or more, and across the loss of this file
-    /// because it follows the wall clock in microseconds.
+    /// The next number. It grows by one or more, and even if this file is lost, because it follows
+    /// the wall clock in microseconds.
     pub(super) fn next(&mut self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_micros()).unwrap_or(0);
@@ -98,8 +98,7 @@ impl StateFile {
         format!("{:020} {:010} {:010}\n", self.last, self.limit, self.pinned)
     }
 
-    /// What a crash of the machine may have garbled reads as nothing: the clock then sees to it
-    /// that numbers grow.
+    /// A file garbled by a crash of the machine reads as empty: numbers still grow, by the clock.
     pub(super) fn from_text(text: &[u8]) -> Self {
         let fields = || {
             let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();

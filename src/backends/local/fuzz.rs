@@ -1,4 +1,4 @@
-//! What is read in a shared directory, as functions of bytes.
+//! Fuzz targets: parsing what is read in a shared directory.
 
 use super::file_names::{FileName, StateFile};
 use super::records::{self, PermitRecord};
@@ -34,7 +34,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
 }
 
-/// A name is one file in its directory, and another one is another.
+/// A name is one file in its directory, and different names are different files.
 pub(crate) fn fuzz_name(name: &Name) {
     let file = directory_names::to_file(name);
     assert!(file.len() <= 255 && !file.contains(['/', '\0']) && !file.starts_with('.'), "{file}");

@@ -1,6 +1,6 @@
 //! Permits on one machine, without a server: FIFO special files with flock(2). A permit lives as
-//! long as any process of the command's tree keeps its descriptor open, so no lease expires and
-//! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
+//! long as any process of the command's tree keeps its descriptor open, so no lease expires and no
+//! clock is asked, except for permits that outlive their process. `docs/backends.md` says why it is
 //! built so; `files.rs` knows the files.
 
 mod detached;
@@ -47,7 +47,7 @@ use super::{
 };
 use crate::sys::raise_file_size_limit;
 
-/// How long one of many may take whose files are locked.
+/// How long one of many semaphores may take if its files are locked.
 const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// The local backend in one directory.
@@ -83,7 +83,7 @@ impl Local {
         progress: &ProgressSender,
     ) -> Result<Acquisition, Error> {
         let attempt = || Attempt::Acquire(request.name.clone());
-        // Several rounds only if somebody deletes the files under us.
+        // Several rounds only if the files are deleted under us.
         for _ in 0..100 {
             let base = self.open(true)?.expect("what is missing was made");
             let round = async {
@@ -97,7 +97,7 @@ impl Local {
             match round.await {
                 Ok(Some(Ok(acquired))) => return Ok(acquired),
                 Ok(Some(Err(differs))) => return Err(self.differs(request, &differs)),
-                // What is made in a deleted directory is not found either.
+                // Files made in a deleted directory are not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.error(attempt(), error)),
@@ -113,7 +113,7 @@ impl Local {
         StoreError::Differs(Box::new(TermsMismatch { name, pinned, stands, asked })).of(&self.url())
     }
 
-    /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
+    /// Does something under the mutex of a semaphore. None: it was never used, or its files are
     /// being deleted.
     async fn under_mutex<T>(
         &self,
@@ -172,7 +172,7 @@ impl Local {
                 snapshots.push(snapshot);
                 continue;
             }
-            // What is in the way is waited for here, or told, and hides no other.
+            // Here an obstacle is waited for or reported, and hides no other semaphore.
             let end = end.max(Instant::now() + BRIEFLY);
             snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
                 Ok(Ok(snapshot)) => snapshot,
@@ -193,7 +193,7 @@ impl Local {
             return Ok(());
         }
         let pin = |semaphore: &Rc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
-            // Before the new limit is there, as for everything that wakes.
+            // Before the new limit is written, as always when waking.
             locked.wake(semaphore.list()?.waiters)?;
             locked.set_state(StateFile { pinned: limit.unwrap_or(0), ..locked.state()? })
         };

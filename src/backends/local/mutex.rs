@@ -19,7 +19,7 @@ use crate::files::create;
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
-/// How long whoever does not want to wait tries all the same.
+/// How long a client that does not want to wait tries all the same.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a thread that got the mutex offers it to us.
@@ -47,16 +47,16 @@ impl LockingThread {
 /// How long to wait for the mutex.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum MutexWait<'a> {
-    /// As long as it takes; who waits is told when it takes long.
+    /// As long as it takes; the waiter is told when it takes long.
     Endless(&'a ProgressSender),
-    /// For those who do not want to wait: an error after a while.
+    /// For clients that do not want to wait: an error after a while.
     Bounded,
 }
 
 impl SemaphoreFiles {
-    /// Locks the mutex. None: the files we have open are no longer those at the path, because
-    /// somebody deleted them; open the semaphore again. Leaves no thread behind, unless it fails or is
-    /// called off while another process has the mutex.
+    /// Locks the mutex. None: the files we have open are no longer those at the path, because they
+    /// were deleted; open the semaphore again. No thread is left, unless it fails or is called off
+    /// while another process has the mutex.
     pub(super) async fn lock(&self, patience: MutexWait<'_>) -> io::Result<Option<MutexGuard<'_>>> {
         if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;
@@ -65,8 +65,8 @@ impl SemaphoreFiles {
         Ok(self.still_there()?.then_some(locked))
     }
 
-    /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
-    /// that somebody deleted.
+    /// The same if the mutex is free at the moment, to look only. It does not check whether the
+    /// files were deleted: nothing is in them then.
     pub(super) fn lock_to_look(&self) -> io::Result<Option<MutexGuard<'_>>> {
         Ok(self.take_mutex()?.then(|| MutexGuard(self)))
     }
@@ -121,8 +121,8 @@ impl SemaphoreFiles {
             let _ = sender.send(result.map_err(io::Error::from));
             let accepted = accepted.recv_timeout(OFFER).is_ok();
             if !accepted {
-                // Nobody wants it any more, or the waiter hangs in a write to a terminal: the
-                // others must not wait for that.
+                // The waiter has gone, or it hangs in a write to a terminal: the others must not
+                // wait for that.
                 let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
             }
             accepted
@@ -149,16 +149,16 @@ impl Drop for MutexGuard<'_> {
     }
 }
 
-/// Opens the mutex file, or makes it. Never through a link: what is written to it must not land
-/// in somebody's own file.
+/// Opens the mutex file, or makes it. Never through a link: what is written to it must not land in
+/// a user's own file.
 pub(super) fn open_mutex(
     directory: &OwnedFd,
     sharing: Sharing,
     create: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let access = if create { OFlags::RDWR } else { OFlags::RDONLY };
-    // First without O_CREAT: the kernel refuses that for a file of somebody else in a sticky
-    // directory (fs.protected_regular), even where writing to it is fine.
+    // First without O_CREAT: the kernel refuses that for another user's file in a sticky directory
+    // (fs.protected_regular), even where writing to it is fine.
     for _ in 0..100 {
         match create::open(directory, "mutex", access) {
             Ok(mutex) => return Ok(Some(mutex)),

@@ -1,4 +1,4 @@
-//! Which permits are taken, and by whom: by the processes that have a FIFO open, by a record that
+//! Which permits are taken, and how: by the processes that have a FIFO open, by a record that
 //! lasts, or by both.
 
 use std::io;
@@ -26,7 +26,8 @@ pub(super) enum TakenBy {
 pub(super) struct TakenPermits {
     /// In the order of their grants.
     pub(super) taken: Vec<TakenPermit>,
-    /// Permits that were not given back, have not been replaced yet, and do not last.
+    /// Permits of dead holders that were not given back or replaced yet, and have no record that
+    /// lasts.
     pub(super) dead: Vec<FileName>,
 }
 
@@ -53,7 +54,7 @@ impl TakenPermits {
         for entry in kept {
             let number = |taken: &TakenPermit| taken.entry.number;
             let held = &found.taken[..by_processes];
-            // One permit, however it is taken.
+            // Counted once, even if it is taken in both ways.
             if held.binary_search_by_key(&entry.number, number).is_err()
                 && let Some(kept) = locked.kept(entry)?
             {
@@ -86,7 +87,8 @@ pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<Snaps
         TakenBy::Record(kept) if kept.is_detached() => Some(kept.ttl),
         _ => None,
     });
-    // One who was passed over has kept its number, and its place once it comes back.
+    // A waiter that was passed over has kept its number, and gets its place back when it runs
+    // again.
     let mut queue: Vec<_> = waiters.into_iter().chain(passed_over).collect();
     queue.sort_unstable_by_key(|entry| entry.number);
     let mut waiters = Vec::new();

@@ -1,12 +1,12 @@
-//! Who holds a lock, by the kernel's list, and whether that process is stopped. A hint for fairness
+//! Which process holds a lock, by the kernel's list, and whether it is stopped. A hint for fairness
 //! and for words; no permit is granted by it.
 
 use std::fs;
 
 use rustix::fs::Stat;
 
-/// The locks of this moment, with the pids as our own pid namespace counts them. Locks of
-/// processes elsewhere are not in it.
+/// The locks of this moment, with the pids as our own pid namespace counts them. Locks of processes
+/// in other namespaces are missing.
 pub(super) struct Locks(String);
 
 impl Locks {
@@ -14,7 +14,7 @@ impl Locks {
         Self(fs::read_to_string("/proc/locks").unwrap_or_default())
     }
 
-    /// The pid of whoever holds a lock of flock(2) on this file.
+    /// The pid of the process that holds a lock of flock(2) on this file.
     pub(super) fn holder(&self, file: &Stat) -> Option<u32> {
         let (major, minor) = (rustix::fs::major(file.st_dev), rustix::fs::minor(file.st_dev));
         let device = format!("{major:02x}:{minor:02x}");

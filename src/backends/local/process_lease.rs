@@ -1,4 +1,4 @@
-//! A permit that processes hold: whoever has its FIFO open, which the command's tree inherits.
+//! A permit that processes hold by having its FIFO open, which the command's tree inherits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,16 +24,16 @@ use crate::sys;
 /// How often a holder that nothing can wake looks whether its permit was revoked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Knows no runtime before it is asked for [`Lease::lost`]: it may be granted in another one.
+/// Uses no runtime before [`Lease::lost`] is called: it may be granted in another one.
 pub(super) struct ProcessLease {
     permit: Permit,
     semaphore: Rc<SemaphoreFiles>,
     entry: FileName,
     /// Others write there too, to revoke the permit.
     fifo: OwnedFd,
-    /// The same, once somebody wants to hear of that.
+    /// The same, once the holder listens for that.
     watched: Option<AsyncFd<OwnedFd>>,
-    /// What was heard of that.
+    /// What was read there.
     heard: FifoMessage,
     /// Until when the permit stays taken after its release.
     hold_end: Option<Moment>,
@@ -52,7 +52,7 @@ impl ProcessLease {
         let record = Record::new(request);
         let fifo = locked.create(entry, &record)?;
         let keep = || -> io::Result<Moment> {
-            // Last, so that one that nobody has does not last.
+            // Last, so that a grant that fails leaves none of these.
             let kept = PermitRecord::of_run(request)?;
             locked.write_kept(kept_entry(entry), kept, &record)?;
             Ok(kept.hold_end)
@@ -129,7 +129,7 @@ impl Lease for ProcessLease {
             if self.hold_end.is_some_and(|end| end <= clock::now() || off) {
                 self.semaphore.remove(kept_entry(self.entry));
             }
-            // The permit is free already; what fails here makes nobody wait who would not.
+            // The permit is free already; a failure here makes no waiter wait longer.
             let _ = self.semaphore.wake_next_waiter().await;
             Ok(())
         })

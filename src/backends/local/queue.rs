@@ -30,31 +30,31 @@ use crate::backends::{
 use crate::clock::{self, Moment};
 use crate::sys::raise_open_files_limit;
 
-/// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
-/// watches the permits too. So those learn of a free permit who may take it, and however many in a
-/// row are frozen with their container, one of the last is not.
+/// How many of the waiters before it a waiter watches. If fewer are before it or after it, it
+/// watches the permits too. So the first waiters learn of a free permit; if many in a row are
+/// frozen with their container, the last ones do.
 pub(super) const WATCHED: usize = 3;
 
 /// How long each of those before us may have a free permit to itself before we look whether it
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
 const COURTESY: Duration = Duration::from_millis(50);
 
-/// How long a free permit may stay free before those whose turn it is are told of it, and how long
-/// they then have to hear that. Long against the delays of a busy machine.
+/// How long a free permit may stay free before the waiters at the front are told of it, and how
+/// long they then have to hear that. Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long those who are in the middle of their end are waited for without a word, and by those who
-/// do not want to wait.
+/// How long to wait for processes that are exiting before saying so, or before giving up if the
+/// client does not want to wait.
 const DYING: Duration = Duration::from_secs(2);
 
-/// How long somebody who is not in the queue yet tries on when the disk is full, say.
+/// How long a client that is not in the queue yet retries when the disk is full, say.
 const TRY_ON: Duration = Duration::from_secs(5);
 
-/// How often that is tried.
+/// How long between these retries.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long one in the queue who cannot take what is its, from the first time on, lets those behind it
-/// wait for that. They mostly could not either; but it may be its own trouble, a quota, say.
+/// How long a waiter that fails to take its permit, counted from the first failure, keeps its turn.
+/// Those after it would mostly fail too; but the cause may be its own, a quota, say.
 const KEEPS_ITS_TURN: Duration = Duration::from_secs(15);
 
 /// Another limit is in force, and `--strict-limit` takes no other.
@@ -63,7 +63,7 @@ pub(super) struct LimitMismatch {
     pub(super) pinned: bool,
 }
 
-/// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
+/// Waits until a permit is ours. None: the files were deleted; start again with new ones.
 pub(super) async fn take_turn(
     semaphore: Rc<SemaphoreFiles>,
     request: &AcquireRequest,
@@ -107,14 +107,14 @@ struct QueuePass<'a> {
 enum QueueStep {
     Acquired(Acquisition),
     Deleted,
-    /// Another limit stands, and the one who asks wants no other.
+    /// Another limit is in force, and the client accepts only its own.
     Differs(LimitMismatch),
     /// Something has happened that may make it our turn.
     LookAgain,
 }
 
 impl QueuePass<'_> {
-    /// Looks, takes what is ours, and otherwise waits for something to happen.
+    /// Looks, takes a permit if it is our turn, and otherwise waits for something to happen.
     async fn run(&mut self) -> io::Result<QueueStep> {
         let Self { semaphore, request, progress, .. } = self;
         let for_mutex =
@@ -163,8 +163,8 @@ impl QueuePass<'_> {
         Ok(QueueStep::LookAgain)
     }
 
-    /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
-    /// do the same where we are called off.
+    /// Waits until the former holders of these permits have ended. Only then are the permits
+    /// removed, so that other waiters do the same if we are called off.
     async fn wait_for_exit_of(
         &self,
         dying: &ExitingProcesses,
@@ -191,15 +191,15 @@ impl QueuePass<'_> {
         Ok(QueueStep::LookAgain)
     }
 
-    /// Whether to bear with an error that may pass: in the queue as long as we may wait, before
+    /// Whether to retry after an error that may pass: in the queue as long as we may wait, before
     /// it for a while.
     fn tries_on(&self, give_up: Instant) -> bool {
         self.place.is_some() || (!self.request.nonblock && Instant::now() < give_up)
     }
 }
 
-/// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
-/// and is not passed over.
+/// Does something else than wait in the queue. A waiter with a place in it keeps reading what it is
+/// told, so it is not passed over.
 async fn while_answering<T>(place: Option<&QueuePlace>, doing: impl Future<Output = T>) -> T {
     match place {
         Some(place) => place.while_answering(doing).await,
@@ -207,7 +207,7 @@ async fn while_answering<T>(place: Option<&QueuePlace>, doing: impl Future<Outpu
     }
 }
 
-/// Errors of the moment: others may free what is missing.
+/// Temporary errors: other processes may free what is missing.
 fn is_transient(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let storage = error.kind() == io::ErrorKind::StorageFull;
@@ -220,13 +220,13 @@ fn is_transient(error: &io::Error) -> bool {
 
 /// What a look under the mutex found.
 struct QueueSnapshot {
-    /// Those before us in the queue, the nearest last. Some of the farther ones may be dead.
+    /// The waiters before us, the nearest last. Some of the farther ones may be dead.
     queue: Vec<FileName>,
-    /// The FIFOs of those before us who live, the nearest first; not more than we watch.
+    /// The FIFOs of living waiters before us, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
-    /// Those behind us.
+    /// The waiters after us.
     after: Vec<FileName>,
-    /// The FIFOs of those behind us who live, the nearest first; not more than we watch.
+    /// The FIFOs of living waiters after us, the nearest first; not more than we watch.
     behind: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
@@ -314,7 +314,7 @@ impl QueueSnapshot {
         }
     }
 
-    /// Finds the nearest of those before us who live, and forgets the dead it meets.
+    /// Finds the nearest living waiters before us, and forgets the dead ones.
     fn look_before(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         let mut alive = Vec::new();
         self.before.clear();
@@ -329,7 +329,7 @@ impl QueueSnapshot {
         Ok(())
     }
 
-    /// The same with those behind us, unless we watch the permits anyway.
+    /// The same with the waiters after us, unless we watch the permits anyway.
     fn look_behind(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         for entry in &self.after {
             if self.before.len() < WATCHED || self.behind.len() == WATCHED {
@@ -374,13 +374,13 @@ impl QueueSnapshot {
         self.held < self.limit as usize
     }
 
-    /// Whether what is free was left by the dead, who may not be quite gone.
+    /// Whether what is free was left by dead processes, which may not have ended completely.
     fn is_of_the_dead(&self) -> bool {
         !self.dead.is_empty() && self.held + self.dead.len() >= self.limit as usize
     }
 
-    /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
-    /// is are able to.
+    /// A permit is free, and it is not our turn to take it: makes sure that the waiters whose turn
+    /// it is are able to.
     fn see_to_the_first(
         &mut self,
         locked: &MutexGuard<'_>,
@@ -411,20 +411,21 @@ fn grant(
     Ok(Box::new(ProcessLease::grant(semaphore, locked, state, request)?))
 }
 
-/// A permit is free, it is somebody else's turn to take it, and it stays free. Until `end` nothing
+/// A permit is free, it is another waiter's turn to take it, and it stays free. Until `end` nothing
 /// is done about that.
 #[derive(Clone, Copy)]
 struct OvertakeTimer {
     end: Instant,
     /// How many at the front of the queue have been told.
     told: usize,
-    /// The newest permit then, and who was the first. Others mean that the queue moves after all.
+    /// The newest permit and the first waiter at that time. Others mean that the queue moves after
+    /// all.
     newest_permit: u64,
     first: Option<FileName>,
 }
 
 impl OvertakeTimer {
-    /// Whoever learns of a free permit has it.
+    /// Some if a permit is free and other waiters are before us.
     fn of(survey: &QueueSnapshot, before: Option<Self>) -> Option<Self> {
         let waits = survey.free() && !survey.before.is_empty();
         let begin = Self::begin(survey);
@@ -439,8 +440,8 @@ impl OvertakeTimer {
         Self { end, told: 0, newest_permit: survey.newest_permit, first }
     }
 
-    /// Each time that some were passed over more are told at once: so it takes as many rounds as the
-    /// number of those who do not hear has digits.
+    /// Each time that some were passed over, twice as many are told at once: so the rounds grow
+    /// with the logarithm of the number of waiters that do not hear.
     fn go_on(self, survey: &QueueSnapshot, moved: bool) -> Self {
         let told = if moved { self.told * 2 } else { self.told.max(WATCHED + 1) };
         Self { told, ..Self::begin(survey) }

@@ -4,7 +4,7 @@
 //! it has a FIFO of the same number too, and both are one permit.
 //!
 //! A file is of one width and written again in one piece, so it can neither tear nor grow on a disk
-//! that is full. An end that has passed needs nobody: whoever looks next removes the file.
+//! that is full. When its end has passed, the next process that looks removes the file.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -52,7 +52,7 @@ impl PermitRecord {
         Ok(Self { ttl: request.ttl, phase: HolderState::Holding, ..run }.renewed())
     }
 
-    /// What is left of that of a run, which is granted now, once nothing else is.
+    /// One for a run that is granted now: what remains once its FIFO has gone.
     pub(super) fn of_run(request: &AcquireRequest) -> io::Result<Self> {
         let hold_end = clock::now().saturating_add(request.min_hold);
         let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, HolderState::MinHold);
@@ -80,8 +80,8 @@ impl PermitRecord {
         Self { phase, ..self }
     }
 
-    /// Whether it counts. One that ends after any time that can be asked for was written by other
-    /// means, and would show centuries.
+    /// Whether it counts. An end later than any that can be asked for was not written by us, and
+    /// would show centuries.
     pub(super) fn is_in_force(self) -> io::Result<bool> {
         let left = self.end().saturating_sub(clock::now());
         Ok(!left.is_zero() && left <= sanitize::LONGEST && self.boot == this_boot()?)
@@ -97,7 +97,7 @@ impl PermitRecord {
         format!("{} {phase} {ttl:020} {lease_end:020} {hold_end:020}\n", self.boot)
     }
 
-    /// What is garbled or unfinished, or would last for centuries, counts for nothing.
+    /// A file that is garbled or unfinished, or would last for centuries, does not count.
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let boot = words.next()?.parse().ok()?;
@@ -116,8 +116,8 @@ impl PermitRecord {
 }
 
 impl MutexGuard<'_> {
-    /// Writes such a permit down. Before the last step it counts for nothing, and nothing is left
-    /// of one that fails.
+    /// Writes such a permit down. Before the last step it does not count, and a failure leaves
+    /// nothing.
     pub(super) fn write_kept(
         &self,
         entry: FileName,
@@ -137,12 +137,12 @@ impl MutexGuard<'_> {
         write_whole(&self.open_file(&entry.file(), OFlags::WRONLY)?, &kept.to_text())
     }
 
-    /// Has those who renew it look at once: see [`watch`].
+    /// Makes the processes that renew it look at once: see [`watch`].
     pub(super) fn tell(&self, entry: FileName) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        // Who is not told hears of it at the next renewal.
+        // A process that is not told hears of it at the next renewal.
         let _ = rustix::fs::utimensat(&self.0.directory, entry.file(), &times, flags);
     }
 
@@ -150,10 +150,10 @@ impl MutexGuard<'_> {
     pub(super) fn kept(&self, entry: FileName) -> io::Result<Option<PermitRecord>> {
         let text = match self.open_file(&entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
-            // Nothing that we made: it is removed as what is garbled is.
+            // It is not of our making: removed like a garbled file.
             Err(Errno::LOOP | Errno::NXIO | Errno::MLINK) => Vec::new(),
             file => match read_whole::<256>(&file?) {
-                // A directory has no text. One that cannot be read now may be a permit all the same.
+                // A directory has no text. A file that cannot be read now may still be a permit.
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
                 text => text?,
             },
@@ -167,9 +167,9 @@ impl MutexGuard<'_> {
         Ok(None)
     }
 
-    /// Remembers that a permit was given back, in the place of the one that was given back first. Who
-    /// is killed in the middle of that spoils nothing but this place. Where there is no room for that,
-    /// which may last, it is no reason not to give a permit back.
+    /// Remembers that a permit was given back, in the place of the oldest one. A process that is
+    /// killed halfway spoils only this place. If there is no room, which may last, the permit is
+    /// given back all the same.
     pub(super) fn remember(&self, id: Uuid) -> io::Result<()> {
         let no_room = |error: &io::Error| {
             use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -208,7 +208,7 @@ impl MutexGuard<'_> {
 
     fn open_file(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
         let file = create::open(&self.0.directory, file, access)?;
-        // Another name of a file elsewhere, or a FIFO, is nothing that we made.
+        // A hard link to another file, or a FIFO, is not of our making.
         if create::is_single(&file)? { Ok(file) } else { Err(Errno::MLINK) }
     }
 }

@@ -1,4 +1,4 @@
-//! Taking a permit from whoever has it. Processes are told through its FIFO, which they watch.
+//! Revoking a permit. Its holders are told through its FIFO, which they watch.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::semaphore_files::{self, FifoMessage, RELEASED, REVOKED};
 use crate::backends::{HolderState, Loss, LossStage, Revocation};
 use crate::mutants::{self, Guard};
 
-/// What somebody else has written to a permit of ours, if anything.
+/// What another process has written to a permit of ours, if anything.
 pub(super) fn loss_from(said: FifoMessage) -> Option<Loss> {
     match said {
         FifoMessage::Nothing => None,
@@ -21,7 +21,7 @@ pub(super) fn loss_from(said: FifoMessage) -> Option<Loss> {
     }
 }
 
-/// False: nobody has a permit of this identity.
+/// False: no permit has this identity.
 pub(super) fn revoke(locked: &MutexGuard<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
     let listing = locked.0.list()?;
     let TakenPermits { taken, .. } = TakenPermits::look(locked, listing.permits, listing.kept)?;
@@ -61,7 +61,7 @@ pub(super) fn end(locked: &MutexGuard<'_>, entry: FileName) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for one that lasts on, but may end earlier than those who wait for that think.
+/// The same for a permit that stays taken, but may end earlier than the waiters were told.
 pub(super) fn shorten(
     locked: &MutexGuard<'_>,
     entry: FileName,

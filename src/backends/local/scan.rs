@@ -1,5 +1,5 @@
-//! A look at many semaphores. Nearly all of it is the kernel's: files that are opened, read and closed. So
-//! it is done on all processors.
+//! A look at many semaphores, on all processors: nearly all of it is the kernel's work, opening,
+//! reading and closing files.
 
 use std::io;
 use std::thread;
@@ -9,11 +9,11 @@ use super::permits;
 use super::semaphore_files::SemaphoreFiles;
 use crate::backends::{Name, Snapshot};
 
-/// How many are worth a thread.
+/// How many names are worth a thread.
 const WORTH_A_THREAD: usize = 200;
 
-/// In the order of the names. None: who has the mutex is not done yet, or something is wrong; whoever looks
-/// at that one alone hears what.
+/// In the order of the names. None: another process still has the mutex, or something is wrong; a
+/// look at that name alone reports what.
 pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Snapshot>> {
     let threads = match names.len() / WORTH_A_THREAD {
         0 => 1,
@@ -25,7 +25,7 @@ pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Snapshot>
     let mut parts = names.chunks(names.len().div_ceil(threads).max(1));
     let first = parts.next().unwrap_or_default();
     thread::scope(|scope| {
-        // There may be as many threads as this user may have.
+        // This user may have no more threads left.
         let started =
             |part| (part, thread::Builder::new().spawn_scoped(scope, move || look(part)).ok());
         let others: Vec<_> = parts.map(started).collect();

@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `mutex` | locked while anything is decided; holds the last number and the limit in force |
 //! | `q.<number>` | FIFO of a waiter, in the order of the queue |
-//! | `p.<number>` | the same, of one who was passed over because it did not answer |
+//! | `p.<number>` | the same, of a waiter that was passed over because it did not answer |
 //! | `s.<token>` | FIFO of a permit that is held by processes |
 //! | `k.<token>` | record of a permit that counts also without a process: see `records.rs` |
 //! | `q.<number>.json`, `s.<token>.json`, `k.<token>.json` | who that is |
 //! | `done` | the detached permits that were given back last |
 //! | `name` | the true name, where the directory's is a shortened one |
 //!
-//! Whether somebody lives is never read from a record: a FIFO counts as long as its flock(2) is
+//! Whether a process lives is never read from a record: a FIFO counts as long as its flock(2) is
 //! held, which the kernel gives up with the last process that has it open; that of a permit also
 //! stops counting when [`RELEASED`] is written to it. `docs/backends.md` has the reasons.
 
@@ -35,8 +35,8 @@ use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
 use crate::files::create::{self, with_exact_modes};
 
-/// What is written to a permit's FIFO when it is given back, or revoked at once. Nobody reads
-/// what is there: how much it is says what has happened.
+/// What is written to a permit's FIFO when it is given back, or revoked at once. It is never read:
+/// its length says what has happened.
 pub(super) const RELEASED: &[u8] = b"xx";
 
 /// The same when it is revoked gently: less than that.
@@ -50,7 +50,7 @@ struct FifoRecord<'a> {
     boot_us: u64,
 }
 
-/// The part of it by which we know who may have had a permit.
+/// The part of it that shows which processes may have had a permit.
 #[derive(Deserialize)]
 pub(super) struct GrantInfo {
     /// The process that asked.
@@ -77,7 +77,7 @@ pub(super) struct SemaphoreFiles {
     pub(super) sharing: Sharing,
 }
 
-/// What has become of a permit.
+/// The state of a permit.
 pub(super) enum FifoState {
     Held {
         fifo: OwnedFd,
@@ -125,7 +125,7 @@ impl SemaphoreFiles {
             return Err(StoreError::BelongsTo { file, uid: owner }.into());
         }
         base.sharing.apply(&directory, &stat)?;
-        // Keeps those who tidy up temporary directories (tmpfiles.d(5)) away while we are here.
+        // Keeps programs that tidy up temporary directories (tmpfiles.d(5)) away while we are here.
         let _ = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared);
         if directory_names::is_shortened(&file) {
             directory_names::check_true_name(&directory, name, base.sharing.file_mode(), create)?;
@@ -146,11 +146,12 @@ impl SemaphoreFiles {
         self.path.join(entry.file())
     }
 
-    /// Removes what does not count any more, or what its owner wants to end, and its record.
-    /// Another process may have been faster, and needs no mutex: only the owner removes what lives.
+    /// Removes an entry that does not count any more, or that its owner ends, and its record.
+    /// Another process may have been faster. That needs no mutex: only the owner removes what
+    /// lives.
     ///
-    /// Whatever counts has a name: first it stops to count, then its record goes, and then the file
-    /// by which the next who looks finds what a crash has left.
+    /// An entry counts by its name: first it stops counting, then its record goes, and last the
+    /// file by which the next look finds what a crash has left.
     pub(super) fn remove(&self, entry: FileName) {
         if entry.kind == FileKind::Kept
             && let Ok(file) = create::open(&self.directory, &entry.file(), OFlags::WRONLY)
@@ -164,7 +165,7 @@ impl SemaphoreFiles {
         }
     }
 
-    /// Whose FIFO it is. None: it has no record, or an unfinished one.
+    /// The record of a FIFO's owner. None: there is none, or an unfinished one.
     fn record<T: DeserializeOwned>(&self, entry: FileName) -> io::Result<Option<T>> {
         let file = match create::open(&self.directory, &entry.record_file(), OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(None),
@@ -175,7 +176,7 @@ impl SemaphoreFiles {
         Ok(serde_json::from_slice(&text[..length]).ok())
     }
 
-    /// The same for words, by which nothing is decided: None also where it cannot be read.
+    /// The same for messages only: None also where it cannot be read.
     pub(super) fn owner(&self, entry: FileName) -> Option<Record> {
         self.record(entry).ok().flatten()
     }
@@ -202,7 +203,7 @@ impl SemaphoreFiles {
     /// When a permit was granted, and to which process.
     pub(super) fn granted(&self, entry: FileName) -> io::Result<Option<GrantInfo>> {
         match self.record(entry) {
-            // We made no link, no socket and no directory of it.
+            // We make no link, socket or directory of such a name.
             Err(error)
                 if matches!(
                     Errno::from_io_error(&error),
@@ -215,8 +216,8 @@ impl SemaphoreFiles {
         }
     }
 
-    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all who
-    /// watch, because nobody reads it, and there is no moment at which only half of it is done.
+    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all
+    /// watchers, because it is never read, and it cannot be half done.
     pub(super) fn hand_over(&self, permit: FileName, fifo: &OwnedFd) {
         let _ = rustix::io::write(fifo, RELEASED);
         self.remove(permit);
@@ -269,12 +270,12 @@ impl MutexGuard<'_> {
         Ok(None)
     }
 
-    /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: whoever is
+    /// Opens a permit's FIFO to watch it, if the permit is held. Removes nothing: a client that is
     /// granted a permit has to know which others ended by a death.
     pub(super) fn probe_permit(&self, entry: FileName) -> io::Result<FifoState> {
         // Its holder has removed it since it was listed, which is part of a release.
         let Some(fifo) = self.open(entry)? else { return Ok(FifoState::Released) };
-        // Before the lock is looked at: the holder may have ended well since.
+        // Before the lock is checked: the holder may release the permit in between.
         let said = FifoMessage::to(&fifo)?;
         Ok(match said {
             FifoMessage::Released => FifoState::Released,
@@ -283,7 +284,7 @@ impl MutexGuard<'_> {
         })
     }
 
-    /// None: there is none, or what we did not make.
+    /// None: there is none, or it is not of our making.
     fn open(&self, entry: FileName) -> io::Result<Option<OwnedFd>> {
         match create::open(&self.0.directory, &entry.file(), OFlags::RDONLY) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
@@ -291,8 +292,8 @@ impl MutexGuard<'_> {
         }
     }
 
-    /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record.
-    /// Nothing is left of one that fails.
+    /// Makes a FIFO that counts as long as the descriptor is open, with its owner's record. A
+    /// failure leaves nothing.
     pub(super) fn create(&self, entry: FileName, record: &Record) -> io::Result<OwnedFd> {
         let SemaphoreFiles { directory, sharing, .. } = self.0;
         let mode = sharing.file_mode();
@@ -320,13 +321,13 @@ impl MutexGuard<'_> {
         let directory = &self.0.directory;
         let renamed = FileName { kind, ..entry };
         match rustix::fs::renameat(directory, entry.file(), directory, renamed.file()) {
-            // It has left, for which it needs no mutex.
+            // The waiter has left, which needs no mutex.
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Writes to a FIFO that somebody has open; otherwise there is nobody to tell.
+    /// Writes to a FIFO if a process has it open; otherwise there is no process to tell.
     pub(super) fn write_to(&self, entry: FileName, bytes: &[u8]) -> io::Result<()> {
         match create::open(&self.0.directory, &entry.file(), OFlags::WRONLY) {
             Err(Errno::NOENT | Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Ok(()),
@@ -352,13 +353,13 @@ impl FifoMessage {
     }
 }
 
-/// Where others may make files, some may be what none of us made.
+/// Where other users may make files, some may not be ours.
 fn is_fifo(file: &OwnedFd) -> bool {
     let kind = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode);
     rustix::fs::fstat(file).is_ok_and(|stat| kind(stat) == FileType::Fifo)
 }
 
-/// Whether somebody else has a FIFO locked, and so lives.
+/// Whether another process has a FIFO locked, and so lives.
 fn is_locked(fifo: &OwnedFd) -> io::Result<bool> {
     match rustix::fs::flock(fifo, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(false),

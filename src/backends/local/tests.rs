@@ -1,4 +1,4 @@
-//! What is the local backend's own: who is woken by what, and what is in the files.
+//! What only the local backend does: which waiters a change wakes, and what is in the files.
 
 mod crashes;
 mod frozen;
@@ -164,7 +164,7 @@ fn a_revoked_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
         assert_eq!(lease.lost().await.stage, LossStage::Revoking);
         assert_eq!(world.phases().await, [HolderState::Revoking]);
         assert_eq!(world.snapshot().await.held(asked.id), None);
-        // Those who came before the revocation and one who comes after it: nobody spins.
+        // Waiters that came before the revocation and one that comes after it: none spins.
         waiting.push(world.waits(request()).await);
         assert!(waiting[0].still_waits().await);
         let before = computed();
@@ -280,7 +280,7 @@ fn revocation_lifts_what_would_keep_a_permit() {
 }
 
 #[test]
-fn a_detached_permit_needs_nobody_and_ends_with_its_lease() {
+fn a_detached_permit_needs_no_process_and_ends_with_its_lease() {
     LocalWorld::run(async |world| {
         let ttl = Duration::from_millis(300);
         let asked = detached(ttl);
@@ -412,7 +412,7 @@ fn a_limit_that_is_raised_lets_everybody_in_who_fits() {
         }
         assert!(begin.elapsed() < Duration::from_millis(500), "no timer: {:?}", begin.elapsed());
         assert!(last.still_waits().await);
-        // The users' own limit stands again, and nobody is stopped.
+        // The users' own limit stands again, and no holder is stopped.
         world.client().set_limit(&name(), None).await.unwrap();
         let snapshot = world.snapshot().await;
         assert_eq!((snapshot.limit, snapshot.pinned, snapshot.holders.len()), (Some(1), false, 8));

@@ -1,5 +1,5 @@
-//! Seeing to it that somebody takes a permit that is free: whoever changes something wakes those
-//! who wait, and passes over those who could not hear it.
+//! Making sure that a waiter takes a free permit: every change wakes the waiters, and passes over
+//! those that could not hear it.
 
 use std::io;
 use std::thread;
@@ -24,9 +24,9 @@ const MOMENT: Duration = Duration::from_micros(100);
 const WAKE: &[u8] = b"x";
 
 impl SemaphoreFiles {
-    /// What is left to do after a release: lets those who wait pass those at the front who are
-    /// stopped, who may be all who were told, and removes what the dead left where nobody alive
-    /// would come past it any more.
+    /// What is left to do after a release: lets waiters pass stopped ones at the front, which may
+    /// be all that were told, and removes what the dead left where no living process would come
+    /// past it.
     pub(super) async fn wake_next_waiter(&self) -> io::Result<()> {
         let listing = self.list()?;
         let nobody_left = listing.permits.is_empty() && listing.passed_over.is_empty();
@@ -43,7 +43,7 @@ impl SemaphoreFiles {
         let Some(locked) = self.lock(MutexWait::Bounded).await? else { return Ok(()) };
         let Listing { mut waiters, passed_over, permits, kept } = self.list()?;
         locked.pass_over_stopped(&mut waiters)?;
-        // Those who wait remove what is dead before them, so look from the end.
+        // Waiters remove what is dead before them, so look from the end.
         for entry in waiters.iter().chain(&passed_over).rev() {
             if locked.probe(*entry)?.is_some() {
                 return Ok(());
@@ -51,8 +51,8 @@ impl SemaphoreFiles {
         }
         let TakenPermits { dead, .. } = TakenPermits::look(&locked, permits, kept)?;
         drop(locked);
-        // Who takes the place of the dead removes them. Where other permits are free, no one may need
-        // their place for a long time.
+        // The client that takes a dead holder's place removes it. Where other permits are free,
+        // that place may not be needed for a long time.
         if ExitingProcesses::with(self, &dead)?.are_gone() {
             for permit in dead {
                 self.remove(permit);
@@ -61,8 +61,9 @@ impl SemaphoreFiles {
         Ok(())
     }
 
-    /// Whether a waiter that was told leaves its place within a moment. It saves a look at the kernel's
-    /// list of locks, which takes milliseconds and slows everybody down who locks a file meanwhile.
+    /// Whether a waiter that was told leaves its place within a moment. It saves a look at the
+    /// kernel's list of locks, which takes milliseconds and slows down every process that locks a
+    /// file meanwhile.
     fn goes_ahead(&self, waiter: FileName) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         (0..MOMENTS).any(|_| {
@@ -80,8 +81,8 @@ impl SemaphoreFiles {
 }
 
 impl MutexGuard<'_> {
-    /// Passes over those at the front of `waiters` who are stopped, forgets the dead among them,
-    /// and wakes the one who is first then. False: the first one was in order.
+    /// Passes over stopped waiters at the front of `waiters`, forgets dead ones, and wakes the
+    /// waiter that is first then. False: the first one was in order.
     pub(super) fn pass_over_stopped(&self, waiters: &mut Vec<FileName>) -> io::Result<bool> {
         let locks = Locks::read();
         let mut count = 0;
@@ -98,7 +99,7 @@ impl MutexGuard<'_> {
         Ok(self.wake_first(waiters, count))
     }
 
-    /// The same with those among the first `count` who have not heard what they were told: frozen
+    /// The same with those among the first `count` that have not read what they were told: frozen
     /// with their container, perhaps. What a waiter has not read yet is still in its FIFO.
     pub(super) fn pass_over_deaf(
         &self,
@@ -126,7 +127,7 @@ impl MutexGuard<'_> {
         Ok(())
     }
 
-    /// Tells whoever is first now that `gone` before it are not. False: nobody was.
+    /// Wakes the waiter that is first now, as `gone` before it are not. False: none was.
     fn wake_first(&self, waiters: &[FileName], stage: usize) -> bool {
         if let (Some(first), 1..) = (waiters.first(), stage) {
             self.wake_one(*first);
@@ -134,8 +135,8 @@ impl MutexGuard<'_> {
         stage > 0
     }
 
-    /// Has those who watch the permits look again. To be done before what they are to see: who dies
-    /// in between has then woken somebody for nothing, and nobody sleeps on beside a free permit.
+    /// Makes the watchers of the permits look again. Call it before the change that they are to
+    /// see: if we die in between, they wake for nothing, but none sleeps on beside a free permit.
     pub(super) fn wake(&self, mut waiters: Vec<FileName>) -> io::Result<()> {
         self.pass_over_stopped(&mut waiters)?;
         let last = waiters.len().saturating_sub(WATCHED).max(WATCHED);

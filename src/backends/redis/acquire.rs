@@ -1,5 +1,5 @@
-//! One who asks for a permit of a semaphore in Redis: in turn, told when it has one, and heard of
-//! as long as it waits.
+//! Waiting for a permit of a semaphore in Redis: in turn, woken by the grant, and reporting to the
+//! server while it waits.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::backends::{
     QueueStatus, StoreError,
 };
 
-/// How long one that does not wait tries to find a server that has enough replicas.
+/// How long a client that does not wait tries to find a server that has enough replicas.
 const FOR_REPLICAS: Duration = Duration::from_secs(2);
 
 /// How long leaving the queue may take.
@@ -29,20 +29,20 @@ const MISSED: u32 = 3;
 /// How many of those in line are awake when a lease ends: the first may be dead.
 const NEAR: usize = 4;
 
-/// What each of them leaves to the one before it.
+/// How long each of them leaves to the one before it.
 const COURTESY: Duration = Duration::from_millis(30);
 
-/// How often the first in line looks while foreign clients hold permits: they wake nobody.
+/// How often the first in line looks while foreign clients hold permits: they wake no waiter.
 const FOREIGN: Duration = Duration::from_millis(250);
 
-/// One who asks, until it has a permit.
+/// A client that asks, until it has a permit.
 pub(super) struct RedisAcquire<'a> {
     server: Rc<ServerHandle>,
     keys: SemaphoreKeys,
     request: &'a AcquireRequest,
     progress: &'a ProgressSender,
     who: Rc<str>,
-    /// Whether anything ever came of asking.
+    /// Whether a request was ever answered.
     outcome: bool,
     ticket: u64,
     /// How many replicas its users need, as far as we know.
@@ -119,7 +119,7 @@ impl<'a> RedisAcquire<'a> {
                     let error = before.or(error, time);
                     let nonblock = self.request.nonblock;
                     let over = if let StoreError::Withheld(why) = error {
-                        // The address may move to a server that has them.
+                        // The address may move to a server that has enough replicas.
                         waits |= !nonblock;
                         if waits {
                             self.progress.tell(Progress::Withheld(why));
@@ -175,7 +175,7 @@ impl<'a> RedisAcquire<'a> {
                         return Err(self.server.error(Attempt::Listen, error));
                     }
                 }
-                // Somebody has given back, or revoked, what we have not got yet.
+                // Our request was given back or revoked before we got the permit.
                 _ => return Err(self.server.error(Attempt::Wait, StoreError::Withdrawn)),
             }
         }
@@ -205,7 +205,7 @@ impl<'a> RedisAcquire<'a> {
         self.progress.tell(Progress::Trouble { what, may_last });
     }
 
-    /// Says what the user did not ask for, each thing once.
+    /// Tells the user what differs from the request, each thing once.
     fn tell(&mut self, reply: &Reply) {
         let AcquireRequest { limit, ttl, strict, .. } = *self.request;
         let news = self.told.limit.replace(reply.limit) != Some(reply.limit);
@@ -227,8 +227,8 @@ impl<'a> RedisAcquire<'a> {
         }
     }
 
-    /// Waits until it is worth to ask again: somebody has left us a permit, a lease ends, or the
-    /// others have to see that we are still there.
+    /// Waits until it is worth to ask again: a permit is granted to us, a lease ends, or the others
+    /// have to see that we are still there.
     async fn wait(&mut self, reply: &Reply) -> Result<(), StoreError> {
         let heartbeat = heartbeat(reply.ttl);
         let mut until = heartbeat;
@@ -261,8 +261,8 @@ impl<'a> RedisAcquire<'a> {
         RedisLease::lease(server, &self.request.name, self.request.id, Rc::clone(&self.who), reply)
     }
 
-    /// Leaves the queue because somebody has waited for long enough; says so if it is not known
-    /// whether there was any sense in waiting.
+    /// Leaves the queue because the client waits no longer. Reports a failure, and a server that
+    /// never answered.
     pub(super) async fn call_off(&mut self) {
         let left = self.leave().await;
         if let Err(error) = left {

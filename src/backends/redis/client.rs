@@ -1,5 +1,5 @@
-//! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
-//! away: what a late answer would belong to is unknown, and another server may be there by now.
+//! One conversation with a Redis at a time. After any error the connection is thrown away: a late
+//! answer could belong to another request, and another server may be there by now.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -19,17 +19,17 @@ use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
-/// How long replicas have to confirm what was written. They are asked at once.
+/// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);
 
 pub(super) struct Client {
     dialler: RedisDialer,
-    /// While nobody uses it.
+    /// While it is idle.
     idle: RefCell<Option<Connection>>,
     begun: RefCell<Option<(Vec<Cmd>, Moment, PrefetchedRequest)>>,
-    /// Whether the server may have heard of anything.
+    /// Whether a request may have reached the server.
     reached: Cell<bool>,
-    /// Whether it has answered anything.
+    /// Whether it has answered any.
     answered: Cell<bool>,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct Script {
 /// What a script said.
 pub(super) struct ScriptAnswer<T> {
     pub(super) answer: T,
-    /// A moment before it was asked.
+    /// A moment before the call was sent.
     pub(super) since: Moment,
-    /// What was asked beside it.
+    /// The answer to the command sent with it.
     pub(super) beside: Option<Value>,
-    /// How many replicas have what it wrote.
+    /// How many replicas have confirmed its write.
     pub(super) confirmed: u32,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct ScriptAnswer<T> {
 pub(super) struct ScriptCall<'a> {
     pub(super) keys: &'a [String],
     pub(super) arguments: &'a [String],
-    /// Something asked before it at the same time.
+    /// A command sent together with it, before it.
     pub(super) beside: Option<&'a Cmd>,
     /// How many replicas are to have what it writes before there is an answer, or after a while.
     pub(super) replicas: u32,
@@ -85,7 +85,7 @@ impl Script {
         Self { source: LOOK, hash: Cow::Borrowed(LOOK_HASH) }
     }
 
-    /// What calls it where the server has it already.
+    /// The call for a server that has the script already.
     pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
         Self::call("EVALSHA", &self.hash, keys, arguments)
     }
@@ -154,14 +154,14 @@ impl Client {
         };
         let confirmed = confirmed.map(parsed).transpose()?.unwrap_or(0);
         let answer = from_redis_value(answer).map_err(|error| {
-            // It may belong to another question, and then so does the next one.
+            // The answer may belong to another question, and so may the next one.
             self.idle.take();
             RedisError::from(error)
         })?;
         Ok(ScriptAnswer { answer, since, beside: answers.pop(), confirmed })
     }
 
-    /// Whether there is anything to take back.
+    /// Whether there may be anything to take back.
     pub(super) fn has_reached(&self) -> bool {
         self.reached.get()
     }
@@ -171,8 +171,7 @@ impl Client {
         parsed(self.ask(question.clone()).await?)
     }
 
-    /// The same of what can be done without, which is not waited for long. None: the server does not
-    /// grant it.
+    /// The same for an optional answer, with a short wait. None: the server does not allow it.
     pub(super) async fn ask_if_granted<T: FromRedisValue>(
         &self,
         question: &Cmd,
@@ -194,7 +193,7 @@ impl Client {
     }
 
     /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
-    /// grant it.
+    /// allow it.
     pub(super) async fn wait<T: FromRedisValue>(
         &self,
         question: &Cmd,
@@ -227,7 +226,7 @@ impl Client {
 
     /// Dropping this drops the connection.
     async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, ConnectionError> {
-        // One that was not used for a while may have been closed for that.
+        // A connection that was idle for a while may have been closed for that.
         if let Some(conversation) = self.idle.take() {
             match self.query_on(conversation, questions).await {
                 Err(error) if error.is_io() => {}
@@ -286,13 +285,13 @@ fn confirmation(answers: &mut Vec<Value>, replicas: u32) -> Option<Value> {
     if replicas == 0 || answers.last().is_some_and(is_refusal) { None } else { answers.pop() }
 }
 
-/// What an answer says to a question that can be done without: an ACL may forbid it, it may have been
-/// renamed, a server of another make may not know it, and that is all the same.
+/// The answer to an optional question, or None: an ACL may forbid the command, it may have been
+/// renamed, or another make of server may not know it.
 pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
     from_redis_value(answer.extract_error().ok()?).ok()
 }
 
-/// Whether it is no refusal: a server that has just changed its role, or is about to.
+/// Whether the error will pass: the server has just changed its role, or is about to.
 fn will_pass(error: &RedisError) -> bool {
     let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
     error.code().is_some_and(|code| words.contains(&code))
@@ -313,8 +312,8 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("snapshot.lu
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "f4b5de0ec06b8ebb8a77b0d89d9a3f5a8bc47140";
-const LOOK_HASH: &str = "f4b7565e4c36590a53979f6805f2423ae47025d0";
+const DECIDE_HASH: &str = "37720b5e0c72d3b106560c1f60c276c703df2e21";
+const LOOK_HASH: &str = "bdd1de5df0de7bfc256cf4e1b41aab018f736bfa";
 
 #[cfg(not(feature = "mutants"))]
 fn decide() -> (&'static str, Cow<'static, str>) {
@@ -336,7 +335,7 @@ impl From<ConnectionError> for StoreError {
     }
 }
 
-/// The only place that looks into what a server says, in words that are not ours.
+/// The only place that interprets a server's own error messages.
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         let text = one_line(&error);
@@ -348,7 +347,8 @@ impl From<RedisError> for StoreError {
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::CredentialsRefused,
-            // A call of the script is longer than what it reads of somebody whom it does not know.
+            // A call of the script is longer than what a server reads of a client that has not
+            // logged in.
             _ if says(&["NOAUTH", "unauthenticated"]) => Self::PasswordWanted,
             _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
                 Self::CredentialsRefused
@@ -386,7 +386,7 @@ fn one_line(error: &RedisError) -> String {
         (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),
         (Some(_), Some(detail)) => detail.to_owned(),
         (Some(code), None) => code.to_owned(),
-        // Behind that the library names its own kind of error.
+        // After that the library names its own kind of error.
         _ => error.to_string().split(" - ").next().unwrap_or_default().to_owned(),
     };
     let line = text.lines().next().unwrap_or_default();

@@ -32,8 +32,8 @@ pub(crate) struct RedisConfig {
 }
 
 impl RedisUrl {
-    /// The error is without the URL, which may hold a password. The URL decides which
-    /// semaphore is meant, so nothing in it is passed over.
+    /// The error is without the URL, which may hold a password. The URL decides which semaphore is
+    /// meant, so nothing in it is ignored.
     pub(crate) fn parse(text: &str) -> Result<Self, BadRedisUrl> {
         let url = url::Url::parse(text)
             .map_err(|error| BadRedisUrl::Malformed(Some(error.to_string())))?;
@@ -109,7 +109,7 @@ impl RedisUrl {
         Self(self.0.set_redis_settings(settings))
     }
 
-    /// The URL with the password masked, and without what goes without saying.
+    /// The URL with the password masked, and without defaults.
     pub(crate) fn shown(&self) -> String {
         let settings = self.0.redis_settings();
         let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);

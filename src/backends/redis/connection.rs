@@ -28,7 +28,7 @@ const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 /// How long a greeting is usually answered at the latest.
 const GREETING: Duration = Duration::from_millis(600);
 
-/// What answers are read in.
+/// The size of the read buffer.
 const ROOM: usize = 8 * 1024;
 
 /// What is known before anything is connected.
@@ -48,7 +48,7 @@ pub(super) struct Connection {
     introduced: bool,
 }
 
-/// Questions that were sent before there was anything to wait with.
+/// Questions that were sent before there was a runtime to wait with.
 pub(super) struct PrefetchedRequest {
     socket: Socket,
     sent: usize,
@@ -110,7 +110,7 @@ impl RedisDialer {
     }
 
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
-    /// up, negotiated or shown before. What cannot be sent at once is left to [`Begun::proceed`].
+    /// up, negotiated or shown before. The rest is left to [`Begun::proceed`].
     pub(super) fn begin(&self, questions: &[Cmd]) -> Option<PrefetchedRequest> {
         if !self.handshake().is_empty() {
             return None;
@@ -126,13 +126,13 @@ impl RedisDialer {
         let sent = match socket.send(&with_handshake(questions)) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            // Whoever dials again hears what is wrong.
+            // The next dial reports what is wrong.
             Err(_) => return None,
         };
         Some(PrefetchedRequest { socket, sent })
     }
 
-    /// Who calls bounds the time.
+    /// The caller bounds the time.
     pub(super) async fn dial(&self) -> Result<Connection, ConnectionError> {
         let stream = match self.url.info().addr() {
             ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
@@ -168,7 +168,7 @@ impl RedisDialer {
         let mut last = io::Error::from(io::ErrorKind::NotFound).into();
         while let Some(address) = addresses.next() {
             let dialled = self.dial_to(address);
-            // One that swallows everything must not keep us from another that works.
+            // An address that never answers must not keep us from another that works.
             let dialled = match addresses.peek() {
                 Some(_) => timeout(ONE_OF_SEVERAL, dialled)
                     .await
@@ -194,7 +194,7 @@ impl RedisDialer {
         }
     }
 
-    /// Whether what closes a plain connection without an answer would rather speak TLS.
+    /// Whether a server that closes a plain connection without an answer speaks TLS.
     pub(super) async fn meets_tls(&self) -> bool {
         let ConnectionAddr::Tcp(host, port) = self.url.info().addr() else { return false };
         let greeted = async {
@@ -208,18 +208,18 @@ impl RedisDialer {
                 Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
             first_byte(address, &greeting).await.map_err(ConnectionError::from)
         };
-        // A record of TLS that is an alert or goes on with the handshake.
+        // A TLS record: an alert, or the next part of the handshake.
         matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
     }
 
-    /// What has to be answered before anything else may be asked: whoever is not let in, or not to
-    /// the right database, must not change anything there.
+    /// What has to be answered before anything else may be asked: a client that is not let in, or
+    /// not to the right database, must not change anything there.
     fn handshake(&self) -> Vec<Cmd> {
         let settings = self.url.info().redis_settings();
         let mut questions = Vec::new();
         let user = settings.username().filter(|user| !user.is_empty());
         let password = self.url.secret();
-        // A user without a password is one that needs none, and not the default user.
+        // A user without a password needs none, and is not the default user.
         if user.is_some() || password.is_some() {
             let mut question = cmd("AUTH");
             question.arg(user).arg(password.unwrap_or_default());
@@ -277,10 +277,10 @@ impl Connection {
         let mut refusal = None;
         for _ in client_info() {
             match self.read_reply().await {
-                // Servers before 7.2 do not know it, and that is no matter.
+                // Servers before 7.2 do not know it, which does not matter.
                 Ok(Value::ServerError(error)) => refusal = Some(error),
                 Ok(_) => {}
-                // Then it was no answer, but why it closed the connection.
+                // Then it was no answer, but the reason for closing the connection.
                 Err(error) => return Err(refusal.map_or(error, ConnectionError::from)),
             }
         }
@@ -293,7 +293,7 @@ impl Connection {
             let answer = self.read_reply().await?;
             let refused = is_refusal(&answer);
             answers.push(answer);
-            // What was asked behind it is answered only after a while.
+            // What was asked after it is answered only after a while.
             if refused {
                 break;
             }
@@ -301,7 +301,7 @@ impl Connection {
         Ok(answers)
     }
 
-    /// Whether nothing came that was not asked for.
+    /// Whether no unexpected answer is left.
     pub(super) fn has_heard_all(&self) -> bool {
         self.inbox.received.is_empty()
     }
@@ -312,7 +312,7 @@ impl Connection {
             self.stream.flush().await
         };
         let Err(error) = said.await else { return Ok(()) };
-        // A server that lets nobody in says why before it closes the connection.
+        // A server that refuses clients says why before it closes the connection.
         match self.read_reply().await {
             Ok(Value::ServerError(refusal)) => Err(refusal.into()),
             _ => Err(error.into()),
@@ -412,8 +412,8 @@ fn open(address: &SockAddr) -> io::Result<Socket> {
     }
 }
 
-/// Waits for one that was begun. What has become of one that was connected, because something was
-/// sent, is for the reader to find: there may be something to read before that.
+/// Waits for a connection that was begun. If something was sent, it was connected, and the reader
+/// finds its state: there may be something to read before an error.
 async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn ByteStream>> {
     let unix = socket.local_addr()?.domain() == Domain::UNIX;
     let (stream, error): (Box<dyn ByteStream>, _) = if unix {

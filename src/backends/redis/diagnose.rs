@@ -1,4 +1,4 @@
-//! What there is to know of a Redis that permits live in, and of what endangers them.
+//! What `doctor` checks of a Redis that permits live in, and of what endangers them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +16,7 @@ use crate::backends::{Finding, Grade, Name, StoreError};
 /// A clock that is off by more is worth a word.
 const CLOCKS: Duration = Duration::from_secs(10);
 
-/// For how long a server that remembers nothing grants nothing, at least, unless somebody says
-/// otherwise.
+/// For how long a server that remembers nothing grants nothing, at least, by default.
 const QUARANTINE: Duration = Duration::from_secs(30);
 
 /// What a server says of itself.
@@ -53,7 +52,7 @@ impl Info {
 }
 
 impl ServerHandle {
-    /// None: it is not to be had.
+    /// None: the server does not allow it.
     pub(super) async fn info(&self, section: &str) -> Result<Option<Info>, StoreError> {
         let info = self.connection.ask_if_granted(cmd("INFO").arg(section)).await;
         Ok(info?.map(Info))
@@ -87,7 +86,7 @@ impl ServerHandle {
         Ok(got?.and_then(|pair: Vec<String>| pair.into_iter().nth(1)))
     }
 
-    /// Nothing where one who waits can be woken.
+    /// Nothing where a waiter can be woken.
     async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
         let keys = SemaphoreKeys::new(&self.config.prefix, &"semrun".parse().expect("a good name"));
         let list = keys.wake(Uuid::new_v4());

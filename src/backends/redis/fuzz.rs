@@ -1,4 +1,4 @@
-//! What a Redis answers, as a function of bytes.
+//! Fuzz targets: parsing a Redis server's answers.
 
 use redis::Value;
 

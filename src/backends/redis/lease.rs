@@ -18,11 +18,11 @@ use crate::backends::{LocalFuture, Loss, LossStage, Name, Permit, StoreError, Va
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// For how long one who holds a permit does not listen for its revocation: a short command is over by
-/// then, and has not paid for a connection.
+/// For how long a new holder does not listen for its revocation: a short command is over by then,
+/// and has not paid for a connection.
 const DEAF: Duration = Duration::from_secs(1);
 
-/// How often one who was revoked, and may have missed something, asks for it.
+/// How long a revoked holder waits before it repeats a renewal that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The limit, the TTL and the number of replicas in step that the users of a semaphore agreed upon.
@@ -37,7 +37,7 @@ pub(super) struct RedisLease {
     token: u64,
     /// What its users agreed upon: a server that has forgotten it learns it from us.
     agreed: Cell<Agreed>,
-    /// Until when it stays taken, whatever happens; the same holds for that.
+    /// Until when it stays taken, whatever happens; such a server learns this too.
     kept_until: Moment,
 }
 
@@ -87,13 +87,13 @@ impl RedisLease {
         }
     }
 
-    /// Returns once somebody says that it was revoked.
+    /// Returns once the holder is told that it was revoked.
     async fn told(&self, renew_now: &Notify) -> Loss {
         loop {
             let list = self.keys.wake(self.id);
             let heard =
                 listen(Rc::clone(&self.server), list, || renew_now.notify_one(), || ()).await;
-            // If that will not pass, the next renewal is told the same.
+            // If the error will not pass, the next renewal reports it.
             let Ok(WakeupMessage { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
                 "gently" => return Loss::revoked(),
@@ -104,7 +104,7 @@ impl RedisLease {
                         LossStage::Before
                     });
                 }
-                // It was given back; or that is left over from the time when we waited.
+                // It was given back; or the word is left over from our time in the queue.
                 _ => renew_now.notify_one(),
             }
         }
@@ -136,7 +136,7 @@ impl lease::LeaseOps for RedisLease {
             let told = async {
                 loop {
                     let lost = self.told(&renew_now).await;
-                    // It may have been a renewal by which that was heard first.
+                    // A renewal may have heard it first.
                     if lost.stage != LossStage::Revoking {
                         return lost;
                     }
@@ -144,7 +144,7 @@ impl lease::LeaseOps for RedisLease {
             };
             let asked = async {
                 loop {
-                    // Or after a while, where nobody may listen.
+                    // Or after a while, where the server lets no client listen.
                     let _ = timeout(HEARTBEAT, renew_now.notified()).await;
                     match self.renew().await {
                         Ok(Renewed::Lost(lost)) if lost.stage != LossStage::Revoking => {

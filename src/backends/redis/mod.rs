@@ -45,8 +45,8 @@ use super::{
     LocalFuture, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 
-/// How many names are looked at in one round trip. What others ask of the server waits for that, so it
-/// is to be done in a few milliseconds.
+/// How many names are looked at in one round trip. Other clients wait for that, so it has to be
+/// done in a few milliseconds.
 const TOGETHER: usize = 100;
 
 /// The Redis backend.
@@ -63,8 +63,8 @@ impl Redis {
         Ok(Self { server: Rc::new(ServerHandle { config, shown, connection }) })
     }
 
-    /// Calls for one permit until there is an answer, for as long as that makes sense; also how often
-    /// that took.
+    /// Repeats a call for one permit until there is an answer, as long as that makes sense; also
+    /// returns the number of attempts.
     async fn repeat(
         &self,
         name: &Name,
@@ -136,12 +136,12 @@ impl Backend for Redis {
                     snapshots.append(&mut looked);
                     continue;
                 }
-                // Which of them is in the way, and whether it passes, shows one after the other.
+                // One after the other shows which of them fails, and whether that passes.
                 for name in names {
                     snapshots.push(self.server.snapshot_or_note(name, &mut patience).await?);
                 }
             }
-            // What is wrong with all of them is wrong with the server, or with what we may do there.
+            // An error of all of them is one of the server, or of our rights there.
             let of_all = snapshots.iter().all(|one| one.odd.is_some() && one.holders.is_empty());
             match snapshots.first_mut().and_then(|first| first.odd.take_if(|_| of_all)) {
                 Some(odd) => Err(self.server.error(Attempt::LookAtAny, odd)),
@@ -218,7 +218,7 @@ impl Backend for Redis {
                 .map_err(|error| self.server.error(Attempt::Revoke(Permit::of(name, id)), error))?;
             Ok(match reply.status {
                 ReplyStatus::Revoked => true,
-                // By an attempt of ours whose answer was lost, or by somebody before.
+                // By an attempt of ours that lost its answer, or by another client before.
                 ReplyStatus::Done => attempts > 1,
                 _ => false,
             })

@@ -1,4 +1,4 @@
-//! What is to know of the replicas of a Redis, and of those who put one of them into its place.
+//! What `doctor` checks of the replicas of a Redis, and of the Sentinels that promote one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::backends::{Failover, Finding, Grade};
 const HELLO: &str = "__sentinel__:hello";
 const HEARD_BY_THEN: Duration = Duration::from_millis(2_500);
 
-/// Beyond the time after which it is taken for dead: for the vote, and until clients can write to the other.
+/// After the time until a server is taken for dead: for the vote, and until clients can write to
+/// the new one.
 const VOTE: Duration = Duration::from_millis(1_300);
 
 /// What is wrong with the replicas, for clients that need so many in step.
@@ -39,7 +40,7 @@ pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec
         let what = FindingKind::Replicas(ReplicaReport { known, in_step, needed, verdict });
         Finding { topic: "replicas", grade, what }
     }));
-    // Of Valkey this is the version of Redis with which it is compatible.
+    // Valkey reports the version of Redis with which it is compatible.
     let before_7 =
         info.field("redis_version").split('.').next().and_then(|major| major.parse().ok());
     if let Some(min) = min_replicas.filter(|min| *min != "0")
@@ -64,7 +65,7 @@ impl Info {
 }
 
 impl ServerHandle {
-    /// By what the server, or the sentinels that watch it, are set to.
+    /// By the settings of the server, or of the sentinels that watch it.
     pub(super) async fn failover_time(&self) -> Failover {
         let Ok(Some(info)) = self.info("default").await else { return Failover::Never };
         if info.number("cluster_enabled") == 1 {

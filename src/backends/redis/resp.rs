@@ -1,6 +1,5 @@
-//! What a server says, as it comes: answers of the Redis protocol, each up to a size that a semaphore
-//! can have. What is none, or more, is refused as soon as that shows, because anything may answer at
-//! the other end of a URL.
+//! Reading answers of the Redis protocol as they come, each up to a size that a semaphore can have.
+//! Anything else or larger is refused as soon as that shows, because anything may answer at a URL.
 
 use redis::{Value, parse_redis_value};
 
@@ -10,7 +9,8 @@ use crate::backends::error::{OtherProtocol, StoreError};
 const LONGEST_LINE: usize = 64 << 10;
 const LONGEST_TEXT: usize = 1 << 20;
 
-/// The most parts of an answer, and its bytes: what hundred thousands of waiters make of a semaphore.
+/// The most parts of an answer, and its bytes: enough for a semaphore with hundreds of thousands of
+/// waiters.
 const MOST_PARTS: usize = 1 << 20;
 const LARGEST: usize = 32 << 20;
 
@@ -18,7 +18,7 @@ const LARGEST: usize = 32 << 20;
 #[derive(Default)]
 pub(super) struct ReplyBuffer {
     pub(super) received: Vec<u8>,
-    /// How far the first answer is known, and how many of its parts come behind that.
+    /// How far the first answer is known, and how many of its parts come after that.
     known: usize,
     to_come: usize,
     parts: usize,
@@ -33,7 +33,7 @@ impl ReplyBuffer {
         answer.map(Some).map_err(|_| foreign(&[]))
     }
 
-    /// How long the first answer is, if all of it is there: a line for each part, and behind some of
+    /// How long the first answer is, if all of it is there: a line for each part, and after some of
     /// them a text.
     fn whole(&mut self) -> Result<Option<usize>, StoreError> {
         if self.known == 0 {
@@ -74,7 +74,7 @@ impl ReplyBuffer {
     }
 }
 
-/// How long the text behind a line is, or how many parts. None: there are none.
+/// How long the text after a line is, or how many parts follow. None: there are none.
 fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     if !b"$*".contains(&kind) {
         return Ok(None);
@@ -82,7 +82,7 @@ fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     match std::str::from_utf8(line.trim_ascii_end()) {
         Ok("-1") => Ok(None),
         Ok(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // One that is too long to be read is too much as well.
+            // A number too long to be read is too much as well.
             number
                 .parse()
                 .map(Some)
@@ -92,9 +92,9 @@ fn number(kind: u8, line: &[u8]) -> Result<Option<usize>, StoreError> {
     }
 }
 
-/// What answers there is no Redis. The first bytes show of some what it is instead.
+/// The server is no Redis. The first bytes may show what it is instead.
 fn foreign(bytes: &[u8]) -> StoreError {
-    // How a record of TLS begins that says what is wrong.
+    // The beginning of a TLS alert record.
     const ALERT: &[u8] = &[0x15, 0x03];
     StoreError::NotRedis(if bytes.starts_with(ALERT) {
         Some(OtherProtocol::Tls)

@@ -1,5 +1,4 @@
-//! Which semaphores there are: all keys are gone through step by step, and no other client has to
-//! wait for that.
+//! Listing the semaphores: it scans all keys step by step, so no other client has to wait for that.
 
 use std::collections::HashSet;
 
@@ -10,7 +9,7 @@ use super::server::ServerHandle;
 use crate::backends::retry::RetryBudget;
 use crate::backends::{Attempt, Error, Name, StoreError, sanitize};
 
-/// What surrounds a name in the keys that say that there is something, and what they are.
+/// What surrounds a name in the keys that show that a semaphore exists, and their types.
 const SIGNS: [(&str, &str, &str); 3] =
     [("", "", "zset"), ("{", "}:queue", "zset"), ("{", "}:state", "hash")];
 
@@ -63,8 +62,8 @@ impl ServerHandle {
         self.connection.request(&scan).await
     }
 
-    /// Which keys are what they seem to be. What is remembered of an idle semaphore makes it none,
-    /// unless its limit is pinned.
+    /// Keeps the keys that have the right type. An idle semaphore's state does not count, unless
+    /// its limit is pinned.
     async fn those_of_kind(
         &self,
         kind: &str,

@@ -1,5 +1,4 @@
-//! What the scripts are called with, and what they answer. `semaphore.lua`, `snapshot.lua` and what both begin
-//! with, `server.lua`, say what they do.
+//! Arguments and answers of the scripts: `semaphore.lua` and `snapshot.lua`, each after `server.lua`.
 
 use std::time::{Duration, SystemTime};
 
@@ -35,12 +34,12 @@ impl SemaphoreKeys {
         Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
     }
 
-    /// All but the last one, of those that have given back.
+    /// All keys but the last, which remembers clients that have given back.
     pub(super) fn to_look(&self) -> &[String] {
         &self.declared[..6]
     }
 
-    /// The list on which one who waits or holds is told something.
+    /// The list on which a waiter or a holder is told something.
     pub(super) fn wake(&self, id: Uuid) -> String {
         format!("{}:{id}", self.wake)
     }
@@ -71,7 +70,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// A call of one who does not ask for a permit.
+    /// A call that does not ask for a permit.
     pub(super) fn of(operation: Operation, id: Uuid, config: &RedisConfig) -> Self {
         Self {
             operation,
@@ -90,7 +89,7 @@ impl Request<'_> {
         }
     }
 
-    /// By how many replicas what it does has to be confirmed.
+    /// How many replicas have to confirm its writes.
     fn confirmations(&self) -> u32 {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
     }
@@ -166,7 +165,7 @@ pub(super) enum ReplyStatus {
     Busy,
     /// Another limit or TTL is in force.
     Differs,
-    /// Somebody has revoked it, now or before.
+    /// It is revoked, now or before.
     Revoked,
     /// It was held, and has been given back now.
     Returned,
@@ -198,7 +197,7 @@ pub(super) struct Reply {
     /// How many replicas must be in step: the most that one of its users asks for.
     pub(super) replicas: u32,
     pub(super) paused: Option<Duration>,
-    /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
+    /// To a waiter: the record of the longest holder. To a client that attaches: its own.
     pub(super) whose: Option<Record>,
     /// Until when that permit stays taken, if it was given back.
     pub(super) kept_until: Option<SystemTime>,
@@ -264,7 +263,7 @@ impl Reply {
         })
     }
 
-    /// For how long nobody is granted a permit that is free.
+    /// For how long the server grants no permit although one is free.
     pub(super) fn withheld(&self) -> Option<Withheld> {
         self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
     }

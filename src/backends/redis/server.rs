@@ -1,4 +1,4 @@
-//! What all that is asked of one Redis shares: where it is, the connection, and how errors name it.
+//! What all requests to one Redis share: where it is, the connection, and how errors name it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl ServerHandle {
         error.while_doing(&self.shown, attempt)
     }
 
-    /// What has to be known of a server before a permit of it is used; none: whatever it answers.
+    /// The question to a server before a permit of it is used; none: any answer would do.
     pub(super) fn condition(&self) -> Option<Cmd> {
         let mut question = cmd("INFO");
         question.arg("memory");
@@ -35,7 +35,7 @@ impl ServerHandle {
 
     /// A server that evicts keys loses permits.
     pub(super) fn check_eviction(info: Value) -> Result<(), StoreError> {
-        // Where it is not to be had the script finds the same, and the user is told once.
+        // If INFO is refused, the script finds the same, and the user is told once.
         let info = optional(info).map(Info::new);
         let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
         Err(StoreError::Evicts { policy: policy.into() })
@@ -46,8 +46,8 @@ impl ServerHandle {
         self.connection.look(&keys, name, &self.config).await
     }
 
-    /// The same of one among many. The server answers, so what it says is of this one alone: that must not
-    /// hide the others.
+    /// The same of one among many. The server answers, so an error concerns this one alone, and
+    /// must not hide the others.
     pub(super) async fn snapshot_or_note(
         &self,
         name: &Name,

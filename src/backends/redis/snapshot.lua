@@ -8,7 +8,7 @@
 --       3 how many replicas must be in step   4 key of what the server remembers of itself
 local permits, queue, alive, asks, grants, state = unpack(KEYS)
 
--- What a hash has for each of many fields; no call can take all of them at once.
+-- A hash's values for many fields; no call can take all of them at once.
 local function values(hash, fields)
     local found = {}
     for from = 1, #fields, 1000 do
@@ -30,7 +30,7 @@ if #line > 0 then
     end
 end
 
--- Whether a client that asked now would be granted nothing, and until when.
+-- Whether a client that asks now is granted nothing, and until when.
 local replicas = tonumber(ARGV[3])
 if #present > 0 or call('HLEN', grants) > 0 then replicas = math.max(replicas, tonumber(kept[7] or 0)) end
 local in_step = replicas > 0 and count_in_step() or 0
@@ -47,9 +47,9 @@ for at = 1, #ends, 2 do members[#members + 1] = ends[at] end
 local holders = {}
 for at, grant in ipairs(values(grants, members)) do
     local left = tonumber(ends[2 * at]) - now
-    -- One whose time is over is still one while nothing is granted, and a foreign one for a TTL.
+    -- An expired holder still counts while nothing is granted, and a foreign one for a TTL.
     local counts = left > 0 or (grant and (now < pause or alone)) or (not grant and left > -ttl)
-    -- Others may have written any number there.
+    -- Other programs may have written any number there.
     if counts then holders[#holders + 1] = { members[at], math.min(left, 2 ^ 53), grant or '' } end
 end
 

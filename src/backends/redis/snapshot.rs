@@ -1,5 +1,5 @@
-//! How semaphores in Redis stand: what `snapshot.lua` says of them, understood one thing after the other, as
-//! others may have written any of it.
+//! How semaphores in Redis stand: parses the answers of `snapshot.lua` entry by entry, as other
+//! programs may have written any of them.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::backends::{
     ClientInfo, Holder, HolderState, Name, Record, Snapshot, StoreError, Waiter, Withheld, millis,
 };
 
-/// What foreign members are taken to have where no TTL is in force: PassBuddy's own default.
+/// The TTL of foreign members where none is in force: PassBuddy's own default.
 const FOREIGN_TTL: Duration = Duration::from_secs(5);
 
 impl Client {
@@ -31,8 +31,8 @@ impl Client {
         Ok(snapshot(name, looked.answer))
     }
 
-    /// The same at several in one round trip. An error may be that of any, or that the server does not
-    /// have the script yet.
+    /// The same at several in one round trip. An error may come from any of them, or because the
+    /// server does not have the script yet.
     pub(super) async fn look_at_each(
         &self,
         keys: &[SemaphoreKeys],
@@ -48,7 +48,7 @@ impl Client {
 }
 
 /// Limit, whether that is pinned, TTL, pause, replicas in step and how many must be, holders and waiters.
-/// Others may have written anything into the keys, so each of it is understood by itself.
+/// Others may have written anything into the keys, so each is parsed by itself.
 type Looked = (Value, Value, Value, Value, u32, Value, Vec<Value>, Vec<Value>, Value);
 
 fn to_look(keys: &SemaphoreKeys, config: &RedisConfig) -> [String; 4] {
@@ -64,7 +64,7 @@ pub(super) fn written(quarantine: Option<Duration>) -> String {
 fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     let (limit, pinned, ttl, paused, in_step, needed, holders, waiters, known) = looked;
     let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
-    // The order of the grants; who has no token comes last.
+    // The order of the grants; holders without a token come last.
     holders.sort_by_key(|holder| holder.token().unwrap_or(u64::MAX));
     let waiter = |said| {
         let (id, request): (Value, Value) = of(said)?;
@@ -75,7 +75,7 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
     let in_use = holders.iter().any(ours) || !waiters.is_empty();
     let pinned = of(pinned) != Some(0_u8);
     let mut odd = None;
-    // What is no number at all is none that can be.
+    // A value that is no number is impossible too.
     let limit = sanitize::limit(of(limit).unwrap_or(0)).map(Some);
     let limit = sanitize::or_note(if in_use || pinned { limit } else { Ok(None) }, &mut odd);
     let ttl = sanitize::time(of(ttl).unwrap_or(u64::MAX)).map(Some);
@@ -106,7 +106,7 @@ fn holder(said: Value) -> Holder {
     }
 }
 
-/// What a value says, if it says anything of this kind.
+/// A value as this type, if it is one.
 pub(super) fn of<T: FromRedisValue>(value: Value) -> Option<T> {
     from_redis_value(value).ok()
 }

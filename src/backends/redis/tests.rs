@@ -89,7 +89,7 @@ impl RedisWorld {
     }
 }
 
-/// That of one who waits for no quarantine.
+/// The place of a client that waits for no quarantine.
 fn config(url: &str) -> RedisConfig {
     RedisConfig {
         url: super::config::RedisUrl::parse(url).unwrap(),
@@ -206,7 +206,7 @@ fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
     world.request(1);
     world.request(2);
     let now = world.now();
-    // Somebody looked a minute ago, and 30 seconds ago the lease has ended.
+    // The last call was a minute ago, and 30 seconds ago the lease has ended.
     world.remembers("last", now - 60_000);
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     let waiting = world.request(2);
@@ -262,7 +262,7 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     world.release(1);
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = Some(Duration::from_mins(5));
-    // However long nobody has called.
+    // However long ago the last call was.
     world.remembers("last", world.now() - 3_600_000);
     let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
@@ -271,7 +271,7 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
 }
 
 #[test]
-fn after_a_restart_long_ago_nobody_has_to_wait() {
+fn after_a_restart_long_ago_no_client_has_to_wait() {
     let world = RedisWorld::new();
     let ttl = Duration::from_secs(1);
     world.call(&Request { ttl, ..call(Operation::Ask, 1) });
@@ -285,7 +285,7 @@ fn after_a_restart_long_ago_nobody_has_to_wait() {
 }
 
 #[test]
-fn holders_with_a_longer_lease_than_those_who_ask_are_waited_for() {
+fn holders_with_a_longer_lease_than_the_waiters_are_waited_for() {
     let world = RedisWorld::new();
     let minutes = Duration::from_mins(10);
     world.call(&Request { ttl: minutes, ..call(Operation::Ask, 1) });
@@ -318,7 +318,7 @@ fn a_pause_does_not_end_because_the_clock_leaps() {
 }
 
 #[test]
-fn withdrawing_from_a_server_that_forgot_everything_keeps_nobody_from_coming_back() {
+fn withdrawing_from_a_server_that_forgot_everything_keeps_no_holder_from_coming_back() {
     let world = RedisWorld::new();
     assert_eq!(world.release(7).status, ReplyStatus::Gone);
     let renewed = world.call(&Request { token: 5, ..call(Operation::Renew, 1) });
@@ -366,7 +366,7 @@ fn foreign_members_count_until_one_ttl_after_their_expiry() {
 }
 
 #[test]
-fn only_those_who_use_it_through_semrun_keep_its_limit_in_force() {
+fn only_clients_that_use_it_through_semrun_keep_its_limit_in_force() {
     let world = RedisWorld::new();
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
@@ -385,7 +385,7 @@ fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
     assert_eq!(world.renew(1).status, ReplyStatus::Gone);
     let mut strict = call(Operation::Ask, 2);
     (strict.limit, strict.strict) = (5, true);
-    assert_eq!(world.call(&strict).status, ReplyStatus::Holding, "nobody used it");
+    assert_eq!(world.call(&strict).status, ReplyStatus::Holding, "it was idle");
     // Also where its holder never comes back.
     world.write(&["ZREM", "p-a", &id(2).to_string()]);
     let mut strict = call(Operation::Ask, 3);
@@ -437,7 +437,7 @@ fn looking_writes_nothing() {
 }
 
 #[test]
-fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
+fn a_full_memory_keeps_no_holder_from_renewing_and_releasing() {
     let world = RedisWorld::new();
     world.request(1);
     world.write(&["CONFIG", "SET", "maxmemory", "1"]);

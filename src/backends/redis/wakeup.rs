@@ -1,4 +1,4 @@
-//! The list on which one who waits or holds is told something. What is put there stays until it is
+//! The list on which a waiter or a holder is told something. What is put there stays until it is
 //! taken, so nothing is missed while there is no connection.
 
 use std::rc::Rc;
@@ -22,12 +22,12 @@ pub(super) struct WakeupMessage {
 /// After how many refusals in a row listening is hopeless: one may be a change of roles.
 const HOPELESS: u32 = 3;
 
-/// How often it is tried all the same.
+/// How often it retries all the same.
 const HOPING: Duration = Duration::from_mins(1);
 
-/// Returns once something was put there. Only what will not pass is an error; one that was not heard for
-/// a while is told of the others, because what is put there does not stay for ever. `deaf` is called
-/// where a server lets nobody listen, which others do without.
+/// Returns once something was put there. Only what will not pass is an error; after any other,
+/// `missed` is called, because what is put there does not stay for ever. `deaf` is called where the
+/// server lets no client listen.
 pub(super) async fn listen(
     server: Rc<ServerHandle>,
     list: String,

@@ -61,7 +61,7 @@ impl fmt::Display for Suggestion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(program) = self;
         if program.contains(char::is_whitespace) {
-            // The line may hold a secret, and is in the message already as it was typed.
+            // The line may hold a secret, and the message shows it already as it was typed.
             return f
                 .write_str("; a line for the shell goes with -c: semrun --name NAME -c 'LINE'");
         }
@@ -78,7 +78,7 @@ impl fmt::Display for Suggestion<'_> {
     }
 }
 
-/// What a program needs to run, and is not there.
+/// The missing interpreter that a program needs.
 struct NotFound<'a>(&'a str);
 
 impl fmt::Display for NotFound<'_> {

@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::backends::tls::{PemFile, PemRole, TlsError};
 
-/// What a server that refuses us wants to see.
+/// Advice when a server refuses us.
 pub(super) const OURS: &str = "name one that it trusts with --client-cert and --client-key";
 
-/// What may help where we refuse the server.
+/// Advice when we refuse the server.
 pub(super) const THEIRS: &str = "name the authority that signed its certificate with --ca-file, and \
                                  the server as its certificate does; --client-cert and --client-key if \
                                  it asks for ours";

@@ -1,4 +1,4 @@
-//! What a backend could not do, and what to try.
+//! Errors of a backend: what it could not do, and what to try.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl fmt::Display for FailedText<'_> {
     }
 }
 
-/// What to do about what is wrong with files. None: it is wrong with something else.
+/// What to do about an error of files. None: it is another kind of error.
 fn in_files(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::System(error) => Some(remedy(error)),
@@ -116,7 +116,7 @@ impl fmt::Display for AttemptText<'_> {
     }
 }
 
-/// What could not be seen of one semaphore, or cannot be so.
+/// What of one semaphore could not be read, or is impossible.
 pub(crate) struct OddText<'a>(pub(crate) &'a Name, pub(crate) &'a StoreError);
 
 impl fmt::Display for OddText<'_> {

@@ -1,4 +1,4 @@
-//! What was found where permits live, and if it is not good what to do about it.
+//! What `doctor` found where permits live, and what to do about what is wrong.
 
 use std::fmt;
 use std::time::Duration;

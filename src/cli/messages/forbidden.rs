@@ -13,7 +13,7 @@ pub(super) enum NotExecutable {
     NoFile,
     NoexecMount,
     NoXBit,
-    /// Something that is above it, or behind it.
+    /// A directory above it, its interpreter, or another guard of the system.
     Elsewhere,
 }
 

@@ -1,5 +1,5 @@
-//! What people and programs read on standard output: lines with nothing in them that could disturb a
-//! terminal, wherever it came from.
+//! What people and programs read on standard output: lines with nothing in them that could disturb
+//! a terminal, whatever their origin.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -20,7 +20,7 @@ impl Output {
         page
     }
 
-    /// A JSON document, which says what it says character by character.
+    /// A JSON document, with hidden characters escaped.
     pub(crate) fn document(document: &impl Serialize) -> serde_json::Result<Self> {
         let json = serde_json::to_string_pretty(document)?;
         Ok(Self(printable_json(json) + "\n"))
@@ -66,7 +66,7 @@ impl Output {
 }
 
 fn width(text: &str) -> usize {
-    // Nearly everything is, and quickly measured then.
+    // Nearly all text is ASCII, which is quick to measure.
     if text.is_ascii() { text.len() } else { text.width() }
 }
 

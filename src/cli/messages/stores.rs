@@ -82,7 +82,7 @@ impl fmt::Display for StoreErrorText<'_> {
     }
 }
 
-/// The way to a server.
+/// Errors on the way to a server.
 fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
         StoreError::SilentFor(time) => write!(f, "the server does not answer within {time:?}"),

@@ -1,9 +1,9 @@
-//! That words for people stand here, and not where permits are handed out.
+//! Tests that words for people stand here, and not where permits are handed out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is between the quotes of a piece of Rust, without what is in comments.
+/// The string literals in a piece of Rust, without comments.
 fn literals(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = code;
@@ -39,7 +39,7 @@ fn advises(text: &str) -> bool {
     named("--") || named("semrun ")
 }
 
-/// All that is compiled into the program.
+/// All files that are compiled into the program.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {

@@ -69,7 +69,7 @@ fn of_a_server(f: &mut fmt::Formatter<'_>, bad: BadHttpUrl) -> fmt::Result {
     write!(f, "{what}; {HTTP}")
 }
 
-/// A scheme that is understood, and no more.
+/// A scheme that is known but not supported.
 pub(crate) struct UnsupportedText<'a>(pub(crate) &'a str);
 
 impl fmt::Display for UnsupportedText<'_> {

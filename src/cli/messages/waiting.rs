@@ -10,7 +10,7 @@ use crate::backends::{
 };
 use crate::printable::{Context, quoted};
 
-/// Why a client waits, and for whom.
+/// Why a client waits, and for which holders.
 pub(crate) struct WaitingText<'a> {
     pub(crate) name: &'a Name,
     /// For how long it has waited.
@@ -19,18 +19,18 @@ pub(crate) struct WaitingText<'a> {
     pub(crate) queue_status: Option<&'a QueueStatus>,
     /// Why no permit is granted, whatever is free.
     pub(crate) withheld: Option<Withheld>,
-    /// Why nothing is known any more.
+    /// Why the queue's state is unknown.
     pub(crate) error: Option<&'a StoreError>,
     pub(crate) now: SystemTime,
 }
 
-/// How much is said of it.
+/// How much of it to show.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Length {
     Full,
     /// The label of the holder alone.
     Brief,
-    /// Neither the name that the user has typed, nor ours.
+    /// Without the name that the user has typed, and ours.
     Short,
 }
 
@@ -81,12 +81,12 @@ impl fmt::Display for WaitingLine<'_> {
     }
 }
 
-/// Who has the permits.
+/// The holders of the permits.
 pub(super) struct HeldBy<'a> {
     held: usize,
     holder: Option<&'a Record>,
     key: Option<&'a str>,
-    /// For how long the permit of the holder is kept, which has given it back.
+    /// For how long the permit stays kept after its holder gave it back.
     left: Option<Duration>,
     now: SystemTime,
     length: Length,

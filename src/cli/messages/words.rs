@@ -1,4 +1,4 @@
-//! What sentences are made of: times, places, and who holds.
+//! What sentences are made of: times, places and holders.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TENTHS_MATTER: Duration = Duration::from_secs(10);
         if self.0 < TENTHS_MATTER {
-            // Tenths, without the rounding up that would make 10.0 of 9.96.
+            // Tenths, rounded down, so that 9.96 does not become 10.0.
             return write!(f, "{}.{}s", self.0.as_secs(), self.0.subsec_millis() / 100);
         }
         let seconds = Duration::from_secs(self.0.as_secs());
@@ -30,7 +30,7 @@ impl fmt::Display for Milliseconds {
     }
 }
 
-/// Who holds a permit.
+/// A permit's holder.
 pub(crate) struct HolderText<'a>(pub(crate) &'a Record);
 
 impl fmt::Display for HolderText<'_> {
@@ -38,7 +38,7 @@ impl fmt::Display for HolderText<'_> {
         let who = &self.0.who;
         let [label, user, host] =
             [&who.label, &who.user, &who.host].map(|text| quoted(text, Context::Words));
-        // Who has acquired a permit to outlive itself has gone.
+        // The process that acquired a detached permit has gone.
         if who.detached {
             return write!(f, "{label} ({user}@{host})");
         }

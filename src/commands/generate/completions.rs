@@ -1,5 +1,5 @@
-//! Completion scripts: for bash, zsh and fish written here, for they have to know where the options of
-//! semrun end and those of its command begin, and ask for the names of semaphores.
+//! Completion scripts: for bash, zsh and fish written here, as they have to know where semrun's
+//! options end and its command begins, and complete names of semaphores.
 
 mod bash;
 mod fish;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::cli;
 use crate::supervise::signals;
 
-/// What chooses the place where names are looked up.
+/// The options that choose where names are looked up.
 const PLACE: [&str; 8] = [
     "--backend",
     "--config",
@@ -24,10 +24,10 @@ const PLACE: [&str; 8] = [
     "--client-key",
 ];
 
-/// Prints the names of semaphores, one a line, and nothing else whatever goes wrong. Options that choose
-/// the place follow `status`.
+/// Lists semaphores, and prints nothing else even on errors. Options that choose the place follow
+/// `status`.
 const LIST_NAMES: &str = "timeout 2 semrun status --json";
-/// Finds them in the document.
+/// Finds their names in the document.
 const FIND_NAMES: &str = r#"sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'"#;
 
 /// A script for a shell.

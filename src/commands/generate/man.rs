@@ -1,4 +1,4 @@
-//! Man pages in the macros of man(7): sections in the usual order, from the same definitions as the help.
+//! Man pages in the macros of man(7), from the same definitions as the help.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use clap::{Arg, Command};
 
 use crate::cli::{self, help_text};
 
-/// When what the pages say was last looked through.
+/// When the pages were last reviewed.
 const DATE: &str = "2026-11-27";
 
 /// The pages that there are beside semrun(1).
@@ -166,7 +166,7 @@ fn options(text: &mut String, command: &Command) {
             headings.push(argument.get_help_heading());
         }
     }
-    // What has none goes first.
+    // Options without a heading go first.
     headings.sort_by_key(Option::is_some);
     for heading in headings {
         if let Some(heading) = heading {
@@ -241,7 +241,7 @@ fn item(text: &mut String, tag: &str, what: &str) {
     let _ = writeln!(text, ".TP\n{tag}\n{}", filled(what));
 }
 
-/// A paragraph in lines of a length that all programs like.
+/// A paragraph wrapped to a usual width.
 fn filled(text: &str) -> String {
     const LONGEST: usize = 76;
     let mut lines = vec![String::new()];
@@ -276,7 +276,7 @@ fn italic(text: &str) -> String {
     format!("\\fI{}\\fR", escaped(text))
 }
 
-/// Text that no macro and no escape is in.
+/// Text with roff's macros and escapes neutralised.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('~', "\\(ti");
     let text = text.replace('…', "...").replace('\'', "\\(aq").replace('`', "\\(ga");

@@ -12,7 +12,7 @@ use crate::serve::log::LogEvent;
 use crate::serve::routes::Routes;
 use crate::settings::CredentialFiles;
 
-/// How long the disk may take before that is said.
+/// How long the disk may take before that is logged.
 const SLOW: Duration = Duration::from_secs(5);
 
 pub(super) struct Reload {
@@ -30,8 +30,8 @@ impl Reload {
         Self { files, routes, tls }
     }
 
-    /// Reads them whenever it is told to, for ever. Told so meanwhile, however often, it reads them once
-    /// more.
+    /// Reads them whenever it is told to, for ever. Any number of requests during a reading cause
+    /// one more.
     pub(super) async fn reload_on(&self, told: &Notify) {
         loop {
             told.notified().await;
@@ -43,7 +43,7 @@ impl Reload {
         }
     }
 
-    /// All of them take the place of those before, or none. The error says which file is bad, and why.
+    /// Replaces all of them, or none. The error says which file is bad, and why.
     async fn read(&self) -> Result<(), String> {
         let files = self.files.clone();
         // Not in this thread: a disk that does not answer must not keep holders from renewing.

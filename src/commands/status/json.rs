@@ -18,7 +18,7 @@ struct SemaphoreJson<'a> {
     name: &'a str,
     limit: Option<u32>,
     pinned: bool,
-    /// Whether anybody has used the name, as far as the backend remembers.
+    /// Whether the name was ever used, as far as the backend remembers.
     known: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u128>,
@@ -32,7 +32,7 @@ struct SemaphoreJson<'a> {
     odd: Option<String>,
 }
 
-/// Too few of them, and so no permit is granted.
+/// Too few replicas, so no permit is granted.
 #[derive(Serialize)]
 struct ReplicasJson {
     in_step: u32,
@@ -48,7 +48,7 @@ struct HolderJson<'a> {
     foreign: bool,
     #[serde(flatten)]
     record: Option<ClientJson<'a>>,
-    /// Of a foreign one, which has no more than that.
+    /// Of a foreign one, which has only this.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
     /// The label of its API key, where that is known of a foreign one.
@@ -63,7 +63,7 @@ struct WaiterJson<'a> {
     foreign: bool,
     #[serde(flatten)]
     record: Option<ClientJson<'a>>,
-    /// Of a foreign one, which has no more than that.
+    /// Of a foreign one, which has only this.
     #[serde(skip_serializing_if = "Option::is_none")]
     permit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use std::fs;
 use crate::backends::ClientInfo;
 use crate::user;
 
-/// None: its process is not on this machine, or cannot be seen, or another one has its number.
+/// None: its process is not on this machine, or is hidden, or its pid belongs to another process.
 pub(super) fn is_stopped(who: &ClientInfo) -> Option<bool> {
     if who.detached || who.host != user::host() {
         return None;
@@ -16,7 +16,7 @@ pub(super) fn is_stopped(who: &ClientInfo) -> Option<bool> {
     (name_and_state(&ours)?.0 == name).then_some(state == 'T')
 }
 
-/// Of a line as proc(5) has it, `pid (name) state …`, where there may be anything in a name.
+/// From a line of proc(5), `pid (name) state …`; a name may contain anything.
 fn name_and_state(stat: &str) -> Option<(&str, char)> {
     let (front, back) = stat.rsplit_once(')')?;
     Some((front.split_once('(')?.1, back.trim_start().chars().next()?))

@@ -16,13 +16,13 @@ pub(super) struct Table<'a> {
     /// The limit where none is in force: foreign clients keep theirs to themselves.
     pub(super) asked: u32,
     pub(super) now: SystemTime,
-    /// How many columns there are; none: as many as it takes.
+    /// How many columns there are; none: unlimited.
     pub(super) columns: Option<usize>,
     /// Also lease, token, permit and the time of the grant.
     pub(super) verbose: bool,
-    /// Whether all are shown that there are, and not those that were named.
+    /// Whether all semaphores are shown, not only named ones.
     pub(super) all: bool,
-    /// What says that something is left out.
+    /// The mark for omitted text.
     pub(super) mark: &'a str,
 }
 
@@ -59,7 +59,7 @@ impl Table<'_> {
         page
     }
 
-    /// Those that nobody uses, in one line.
+    /// The idle ones, in one line.
     fn idle(&self, names: &[Cow<'_, str>]) -> String {
         let mut line = String::from("not in use: ");
         for (at, name) in names.iter().enumerate() {
@@ -158,7 +158,7 @@ impl Table<'_> {
     }
 }
 
-/// Whether there is nothing to say of it.
+/// Whether it is idle and has nothing to report.
 fn is_idle(snapshot: &Snapshot) -> bool {
     let Snapshot { holders, waiters, pinned, odd, withheld, .. } = snapshot;
     holders.is_empty() && waiters.is_empty() && !pinned && odd.is_none() && withheld.is_none()
@@ -232,7 +232,7 @@ impl<'a> Row<'a> {
         row
     }
 
-    /// One whose only trace is its permit, and perhaps the API key that it was taken with.
+    /// A client of which only the permit is known, and perhaps its API key's label.
     fn foreign(state: &str, name: &Name, permit: &str, key: Option<&str>) -> Self {
         let mut row = Self::of(state, name, None, SystemTime::UNIX_EPOCH);
         row.label = match key {
@@ -378,7 +378,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
     }
 
     #[test]
-    fn of_all_semaphores_those_that_nobody_uses_are_in_one_line() {
+    fn of_all_semaphores_the_idle_ones_are_in_one_line() {
         let idle =
             |name: &str| Snapshot { known: true, ..Snapshot::unused(&name.parse().unwrap()) };
         let pinned = Snapshot { limit: Some(3), pinned: true, ..idle("pinned") };

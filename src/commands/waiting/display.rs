@@ -1,4 +1,4 @@
-//! What a user who waits gets to see.
+//! What a user sees while waiting.
 
 use std::mem;
 use std::time::{Duration, SystemTime};
@@ -17,27 +17,27 @@ use crate::supervise::guardian::FrontProcess;
 use crate::supervise::signals::StopTarget;
 use crate::terminal::{Console, Loudness};
 
-/// How often the queue is looked at for the waiting line on a terminal, and how often that line is
-/// drawn anew: times go by in it.
+/// How often to look at the queue for the waiting line on a terminal, and how often to redraw that
+/// line: it shows times.
 pub(super) const REDRAW: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 /// How often a log hears that we still wait.
 const ALIVE: Duration = Duration::from_mins(1);
 
-/// What somebody who waits gets to see.
+/// What a waiting user sees.
 pub(super) struct WaitingDisplay<'a> {
     backend: &'a dyn Backend,
     request: &'a PermitRequest,
     acquire_request: &'a AcquireRequest,
     front_process: &'a FrontProcess,
     pub(super) console: &'a mut Console,
-    /// How we stand, and when that was told.
+    /// Our standing, and when we heard it.
     queue_status: Option<(QueueStatus, Instant)>,
-    /// Why no permit is granted, and when that was told.
+    /// Why no permit is granted, and when we heard that.
     withheld: Option<(Withheld, Instant)>,
     /// What keeps the backend from telling us.
     error: Option<StoreError>,
-    /// When that is worth a line again.
+    /// When to report that again.
     next_complaint: Instant,
     /// Whether a log was told that we wait.
     pub(super) announced: bool,
@@ -78,13 +78,14 @@ impl<'a> WaitingDisplay<'a> {
     /// The signal, if it ends the waiting.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Option<Signal> {
         match signal {
-            // Children of whoever started us with exec(2); and by default nothing comes of the other.
+            // Children of the program that became us by exec(2); and by default the other signal
+            // does nothing.
             Signal::CHILD | Signal::URG => None,
             Signal::WINCH | Signal::CONT => {
                 self.draw();
                 None
             }
-            // Nobody else stops us, as there is no command yet. Who is behind us passes us over.
+            // Only we stop ourselves, as there is no command yet. The next waiters pass us over.
             Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                 self.console.clear();
                 self.front_process.stop_and_wait(StopTarget::Semrun);
@@ -113,7 +114,7 @@ impl<'a> WaitingDisplay<'a> {
                 self.announced &= !news;
                 self.count_down();
             }
-            // Who asked for nothing takes what is pinned for all.
+            // A user who named no limit accepts the pinned one.
             Progress::Limit { pinned: true, .. } if !self.request.limit_given => {}
             Progress::Limit { asked, stands, pinned } => {
                 self.warn(&Warning::Limit { name, asked, stands, pinned });
@@ -130,11 +131,11 @@ impl<'a> WaitingDisplay<'a> {
             Progress::Deaf { heartbeat } => self.warn(&Warning::Deaf(heartbeat)),
             Progress::Trouble { what, may_last } => {
                 let now = Instant::now();
-                // Once, as long as it goes on or comes again within a minute.
+                // Only once, as long as it goes on or recurs within a minute.
                 if may_last && mem::replace(&mut self.next_complaint, now + ALIVE) <= now {
                     self.warn(&Warning::Trouble { name, what: &what });
                 }
-                // What keeps us from leaving is not what kept us waiting.
+                // An error while leaving is not the reason for the waiting.
                 if may_last || self.error.is_none() {
                     self.error = Some(what);
                 }
@@ -157,9 +158,9 @@ impl<'a> WaitingDisplay<'a> {
         left.map(Withheld::Quarantine)
     }
 
-    /// With `-v`, so that a log says who had what was not free.
+    /// With `-v`, so that a log names the holders.
     pub(super) async fn say_who_holds(&mut self) {
-        /// For a line that nobody waits for.
+        /// How long the line may take, as it is not essential.
         const LOOKING: Duration = Duration::from_secs(2);
         if self.console.says(Loudness::Verbose)
             && let Ok(Ok(snapshot)) =
@@ -184,7 +185,7 @@ impl<'a> WaitingDisplay<'a> {
         self.show();
     }
 
-    /// Looks at the queue when it is time to: who is far behind is not told when it moves.
+    /// Looks at the queue when it is time to: a waiter far back in it is not told when it moves.
     pub(super) async fn looking(&mut self) -> Result<Snapshot, Error> {
         if self.backend.pushes_queue_status() {
             return std::future::pending().await;
@@ -256,7 +257,7 @@ impl<'a> WaitingDisplay<'a> {
         })
     }
 
-    /// Takes the waiting line away, or ends what a log was told.
+    /// Clears the waiting line, or reports the end in a log.
     pub(super) fn end(&mut self, waited: &Waited<'_>) {
         self.console.clear();
         let told = self.queue_status.is_some() || self.withheld.is_some();

@@ -22,7 +22,7 @@ fn run(line: &str) -> RunSettings {
     }
 }
 
-/// tokio's clock jumps to whatever is waited for.
+/// tokio's clock jumps to the next timer.
 #[tokio::test(start_paused = true)]
 async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let place = TempDir::new().unwrap();
@@ -31,7 +31,7 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
     let request = run("semrun --name x true").request;
     let acquire_request = acquire_request(&request, &user, false);
     let (front_process, mut console) = (FrontProcess::Itself, Console::new(Loudness::Normal));
-    // Where somebody looks at a line it is brought up to date more often.
+    // A line on a terminal is brought up to date more often.
     let interval = if console.redraws() { REDRAW } else { Duration::from_mins(1) };
     let mut display =
         WaitingDisplay::new(&*backend, &request, &acquire_request, &front_process, &mut console);
@@ -46,7 +46,7 @@ async fn a_log_hears_once_a_minute_that_it_still_waits() {
         assert_eq!(begin.elapsed().as_secs(), interval.as_secs() * line);
         display.on_look(snapshot);
         assert!(display.announced || display.console.redraws(), "it is said again");
-        // What is told in between is not said again before the next time.
+        // Notices in between are not repeated before the next minute.
         display.on_notice(Progress::Queued(QueueStatus::default()));
         let next = display.next_look.unwrap() - begin;
         assert_eq!(next.as_secs(), interval.as_secs() * (line + 1));

@@ -24,7 +24,7 @@ impl TestConnections {
         self.guests.push(Rc::downgrade(&guest));
         let theirs = Rc::clone(&guest);
         let ends = self.tasks.spawn_local(async move {
-            // What a connection knows changes while it is looked after, and only then.
+            // A connection's state changes only while it is polled.
             let talk = async {
                 loop {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -37,7 +37,7 @@ impl TestConnections {
         guest
     }
 
-    /// Those that are there, by the order in which they came.
+    /// Those that are there, in order of arrival.
     fn present(&self) -> Vec<usize> {
         let there = |number: &usize| self.guests[*number].strong_count() > 0;
         (0..self.guests.len()).filter(there).collect()
@@ -85,7 +85,7 @@ fn who_has_shown_a_key_stays_while_strangers_come() {
             drop(crowd.comes("192.0.2.1").await);
         }
         assert_eq!(crowd.present(), [0, 1, 10, 11]);
-        // One that rests makes room for another, the one that has rested for longest first.
+        // An idle one makes room for another, the one that has been idle for longest first.
         let again = crowd.guests[0].upgrade().unwrap();
         let asking = again.open_request();
         let third = crowd.comes("192.0.2.1").await;
@@ -93,7 +93,7 @@ fn who_has_shown_a_key_stays_while_strangers_come() {
         tokio::task::yield_now().await;
         assert!(third.is_known());
         assert_eq!(crowd.present(), [0, 11, 12]);
-        // Where none rests, one more is served as long as no other comes.
+        // Where none is idle, one more is served as long as no other comes.
         let _also = third.open_request();
         let fourth = crowd.comes("192.0.2.1").await;
         fourth.shows_key();

@@ -1,5 +1,5 @@
-//! The lines of a journal, and what they come to. A line is all that was written at once, so that
-//! only the last one can be unfinished when the machine stops.
+//! The lines of a journal, and the state that they describe. A line is all that was written at
+//! once, so that only the last one can be unfinished when the machine stops.
 //!
 //! ```text
 //! 5f0c2a11 [{"begin":{"version":2,"boot":"…","last":1790000000000042,"longest_ms":0}}]
@@ -28,16 +28,16 @@ pub(crate) struct RecordedGrant {
     pub(crate) name: String,
     pub(crate) id: Uuid,
     pub(crate) token: u64,
-    /// The terms in force; none for a client that is alone as long as its connection lives.
+    /// The terms in force; none for an exclusive client of the original kind.
     pub(crate) terms: Option<(u32, u64)>,
-    /// For how long it stays taken, and from when, on the clock of this start of the machine.
+    /// For how long it stays taken, and from when, on the clock of this boot.
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) min_hold_ms: u64,
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
     pub(crate) phase: HolderState,
-    /// What tells the API key that it was taken with; earlier versions did not write it.
+    /// The print of the API key that it was acquired with; earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<KeyFingerprint>,
     pub(crate) record: Option<Record>,
@@ -60,15 +60,14 @@ pub(super) enum JournalEntry<'a> {
         version: u32,
         boot: String,
         last: u64,
-        /// The longest lease that the machine may have forgotten when it started, as long as that
-        /// is waited for.
+        /// The longest lease that the reboot may have lost, while we still wait for its end.
         longest_ms: u64,
     },
-    /// A later one stands for an earlier one with the same identity.
+    /// A later one replaces an earlier one with the same identity.
     Grant(Cow<'a, RecordedGrant>),
     Pin {
         name: String,
-        /// None: not any more.
+        /// None: unpinned.
         limit: Option<u32>,
     },
     End {
@@ -94,14 +93,13 @@ pub(crate) struct RestoredState {
     pub(crate) restarted: bool,
     /// The longest lease on record, if the machine has started since.
     pub(crate) rebooted: Option<Duration>,
-    /// When it was started, for the record.
+    /// The identity of the boot, for the record.
     pub(super) boot: String,
-    /// The key that is kept beside it.
+    /// The key of seals, kept beside the journal.
     pub(crate) seals: Option<Seals>,
 }
 
-/// What the journal is when nothing has been appended: a line to begin with, and one with all
-/// that is held.
+/// The journal before anything is appended: a first line, and one with all held permits.
 pub(super) fn snapshot(
     boot: &str,
     before: Option<&(String, Duration)>,
@@ -145,7 +143,7 @@ pub(super) fn read_line(line: &[u8]) -> Option<Vec<JournalEntry<'static>>> {
 pub(super) enum Damage {
     /// It is of another version of semrun.
     Format(u32),
-    /// What may have been on record is not.
+    /// Something may have been on record that is missing.
     Lost {
         line: usize,
         /// Where the line begins, in bytes.
@@ -187,13 +185,13 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What is at the end of a journal behind the last line end.
+/// What a journal has after its last line end.
 enum JournalTail {
-    /// A record, of which all was written but the line end.
+    /// A complete record without its line end.
     Whole(Vec<JournalEntry<'static>>),
-    /// The beginning of one, which was being written when the machine stopped: no client was told.
+    /// The beginning of a record, cut when the machine stopped: no client was told.
     Torn,
-    /// Something that no stop in the middle of writing leaves: a record may have been there.
+    /// Something that no interrupted write leaves: a record may have been there.
     Damaged(&'static str),
 }
 
@@ -232,9 +230,9 @@ impl JournalTail {
     }
 }
 
-/// What the lines come to. Only the last one may be unfinished, unless it is the first: it was being
-/// written when the machine stopped, and no client was told of it. Where more is missing a permit
-/// that is held could be granted again.
+/// The state that the lines describe. Only the last line may be unfinished, unless it is the first:
+/// the machine stopped while it was written, and no client was told of it. If more is missing, a
+/// held permit could be granted again.
 pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> {
     let mut found = RestoredState { restarted: true, ..RestoredState::default() };
     let mut held: HashMap<(String, Uuid), RecordedGrant> = HashMap::new();

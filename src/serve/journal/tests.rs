@@ -169,7 +169,7 @@ fn damage_before_the_end_is_not_taken_for_nothing() {
 proptest! {
     // A machine may stop at any moment: what is found is what was recorded until some entry.
     #[test]
-    fn a_torn_end_loses_only_what_nobody_was_told(cut in 0..2000_usize) {
+    fn a_torn_end_loses_only_what_no_client_was_told(cut in 0..2000_usize) {
         let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let begin = bytes.len();
         for number in 1..=9 {

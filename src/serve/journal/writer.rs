@@ -1,5 +1,5 @@
-//! The thread that writes a journal: what has come together goes to the disk together, and what
-//! does not get there is tried again until it does.
+//! The thread that writes a journal: what has come together goes to the disk together, and is
+//! retried until it gets there.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,25 +14,25 @@ use tokio::sync::watch;
 use super::format::line;
 use crate::files::create;
 
-/// What the file is called, and the one that is about to take its place.
+/// The name of the file, and that of its replacement in progress.
 pub(super) const JOURNAL: &str = "journal";
 const ASIDE: &str = "journal.new";
 
-/// How often a disk that is full is tried again.
+/// How long between retries, when the disk is full, say.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
-/// How far the writing is.
+/// How far the writer is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WriterStatus {
     pub(super) written: u64,
-    /// Why it does not get on.
+    /// Why it cannot write.
     pub(crate) error: Option<String>,
 }
 
 pub(super) enum Job {
     /// An entry as JSON.
     Append(String),
-    /// Everything that is to be in the file, instead of what is.
+    /// The new content of the file.
     Rewrite(Vec<u8>),
 }
 
@@ -44,7 +44,7 @@ pub(super) struct WriterThread {
     size: u64,
     /// Whether there may be more in it than that.
     torn: bool,
-    /// Whether the file has just got its name, and the disk may not know.
+    /// Whether the file was just renamed, and the rename may not be on the disk.
     renamed: bool,
     tell: watch::Sender<WriterStatus>,
 }
@@ -81,7 +81,7 @@ impl WriterThread {
                         progress.error = None;
                     });
                 }
-                // Nobody was told of what is not there.
+                // No client was told of what is not there.
                 Err(_) if closed => return,
                 Err(error) => {
                     self.tell.send_modify(|progress| progress.error = Some(error.to_string()));
@@ -91,13 +91,13 @@ impl WriterThread {
         }
     }
 
-    /// All of it, or nothing that counts. May be called again with the same and more.
+    /// Writes all jobs, or nothing that counts. May be called again with the same and more.
     fn write(&mut self, jobs: &[Job]) -> io::Result<()> {
         let last = jobs.iter().enumerate().rev().find_map(|(place, job)| match job {
             Job::Rewrite(content) => Some((place, content)),
             Job::Append(_) => None,
         });
-        // If that fails the old file is as good, and all that was to be appended is.
+        // If that fails, the old file is as good, and all jobs are appended to it.
         let rewritten = last.and_then(|(place, content)| {
             self.replace(content).ok()?;
             Some(place)
@@ -148,7 +148,7 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Whether the file that is open is the one that another server would find.
+    /// Whether our open file is the one that another server would find.
     fn is_in_place(&self) -> bool {
         match (self.file.metadata(), fs::symlink_metadata(&self.path)) {
             (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),

@@ -1,4 +1,4 @@
-//! Which key may do what: every request is decided here, before anything is done for it.
+//! Which key may do what: every request is checked here, before anything is done for it.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use crate::serve::bearer::{Bearer, Role};
 /// Whose permit, or place in the queue, a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ownership {
-    /// None that is known there.
+    /// A client that is not known there.
     Nobodys,
     /// It was taken with the same key.
     Own,
     Anothers,
 }
 
-/// What a key may not do, for whoever sent it.
+/// What a key may not do, as its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denied {
-    /// That takes another role.
+    /// It takes another role.
     Role(Role, &'static str),
     /// Its names are others.
     Name,

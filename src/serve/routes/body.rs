@@ -1,4 +1,4 @@
-//! What an answer says, and how much of that there is at one time.
+//! The body of an answer, and how much of all bodies is on the way at one time.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,13 +13,13 @@ use crate::backends::LocalFuture;
 use crate::serve::connection::OpenRequest;
 use crate::serve::semaphores::RequestEnd;
 
-/// What is short enough not to be counted, and how much of what is longer may be on its way, in
-/// bytes. One may always be: who is asked for may be many.
+/// How short an answer is not counted, and how much of longer ones may be on the way at once, in
+/// bytes. One always may, as it may list many clients.
 const SHORT: usize = 4 * 1024;
 const MOST: usize = 64 << 20;
 
-/// The body of an answer: some text, and for one who has to wait its end once it is worth to ask
-/// again, with an empty line now and then.
+/// The body of an answer: some text, and for a waiter its end once it is worth to ask again, with
+/// an empty line now and then.
 pub(crate) struct ResponseBody {
     pub(super) first: Option<Bytes>,
     pub(super) then: Option<LocalFuture<'static, RequestEnd>>,
@@ -75,7 +75,7 @@ impl Body for ResponseBody {
 #[derive(Default)]
 pub(super) struct LongAnswers(Arc<AtomicUsize>);
 
-/// One of them. It counts until the last of it is sent.
+/// One of them. It counts until its last byte is sent.
 struct CountedBytes {
     text: Bytes,
     all: Arc<AtomicUsize>,

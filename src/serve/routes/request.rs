@@ -1,4 +1,4 @@
-//! What a request says: its route, and what goes with it, as the original reads them.
+//! Parsing a request: its route and parameters, as the original reads them.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::backends::cloud::protocol::{
 const LARGEST_BODY: usize = 16 * 1024;
 const SLOWEST_BODY: Duration = Duration::from_secs(5);
 
-/// How much is kept of what a client says of itself, in bytes each: there are many, and they are told to
-/// all who ask.
+/// The longest text that is kept of what a client says of itself, in bytes: there are many, and all
+/// are listed.
 const LONGEST_TEXT: usize = 1024;
 
 /// What is asked for, by path and method.
@@ -69,8 +69,8 @@ impl Route {
     }
 }
 
-/// Whether a head says what it says once, as far as anything follows from it: of two keys a gateway may
-/// look at one and we at the other.
+/// Whether each header that matters is there only once: of two keys a gateway may check one and we
+/// the other.
 pub(super) fn is_clear(head: &Parts) -> bool {
     const DECIDING: [&str; 8] = [
         "host",
@@ -121,14 +121,14 @@ pub(super) fn name_in(query: &str) -> String {
     if names.is_empty() { "undefined".into() } else { names.join(",") }
 }
 
-/// Whom a request is about. What is no identity of ours is nobody's.
+/// The client that a request is about. None for what is no identity of ours.
 pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
     let text = headers.get(ID_HEADER)?.to_str().ok()?;
     let id = Uuid::parse_str(text).ok()?;
     (id.to_string() == text).then_some(id)
 }
 
-/// What one of our clients asks for, if there is any sense in it.
+/// What one of our clients asks for, if it is valid.
 pub(super) fn asking_in(text: &[u8]) -> Option<RegisterRequest> {
     const LONGEST: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
     let mut asking: RegisterRequest = serde_json::from_slice(text).ok()?;
@@ -147,7 +147,7 @@ pub(super) fn how_in(headers: &HeaderMap) -> Option<Revocation> {
     HOW.iter().find(|(word, _)| text == word).map(|(_, how)| *how)
 }
 
-/// What is to become of a limit.
+/// How to change a limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pinning {
     To(u32),

@@ -1,4 +1,4 @@
-//! Answers in all their kinds.
+//! Building answers of every kind.
 
 use hyper::Response;
 use hyper::StatusCode;
@@ -23,7 +23,7 @@ pub(super) fn refused_for(refused: SemaphoreError) -> Answer {
 pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(ResponseBody::text(Bytes::new()));
     *answer.status_mut() = status;
-    // Node's clients close what they do not use a little earlier, and so never race with us.
+    // Node's clients close idle connections a little earlier than this, and so never race with us.
     answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
     answer
 }
@@ -34,8 +34,8 @@ pub(super) fn not_allowed(forbidden: Denied) -> Answer {
     answer
 }
 
-/// To a client of ours that speaks another version. It would take what it was answered for something
-/// else, or for an answer of the original.
+/// To a client of ours that speaks another version. It would misread our answer, or take it for one
+/// of the original.
 pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
     let text = format!(
         "the client speaks version {} of the protocol between semrun and semrun serve, and this server \
@@ -58,7 +58,7 @@ pub(super) fn refusal(why: String) -> Answer {
     answer
 }
 
-/// One that waited, or held, and does not any more, for another reason than its release.
+/// A waiter or holder that is removed for another reason than its release.
 pub(super) fn removed() -> Answer {
     let mut answer = empty(StatusCode::INTERNAL_SERVER_ERROR);
     let reason = ReasonPhrase::from_static(b"Requesting client closed connection.");

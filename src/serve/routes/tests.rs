@@ -1,4 +1,4 @@
-//! Names and paths as the original reads them, and any requests in any order.
+//! Tests: names and paths as the original reads them, and random requests in random order.
 
 use std::collections::HashMap;
 
@@ -75,25 +75,25 @@ fn routes() -> Rc<Routes> {
 }
 
 /// A key that may do everything.
-fn anybody() -> Rc<Bearer> {
+fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
-/// A connection to a server that has no other.
+/// The only connection to a server.
 fn alone(stream: tokio::net::TcpStream) -> Peer {
     let door = Connections::new(ConnectionLimits::within(1024, None, None));
     let address = stream.peer_addr().unwrap().ip();
     Peer::new(stream, door.enter(address))
 }
 
-/// A request of anybody's, about one of a few semaphores and clients.
+/// A request of any client, about one of a few semaphores and clients.
 #[derive(Debug, Clone)]
 struct SentRequest {
     method: &'static str,
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Which of the identities that were given out goes with it.
+    /// The identity that it carries, of those that were given out.
     client: Option<usize>,
 }
 
@@ -192,7 +192,7 @@ async fn settle() {
 
 async fn any_history(steps: Vec<RouteStep>) {
     let routes = routes();
-    // Somebody who stays.
+    // A client that stays.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
@@ -244,23 +244,23 @@ async fn any_history(steps: Vec<RouteStep>) {
         }
         open = waiting;
         for name in ["a", "b", "undefined"] {
-            let look = routes.semaphores.look(&name.into(), &anybody());
+            let look = routes.semaphores.look(&name.into(), &unrestricted());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
-            // A limit that was lowered stops nobody.
+            // A limit that was lowered stops no holder.
             let most = if alone { 1 } else { limit.max(held.get(name).copied().unwrap_or(0)) };
             assert!(look.holders.len() <= most, "{look:?}");
             held.insert(name, look.holders.len());
             assert!(
                 !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
             );
-            let observed = routes.semaphores.observe(&name.into(), &anybody());
+            let observed = routes.semaphores.observe(&name.into(), &unrestricted());
             if let Some(observed) = observed {
                 serde_json::from_str::<Value>(&observed).unwrap();
             }
         }
     }
-    // Once all connections have ended, and ours have given back what they had, nobody is left.
+    // Once all connections have ended, and ours have given back what they had, no holder is left.
     open.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
     for name in ["a", "b", "undefined"] {
@@ -270,7 +270,7 @@ async fn any_history(steps: Vec<RouteStep>) {
             // One that is kept is not free before it was revoked.
             routes.semaphores.revoke(&name, id, Revocation::Forced, "".into());
         }
-        let look = routes.semaphores.look(&name.into(), &anybody());
+        let look = routes.semaphores.look(&name.into(), &unrestricted());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
     }
 }
@@ -355,7 +355,7 @@ async fn what_says_too_little_changes_nothing() {
     ] {
         assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
     }
-    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
+    assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn permits_are_revoked_and_limits_pinned_as_it_is_written() {
         assert_eq!(revoked.1, format!(r#"{{"held":{held}}}"#));
     }
     answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
-    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
+    assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
     let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
     assert!(about.contains(r#""remembers":false"#), "{about}");
 }

@@ -1,5 +1,4 @@
-//! What is done to a permit or a semaphore from outside: permits are given back and revoked, and
-//! limits are pinned.
+//! Interventions from outside: permits are given back and revoked, and limits are pinned.
 
 use std::rc::Rc;
 
@@ -14,7 +13,7 @@ use crate::serve::bearer::{Actor, Bearer, KeyFingerprint, Role};
 use crate::serve::bounds::LimitReached;
 use crate::serve::log::{LogEvent, Subject};
 
-/// How many characters of the label of one whose permit is revoked are logged.
+/// How many characters of a revoked holder's label are logged.
 const MOST_OF_A_LABEL: usize = 100;
 
 impl Semaphores {
@@ -23,7 +22,7 @@ impl Semaphores {
         self.finished.borrow_mut().add(clock::now(), id, whom_it_binds(asks));
     }
 
-    /// Gives a permit back for whoever holds it with this identity.
+    /// Gives back the permit of this identity.
     pub(crate) fn signal(
         &self,
         name: &Rc<str>,
@@ -72,7 +71,7 @@ impl Semaphores {
         }
     }
 
-    /// Takes a permit from whoever has it. False: nobody does.
+    /// Revokes a permit. False: it is not held.
     pub(crate) fn revoke(&self, name: &Rc<str>, id: Uuid, how: Revocation, actor: Actor) -> bool {
         let now = clock::now();
         let mut held = false;
@@ -97,7 +96,7 @@ impl Semaphores {
         held
     }
 
-    /// Pins a limit, or leaves it to those who use the semaphore again.
+    /// Pins a limit, or leaves it to the semaphore's users again.
     pub(crate) fn pin(
         &self,
         name: &Rc<str>,
@@ -167,7 +166,7 @@ fn of_key(label: &str) -> String {
     format!("with {}", quoted(&truncated(label, MOST_OF_A_LABEL), Context::Log))
 }
 
-/// Whose requests under an identity take nothing any more: what an admin ends is over for all.
+/// The key whose requests under an identity are refused; if an admin ended it, any key's.
 fn whom_it_binds(bearer: &Bearer) -> Option<KeyFingerprint> {
     bearer.print.filter(|_| bearer.role < Role::Admin)
 }

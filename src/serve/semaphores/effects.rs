@@ -1,4 +1,5 @@
-//! What follows from a change: who is told, what is recorded and logged, and what is due by itself.
+//! What follows from a change: which clients are told, what is recorded and logged, and what is due
+//! later.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -20,11 +21,11 @@ use crate::serve::bounds::{Bounds, LimitReached};
 use crate::serve::journal::RecordedGrant;
 use crate::serve::log::{LogEvent, Subject};
 
-/// How long it is not looked again whether a name is not used any more.
+/// How long until the next search for idle names.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Semaphores {
-    /// Does what is due by itself, for ever.
+    /// Does what is due, for ever.
     pub(crate) async fn keep_time(&self) -> std::io::Result<()> {
         let alarm = Alarm::new()?;
         loop {
@@ -80,7 +81,7 @@ impl Semaphores {
         self.clients.set(self.clients.get() + 1);
     }
 
-    /// Changes a semaphore, which springs into being if need be.
+    /// Changes a semaphore, which is created if need be.
     pub(super) fn change(
         &self,
         name: &Rc<str>,
@@ -105,7 +106,7 @@ impl Semaphores {
         if all.len() < most || all.contains_key(name) {
             return Ok(());
         }
-        // Not for each who asks: there are many names.
+        // Not for each request: there are many names.
         let now = clock::now();
         if self.no_room_until.get() <= now {
             self.forget_idle(&mut all);
@@ -132,15 +133,15 @@ impl Semaphores {
         }
     }
 
-    /// With what only this server can say.
+    /// Adds the server's identity and seal.
     pub(super) fn signed(&self, name: &str, id: Uuid, told: RegisterReply) -> RegisterReply {
         let waits = told.ticket > 0;
         let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
         RegisterReply { seal, server: Some(self.seals.server()), ..told }
     }
 
-    /// Whether a client asks under an identity that came with another key, and was not given its place:
-    /// all who may look at it whole are told identities.
+    /// Whether a client asks under another key's identity without the seal of its place: every key
+    /// that may see clients is told identities.
     pub(super) fn is_of_another_key(
         &self,
         name: &str,
@@ -172,8 +173,7 @@ impl Semaphores {
         });
     }
 
-    /// Changes a semaphore that somebody has registered at, and lets everybody know whom it
-    /// concerns.
+    /// Changes a semaphore at which clients have registered, and tells those that it concerns.
     pub(super) fn change_known(
         &self,
         name: &Rc<str>,
@@ -228,12 +228,12 @@ impl Semaphores {
         }
         if let HeldRequest::Open(_, sender) = std::mem::replace(&mut client.wait, HeldRequest::Over)
         {
-            // One who has gone is noticed by the end of its connection.
+            // If the client has gone, the end of its connection shows that.
             let _ = sender.send(RequestEnd::Granted);
         }
     }
 
-    /// A permit is held in another way than before, and whoever watches over it hears so.
+    /// A permit is held in another way than before, and its watchers hear so.
     fn change_state(
         &self,
         name: &Rc<str>,

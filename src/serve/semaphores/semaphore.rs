@@ -16,13 +16,13 @@ use crate::backends::{self, Record};
 use crate::clock::Moment;
 use crate::serve::bearer::{Actor, Bearer};
 
-/// How long one who registers has to attach its requests.
+/// How long a client that registers has to attach its requests.
 pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
 
 pub(super) struct ServerSemaphore {
     pub(super) ledger: Ledger<Option<Record>>,
     pub(super) clients: HashMap<Uuid, ServerClient>,
-    /// Those that registered, in that order, and when it is looked whether they came back.
+    /// Clients that registered, in order, and when to check whether they came back.
     pub(super) unattached: VecDeque<(Moment, Uuid)>,
     pub(super) due: Option<Moment>,
 }
@@ -30,16 +30,16 @@ pub(super) struct ServerSemaphore {
 /// One that registered, waits or holds.
 pub(super) struct ServerClient {
     pub(super) number: u64,
-    /// Whose it is, by the API key that it was taken with.
+    /// Its owner, by the API key that it came with.
     pub(super) taker: Rc<Bearer>,
-    /// Who did something to it last.
+    /// The last client or operator that acted on it.
     pub(super) actor: Actor,
     pub(super) ours: bool,
     pub(super) phase: ClientPhase,
     pub(super) monitor: HeldRequest,
     pub(super) wait: HeldRequest,
-    /// Those who want to hear when a permit of ours is revoked: its semrun, and any number who
-    /// renew a detached one.
+    /// The clients to tell when a permit of ours is revoked: its semrun, and any number that renew
+    /// a detached one.
     pub(super) watchers: Vec<(u64, oneshot::Sender<RequestEnd>)>,
 }
 
@@ -54,9 +54,9 @@ pub(super) enum ClientPhase {
 pub(super) enum HeldRequest {
     /// Not yet.
     Expected,
-    /// Who opened it, by a number, is told how it ends.
+    /// It is open, with this number; its end is sent there.
     Open(u64, oneshot::Sender<RequestEnd>),
-    /// It was there.
+    /// It has ended.
     Over,
 }
 
@@ -109,7 +109,7 @@ impl ServerSemaphore {
         changes
     }
 
-    /// What one of ours is told who has this key.
+    /// What one of our clients with this key is told.
     pub(super) fn reply(
         &self,
         outcome: RegisterOutcome,
@@ -143,7 +143,7 @@ impl ServerSemaphore {
         }
     }
 
-    /// Whether one who has this key may know of a client who it is.
+    /// Whether this key may see who a client is.
     fn is_seen(&self, id: Uuid, asks: &Bearer) -> bool {
         self.clients.get(&id).is_none_or(|client| asks.sees(&client.taker))
     }
@@ -154,24 +154,24 @@ impl ServerSemaphore {
         (!label.is_empty()).then(|| label.to_string())
     }
 
-    /// Whether anybody uses it, or is to find it as it is.
+    /// Whether it is in use, or pinned.
     pub(super) fn is_in_use(&self) -> bool {
         self.ledger.in_use() || self.ledger.pinned().is_some()
     }
 
-    /// How somebody holds a permit, and whether that is to outlive whoever asked for it.
+    /// How a client holds a permit, and whether the permit outlives the process that asked for it.
     pub(super) fn held(&self, id: Uuid) -> Option<(backends::HolderState, bool)> {
         let holding = self.ledger.holding(id)?;
         let detached = |record: &Record| record.who.detached;
         Some((holding.phase, holding.claim.record.as_ref().is_some_and(detached)))
     }
 
-    /// The moment after a restart in which others come back is too short to speak of.
+    /// The short pause after a restart, in which others come back, is not reported.
     fn paused(&self, now: Moment) -> Option<u64> {
         self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
     }
 
-    /// As one sees it who has this key: of others there is only that they hold or wait.
+    /// As this key may see it: of other keys' clients only that they hold or wait.
     pub(super) fn look(&self, now: Moment, asks: &Bearer) -> SemaphoreView {
         let holder = |holding: &LedgerHolder<Option<Record>>| ClientView {
             id: holding.claim.id,
@@ -207,8 +207,8 @@ impl ServerSemaphore {
         }
     }
 
-    /// The same for clients of the original, which tell others by their identities: those that are not to
-    /// be known are nil.
+    /// The same for clients of the original, which know each other by their identities: those that
+    /// the key may not see are nil.
     pub(super) fn observed(&self, name: &str, asks: &Bearer) -> String {
         use serde::Serialize;
 

@@ -11,7 +11,7 @@ fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {
 }
 
 /// A key that may do everything.
-fn anybody() -> Rc<Bearer> {
+fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
@@ -38,7 +38,7 @@ fn asking(id: Uuid, ttl_ms: u64) -> RegisterRequest {
 }
 
 #[test]
-fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
+fn idle_names_are_forgotten_with_all_that_was_due() {
     let semaphores = semaphores(Journal::none(), RestoredState::default());
     let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
     let client = register("victim");
@@ -61,7 +61,7 @@ fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
 }
 
 #[test]
-fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
+fn a_client_that_asks_again_after_its_lease_has_ended_is_on_record_again() {
     let directory = tempfile::TempDir::new().unwrap();
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
@@ -71,7 +71,7 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
         assert_eq!(told.outcome, RegisterOutcome::Holding);
         std::thread::sleep(Duration::from_millis(3));
     }
-    assert!(semaphores.observe(&name, &anybody()).unwrap().contains(&format!("\"{id}\": {{")));
+    assert!(semaphores.observe(&name, &unrestricted()).unwrap().contains(&format!("\"{id}\": {{")));
     drop(semaphores);
     let (_, found) = Journal::open(directory.path()).unwrap();
     assert_eq!(found.grants.iter().map(|grant| grant.id).collect::<Vec<_>>(), [id]);
@@ -81,19 +81,20 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
 fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
     let semaphores = semaphores(Journal::none(), RestoredState::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
-    semaphores.finish(id, &anybody());
+    semaphores.finish(id, &unrestricted());
     let (told, _) = semaphores.request(&name, asking(id, 60_000), &"".into()).ok().unwrap();
     assert_eq!(told.outcome, RegisterOutcome::Lost);
-    assert!(semaphores.look(&name, &anybody()).holders.is_empty());
+    assert!(semaphores.look(&name, &unrestricted()).holders.is_empty());
 }
 
 #[test]
-fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
+fn a_client_that_registers_and_never_comes_back_is_forgotten_after_a_minute() {
     let semaphores = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let [stage, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
     let _wait = semaphores.attach(&name, stays, RequestKind::Wait, &"".into()).ok().unwrap();
-    let known = |id: Uuid| semaphores.observe(&name, &anybody()).unwrap().contains(&id.to_string());
+    let known =
+        |id: Uuid| semaphores.observe(&name, &unrestricted()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
         semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
@@ -114,7 +115,7 @@ fn hold(id: Uuid, min_hold: Duration) -> RegisterRequest {
 }
 
 fn look(semaphores: &Rc<Semaphores>) -> SemaphoreView {
-    semaphores.look(&"x".into(), &anybody())
+    semaphores.look(&"x".into(), &unrestricted())
 }
 
 /// The server with what it remembers, each time it is started anew.
@@ -126,7 +127,7 @@ fn started(directory: &tempfile::TempDir) -> Rc<Semaphores> {
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
+fn a_limit_stays_pinned_through_a_restart_and_while_the_name_is_idle() {
     let directory = tempfile::TempDir::new().unwrap();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
@@ -136,9 +137,9 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
-    let page = server.page("", &anybody());
+    let page = server.page("", &unrestricted());
     assert_eq!(page.semaphores.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["x"]);
-    // Names that nobody uses are forgotten, and what is written anew is all that counts.
+    // Idle names are forgotten, and what is written anew is all that counts.
     for number in 0..=MOST_NAMES {
         server.change(&number.to_string().into(), |_| Vec::new());
     }
@@ -216,7 +217,7 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, RegisterOutcome::Revoking);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Revoking);
     assert_eq!(request(&server, hold(id, HOUR)).0.outcome, RegisterOutcome::Revoking);
     let mut watched = server.watch(&name, id).ok().unwrap();
     assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
@@ -316,7 +317,7 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     request(&server, RegisterRequest { who, ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, RegisterOutcome::Holding);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Holding);
     assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Now);
     assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Before);
     drop(server);

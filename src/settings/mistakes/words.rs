@@ -1,4 +1,4 @@
-//! A word where a command or a subcommand should be.
+//! Suggestions for a wrong word where a command or a subcommand should be.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::listed;
 use crate::cli::Cli;
 use crate::settings::error::printable;
 
-/// How like a word has to be to one that is known.
+/// How similar a word has to be to a known one.
 pub(super) const NEAR: f64 = 0.8;
 
 /// Words that other programs use for a subcommand.
@@ -79,7 +79,7 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
     if named_later || runs && operands.len() == 1 {
         return format!("{none}; a run is semrun --name NAME -- COMMAND");
     }
-    // What comes after two dashes is a command; anything else may be a secret.
+    // The words after two dashes are a command; others may be secrets.
     let (name, command) = match operands.iter().position(|word| word == "--") {
         Some(at @ 1..) => (Some(&operands[at - 1]), operands.get(at + 1)),
         _ => (Some(first).filter(|_| !runs), None),

@@ -1,4 +1,4 @@
-//! What configuration files say, beside variables and flags.
+//! Tests of configuration files, beside variables and flags.
 
 use super::*;
 
@@ -165,7 +165,7 @@ fn a_password_counts_by_its_layer() {
         Location::Redis(place) => place.url.password(),
         other => panic!("{other:?}"),
     };
-    // Of one layer, what was said apart.
+    // Of one layer, the separate secret counts.
     assert_eq!(password("semrun --name x true", &[]).as_deref(), Some("from-file"));
     let url = [("SEMRUN_BACKEND", "redis://:in-variable@h")];
     assert_eq!(password("semrun --name x true", &url).as_deref(), Some("in-variable"));

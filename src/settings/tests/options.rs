@@ -1,4 +1,4 @@
-//! What is promised of every option: its variable, its key, its default and its other names.
+//! Tests of every option: its variable, its key, its default and its other names.
 
 use rustix::process::Signal;
 
@@ -8,11 +8,11 @@ use crate::settings::layers::Source;
 use crate::settings::sources::ConfigFiles;
 use crate::supervise::policy::OnLost;
 
-/// What is meant for one call alone.
+/// Options that are meant for one call alone.
 const ONE_CALL: [&str; 10] =
     ["command", "force", "help", "json", "now", "shell", "unpin", "version", "watch", "while-pid"];
 
-/// Something that an option may say.
+/// A valid value of an option.
 fn sample(option: &str) -> &'static str {
     match option {
         "limit"
@@ -135,7 +135,7 @@ fn what_is_meant_for_one_call_is_typed_or_not_meant() {
 }
 
 #[test]
-fn what_nobody_says_is_as_documented() {
+fn defaults_are_as_documented() {
     let run = run_with("semrun --name x true", &[]);
     let RunSettings { request, lost_exit_code, supervision, .. } = run;
     assert_eq!(
@@ -177,7 +177,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
         assert_eq!(run(signal).supervision.rules.stop_signal, Signal::INT);
     }
     assert_eq!(run("-k 3").supervision.kill_after, Some(Duration::from_secs(3)));
-    // Of what is said twice the last counts.
+    // Of options given twice the last counts.
     assert_eq!(run("-l 3 -l 4").request.limit, 4);
 }
 
@@ -185,7 +185,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
 fn what_was_typed_silences_what_conflicts_with_it_below() {
     let home = ConfigHome::new();
     home.write("user", "retry-interval = \"1s\"\n");
-    // An interval for whoever counts attempts is no mistake where nobody does.
+    // An interval for runs that count attempts is no mistake for one that does not.
     assert_eq!(home.run("semrun --name x true", &[]).request.wait, Wait::ForEver);
     let attempts = home.run("semrun --name x --max-attempts 3 true", &[]).request.wait;
     assert_eq!(attempts, Wait::AtMost(Duration::from_secs(3)));
@@ -250,7 +250,7 @@ fn the_backend_may_be_chosen_on_both_sides_of_every_subcommand() {
             format!("semrun --backend redis://h --prefix p {sub}"),
             format!("semrun --backend redis://h {word} --prefix p {rest}"),
             format!("semrun {word} --backend redis://h --prefix p {rest}"),
-            // What is said behind it is said last.
+            // The later of two options counts.
             format!("semrun --backend file:///a {word} --backend redis://h --prefix p {rest}"),
         ] {
             let location = match read_with(line.trim(), &permit) {

@@ -133,7 +133,7 @@ fn a_stopped_command_suspends_us_only_where_a_shell_can_see_it() {
     assert_eq!(stopped(Signal::TTIN, Elsewhere), Action::SuspendAndGive);
     // Ctrl-Z in a pipeline, where our group kept the terminal.
     assert_eq!(stopped(Signal::TSTP, Ours), Action::Suspend);
-    // Somebody freezes a job from outside.
+    // A job is frozen from outside.
     assert_eq!(stopped(Signal::STOP, Elsewhere), Action::Nothing);
     assert_eq!(stopped(Signal::TSTP, None), Action::Nothing);
 }
@@ -197,7 +197,7 @@ fn a_semrun_that_is_killed_takes_everything_with_it() {
 }
 
 #[test]
-fn where_nobody_can_continue_us_the_command_goes_on_if_it_may() {
+fn where_no_process_can_continue_us_the_command_goes_on_if_it_may() {
     let not_suspended = |terminal| policy().on(PolicyEvent::NotSuspended { terminal });
     assert_eq!(not_suspended(Terminal::Ours), Action::Resume);
     assert_eq!(not_suspended(Terminal::None), Action::Resume);

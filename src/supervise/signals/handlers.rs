@@ -1,5 +1,5 @@
-//! What the handlers hear of signals, as a stream of values. They are set before anything is asked of
-//! a backend, so that no signal goes unheard in any phase.
+//! Signal handlers, and the signals that arrived as a stream of values. They are installed before
+//! the first request to a backend, so that no signal is missed in any phase.
 #![expect(unsafe_code, reason = "signal handlers have no safe interface")]
 
 use std::io;
@@ -30,7 +30,7 @@ pub(crate) enum Origin {
     Process,
 }
 
-/// The signals are being listened to, and none that arrives is lost.
+/// Proof that the handlers are installed, so that no signal is lost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandlersInstalled(());
 
@@ -40,19 +40,19 @@ pub(crate) struct Signals {
     wake: AsyncFd<OwnedFd>,
 }
 
-/// Cleared in the process that looks after the command: what is sent to semrun comes to the
-/// process that everybody sees, whose handlers write into the same pipe.
+/// Cleared in the process that looks after the command: signals to semrun come to the process that
+/// others see, whose handlers write into the same pipe.
 static ADDRESSED: AtomicBool = AtomicBool::new(true);
 
-/// For the second process, before it hears anything: from here on signals that are sent to this very
-/// process are nobody's business.
+/// For the second process, before it hears anything: from here on signals sent to this very process
+/// are ignored.
 pub(in crate::supervise) fn address_the_parent() {
     OWN.store(own(), Ordering::Relaxed);
     ADDRESSED.store(false, Ordering::Relaxed);
 }
 
-/// What has arrived, and what wakes the process that looks after it. Both processes of a run share
-/// it: the handlers of the one that everybody sees tell the other.
+/// The signals that have arrived, and what wakes the process that handles them. Both processes of a
+/// run share it: the handlers of the visible one tell the other.
 struct Mailbox {
     arrived: &'static PendingSignals,
     wake: OwnedFd,
@@ -70,8 +70,8 @@ struct PendingSignals {
 impl PendingSignals {
     /// In memory that a second process will share.
     fn server() -> io::Result<&'static Self> {
-        // SAFETY: a new mapping, nobody else's and never unmapped. Zeroes are valid for all that is in it,
-        // and a page is large and aligned enough.
+        // SAFETY: a new mapping, not shared with other code and never unmapped. Zeroes are valid
+        // for all that is in it, and a page is large and aligned enough.
         unsafe {
             let page = libc::mmap(
                 std::ptr::null_mut(),
@@ -88,7 +88,7 @@ impl PendingSignals {
         }
     }
 
-    /// Notes one. As for the kernel, a process that is to continue is not to stop for what came before.
+    /// Notes a signal. As in the kernel, a continuation cancels earlier stops.
     fn note(&self, number: libc::c_int, origin: Origin) {
         const STOPS: u64 = bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
         if number == libc::SIGCONT {
@@ -107,8 +107,8 @@ impl PendingSignals {
         }
     }
 
-    /// The next one, in the order in which the kernel would deliver them. What stops came after what
-    /// continues: a command that is stopped has to run before it can be stopped again.
+    /// The next one, in the order in which the kernel would deliver them. Stops come after
+    /// continuations: a stopped command has to run before it can be stopped again.
     fn take(&self) -> Option<Arrival> {
         let continues =
             [Origin::Kernel, Origin::Process].map(|origin| (origin, bit(libc::SIGCONT)));
@@ -137,16 +137,16 @@ fn signal(number: libc::c_int) -> Signal {
     unsafe { Signal::from_raw_unchecked(number) }
 }
 
-/// Where the handlers leave what they hear; there as long as they are set, which is for ever.
+/// Where the handlers put signals. It lasts as long as they do, for ever.
 static MAILBOX: OnceLock<Mailbox> = OnceLock::new();
 
 /// The handler of all signals.
 extern "C" fn tell(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let this = own();
     if this != OWN.load(Ordering::Relaxed) {
-        // It was sent to the command, a moment before there is one.
-        // SAFETY: gives up this handler in that process alone, and has the signal delivered again as
-        // soon as it returns. Both calls are async-signal-safe.
+        // The signal was meant for the command, which does not run its program yet. SAFETY: gives
+        // up this handler in that process alone, and has the signal delivered again as soon as it
+        // returns. Both calls are async-signal-safe.
         unsafe {
             libc::signal(number, libc::SIG_DFL);
             libc::kill(this, number);
@@ -206,14 +206,14 @@ fn own() -> libc::pid_t {
 
 impl HandlersInstalled {
     /// Starts to listen. A signal that was ignored when semrun started stays ignored (nohup),
-    /// but for SIGCHLD, without which nobody learns how the command ended.
+    /// but for SIGCHLD, without which we do not learn how the command ended.
     pub(crate) fn install() -> io::Result<Self> {
         let arrived = PendingSignals::server()?;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        // There is one story in a process, and one that hears.
+        // A process has one mailbox and one listener.
         MAILBOX.get_or_init(|| Mailbox { arrived, wake });
         OWN.store(own(), Ordering::Relaxed);
-        // One that is to stay ignored must not be heard meanwhile.
+        // A signal that stays ignored must not be heard meanwhile.
         change_mask(libc::SIG_BLOCK, handled_signals());
         for number in handled_signals() {
             // `record` has ignored these itself, if they were not.

@@ -130,7 +130,7 @@ fn events_are_logged_as_json_if_asked_for() {
 }
 
 #[test]
-fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
+fn a_reader_of_neither_its_start_line_nor_its_log_holds_no_client_up() {
     let directory = TempDir::new().unwrap();
     write_keys(&directory, KEY);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -158,7 +158,7 @@ fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
 }
 
 #[test]
-fn without_descriptors_those_who_come_wait_and_nobody_spins() {
+fn without_descriptors_new_clients_wait_and_the_server_does_not_spin() {
     on_ours(&[], |server, client| {
         let mut kept = client.open(&path("observe", "x"), &[]);
         assert_eq!(kept.answer().status, 200);

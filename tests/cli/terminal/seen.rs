@@ -62,7 +62,7 @@ fn acquiring_waits_in_one_line_that_is_gone_when_the_permit_is_printed() {
     let world = World::with_details();
     let holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
-    // Its output goes to a script, as in `permit=$(…)`, and the line to whoever looks.
+    // Its output goes to a script, as in `permit=$(…)`, and the line to the terminal.
     terminal.enters("$semrun acquire --name x > permit; echo \"co\"\"de=$?\"");
     terminal.shows(" for 'x', 1st in line; held for ");
     terminal.types('c');
@@ -80,7 +80,7 @@ fn acquiring_waits_in_one_line_that_is_gone_when_the_permit_is_printed() {
     let line = terminal.shows("@x\r\n");
     let (_, cleared) = line.rsplit_once("\x1b[K").unwrap();
     assert_eq!(cleared.len(), 36, "{line:?}");
-    // Whoever renews it goes when the terminal says so, and the permit stays.
+    // The renewing process goes when the terminal says so, and the permit stays.
     terminal.shows("ready> ");
     terminal.enters("echo $$ > shell; $semrun renew --permit $(cat permit) --while-pid $$");
     let shell = pid_in(&world.path("shell"));
@@ -111,7 +111,7 @@ fn a_random_time_can_be_stopped_and_ended() {
 }
 
 #[test]
-fn colours_are_for_terminals_and_not_for_those_who_want_none() {
+fn colours_are_for_terminals_and_not_for_users_who_want_none() {
     let world = World::on_this_machine();
     let mut terminal = Terminal::open(&world);
     for (line, coloured) in [

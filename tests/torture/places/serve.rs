@@ -138,7 +138,7 @@ fn watch(port: u16) -> Watch {
     })
 }
 
-/// Whom the server knows; a name that nobody uses it does not.
+/// The clients that the server knows; it does not know an idle name.
 fn nodes(port: u16, semaphore: &str) -> Vec<String> {
     let seen = ask(port, semaphore, "").unwrap();
     let nodes = seen["nodes"].as_object().cloned().unwrap_or_default();
@@ -157,7 +157,7 @@ fn ask(port: u16, name: &str, header: &str) -> io::Result<Value> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body.trim());
-    // There is none about a name that nobody uses.
+    // There is none about an idle name.
     if text.starts_with("HTTP/1.1 200") && body.is_empty() {
         return Ok(Value::Null);
     }

@@ -40,7 +40,8 @@ impl QueuePlace {
         Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
     }
 
-    /// Does something else, and hears meanwhile what it is told: who does not is passed over.
+    /// Does something else, and reads meanwhile what it is told: a waiter that does not is passed
+    /// over.
     pub(super) async fn while_answering<T>(&self, doing: impl Future<Output = T>) -> T {
         let hear = std::future::poll_fn(|context| {
             while was_woken(&self.fifo, context) {}
@@ -61,7 +62,7 @@ impl QueuePlace {
     ) -> io::Result<()> {
         let ahead = survey.ahead();
         let watches = survey.watches_permits() && !mutants::is_off(Guard::WakeUp);
-        // Who watches the permits anyway learns nothing from those behind.
+        // A waiter that watches the permits learns nothing from the waiters after it.
         let behind = survey.behind.into_iter().filter(|_| !watches);
         // Of other waiters only the hang-up counts, which every interest includes: a byte in
         // their FIFO is for them.
@@ -157,7 +158,7 @@ async fn wait_for(alarm: Option<&Alarm>) -> io::Result<()> {
     }
 }
 
-/// Whether somebody wrote into our own FIFO; empties it.
+/// Whether another process wrote into our own FIFO; empties it.
 fn was_woken(fifo: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> bool {
     let Poll::Ready(Ok(mut ready)) = fifo.poll_read_ready(context) else {
         return false;

@@ -1,5 +1,5 @@
-//! What a process leaves that is killed half-way, made by hand, file by file; and the order in which
-//! the files are made and removed, which makes that harmless.
+//! What a process that is killed half-way leaves, made by hand, file by file; and the order of
+//! making and removing files, which makes that harmless.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -162,7 +162,7 @@ fn who_is_killed_while_it_remembers_spoils_no_other_memory() {
 }
 
 #[test]
-fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
+fn fifos_that_are_half_made_or_half_removed_have_no_owner() {
     LocalWorld::run(async |world| {
         passes(&world, "the first").await;
         for letter in ['q', 'p', 's'] {
@@ -199,7 +199,7 @@ fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
                 drop(world.granted(request()).await);
             }
             assert_eq!(world.files().len(), 1 + 2 * dead, "{:?}", world.files());
-            // Not while any process is in the middle of its end that may have had such a permit.
+            // Not while a process that may have had such a permit is still ending.
             while world.files() != ["mutex"] {
                 assert!(begin.elapsed() < PATIENCE, "{:?}", world.files());
                 world.granted(request()).await.release(PATIENCE).await.unwrap();
@@ -216,7 +216,7 @@ fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
         let record = world.files().into_iter().find(|file| file.ends_with("json")).unwrap();
         let record = world.path().join(record);
         fs::remove_file(&record).unwrap();
-        // Cannot be opened, whoever we are.
+        // Cannot be opened, whichever user we are.
         std::os::unix::fs::symlink("/", &record).unwrap();
         assert!(world.client().release_detached(&name(), asked.id).await.is_err());
         assert!(world.client().revoke(&name(), asked.id, Revocation::Forced).await.is_err());

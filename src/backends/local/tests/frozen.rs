@@ -63,7 +63,7 @@ fn however_many_in_a_row_do_not_hear_the_permit_passes_on_behind_them() {
 }
 
 #[test]
-fn a_limit_that_is_raised_is_heard_of_behind_those_who_do_not_hear() {
+fn a_limit_that_is_raised_reaches_waiters_after_deaf_ones() {
     LocalWorld::run(async |world| {
         let _holder = world.granted(request()).await;
         let _deaf = world.deaf(5).await;
@@ -103,7 +103,7 @@ fn who_waits_for_the_mutex_hears() {
         let fifo = rustix::fs::openat(CWD, &path, flags, Mode::empty()).unwrap();
         let mutex = fs::File::open(world.path().join("mutex")).unwrap();
         flock(&mutex, FlockOperation::LockExclusive).unwrap();
-        // The first has it look, for which it needs the mutex.
+        // The first wake makes it look, for which it needs the mutex.
         for number in 1..=2 {
             rustix::io::write(&fifo, b"x").unwrap();
             let begin = Instant::now();
@@ -119,14 +119,14 @@ fn who_waits_for_the_mutex_hears() {
 }
 
 #[test]
-fn those_who_wait_in_the_middle_are_not_woken_by_grants() {
+fn waiters_in_the_middle_are_not_woken_by_grants() {
     LocalWorld::run(async |world| {
         let holder = world.granted(request()).await;
         let mut waiting = Vec::new();
         for _ in 0..9 {
             waiting.push(world.waits(request()).await);
         }
-        // What the newcomers told those before them has been heard.
+        // The waiters have read what the newcomers told them.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut notices = waiting.remove(4).notices;
         while notices.try_recv().is_ok() {}

@@ -1,4 +1,4 @@
-//! What a permit has to do with the process that holds it: its threads, its runtime.
+//! How a permit depends on the process that holds it: its threads, its runtime.
 
 use std::fs::{self, File};
 
@@ -23,7 +23,7 @@ fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for()
             open.filter(|open| fs::read_link(open.path()).is_ok_and(|to| to == path)).count()
         };
         let asking = world.asks(request());
-        // Ours, that of the one who asks, and that of its thread.
+        // Ours, that of the client that asks, and that of its thread.
         while opened() < 3 {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! What a client hears of its permit, and of the server.
+//! What a client learns about its permit, and about the server.
 
 use std::future::Future;
 
@@ -109,7 +109,7 @@ fn who_has_just_been_revoked_at_once_knows_that_it_is_now() {
 }
 
 #[test]
-fn one_who_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
+fn a_holder_that_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
     for revoked in [false, true] {
         let world = RedisWorld::new();
         let client = world.client();
@@ -198,7 +198,7 @@ fn what_a_server_grants_that_may_forget_it_is_given_back() {
 }
 
 #[test]
-fn a_server_that_lets_nobody_in_is_heard_saying_why() {
+fn a_server_that_refuses_clients_is_heard_saying_why() {
     let world = RedisWorld::new();
     let mut only = world.server.connection();
     let mut say = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).exec(&mut only).unwrap();
@@ -218,7 +218,7 @@ fn a_server_that_lets_nobody_in_is_heard_saying_why() {
 }
 
 #[test]
-fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
+fn what_was_not_asked_for_is_not_taken_for_the_next_answer() {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Permits that outlive their process, stay taken after it or are taken from it, and pinned limits.
+//! Permits that outlive their process, stay taken after it or are revoked, and pinned limits.
 
 use super::*;
 use crate::backends::HolderState;
@@ -48,7 +48,7 @@ impl RedisWorld {
         self.remembers("last", self.now() + ahead);
     }
 
-    /// As if that much time had gone by since anybody called.
+    /// As if that much time had gone by since the last call.
     fn was_idle(&self, who: u128, time: i64) {
         self.was_ahead(who, -time);
     }
@@ -76,7 +76,7 @@ fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
     }
     assert_eq!(world.woken(2)[0], "again");
     assert!(world.request(2).next.is_some_and(|next| next <= HOLD / 6));
-    // However long one may remember who has ended.
+    // Even after the ended clients are forgotten.
     world.write(&["DEL", "{p-a}:done"]);
     assert_eq!(
         (world.renew(1).status, world.request(1).status),
@@ -87,7 +87,7 @@ fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
 }
 
 #[test]
-fn a_permit_that_nobody_has_used_is_not_kept() {
+fn a_permit_that_was_never_used_is_not_kept() {
     let world = RedisWorld::new();
     world.holds(1, HOLD);
     world.does(Operation::Leave, 1);
@@ -123,11 +123,11 @@ fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_ti
     world.remembers("last", now - 19_000);
     world.write(&["ZADD", "p-a", &(now + 100).to_string(), &id(1).to_string()]);
     let waiting = world.request(2);
-    // Others are not kept from what is free.
+    // Other clients are not kept from free permits.
     assert_eq!((waiting.status, waiting.paused), (ReplyStatus::Waiting, None));
     let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
     assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
-    // One that renews in time anyway ends when it ended.
+    // A holder that renews in time keeps the old end.
     world.remembers("last", world.now() - 19_000);
     let ends = world.now() + 25_000;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(1).to_string()]);
@@ -141,7 +141,7 @@ fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
     world.holds(1, HOLD);
     world.release(1);
     world.was_idle(1, MINUTE);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding, "nobody uses what is kept");
+    assert_eq!(world.request(2).status, ReplyStatus::Holding, "no client uses what is kept");
     assert_eq!(world.does(Operation::Revoke, 2), ReplyStatus::Revoked);
     world.was_idle(2, 10 * MINUTE);
     // It was to end with its lease.
@@ -206,7 +206,7 @@ fn only_a_permit_that_outlives_its_process_is_taken_up_and_returned() {
     assert_eq!(world.does(Operation::Attach, 3), ReplyStatus::Gone, "it waits");
     assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Returned);
     assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Done);
-    assert_eq!(world.woken(2), ["again"], "whoever renews it has reason to");
+    assert_eq!(world.woken(2), ["again"], "a process that renews it has reason to");
     assert_eq!(world.request(3).status, ReplyStatus::Holding);
 }
 
@@ -246,7 +246,7 @@ fn what_was_revoked_is_not_kept_and_never_comes_back() {
         let late = Request { token, ..call(Operation::Renew, who) };
         assert_eq!(world.call(&late).status, ReplyStatus::Gone);
         assert_eq!(world.request(who).status, ReplyStatus::Gone);
-        assert_eq!(world.does(Operation::Return, who), ReplyStatus::Gone, "nobody gave it back");
+        assert_eq!(world.does(Operation::Return, who), ReplyStatus::Gone, "it was not given back");
         assert_eq!(world.does(operation, who), ReplyStatus::Done);
         world.remembers("pause", 0);
         world.release(9);
@@ -259,7 +259,7 @@ fn a_hold_alone_keeps_nothing_that_is_revoked() {
     world.call(&Request { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    assert_eq!(world.renew(1).status, ReplyStatus::Holding, "nobody else has it");
+    assert_eq!(world.renew(1).status, ReplyStatus::Holding, "no other client has it");
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
     about(world.left(1), HolderState::Holding, 52_000);
@@ -290,7 +290,7 @@ fn a_foreign_permit_is_only_taken_at_once() {
 }
 
 #[test]
-fn whoever_is_revoked_before_it_knows_of_its_permit_holds_nobody_up() {
+fn a_waiter_revoked_before_it_knows_of_its_permit_holds_no_other_up() {
     let world = RedisWorld::new();
     world.request(1);
     world.request(2);
@@ -307,7 +307,7 @@ fn whoever_is_revoked_before_it_knows_of_its_permit_holds_nobody_up() {
 }
 
 #[test]
-fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_nobody() {
+fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_no_client() {
     let world = RedisWorld::new();
     world.pin(3);
     let fields: Vec<String> = world.server.ask(&["HKEYS", "{p-a}:state"]);

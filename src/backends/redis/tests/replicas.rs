@@ -74,7 +74,7 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     assert_eq!(world.look(), Snapshot::unused(&world.name), "nothing was written");
     replica.follow(&world);
     assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, ReplyStatus::Holding);
-    // Who asks for fewer is under the same rule, and learns it.
+    // A client that asks for fewer is under the same rule, and learns it.
     let queued = world.call(&with_replicas(Ask, 2, 0));
     assert_eq!((queued.status, queued.replicas), (ReplyStatus::Waiting, 1));
     replica.write(&["REPLICAOF", "NO", "ONE"]);
@@ -91,7 +91,7 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     replica.follow(&world);
     assert_eq!(world.call(&with_replicas(Ask, 2, 0)).status, ReplyStatus::Holding);
     world.call(&with_replicas(Release, 2, 0));
-    // Idle, it belongs to who comes next.
+    // Idle, it takes the terms of the next client.
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     let granted = world.call(&with_replicas(Ask, 3, 0));
@@ -140,7 +140,7 @@ fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
     world.call(&with_replicas(Operation::Leave, 2, 0));
     assert_eq!(too_few(&world.tried(&with_replicas(Operation::Ask, 3, 0))), Some((0, 1)));
     assert_eq!(world.look().holders.len(), 1);
-    // Unless somebody says that it is not.
+    // Unless an operator revokes it.
     assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, ReplyStatus::Revoked);
     assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, ReplyStatus::Holding);
 }
@@ -206,7 +206,7 @@ fn each_promotion_is_one_of_its_own() {
 }
 
 #[test]
-fn replicas_that_come_later_begin_the_wait_of_those_who_ask_for_them() {
+fn replicas_that_come_later_begin_the_wait_of_clients_that_ask_for_them() {
     let (world, replica) = (RedisWorld::promoted(), RedisWorld::new());
     let quarantine = Some(Duration::from_secs(5));
     let ttl = Duration::from_secs(1);
@@ -255,7 +255,7 @@ fn replicas_cannot_be_counted_where_the_server_does_not_tell() {
 }
 
 #[test]
-fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
+fn a_client_that_may_not_ask_for_info_is_told_and_disturbs_no_other() {
     let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let blind = world.request(1);

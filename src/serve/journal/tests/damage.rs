@@ -1,5 +1,5 @@
-//! What is on the disk may be other than what was written. A permit that was on record is held after
-//! a restart, or there is none.
+//! Damaged journals: a permit that was on record is held after a restart, or the server does not
+//! start.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -44,7 +44,7 @@ fn zeros_are_no_torn_end_wherever_they_are() {
     let (bytes, held, ends) = journal();
     for from in 0..=bytes.len() {
         for length in [1, 16, 100, 512, 4096] {
-            // In the place of what was there, or behind it as well.
+            // In the place of what was there, or after it as well.
             let to = from + length;
             let mut within = bytes.clone();
             within[from..to.min(bytes.len())].fill(0);

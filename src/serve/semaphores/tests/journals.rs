@@ -1,5 +1,5 @@
-//! Journals that somebody or something has changed: a server does not start with one, or keeps all
-//! that was held.
+//! Journals that were changed from outside: a server does not start with one, or keeps all that was
+//! held.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 
-/// What becomes of a journal.
+/// How a journal is changed.
 #[derive(Debug, Clone)]
 enum JournalDamage {
     Flip {
@@ -140,7 +140,7 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
         let Ok((opened, found)) = Journal::open(path) else { return Ok(()) };
         started.set(started.get() + 1);
         let again = semaphores(opened, found);
-        // The records that were whole in what was cut off are no more.
+        // The complete records in the part that was cut off are gone.
         let is_there = |id: &Uuid| {
             let text = String::from_utf8_lossy(&changed);
             text.lines().any(|line| line.contains(&id.to_string()) && line.ends_with("}]"))
@@ -148,7 +148,7 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
         let is_cut = matches!(change, JournalDamage::Cut { .. });
         let is_number = matches!(change, JournalDamage::Number { .. });
         for (name, id) in &permits {
-            let look = again.look(name, &anybody());
+            let look = again.look(name, &unrestricted());
             let holds = look.holders.iter().any(|holder| holder.id == *id);
             // A permit may end at once by a number.
             prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");

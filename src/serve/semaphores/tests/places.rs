@@ -1,4 +1,4 @@
-//! A place in the queue belongs to the client that it was given to, and to nobody else.
+//! A place in the queue belongs to the client that it was given to, and to no other.
 
 use tempfile::TempDir;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const LEASE: u64 = 60_000;
 
-/// One that remembers what is in a directory, with a permit of `x` and one of `y` held.
+/// A server that remembers what is in a directory, with a permit of `x` and one of `y` held.
 fn remembering(directory: &TempDir, holders: [Uuid; 2]) -> Rc<Semaphores> {
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
