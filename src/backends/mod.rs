@@ -56,7 +56,7 @@ pub(crate) trait Backend {
     }
 
     /// Waits in turn for a permit: first come, first served. Never more than the semaphore's
-    /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
+    /// limit are held at once. Busy (see [`AcquireRequest::nonblock`]) and cancelled are values, not errors.
     ///
     /// `cancel` leaves the queue before it returns, within a second. A permit that was granted
     /// is returned or given back if `cancel` came at the same moment. What an error leaves behind
@@ -84,7 +84,7 @@ pub(crate) trait Backend {
         patience: Duration,
     ) -> LocalFuture<'a, Result<(), Error>>;
 
-    /// Attaches to a permit that outlives the process that acquired it ([`Who::detached`]): renews
+    /// Attaches to a permit that outlives the process that acquired it ([`ClientInfo::detached`]): renews
     /// it at once, and for as long as [`Lease::lost`] runs. Dropping the lease leaves the permit as
     /// it is. None: it is not held, is not such a permit, or has been revoked.
     fn attach<'a>(
@@ -145,7 +145,7 @@ pub(crate) trait Lease {
     fn validity(&self) -> Option<watch::Receiver<Validity>>;
 
     /// Renews the permit as long as it is polled, and is ready once the permit is known to be lost.
-    /// [`Lease::tenure`] shows whether renewals fail. After [`Gone::NotYet`] it may be called
+    /// [`Lease::validity`] shows whether renewals fail. After [`LossStage::Revoking`] it may be called
     /// again, and is ready once the permit is revoked at once after all. Cancel-safe.
     fn lost(&mut self) -> LocalFuture<'_, Loss>;
 
@@ -173,7 +173,7 @@ pub(crate) enum ReleaseOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
-    /// lease ends. One whose holder has gone already ([`Phase::MinHold`]) ends at once. A foreign
+    /// lease ends. One whose holder has gone already ([`HolderState::MinHold`]) ends at once. A foreign
     /// one is left as it is: its holder cannot be told.
     Graceful,
     /// It is free at once, and its holder is told as soon as that is possible.
@@ -194,22 +194,22 @@ pub(crate) struct AcquireRequest {
     pub(crate) name: Name,
     /// The permit's identity, chosen by the client.
     pub(crate) id: Uuid,
-    /// Permits in all. While a semaphore is in use its own limit stands; see [`Notice::Limit`].
+    /// Permits in all. While a semaphore is in use its own limit stands; see [`Progress::Limit`].
     pub(crate) limit: u32,
-    /// The lease, where permits can expire. It stands as the limit does; see [`Notice::Ttl`].
+    /// The lease, where permits can expire. It stands as the limit does; see [`Progress::Ttl`].
     pub(crate) ttl: Duration,
     /// Another limit or lease in force is an error.
     pub(crate) strict: bool,
     /// For how long from its grant the permit stays taken, even if it is given back, or its holder
     /// dies, before that.
     pub(crate) min_hold: Duration,
-    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. If
+    /// Do not wait: if no permit is free at once, return [`Acquisition::Busy`] and leave no trace. If
     /// a permit is free but is not granted yet, that is an error.
     pub(crate) nonblock: bool,
     pub(crate) who: ClientInfo,
 }
 
-/// The answer to an [`Ask`].
+/// The answer to an [`AcquireRequest`].
 pub(crate) enum Acquisition {
     Granted(Box<dyn Lease>),
     Busy,

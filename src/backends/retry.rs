@@ -53,7 +53,7 @@ impl RetryBudget {
         Self(RETRY_FOR)
     }
 
-    /// As [`patiently`]; once the patience is used up, with one attempt.
+    /// As [`with_retries`]; once the patience is used up, with one attempt.
     pub(super) async fn with<T>(
         &mut self,
         attempt: impl AsyncFnMut() -> Result<T, StoreError>,

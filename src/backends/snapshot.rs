@@ -111,7 +111,7 @@ pub(crate) enum HolderState {
     /// It was revoked gently, and its holder has not gone yet.
     #[serde(alias = "evicted")]
     Revoking,
-    /// It was given back, or its holder died, and it stays taken for a while ([`Ask::min_hold`]).
+    /// It was given back, or its holder died, and it stays taken for a while ([`AcquireRequest::min_hold`]).
     #[serde(alias = "kept")]
     MinHold,
 }

@@ -84,7 +84,7 @@ pub(crate) enum WorkerEnd {
 }
 
 /// Makes two processes of this one. To be called while there is one thread. If the permit is there
-/// already, and is taken by a descriptor, the guardian has that from the start: see [`Visible::keep`].
+/// already, and is taken by a descriptor, the guardian has that from the start: see [`FrontProcess::keep_open`].
 pub(crate) fn fork_guardian(permit: Option<BorrowedFd<'_>>) -> io::Result<ForkSide> {
     let (ours, theirs) = connected()?;
     let timer = Timer::new()?;
@@ -312,7 +312,7 @@ impl FrontProcess {
     }
 
     /// Stops it. False: it did not stop, because no shell controls our process group. A guardian
-    /// says so later, with [`Visible::told`].
+    /// says so later, with [`FrontProcess::next_event`].
     pub(crate) fn stop(&self, whom: StopTarget) -> bool {
         match self {
             Self::Itself => signals::stop(whom),

@@ -153,7 +153,7 @@ impl Inherited {
     }
 }
 
-/// Keeps an early signal pending until [`Caught`] hears it.
+/// Keeps an early signal pending until [`HandlersInstalled`] hears it.
 pub(crate) fn hold_back(signal: Signal) {
     change_mask(libc::SIG_BLOCK, [signal.as_raw()].into_iter());
 }

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::time::Duration;
 
-/// After how much idle time to call [`give_back`]: a hand-over after it takes 0.05 ms longer, which
+/// After how much idle time to call [`release_unused`]: a hand-over after it takes 0.05 ms longer, which
 /// a run that goes on sooner does not pay.
 pub(crate) const QUIET: Duration = Duration::from_millis(100);
 

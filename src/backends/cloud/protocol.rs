@@ -23,8 +23,8 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 /// The client that a request is about.
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
-/// On `register`: an [`Asking`] as JSON in ASCII. The answer is a line of JSON, a [`Told`]; if that
-/// says [`Outcome::Waiting`] the body stays open, and ends when it is worth to ask again. The open
+/// On `register`: an [`RegisterRequest`] as JSON in ASCII. The answer is a line of JSON, a [`RegisterReply`]; if that
+/// says [`RegisterOutcome::Waiting`] the body stays open, and ends when it is worth to ask again. The open
 /// request shows that the waiter is there.
 pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
 
@@ -35,17 +35,17 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
 /// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
-/// [`Told`].
+/// [`RegisterReply`].
 pub(crate) const RENEW: &str = "/semrun/renew";
-/// The semaphores whose names come after the one that is named, or the first of them: a [`Page`].
+/// The semaphores whose names come after the one that is named, or the first of them: a [`SemaphorePage`].
 pub(crate) const LIST: &str = "/semrun/semaphores";
-/// A detached permit is given back, for a [`Returned`].
+/// A detached permit is given back, for a [`ReleaseReply`].
 pub(crate) const RETURN: &str = "/semrun/return";
-/// Revokes a permit, gently or at once as [`HOW_HEADER`] says. The answer is a [`Revoked`].
+/// Revokes a permit, gently or at once as [`HOW_HEADER`] says. The answer is a [`RevokeReply`].
 pub(crate) const REVOKE: &str = "/semrun/revoke";
 /// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
 pub(crate) const LIMIT: &str = "/semrun/limit";
-/// What the server is, an [`About`].
+/// What the server is, an [`ServerInfo`].
 pub(crate) const ABOUT: &str = "/semrun/about";
 
 /// `gently` or `now`.

@@ -1,6 +1,6 @@
 //! Permits that count without a process: one small file each, with a deadline on the clock that goes
 //! on while the machine sleeps, and with the boot that this clock belongs to. Such a permit is
-//! detached, or it is that of a run which has to stay taken for a while ([`Ask::min_hold`]); then
+//! detached, or it is that of a run which has to stay taken for a while ([`AcquireRequest::min_hold`]); then
 //! it has a FIFO of the same number too, and both are one permit.
 //!
 //! A file is of one width and written again in one piece, so it can neither tear nor grow on a disk
@@ -213,7 +213,7 @@ impl MutexGuard<'_> {
     }
 }
 
-/// A descriptor that is readable whenever the file is removed or [`Locked::tell`] was called, but not
+/// A descriptor that is readable whenever the file is removed or [`MutexGuard::tell`] was called, but not
 /// when it is written.
 pub(super) fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;

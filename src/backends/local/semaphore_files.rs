@@ -216,7 +216,7 @@ impl SemaphoreFiles {
         }
     }
 
-    /// Gives a permit back by writing to it: see [`Locked::probe_permit`]. One write tells all
+    /// Gives a permit back by writing to it: see [`MutexGuard::probe_permit`]. One write tells all
     /// watchers, because it is never read, and it cannot be half done.
     pub(super) fn hand_over(&self, permit: FileName, fifo: &OwnedFd) {
         let _ = rustix::io::write(fifo, RELEASED);

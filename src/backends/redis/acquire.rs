@@ -82,7 +82,7 @@ impl<'a> RedisAcquire<'a> {
         }
     }
 
-    /// Sends the first question, which [`Queueing::advance`] of one like this then only waits for.
+    /// Sends the first question, which [`RedisAcquire::run`] of one like this then only waits for.
     pub(super) fn prefetch(&self) {
         let condition = self.server.condition();
         let call = self.call(Operation::Ask);

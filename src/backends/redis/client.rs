@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
+    /// Sends a call of the script that decides, with something asked before it. [`Client::script`]
     /// waits for the answer when it is called in the same way. Needs no runtime.
     pub(super) fn begin(&self, question: ScriptCall<'_>) {
         let questions = question.whole(Script::decide().known(question.keys, question.arguments));

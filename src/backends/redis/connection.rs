@@ -110,7 +110,7 @@ impl RedisDialer {
     }
 
     /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
-    /// up, negotiated or shown before. The rest is left to [`Begun::proceed`].
+    /// up, negotiated or shown before. The rest is left to [`PrefetchedRequest::proceed`].
     pub(super) fn begin(&self, questions: &[Cmd]) -> Option<PrefetchedRequest> {
         if !self.handshake().is_empty() {
             return None;
@@ -239,7 +239,7 @@ impl PrefetchedRequest {
         self.sent > 0
     }
 
-    /// Goes on from there, with the same questions, until [`Conversation::introduced`] has to wait for
+    /// Goes on from there, with the same questions, until [`Connection::read_handshake`] has to wait for
     /// the answers.
     pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Connection, ConnectionError> {
         let sent = self.is_sent();

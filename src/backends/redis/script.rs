@@ -279,7 +279,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
+    /// Sends what [`Client::call_beside`] then only waits for. Needs no runtime.
     pub(super) fn begin_call(
         &self,
         keys: &SemaphoreKeys,

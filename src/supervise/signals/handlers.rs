@@ -239,7 +239,7 @@ impl HandlersInstalled {
     }
 }
 
-/// There is no [`Caught`] without one.
+/// There is no [`HandlersInstalled`] without one.
 fn mailbox() -> &'static Mailbox {
     MAILBOX.get().expect("signals are listened to")
 }
