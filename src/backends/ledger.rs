@@ -99,7 +99,7 @@ impl<R> Ledger<R> {
             None => {
                 let ticket = ticket.filter(|ticket| self.was_given_up(*ticket));
                 let ticket = ticket.unwrap_or_else(|| self.next_number());
-                self.agree(&claim);
+                self.set_terms(&claim);
                 self.places.insert(id, ClientState::Waiting(ticket));
                 self.queue.insert(ticket, LedgerWaiter { claim, away: None });
             }
@@ -213,7 +213,7 @@ impl<R> Ledger<R> {
         lease: Option<Moment>,
     ) {
         self.last = self.last.max(token);
-        self.agree(&claim);
+        self.set_terms(&claim);
         let id = claim.id;
         self.places.insert(id, ClientState::Holding(token));
         let holding =
@@ -240,7 +240,7 @@ impl<R> Ledger<R> {
     }
 
     /// What the semaphore's users agreed on, whatever is pinned.
-    pub(crate) fn set_terms(&self) -> Option<Terms> {
+    pub(crate) fn agreed_terms(&self) -> Option<Terms> {
         self.terms
     }
 
@@ -308,7 +308,7 @@ impl<R> Ledger<R> {
         self.last
     }
 
-    fn agree(&mut self, claim: &Claim<R>) {
+    fn set_terms(&mut self, claim: &Claim<R>) {
         if claim.terms.is_some() {
             if self.bound == 0 {
                 self.terms = claim.terms;

@@ -194,9 +194,13 @@ impl Log {
     }
 
     /// Makes a client's change, and logs it.
-    pub(crate) fn configure(&self, actor: &Actor, change: &Value) -> Result<(), LogConfigError> {
+    pub(crate) fn configure_for(
+        &self,
+        actor: &Actor,
+        change: &Value,
+    ) -> Result<(), LogConfigError> {
         let before = self.switches.borrow().clone();
-        self.change(change)?;
+        self.configure(change)?;
         let mut changes = self.switches.borrow().since(&before);
         if change[before.0[SERVER].0][LogEvent::Alert.name()] == json!(false) {
             changes.push("server.alert stays on".into());
@@ -225,7 +229,7 @@ impl Log {
 
     /// Changes all that `change` names, or nothing. Trouble is always logged: the owner of a key
     /// for this could have caused it.
-    pub(crate) fn change(&self, change: &Value) -> Result<(), LogConfigError> {
+    pub(crate) fn configure(&self, change: &Value) -> Result<(), LogConfigError> {
         let mut switches = self.switches.borrow().clone();
         let Value::Object(components) = change else {
             // An array without members names nothing.
@@ -354,7 +358,7 @@ mod tests {
     fn a_change_is_made_as_a_whole_or_not_at_all() {
         let log = Log::new(&[], Format::Text, Sink::TEST);
         assert!(log.logs(LogEvent::Info) && !log.logs(LogEvent::Debug));
-        log.change(&json!({ "server": { "info": false, "debug": true }, "test": {} })).unwrap();
+        log.configure(&json!({ "server": { "info": false, "debug": true }, "test": {} })).unwrap();
         assert!(!log.logs(LogEvent::Info) && log.logs(LogEvent::Debug));
         let before = log.configuration();
         for (bad, why) in [
@@ -366,7 +370,7 @@ mod tests {
             (json!([1]), LogConfigError::Unknown),
             (json!({ "server": null }), LogConfigError::Null),
         ] {
-            assert_eq!(log.change(&bad), Err(why), "{bad}");
+            assert_eq!(log.configure(&bad), Err(why), "{bad}");
         }
         assert_eq!(log.configuration(), before);
     }
@@ -377,7 +381,7 @@ mod tests {
         let all_off = json!({ "server": {
             "info": false, "alert": false, "sem_events": false, "sem_transition": false, "debug": false
         } });
-        log.change(&all_off).unwrap();
+        log.configure(&all_off).unwrap();
         assert!(
             log.logs(LogEvent::Alert)
                 && log.logs(LogEvent::Intervention)
@@ -385,7 +389,7 @@ mod tests {
         );
         for name in ["intervention", "audit"] {
             let change = json!({ "server": { name: false } });
-            assert_eq!(log.change(&change), Err(LogConfigError::Unknown));
+            assert_eq!(log.configure(&change), Err(LogConfigError::Unknown));
         }
         assert!(log.configuration().contains("\"alert\": true"));
     }

@@ -393,7 +393,7 @@ impl Routes {
 
     fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
         let log = &self.semaphores.log;
-        match json.map_or(Ok(()), |json| log.configure(actor, &json)) {
+        match json.map_or(Ok(()), |json| log.configure_for(actor, &json)) {
             Ok(()) => with_content_type("application/json; charset=utf-8", log.configuration()),
             Err(log::LogConfigError::Unknown) => empty(StatusCode::OK),
             Err(log::LogConfigError::Null) => empty(StatusCode::NOT_FOUND),

@@ -208,8 +208,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             crate::serve::log::Format::Json,
             crate::serve::log::Sink::TEST,
         );
-        let _ = log.change(&change);
+        let _ = log.configure(&change);
         let again: Value = serde_json::from_str(&log.configuration()).expect("JSON");
-        assert_eq!(log.change(&again), Ok(()));
+        assert_eq!(log.configure(&again), Ok(()));
     }
 }

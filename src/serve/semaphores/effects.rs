@@ -350,7 +350,7 @@ fn on_record(
     semaphore: &ServerSemaphore,
 ) -> RecordedGrant {
     let Claim { id, terms: brought, record, .. } = holding.claim.clone();
-    let terms: Option<Terms> = brought.and(semaphore.ledger.set_terms());
+    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed_terms());
     RecordedGrant {
         name: name.into(),
         id,
