@@ -1,0 +1,25 @@
+//! `semrun` runs a command while it holds a permit of a named counting semaphore. `commands/run.rs`
+//! tells the story of one run.
+
+#![cfg_attr(fuzzing, expect(dead_code, reason = "only what is fuzzed is used"))]
+
+mod backends;
+mod cli;
+mod clock;
+mod commands;
+mod exit;
+mod files;
+#[cfg(all(test, not(fuzzing)))]
+mod fuzz;
+#[cfg(fuzzing)]
+pub mod fuzz;
+mod mutants;
+mod printable;
+#[doc(hidden)]
+pub mod program;
+mod serve;
+mod settings;
+mod supervise;
+mod sys;
+mod terminal;
+mod user;
