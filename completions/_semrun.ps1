@@ -178,7 +178,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('--client-cert', '--client-cert', [CompletionResultType]::ParameterName, 'Present the certificate in FILE (PEM) to the server; needs --client-key [env: SEMRUN_CLIENT_CERT]')
             [CompletionResult]::new('--client-key', '--client-key', [CompletionResultType]::ParameterName, 'Private key (PEM) of --client-cert [env: SEMRUN_CLIENT_KEY]')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Read this configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]')
-            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Revoke the permit of its holder; it passes on when the holder''s command is dead, or when the lease ends')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Revoke the permit of the one holder of NAME, or that of --permit; it passes on when the holder''s command is dead, or when the lease ends')
             [CompletionResult]::new('--now', '--now', [CompletionResultType]::ParameterName, 'With --force, let the permit pass on at once; the old command may still run beside the next')
             [CompletionResult]::new('--allow-eviction', '--allow-eviction', [CompletionResultType]::ParameterName, 'Accept a Redis whose maxmemory-policy may delete permits [env: SEMRUN_ALLOW_EVICTION]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help; -h prints less of it')

@@ -183,7 +183,7 @@ complete -c semrun -n '__semrun_at renew' -l config -rF -d 'Read this configurat
 complete -c semrun -n '__semrun_at renew' -s h -l help -d 'Print help'
 complete -c semrun -n '__semrun_at first' -a release -d 'Give back a permit that was acquired, or take one from its holder'
 complete -c semrun -n '__semrun_at release' -l permit -x -d 'What `semrun acquire` printed'
-complete -c semrun -n '__semrun_at release' -l force -d 'Revoke the permit of its holder'
+complete -c semrun -n '__semrun_at release' -l force -d 'Revoke the permit of the one holder of NAME, or that of --permit'
 complete -c semrun -n '__semrun_at release' -l now -d 'With --force, let the permit pass on at once'
 complete -c semrun -n '__semrun_at release' -l backend -x -d 'Keep permits at URL'
 complete -c semrun -n '__semrun_at release' -l prefix -x -d 'Prefix of the keys in Redis'

@@ -264,6 +264,7 @@ pub(crate) enum Sub {
     Doctor(Doctor),
     /// Print this, or the help of a subcommand
     Help {
+        /// The subcommand; without it the help of semrun
         #[arg(value_name = "SUBCOMMAND")]
         subcommand: Option<String>,
     },
@@ -274,6 +275,7 @@ pub(crate) enum Sub {
     },
     /// Print a man page in roff: semrun's own, or that of a subcommand
     Man {
+        /// The subcommand, or semrun.toml for the configuration files; without it the page of semrun
         #[arg(value_name = "SUBCOMMAND")]
         subcommand: Option<String>,
     },

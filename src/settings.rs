@@ -29,7 +29,9 @@ pub(crate) use self::layers::{Given, GivenValue};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
 pub(crate) use self::mistakes::no_subcommand;
-use self::mistakes::{Refused, before_a_subcommand, near_subcommand, number_after_a_switch};
+use self::mistakes::{
+    Refused, before_a_subcommand, near_subcommand, number_after_a_switch, other_dash,
+};
 pub(crate) use self::misuse::Misuse;
 use self::misuse::misuse;
 pub(crate) use self::runs::{Request, Run, Wait};
@@ -184,8 +186,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
     let operands = operands(&command, &matches);
     if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
         let what = format!(
-            "--{secret} would show it to everybody in the list of processes; --{secret}-file, its \
-             variable and the configuration keep it to you"
+            "--{secret} would show it to every user of this machine, in the list of processes; \
+             --{secret}-file, its variable and the configuration keep it to you"
         );
         return Err(misuse(what));
     }
@@ -204,7 +206,8 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
                 let mistake = number_after_a_switch(&command, &line[first - 1], word);
                 // Only where no name is typed may it be a subcommand.
                 let near = || if named { None } else { near_subcommand(word) };
-                if let Some(mistake) = mistake.or_else(near) {
+                let dash = || other_dash(word);
+                if let Some(mistake) = mistake.or_else(dash).or_else(near) {
                     return Err(misuse(mistake).see_help_of(None));
                 }
             }

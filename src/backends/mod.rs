@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
-pub(crate) use self::permit::{Gone, Loss, Lost, Name, Permit, Tenure};
+pub(crate) use self::permit::{BadName, Gone, Loss, Lost, Name, Permit, Tenure};
 use self::seen::millis;
 pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
 pub(crate) use self::turn::{Cancel, Notice, Turn};

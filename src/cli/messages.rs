@@ -9,10 +9,13 @@ mod errors;
 mod exposed;
 mod findings;
 mod forbidden;
+mod listening;
 mod losses;
+mod names;
 mod page;
 mod stores;
 mod urls;
+mod versions;
 mod waiting;
 mod words;
 
@@ -24,14 +27,16 @@ use rustix::process::{Pid, Signal, WaitStatus};
 pub(crate) use self::cannot_run::CannotRun;
 pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, OddText};
-pub(crate) use self::exposed::Exposed;
+pub(crate) use self::exposed::{Exposed, TYPED};
 pub(crate) use self::findings::Check;
+pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;
 pub(crate) use self::page::Page;
 use self::stores::StoreErrorText;
-pub(crate) use self::urls::{BadUrlText, UnsupportedText};
+pub(crate) use self::urls::{BadUrlText, SCHEMES_KNOWN, UnsupportedText};
+pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::Waiting;
-pub(crate) use self::words::{Fine, Holder, Span};
+pub(crate) use self::words::{Fine, Holder, Said, Span};
 use crate::backends::{self, Loss, Name, Permit, Phase, Revocation, Snapshot, StoreError};
 use crate::foreign::{Among, quoted};
 use crate::settings::NoShell;
@@ -91,7 +96,7 @@ impl fmt::Display for Warning<'_> {
             }
             Self::Ttl { name, asked, stands } => write!(
                 f,
-                "'{name}' is in use with a TTL of {}, which counts until nobody uses it; not the \
+                "'{name}' is in use with a TTL of {}, which counts until it is idle; not the \
                  {} asked for",
                 humantime::format_duration(*stands),
                 humantime::format_duration(*asked)
@@ -167,12 +172,12 @@ impl fmt::Display for Losing<'_> {
             }
             Doomed::GoesOn => write!(
                 f,
-                "the permit of '{name}' is lost and somebody else may have it, while the command \
+                "the permit of '{name}' is lost and another holder may have it, while the command \
                  goes on: {why}"
             ),
             Doomed::HasEnded => write!(
                 f,
-                "the permit of '{name}' may have been somebody else's before the command ended: \
+                "the permit of '{name}' may have been another holder's before the command ended: \
                  {why}"
             ),
         }
@@ -233,7 +238,9 @@ impl fmt::Display for Revoking<'_> {
             (backends::Holder::Foreign { permit, .. }, _) => {
                 write!(f, "another program ({})", quoted(permit, Among::Words))?;
             }
-            (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
+            (backends::Holder::Known { .. }, None) => {
+                f.write_str("a holder that left no record")?;
+            }
         }
         let detached = holder.record().is_some_and(|record| record.who.detached);
         let when = if detached { "it is given back" } else { "that has stopped" };
@@ -278,7 +285,7 @@ impl fmt::Display for Several<'_> {
                     )?;
                 }
                 (Some(id), None) => write!(f, "--permit {id}@{name} is held by another program")?,
-                (None, _) => f.write_str("one left no record that can be read")?,
+                (None, _) => f.write_str("one holder left no record that can be read")?,
             }
         }
         Ok(())

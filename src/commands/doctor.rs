@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use crate::backends::connect::{Location, Url};
 use crate::backends::{
     Acquired, Ask, Backend, Cancel, Error, ErrorKind, Grade, Takeover, Turn, Who,
 };
-use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span};
+use crate::cli::messages::{Check, ErrorText, FailedText, Fine, Page, Span, TYPED};
 use crate::exit::Exit;
 use crate::foreign::pitfall;
 use crate::settings::{Doctor, Examined, Given, GivenValue};
@@ -45,9 +46,9 @@ pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
     if settings.json {
         print(&Page::document(&report)?)?;
     } else if colours() {
-        write_out(coloured(report.table().text()).as_bytes())?;
+        write_out(coloured(report.table(columns()).text()).as_bytes())?;
     } else {
-        print(&report.table())?;
+        print(&report.table(columns()))?;
     }
     Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
@@ -56,9 +57,7 @@ async fn examine(examined: &Examined, account: &Account) -> Vec<Check> {
     let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
-        let text = "a password in --backend can be seen by everybody in the list of processes; \
-                    --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
-        checks.push(finding("password", Grade::Warning, text));
+        checks.push(finding("password", Grade::Warning, TYPED));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
@@ -268,13 +267,18 @@ fn shown_url(url: &str) -> String {
 }
 
 impl Report {
-    fn table(&self) -> Page {
+    /// In so many columns, if anything limits them.
+    fn table(&self, columns: Option<usize>) -> Page {
         let mut page = Page::default();
         if !self.settings.is_empty() {
             page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
             page.line("");
         }
-        page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+        let checks: Vec<_> = self.checks.iter().map(row).collect();
+        match columns {
+            Some(columns) => page.rows_within(&checks, columns),
+            None => page.rows(&checks),
+        }
         page.line("");
         page.line(self.summary());
         page
@@ -294,6 +298,12 @@ impl Report {
             many => format!("{errors}, {many} warnings"),
         }
     }
+}
+
+/// The columns of a terminal. A file keeps each check in one line, for programs that look for words.
+fn columns() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Whether standard output is for a person who has nothing against colours.

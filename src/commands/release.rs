@@ -41,9 +41,7 @@ async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Ex
 fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
-        [] => {
-            Err(NotOurs { permit: format!("of '{name}'"), why: "is held by nobody".into() }.into())
-        }
+        [] => Err(NotOurs { permit: format!("of '{name}'"), why: "has no holder".into() }.into()),
         [holder] => {
             if let Some(id) = holder.id() {
                 return Ok((id, holder));

@@ -61,7 +61,7 @@ pub(super) fn is_running(holder: &Holder) -> bool {
 /// Why a permit is none that somebody acquired and has.
 pub(super) fn why(holder: Option<&Holder>) -> String {
     match holder {
-        None => "is held by nobody any more: it ran out, was given back, or never was".into(),
+        None => "has no holder any more: it ran out, was given back, or never was".into(),
         Some(Holder::Foreign { .. }) => "is one of another program".into(),
         Some(holder) => match (holder.phase(), holder.record()) {
             (Phase::MinHold, _) => {
@@ -75,7 +75,7 @@ pub(super) fn why(holder: Option<&Holder>) -> String {
                 "is that of a running command, which renews it and gives it back: {}",
                 messages::Holder(record)
             ),
-            (Phase::Holding, None) => "is somebody else's".into(),
+            (Phase::Holding, None) => "has a holder that left no record".into(),
         },
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use self::reload::Reload;
 use super::runtime::block_on;
-use crate::cli::messages::Span;
+use crate::cli::messages::{CannotListen, Said, Span};
 use crate::exit::{Exit, Failure};
 use crate::files::ours::Unfit;
 use crate::kernel::{open_files_limit, raise_open_files_limit};
@@ -60,7 +60,7 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
                 Unfit::Unsafe(_) => Failure::Unsupported,
             };
             let shown = directory.display();
-            Misuse::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
+            Misuse::new(failure, format!("cannot use the state directory {shown}: {}", Said(unfit)))
         })?,
         None => (Journal::none(), Found::default()),
     };
@@ -72,7 +72,8 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
-            Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
+            let text = CannotListen { listen: &listen, error: &error }.to_string();
+            Misuse::new(Failure::Unavailable, text)
         })?;
         let address = listener.local_addr().context("cannot listen")?;
         if tls.is_none() && !address.ip().is_loopback() {

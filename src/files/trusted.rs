@@ -56,7 +56,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Io(error) => write!(f, "cannot be read: {error}"),
             Self::Shown => f.write_str(
-                "holds a secret and can be read by everybody; chmod o= makes it private",
+                "holds a secret, and every user of this machine can read it; chmod o= makes it private",
             ),
             Self::Itself(Why::Owner(uid)) => {
                 let me = geteuid().as_raw();

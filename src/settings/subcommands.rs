@@ -204,7 +204,15 @@ pub(super) fn release(
         // What was typed counts more than a permit in the environment.
         (Some(name), _) => (None, name.clone()),
         (None, Some((id, name))) => (Some(*id), name.clone()),
-        (None, None) => return Err(misuse(NO_PERMIT)),
+        (None, None) if force => {
+            return Err(misuse(
+                "no permit named; semrun release --force NAME revokes that of the holder of NAME, and \
+                 --force --permit UUID@NAME one of several",
+            ));
+        }
+        (None, None) => {
+            return Err(misuse(format!("{NO_PERMIT}; --force NAME revokes that of a holder")));
+        }
     };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(Release { location, id, name, force, now })

@@ -187,7 +187,7 @@ fn nothing_that_is_said_on_either_side_holds_a_secret() {
 }
 
 fn shows_refused(output: &std::process::Output) {
-    fails(output, 78, &["can be read by everybody"]);
+    fails(output, 78, &["every user of this machine can read it"]);
 }
 
 fn chmod(file: &std::path::Path, mode: &str) {

@@ -188,7 +188,7 @@ fn a_server_that_grants_nothing_yet_is_not_busy() {
     let told = r#"{"outcome":"busy","limit":1,"ttl_ms":30000,"paused_ms":27000}"#;
     let backend = format!("http://127.0.0.1:{}", of_ours(told));
     let mut run = world.run(["--backend", &backend, "-n", "true"]);
-    fails(&run.output().unwrap(), 69, &["nobody is granted a permit for 27s yet"]);
+    fails(&run.output().unwrap(), 69, &["no permit is granted for 27s yet"]);
     let held = told.replace("\"ttl_ms\"", "\"held\":1,\"ttl_ms\"");
     let backend = format!("http://127.0.0.1:{}", of_ours(&held));
     shows(&world.run(["--backend", &backend, "-n", "true"]).output().unwrap(), 75, "", "");

@@ -4,6 +4,7 @@ use std::fmt;
 
 use rustix::process::geteuid;
 
+use super::words::Said;
 use crate::backends::error::Directory;
 
 pub(super) struct DirectoryText<'a>(pub(super) &'a Directory);
@@ -59,12 +60,12 @@ impl fmt::Display for DirectoryText<'_> {
                 geteuid().as_raw()
             ),
             Directory::Everybodys => f.write_str(
-                "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod \
+                "can be written by every user; take that away (chmod o-w) or set the sticky bit (chmod \
                  +t)",
             ),
         }?;
         match self.0.said() {
-            Some(said) => write!(f, " ({said})"),
+            Some(said) => write!(f, " ({})", Said(said)),
             None => Ok(()),
         }
     }

@@ -31,6 +31,9 @@ impl fmt::Display for FailedText<'_> {
             (_, Some(attempt)) => AttemptText(attempt),
         };
         match cause {
+            error if !other_server(&self.0.backend, error).is_empty() => {
+                write!(f, "cannot {attempt}: {said}{}", other_server(&self.0.backend, error))
+            }
             error if error.is_away() => write!(
                 f,
                 "cannot {attempt}: {said}; is it running, and can it be reached from here?"
@@ -73,6 +76,16 @@ fn remedy(error: &SystemError) -> &'static str {
         Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
             "; make it writable for you, or name another directory with --backend file:///PATH"
+        }
+        _ => "",
+    }
+}
+
+/// What may answer instead of a cloud-semaphore server. A Redis hangs up on HTTP.
+fn other_server(backend: &str, error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Closed if backend.starts_with("http") => {
+            "; is it a cloud-semaphore server? (a Redis is redis://HOST)"
         }
         _ => "",
     }
@@ -142,7 +155,8 @@ pub(crate) struct GaveUpWaiting {
 impl fmt::Display for GaveUpWaiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, name, why } = self;
-        write!(f, "{backend}: gave up waiting for '{name}': {}", StoreErrorText(why))
+        write!(f, "{backend}: gave up waiting for '{name}': {}", StoreErrorText(why))?;
+        f.write_str(other_server(backend, why))
     }
 }
 
@@ -196,8 +210,7 @@ mod tests {
         );
         assert_eq!(
             text(look(), io::Error::from(Errno::MFILE).into()),
-            "x://h: cannot look at 'a'; raise the limit of open files (ulimit -n) (Too many open files \
-             (os error 24))"
+            "x://h: cannot look at 'a'; raise the limit of open files (ulimit -n) (Too many open files)"
         );
         assert_eq!(
             text(look(), StoreError::Stuck(Some(7))),
@@ -219,7 +232,7 @@ mod tests {
         assert_eq!(
             text(None, StoreError::Directory(missing)),
             "x://h: does not exist, and cannot be made by you; make it, or name another with --backend \
-             file:///PATH (No such file or directory (os error 2))"
+             file:///PATH (No such file or directory)"
         );
     }
 

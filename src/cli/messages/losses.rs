@@ -17,8 +17,8 @@ impl fmt::Display for LossText<'_> {
                 "the lease expired or was revoked, or the server was restarted without a --state-dir and \
                  forgot it; another client may hold the permit"
             }
-            Loss::Revoked { now: false } => "somebody revoked it (semrun release --force)",
-            Loss::Revoked { now: true } => "somebody revoked it (semrun release --force --now)",
+            Loss::Revoked { now: false } => "it was revoked (semrun release --force)",
+            Loss::Revoked { now: true } => "it was revoked (semrun release --force --now)",
             Loss::GivenBack => return StoreErrorText(&StoreError::GivenBack).fmt(f),
             Loss::Store(error) => return StoreErrorText(error).fmt(f),
             Loss::NotRenewed => "it was not renewed in time",

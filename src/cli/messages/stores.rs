@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
+use super::versions::OtherVersion;
+use super::words::Said;
 use crate::backends::Withheld;
-use crate::backends::cloud::wire::VERSION;
 use crate::backends::error::{Absurd, Differs, HostNotFound, Lack, Protocol, Spoken, StoreError};
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);
@@ -83,7 +84,7 @@ impl fmt::Display for StoreErrorText<'_> {
 fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
         StoreError::SilentFor(time) => write!(f, "the server does not answer within {time:?}"),
-        StoreError::Unreachable(text) => write!(f, "no connection to the server: {text}"),
+        StoreError::Unreachable(text) => write!(f, "no connection to the server: {}", Said(text)),
         StoreError::HostNotFound { host, why } => {
             let why = match why {
                 HostNotFound::NameServerSilent => "no name server answers",
@@ -94,7 +95,7 @@ fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::NoAddress => f.write_str("its host has no address"),
         StoreError::Closed => f.write_str("the server closed the connection"),
-        StoreError::Broken(text) => write!(f, "the connection to the server broke: {text}"),
+        StoreError::Broken(text) => write!(f, "the connection to the server broke: {}", Said(text)),
         StoreError::Replaced => f.write_str("another server has taken its place"),
         StoreError::ServersDiffer => f.write_str("our two connections lead to different servers"),
         StoreError::GatewaySilent(status) => {
@@ -190,19 +191,10 @@ fn of_redis(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
 }
 
 fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
-    const PROTOCOL: &str = "the protocol between semrun and semrun serve";
-    const SAME: &str = "install the same semrun on both sides";
     match error {
         StoreError::NotHttp => f.write_str("not an HTTP server; check the URL"),
-        StoreError::OtherVersion(theirs) => write!(
-            f,
-            "the server speaks version {theirs} of {PROTOCOL}, and this semrun version {VERSION}; {SAME}"
-        ),
-        StoreError::OlderServer(program) => write!(
-            f,
-            "the server, semrun {program}, speaks an older version of {PROTOCOL}, and this one version \
-             {VERSION}; {SAME}"
-        ),
+        StoreError::OtherVersion(theirs) => write!(f, "{}", OtherVersion::Server(theirs)),
+        StoreError::OlderServer(program) => write!(f, "{}", OtherVersion::OlderServer(program)),
         StoreError::ApiKeyMalformed => f.write_str("the API key cannot be sent"),
         StoreError::ApiKeyMissing => f.write_str(
             "the server wants an API key, and none was given; give --api-key-file or SEMRUN_API_KEY",
@@ -247,14 +239,14 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         StoreError::PermitTaken(status) => {
             write!(f, "the server took the permit back ({status})")
         }
-        StoreError::GivenBack => f.write_str("somebody else gave the permit back"),
+        StoreError::GivenBack => f.write_str("another client gave the permit back"),
         other => fmt::Debug::fmt(other, f),
     }
 }
 
 fn of_files(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
-        StoreError::System(said) => write!(f, "{said}"),
+        StoreError::System(said) => write!(f, "{}", Said(said)),
         StoreError::Directory(directory) => write!(f, "{}", DirectoryText(directory)),
         StoreError::Locked => f.write_str("another process keeps its files locked"),
         StoreError::Stuck(pid) => {
@@ -341,7 +333,7 @@ impl fmt::Display for WithheldText {
                 let left = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
                 write!(
                     f,
-                    "nobody is granted a permit for {left:?} yet, so that holders which the server may \
+                    "no permit is granted for {left:?} yet, so that holders which the server may \
                      have forgotten can report (--quarantine)"
                 )
             }

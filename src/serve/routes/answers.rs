@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use super::Answer;
 use super::content::Content;
 use super::rights::Forbidden;
-use crate::backends::cloud::wire::VERSION;
+use crate::cli::messages::OtherVersion;
 use crate::serve::semaphores::Refused;
 
 pub(super) fn refused_for(refused: Refused) -> Answer {
@@ -37,13 +37,9 @@ pub(super) fn not_allowed(forbidden: Forbidden) -> Answer {
 /// To a client of ours that speaks another version. It would take what it was answered for something
 /// else, or for an answer of the original.
 pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
-    let text = format!(
-        "the client speaks version {} of the protocol between semrun and semrun serve, and this server \
-         version {VERSION}; install the same semrun on both sides",
-        String::from_utf8_lossy(version.as_bytes())
-    );
+    let version = String::from_utf8_lossy(version.as_bytes());
     let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = Content::text(text);
+    *answer.body_mut() = Content::text(OtherVersion::Client(&version).to_string());
     answer
 }
 
