@@ -79,7 +79,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('limit', 'limit', [CompletionResultType]::ParameterValue, 'Show, pin or unpin a semaphore''s limit')
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Run a cloud-semaphore server, for semrun and for the Node clients')
             [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Check configuration, backend and clocks without running anything')
-            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this, or the help of a subcommand')
+            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print the help of semrun, or of a subcommand')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script for a shell')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page in roff: semrun''s own, or that of a subcommand')
             break

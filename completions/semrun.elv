@@ -76,7 +76,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand limit 'Show, pin or unpin a semaphore''s limit'
             cand serve 'Run a cloud-semaphore server, for semrun and for the Node clients'
             cand doctor 'Check configuration, backend and clocks without running anything'
-            cand help 'Print this, or the help of a subcommand'
+            cand help 'Print the help of semrun, or of a subcommand'
             cand completions 'Print a completion script for a shell'
             cand man 'Print a man page in roff: semrun''s own, or that of a subcommand'
         }

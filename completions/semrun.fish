@@ -266,7 +266,7 @@ complete -c semrun -n '__semrun_at doctor' -l client-cert -rF -d 'Present the ce
 complete -c semrun -n '__semrun_at doctor' -l client-key -rF -d 'Private key (PEM) of --client-cert'
 complete -c semrun -n '__semrun_at doctor' -l config -rF -d 'Read this configuration file (TOML) instead of ~/.config/semrun/config.toml'
 complete -c semrun -n '__semrun_at doctor' -s h -l help -d 'Print help'
-complete -c semrun -n '__semrun_at first' -a help -d 'Print this, or the help of a subcommand'
+complete -c semrun -n '__semrun_at first' -a help -d 'Print the help of semrun, or of a subcommand'
 complete -c semrun -n '__semrun_at help' -s h -l help -d 'Print help'
 complete -c semrun -n '__semrun_at help' -a 'status acquire renew release limit serve doctor help completions man'
 complete -c semrun -n '__semrun_at first' -a completions -d 'Print a completion script for a shell'

@@ -262,7 +262,7 @@ pub(crate) enum Sub {
     Serve(Serve),
     /// Check configuration, backend and clocks without running anything
     Doctor(Doctor),
-    /// Print this, or the help of a subcommand
+    /// Print the help of semrun, or of a subcommand
     Help {
         /// The subcommand; without it the help of semrun
         #[arg(value_name = "SUBCOMMAND")]

@@ -3,7 +3,7 @@
 //! through links, as certbot and Kubernetes make them; it, and every directory and link on the way to
 //! it, belongs to us or root and cannot be changed by others ([`trusted`]).
 
-mod others;
+pub(crate) mod others;
 pub(crate) mod ours;
 pub(crate) mod trusted;
 mod walk;

@@ -7,6 +7,7 @@ mod certificates;
 mod directories;
 mod errors;
 mod exposed;
+mod files;
 mod findings;
 mod forbidden;
 mod listening;

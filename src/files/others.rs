@@ -1,6 +1,5 @@
-//! Whether others than us and root may change a file or a directory, and the words for that.
+//! Whether others than us and root may change a file or a directory.
 
-use std::fmt;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,8 +7,6 @@ use std::path::PathBuf;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::process::geteuid;
-
-use crate::account::stands_for_unmapped;
 
 /// Why something is not only ours and root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,74 +20,11 @@ pub(crate) enum Why {
 }
 
 /// Something on the way to a file by which others could put another one in its place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Doubt {
-    pub(super) what: PathBuf,
-    pub(super) is_link: bool,
-    pub(super) why: Why,
-}
-
-/// Fits behind the path of a file.
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = self.what.display();
-        match (self.is_link, self.why) {
-            (true, Why::Owner(uid)) => write!(
-                f,
-                "is reached through the symbolic link {what}, which belongs to {}; name the file \
-                 itself",
-                Stranger(uid)
-            ),
-            (_, Why::Owner(uid)) => write!(
-                f,
-                "lies in {what}, which belongs to {}; chown {} {what} makes it yours",
-                Stranger(uid),
-                geteuid().as_raw()
-            ),
-            (_, why) => write!(
-                f,
-                "lies in {what}, which can be written by {}, who could put something else in its \
-                 place; chmod {} {what} prevents it",
-                Writers(why),
-                why.remedy()
-            ),
-        }
-    }
-}
-
-impl Why {
-    /// What takes the right to write away.
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Everybody => "go-w",
-            Self::Owner(_) | Self::Group(_) => "g-w",
-        }
-    }
-}
-
-/// An owner who should not be one.
-pub(super) struct Stranger(pub(super) u32);
-
-impl fmt::Display for Stranger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let me = geteuid().as_raw();
-        write!(f, "uid {}, ", self.0)?;
-        if stands_for_unmapped(self.0) {
-            f.write_str("which stands for all users whom this user namespace does not map, ")?;
-        }
-        write!(f, "and only you (uid {me}) or root may own it")
-    }
-}
-
-struct Writers(Why);
-
-impl fmt::Display for Writers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Why::Group(gid) => write!(f, "the group {gid}"),
-            Why::Owner(_) | Why::Everybody => f.write_str("others"),
-        }
-    }
+    pub(crate) what: PathBuf,
+    pub(crate) is_link: bool,
+    pub(crate) why: Why,
 }
 
 /// Whether a file, a directory or a link belongs to somebody else.

@@ -1,7 +1,6 @@
 //! Making and opening what we write: with the right mode from the first moment, and never through
 //! something that was there before.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,24 +11,30 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, 
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::others::{Doubt, Stranger, Why, stranger, writers};
+use super::others::{Doubt, Why, stranger, writers};
 use super::walk::{Reached, link_of, walk};
 
-/// Why a directory, or a file in it, is not used. Fits behind its path, but for what the system says.
+/// Why a directory, or a file in it, is not used.
 #[derive(Debug)]
 pub(crate) enum Unfit {
     Io(io::Error),
     /// Others could change what we write there, or have made it.
-    Unsafe(String),
+    Unsafe(Flaw),
 }
 
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Unsafe(what) => f.write_str(what),
-        }
-    }
+/// By what that is so.
+#[derive(Debug)]
+pub(crate) enum Flaw {
+    /// The directory is a symbolic link.
+    Link,
+    /// Of the way to the directory.
+    Way(Doubt),
+    /// Of the directory itself.
+    Itself(Why),
+    /// A file in it is of another kind.
+    Odd { file: String },
+    /// A file in it belongs to this user.
+    Owner { file: String, uid: u32 },
 }
 
 impl From<io::Error> for Unfit {
@@ -52,12 +57,11 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
     let me = geteuid();
     // One of root's for another user is how systemd keeps the directory of a dynamic user.
     if link_of(path).is_some_and(|owner| owner != 0 || me.is_root()) {
-        let what = "is a symbolic link; name the directory that it points to";
-        return Err(Unfit::Unsafe(what.into()));
+        return Err(Unfit::Unsafe(Flaw::Link));
     }
     let reached = reach(path)?;
     if let Some(doubt) = reached.doubts.first() {
-        return Err(Unfit::Unsafe(doubt.to_string()));
+        return Err(Unfit::Unsafe(Flaw::Way(doubt.clone())));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(&reached.directory, ".", flags, Mode::empty())?;
@@ -66,15 +70,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Unfit> {
     let why = stranger(&stat).or_else(|| writers(&directory, &stat).filter(|_| !sticky));
     match why {
         None => Ok(directory),
-        Some(Why::Owner(uid)) => Err(Unfit::Unsafe(format!(
-            "belongs to {}; chown -R {} makes it yours",
-            Stranger(uid),
-            me.as_raw()
-        ))),
-        Some(why) => Err(Unfit::Unsafe(format!(
-            "can be written by others, who could change what is on record; chmod {} prevents it",
-            why.remedy()
-        ))),
+        Some(why) => Err(Unfit::Unsafe(Flaw::Itself(why))),
     }
 }
 
@@ -152,21 +148,19 @@ pub(crate) fn open_private(
     file: &str,
     access: OFlags,
 ) -> Result<Option<File>, Unfit> {
-    const ODD: &str = "is not a regular file, and so not what semrun made; remove it";
-    let not_ours = |what: &str| Err(Unfit::Unsafe(format!("{file} {what}")));
+    let odd = || Err(Unfit::Unsafe(Flaw::Odd { file: file.into() }));
     let opened = match open(directory, file, access) {
         Err(Errno::NOENT) => return Ok(None),
         // A symbolic link, a socket, a FIFO that has no reader, a directory.
-        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return not_ours(ODD),
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return odd(),
         opened => opened?,
     };
     let stat = fstat(&opened)?;
     if !is_regular(&stat) {
-        return not_ours(ODD);
+        return odd();
     }
     if let Some(Why::Owner(uid)) = stranger(&stat) {
-        let me = geteuid().as_raw();
-        return not_ours(&format!("belongs to {}; chown {me} makes it yours", Stranger(uid)));
+        return Err(Unfit::Unsafe(Flaw::Owner { file: file.into(), uid }));
     }
     Ok(Some(opened.into()))
 }

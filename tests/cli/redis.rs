@@ -90,8 +90,8 @@ fn another_ttl_is_warned_of_and_an_error_if_it_has_to_be_the_same() {
     let world = World::in_redis();
     let _holder = world.holder(&["--ttl", "10s", "-l", "2"]);
     let output = world.script(&["-l", "2", "--ttl", "7s"], "").output().unwrap();
-    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until nobody \
-                   uses it; not the 7s asked for\n";
+    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until it is \
+                   idle; not the 7s asked for\n";
     shows(&output, 0, "", warning);
     let strict = ["-l", "2", "--ttl", "7s", "--strict-limit"];
     let output = world.script(&strict, "echo no").output().unwrap();

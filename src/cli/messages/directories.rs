@@ -40,7 +40,7 @@ impl fmt::Display for DirectoryText<'_> {
             }
             Directory::OtherFile(_) => f.write_str("is not a directory; name one"),
             Directory::WayUnknown(_) => f.write_str("cannot be reached by its path"),
-            Directory::Movable(doubt) => f.write_str(doubt),
+            Directory::Movable(doubt) => write!(f, "{doubt}"),
             Directory::Remote(kind) => write!(
                 f,
                 "is on a network or user-space file system ({kind}), where locks of different hosts do \

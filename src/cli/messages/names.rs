@@ -1,7 +1,9 @@
-//! What is wrong with the name of a semaphore.
+//! What is wrong with the name of a semaphore, and why a user's home is not known.
 
 use std::fmt;
 
+use super::words::Said;
+use crate::account::NoAnswer;
 use crate::backends::{BadName, Name};
 
 impl fmt::Display for BadName {
@@ -17,3 +19,12 @@ impl fmt::Display for BadName {
 }
 
 impl std::error::Error for BadName {}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRun(program, why) => write!(f, "cannot run {program}: {}", Said(why)),
+            Self::Failed(program, status) => write!(f, "{program} failed ({status})"),
+        }
+    }
+}
