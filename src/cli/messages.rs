@@ -28,7 +28,7 @@ use rustix::process::{Pid, Signal, WaitStatus};
 pub(crate) use self::cannot_run::CannotRun;
 pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, OddText};
-pub(crate) use self::exposed::{Exposed, TYPED};
+pub(crate) use self::exposed::{Exposed, TYPED, UnusedSecret};
 pub(crate) use self::findings::Check;
 pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;

@@ -26,7 +26,9 @@ use self::runtime::{cannot_write, write_out};
 use crate::account::Account;
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
-use crate::cli::messages::{CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs};
+use crate::cli::messages::{
+    CannotAsk, CannotRun, Detail, Exposed, GaveUpWaiting, NotOurs, UnusedSecret,
+};
 use crate::exit::{Exit, Failure};
 use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
 use crate::supervise::signals::Inherited;
@@ -103,11 +105,14 @@ fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
     }
 }
 
-/// Tells of secrets that others can read.
+/// Tells of secrets that others can read, and of those that do nothing.
 fn warn(request: &Request, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
         console.say(Loudness::Normal, Exposed::Typed);
+    }
+    for option in &request.unused_secrets {
+        console.say(Loudness::Normal, UnusedSecret(option));
     }
     let exposed = match &request.location {
         Location::Default | Location::Directory(_) => None,

@@ -183,6 +183,18 @@ fn words_of_other_programs_and_values_that_fit_nowhere() {
 }
 
 #[test]
+fn a_secret_that_nothing_asks_for_is_a_warning() {
+    let world = World::on_this_machine();
+    for (option, wants) in [("--password-file", "a Redis"), ("--api-key-file", "http://HOST")] {
+        let output = world.semrun(["--name", "x", option, "nowhere", "true"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains(&format!("warning: {option} does nothing here")), "{said}");
+        assert!(said.contains(wants), "{said}");
+    }
+}
+
+#[test]
 fn subcommands_with_operands_and_options_that_they_do_not_have() {
     let rows: [Row; 24] = [
         ("release x", 64, &["'x'", "--permit", "'semrun release --help'"]),

@@ -1,4 +1,4 @@
-//! Secrets that others can read, and what keeps them private.
+//! Secrets that others can read, and what keeps them private; and those that do nothing.
 
 use std::fmt;
 
@@ -26,5 +26,19 @@ impl fmt::Display for Exposed {
             Self::Key => "the API key can be read on the network; https:// keeps it private",
             Self::Password => "the password can be read on the network; rediss:// keeps it private",
         })
+    }
+}
+
+/// An option with a secret that the place of the permits does not ask for.
+pub(crate) struct UnusedSecret<'a>(pub(crate) &'a str);
+
+impl fmt::Display for UnusedSecret<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(option) = self;
+        let wants = match *option {
+            "api-key-file" => "a cloud-semaphore server (--backend http://HOST)",
+            _ => "a Redis (--backend redis://HOST)",
+        };
+        write!(f, "warning: --{option} does nothing here, and is not read; it is for {wants}")
     }
 }
