@@ -82,7 +82,7 @@ pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
         Home::Unknown(trouble) => {
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
-                 configuration: {trouble}; try again, or say --config FILE (/dev/null for none)",
+                 configuration: {trouble}; try again, or give --config FILE (/dev/null for none)",
                 account.uid
             );
             Err(Misuse::new(Failure::Unavailable, what))

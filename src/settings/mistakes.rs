@@ -215,7 +215,9 @@ impl Refused<'_> {
                 format!("; the name is an operand: semrun {subcommand} {value}")
             }
             "renew" | "release" => {
-                format!("; the permit says it: semrun {subcommand} --permit UUID@{value}")
+                format!(
+                    "; the name is part of the permit: semrun {subcommand} --permit UUID@{value}"
+                )
             }
             _ => format!(": {subcommand} is not about one semaphore"),
         }

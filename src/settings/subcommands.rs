@@ -197,8 +197,8 @@ pub(super) fn release(
         }
         (Some(name), _) if !force => {
             return Err(misuse(format!(
-                "'{name}' names a semaphore, and not a permit; --permit gives back one of ours, and \
-                 --force {name} revokes that of its holder"
+                "'{name}' names a semaphore, and not a permit; --permit UUID@{name} gives back one that was \
+                 acquired, and --force {name} revokes that of its holder"
             )));
         }
         // What was typed counts more than a permit in the environment.

@@ -161,7 +161,7 @@ fn dashes_that_are_too_few_or_no_hyphens() {
 
 #[test]
 fn words_of_other_programs_and_values_that_fit_nowhere() {
-    let rows: [Row; 13] = [
+    let rows: [Row; 14] = [
         ("--name x --host h touch ran", 64, &["that is --backend URL", "redis://USER@HOST"]),
         ("--name x --user u touch ran", 64, &["that is --backend URL"]),
         ("--name x --grace 3 touch ran", 64, &["that is --kill-after D"]),
@@ -175,6 +175,7 @@ fn words_of_other_programs_and_values_that_fit_nowhere() {
         ("--name x --max-runtime 0 touch ran", 64, &["longer than 0"]),
         ("--name x --password-file empty --backend redis://h touch ran", 78, &["empty is empty"]),
         ("--name x --backend redis://127.0.0.1:1 -n touch ran", 69, &["Connection refused; is it"]),
+        ("--name x --backend http://127.0.0.1:1 -w 0.1 touch ran", 69, &["refused; is it running"]),
     ];
     let world = World::on_this_machine();
     fs::write(world.path("empty"), "").unwrap();

@@ -202,8 +202,8 @@ fn clients_show_a_certificate_beside_their_key() {
         over_tls(&world, &["--ca-file", &authority, "--client-cert", &cert, "--client-key", &key])
     };
     let without = || over_tls(&world, &["--ca-file", &authority]);
-    let wanted = ["asks for a certificate of ours", "--client-cert"];
-    let refused = ["refuses our certificate", "--client-cert"];
+    let wanted = ["asks for a client certificate", "--client-cert"];
+    let refused = ["refuses the client certificate", "--client-cert"];
     for _ in 0..10 {
         fails(&without(), 69, &wanted);
     }

@@ -103,7 +103,7 @@ fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::GatewayRefuses(status) => write!(
             f,
-            "the server, or a gateway in front of it, refuses us ({status}); check who may use it from \
+            "the server, or a gateway in front of it, refuses this client ({status}); check who may use it from \
              here"
         ),
         StoreError::GatewayBusy(status) => {
@@ -131,11 +131,16 @@ fn of_tls(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
             f.write_str("what answers there does not speak TLS; is it http:// ?")
         }
         StoreError::CertificateWanted => {
-            write!(f, "the server asks for a certificate of ours; {OURS}")
+            write!(f, "the server asks for a client certificate; {OURS}")
         }
         StoreError::CertificateRefused(text) => {
-            write!(f, "the server refuses our certificate ({text}); {OURS}")
+            write!(f, "the server refuses the client certificate ({text}); {OURS}")
         }
+        // That is what openssl makes unless it is told otherwise.
+        StoreError::BadCertificate(text) if text.contains("CaUsedAsEndEntity") => f.write_str(
+            "its certificate is that of an authority, which cannot be a server's too; make it one with \
+             basicConstraints=CA:FALSE",
+        ),
         StoreError::BadCertificate(text) => write!(f, "{text}; {THEIRS}"),
         other => fmt::Debug::fmt(other, f),
     }
@@ -192,7 +197,9 @@ fn of_redis(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
 
 fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
-        StoreError::NotHttp => f.write_str("not an HTTP server; check the URL"),
+        StoreError::NotHttp => {
+            f.write_str("what answers there does not speak HTTP; is it https:// ? If not, check the URL")
+        },
         StoreError::OtherVersion(theirs) => write!(f, "{}", OtherVersion::Server(theirs)),
         StoreError::OlderServer(program) => write!(f, "{}", OtherVersion::OlderServer(program)),
         StoreError::ApiKeyMalformed => f.write_str("the API key cannot be sent"),
@@ -209,7 +216,7 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::Redirected(there) => write!(
             f,
-            "what answers there sends us on, to {}; name the server itself in the URL",
+            "what answers there redirects to {}; name the server itself in the URL",
             there.as_deref().unwrap_or("another place")
         ),
         StoreError::UnknownPath(path) => write!(
@@ -232,7 +239,7 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::NoIdentities => f.write_str("the server gives no identities"),
         StoreError::Unsorted => f.write_str("the server lists its names in no order"),
-        StoreError::Forgotten => f.write_str("the server has forgotten us"),
+        StoreError::Forgotten => f.write_str("the server has forgotten this client"),
         StoreError::PlaceTaken(status) => {
             write!(f, "the server took our place in the queue back ({status})")
         }
@@ -295,7 +302,7 @@ fn differing(f: &mut fmt::Formatter<'_>, differs: &Differs) -> fmt::Result {
 }
 
 fn absurd(f: &mut fmt::Formatter<'_>, what: Absurd) -> fmt::Result {
-    f.write_str("the server says what cannot be so: ")?;
+    f.write_str("the server reports what cannot be so: ")?;
     match what {
         Absurd::Time(millis) => write!(f, "a time of {millis} ms"),
         Absurd::Lease(millis) => write!(f, "a lease of {millis} ms"),
