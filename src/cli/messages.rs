@@ -13,6 +13,7 @@ mod forbidden;
 mod listening;
 mod losses;
 mod names;
+mod not_ours;
 mod page;
 mod stores;
 mod urls;
@@ -32,6 +33,7 @@ pub(crate) use self::exposed::{Exposed, TYPED, UnusedSecret};
 pub(crate) use self::findings::Check;
 pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;
+pub(crate) use self::not_ours::{NotOurs, WhyNotOurs};
 pub(crate) use self::page::Page;
 use self::stores::StoreErrorText;
 pub(crate) use self::urls::{BadUrlText, SCHEMES_KNOWN, UnsupportedText};
@@ -203,21 +205,6 @@ impl fmt::Display for Told {
         write!(f, "got SIG{}, stopping the command", signals::name(self.0))
     }
 }
-
-/// A permit that somebody wants to do something with, and may not.
-#[derive(Debug)]
-pub(crate) struct NotOurs {
-    pub(crate) permit: String,
-    pub(crate) why: String,
-}
-
-impl fmt::Display for NotOurs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the permit {} {}", self.permit, self.why)
-    }
-}
-
-impl std::error::Error for NotOurs {}
 
 /// A permit that is taken from somebody.
 pub(crate) struct Revoking<'a> {

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::renew::{is_running, why};
+use super::renew::is_running;
 use super::runtime::{block_on, print};
 use crate::account::Account;
 use crate::backends::{Backend, GivenBack, Holder, Name, Revocation, Snapshot};
-use crate::cli::messages::{CannotAsk, NotOurs, Page, Revoking, Several};
+use crate::cli::messages::{CannotAsk, NotOurs, Page, Revoking, Several, WhyNotOurs};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Misuse, Release};
 
@@ -41,13 +41,12 @@ async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Ex
 fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
-        [] => Err(NotOurs { permit: format!("of '{name}'"), why: "has no holder".into() }.into()),
+        [] => Err(NotOurs::of(name, WhyNotOurs::NoHolder).into()),
         [holder] => {
             if let Some(id) = holder.id() {
                 return Ok((id, holder));
             }
-            let why = "left no record that can be read, so it cannot be revoked".into();
-            Err(NotOurs { permit: format!("of '{name}'"), why }.into())
+            Err(NotOurs::of(name, WhyNotOurs::Unreadable).into())
         }
         _ => {
             // Each with what revokes it, ready to be copied.
@@ -59,12 +58,10 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
 
 fn not_ours(id: Uuid, name: &Name, holder: Option<&Holder>) -> anyhow::Error {
     let permit = format!("{id}@{name}");
-    let mut why = why(holder);
     let foreign = |holder: &Holder| matches!(holder, Holder::Foreign { .. });
-    if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
-        why.push_str("; --force revokes it");
-    }
-    NotOurs { permit, why }.into()
+    let force_helps = holder.is_some_and(|holder| is_running(holder) || foreign(holder));
+    let holder = holder.cloned().map(Box::new);
+    NotOurs { permit, why: WhyNotOurs::Held { holder, force_helps } }.into()
 }
 
 async fn revoke(

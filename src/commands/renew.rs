@@ -12,7 +12,7 @@ use super::nested::outer_permits;
 use super::runtime::block_on;
 use crate::account::Account;
 use crate::backends::{Backend, Holder, Lease, Loss, Lost, Phase, Tenure};
-use crate::cli::messages::{self, LossText, NotOurs};
+use crate::cli::messages::{NotOurs, WhyNotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
 use crate::kernel::watch;
@@ -32,7 +32,11 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
         match snapshot.holder(*id) {
             // Its semrun renews it.
             Some(holder) if around_us && is_running(holder) => {}
-            holder => return Err(not_ours(settings, why(holder)).into()),
+            holder => {
+                let holder = holder.cloned().map(Box::new);
+                let why = WhyNotOurs::Held { holder, force_helps: false };
+                return Err(not_ours(settings, why).into());
+            }
         }
     }
     let Some(pid) = while_pid else { return Ok(Exit::Success) };
@@ -42,13 +46,12 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
             Ok(Exit::Success)
         }
         why = lost(lease) => {
-            let why = format!("is lost: {}", LossText(&why?));
-            Err(not_ours(settings, why).into())
+            Err(not_ours(settings, WhyNotOurs::Lost(why?)).into())
         }
     }
 }
 
-fn not_ours(settings: &Renew, why: String) -> NotOurs {
+fn not_ours(settings: &Renew, why: WhyNotOurs) -> NotOurs {
     NotOurs { permit: format!("{}@{}", settings.id, settings.name), why }
 }
 
@@ -56,28 +59,6 @@ fn not_ours(settings: &Renew, why: String) -> NotOurs {
 pub(super) fn is_running(holder: &Holder) -> bool {
     let detached = holder.record().is_some_and(|record| record.who.detached);
     matches!(holder, Holder::Known { phase: Phase::Holding, .. }) && !detached
-}
-
-/// Why a permit is none that somebody acquired and has.
-pub(super) fn why(holder: Option<&Holder>) -> String {
-    match holder {
-        None => "has no holder any more: it ran out, was given back, or never was".into(),
-        Some(Holder::Foreign { .. }) => "is one of another program".into(),
-        Some(holder) => match (holder.phase(), holder.record()) {
-            (Phase::MinHold, _) => {
-                "has been given back, and is kept for a while (--min-hold)".into()
-            }
-            (Phase::Revoking, _) => "was revoked (semrun release --force)".into(),
-            (Phase::Holding, Some(record)) if record.who.detached => {
-                "has run out, and is free soon".into()
-            }
-            (Phase::Holding, Some(record)) => format!(
-                "is that of a running command, which renews it and gives it back: {}",
-                messages::Holder(record)
-            ),
-            (Phase::Holding, None) => "has a holder that left no record".into(),
-        },
-    }
 }
 
 /// Returns once a process has ended.
@@ -115,24 +96,5 @@ async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<Loss> {
             rung = alarm.ring() => rung?,
             Ok(()) = tenure.changed() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backends::{Record, Who};
-
-    #[test]
-    fn a_permit_that_somebody_acquired_is_never_called_that_of_a_running_command() {
-        let holder = |detached| {
-            let who =
-                Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached };
-            let record = Record::at(uuid::Uuid::nil(), who, std::time::UNIX_EPOCH);
-            Holder::Known { token: None, record: Some(record), phase: Phase::Holding, left: None }
-        };
-        assert!(why(Some(&holder(false))).contains("running command"));
-        // Where a holder that was not heard of for long gets some time more it is there still.
-        assert!(why(Some(&holder(true))).contains("has run out"));
     }
 }
