@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-pub(crate) use self::cannot_run::CannotRun;
+pub(crate) use self::cannot_run::{CannotRun, RUNS};
 pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{CannotAsk, ErrorText, FailedText, GaveUpWaiting, OddText};
 pub(crate) use self::exposed::{Exposed, TYPED, UnusedSecret};

@@ -91,11 +91,11 @@ impl Refused<'_> {
         };
         let names = self.command.get_arguments().filter_map(Arg::get_long_and_visible_aliases);
         let names: Vec<_> = names.flatten().filter(|name| name.len() > 2).collect();
+        // What comes later belongs to the command.
         let mut words = self.words.iter().filter_map(|word| word.to_str()?.strip_prefix('-'));
-        let meant = words.find_map(|body| {
-            let name = body.split('=').next().unwrap_or_default();
-            names.iter().find(|one| **one == name).filter(|_| of_error(body))
-        })?;
+        let typed = words.find(|body| !body.starts_with('-') && of_error(body))?;
+        let typed = typed.split('=').next()?;
+        let meant = names.into_iter().find(|name| *name == typed)?;
         Some(format!("unexpected argument '-{meant}'; did you mean '--{meant}'?"))
     }
 

@@ -145,7 +145,9 @@ fn options_in_the_wrong_place_or_with_a_wrong_value() {
 
 #[test]
 fn dashes_that_are_too_few_or_no_hyphens() {
-    let rows: [Row; 9] = [
+    let rows: [Row; 11] = [
+        ("--label a -name x touch ran", 64, &["did you mean '--name'?"]),
+        ("--name x -a find . -name ran", 64, &["unexpected argument '-a'"]),
         ("-name x touch ran", 64, &["unexpected argument '-name'", "'--name'"]),
         ("-name=x touch ran", 64, &["did you mean '--name'?"]),
         ("--name x -limit 3 touch ran", 64, &["did you mean '--limit'?"]),

@@ -72,7 +72,7 @@ const BUILT_IN: [&str; 20] = [
 ];
 
 /// Words that other programs have for a run.
-const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
+pub(crate) const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
 
 /// The variable that a word of a shell sets.
 fn assigned(word: &str) -> Option<&str> {

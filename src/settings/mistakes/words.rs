@@ -8,6 +8,7 @@ use rustix::fs::{Access, access};
 
 use super::listed;
 use crate::cli::Cli;
+use crate::cli::messages::RUNS;
 use crate::settings::misuse::printable;
 
 /// How like a word has to be to one that is known.
@@ -116,9 +117,6 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
     let command = command.map_or_else(|| "COMMAND".into(), |command| printable(command));
     format!("{none}; the name goes with --name: semrun --name {name} -- {command}")
 }
-
-/// Words that other programs use for a run.
-const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
 
 /// The word that is most like another, if one is near enough.
 pub(in crate::settings) fn nearest<'a>(
