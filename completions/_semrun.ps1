@@ -79,7 +79,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('limit', 'limit', [CompletionResultType]::ParameterValue, 'Show, pin or unpin a semaphore''s limit')
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Run a cloud-semaphore server, for semrun and for the Node clients')
             [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Check configuration, backend and clocks without running anything')
-            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this, or the help of a subcommand')
+            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print the help of semrun, or of a subcommand')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script for a shell')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page in roff: semrun''s own, or that of a subcommand')
             break
@@ -178,7 +178,7 @@ Register-ArgumentCompleter -Native -CommandName 'semrun' -ScriptBlock {
             [CompletionResult]::new('--client-cert', '--client-cert', [CompletionResultType]::ParameterName, 'Present the certificate in FILE (PEM) to the server; needs --client-key [env: SEMRUN_CLIENT_CERT]')
             [CompletionResult]::new('--client-key', '--client-key', [CompletionResultType]::ParameterName, 'Private key (PEM) of --client-cert [env: SEMRUN_CLIENT_KEY]')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Read this configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]')
-            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Revoke the permit of its holder; it passes on when the holder''s command is dead, or when the lease ends')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Revoke the permit of the one holder of NAME, or that of --permit; it passes on when the holder''s command is dead, or when the lease ends')
             [CompletionResult]::new('--now', '--now', [CompletionResultType]::ParameterName, 'With --force, let the permit pass on at once; the old command may still run beside the next')
             [CompletionResult]::new('--allow-eviction', '--allow-eviction', [CompletionResultType]::ParameterName, 'Accept a Redis whose maxmemory-policy may delete permits [env: SEMRUN_ALLOW_EVICTION]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help; -h prints less of it')

@@ -76,7 +76,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand limit 'Show, pin or unpin a semaphore''s limit'
             cand serve 'Run a cloud-semaphore server, for semrun and for the Node clients'
             cand doctor 'Check configuration, backend and clocks without running anything'
-            cand help 'Print this, or the help of a subcommand'
+            cand help 'Print the help of semrun, or of a subcommand'
             cand completions 'Print a completion script for a shell'
             cand man 'Print a man page in roff: semrun''s own, or that of a subcommand'
         }
@@ -171,7 +171,7 @@ set edit:completion:arg-completer[semrun] = {|@words|
             cand --client-cert 'Present the certificate in FILE (PEM) to the server; needs --client-key [env: SEMRUN_CLIENT_CERT]'
             cand --client-key 'Private key (PEM) of --client-cert [env: SEMRUN_CLIENT_KEY]'
             cand --config 'Read this configuration file (TOML) instead of ~/.config/semrun/config.toml [env: SEMRUN_CONFIG]'
-            cand --force 'Revoke the permit of its holder; it passes on when the holder''s command is dead, or when the lease ends'
+            cand --force 'Revoke the permit of the one holder of NAME, or that of --permit; it passes on when the holder''s command is dead, or when the lease ends'
             cand --now 'With --force, let the permit pass on at once; the old command may still run beside the next'
             cand --allow-eviction 'Accept a Redis whose maxmemory-policy may delete permits [env: SEMRUN_ALLOW_EVICTION]'
             cand -h 'Print help; -h prints less of it'

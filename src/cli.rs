@@ -264,8 +264,9 @@ pub(crate) enum SubcommandArgs {
     Serve(ServeArgs),
     /// Check configuration, backend and clocks without running anything
     Doctor(DoctorArgs),
-    /// Print this, or the help of a subcommand
+    /// Print the help of semrun, or of a subcommand
     Help {
+        /// The subcommand; without it the help of semrun
         #[arg(value_name = "SUBCOMMAND")]
         subcommand: Option<String>,
     },
@@ -276,6 +277,7 @@ pub(crate) enum SubcommandArgs {
     },
     /// Print a man page in roff: semrun's own, or that of a subcommand
     Man {
+        /// The subcommand, or semrun.toml for the configuration files; without it the page of semrun
         #[arg(value_name = "SUBCOMMAND")]
         subcommand: Option<String>,
     },

@@ -4,6 +4,6 @@
 //! the way to it, belongs to us or root and cannot be changed by others ([`trusted`]).
 
 pub(crate) mod create;
-mod permissions;
+pub(crate) mod permissions;
 pub(crate) mod trusted;
 mod walk;

@@ -31,7 +31,7 @@ use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
 pub(crate) use self::mistakes::no_subcommand;
 use self::mistakes::{
-    RejectedCommandLine, before_a_subcommand, near_subcommand, number_after_a_switch,
+    RejectedCommandLine, before_a_subcommand, near_subcommand, number_after_a_switch, other_dash,
 };
 pub(crate) use self::run::{PermitRequest, RunSettings, Wait};
 pub(crate) use self::server::ServeSettings;
@@ -82,7 +82,7 @@ pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
         Home::Unknown(error) => {
             let what = format!(
                 "the home directory of uid {} is unknown, and with it whether there is a \
-                 configuration: {error}; try again, or say --config FILE (/dev/null for none)",
+                 configuration: {error}; try again, or give --config FILE (/dev/null for none)",
                 user.uid
             );
             Err(SettingsError::new(Failure::Unavailable, what))
@@ -190,8 +190,8 @@ pub(crate) fn read(
     let operands = operands(&command, &matches);
     if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
         let what = format!(
-            "--{secret} would show it to everybody in the list of processes; --{secret}-file, its \
-             variable and the configuration keep it to you"
+            "--{secret} would show it to every user of this machine, in the list of processes; \
+             --{secret}-file, its variable and the configuration keep it to you"
         );
         return Err(settings_error(what));
     }
@@ -210,7 +210,8 @@ pub(crate) fn read(
                 let mistake = number_after_a_switch(&command, &line[first - 1], word);
                 // Only where no name is typed may it be a subcommand.
                 let near = || if named { None } else { near_subcommand(word) };
-                if let Some(mistake) = mistake.or_else(near) {
+                let dash = || other_dash(word);
+                if let Some(mistake) = mistake.or_else(dash).or_else(near) {
                     return Err(settings_error(mistake).see_help_of(None));
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::geteuid;
 
@@ -21,7 +21,16 @@ pub(crate) enum Home {
     At(PathBuf),
     None,
     /// The user database cannot be asked just now, so it is unknown which home other processes use.
-    Unknown(String),
+    Unknown(NoAnswer),
+}
+
+/// Why the user database does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// This program could not be run, with what the system says.
+    NotRun(&'static str, String),
+    /// It failed, with how it ended.
+    Failed(&'static str, ExitStatus),
 }
 
 impl User {
@@ -71,7 +80,7 @@ fn mapped(map: &str) -> u64 {
 const GETENT: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
 
 /// The user database's line of a user, or nothing.
-fn getent(uid: u32) -> Result<String, String> {
+fn getent(uid: u32) -> Result<String, NoAnswer> {
     const UNKNOWN: i32 = 2;
     let Some(program) = GETENT.into_iter().find(|path| fs::exists(path).unwrap_or(false)) else {
         return Ok(String::new());
@@ -81,10 +90,10 @@ fn getent(uid: u32) -> Result<String, String> {
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
-        .map_err(|error| format!("cannot run {program}: {error}"))?;
+        .map_err(|error| NoAnswer::NotRun(program, error.to_string()))?;
     match output.status.code() {
         Some(0 | UNKNOWN) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        _ => Err(format!("{program} failed ({})", output.status)),
+        _ => Err(NoAnswer::Failed(program, output.status)),
     }
 }
 

@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
-pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, Permit, Validity};
+pub(crate) use self::permit::{BadName, Loss, LossReason, LossStage, Name, Permit, Validity};
 pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
 pub(crate) use self::snapshot::{

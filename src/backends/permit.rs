@@ -114,16 +114,25 @@ impl Name {
     }
 }
 
-impl std::str::FromStr for Name {
-    type Err = String;
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadName {
+    Empty,
+    /// With as many bytes.
+    TooLong(usize),
+    ControlCharacter,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for Name {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
         if text.is_empty() {
-            Err("a name cannot be empty".into())
+            Err(BadName::Empty)
         } else if text.len() > Self::LONGEST {
-            Err(format!("a name has at most {} bytes, this one has {}", Self::LONGEST, text.len()))
+            Err(BadName::TooLong(text.len()))
         } else if text.chars().any(char::is_control) {
-            Err("a name cannot contain control characters".into())
+            Err(BadName::ControlCharacter)
         } else {
             Ok(Self(text.into()))
         }

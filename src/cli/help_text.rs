@@ -183,7 +183,15 @@ SIGTERM stops the server in good order, and SIGHUP makes it read keys and certif
         exit: &[("0", "it is printed"), USAGE],
         examples: &[("semrun man status | man -l -", "read a page that is not installed")],
     },
-    CommandHelp { name: "help", notes: "", exit: &[], examples: &[] },
+    CommandHelp {
+        name: "help",
+        notes: "",
+        exit: &[("0", "it is printed"), USAGE],
+        examples: &[
+            ("semrun help status", "the same as semrun status --help"),
+            ("semrun -h", "the options that most runs need, on one screen"),
+        ],
+    },
 ];
 
 /// The page of a subcommand, or of a run for the empty name.

@@ -5,14 +5,19 @@ mod certificates;
 mod directories;
 mod errors;
 mod exposed;
+mod files;
 mod findings;
 mod forbidden;
+mod listening;
 mod losses;
+mod names;
+mod not_ours;
 mod output;
 mod stores;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod versions;
 mod waiting;
 mod words;
 
@@ -21,17 +26,20 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-pub(crate) use self::cannot_run::CannotRun;
+pub(crate) use self::cannot_run::{CannotRun, RUNS};
 pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
-pub(crate) use self::exposed::ExposedSecret;
+pub(crate) use self::exposed::{ExposedSecret, TYPED, UnusedSecret};
 pub(crate) use self::findings::Check;
+pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;
+pub(crate) use self::not_ours::{PermitRefused, WhyNotOurs};
 pub(crate) use self::output::Output;
 use self::stores::StoreErrorText;
-pub(crate) use self::urls::{BadUrlText, UnsupportedText};
+pub(crate) use self::urls::{BadUrlText, SCHEMES_KNOWN, UnsupportedText};
+pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
-pub(crate) use self::words::{HolderText, Milliseconds, Span};
+pub(crate) use self::words::{HolderText, Milliseconds, Span, SystemErrorText};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
@@ -93,7 +101,7 @@ impl fmt::Display for Warning<'_> {
             }
             Self::Ttl { name, asked, stands } => write!(
                 f,
-                "'{name}' is in use with a TTL of {}, which counts until nobody uses it; not the \
+                "'{name}' is in use with a TTL of {}, which counts until it is idle; not the \
                  {} asked for",
                 humantime::format_duration(*stands),
                 humantime::format_duration(*asked)
@@ -169,12 +177,12 @@ impl fmt::Display for PermitLost<'_> {
             }
             CommandFate::GoesOn => write!(
                 f,
-                "the permit of '{name}' is lost and somebody else may have it, while the command \
+                "the permit of '{name}' is lost and another holder may have it, while the command \
                  goes on: {why}"
             ),
             CommandFate::HasEnded => write!(
                 f,
-                "the permit of '{name}' may have been somebody else's before the command ended: \
+                "the permit of '{name}' may have been another holder's before the command ended: \
                  {why}"
             ),
         }
@@ -200,21 +208,6 @@ impl fmt::Display for StoppedBySignal {
     }
 }
 
-/// A permit that the user wants to change, and may not.
-#[derive(Debug)]
-pub(crate) struct PermitRefused {
-    pub(crate) permit: String,
-    pub(crate) why: String,
-}
-
-impl fmt::Display for PermitRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the permit {} {}", self.permit, self.why)
-    }
-}
-
-impl std::error::Error for PermitRefused {}
-
 /// A permit that is revoked.
 pub(crate) struct Revoking<'a> {
     pub(crate) name: &'a Name,
@@ -235,7 +228,9 @@ impl fmt::Display for Revoking<'_> {
             (backends::Holder::Foreign { permit, .. }, _) => {
                 write!(f, "another program ({})", quoted(permit, Context::Words))?;
             }
-            (backends::Holder::Known { .. }, None) => f.write_str("one who left no record")?,
+            (backends::Holder::Known { .. }, None) => {
+                f.write_str("a holder that left no record")?;
+            }
         }
         let detached = holder.record().is_some_and(|record| record.who.detached);
         let when = if detached { "it is given back" } else { "that has stopped" };
@@ -280,7 +275,7 @@ impl fmt::Display for ChooseHolder<'_> {
                     )?;
                 }
                 (Some(id), None) => write!(f, "--permit {id}@{name} is held by another program")?,
-                (None, _) => f.write_str("one left no record that can be read")?,
+                (None, _) => f.write_str("one holder left no record that can be read")?,
             }
         }
         Ok(())

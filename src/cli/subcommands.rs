@@ -83,12 +83,12 @@ pub(crate) struct ReleaseArgs {
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
 
-    /// Revoke the permit of its holder; it passes on when the holder's command is dead, or when the
-    /// lease ends
+    /// Revoke the permit of the one holder of NAME, or that of --permit; it passes on when the holder's
+    /// command is dead, or when the lease ends
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// With --force, semaphore whose one holder loses its permit
+    /// With --force: the semaphore whose permit is revoked; if several hold one they are listed
     #[arg(value_name = "NAME")]
     pub(crate) semaphore: Option<Name>,
 

@@ -29,6 +29,9 @@ pub(super) fn listen(text: &str) -> Result<String, String> {
     let number = |port: &str| port.parse::<u16>().is_ok();
     match parts {
         (host, port) if !host.is_empty() && number(port) => Ok(text.into()),
+        (host, port) if !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err("the port is not a number from 0 to 65535".into())
+        }
         ("", port) if number(port) => {
             Err(format!("not HOST:PORT; did you mean 127.0.0.1:{port}, or 0.0.0.0:{port} for all?"))
         }
@@ -62,7 +65,10 @@ pub(super) fn attempts(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn quarantine(text: &str) -> Result<Quarantine, String> {
-    if text == "auto" { Ok(Quarantine::Auto) } else { duration(text).map(Quarantine::For) }
+    if text == "auto" {
+        return Ok(Quarantine::Auto);
+    }
+    duration(text).map(Quarantine::For).map_err(|wrong| format!("not auto, and {wrong}"))
 }
 
 pub(super) fn on_lost() -> impl TypedValueParser<Value = OnLost> {
@@ -108,7 +114,7 @@ pub(super) fn orphans() -> impl TypedValueParser<Value = Orphans> {
 
 pub(super) fn runtime(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("no time at all".into()),
+        Duration::ZERO => Err("it has to be longer than 0".into()),
         runtime => Ok(runtime),
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
     Grade, ProgressSender,
 };
-use crate::cli::messages::{Check, ErrorText, FailedText, Milliseconds, Output, Span};
+use crate::cli::messages::{Check, ErrorText, FailedText, Milliseconds, Output, Span, TYPED};
 use crate::exit::Exit;
 use crate::printable::pitfall;
 use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
@@ -48,9 +49,9 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
     if settings.json {
         print(&Output::document(&report)?)?;
     } else if colours() {
-        write_out(coloured(report.table().text()).as_bytes())?;
+        write_out(coloured(report.table(columns()).text()).as_bytes())?;
     } else {
-        print(&report.table())?;
+        print(&report.table(columns()))?;
     }
     Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
@@ -59,9 +60,7 @@ async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
     let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
     let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
     if *typed_password {
-        let text = "a password in --backend can be seen by everybody in the list of processes; \
-                    --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
-        checks.push(finding("password", Grade::Warning, text));
+        checks.push(finding("password", Grade::Warning, TYPED));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
@@ -271,13 +270,18 @@ fn shown_url(url: &str) -> String {
 }
 
 impl DoctorJson {
-    fn table(&self) -> Output {
+    /// In so many columns, if anything limits them.
+    fn table(&self, columns: Option<usize>) -> Output {
         let mut page = Output::default();
         if !self.settings.is_empty() {
             page.rows(&self.settings.iter().map(SettingJson::row).collect::<Vec<_>>());
             page.line("");
         }
-        page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+        let checks: Vec<_> = self.checks.iter().map(row).collect();
+        match columns {
+            Some(columns) => page.rows_within(&checks, columns),
+            None => page.rows(&checks),
+        }
         page.line("");
         page.line(self.summary());
         page
@@ -297,6 +301,12 @@ impl DoctorJson {
             many => format!("{errors}, {many} warnings"),
         }
     }
+}
+
+/// The columns of a terminal. A file keeps each check in one line, for programs that look for words.
+fn columns() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Whether standard output is a terminal, and its user accepts colours.

@@ -3,7 +3,6 @@
 mod completions;
 mod man;
 
-use anyhow::anyhow;
 use clap_complete::Shell;
 
 use crate::cli;
@@ -22,10 +21,13 @@ pub(super) fn man(name: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let page = match name {
         None => man::command(&all, ""),
         Some("semrun.toml") => man::configuration(&all),
-        Some(name) => match all.find_subcommand(name) {
-            Some(found) => man::command(found, name),
-            None => return Err(anyhow!(SettingsError::new(Failure::Usage, no_subcommand(name)))),
-        },
+        Some(name) => {
+            let found = all.find_subcommand(name).ok_or_else(|| {
+                let settings_error = SettingsError::new(Failure::Usage, no_subcommand(name));
+                settings_error.see_help_of(Some("man"))
+            })?;
+            man::command(found, name)
+        }
     };
     Ok(page.into_bytes())
 }

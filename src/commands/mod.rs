@@ -26,7 +26,7 @@ use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::cli::messages::{
-    CannotRun, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable, PermitRefused,
+    CannotRun, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable, PermitRefused, UnusedSecret,
 };
 use crate::exit::{Exit, Failure};
 use crate::settings::{
@@ -107,11 +107,14 @@ fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
     }
 }
 
-/// Warns of secrets that other users can read.
+/// Warns of secrets that other users can read, and of those that do nothing.
 fn warn(request: &PermitRequest, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
         console.say(Loudness::Normal, ExposedSecret::Typed);
+    }
+    for option in &request.unused_secrets {
+        console.say(Loudness::Normal, UnusedSecret(option));
     }
     let exposed = match &request.location {
         Location::Default | Location::Directory(_) => None,

@@ -4,10 +4,12 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::renew::{is_running, why};
+use super::renew::is_running;
 use super::runtime::{block_on, print};
 use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapshot};
-use crate::cli::messages::{ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking};
+use crate::cli::messages::{
+    ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
+};
 use crate::exit::{Exit, Failure};
 use crate::settings::{ReleaseSettings, SettingsError};
 use crate::user::User;
@@ -41,16 +43,12 @@ async fn release(backend: &dyn Backend, settings: &ReleaseSettings) -> anyhow::R
 fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
-        [] => {
-            Err(PermitRefused { permit: format!("of '{name}'"), why: "is held by nobody".into() }
-                .into())
-        }
+        [] => Err(PermitRefused::of(name, WhyNotOurs::NoHolder).into()),
         [holder] => {
             if let Some(id) = holder.id() {
                 return Ok((id, holder));
             }
-            let why = "left no record that can be read, so it cannot be revoked".into();
-            Err(PermitRefused { permit: format!("of '{name}'"), why }.into())
+            Err(PermitRefused::of(name, WhyNotOurs::Unreadable).into())
         }
         _ => {
             // Each with the command that revokes it, ready to be copied.
@@ -62,12 +60,10 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
 
 fn not_ours(id: Uuid, name: &Name, holder: Option<&Holder>) -> anyhow::Error {
     let permit = format!("{id}@{name}");
-    let mut why = why(holder);
     let foreign = |holder: &Holder| matches!(holder, Holder::Foreign { .. });
-    if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
-        why.push_str("; --force revokes it");
-    }
-    PermitRefused { permit, why }.into()
+    let force_helps = holder.is_some_and(|holder| is_running(holder) || foreign(holder));
+    let holder = holder.cloned().map(Box::new);
+    PermitRefused { permit, why: WhyNotOurs::Held { holder, force_helps } }.into()
 }
 
 async fn revoke(

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::nested::outer_permits;
 use super::runtime::block_on;
 use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
-use crate::cli::messages::{self, LossText, PermitRefused};
+use crate::cli::messages::{PermitRefused, WhyNotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
 use crate::settings::RenewSettings;
@@ -32,7 +32,11 @@ async fn renew(backend: &dyn Backend, settings: &RenewSettings) -> anyhow::Resul
         match snapshot.holder(*id) {
             // Its semrun renews it.
             Some(holder) if around_us && is_running(holder) => {}
-            holder => return Err(not_ours(settings, why(holder)).into()),
+            holder => {
+                let holder = holder.cloned().map(Box::new);
+                let why = WhyNotOurs::Held { holder, force_helps: false };
+                return Err(not_ours(settings, why).into());
+            }
         }
     }
     let Some(pid) = while_pid else { return Ok(Exit::Success) };
@@ -42,13 +46,12 @@ async fn renew(backend: &dyn Backend, settings: &RenewSettings) -> anyhow::Resul
             Ok(Exit::Success)
         }
         why = lost(lease) => {
-            let why = format!("is lost: {}", LossText(&why?));
-            Err(not_ours(settings, why).into())
+            Err(not_ours(settings, WhyNotOurs::Lost(why?)).into())
         }
     }
 }
 
-fn not_ours(settings: &RenewSettings, why: String) -> PermitRefused {
+fn not_ours(settings: &RenewSettings, why: WhyNotOurs) -> PermitRefused {
     PermitRefused { permit: format!("{}@{}", settings.id, settings.name), why }
 }
 
@@ -56,28 +59,6 @@ fn not_ours(settings: &RenewSettings, why: String) -> PermitRefused {
 pub(super) fn is_running(holder: &Holder) -> bool {
     let detached = holder.record().is_some_and(|record| record.who.detached);
     matches!(holder, Holder::Known { phase: HolderState::Holding, .. }) && !detached
-}
-
-/// Why a permit is not an acquired one that is still held.
-pub(super) fn why(holder: Option<&Holder>) -> String {
-    match holder {
-        None => "is held by nobody any more: it ran out, was given back, or never was".into(),
-        Some(Holder::Foreign { .. }) => "is one of another program".into(),
-        Some(holder) => match (holder.state(), holder.record()) {
-            (HolderState::MinHold, _) => {
-                "has been given back, and is kept for a while (--min-hold)".into()
-            }
-            (HolderState::Revoking, _) => "was revoked (semrun release --force)".into(),
-            (HolderState::Holding, Some(record)) if record.who.detached => {
-                "has run out, and is free soon".into()
-            }
-            (HolderState::Holding, Some(record)) => format!(
-                "is that of a running command, which renews it and gives it back: {}",
-                messages::HolderText(record)
-            ),
-            (HolderState::Holding, None) => "is somebody else's".into(),
-        },
-    }
 }
 
 /// Returns once a process has ended.
@@ -115,34 +96,5 @@ async fn over(validity: Option<watch::Receiver<Validity>>) -> io::Result<LossRea
             rung = alarm.wait() => rung?,
             Ok(()) = validity.changed() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backends::{ClientInfo, Record};
-
-    #[test]
-    fn an_acquired_permit_is_never_called_that_of_a_running_command() {
-        let holder = |detached| {
-            let who = ClientInfo {
-                label: "l".into(),
-                host: "h".into(),
-                pid: 1,
-                user: "u".into(),
-                detached,
-            };
-            let record = Record::at(uuid::Uuid::nil(), who, std::time::UNIX_EPOCH);
-            Holder::Known {
-                token: None,
-                record: Some(record),
-                phase: HolderState::Holding,
-                left: None,
-            }
-        };
-        assert!(why(Some(&holder(false))).contains("running command"));
-        // Where a silent holder gets some more time, it is listed still.
-        assert!(why(Some(&holder(true))).contains("has run out"));
     }
 }

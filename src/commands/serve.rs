@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use self::reload::Reload;
 use super::runtime::block_on;
-use crate::cli::messages::Span;
+use crate::cli::messages::{CannotListen, Span, SystemErrorText};
 use crate::exit::{Exit, Failure};
 use crate::files::create::UnsafeDirectory;
 use crate::serve::connections::{ConnectionLimits, Connections};
@@ -60,7 +60,10 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
                 UnsafeDirectory::Unsafe(_) => Failure::Unsupported,
             };
             let shown = directory.display();
-            SettingsError::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
+            SettingsError::new(
+                failure,
+                format!("cannot use the state directory {shown}: {}", SystemErrorText(unfit)),
+            )
         })?,
         None => (Journal::none(), RestoredState::default()),
     };
@@ -72,7 +75,8 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
         let listener = TcpListener::bind(&listen).await.map_err(|error| {
-            SettingsError::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
+            let text = CannotListen { listen: &listen, error: &error }.to_string();
+            SettingsError::new(Failure::Unavailable, text)
         })?;
         let address = listener.local_addr().context("cannot listen")?;
         if tls.is_none() && !address.ip().is_loopback() {

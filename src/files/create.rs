@@ -1,7 +1,6 @@
 //! Making and opening what we write: with the right mode from the first moment, and never through
 //! something that was there before.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, 
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::permissions::{ForeignOwner, UnsafePath, UnsafeReason, stranger, writers};
+use super::permissions::{UnsafePath, UnsafeReason, stranger, writers};
 use super::walk::{ResolvedPath, link_of, walk};
 
 /// Why a directory, or a file in it, is not used. Follows its path in a sentence, except for the
@@ -21,16 +20,22 @@ use super::walk::{ResolvedPath, link_of, walk};
 pub(crate) enum UnsafeDirectory {
     Io(io::Error),
     /// Other users could change what we write there, or have made it.
-    Unsafe(String),
+    Unsafe(Flaw),
 }
 
-impl fmt::Display for UnsafeDirectory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Unsafe(what) => f.write_str(what),
-        }
-    }
+/// By what that is so.
+#[derive(Debug)]
+pub(crate) enum Flaw {
+    /// The directory is a symbolic link.
+    Link,
+    /// Of the way to the directory.
+    Way(UnsafePath),
+    /// Of the directory itself.
+    Itself(UnsafeReason),
+    /// A file in it is of another kind.
+    Odd { file: String },
+    /// A file in it belongs to this user.
+    Owner { file: String, uid: u32 },
 }
 
 impl From<io::Error> for UnsafeDirectory {
@@ -53,12 +58,11 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, UnsafeDirectory> {
     let me = geteuid();
     // A link of root's for another user is how systemd keeps a dynamic user's directory.
     if link_of(path).is_some_and(|owner| owner != 0 || me.is_root()) {
-        let what = "is a symbolic link; name the directory that it points to";
-        return Err(UnsafeDirectory::Unsafe(what.into()));
+        return Err(UnsafeDirectory::Unsafe(Flaw::Link));
     }
     let reached = reach(path)?;
     if let Some(doubt) = reached.doubts.first() {
-        return Err(UnsafeDirectory::Unsafe(doubt.to_string()));
+        return Err(UnsafeDirectory::Unsafe(Flaw::Way(doubt.clone())));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(&reached.directory, ".", flags, Mode::empty())?;
@@ -67,15 +71,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, UnsafeDirectory> {
     let why = stranger(&stat).or_else(|| writers(&directory, &stat).filter(|_| !sticky));
     match why {
         None => Ok(directory),
-        Some(UnsafeReason::Owner(uid)) => Err(UnsafeDirectory::Unsafe(format!(
-            "belongs to {}; chown -R {} makes it yours",
-            ForeignOwner(uid),
-            me.as_raw()
-        ))),
-        Some(why) => Err(UnsafeDirectory::Unsafe(format!(
-            "can be written by others, who could change what is on record; chmod {} prevents it",
-            why.remedy()
-        ))),
+        Some(why) => Err(UnsafeDirectory::Unsafe(Flaw::Itself(why))),
     }
 }
 
@@ -153,21 +149,19 @@ pub(crate) fn open_private(
     file: &str,
     access: OFlags,
 ) -> Result<Option<File>, UnsafeDirectory> {
-    const ODD: &str = "is not a regular file, and so not what semrun made; remove it";
-    let not_ours = |what: &str| Err(UnsafeDirectory::Unsafe(format!("{file} {what}")));
+    let odd = || Err(UnsafeDirectory::Unsafe(Flaw::Odd { file: file.into() }));
     let opened = match open(directory, file, access) {
         Err(Errno::NOENT) => return Ok(None),
         // A symbolic link, a socket, a FIFO that has no reader, a directory.
-        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return not_ours(ODD),
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return odd(),
         opened => opened?,
     };
     let stat = fstat(&opened)?;
     if !is_regular(&stat) {
-        return not_ours(ODD);
+        return odd();
     }
     if let Some(UnsafeReason::Owner(uid)) = stranger(&stat) {
-        let me = geteuid().as_raw();
-        return not_ours(&format!("belongs to {}; chown {me} makes it yours", ForeignOwner(uid)));
+        return Err(UnsafeDirectory::Unsafe(Flaw::Owner { file: file.into(), uid }));
     }
     Ok(Some(opened.into()))
 }

@@ -1,6 +1,5 @@
-//! Whether users other than us and root may change a file or a directory, and the words for that.
+//! Whether users other than us and root may change a file or a directory.
 
-use std::fmt;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,8 +7,6 @@ use std::path::PathBuf;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use rustix::process::geteuid;
-
-use crate::user::stands_for_unmapped;
 
 /// Why other users can change something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,74 +20,11 @@ pub(crate) enum UnsafeReason {
 }
 
 /// A step on the way to a file where other users could replace it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnsafePath {
-    pub(super) what: PathBuf,
-    pub(super) is_link: bool,
-    pub(super) why: UnsafeReason,
-}
-
-/// Follows the path of a file in a sentence.
-impl fmt::Display for UnsafePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = self.what.display();
-        match (self.is_link, self.why) {
-            (true, UnsafeReason::Owner(uid)) => write!(
-                f,
-                "is reached through the symbolic link {what}, which belongs to {}; name the file \
-                 itself",
-                ForeignOwner(uid)
-            ),
-            (_, UnsafeReason::Owner(uid)) => write!(
-                f,
-                "lies in {what}, which belongs to {}; chown {} {what} makes it yours",
-                ForeignOwner(uid),
-                geteuid().as_raw()
-            ),
-            (_, why) => write!(
-                f,
-                "lies in {what}, which can be written by {}, who could put something else in its \
-                 place; chmod {} {what} prevents it",
-                AllowedWriters(why),
-                why.remedy()
-            ),
-        }
-    }
-}
-
-impl UnsafeReason {
-    /// The remedy that removes the right to write.
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Everybody => "go-w",
-            Self::Owner(_) | Self::Group(_) => "g-w",
-        }
-    }
-}
-
-/// An owner who should not be one.
-pub(super) struct ForeignOwner(pub(super) u32);
-
-impl fmt::Display for ForeignOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let me = geteuid().as_raw();
-        write!(f, "uid {}, ", self.0)?;
-        if stands_for_unmapped(self.0) {
-            f.write_str("which stands for all users whom this user namespace does not map, ")?;
-        }
-        write!(f, "and only you (uid {me}) or root may own it")
-    }
-}
-
-struct AllowedWriters(UnsafeReason);
-
-impl fmt::Display for AllowedWriters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            UnsafeReason::Group(gid) => write!(f, "the group {gid}"),
-            UnsafeReason::Owner(_) | UnsafeReason::Everybody => f.write_str("others"),
-        }
-    }
+    pub(crate) what: PathBuf,
+    pub(crate) is_link: bool,
+    pub(crate) why: UnsafeReason,
 }
 
 /// Whether a file, a directory or a link belongs to another user.

@@ -1,6 +1,5 @@
 //! Reading files that decide what we do, or which servers and clients we trust.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -8,10 +7,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
 use super::create;
-use super::permissions::{ForeignOwner, UnsafePath, UnsafeReason, hands};
+use super::permissions::{UnsafePath, UnsafeReason, hands};
 use super::walk::{FoundFile, ResolvedPath, walk};
 
 /// Larger than any of them. A larger file is not the intended one.
@@ -48,27 +46,6 @@ impl From<io::Error> for UntrustedFile {
 impl From<Errno> for UntrustedFile {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
-    }
-}
-
-impl fmt::Display for UntrustedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "cannot be read: {error}"),
-            Self::Shown => f.write_str(
-                "holds a secret and can be read by everybody; chmod o= makes it private",
-            ),
-            Self::Itself(UnsafeReason::Owner(uid)) => {
-                let me = geteuid().as_raw();
-                write!(f, "belongs to {}; chown {me} makes it yours", ForeignOwner(*uid))
-            }
-            Self::Itself(_) => f.write_str(
-                "can be written by others, who could have it run their way; chmod go-w prevents it",
-            ),
-            Self::Way(doubt) => doubt.fmt(f),
-            Self::NoFile => f.write_str("is not a regular file; name one"),
-            Self::TooLarge => f.write_str("is larger than 16 MiB; name another file"),
-        }
     }
 }
 

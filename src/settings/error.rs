@@ -29,7 +29,7 @@ impl SettingsError {
     }
 
     /// The same, and where to read more if it is the command line that is wrong.
-    pub(super) fn see_help_of(mut self, subcommand: Option<&str>) -> Self {
+    pub(crate) fn see_help_of(mut self, subcommand: Option<&str>) -> Self {
         if self.failure == Failure::Usage && !self.text.contains("--help'") {
             let subcommand = subcommand.map(|name| format!(" {name}")).unwrap_or_default();
             let text = self.text;

@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::{SettingsError, misconfigured};
 use super::location::unreadable;
 use super::mistakes::nearest;
-use crate::backends::Name;
+use crate::backends::{BadName, Name};
+use crate::cli::messages::SystemErrorText;
 use crate::cli::{self, Cli, Merged, ServeArgs};
 use crate::files::trusted::{self, TrustedContent, UntrustedFile};
 use crate::sys::keep_from_core_files;
@@ -70,8 +71,9 @@ impl Config {
                 if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(OF_USER) =>
             {
                 return Err(misconfigured(format!(
-                    "cannot read {}: {error}; --config FILE names another one, /dev/null none",
-                    path.display()
+                    "cannot read {}: {}; --config FILE names another one, /dev/null none",
+                    path.display(),
+                    SystemErrorText(error)
                 )));
             }
             Err(refused) => return Err(unreadable(path, &refused)),
@@ -85,7 +87,7 @@ impl Config {
         }
         if everybody_reads && let Some(entry) = secret {
             return Err(misconfigured(format!(
-                "{}:{}: holds a secret, and the file can be read by everybody; chmod o= makes it \
+                "{}:{}: holds a secret, and every user of this machine can read it; chmod o= makes it \
                  private",
                 path.display(),
                 entry.line
@@ -183,7 +185,8 @@ impl Reader<'_> {
         let mut semaphores = BTreeMap::new();
         for (key, value) in in_order(sections) {
             let (text, at) = (key.get_ref().as_ref(), key.span().start);
-            let name: Name = text.parse().map_err(|what: String| self.bad(at, &what))?;
+            let name: Name =
+                text.parse().map_err(|what: BadName| self.bad(at, &what.to_string()))?;
             let DeValue::Table(section) = value.get_ref() else {
                 let what = format!("each semaphore has a section of its own, [semaphores.{text}]");
                 return Err(self.bad(at, &what));

@@ -14,7 +14,7 @@ use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
 use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
-use crate::cli::messages::{BadUrlText, UnsupportedText};
+use crate::cli::messages::{BadUrlText, SystemErrorText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, UntrustedFile};
@@ -173,15 +173,26 @@ pub(super) fn unreadable(path: &Path, refused: &UntrustedFile) -> SettingsError 
             let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
             let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
             let failure = if ours { Failure::Internal } else { Failure::Unsupported };
-            SettingsError::new(failure, format!("cannot read {}: {error}", path.display()))
+            SettingsError::new(
+                failure,
+                format!("cannot read {}: {}", path.display(), SystemErrorText(error)),
+            )
         }
         refused => misconfigured(format!("{} {refused}", path.display())),
     }
 }
 
 fn first_line(path: &Path, what: &str) -> Result<String, SettingsError> {
-    let bad = || format!("the first line of {} is no {what}", path.display());
-    one_of(secret(path)?).ok_or_else(|| misconfigured(bad()))
+    let text = secret(path)?;
+    let empty = text.is_empty();
+    let bad = || {
+        let path = path.display();
+        if empty {
+            return format!("{path} is empty; write the {what} into its first line");
+        }
+        format!("the first line of {path} is no {what}; write it there, as one line of text")
+    };
+    one_of(text).ok_or_else(|| misconfigured(bad()))
 }
 
 /// A secret that was given as it is, and not in a file.

@@ -1,16 +1,19 @@
 //! Suggestions for a wrong command line, by the kind of the mistake, in words of this program. No
 //! argument of a command is repeated, for it may be a secret.
 
+mod urls;
 mod words;
 
 use std::ffi::{OsStr, OsString};
 
+use clap::builder::PossibleValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
+pub(super) use self::urls::url;
 pub(crate) use self::words::no_subcommand;
 use self::words::{NEAR, is_program};
-pub(super) use self::words::{nameless, near_subcommand, nearest};
+pub(super) use self::words::{nameless, near_subcommand, nearest, other_dash};
 use super::error::{one_line, printable};
 use crate::cli::Cli;
 
@@ -25,7 +28,7 @@ pub(super) struct RejectedCommandLine<'a> {
 }
 
 /// Words that other programs use for an option, and how that is written here.
-const ELSEWHERE: [(&[&str], &str); 7] = [
+const ELSEWHERE: [(&[&str], &str); 17] = [
     (&["lock", "semaphore", "key", "id"], "--name NAME"),
     (&["permits", "max", "concurrency", "jobs", "count", "capacity"], "--limit N"),
     (&["url", "server", "redis", "host-url"], "--backend URL"),
@@ -33,6 +36,19 @@ const ELSEWHERE: [(&[&str], &str); 7] = [
     (&["exec", "run"], "--command STR, or the command after the options"),
     (&["token", "uuid", "lease"], "--permit PERMIT"),
     (&["try", "fail", "no-block"], "--nonblock"),
+    (
+        &["host", "hostname", "port", "socket", "user", "username", "db", "database"],
+        "--backend URL, such as redis://USER@HOST:PORT/DB",
+    ),
+    (&["expire", "expiry", "lease-time", "lifetime"], "--ttl D"),
+    (&["grace", "grace-period"], "--kill-after D"),
+    (&["splay", "delay", "random-delay"], "--jitter D"),
+    (&["retries", "retry", "attempts"], "--max-attempts N"),
+    (&["tag", "description", "comment"], "--label TEXT"),
+    (&["format", "output"], "--json"),
+    (&["follow", "refresh"], "--watch"),
+    (&["debug", "trace"], "--verbose"),
+    (&["silent"], "--quiet"),
 ];
 
 impl RejectedCommandLine<'_> {
@@ -43,7 +59,11 @@ impl RejectedCommandLine<'_> {
             _ => None,
         };
         let argument = context(ContextKind::InvalidArg);
+        if let Some(sentence) = self.one_dash(argument, context(ContextKind::InvalidValue)) {
+            return sentence;
+        }
         match (self.error.kind(), argument) {
+            (ErrorKind::MissingRequiredArgument, _) => self.missing(),
             (ErrorKind::UnknownArgument, Some(word)) => self.unknown(word),
             (ErrorKind::TooManyValues, Some(option)) => {
                 let value = context(ContextKind::InvalidValue).unwrap_or_default();
@@ -52,6 +72,44 @@ impl RejectedCommandLine<'_> {
             (ErrorKind::ArgumentConflict, Some(option)) if option.starts_with("--command") => {
                 "-c takes the whole line as one word: quote it, as in -c 'echo hi'".into()
             }
+            _ => one_line(self.error),
+        }
+    }
+
+    /// A long option after one dash, which was read as short ones: `-name x`, `-limit 3`.
+    fn one_dash(&self, argument: Option<&str>, value: Option<&str>) -> Option<String> {
+        let of_error = |word: &str| match self.error.kind() {
+            ErrorKind::UnknownArgument => {
+                let letter = argument.and_then(|word| word.strip_prefix('-'));
+                letter.is_some_and(|letter| word.contains(letter))
+            }
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                value.is_some_and(|value| word.get(1..) == Some(value))
+            }
+            ErrorKind::ArgumentConflict => word.starts_with("command"),
+            _ => false,
+        };
+        let names = self.command.get_arguments().filter_map(Arg::get_long_and_visible_aliases);
+        let names: Vec<_> = names.flatten().filter(|name| name.len() > 2).collect();
+        // What comes later belongs to the command.
+        let mut words = self.words.iter().filter_map(|word| word.to_str()?.strip_prefix('-'));
+        let typed = words.find(|word| !word.starts_with('-') && of_error(word))?;
+        let typed = typed.split('=').next()?;
+        let meant = names.into_iter().find(|name| *name == typed)?;
+        Some(format!("unexpected argument '-{meant}'; did you mean '--{meant}'?"))
+    }
+
+    /// Something that cannot be left out.
+    fn missing(&self) -> String {
+        match self.subcommand {
+            Some("limit") => "no semaphore named; the name is an operand: semrun limit NAME".into(),
+            Some("completions") => {
+                let argument = self.command.get_positionals().next();
+                let shells = argument.map(Arg::get_possible_values).unwrap_or_default();
+                let shells: Vec<_> = shells.iter().map(PossibleValue::get_name).collect();
+                format!("no shell named; it is one of {}", shells.join(", "))
+            }
+            Some("release") => "--now goes with --force: semrun release --force --now NAME".into(),
             _ => one_line(self.error),
         }
     }
@@ -82,7 +140,8 @@ impl RejectedCommandLine<'_> {
                 let letter = word.chars().nth(1).unwrap_or_default();
                 let mut other = shorts.filter(|one| one.eq_ignore_ascii_case(&letter));
                 let hint = other.next().map(|one| format!("; did you mean '-{one}'?"));
-                let elsewhere = || self.of_another(|argument| argument.get_short() == Some(letter));
+                let has = |argument: &Arg| argument.get_short() == Some(letter);
+                let elsewhere = || self.of_another(&shown, has);
                 let hint = hint.or_else(elsewhere).unwrap_or_default();
                 format!("unexpected argument '{shown}'{hint}")
             }
@@ -136,6 +195,7 @@ impl RejectedCommandLine<'_> {
                 format!("; the permit goes with --permit: semrun {subcommand} --permit UUID@NAME")
             }
             "limit" => ": limit takes a NAME and at most one number".into(),
+            "serve" => ": serve takes no operands".into(),
             _ => format!(": {subcommand} takes no more operands"),
         }
     }
@@ -155,7 +215,9 @@ impl RejectedCommandLine<'_> {
                 format!("; the name is an operand: semrun {subcommand} {value}")
             }
             "renew" | "release" => {
-                format!("; the permit says it: semrun {subcommand} --permit UUID@{value}")
+                format!(
+                    "; the name is part of the permit: semrun {subcommand} --permit UUID@{value}"
+                )
             }
             _ => format!(": {subcommand} is not about one semaphore"),
         }
@@ -166,16 +228,19 @@ impl RejectedCommandLine<'_> {
         let has = |argument: &Arg| {
             argument.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long))
         };
-        if let Some(hint) = self.of_another(has) {
+        if let Some(hint) = self.of_another(&format!("--{long}"), has) {
             return hint;
         }
-        let mut arguments = self.command.get_arguments();
-        let mut elsewhere = ELSEWHERE.iter().filter(|(words, _)| words.contains(&long));
-        let mut there = |form: &str| {
+        if long == "version" {
+            return "; that is semrun --version".into();
+        }
+        let there = |form: &str| {
             let option = form.split([' ', ',']).next().unwrap_or_default();
+            let mut arguments = self.command.get_arguments();
             arguments.any(|argument| argument.get_long() == option.strip_prefix("--"))
         };
-        if let Some((_, form)) = elsewhere.next().filter(|(_, form)| there(form)) {
+        let mut elsewhere = ELSEWHERE.iter().filter(|(words, _)| words.contains(&long));
+        if let Some((_, form)) = elsewhere.find(|(_, form)| there(form)) {
             return format!("; that is {form}");
         }
         let names = self.command.get_arguments().filter_map(Arg::get_long_and_visible_aliases);
@@ -184,7 +249,7 @@ impl RejectedCommandLine<'_> {
     }
 
     /// An option that only other commands have.
-    fn of_another(&self, has: impl Fn(&Arg) -> bool) -> Option<String> {
+    fn of_another(&self, option: &str, has: impl Fn(&Arg) -> bool) -> Option<String> {
         let all = Cli::command();
         let in_run = all.get_arguments().any(&has);
         let subcommands = all.get_subcommands().filter(|sub| sub.get_arguments().any(&has));
@@ -200,7 +265,12 @@ impl RejectedCommandLine<'_> {
             None => {
                 let typed = self.words.iter().find(|word| names.iter().any(|name| *word == name));
                 Some(match typed {
-                    Some(typed) => format!("; it goes after '{0}': semrun {0} …", printable(typed)),
+                    Some(typed) => {
+                        let (typed, option) = (printable(typed), printable(option.as_ref()));
+                        format!(
+                            "; it goes after '{typed}': semrun {typed} {option}; try 'semrun {typed} --help'"
+                        )
+                    }
                     None => format!(": that is an option of {}, and goes after it", listed(&names)),
                 })
             }
@@ -274,82 +344,11 @@ pub(super) fn before_a_subcommand(name: &str, option: &str, has: bool) -> String
     )
 }
 
-/// A suggestion for a text that is no URL of a backend. It repeats only what cannot hold a secret.
-pub(super) fn url(text: &str) -> Option<String> {
-    const SCHEMES: [&str; 8] = [
-        "file",
-        "redis",
-        "rediss",
-        "redis+unix",
-        "redis+sentinel",
-        "redis+cluster",
-        "http",
-        "https",
-    ];
-    let plain = |text: &str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        !text.is_empty() && text.bytes().all(fits)
-    };
-    if text.starts_with('/') && text.split('/').all(|part| part.is_empty() || plain(part)) {
-        return Some(format!(", '{text}', is not one; did you mean file://{text}?"));
-    }
-    if let Some((scheme, _)) = text.split_once("://") {
-        let named = scheme.len() <= 20 && plain(&scheme.replace('+', "-"));
-        if !named || SCHEMES.contains(&scheme.to_ascii_lowercase().as_str()) {
-            return None;
-        }
-        let near = nearest(scheme, SCHEMES.into_iter(), NEAR);
-        let near = near.map(|near| format!("; did you mean {near}://?")).unwrap_or_default();
-        return Some(format!(" has the unknown scheme '{scheme}'{near}"));
-    }
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    let port_fits =
-        port.is_empty() != text.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit());
-    if !plain(host) || !port_fits {
-        return None;
-    }
-    Some(match port {
-        "80" | "443" | "3202" | "8080" => {
-            format!(", '{text}', is not one; did you mean http://{text}?")
-        }
-        "" => format!(
-            ", '{text}', is not one; did you mean redis://{text}, or http://{text} for a cloud-semaphore \
-             server?"
-        ),
-        _ => format!(", '{text}', is not one; did you mean redis://{text}?"),
-    })
-}
-
 /// `a, b or c`
 fn listed(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).into(),
         [all @ .., last] => format!("{} or {last}", all.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_may_hold_a_secret_is_not_repeated() {
-        for secret in [
-            "redis://:geheim@h:x",
-            "user:geheim@host",
-            "/srv?pass=geheim",
-            "redis:geheim@h",
-            "geheim@://h",
-            "host:geheim",
-        ] {
-            assert!(url(secret).is_none_or(|text| !text.contains("geheim")), "{secret}");
-        }
-        let meant = |text: &str| url(text).unwrap_or_default();
-        assert!(meant("/srv/x").contains("file:///srv/x"));
-        assert!(meant("localhost").contains("redis://localhost"));
-        assert!(meant("127.0.0.1:6379").contains("redis://127.0.0.1:6379"));
-        assert!(meant("cache:3202").contains("http://cache:3202"));
-        assert!(meant("redi://:geheim@h").contains("did you mean redis://"));
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct PermitRequest {
     pub(crate) jitter: Duration,
     pub(crate) label: String,
     pub(crate) loudness: Loudness,
+    /// Options with a secret that were typed, and for which the place of the permits has no use.
+    pub(crate) unused_secrets: Vec<&'static str>,
 }
 
 /// How long to wait for a permit.
@@ -131,6 +133,12 @@ pub(super) fn request(
     if matches!(location, Location::Redis(_)) {
         fits_redis("name", &name, layers)?;
     }
+    let unused_secrets: &[_] = match location {
+        Location::Default | Location::Directory(_) => &["password-file", "api-key-file"],
+        Location::Redis(_) => &["api-key-file"],
+        Location::Cloud(_) => &["password-file"],
+    };
+    let unused_secrets = unused_secrets.iter().copied().filter(|one| layers.types(one)).collect();
     Ok(PermitRequest {
         name,
         location,
@@ -149,6 +157,7 @@ pub(super) fn request(
             LoudnessOptions { quiet: true, .. } => Loudness::Quiet,
             LoudnessOptions { .. } => Loudness::Normal,
         },
+        unused_secrets,
     })
 }
 
@@ -168,7 +177,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
 fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, SettingsError> {
     // Given elsewhere, it is for runs that have --max-attempts.
     if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
-        return Err(settings_error("--retry-interval says nothing without --max-attempts"));
+        return Err(settings_error("--retry-interval does nothing without --max-attempts"));
     }
     let retries = permit_options
         .max_attempts

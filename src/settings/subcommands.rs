@@ -202,14 +202,24 @@ pub(super) fn release(
         }
         (Some(name), _) if !force => {
             return Err(settings_error(format!(
-                "'{name}' names a semaphore, and not a permit; --permit gives back one of ours, and \
-                 --force {name} revokes that of its holder"
+                "'{name}' names a semaphore, and not a permit; --permit UUID@{name} gives back one that was \
+                 acquired, and --force {name} revokes that of its holder"
             )));
         }
         // A typed name counts more than a permit in the environment.
         (Some(name), _) => (None, name.clone()),
         (None, Some((id, name))) => (Some(*id), name.clone()),
-        (None, None) => return Err(settings_error(NO_PERMIT)),
+        (None, None) if force => {
+            return Err(settings_error(
+                "no permit named; semrun release --force NAME revokes that of the holder of NAME, and \
+                 --force --permit UUID@NAME one of several",
+            ));
+        }
+        (None, None) => {
+            return Err(settings_error(format!(
+                "{NO_PERMIT}; --force NAME revokes that of a holder"
+            )));
+        }
     };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(ReleaseSettings { location, id, name, force, now })

@@ -296,7 +296,7 @@ fn subcommands_know_what_they_are_about() {
         ("semrun acquire --name x --json --shell", "cannot be used with"),
         ("semrun acquire --name x true", "unexpected"),
         ("semrun renew --while-pid 0", "number of a process"),
-        ("semrun --name x --max-runtime 0 true", "no time at all"),
+        ("semrun --name x --max-runtime 0 true", "longer than 0"),
         ("semrun -n acquire --name x", "before 'acquire'"),
     ] {
         let settings_error = read_with(line, &[]).expect_err(line);

@@ -52,7 +52,7 @@ fn usage_errors_are_64_and_say_what_to_change() {
 fn usage_errors_of_subcommands_are_64_as_well() {
     let world = World::on_this_machine();
     let cases: [(&[&str], &str); 21] = [
-        (&["limit"], "<NAME>"),
+        (&["limit"], "semrun limit NAME"),
         (&["limit", "x", "0"], "1 to 10,000"),
         (&["limit", "x", "10001"], "1 to 10,000"),
         (&["limit", "x", "some"], "1 to 10,000"),

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::support::{World, fails, shows};
 
 /// The committed files, and what prints them.
-const GENERATED: [(&str, &[&str]); 16] = [
+const GENERATED: [(&str, &[&str]); 17] = [
     ("completions/semrun.bash", &["completions", "bash"]),
     ("completions/_semrun", &["completions", "zsh"]),
     ("completions/semrun.fish", &["completions", "fish"]),
@@ -19,6 +19,7 @@ const GENERATED: [(&str, &[&str]); 16] = [
     ("man/semrun-limit.1", &["man", "limit"]),
     ("man/semrun-serve.1", &["man", "serve"]),
     ("man/semrun-doctor.1", &["man", "doctor"]),
+    ("man/semrun-help.1", &["man", "help"]),
     ("man/semrun-completions.1", &["man", "completions"]),
     ("man/semrun-man.1", &["man", "man"]),
     ("man/semrun.toml.5", &["man", "semrun.toml"]),

@@ -284,7 +284,10 @@ fn an_odd_entry_hides_no_other_in_a_server() {
         let stdout = both_are_clean(&output);
         assert_eq!(stdout.matches("4711").count() % 4, 0, "{stdout}");
         assert!(stdout.contains("a: 2 of 3 held, 2 waiting\n"), "{stdout}");
-        assert!(stdout.contains("; the server says what cannot be so: a limit of 0"), "{stdout}");
+        assert!(
+            stdout.contains("; the server reports what cannot be so: a limit of 0"),
+            "{stdout}"
+        );
         assert!(stdout.len() < 8_000, "{}", stdout.len());
     }
 }

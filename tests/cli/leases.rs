@@ -103,7 +103,7 @@ fn a_permit_that_another_client_gives_back_ends_the_command_at_once() {
     let output = holder.finish();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(9), "{stderr}");
-    assert!(stderr.contains("somebody else gave the permit back"), "{stderr}");
+    assert!(stderr.contains("another client gave the permit back"), "{stderr}");
     assert!(members.iter().all(|pid| !is_alive(*pid)));
     assert!(!world.path("told").exists(), "there was no time to be told");
 }

@@ -42,7 +42,7 @@ fn answers(world: &World, variables: &[(&str, &str)], rows: &[Row]) {
 
 #[test]
 fn a_word_in_the_place_of_a_subcommand() {
-    let rows: [Row; 17] = [
+    let rows: [Row; 20] = [
         ("statsu", 64, &["no subcommand 'statsu'", "did you mean 'semrun status'?", "-- statsu"]),
         ("stauts x", 64, &["did you mean 'semrun status'?"]),
         ("relase --permit x", 64, &["did you mean 'semrun release'?"]),
@@ -52,6 +52,9 @@ fn a_word_in_the_place_of_a_subcommand() {
         ("help statsu", 64, &["no subcommand 'statsu'", "'status'"]),
         ("man statsu", 64, &["no subcommand 'statsu'", "'status'"]),
         ("help nonsense", 64, &["no subcommand 'nonsense'", "acquire", "serve"]),
+        ("man nonsense", 64, &["no subcommand 'nonsense'", "'semrun man --help'"]),
+        ("ls", 64, &["no semaphore named", "-- ls", "did you mean 'semrun status'?"]),
+        ("force-release x", 64, &["did you mean 'semrun release --force NAME'?"]),
         ("unlock", 64, &["'semrun release'"]),
         ("run --name x -- touch ran", 64, &["'run'", "semrun --name NAME -- COMMAND"]),
         ("exec touch ran", 64, &["'exec'", "semrun --name NAME -- COMMAND"]),
@@ -117,7 +120,7 @@ fn options_in_the_wrong_place_or_with_a_wrong_value() {
         ("--name x --concurrency 3 touch ran", 64, &["that is --limit N"]),
         ("--name x -L 3 touch ran", 64, &["unexpected argument '-L'", "'-l'"]),
         ("--name x -Z touch ran", 64, &["unexpected argument '-Z'"]),
-        ("--json status", 64, &["it goes after 'status': semrun status"]),
+        ("--json status", 64, &["semrun status --json", "'semrun status --help'"]),
         ("--watch", 64, &["an option of status"]),
         ("-v status", 64, &["'-v, --verbose'", "'status'"]),
         ("-n status", 64, &["'-n, --nonblock' does nothing for 'status'", "--backend"]),
@@ -138,6 +141,60 @@ fn options_in_the_wrong_place_or_with_a_wrong_value() {
         ("status -l 0", 64, &["1 to 10,000", "'semrun status --help'"]),
     ];
     answers(&world, &[("SEMRUN_NONBLOCK", "yes")], &rows);
+}
+
+#[test]
+fn dashes_that_are_too_few_or_no_hyphens() {
+    let rows: [Row; 11] = [
+        ("--label a -name x touch ran", 64, &["did you mean '--name'?"]),
+        ("--name x -a find . -name ran", 64, &["unexpected argument '-a'"]),
+        ("-name x touch ran", 64, &["unexpected argument '-name'", "'--name'"]),
+        ("-name=x touch ran", 64, &["did you mean '--name'?"]),
+        ("--name x -limit 3 touch ran", 64, &["did you mean '--limit'?"]),
+        ("--name x -wait=5 touch ran", 64, &["did you mean '--wait'?"]),
+        ("--name x -command 'touch ran'", 64, &["did you mean '--command'?"]),
+        ("\u{2014}name x touch ran", 64, &["(U+2014)", "did you mean '--name'?"]),
+        ("--name x \u{2212}n touch ran", 64, &["(U+2212)", "did you mean '-n'?"]),
+        ("--name x -- -n touch ran", 127, &["no such command in PATH", "before the '--'"]),
+        ("status -json", 64, &["did you mean '--json'?", "'semrun status --help'"]),
+    ];
+    answers(&World::on_this_machine(), &[], &rows);
+}
+
+#[test]
+fn words_of_other_programs_and_values_that_fit_nowhere() {
+    let rows: [Row; 14] = [
+        ("--name x --host h touch ran", 64, &["that is --backend URL", "redis://USER@HOST"]),
+        ("--name x --user u touch ran", 64, &["that is --backend URL"]),
+        ("--name x --grace 3 touch ran", 64, &["that is --kill-after D"]),
+        ("status --version", 64, &["that is semrun --version"]),
+        ("release --force", 64, &["semrun release --force NAME", "'semrun release --help'"]),
+        ("release --now x", 64, &["--now goes with --force"]),
+        ("release", 64, &["--permit UUID@NAME", "--force NAME"]),
+        ("serve x", 64, &["serve takes no operands", "'semrun serve --help'"]),
+        ("serve --listen 127.0.0.1:99999", 64, &["from 0 to 65535"]),
+        ("--name x --quarantine never touch ran", 64, &["'never'", "not auto", "30s"]),
+        ("--name x --max-runtime 0 touch ran", 64, &["longer than 0"]),
+        ("--name x --password-file empty --backend redis://h touch ran", 78, &["empty is empty"]),
+        ("--name x --backend redis://127.0.0.1:1 -n touch ran", 69, &["Connection refused; is it"]),
+        ("--name x --backend http://127.0.0.1:1 -w 0.1 touch ran", 69, &["refused; is it running"]),
+    ];
+    let world = World::on_this_machine();
+    fs::write(world.path("empty"), "").unwrap();
+    fs::set_permissions(world.path("empty"), fs::Permissions::from_mode(0o600)).unwrap();
+    answers(&world, &[], &rows);
+}
+
+#[test]
+fn a_secret_that_nothing_asks_for_is_a_warning() {
+    let world = World::on_this_machine();
+    for (option, wants) in [("--password-file", "a Redis"), ("--api-key-file", "http://HOST")] {
+        let output = world.semrun(["--name", "x", option, "nowhere", "true"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains(&format!("warning: {option} does nothing here")), "{said}");
+        assert!(said.contains(wants), "{said}");
+    }
 }
 
 #[test]
@@ -162,12 +219,12 @@ fn subcommands_with_operands_and_options_that_they_do_not_have() {
         ("status --jsno", 64, &["did you mean '--json'?"]),
         ("status --shell", 64, &["an option of acquire, not of status"]),
         ("limit --name x 5", 64, &["semrun limit x", "'semrun limit --help'"]),
-        ("limit", 64, &["<NAME>", "'semrun limit --help'"]),
+        ("limit", 64, &["no semaphore named", "semrun limit NAME", "'semrun limit --help'"]),
         ("limit x 3 5", 64, &["unexpected argument '5'", "at most one number"]),
         ("limit x -5", 64, &["unexpected argument '-5'"]),
         ("doctor x", 64, &["semrun doctor --name x"]),
         ("completions tcsh", 64, &["'tcsh'", "bash, elvish, fish", "'semrun completions --help'"]),
-        ("completions", 64, &["<SHELL>"]),
+        ("completions", 64, &["no shell named", "bash, elvish, fish"]),
         ("serve --listen 3202", 64, &["'3202'", "127.0.0.1:3202", "'semrun serve --help'"]),
         ("serve --listen localhost", 64, &["localhost:3202"]),
         (
@@ -207,7 +264,12 @@ fn every_subcommand_names_its_own_help_and_no_option_is_an_operand() {
 
 #[test]
 fn what_is_no_url_is_shown_unless_it_may_hold_a_secret() {
-    let rows: [Row; 8] = [
+    let rows: [Row; 13] = [
+        ("--backend ./here status", 64, &["'./here'", "file:///PATH"]),
+        ("--backend file:/srv/x status", 64, &["'file:/srv/x'", "file:///srv/x?"]),
+        ("--backend localhost:6379/0 status", 64, &["redis://localhost:6379/0?"]),
+        ("--backend unix:///run/redis.sock status", 64, &["did you mean redis+unix://?"]),
+        ("--backend ftp://h status", 64, &["'ftp'", "file:///PATH", "redis://HOST"]),
         ("--backend localhost status", 64, &["'localhost'", "redis://localhost"]),
         ("--backend /srv/x status", 64, &["'/srv/x'", "file:///srv/x"]),
         ("--backend 127.0.0.1:6379 status", 64, &["redis://127.0.0.1:6379"]),
@@ -252,7 +314,10 @@ fn a_command_that_is_not_there_and_what_may_be_meant() {
         fs::write(world.path(file), start).unwrap();
         fs::set_permissions(world.path(file), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let rows: [Row; 9] = [
+    let rows: [Row; 12] = [
+        ("--name x -- cd /tmp", 127, &["only a shell has it", "-c 'LINE'"]),
+        ("--name x -- run touch ran", 127, &["needs no subcommand"]),
+        ("--name x -- KEY=geheim touch ran", 127, &["cannot run KEY=…", "env KEY=… COMMAND"]),
         ("--name x -- 'echo hi'", 127, &["cannot run echo hi", "-c 'LINE'"]),
         ("--name x -- './job.sh now'", 127, &["-c 'LINE'"]),
         ("--name x limit 3", 127, &["the subcommand goes first: semrun limit"]),

@@ -56,7 +56,7 @@ fn losing_the_connection_is_losing_the_permit_and_leaves_no_time() {
             server(world).kill();
             server(world).start_again();
         }),
-        ("somebody else gave the permit back", |world| {
+        ("another client gave the permit back", |world| {
             let id = running(world).unwrap();
             assert_eq!(client(world).signal("x", &id).status, 200);
         }),

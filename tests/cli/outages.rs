@@ -303,7 +303,7 @@ fn with_on_lost_continue_a_command_goes_on_and_semrun_says_so() {
         let output = holder.finish();
         assert_eq!((output.status.code(), &output.stdout[..]), (Some(code), &b"done\n"[..]));
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("is lost and somebody else may have it"), "{stderr}");
+        assert!(stderr.contains("is lost and another holder may have it"), "{stderr}");
     }
 }
 

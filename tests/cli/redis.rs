@@ -90,8 +90,8 @@ fn another_ttl_is_warned_of_and_an_error_if_it_has_to_be_the_same() {
     let world = World::in_redis();
     let _holder = world.holder(&["--ttl", "10s", "-l", "2"]);
     let output = world.script(&["-l", "2", "--ttl", "7s"], "").output().unwrap();
-    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until nobody \
-                   uses it; not the 7s asked for\n";
+    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until it is \
+                   idle; not the 7s asked for\n";
     shows(&output, 0, "", warning);
     let strict = ["-l", "2", "--ttl", "7s", "--strict-limit"];
     let output = world.script(&strict, "echo no").output().unwrap();
@@ -187,7 +187,7 @@ fn nothing_that_is_said_on_either_side_holds_a_secret() {
 }
 
 fn shows_refused(output: &std::process::Output) {
-    fails(output, 78, &["can be read by everybody"]);
+    fails(output, 78, &["every user of this machine can read it"]);
 }
 
 fn chmod(file: &std::path::Path, mode: &str) {

@@ -121,7 +121,7 @@ fn a_bad_file_leaves_all_as_it_was() {
     let bad: [(&Path, &dyn Fn(), &str); 7] = [
         (&keys, &|| server.write_keys("short\n"), "the key in line 1 is shorter"),
         (&keys, &|| fs::remove_file(&keys).unwrap(), "No such file"),
-        (&keys, &|| allow(&keys, 0o604), "can be read by everybody"),
+        (&keys, &|| allow(&keys, 0o604), "every user of this machine can read it"),
         (&cert, &|| fs::write(&cert, "junk").unwrap(), "no certificate in --tls-cert"),
         (&cert, &|| drop(fs::copy(file("client.pem"), &cert)), "do not fit"),
         (&cert, &|| allow(&cert, 0o664), "can be written by others"),
@@ -202,8 +202,8 @@ fn clients_show_a_certificate_beside_their_key() {
         over_tls(&world, &["--ca-file", &authority, "--client-cert", &cert, "--client-key", &key])
     };
     let without = || over_tls(&world, &["--ca-file", &authority]);
-    let wanted = ["asks for a certificate of ours", "--client-cert"];
-    let refused = ["refuses our certificate", "--client-cert"];
+    let wanted = ["asks for a client certificate", "--client-cert"];
+    let refused = ["refuses the client certificate", "--client-cert"];
     for _ in 0..10 {
         fails(&without(), 69, &wanted);
     }

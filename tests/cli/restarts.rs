@@ -145,7 +145,7 @@ fn after_another_boot_nothing_is_granted_until_the_longest_lease_is_over() {
     let waiter = world.waiter(&[], "echo later");
     let output = waiter.finish();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "later\n");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("nobody is granted a permit for"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no permit is granted for"));
     assert!(started.elapsed() > Duration::from_secs(5));
 }
 

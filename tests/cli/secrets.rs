@@ -104,7 +104,7 @@ fn a_secret_that_others_can_read_is_said() {
         let output = run.args(options).args(["--", "true"]).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    let typed = "the password in --backend can be seen by everybody";
+    let typed = "every user of this machine can see the password in --backend";
     let local = "redis://:hunter2@127.0.0.1:1";
     assert_eq!(run(local, &[]).matches(typed).count(), 1);
     assert!(!run(local, &["-q"]).contains(typed));

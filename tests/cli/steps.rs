@@ -55,7 +55,7 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         // Once more is as good as once.
         shows(&with_permit(world, "release", &permit, &[]).output().unwrap(), 0, "", "");
         let renewed = with_permit(world, "renew", &permit, &[]).output().unwrap();
-        fails(&renewed, 76, &[&permit, "held by nobody any more"]);
+        fails(&renewed, 76, &[&permit, "has no holder any more"]);
         // Of another semaphore it is no permit.
         let permit = acquired(world, &[]);
         let elsewhere = permit.replace("@x", "@y");
@@ -232,7 +232,7 @@ fn no_client_renews_or_gives_back_what_a_running_command_has() {
         let elsewhere = permit.replace("@x", "@y");
         for subcommand in ["renew", "release"] {
             let output = with_permit(world, subcommand, &elsewhere, &[]).output().unwrap();
-            fails(&output, 76, &[&elsewhere, "held by nobody"]);
+            fails(&output, 76, &[&elsewhere, "has no holder"]);
         }
     });
     // A command may ask whether its own is still held.
@@ -384,7 +384,7 @@ fn the_one_holder_of_a_semaphore_is_revoked_by_its_name_and_of_several_one_is_to
     World::everywhere(|world| {
         let release =
             |options: &[&str]| world.semrun([&["release"], options].concat()).output().unwrap();
-        fails(&release(&["--force", "x"]), 76, &["the permit of 'x' is held by nobody"]);
+        fails(&release(&["--force", "x"]), 76, &["the permit of 'x' has no holder"]);
         let acquire = || {
             let acquired = world.semrun(["acquire", "--name", "x", "-l", "2"]).output().unwrap();
             String::from_utf8(acquired.stdout).unwrap().trim().to_owned()

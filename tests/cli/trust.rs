@@ -82,7 +82,7 @@ fn a_fifo_is_not_waited_for_and_what_a_shell_has_open_is_read() {
         $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'cannot listen at 192.0.2.1'
         cat other | $serve --api-key-file /dev/stdin 2>&1 | grep -c 'cannot listen at 192.0.2.1'
         chmod 666 other
-        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'can be read by everybody'
+        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'every user of this machine can read it'
         $semrun --config /dev/null --backend file://$PWD/permits --name x -- echo fine
         $semrun --config /dev/zero --name x -- echo no 2>&1 | grep -c 'larger than'";
     shows(script, "10\n1\n1\n1\nfine\n1\n");

@@ -4,13 +4,16 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::files::permissions::UnsafePath;
+use crate::user::NoAnswer;
+
 /// What is wrong with a directory of permits, and what the system says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Directory {
     /// The user database does not say where the home of this user is, with what is wrong.
     HomeUnknown {
         uid: u32,
-        why: String,
+        why: NoAnswer,
     },
     /// It does not exist, and this user cannot make it.
     NotFound(SystemError),
@@ -27,7 +30,7 @@ pub(crate) enum Directory {
     /// Its path cannot be followed.
     WayUnknown(SystemError),
     /// Others can move it away, with what that is.
-    Movable(String),
+    Movable(UnsafePath),
     /// It is on a file system of this kind, where locks of different hosts do not meet.
     Remote(&'static str),
     /// It belongs to another user than us and root; whether that uid stands for all unmapped users.

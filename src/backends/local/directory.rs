@@ -230,7 +230,7 @@ impl DirectoryCandidate {
     fn check_way(&self) -> Result<(), Error> {
         match moved_by(&self.path) {
             Ok(None) => Ok(()),
-            Ok(Some(doubt)) => Err(self.error(Directory::Movable(doubt.to_string()))),
+            Ok(Some(doubt)) => Err(self.error(Directory::Movable(doubt))),
             Err(error) => Err(self.error(Directory::WayUnknown(error.into()))),
         }
     }
@@ -342,6 +342,7 @@ fn foreign_filesystem(magic: u32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::user::NoAnswer;
 
     #[test]
     fn root_uses_run_and_others_their_home_with_a_way_out() {
@@ -356,8 +357,8 @@ mod tests {
         assert_eq!(paths(7, home), Ok(both));
         assert_eq!(paths(7, Home::None), Ok(vec!["/var/tmp/semrun-7".into()]));
         // To guess would let two jobs run, one in each place.
-        let unknown = paths(7, Home::Unknown("no answer".into())).unwrap_err();
-        let why = "no answer".into();
+        let why = NoAnswer::NotRun("getent", "no memory".into());
+        let unknown = paths(7, Home::Unknown(why.clone())).unwrap_err();
         assert_eq!(unknown, StoreError::Directory(Directory::HomeUnknown { uid: 7, why }));
     }
 

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::forbidden::{NotExecutable, found};
+use super::words::SystemErrorText;
 use crate::cli;
 use crate::supervise::spawn::LaunchError;
 
@@ -26,6 +27,14 @@ impl CannotRun {
 impl fmt::Display for CannotRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = &self.program;
+        if let (LaunchError::NotFound, Some(variable)) = (&self.reason, assigned(program)) {
+            // What a variable is set to may be a secret.
+            return write!(
+                f,
+                "cannot run {variable}=…: no such command in PATH; a variable is set with env: semrun \
+                 --name NAME -- env {variable}=… COMMAND"
+            );
+        }
         match &self.reason {
             LaunchError::NotFound | LaunchError::NotExecutable(_) if program.is_empty() => {
                 write!(f, "cannot run '': the name of the command is empty")
@@ -44,15 +53,34 @@ impl fmt::Display for CannotRun {
             LaunchError::NotExecutable(error) if error.kind() == io::ErrorKind::NotFound => {
                 write!(f, "cannot run {program}: {}", NotFound(program))
             }
-            LaunchError::NotExecutable(error) => write!(f, "cannot run {program}: {error}"),
+            LaunchError::NotExecutable(error) => {
+                write!(f, "cannot run {program}: {}", SystemErrorText(error))
+            }
             LaunchError::Failed(doing, error) => {
-                write!(f, "cannot start {program}: cannot {doing}: {error}")
+                write!(f, "cannot start {program}: cannot {doing}: {}", SystemErrorText(error))
             }
         }
     }
 }
 
 impl std::error::Error for CannotRun {}
+
+/// What shells do themselves, and what is said of it only if there is no such program.
+const BUILT_IN: [&str; 20] = [
+    ".", ":", "alias", "case", "cd", "eval", "exit", "export", "for", "function", "if", "local",
+    "set", "source", "trap", "ulimit", "umask", "unset", "until", "while",
+];
+
+/// Words that other programs have for a run.
+pub(crate) const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
+
+/// The variable that a word of a shell sets.
+fn assigned(word: &str) -> Option<&str> {
+    let (variable, _) = word.split_once('=')?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let starts = variable.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    (starts && variable.bytes().all(fits)).then_some(variable)
+}
 
 /// What may have been meant by a command that is not there.
 struct Suggestion<'a>(&'a str);
@@ -70,6 +98,15 @@ impl fmt::Display for Suggestion<'_> {
                 f,
                 "; after --name a word is the command, and the subcommand goes first: semrun {program}"
             );
+        }
+        if program.starts_with('-') {
+            return f.write_str("; options go before the '--'");
+        }
+        if BUILT_IN.contains(program) {
+            return f.write_str("; only a shell has it: semrun --name NAME -c 'LINE'");
+        }
+        if RUNS.contains(program) {
+            return f.write_str("; a run needs no subcommand: semrun --name NAME -- COMMAND");
         }
         if !program.contains('/') && Path::new(program).is_file() {
             return write!(f, "; the file here is ./{program}");

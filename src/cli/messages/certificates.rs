@@ -10,7 +10,7 @@ pub(super) const OURS: &str = "name one that it trusts with --client-cert and --
 /// Advice when we refuse the server.
 pub(super) const THEIRS: &str = "name the authority that signed its certificate with --ca-file, and \
                                  the server as its certificate does; --client-cert and --client-key if \
-                                 it asks for ours";
+                                 it asks for a client's";
 
 pub(crate) struct TlsErrorText<'a>(pub(crate) &'a TlsError);
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use rustix::process::geteuid;
 
+use super::words::SystemErrorText;
 use crate::backends::error::Directory;
 
 pub(super) struct DirectoryText<'a>(pub(super) &'a Directory);
@@ -39,7 +40,7 @@ impl fmt::Display for DirectoryText<'_> {
             }
             Directory::OtherFile(_) => f.write_str("is not a directory; name one"),
             Directory::WayUnknown(_) => f.write_str("cannot be reached by its path"),
-            Directory::Movable(doubt) => f.write_str(doubt),
+            Directory::Movable(doubt) => write!(f, "{doubt}"),
             Directory::Remote(kind) => write!(
                 f,
                 "is on a network or user-space file system ({kind}), where locks of different hosts do \
@@ -59,12 +60,12 @@ impl fmt::Display for DirectoryText<'_> {
                 geteuid().as_raw()
             ),
             Directory::Everybodys => f.write_str(
-                "can be written by everybody; take that away (chmod o-w) or set the sticky bit (chmod \
+                "can be written by every user; take that away (chmod o-w) or set the sticky bit (chmod \
                  +t)",
             ),
         }?;
         match self.0.system_error() {
-            Some(said) => write!(f, " ({said})"),
+            Some(said) => write!(f, " ({})", SystemErrorText(said)),
             None => Ok(()),
         }
     }

@@ -31,10 +31,10 @@ impl fmt::Display for FailedText<'_> {
             (_, Some(attempt)) => AttemptText(attempt),
         };
         match cause {
-            error if error.is_unreachable() => write!(
-                f,
-                "cannot {attempt}: {said}; is it running, and can it be reached from here?"
-            ),
+            error if !other_server(&self.0.backend, error).is_empty() => {
+                write!(f, "cannot {attempt}: {said}{}", other_server(&self.0.backend, error))
+            }
+            error if error.is_unreachable() => write!(f, "cannot {attempt}: {said}{RUNNING}"),
             StoreError::Withheld(Withheld::Quarantine(_)) => {
                 write!(f, "cannot {attempt}: {said}; wait for it (--wait)")
             }
@@ -73,6 +73,23 @@ fn remedy(error: &SystemError) -> &'static str {
         Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
             "; make it writable for you, or name another directory with --backend file:///PATH"
+        }
+        _ => "",
+    }
+}
+
+/// Of a server that cannot be reached.
+const RUNNING: &str = "; is it running, and can it be reached from here?";
+
+/// What may answer instead of a cloud-semaphore server. A Redis hangs up on HTTP.
+fn other_server(backend: &str, error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Closed if backend.starts_with("http") => {
+            "; is it a cloud-semaphore server? (a Redis is redis://HOST)"
+        }
+        // What does not speak TLS may wait for the end of a line that never comes.
+        StoreError::Silent if backend.starts_with("https") => {
+            "; is it running, and does it speak TLS? (without it is http://HOST)"
         }
         _ => "",
     }
@@ -142,7 +159,11 @@ pub(crate) struct GaveUpWaiting {
 impl fmt::Display for GaveUpWaiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, name, why } = self;
-        write!(f, "{backend}: gave up waiting for '{name}': {}", StoreErrorText(why))
+        write!(f, "{backend}: gave up waiting for '{name}': {}", StoreErrorText(why))?;
+        f.write_str(match other_server(backend, why) {
+            "" if why.is_unreachable() => RUNNING,
+            hint => hint,
+        })
     }
 }
 
@@ -196,8 +217,7 @@ mod tests {
         );
         assert_eq!(
             text(look(), io::Error::from(Errno::MFILE).into()),
-            "x://h: cannot look at 'a'; raise the limit of open files (ulimit -n) (Too many open files \
-             (os error 24))"
+            "x://h: cannot look at 'a'; raise the limit of open files (ulimit -n) (Too many open files)"
         );
         assert_eq!(
             text(look(), StoreError::Stuck(Some(7))),
@@ -219,8 +239,24 @@ mod tests {
         assert_eq!(
             text(None, StoreError::Directory(missing)),
             "x://h: does not exist, and cannot be made by you; make it, or name another with --backend \
-             file:///PATH (No such file or directory (os error 2))"
+             file:///PATH (No such file or directory)"
         );
+    }
+
+    #[test]
+    fn what_is_perhaps_no_server_of_permits_is_said() {
+        let gave_up = |backend: &str, why| {
+            let (backend, name) = (backend.into(), "a".parse().unwrap());
+            GaveUpWaiting { backend, name, why }.to_string()
+        };
+        let hint = |backend, why| gave_up(backend, why).rsplit_once("; ").unwrap().1.to_owned();
+        assert!(
+            hint("http://h", StoreError::Closed).starts_with("is it a cloud-semaphore server?")
+        );
+        assert!(hint("https://h", StoreError::Silent).contains("does it speak TLS?"));
+        let usual = "is it running, and can it be reached from here?";
+        assert_eq!(hint("redis://h", StoreError::Closed), usual);
+        assert_eq!(hint("http://h", StoreError::Silent), usual);
     }
 
     #[test]

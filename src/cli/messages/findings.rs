@@ -60,9 +60,8 @@ fn of_a_redis(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
              SETUSER … +info",
         ),
         FindingKind::NoWakeups => f.write_str(
-            "it does not answer BLPOP (an ACL forbids it, or it was renamed), so one who waits notices a \
-             permit that was given back up to 5s later, and one who holds its revocation at the next \
-             renewal; allow it with ACL SETUSER … +blpop",
+            "it does not answer BLPOP (an ACL forbids it, or it was renamed), so a waiter notices a permit that \
+             was given back up to 5s later, and a holder its revocation at the next renewal; allow it with ACL SETUSER … +blpop",
         ),
         FindingKind::PasswordReadable => f.write_str(
             "the password and all that follows can be read on the network; use rediss://, or a socket",
@@ -230,7 +229,7 @@ fn of_a_directory(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result 
         match finding.grade {
             Grade::Ok => write!(f, "{amount}"),
             Grade::Warning => write!(f, "{amount}, which is little; {MEND}"),
-            Grade::Error => write!(f, "none, and nobody can wait or get a permit; {MEND}"),
+            Grade::Error => write!(f, "none, and no client can wait or get a permit; {MEND}"),
         }
     };
     match &finding.what {
@@ -239,9 +238,9 @@ fn of_a_directory(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result 
             let later = if *exists { "" } else { "; it is made when it is needed" };
             write!(f, "{}, {why}{later}", path.display())
         }
-        FindingKind::Sharing(SharedWith::Everybody) => {
-            f.write_str("everybody may use it, and all of them have to trust each other")
-        }
+        FindingKind::Sharing(SharedWith::Everybody) => f.write_str(
+            "every user of this machine may use it, and all of them have to trust each other",
+        ),
         FindingKind::Sharing(SharedWith::Group) => {
             f.write_str("its group may use it, and all of them have to trust each other")
         }
@@ -292,7 +291,7 @@ mod tests {
     #[test]
     fn what_is_not_good_says_what_to_do() {
         let few = text(Grade::Error, FindingKind::FreeSpace(0));
-        assert!(few.starts_with("none, and nobody") && few.contains("--backend"), "{few}");
+        assert!(few.starts_with("none, and no client") && few.contains("--backend"), "{few}");
         assert_eq!(text(Grade::Ok, FindingKind::FreeSpace(7)), "7 MiB");
         let offset = ClockOffset { apart: Duration::from_secs(12_345), behind: true };
         let far = text(Grade::Warning, FindingKind::ServeClock(offset));

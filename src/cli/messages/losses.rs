@@ -17,8 +17,8 @@ impl fmt::Display for LossText<'_> {
                 "the lease expired or was revoked, or the server was restarted without a --state-dir and \
                  forgot it; another client may hold the permit"
             }
-            LossReason::Revoked { now: false } => "somebody revoked it (semrun release --force)",
-            LossReason::Revoked { now: true } => "somebody revoked it (semrun release --force --now)",
+            LossReason::Revoked { now: false } => "it was revoked (semrun release --force)",
+            LossReason::Revoked { now: true } => "it was revoked (semrun release --force --now)",
             LossReason::GivenBack => return StoreErrorText(&StoreError::GivenBack).fmt(f),
             LossReason::Store(error) => return StoreErrorText(error).fmt(f),
             LossReason::NotRenewed => "it was not renewed in time",

@@ -56,6 +56,22 @@ impl Output {
         }
     }
 
+    /// The same in so many columns: what does not fit of the last one goes on below it, or further left
+    /// where there is little room.
+    pub(crate) fn rows_within(&mut self, rows: &[Vec<&str>], columns: usize) {
+        const ENOUGH: usize = 40;
+        const LITTLE: usize = 4;
+        let mut page = Self::default();
+        page.rows(rows);
+        let widest = |column: usize| rows.iter().map(|row| width(&printable(row[column]))).max();
+        let before = rows.first().map_or(0, |row| row.len().saturating_sub(1));
+        let start: usize = (0..before).map(|column| widest(column).unwrap_or(0) + 2).sum();
+        let indent = if columns >= start + ENOUGH { start } else { LITTLE };
+        for line in page.0.lines() {
+            self.0.push_str(&wrapped(line, start, indent, columns));
+        }
+    }
+
     pub(crate) fn append(&mut self, other: &Self) {
         self.0.push_str(&other.0);
     }
@@ -63,6 +79,32 @@ impl Output {
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
+}
+
+/// One line as several, which end between words. What is before `start` stays as it is.
+fn wrapped(line: &str, start: usize, indent: usize, columns: usize) -> String {
+    if width(line) <= columns || line.len() <= start {
+        return format!("{line}\n");
+    }
+    let (head, rest) = line.split_at_checked(start).unwrap_or(("", line));
+    let mut text = head.to_owned();
+    let mut used = width(head);
+    let mut first = true;
+    for word in rest.split(' ') {
+        if !first && used + 1 + width(word) > columns {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent));
+            used = indent;
+        } else if !first {
+            text.push(' ');
+            used += 1;
+        }
+        text.push_str(word);
+        used += width(word);
+        first = false;
+    }
+    text.push('\n');
+    text
 }
 
 fn width(text: &str) -> usize {
@@ -80,6 +122,15 @@ mod tests {
         page.rows(&[vec!["x\r", "1"], vec!["日本", "2"], vec!["", "\u{2028}"]]);
         let text = "a\u{FFFD}b\u{FFFD}[31m\u{FFFD}\nx\u{FFFD}    1\n日本  2\n      \u{FFFD}\n";
         assert_eq!(page.text(), text);
+        let mut page = Output::default();
+        page.rows_within(&[vec!["ok", "words that go on"], vec!["error", "short"]], 50);
+        assert_eq!(page.text(), "ok     words that go on\nerror  short\n");
+        let mut page = Output::default();
+        let words = "a word and another one, and so on until the line is full and beyond";
+        page.rows_within(&[vec!["ok", words]], 50);
+        let lines =
+            "ok  a word and another one, and so on until the\n    line is full and beyond\n";
+        assert_eq!(page.text(), lines);
         let page = Output::document(&["\u{9b}31m\n", "x"]).unwrap();
         assert_eq!(page.text(), "[\n  \"\\u009b31m\\n\",\n  \"x\"\n]\n");
     }

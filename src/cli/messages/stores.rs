@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
+use super::versions::OtherVersion;
+use super::words::SystemErrorText;
 use crate::backends::Withheld;
-use crate::backends::cloud::protocol::VERSION;
 use crate::backends::error::{
     HostNotFound, ImplausibleValue, MissingFeature, OtherProtocol, Protocol, StoreError,
     TermsMismatch,
@@ -86,7 +87,9 @@ impl fmt::Display for StoreErrorText<'_> {
 fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
         StoreError::SilentFor(time) => write!(f, "the server does not answer within {time:?}"),
-        StoreError::Unreachable(text) => write!(f, "no connection to the server: {text}"),
+        StoreError::Unreachable(text) => {
+            write!(f, "no connection to the server: {}", SystemErrorText(text))
+        }
         StoreError::HostNotFound { host, why } => {
             let why = match why {
                 HostNotFound::NameServerSilent => "no name server answers",
@@ -97,7 +100,9 @@ fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::NoAddress => f.write_str("its host has no address"),
         StoreError::Closed => f.write_str("the server closed the connection"),
-        StoreError::Broken(text) => write!(f, "the connection to the server broke: {text}"),
+        StoreError::Broken(text) => {
+            write!(f, "the connection to the server broke: {}", SystemErrorText(text))
+        }
         StoreError::Replaced => f.write_str("another server has taken its place"),
         StoreError::ServersDiffer => f.write_str("our two connections lead to different servers"),
         StoreError::GatewaySilent(status) => {
@@ -105,7 +110,7 @@ fn of_the_way(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::GatewayRefuses(status) => write!(
             f,
-            "the server, or a gateway in front of it, refuses us ({status}); check who may use it from \
+            "the server, or a gateway in front of it, refuses this client ({status}); check who may use it from \
              here"
         ),
         StoreError::GatewayBusy(status) => {
@@ -133,11 +138,16 @@ fn of_tls(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
             f.write_str("what answers there does not speak TLS; is it http:// ?")
         }
         StoreError::CertificateWanted => {
-            write!(f, "the server asks for a certificate of ours; {OURS}")
+            write!(f, "the server asks for a client certificate; {OURS}")
         }
         StoreError::CertificateRefused(text) => {
-            write!(f, "the server refuses our certificate ({text}); {OURS}")
+            write!(f, "the server refuses the client certificate ({text}); {OURS}")
         }
+        // That is what openssl makes unless it is told otherwise.
+        StoreError::BadCertificate(text) if text.contains("CaUsedAsEndEntity") => f.write_str(
+            "its certificate is that of an authority, which cannot be a server's too; make it one with \
+             basicConstraints=CA:FALSE",
+        ),
         StoreError::BadCertificate(text) => write!(f, "{text}; {THEIRS}"),
         other => fmt::Debug::fmt(other, f),
     }
@@ -193,19 +203,12 @@ fn of_redis(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
 }
 
 fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
-    const PROTOCOL: &str = "the protocol between semrun and semrun serve";
-    const SAME: &str = "install the same semrun on both sides";
     match error {
-        StoreError::NotHttp => f.write_str("not an HTTP server; check the URL"),
-        StoreError::OtherVersion(theirs) => write!(
-            f,
-            "the server speaks version {theirs} of {PROTOCOL}, and this semrun version {VERSION}; {SAME}"
-        ),
-        StoreError::OlderServer(program) => write!(
-            f,
-            "the server, semrun {program}, speaks an older version of {PROTOCOL}, and this one version \
-             {VERSION}; {SAME}"
-        ),
+        StoreError::NotHttp => {
+            f.write_str("what answers there does not speak HTTP; is it https:// ? If not, check the URL")
+        },
+        StoreError::OtherVersion(theirs) => write!(f, "{}", OtherVersion::Server(theirs)),
+        StoreError::OlderServer(program) => write!(f, "{}", OtherVersion::OlderServer(program)),
         StoreError::ApiKeyMalformed => f.write_str("the API key cannot be sent"),
         StoreError::ApiKeyMissing => f.write_str(
             "the server wants an API key, and none was given; give --api-key-file or SEMRUN_API_KEY",
@@ -220,7 +223,7 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::Redirected(there) => write!(
             f,
-            "what answers there sends us on, to {}; name the server itself in the URL",
+            "what answers there redirects to {}; name the server itself in the URL",
             there.as_deref().unwrap_or("another place")
         ),
         StoreError::UnknownPath(path) => write!(
@@ -243,21 +246,21 @@ fn of_cloud(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
         }
         StoreError::NoIdentities => f.write_str("the server gives no identities"),
         StoreError::Unsorted => f.write_str("the server lists its names in no order"),
-        StoreError::Forgotten => f.write_str("the server has forgotten us"),
+        StoreError::Forgotten => f.write_str("the server has forgotten this client"),
         StoreError::PlaceTaken(status) => {
             write!(f, "the server took our place in the queue back ({status})")
         }
         StoreError::PermitTaken(status) => {
             write!(f, "the server took the permit back ({status})")
         }
-        StoreError::GivenBack => f.write_str("somebody else gave the permit back"),
+        StoreError::GivenBack => f.write_str("another client gave the permit back"),
         other => fmt::Debug::fmt(other, f),
     }
 }
 
 fn of_files(f: &mut fmt::Formatter<'_>, error: &StoreError) -> fmt::Result {
     match error {
-        StoreError::System(said) => write!(f, "{said}"),
+        StoreError::System(said) => write!(f, "{}", SystemErrorText(said)),
         StoreError::Directory(directory) => write!(f, "{}", DirectoryText(directory)),
         StoreError::Locked => f.write_str("another process keeps its files locked"),
         StoreError::Stuck(pid) => {
@@ -306,7 +309,7 @@ fn differing(f: &mut fmt::Formatter<'_>, differs: &TermsMismatch) -> fmt::Result
 }
 
 fn absurd(f: &mut fmt::Formatter<'_>, what: ImplausibleValue) -> fmt::Result {
-    f.write_str("the server says what cannot be so: ")?;
+    f.write_str("the server reports what cannot be so: ")?;
     match what {
         ImplausibleValue::Time(millis) => write!(f, "a time of {millis} ms"),
         ImplausibleValue::Lease(millis) => write!(f, "a lease of {millis} ms"),
@@ -344,7 +347,7 @@ impl fmt::Display for WithheldText {
                 let left = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
                 write!(
                     f,
-                    "nobody is granted a permit for {left:?} yet, so that holders which the server may \
+                    "no permit is granted for {left:?} yet, so that holders which the server may \
                      have forgotten can report (--quarantine)"
                 )
             }

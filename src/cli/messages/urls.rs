@@ -5,8 +5,8 @@ use std::fmt;
 
 use crate::backends::connect::{BadFileUrl, BadHttpUrl, BadRedisUrl, BadUrl};
 
-const KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or http://HOST for \
-                     a cloud-semaphore server";
+pub(crate) const SCHEMES_KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
+                                     http://HOST for a cloud-semaphore server";
 const REDIS: &str = "write redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS, or \
                      redis+unix:///PATH[?db=N&user=U&pass=P]";
 const HTTP: &str = "write http://HOST[:PORT] or https://HOST[:PORT]";
@@ -17,11 +17,11 @@ pub(crate) struct BadUrlText<'a>(pub(crate) &'a BadUrl);
 impl fmt::Display for BadUrlText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            BadUrl::NoUrl => write!(f, "is not a URL; {KNOWN}"),
+            BadUrl::NoUrl => write!(f, "is not a URL; {SCHEMES_KNOWN}"),
             BadUrl::ControlCharacter => {
                 f.write_str("has a line break or another control character")
             }
-            BadUrl::UnknownScheme => write!(f, "has an unknown scheme; {KNOWN}"),
+            BadUrl::UnknownScheme => write!(f, "has an unknown scheme; {SCHEMES_KNOWN}"),
             BadUrl::File(BadFileUrl::MoreThanAPath) => f.write_str(
                 "has a '?' or '#', which mean nothing here; write %3F or %23 for one in the path",
             ),
@@ -74,6 +74,6 @@ pub(crate) struct UnsupportedText<'a>(pub(crate) &'a str);
 
 impl fmt::Display for UnsupportedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the scheme '{}' is not supported by this version; {KNOWN}", self.0)
+        write!(f, "the scheme '{}' is not supported by this version; {SCHEMES_KNOWN}", self.0)
     }
 }

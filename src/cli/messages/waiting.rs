@@ -126,13 +126,14 @@ impl fmt::Display for HeldBy<'_> {
             },
             (Some(record), Some(left)) => {
                 let left = Duration::from_secs(left.as_secs());
-                write!(f, "; kept for another {} (--min-hold of ", Span(left))?;
+                write!(f, "; kept for another {}", Span(left))?;
                 let who = &record.who;
                 let [label, user, host] =
                     [&who.label, &who.user, &who.host].map(|text| quoted(text, Context::Words));
                 match length {
-                    Length::Full => write!(f, "{label}, {user}@{host})")?,
-                    _ => write!(f, "{label})")?,
+                    Length::Full => write!(f, " (--min-hold of {label}, {user}@{host})")?,
+                    Length::Brief => f.write_str(" (--min-hold)")?,
+                    Length::Short => {}
                 }
             }
             (Some(record), None) => {
@@ -223,10 +224,11 @@ mod tests {
             kept_until: Some(UNIX_EPOCH + Duration::from_secs(192 + 598)),
             ..held(0, 1, Some(record()))
         };
-        let [full, _, short] = line(Some(&kept), |_| {});
+        let [full, brief, short] = line(Some(&kept), |_| {});
         let expected = "1st in line; kept for another 9m 58s (--min-hold of job, ci\u{FFFD}@web1)";
         assert!(full.ends_with(expected), "{full}");
-        assert_eq!(short, "12s, 1st in line; kept for another 9m 58s (--min-hold of job)");
+        assert_eq!(short, "12s, 1st in line; kept for another 9m 58s");
+        assert!(brief.ends_with("; kept for another 9m 58s (--min-hold)"), "{brief}");
     }
 
     #[test]
@@ -241,7 +243,7 @@ mod tests {
         let quarantine = Withheld::Quarantine(Duration::from_secs(12));
         let [full, ..] =
             line(Some(&held(0, 0, None)), |waiting| waiting.withheld = Some(quarantine));
-        let granted = "1st in line; nobody is granted a permit for 12s yet";
+        let granted = "1st in line; no permit is granted for 12s yet";
         assert!(full.contains(granted), "{full}");
         let [full, ..] = line(Some(&held(0, 0, None)), |waiting| {
             waiting.withheld = Some(quarantine);

@@ -6,6 +6,19 @@ use std::time::Duration;
 use crate::backends::Record;
 use crate::printable::{Context, quoted};
 
+/// What the system said, without the number that it has for that.
+pub(crate) struct SystemErrorText<T>(pub(crate) T);
+
+impl<T: fmt::Display> fmt::Display for SystemErrorText<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        match text.rsplit_once(" (os error ") {
+            Some((words, number)) if number.ends_with(')') => f.write_str(words),
+            _ => f.write_str(&text),
+        }
+    }
+}
+
 /// A length of time as people say it.
 pub(crate) struct Span(pub(crate) Duration);
 
@@ -64,6 +77,16 @@ impl fmt::Display for Ordinal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_system_says_has_no_number() {
+        let refused = std::io::Error::from(rustix::io::Errno::CONNREFUSED);
+        assert_eq!(SystemErrorText(refused).to_string(), "Connection refused");
+        assert_eq!(
+            SystemErrorText("what (os error) is this").to_string(),
+            "what (os error) is this"
+        );
+    }
 
     #[test]
     fn short_times_have_tenths_and_long_ones_have_units() {

@@ -10,8 +10,18 @@ use crate::cli::{self, help_text};
 const DATE: &str = "2026-11-27";
 
 /// The pages that there are beside semrun(1).
-const OTHERS: [&str; 9] =
-    ["status", "acquire", "renew", "release", "limit", "serve", "doctor", "completions", "man"];
+const OTHERS: [&str; 10] = [
+    "status",
+    "acquire",
+    "renew",
+    "release",
+    "limit",
+    "serve",
+    "doctor",
+    "help",
+    "completions",
+    "man",
+];
 
 /// Variables that no option has.
 const VARIABLES: [(&str, &str); 7] = [

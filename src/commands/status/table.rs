@@ -29,6 +29,8 @@ pub(super) struct Table<'a> {
 /// The narrowest that a label is cut to, and a user with a host.
 const LABEL: usize = 8;
 const PERSON: usize = 12;
+/// The narrowest label where it is the last cell that has room.
+const LITTLE: usize = 4;
 
 impl Table<'_> {
     /// A heading for each semaphore, and a row for each holder and waiter.
@@ -48,9 +50,13 @@ impl Table<'_> {
             rows.extend(snapshot.holders.iter().map(|holder| self.holder(&snapshot.name, holder)));
             let waiters = snapshot.waiters.iter().enumerate();
             rows.extend(waiters.map(|(at, waiter)| self.waiter(&snapshot.name, at + 1, waiter)));
-            self.fit(&mut rows);
+            let count = self.fit(&mut rows);
             let leases = snapshot.holders.iter().any(|holder| holder.left().is_some());
-            let cells: Vec<_> = rows.iter().map(|row| row.cells(self.verbose, leases)).collect();
+            let mut cells: Vec<_> =
+                rows.iter().map(|row| row.cells(self.verbose, leases)).collect();
+            for row in &mut cells {
+                row.truncate(count);
+            }
             page.rows(&cells);
         }
         if !idle.is_empty() {
@@ -104,22 +110,34 @@ impl Table<'_> {
         }
     }
 
-    /// Cuts labels, and if that is not enough users and hosts, to the columns that there are.
-    fn fit(&self, rows: &mut [Row<'_>]) {
-        let Some(columns) = self.columns else { return };
-        let others = widest(rows.iter().map(|row| &row.state))
+    /// Cuts labels, and if that is not enough users and hosts, to the columns that there are. Returns how
+    /// many cells of each row have room then.
+    fn fit(&self, rows: &mut [Row<'_>]) -> usize {
+        const GAP: usize = 2;
+        let Some(columns) = self.columns else { return usize::MAX };
+        let state_and_age = widest(rows.iter().map(|row| &row.state))
             + widest(rows.iter().map(|row| &row.age))
-            + widest(rows.iter().map(|row| &row.pid))
-            + 4 * 2;
-        let room = columns.saturating_sub(others);
-        let person = widest(rows.iter().map(|row| &row.person));
-        let label = room.saturating_sub(person).max(LABEL);
-        let label = label.min(widest(rows.iter().map(|row| &row.label)));
+            + 2 * GAP;
+        let widest_label = widest(rows.iter().map(|row| &row.label));
+        let widest_person = widest(rows.iter().map(|row| &row.person));
+        let pid = GAP + widest(rows.iter().map(|row| &row.pid));
+        let room = columns.saturating_sub(state_and_age);
+        let least = widest_label.min(LABEL) + GAP + widest_person.min(PERSON);
+        let (count, room) = match room {
+            room if room >= least + pid => (5, room - pid),
+            room if room >= least => (4, room),
+            room => (3, room + GAP),
+        };
+        let room = room.saturating_sub(GAP);
+        let person = if count > 3 { widest_person } else { 0 };
+        let label = room.saturating_sub(person).max(if count > 3 { LABEL } else { LITTLE });
+        let label = label.min(widest_label);
         let person = room.saturating_sub(label).max(PERSON);
         for row in rows {
             row.label = cut(&printable(&row.label), label, self.mark).into();
             row.person = cut(&printable(&row.person), person, self.mark).into();
         }
+        count
     }
 
     /// How a semaphore stands as a whole.
@@ -374,7 +392,10 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
             "  min_hold, 9m 58s left  1m 5s  https://ci.example.org/jobs/47…  ci@web1    4242\n";
         assert!(text.contains(expected), "{text}");
         let text = shown(&[snapshot], Some(40), false, false);
-        assert!(text.contains("min_hold, 9m 58s left  1m 5s  https:/…  ci@web1"), "{text}");
+        assert!(text.contains("min_hold, 9m 58s left  1m 5s  https:/…\n"), "{text}");
+        assert!(text.lines().all(|line| line.width() <= 40), "{text}");
+        let text = shown(&[local()], Some(40), false, false);
+        assert!(text.contains("  ci@web1\n") && !text.contains("PID"), "{text}");
     }
 
     #[test]

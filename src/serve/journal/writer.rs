@@ -131,9 +131,7 @@ impl WriterThread {
             return Ok(());
         }
         if !self.is_in_place() {
-            return Err(io::Error::other(
-                "somebody has moved or deleted the journal; restart the server",
-            ));
+            return Err(io::Error::other("the journal was moved or deleted; restart the server"));
         }
         if self.torn {
             // Half a line must not stay where the next one begins.

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use super::Answer;
 use super::authorization::Denied;
 use super::body::ResponseBody;
-use crate::backends::cloud::protocol::VERSION;
+use crate::cli::messages::OtherVersion;
 use crate::serve::semaphores::SemaphoreError;
 
 pub(super) fn refused_for(refused: SemaphoreError) -> Answer {
@@ -37,13 +37,9 @@ pub(super) fn not_allowed(forbidden: Denied) -> Answer {
 /// To a client of ours that speaks another version. It would misread our answer, or take it for one
 /// of the original.
 pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
-    let text = format!(
-        "the client speaks version {} of the protocol between semrun and semrun serve, and this server \
-         version {VERSION}; install the same semrun on both sides",
-        String::from_utf8_lossy(version.as_bytes())
-    );
+    let version = String::from_utf8_lossy(version.as_bytes());
     let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = ResponseBody::text(text);
+    *answer.body_mut() = ResponseBody::text(OtherVersion::Client(&version).to_string());
     answer
 }
 

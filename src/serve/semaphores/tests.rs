@@ -54,7 +54,7 @@ fn idle_names_are_forgotten_with_all_that_was_due() {
             semaphores.request(&name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
         assert!(waits.is_none());
     }
-    assert!(!semaphores.all.borrow().contains_key("victim"), "nobody used it");
+    assert!(!semaphores.all.borrow().contains_key("victim"), "no client used it");
     assert_eq!(semaphores.all.borrow().len(), MOST_NAMES + 1, "all others are held");
     // Otherwise the server would look after it for ever.
     assert!(semaphores.due.borrow().iter().all(|(_, name)| &**name != "victim"));

@@ -8,14 +8,18 @@ use rustix::fs::{Access, access};
 
 use super::listed;
 use crate::cli::Cli;
+use crate::cli::messages::RUNS;
 use crate::settings::error::printable;
 
 /// How similar a word has to be to a known one.
 pub(super) const NEAR: f64 = 0.8;
 
 /// Words that other programs use for a subcommand.
-const OTHER_WORDS: [(&[&str], &str); 5] = [
+const OTHER_WORDS: [(&[&str], &str); 8] = [
     (&["list", "ls", "ps", "show", "info", "stats", "holders"], "semrun status"),
+    (&["watch", "top"], "semrun status --watch"),
+    (&["kill", "revoke", "force-release", "steal"], "semrun release --force NAME"),
+    (&["pin", "unpin", "resize", "set-limit"], "semrun limit NAME"),
     (&["version"], "semrun --version"),
     (&["unlock", "free"], "semrun release"),
     (&["take", "get"], "semrun acquire --name NAME"),
@@ -27,15 +31,38 @@ pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<String> {
     if is_program(word) {
         return None;
     }
-    let known = OTHER_WORDS.iter().find(|(words, _)| words.iter().any(|known| word == *known));
-    let near = match known {
-        Some((_, meant)) => (*meant).to_owned(),
+    let near = match other_word(word) {
+        Some(meant) => meant.to_owned(),
         None => format!("semrun {}", nearest_subcommand(word.to_str()?)?),
     };
     let word = printable(word);
     Some(format!(
         "no subcommand '{word}', and no such program in PATH; did you mean '{near}'? (a command of that \
          name: semrun --name NAME -- {word})"
+    ))
+}
+
+/// The subcommand for which other programs have this word.
+fn other_word(word: &OsStr) -> Option<&'static str> {
+    let mut known = OTHER_WORDS.iter();
+    known.find(|(words, _)| words.iter().any(|known| word == *known)).map(|(_, meant)| *meant)
+}
+
+/// An option that begins with another dash than the hyphen, as editors and web pages make of it.
+pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<String> {
+    let text = word.to_str()?;
+    let dash = text
+        .chars()
+        .next()
+        .filter(|c| "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2015}\u{2212}".contains(*c))?;
+    if is_program(word) {
+        return None;
+    }
+    let rest = printable(text.trim_start_matches([dash, '-']).as_ref());
+    let meant = if rest.chars().nth(1).is_some() { "--" } else { "-" };
+    Some(format!(
+        "'{dash}{rest}' begins with a dash that is no hyphen (U+{:04X}); did you mean '{meant}{rest}'?",
+        u32::from(dash)
     ))
 }
 
@@ -72,7 +99,9 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
         );
     }
     if is_program(first) {
-        return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}");
+        let other = other_word(first).map(|meant| format!("; did you mean '{meant}'?"));
+        let other = other.unwrap_or_default();
+        return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}{other}");
     }
     let none = format!("{NONE}, and no program or subcommand '{shown}'");
     let runs = RUNS.iter().any(|word| first == word);
@@ -88,9 +117,6 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
     let command = command.map_or_else(|| "COMMAND".into(), |command| printable(command));
     format!("{none}; the name goes with --name: semrun --name {name} -- {command}")
 }
-
-/// Words that other programs use for a run.
-const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
 
 /// The word that is most like another, if one is near enough.
 pub(in crate::settings) fn nearest<'a>(
@@ -133,5 +159,14 @@ mod tests {
         for other in ["deploy", "backup.sh", "rsync", "pg_dump", "make"] {
             assert_eq!(nearest_subcommand(other), None);
         }
+    }
+
+    #[test]
+    fn a_dash_that_an_editor_made_is_told_from_a_hyphen() {
+        let meant = |word: &str| other_dash(word.as_ref()).unwrap_or_default();
+        assert!(meant("\u{2014}name").contains("(U+2014); did you mean '--name'?"));
+        assert!(meant("\u{2212}n").contains("did you mean '-n'?"));
+        assert!(meant("\u{2013}-name").contains("did you mean '--name'?"));
+        assert_eq!(meant("-name"), "");
     }
 }

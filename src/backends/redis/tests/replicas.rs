@@ -108,7 +108,10 @@ fn a_server_that_thaws_and_counts_a_replica_that_has_gone_convinces_no_one() {
         |call: &Request<'_>| world.runtime.block_on(async { connection.call(&keys, call).await });
     for round in 0..4 {
         let call = |operation| with_replicas(operation, round, 1);
-        assert_eq!(called(&call(Operation::Ask)).unwrap().status, ReplyStatus::Holding);
+        // On a busy machine the replica may confirm too late once; asking again is harmless.
+        until(|| {
+            called(&call(Operation::Ask)).is_ok_and(|reply| reply.status == ReplyStatus::Holding)
+        });
         world.server.signal(Signal::STOP);
         // It goes on saying that it is there, once a second.
         std::thread::sleep(Duration::from_millis(2_100));
@@ -124,7 +127,7 @@ fn a_server_that_thaws_and_counts_a_replica_that_has_gone_convinces_no_one() {
         });
         assert_eq!(too_few(&renews), Some((0, 1)), "{round}");
         replica.follow(&world);
-        called(&call(Operation::Release)).unwrap();
+        until(|| called(&call(Operation::Release)).is_ok());
     }
 }
 

@@ -132,6 +132,7 @@ fn what_is_not_a_file_of_ours_is_neither_waited_for_nor_followed() {
             put(&directory.path().join(file));
             let opened = Journal::open_at(directory.path(), "b".into());
             let Err(UnsafeDirectory::Unsafe(error)) = opened else { panic!("{file} is {what}") };
+            let error = error.to_string();
             assert!(error.starts_with(file) && error.contains("not a regular file"), "{error}");
             assert_eq!(fs::read(directory.path().join("victim")).unwrap(), b"precious");
             assert!(!directory.path().join("nothing").exists());
@@ -152,7 +153,7 @@ fn a_state_directory_is_one_that_only_we_and_root_may_change() {
     let place = TempDir::new().unwrap();
     let at = |name: &str| place.path().join(name);
     let refusal = |path: &Path| match Journal::open_at(path, "b".into()) {
-        Err(UnsafeDirectory::Unsafe(what)) => what,
+        Err(UnsafeDirectory::Unsafe(what)) => what.to_string(),
         Err(UnsafeDirectory::Io(error)) => panic!("{error}"),
         Ok(_) => String::new(),
     };
@@ -176,5 +177,5 @@ fn a_state_directory_is_one_that_only_we_and_root_may_change() {
     symlink("a/b/c", at("link")).unwrap();
     assert!(refusal(&at("link/")).contains("symbolic link"));
     symlink("a/b", at("above")).unwrap();
-    assert_eq!(refusal(&at("above/c")), "", "where nobody else could have put it");
+    assert_eq!(refusal(&at("above/c")), "", "where no other user could have put it");
 }
