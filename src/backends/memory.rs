@@ -1,9 +1,8 @@
 //! The ledger with a clock and a way to wait: the reference backend. It lives and dies with its
 //! process, so a holder that vanishes is noticed at the end of its TTL.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -15,21 +14,21 @@ use super::lease::{self, RenewingLease};
 use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
 use super::renewal::{self, Renewed};
 use super::{
-    AcquireRequest, Acquisition, Backend, CancelToken, Error, Finding, Grade, Holder, HolderState,
-    Lease, LocalFuture, Loss, LossStage, Name, Permit, Progress, ProgressSender, QueueStatus,
+    AcquireRequest, Acquisition, Backend, BoxFuture, CancelToken, Error, Finding, Grade, Holder,
+    HolderState, Lease, Loss, LossStage, Name, Permit, Progress, ProgressSender, QueueStatus,
     Record, ReleaseOutcome, Revocation, Snapshot, StoreError, Validity, Waiter,
 };
 use crate::clock::{self, Moment};
 
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Rc<RefCell<BTreeMap<Name, MemorySemaphore>>>);
+pub(crate) struct Memory(Arc<Mutex<BTreeMap<Name, MemorySemaphore>>>);
 
 #[derive(Default)]
 struct MemorySemaphore {
     ledger: Ledger<Record>,
     waiting: HashMap<Uuid, oneshot::Sender<u64>>,
     /// Waiters check again when something is due.
-    changed: Rc<Notify>,
+    changed: Arc<Notify>,
     /// Where holders hear how their permit ends.
     held: HashMap<Uuid, watch::Sender<Option<LossStage>>>,
     /// The detached permits that were given back.
@@ -37,13 +36,17 @@ struct MemorySemaphore {
 }
 
 impl Memory {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, MemorySemaphore>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes one semaphore and tells the holders and waiters that it concerns.
     fn update(
         &self,
         name: &Name,
         change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<LedgerEvent>,
     ) {
-        let mut semaphores = self.0.borrow_mut();
+        let mut semaphores = self.lock();
         let semaphore = semaphores.entry(name.clone()).or_default();
         let now = clock::now();
         let changes = change(&mut semaphore.ledger, now);
@@ -71,7 +74,7 @@ impl Memory {
     }
 
     fn snapshot(&self, name: &Name) -> Snapshot {
-        let semaphores = self.0.borrow();
+        let semaphores = self.lock();
         let ledger = &semaphores[name].ledger;
         let now = clock::now();
         let holders = ledger.holders().map(|holding| Holder::Known {
@@ -108,7 +111,7 @@ impl Memory {
         });
         match renewal {
             Renewal::Held => {
-                let terms = self.0.borrow()[name].ledger.terms();
+                let terms = self.lock()[name].ledger.terms();
                 Ok(terms.and_then(|terms| terms.ttl).expect("everybody here has one"))
             }
             Renewal::Revoked => Err(Loss::revoked()),
@@ -125,7 +128,7 @@ impl Memory {
         let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
         self.update(&request.name, Ledger::expire);
         let (stands, pinned) = {
-            let ledger = &self.0.borrow()[&request.name].ledger;
+            let ledger = &self.lock()[&request.name].ledger;
             (ledger.terms_or(asked), ledger.pinned().is_some())
         };
         let ttl = stands.ttl.expect("everybody here has one");
@@ -136,7 +139,7 @@ impl Memory {
         if stands.limit != request.limit {
             progress.tell(Progress::Limit { asked: request.limit, stands: stands.limit, pinned });
         }
-        if let Some(semaphore) = self.0.borrow_mut().get_mut(&request.name) {
+        if let Some(semaphore) = self.lock().get_mut(&request.name) {
             semaphore.waiting.insert(request.id, sender);
         }
         // Leaves the queue if this future is dropped, and becomes the lease once a permit is ours.
@@ -157,8 +160,8 @@ impl Memory {
                 QueueStatus::of(&snapshot, request.id).expect("we are queued"),
             ));
             let (expiry, changed) = {
-                let semaphore = &self.0.borrow()[&request.name];
-                (semaphore.ledger.next_expiry(), Rc::clone(&semaphore.changed))
+                let semaphore = &self.lock()[&request.name];
+                (semaphore.ledger.next_expiry(), Arc::clone(&semaphore.changed))
             };
             let expiry = async {
                 match expiry {
@@ -179,7 +182,7 @@ impl Memory {
 
     fn release(&self, name: &Name, id: Uuid) {
         self.update(name, Ledger::expire);
-        if let Some(semaphore) = self.0.borrow_mut().get_mut(name)
+        if let Some(semaphore) = self.lock().get_mut(name)
             && semaphore.ledger.holding(id).is_some_and(is_detached)
         {
             semaphore.given_back.insert(id);
@@ -206,16 +209,16 @@ impl Backend for Memory {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
             let acquired = cancel.unless_cancelled(self.take_turn(request, progress)).await;
             acquired.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            if !self.0.borrow().contains_key(name) {
+            if !self.lock().contains_key(name) {
                 return Ok(Snapshot::unused(name));
             }
             self.update(name, Ledger::expire);
@@ -223,12 +226,12 @@ impl Backend for Memory {
         })
     }
 
-    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let known =
                 |one: &MemorySemaphore| one.ledger.in_use() || one.ledger.pinned().is_some();
-            let mut names: Vec<_> = self.0.borrow().keys().cloned().collect();
-            names.retain(|name| self.0.borrow().get(name).is_some_and(known));
+            let mut names: Vec<_> = self.lock().keys().cloned().collect();
+            names.retain(|name| self.lock().get(name).is_some_and(known));
             let mut snapshots = Vec::new();
             for name in &names {
                 snapshots.push(self.observe(name).await?);
@@ -242,7 +245,7 @@ impl Backend for Memory {
         name: &'a Name,
         id: Uuid,
         _: Duration,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.release(name, id);
             Ok(())
@@ -253,11 +256,11 @@ impl Backend for Memory {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             self.update(name, Ledger::expire);
             let token = {
-                let ledger = &self.0.borrow()[name].ledger;
+                let ledger = &self.lock()[name].ledger;
                 ledger.holding(id).filter(|one| is_detached(one)).map(|one| one.token)
             };
             let since = clock::now();
@@ -271,11 +274,11 @@ impl Backend for Memory {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             self.update(name, Ledger::expire);
             let held = {
-                let ledger = &self.0.borrow()[name].ledger;
+                let ledger = &self.lock()[name].ledger;
                 let held = |one: &LedgerHolder<Record>| {
                     is_detached(one) && one.phase != HolderState::MinHold
                 };
@@ -285,7 +288,7 @@ impl Backend for Memory {
                 self.release(name, id);
                 return Ok(ReleaseOutcome::Now);
             }
-            let before = self.0.borrow()[name].given_back.contains(&id);
+            let before = self.lock()[name].given_back.contains(&id);
             Ok(if before { ReleaseOutcome::Before } else { ReleaseOutcome::Unknown })
         })
     }
@@ -295,13 +298,13 @@ impl Backend for Memory {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> LocalFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
-            if !self.0.borrow().contains_key(name) {
+            if !self.lock().contains_key(name) {
                 return Ok(false);
             }
             self.update(name, Ledger::expire);
-            let held = self.0.borrow()[name].ledger.holding(id).is_some();
+            let held = self.lock()[name].ledger.holding(id).is_some();
             self.update(name, |ledger, now| ledger.revoke(now, id, how));
             Ok(held)
         })
@@ -311,14 +314,14 @@ impl Backend for Memory {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.update(name, |ledger, now| ledger.pin(now, limit));
             Ok(())
         })
     }
 
-    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
         let (grade, what) = (Grade::Ok, FindingKind::Memory);
         Box::pin(async move { Ok(vec![Finding { topic: "memory", grade, what }]) })
     }
@@ -348,7 +351,7 @@ impl Drop for QueueGuard {
                 changes.extend(ledger.release(now, id));
                 changes
             });
-            if let Some(semaphore) = self.memory.0.borrow_mut().get_mut(&self.name) {
+            if let Some(semaphore) = self.memory.lock().get_mut(&self.name) {
                 semaphore.waiting.remove(&id);
             }
         }
@@ -363,15 +366,15 @@ struct MemoryLease {
 
 impl lease::LeaseOps for MemoryLease {
     fn renew_until_lost(
-        self: Rc<Self>,
+        self: Arc<Self>,
         validity: watch::Sender<Validity>,
-    ) -> LocalFuture<'static, Loss> {
-        let semaphores = self.memory.0.borrow();
+    ) -> BoxFuture<'static, Loss> {
+        let semaphores = self.memory.lock();
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
         drop(semaphores);
         Box::pin(async move {
             let renew_now = Notify::new();
-            let attempt = || -> LocalFuture<'_, Result<Renewed, StoreError>> {
+            let attempt = || -> BoxFuture<'_, Result<Renewed, StoreError>> {
                 let renewed = self.memory.renew(&self.name, self.id);
                 Box::pin(async { Ok(renewed.map_or_else(Renewed::Lost, Renewed::For)) })
             };
@@ -390,8 +393,8 @@ impl lease::LeaseOps for MemoryLease {
         })
     }
 
-    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
-        let semaphores = self.memory.0.borrow();
+    fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss> {
+        let semaphores = self.memory.lock();
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
         drop(semaphores);
         Box::pin(async move {
@@ -402,7 +405,7 @@ impl lease::LeaseOps for MemoryLease {
         })
     }
 
-    fn release(self: Rc<Self>, _: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
+    fn release(self: Arc<Self>, _: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.memory.release(&self.name, self.id);
             Ok(())

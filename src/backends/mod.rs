@@ -16,6 +16,7 @@ mod renewal;
 mod resolve;
 mod retry;
 mod sanitize;
+mod slot;
 mod snapshot;
 pub(crate) mod tls;
 
@@ -43,11 +44,11 @@ pub(crate) use self::snapshot::{
     ClientInfo, Holder, HolderState, QueueStatus, Record, Snapshot, Waiter, Withheld,
 };
 
-/// A future on semrun's one thread.
-pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+/// A future that any thread may poll.
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Hands out permits of named counting semaphores.
-pub(crate) trait Backend {
+pub(crate) trait Backend: Send + Sync {
     /// Lets the server work while semrun does something else: it may send now, without waiting, the
     /// first request that [`Backend::acquire`] makes for the same ask. Returns whether it did; then
     /// the ask has to be acquired, or withdrawn.
@@ -66,14 +67,14 @@ pub(crate) trait Backend {
         request: &'a AcquireRequest,
         turn: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> LocalFuture<'a, Result<Acquisition, Error>>;
+    ) -> BoxFuture<'a, Result<Acquisition, Error>>;
 
     /// The holders and the waiters. An idle name is an empty snapshot, and asking creates nothing.
-    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>>;
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
     /// moment, but one after the other.
-    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>>;
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>>;
 
     /// Gives back the permit or the place in the queue of this identity, for a client that died
     /// without doing so. `patience` bounds how long it retries.
@@ -82,7 +83,7 @@ pub(crate) trait Backend {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> LocalFuture<'a, Result<(), Error>>;
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Attaches to a permit that outlives the process that acquired it ([`ClientInfo::detached`]): renews
     /// it at once, and for as long as [`Lease::lost`] runs. Dropping the lease leaves the permit as
@@ -91,14 +92,14 @@ pub(crate) trait Backend {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>>;
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>>;
 
     /// Gives back such a permit; the next waiter is told at once.
     fn release_detached<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>>;
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>>;
 
     /// Revokes a permit of whatever kind. False: it is not held.
     fn revoke<'a>(
@@ -106,10 +107,10 @@ pub(crate) trait Backend {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> LocalFuture<'a, Result<bool, Error>>;
+    ) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// Which limit is in force, as in [`Backend::observe`]. An error where limits are not known.
-    fn limit<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         self.observe(name)
     }
 
@@ -119,14 +120,14 @@ pub(crate) trait Backend {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> LocalFuture<'a, Result<(), Error>>;
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Examines the place where the permits live, and what endangers them. If it cannot be used at
     /// all, that is an error.
-    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>>;
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>>;
 
     /// How long it takes until another server replaces one that does not answer.
-    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+    fn failover_time(&self) -> BoxFuture<'_, Failover> {
         Box::pin(std::future::ready(Failover::Never))
     }
 
@@ -138,7 +139,7 @@ pub(crate) trait Backend {
 }
 
 /// A permit that is held. Dropping it without a release is what a crash does.
-pub(crate) trait Lease {
+pub(crate) trait Lease: Send {
     fn permit(&self) -> &Permit;
 
     /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
@@ -147,7 +148,7 @@ pub(crate) trait Lease {
     /// Renews the permit as long as it is polled, and is ready once the permit is known to be lost.
     /// [`Lease::validity`] shows whether renewals fail. After [`LossStage::Revoking`] it may be called
     /// again, and is ready once the permit is revoked at once after all. Cancel-safe.
-    fn lost(&mut self) -> LocalFuture<'_, Loss>;
+    fn lost(&mut self) -> BoxFuture<'_, Loss>;
 
     /// A descriptor that the command's whole tree must inherit: the permit is taken as long as
     /// any process keeps it open.
@@ -155,7 +156,7 @@ pub(crate) trait Lease {
 
     /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it
     /// retries.
-    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>>;
+    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>>;
 }
 
 /// What came of giving back a permit that no process holds.

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{LocalFuture, Loss, StoreError, Validity};
+use super::{BoxFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -24,7 +24,7 @@ pub(super) async fn renew_loop<'a>(
     id: Uuid,
     validity: watch::Sender<Validity>,
     renew_now: &Notify,
-    mut attempt: impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
+    mut attempt: impl FnMut() -> BoxFuture<'a, Result<Renewed, StoreError>>,
 ) -> Loss {
     loop {
         let Validity { since, ttl, .. } = *validity.borrow();
@@ -57,7 +57,7 @@ pub(super) async fn renew_loop<'a>(
 /// connection that was cut silently. Returns also the moment before the successful one.
 async fn hedged<'a>(
     ttl: Duration,
-    attempt: &mut impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
+    attempt: &mut impl FnMut() -> BoxFuture<'a, Result<Renewed, StoreError>>,
 ) -> (Moment, Result<Renewed, StoreError>) {
     let half = patience(ttl) / 2;
     let since = clock::now();

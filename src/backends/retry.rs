@@ -24,9 +24,9 @@ pub(super) async fn with_timeout<T>(
 }
 
 /// Retries an attempt until it succeeds, fails for good, or its time is over.
-pub(super) async fn with_retries<T>(
+pub(super) async fn with_retries<T, F: Future<Output = Result<T, StoreError>>>(
     patience: Duration,
-    mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
+    mut attempt: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     let give_up = Instant::now() + patience;
     let mut backoff = Backoff::new();
@@ -54,9 +54,9 @@ impl RetryBudget {
     }
 
     /// As [`with_retries`]; once the patience is used up, with one attempt.
-    pub(super) async fn with<T>(
+    pub(super) async fn with<T, F: Future<Output = Result<T, StoreError>>>(
         &mut self,
-        attempt: impl AsyncFnMut() -> Result<T, StoreError>,
+        attempt: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
         // The time that a first attempt may take for free.
         const FREE: Duration = Duration::from_millis(50);
@@ -147,9 +147,9 @@ mod tests {
         runtime.block_on(async {
             let started = Instant::now();
             let mut last = Duration::ZERO;
-            let failed: Result<(), _> = with_retries(RETRY_FOR, async || {
+            let failed: Result<(), _> = with_retries(RETRY_FOR, || {
                 last = started.elapsed();
-                Err(StoreError::Silent)
+                std::future::ready(Err(StoreError::Silent))
             })
             .await;
             assert_eq!(failed, Err(StoreError::Silent));

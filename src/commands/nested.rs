@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Attempt, Backend, Error, Holder, Lease, LocalFuture, Loss, LossReason, LossStage, Name, Permit,
+    Attempt, Backend, BoxFuture, Error, Holder, Lease, Loss, LossReason, LossStage, Name, Permit,
     Snapshot, Validity,
 };
 use crate::mutants::{self, Guard};
@@ -125,7 +125,7 @@ impl Lease for NestedLease {
         self.tenure.as_ref().map(watch::Sender::subscribe)
     }
 
-    fn lost(&mut self) -> LocalFuture<'_, Loss> {
+    fn lost(&mut self) -> BoxFuture<'_, Loss> {
         Box::pin(self.lost())
     }
 
@@ -135,7 +135,7 @@ impl Lease for NestedLease {
     }
 
     /// It is not ours to give back; the semrun around us learns that we do not need it.
-    fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 }

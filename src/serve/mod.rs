@@ -18,6 +18,7 @@ mod tombstones;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,9 @@ const SEND_BUFFER: usize = 128 * 1024;
 
 /// How long until it is said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
+
+/// A future on the one thread of the server.
+pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// The TLS configuration for new connections. Another may replace it while the server runs.
 pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;

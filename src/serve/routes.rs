@@ -34,11 +34,12 @@ use super::log::{self, LogEvent};
 use super::peer::Peer;
 use super::rejected_keys::RejectedKeys;
 use super::semaphores::{AttachedRequest, COMING_BACK, RequestEnd, RequestKind, Semaphores};
+use crate::backends::Revocation;
 use crate::backends::cloud::protocol::{
     ASK_HEADER, BEAT, KEY_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, ReleaseReply,
     RevokeReply, ServerInfo, VERSION, VERSION_HEADER, millis,
 };
-use crate::backends::{LocalFuture, Revocation};
+use crate::serve::LocalFuture;
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;

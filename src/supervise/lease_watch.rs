@@ -212,7 +212,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::backends::{Error, LocalFuture, Permit, StoreError};
+    use crate::backends::{BoxFuture, Error, Permit, StoreError};
 
     const TTL: Duration = Duration::from_millis(600);
 
@@ -232,7 +232,7 @@ mod tests {
             Some(self.validity.clone())
         }
 
-        fn lost(&mut self) -> LocalFuture<'_, Loss> {
+        fn lost(&mut self) -> BoxFuture<'_, Loss> {
             Box::pin(async {
                 let _ = (&mut self.lost).await;
                 Loss { reason: LossReason::ExpiredOrRevoked, stage: LossStage::Before }
@@ -243,7 +243,7 @@ mod tests {
             None
         }
 
-        fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
+        fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
             Box::pin(async { Ok(()) })
         }
     }

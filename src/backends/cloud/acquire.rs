@@ -1,7 +1,7 @@
 //! Waiting for a permit of a cloud-semaphore server, whichever kind it turns out to be.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -20,7 +20,7 @@ use crate::backends::error::{Attempt, MissingFeature, StoreError};
 use crate::backends::lease::RenewingLease;
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
-    AcquireRequest, Acquisition, CancelToken, Error, Lease, Permit, Progress, ProgressSender,
+    AcquireRequest, Acquisition, CancelToken, Error, Lease, Name, Permit, Progress, ProgressSender,
     QueueStatus, Validity,
 };
 use crate::clock::{self, Moment};
@@ -33,7 +33,7 @@ const QUICK: Duration = Duration::from_millis(100);
 
 /// A client that asks, until it has a permit.
 pub(super) struct CloudAcquire<'a> {
-    server: Rc<CloudServer>,
+    server: Arc<CloudServer>,
     acquire_request: &'a AcquireRequest,
     progress: &'a ProgressSender,
     /// Whether one of our servers may know of us.
@@ -49,7 +49,7 @@ pub(super) struct CloudAcquire<'a> {
     /// Our place in the queue of the other kind.
     place: Option<NodeRegistration>,
     /// Whether we are taking one, which must not be interrupted.
-    taking: Rc<Cell<bool>>,
+    taking: Arc<AtomicBool>,
     /// Our identities in places of that kind that we lost sight of.
     ghosts: Vec<Uuid>,
     told: (u32, Duration),
@@ -68,7 +68,7 @@ enum AcquireStep {
 
 impl<'a> CloudAcquire<'a> {
     pub(super) fn new(
-        server: Rc<CloudServer>,
+        server: Arc<CloudServer>,
         acquire_request: &'a AcquireRequest,
         progress: &'a ProgressSender,
     ) -> Self {
@@ -82,7 +82,7 @@ impl<'a> CloudAcquire<'a> {
             ticket: 0,
             seal: String::new(),
             place: None,
-            taking: Rc::default(),
+            taking: Arc::default(),
             ghosts: Vec::new(),
             told: (acquire_request.limit, acquire_request.ttl),
             time: ATTEMPT_TIMEOUT,
@@ -91,7 +91,7 @@ impl<'a> CloudAcquire<'a> {
 
     /// Waits in turn, unless it is called off.
     pub(super) async fn run(mut self, mut cancel: CancelToken) -> Result<Acquisition, Error> {
-        let taking = Rc::clone(&self.taking);
+        let taking = Arc::clone(&self.taking);
         let mut leaving = LEAVING;
         let done = {
             let mut advancing = Box::pin(self.advance());
@@ -101,7 +101,7 @@ impl<'a> CloudAcquire<'a> {
                 () = cancel.cancelled() => {
                     // A place that is taken can be left, one that is half taken cannot.
                     let taken = async {
-                        while taking.get() {
+                        while taking.load(Relaxed) {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
                     };
@@ -147,7 +147,7 @@ impl<'a> CloudAcquire<'a> {
             let left = give_up.saturating_duration_since(Instant::now());
             self.time = if self.queued { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             let step = self.step(since, link.take()).await;
-            self.taking.set(false);
+            self.taking.store(false, Relaxed);
             self.outcome = true;
             if step.is_ok() {
                 before = PreviousError::default();
@@ -175,7 +175,7 @@ impl<'a> CloudAcquire<'a> {
                     }
                     match granted {
                         Ok(link) => {
-                            self.server.idle.replace(Some(link));
+                            self.server.idle.put(link);
                             return Ok(Acquisition::Granted(self.lease()));
                         }
                         Err(error) => {
@@ -214,7 +214,7 @@ impl<'a> CloudAcquire<'a> {
         since: Moment,
         link: Option<HttpConnection>,
     ) -> Result<AcquireStep, StoreError> {
-        let server = Rc::clone(&self.server);
+        let server = Arc::clone(&self.server);
         if let Some(link) = link
             && let Some(mut link) = link.if_idle().await
         {
@@ -225,7 +225,11 @@ impl<'a> CloudAcquire<'a> {
         let beyond = beyond_the_original(self.acquire_request);
         if beyond.is_some() || self.acquire_request.nonblock {
             // A server of the other kind remembers every client that registers, so we look first.
-            let theirs = with_timeout(self.time, self.look_if_original(&mut link)).await?;
+            let theirs = with_timeout(
+                self.time,
+                look_if_original(&server, &self.acquire_request.name, &mut link),
+            )
+            .await?;
             if theirs.is_some()
                 && let Some(lack) = beyond
             {
@@ -237,28 +241,6 @@ impl<'a> CloudAcquire<'a> {
         }
         let answer = self.register(&mut link).await?;
         self.parse_reply(since, link, answer).await
-    }
-
-    /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
-    /// would list every holder.
-    async fn look_if_original(
-        &self,
-        link: &mut HttpConnection,
-    ) -> Result<Option<ObserveAnswer>, StoreError> {
-        let dialler = &self.server.dialler;
-        let answer = link.send(dialler.request(ABOUT, "")).await?;
-        let ours = answer.ours;
-        link.read(answer).await?;
-        if ours {
-            return Ok(None);
-        }
-        self.server.tell_apart(link).await?;
-        let answer =
-            link.send(dialler.request(OBSERVE, self.acquire_request.name.as_str())).await?;
-        if answer.status != StatusCode::OK {
-            return Err(unexpected(answer.status, OBSERVE));
-        }
-        ObserveAnswer::parse(&link.read(answer).await?).map(Some)
     }
 
     async fn register(&mut self, link: &mut HttpConnection) -> Result<HttpResponse, StoreError> {
@@ -277,7 +259,7 @@ impl<'a> CloudAcquire<'a> {
         self.asked = true;
         // A server of the other kind remembers every identity that it gave out, until its place has
         // been taken and left.
-        self.taking.set(true);
+        self.taking.store(true, Relaxed);
         let request = request.header(ASK_HEADER, ascii_json(&asking));
         let answer = with_timeout(self.time, link.send(request)).await?;
         if answer.status != StatusCode::OK {
@@ -300,7 +282,7 @@ impl<'a> CloudAcquire<'a> {
             // Boxed, like what follows: only this case needs the room for it.
             return Box::pin(self.take_place(id, link)).await;
         }
-        self.taking.set(false);
+        self.taking.store(false, Relaxed);
         let text = with_timeout(self.time, link.line(&mut answer)).await?;
         let told = parse_body::<RegisterReply>(&text)?.validated()?;
         self.tell(&told);
@@ -312,10 +294,10 @@ impl<'a> CloudAcquire<'a> {
                 let (id, name) = (self.acquire_request.id, self.acquire_request.name.clone());
                 let permit = Permit { id, name, token: Some(told.token) };
                 if with_timeout(self.time, link.read(answer)).await.is_ok() {
-                    self.server.idle.replace(Some(link));
+                    self.server.idle.put(link);
                 }
                 let lease = ServeLease {
-                    server: Rc::clone(&self.server),
+                    server: Arc::clone(&self.server),
                     name: permit.name.clone(),
                     id: permit.id,
                     granted_by: told.server,
@@ -355,11 +337,15 @@ impl<'a> CloudAcquire<'a> {
         let taken =
             NodeRegistration::take(&self.server, &self.acquire_request.name, id, link, self.time)
                 .await;
-        self.taking.set(false);
+        self.taking.store(false, Relaxed);
         let (mut place, queue_status) = taken?;
         if self.acquire_request.nonblock {
             // Another client may have been faster, and then we leave again.
-            let granted = with_timeout(RETRY_FOR, self.granted_or_behind(&mut place)).await;
+            let granted = with_timeout(
+                RETRY_FOR,
+                granted_or_behind(&self.server, &self.acquire_request.name, &mut place),
+            )
+            .await;
             if granted?.is_none() {
                 place.leave(LEAVING).await;
                 return Ok(AcquireStep::Done(Acquisition::Busy));
@@ -390,32 +376,9 @@ impl<'a> CloudAcquire<'a> {
         }
     }
 
-    /// None: another client has the permit.
-    async fn granted_or_behind(
-        &self,
-        place: &mut NodeRegistration,
-    ) -> Result<Option<HttpConnection>, StoreError> {
-        let id = place.id.to_string();
-        let behind = async {
-            loop {
-                let snapshot = self.server.look(&self.acquire_request.name).await?;
-                let waits = |permit: &Option<String>| permit.as_ref() == Some(&id);
-                if snapshot.waiters.iter().any(|waiter| waits(&waiter.foreign)) {
-                    return Ok::<_, StoreError>(());
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            granted = place.granted() => granted.map(Some),
-            behind = behind => behind.map(|()| None),
-        }
-    }
-
     fn lease(&mut self) -> Box<dyn Lease> {
         let place = self.place.take().expect("we are in line");
-        Box::new(place.lease(Rc::clone(&self.server), self.acquire_request.name.clone()))
+        Box::new(place.lease(Arc::clone(&self.server), self.acquire_request.name.clone()))
     }
 
     /// Tells the user what differs from the request, each thing once.
@@ -470,6 +433,52 @@ impl<'a> CloudAcquire<'a> {
     fn error(&self, error: StoreError) -> Error {
         error.while_doing(&self.server.shown, Attempt::Acquire(self.acquire_request.name.clone()))
     }
+}
+
+/// None: another client has the permit.
+async fn granted_or_behind(
+    server: &CloudServer,
+    name: &Name,
+    place: &mut NodeRegistration,
+) -> Result<Option<HttpConnection>, StoreError> {
+    let id = place.id.to_string();
+    let behind = async {
+        loop {
+            let snapshot = server.look(name).await?;
+            let waits = |permit: &Option<String>| permit.as_ref() == Some(&id);
+            if snapshot.waiters.iter().any(|waiter| waits(&waiter.foreign)) {
+                return Ok::<_, StoreError>(());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        granted = place.granted() => granted.map(Some),
+        behind = behind => behind.map(|()| None),
+    }
+}
+
+/// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
+/// would list every holder.
+async fn look_if_original(
+    server: &CloudServer,
+    name: &Name,
+    link: &mut HttpConnection,
+) -> Result<Option<ObserveAnswer>, StoreError> {
+    let dialler = &server.dialler;
+    let answer = link.send(dialler.request(ABOUT, "")).await?;
+    let ours = answer.ours;
+    link.read(answer).await?;
+    if ours {
+        return Ok(None);
+    }
+    server.tell_apart(link).await?;
+    let answer = link.send(dialler.request(OBSERVE, name.as_str())).await?;
+    if answer.status != StatusCode::OK {
+        return Err(unexpected(answer.status, OBSERVE));
+    }
+    ObserveAnswer::parse(&link.read(answer).await?).map(Some)
 }
 
 /// What the request needs and a server of the original kind lacks.

@@ -1,6 +1,6 @@
 //! Interventions in a cloud-semaphore server: permits are given back or revoked, and limits pinned.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -23,7 +23,7 @@ use crate::clock;
 impl CloudServer {
     /// One attempt to take up a detached permit.
     pub(super) async fn attach(
-        self: &Rc<Self>,
+        self: &Arc<Self>,
         name: &Name,
         id: Uuid,
     ) -> Result<Option<Box<dyn Lease>>, StoreError> {
@@ -45,7 +45,7 @@ impl CloudServer {
         let validity = Validity { since, ttl: Duration::from_millis(told.ttl_ms), error: None };
         let permit = Permit { id, name: name.clone(), token: Some(told.token) };
         let granted_by = told.server;
-        let lease = ServeLease { server: Rc::clone(self), name: name.clone(), id, granted_by };
+        let lease = ServeLease { server: Arc::clone(self), name: name.clone(), id, granted_by };
         Ok(Some(Box::new(RenewingLease::new(permit, validity, lease))))
     }
 

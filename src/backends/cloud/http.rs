@@ -96,15 +96,8 @@ impl HttpDialer {
         Err(last.unwrap_or(StoreError::NoAddress))
     }
 
-    /// One more connection to the same server.
-    pub(super) async fn dial_beside(
-        &self,
-        link: &HttpConnection,
-    ) -> Result<HttpConnection, StoreError> {
-        self.dial_to(link.server).await
-    }
-
-    async fn dial_to(&self, server: SocketAddr) -> Result<HttpConnection, StoreError> {
+    /// Connects to a server that was found already.
+    pub(super) async fn dial_to(&self, server: SocketAddr) -> Result<HttpConnection, StoreError> {
         let stream = TcpStream::connect(server).await.map_err(|error| unreachable(&error))?;
         let socket = prepare(&stream).map_err(|error| unreachable(&error))?;
         match &self.tls {
@@ -155,6 +148,11 @@ impl HttpConnection {
     }
 
     /// A descriptor of the connection; the server sees its end when all of them are closed.
+    /// The address of its other end.
+    pub(super) fn server(&self) -> SocketAddr {
+        self.server
+    }
+
     pub(super) fn socket(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
     }

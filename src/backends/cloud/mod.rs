@@ -14,8 +14,8 @@ mod orphans;
 pub(crate) mod protocol;
 mod serve_lease;
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -32,8 +32,9 @@ use self::node_lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
 use super::error::{MissingFeature, StoreError};
 use super::retry::{RETRY_FOR, RetryBudget, with_retries};
+use super::slot::Slot;
 use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Finding, Lease, LocalFuture,
+    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
     Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
 };
 
@@ -45,16 +46,16 @@ const LEAVING: Duration = Duration::from_millis(900);
 
 /// The cloud-semaphore backend.
 pub(crate) struct Cloud {
-    server: Rc<CloudServer>,
+    server: Arc<CloudServer>,
 }
 
 struct CloudServer {
     dialler: HttpDialer,
     shown: String,
     /// An idle connection, for requests that are answered at once.
-    idle: RefCell<Option<HttpConnection>>,
+    idle: Slot<HttpConnection>,
     /// Whether the server has been seen to be of the original kind.
-    original: Cell<bool>,
+    original: AtomicBool,
 }
 
 impl Cloud {
@@ -62,8 +63,8 @@ impl Cloud {
         let shown = config.url.shown();
         let dialler = HttpDialer::new(config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
-        let (idle, original) = (RefCell::default(), Cell::default());
-        Ok(Self { server: Rc::new(CloudServer { dialler, shown, idle, original }) })
+        let (idle, original) = (Slot::empty(), AtomicBool::new(false));
+        Ok(Self { server: Arc::new(CloudServer { dialler, shown, idle, original }) })
     }
 }
 
@@ -94,14 +95,14 @@ impl CloudServer {
         if !ours {
             self.tell_apart(&mut link).await?;
         }
-        self.idle.replace(Some(link));
+        self.idle.put(link);
         Ok((status, ours, body))
     }
 
     /// A server that does not say that it is one of ours is of the original kind, or an older one of
     /// ours: that one knows a path that the original does not. Asked once.
     async fn tell_apart(&self, link: &mut HttpConnection) -> Result<(), StoreError> {
-        if self.original.get() {
+        if self.original.load(Relaxed) {
             return Ok(());
         }
         let answer = link.send(self.dialler.request(ABOUT, "")).await?;
@@ -112,7 +113,7 @@ impl CloudServer {
         {
             return Err(StoreError::OlderServer(version));
         }
-        self.original.set(true);
+        self.original.store(true, Relaxed);
         Ok(())
     }
 
@@ -171,23 +172,23 @@ impl Backend for Cloud {
         acquire_request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
-        Box::pin(CloudAcquire::new(Rc::clone(&self.server), acquire_request, progress).run(cancel))
+    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
+        Box::pin(CloudAcquire::new(Arc::clone(&self.server), acquire_request, progress).run(cancel))
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, async || self.server.look(name).await).await;
+            let looked = with_retries(RETRY_FOR, || async { self.server.look(name).await }).await;
             self.server.done(looked, || Attempt::Look(name.clone()))
         })
     }
 
-    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let (mut snapshots, mut behind) = (Vec::new(), String::new());
             let mut patience = RetryBudget::new();
             loop {
-                let page = patience.with(async || self.server.page(&behind).await).await;
+                let page = patience.with(|| async { self.server.page(&behind).await }).await;
                 let page = page.and_then(|page| {
                     sanitize::names(snapshots.len() + page.semaphores.len())?;
                     Ok(page)
@@ -215,7 +216,7 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let withdrawn = node_lease::signal(
                 &self.server,
@@ -233,10 +234,10 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let attached =
-                with_retries(RETRY_FOR, async || self.server.attach(name, id).await).await;
+                with_retries(RETRY_FOR, || async { self.server.attach(name, id).await }).await;
             self.server.done(attached, || Attempt::Renew(Permit::of(name, id)))
         })
     }
@@ -245,10 +246,10 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let returned =
-                with_retries(RETRY_FOR, async || self.server.give_back(name, id).await).await;
+                with_retries(RETRY_FOR, || async { self.server.give_back(name, id).await }).await;
             self.server.done(returned, || Attempt::GiveBack(Permit::of(name, id)))
         })
     }
@@ -258,17 +259,17 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> LocalFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let revoked =
-                with_retries(RETRY_FOR, async || self.server.revoke(name, id, how).await).await;
+                with_retries(RETRY_FOR, || async { self.server.revoke(name, id, how).await }).await;
             self.server.done(revoked, || Attempt::Revoke(Permit::of(name, id)))
         })
     }
 
-    fn limit<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, async || self.server.limit(name).await).await;
+            let looked = with_retries(RETRY_FOR, || async { self.server.limit(name).await }).await;
             self.server.done(looked, || Attempt::LookAtLimit(name.clone()))
         })
     }
@@ -277,17 +278,18 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let set =
-                with_retries(RETRY_FOR, async || self.server.set_limit(name, limit).await).await;
+                with_retries(RETRY_FOR, || async { self.server.set_limit(name, limit).await })
+                    .await;
             self.server.done(set, || Attempt::SetLimit(name.clone()))
         })
     }
 
-    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, async || self.server.diagnose().await).await;
+            let examined = with_retries(RETRY_FOR, || async { self.server.diagnose().await }).await;
             self.server.done(examined, || Attempt::Examine)
         })
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -20,7 +20,7 @@ use crate::backends::error::{Attempt, StoreError};
 use crate::backends::retry::{RETRY_FOR, with_retries, with_timeout};
 use crate::backends::sanitize::identity;
 use crate::backends::{
-    Error, Holder, Lease, LocalFuture, Loss, LossStage, Name, Permit, QueueStatus, Snapshot,
+    BoxFuture, Error, Holder, Lease, Loss, LossStage, Name, Permit, QueueStatus, Snapshot,
     Validity, Waiter,
 };
 
@@ -97,12 +97,12 @@ impl ObserveAnswer {
 pub(super) struct NodeRegistration {
     pub(super) id: Uuid,
     monitor: Monitor,
-    wait: LocalFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)>,
+    wait: BoxFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)>,
 }
 
 /// The request whose end is the permit's end.
 struct Monitor {
-    ending: LocalFuture<'static, MonitorEnd>,
+    ending: BoxFuture<'static, MonitorEnd>,
     socket: OwnedFd,
 }
 
@@ -127,8 +127,9 @@ impl NodeRegistration {
             |path| server.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string());
         // It may lead to another server, one that was started since or is behind the same proxy,
         // which would crash if we named ourselves. So it is asked which clients it knows.
+        let address = first.server();
         let beside = async {
-            let mut second = server.dialler.dial_beside(&first).await?;
+            let mut second = server.dialler.dial_to(address).await?;
             server.tell_apart(&mut second).await?;
             match observe(server, name, &mut second).await?.node(id) {
                 Some(_) => Ok(second),
@@ -205,7 +206,7 @@ impl NodeRegistration {
         let _ = timeout(patience, wait).await;
     }
 
-    pub(super) fn lease(self, server: Rc<CloudServer>, name: Name) -> NodeLease {
+    pub(super) fn lease(self, server: Arc<CloudServer>, name: Name) -> NodeLease {
         let permit = Permit { id: self.id, name, token: None };
         NodeLease { permit, monitor: self.monitor, known: false, server }
     }
@@ -231,7 +232,7 @@ fn removed(status: StatusCode) -> StoreError {
 fn waiting(
     mut link: HttpConnection,
     request: hyper::http::request::Builder,
-) -> LocalFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)> {
+) -> BoxFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)> {
     Box::pin(async move {
         let answer = link.send(request).await;
         (link, answer)
@@ -244,7 +245,7 @@ pub(super) struct NodeLease {
     monitor: Monitor,
     /// Whether the permit is lost and the server knows.
     known: bool,
-    server: Rc<CloudServer>,
+    server: Arc<CloudServer>,
 }
 
 impl Lease for NodeLease {
@@ -256,7 +257,7 @@ impl Lease for NodeLease {
         None
     }
 
-    fn lost(&mut self) -> LocalFuture<'_, Loss> {
+    fn lost(&mut self) -> BoxFuture<'_, Loss> {
         Box::pin(async {
             let MonitorEnd { why, known } = self.monitor.ending.as_mut().await;
             self.known = known;
@@ -268,7 +269,7 @@ impl Lease for NodeLease {
         Some(self.monitor.socket.as_fd())
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async move {
             let Self { permit, monitor, known, server } = *self;
             if known {
@@ -300,7 +301,7 @@ pub(super) async fn signal(
     patience: Duration,
     whose: ServerKind,
 ) -> Result<(), StoreError> {
-    with_retries(patience, async || {
+    with_retries(patience, || async {
         let request =
             server.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
         let (answer, ours, _) = server.exchange_with(request).await?;

@@ -1,6 +1,6 @@
 //! A permit in a `semrun serve`: a lease, which survives the connection and the server's restart.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -13,9 +13,7 @@ use super::protocol::{ID_HEADER, RENEW, RegisterOutcome, RegisterReply};
 use super::{CloudServer, parse_body};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
-use crate::backends::{
-    LocalFuture, Loss, LossReason, LossStage, Name, StoreError, Validity, lease,
-};
+use crate::backends::{BoxFuture, Loss, LossReason, LossStage, Name, StoreError, Validity, lease};
 
 const MONITOR: &str = "/semaphore/monitor";
 
@@ -27,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What keeps a permit in one of our servers.
 pub(super) struct ServeLease {
-    pub(super) server: Rc<CloudServer>,
+    pub(super) server: Arc<CloudServer>,
     pub(super) name: Name,
     pub(super) id: Uuid,
     /// Which server granted it, if it said so.
@@ -36,13 +34,13 @@ pub(super) struct ServeLease {
 
 impl lease::LeaseOps for ServeLease {
     fn renew_until_lost(
-        self: Rc<Self>,
+        self: Arc<Self>,
         validity: watch::Sender<Validity>,
-    ) -> LocalFuture<'static, Loss> {
+    ) -> BoxFuture<'static, Loss> {
         Box::pin(async move {
             let Self { server, name, id, granted_by } = &*self;
             let renew_now = Notify::new();
-            let attempt = || -> LocalFuture<'_, _> { Box::pin(renew(server, name, *id)) };
+            let attempt = || -> BoxFuture<'_, _> { Box::pin(renew(server, name, *id)) };
             tokio::select! {
                 lost = renewal::renew_loop(*id, validity, &renew_now, attempt) => lost,
                 lost = watch_over(server, name, *id, *granted_by, &renew_now) => lost,
@@ -52,7 +50,7 @@ impl lease::LeaseOps for ServeLease {
 
     /// The server answers at once that a permit is revoked, so we ask it at intervals, and only
     /// while a command is being stopped.
-    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
+    fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss> {
         Box::pin(async move {
             loop {
                 sleep(LOOK_AGAIN).await;
@@ -65,7 +63,7 @@ impl lease::LeaseOps for ServeLease {
         })
     }
 
-    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
+    fn release(self: Arc<Self>, patience: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             signal(&self.server, &self.name, self.id, patience, ServerKind::Ours).await
         })

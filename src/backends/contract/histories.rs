@@ -1,7 +1,7 @@
 //! Random histories in which a backend is compared with the ledger step by step.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -125,10 +125,10 @@ proptest! {
     #[test]
     fn redis_follows_the_ledger(mut steps in prop::collection::vec(step(), 0..40)) {
         thread_local! {
-            static SERVER: Rc<RedisServer> = Rc::new(RedisServer::start());
+            static SERVER: Arc<RedisServer> = Arc::new(RedisServer::start());
         }
         steps.retain(|step| !matches!(step, HistoryStep::Vanish { .. }));
-        settle(same_as_the_ledger(redis_at(SERVER.with(Rc::clone), Lifetime::Long), steps));
+        settle(same_as_the_ledger(redis_at(SERVER.with(Arc::clone), Lifetime::Long), steps));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -18,14 +18,14 @@ use super::{directory, revoke};
 use crate::backends::lease::{self, RenewingLease};
 use crate::backends::renewal::{self, Renewed};
 use crate::backends::{
-    AcquireRequest, HolderState, Lease, LocalFuture, Loss, Name, Permit, Record, ReleaseOutcome,
+    AcquireRequest, BoxFuture, HolderState, Lease, Loss, Name, Permit, Record, ReleaseOutcome,
     StoreError, Validity,
 };
 use crate::clock;
 
 /// What is needed to keep such a permit and to let it go.
 struct DetachedLease {
-    semaphore: Rc<SemaphoreFiles>,
+    semaphore: Arc<SemaphoreFiles>,
     entry: FileName,
     id: Uuid,
     shown: String,
@@ -33,7 +33,7 @@ struct DetachedLease {
 
 /// Grants one, whose lease begins now.
 pub(super) fn grant(
-    semaphore: &Rc<SemaphoreFiles>,
+    semaphore: &Arc<SemaphoreFiles>,
     locked: &MutexGuard<'_>,
     state: &mut StateFile,
     request: &AcquireRequest,
@@ -48,7 +48,7 @@ pub(super) fn grant(
 
 /// Attaches to a detached permit. None: it is not held, or not so that it could be renewed.
 pub(super) fn attach(
-    semaphore: &Rc<SemaphoreFiles>,
+    semaphore: &Arc<SemaphoreFiles>,
     locked: &MutexGuard<'_>,
     name: &Name,
     id: Uuid,
@@ -64,14 +64,14 @@ pub(super) fn attach(
 }
 
 fn lease(
-    semaphore: &Rc<SemaphoreFiles>,
+    semaphore: &Arc<SemaphoreFiles>,
     entry: FileName,
     name: &Name,
     id: Uuid,
     validity: Validity,
 ) -> Box<dyn Lease> {
     let shown = directory::url(semaphore.base());
-    let lease = DetachedLease { semaphore: Rc::clone(semaphore), entry, id, shown };
+    let lease = DetachedLease { semaphore: Arc::clone(semaphore), entry, id, shown };
     let permit = Permit { id, name: name.clone(), token: Some(entry.number) };
     Box::new(RenewingLease::new(permit, validity, lease))
 }
@@ -143,15 +143,15 @@ async fn renew_when_told(renew_now: &Notify, told: io::Result<AsyncFd<OwnedFd>>)
 
 impl lease::LeaseOps for DetachedLease {
     fn renew_until_lost(
-        self: Rc<Self>,
+        self: Arc<Self>,
         validity: watch::Sender<Validity>,
-    ) -> LocalFuture<'static, Loss> {
+    ) -> BoxFuture<'static, Loss> {
         Box::pin(async move {
             let told = records::watch(&self.semaphore.path_of(self.entry));
             let renew_now = Notify::new();
             // It may have been revoked before that.
             renew_now.notify_one();
-            let attempt = || -> LocalFuture<'_, _> {
+            let attempt = || -> BoxFuture<'_, _> {
                 Box::pin(async { self.renew().await.map_err(StoreError::from) })
             };
             tokio::select! {
@@ -162,11 +162,11 @@ impl lease::LeaseOps for DetachedLease {
     }
 
     /// No command runs under it that would have to be stopped.
-    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
+    fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss> {
         Box::pin(std::future::pending())
     }
 
-    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
+    fn release(self: Arc<Self>, patience: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             let giving_back = async {
                 if let Some(locked) = self.semaphore.lock(MutexWait::Bounded).await? {

@@ -25,10 +25,10 @@ mod wakeup;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
 use std::io;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -42,7 +42,7 @@ use self::mutex::{GIVE_UP, MutexGuard, MutexWait};
 use self::semaphore_files::SemaphoreFiles;
 use super::error::TermsMismatch;
 use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Finding, Lease, LocalFuture,
+    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
     Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 use crate::sys::raise_file_size_limit;
@@ -55,12 +55,12 @@ const BRIEFLY: Duration = Duration::from_millis(100);
 pub(crate) struct Local {
     config: LocalConfig,
     /// The directory that turned out to be usable.
-    found: OnceCell<PathBuf>,
+    found: OnceLock<PathBuf>,
 }
 
 impl Local {
     pub(crate) fn new(config: LocalConfig) -> Self {
-        Self { config, found: OnceCell::new() }
+        Self { config, found: OnceLock::new() }
     }
 
     fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
@@ -89,7 +89,7 @@ impl Local {
             let round = async {
                 match SemaphoreFiles::open(&base, &request.name, true)? {
                     Some(semaphore) => {
-                        queue::take_turn(Rc::new(semaphore), request, progress).await
+                        queue::take_turn(Arc::new(semaphore), request, progress).await
                     }
                     None => Ok(None),
                 }
@@ -120,7 +120,7 @@ impl Local {
         name: &Name,
         create: bool,
         attempt: &Attempt,
-        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
+        act: impl FnOnce(&Arc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let Some(base) = self.open(create)? else { return Ok(None) };
         self.under_mutex_in(&base, name, create, attempt, act).await
@@ -132,13 +132,13 @@ impl Local {
         name: &Name,
         create: bool,
         attempt: &Attempt,
-        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
+        act: impl FnOnce(&Arc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let done = async {
             let Some(semaphore) = SemaphoreFiles::open(base, name, create)? else {
                 return Ok(None);
             };
-            let semaphore = Rc::new(semaphore);
+            let semaphore = Arc::new(semaphore);
             match semaphore.lock(MutexWait::Bounded).await? {
                 Some(locked) => act(&semaphore, &locked).map(Some),
                 None => Ok(None),
@@ -192,7 +192,7 @@ impl Local {
         if limit.is_none() && !is_there().await? {
             return Ok(());
         }
-        let pin = |semaphore: &Rc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
+        let pin = |semaphore: &Arc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
             // Before the new limit is written, as always when waking.
             locked.wake(semaphore.list()?.waiters)?;
             locked.set_state(StateFile { pinned: limit.unwrap_or(0), ..locked.state()? })
@@ -210,28 +210,23 @@ impl Backend for Local {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
             let acquiring = cancel.unless_cancelled(self.take_turn(request, progress));
             acquiring.await.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(self.look(name))
     }
 
-    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(self.look_at_all())
     }
 
     /// Nothing to do: what the dead had is free.
-    fn cancel<'a>(
-        &'a self,
-        _: &'a Name,
-        _: Uuid,
-        _: Duration,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    fn cancel<'a>(&'a self, _: &'a Name, _: Uuid, _: Duration) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -239,7 +234,7 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let renew = Attempt::Renew(Permit::of(name, id));
             let attach = |semaphore: &_, locked: &MutexGuard<'_>| {
@@ -254,7 +249,7 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let giving_back = Attempt::GiveBack(Permit::of(name, id));
             let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id);
@@ -268,7 +263,7 @@ impl Backend for Local {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> LocalFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let revoking = Attempt::Revoke(Permit::of(name, id));
             let revoke = |_: &_, locked: &MutexGuard<'_>| revoke::revoke(locked, id, how);
@@ -281,11 +276,11 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.pin(name, limit))
     }
 
-    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async { diagnose::diagnose(&self.config) })
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -16,7 +16,7 @@ use super::permits::kept_entry;
 use super::records::PermitRecord;
 use super::revoke;
 use super::semaphore_files::{FifoMessage, SemaphoreFiles};
-use crate::backends::{AcquireRequest, Error, Lease, LocalFuture, Loss, Permit, Record, Validity};
+use crate::backends::{AcquireRequest, BoxFuture, Error, Lease, Loss, Permit, Record, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::sys;
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Uses no runtime before [`Lease::lost`] is called: it may be granted in another one.
 pub(super) struct ProcessLease {
     permit: Permit,
-    semaphore: Rc<SemaphoreFiles>,
+    semaphore: Arc<SemaphoreFiles>,
     entry: FileName,
     /// Others write there too, to revoke the permit.
     fifo: OwnedFd,
@@ -41,7 +41,7 @@ pub(super) struct ProcessLease {
 
 impl ProcessLease {
     pub(super) fn grant(
-        semaphore: &Rc<SemaphoreFiles>,
+        semaphore: &Arc<SemaphoreFiles>,
         locked: &MutexGuard<'_>,
         state: &mut StateFile,
         request: &AcquireRequest,
@@ -60,7 +60,7 @@ impl ProcessLease {
         let hold_end = (!request.min_hold.is_zero()).then(keep).transpose();
         let hold_end = hold_end.inspect_err(|_| semaphore.remove(entry))?;
         let permit = Permit { id: request.id, name: request.name.clone(), token: Some(token) };
-        let semaphore = Rc::clone(semaphore);
+        let semaphore = Arc::clone(semaphore);
         Ok(Self {
             permit,
             semaphore,
@@ -112,7 +112,7 @@ impl Lease for ProcessLease {
         None
     }
 
-    fn lost(&mut self) -> LocalFuture<'_, Loss> {
+    fn lost(&mut self) -> BoxFuture<'_, Loss> {
         Box::pin(self.taken_away())
     }
 
@@ -122,7 +122,7 @@ impl Lease for ProcessLease {
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
     /// disk can keep a permit from passing on.
-    fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
             let off = mutants::is_off(Guard::Hold);

@@ -10,7 +10,7 @@ mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
@@ -65,7 +65,7 @@ pub(super) struct LimitMismatch {
 
 /// Waits until a permit is ours. None: the files were deleted; start again with new ones.
 pub(super) async fn take_turn(
-    semaphore: Rc<SemaphoreFiles>,
+    semaphore: Arc<SemaphoreFiles>,
     request: &AcquireRequest,
     progress: &ProgressSender,
 ) -> io::Result<Option<Result<Acquisition, LimitMismatch>>> {
@@ -95,7 +95,7 @@ pub(super) async fn take_turn(
 
 /// One run through the queue.
 struct QueuePass<'a> {
-    semaphore: Rc<SemaphoreFiles>,
+    semaphore: Arc<SemaphoreFiles>,
     request: &'a AcquireRequest,
     progress: &'a ProgressSender,
     place: Option<QueuePlace>,
@@ -400,7 +400,7 @@ impl QueueSnapshot {
 
 /// A permit is free, and it is our turn.
 fn grant(
-    semaphore: &Rc<SemaphoreFiles>,
+    semaphore: &Arc<SemaphoreFiles>,
     locked: &MutexGuard<'_>,
     state: &mut StateFile,
     request: &AcquireRequest,

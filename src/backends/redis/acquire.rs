@@ -1,7 +1,7 @@
 //! Waiting for a permit of a semaphore in Redis: in turn, woken by the grant, and reporting to the
 //! server while it waits.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -13,7 +13,7 @@ use super::wakeup::{WakeupMessage, listen};
 use crate::backends::lease::RenewingLease;
 use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, ClientInfo, Error, LocalFuture, Progress, ProgressSender,
+    AcquireRequest, Acquisition, Attempt, BoxFuture, ClientInfo, Error, Progress, ProgressSender,
     QueueStatus, StoreError,
 };
 
@@ -37,18 +37,18 @@ const FOREIGN: Duration = Duration::from_millis(250);
 
 /// A client that asks, until it has a permit.
 pub(super) struct RedisAcquire<'a> {
-    server: Rc<ServerHandle>,
+    server: Arc<ServerHandle>,
     keys: SemaphoreKeys,
     request: &'a AcquireRequest,
     progress: &'a ProgressSender,
-    who: Rc<str>,
+    who: Arc<str>,
     /// Whether a request was ever answered.
     outcome: bool,
     ticket: u64,
     /// How many replicas its users need, as far as we know.
     replicas: u32,
     told: WarningsShown,
-    wake: Option<LocalFuture<'static, Result<WakeupMessage, StoreError>>>,
+    wake: Option<BoxFuture<'static, Result<WakeupMessage, StoreError>>>,
 }
 
 /// What the user has heard already.
@@ -62,7 +62,7 @@ struct WarningsShown {
 
 impl<'a> RedisAcquire<'a> {
     pub(super) fn new(
-        server: Rc<ServerHandle>,
+        server: Arc<ServerHandle>,
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
     ) -> Self {
@@ -97,7 +97,7 @@ impl<'a> RedisAcquire<'a> {
         let (mut checked, mut waits) = (false, false);
         let mut before = PreviousError::default();
         loop {
-            let server = Rc::clone(&self.server);
+            let server = Arc::clone(&self.server);
             let left = give_up.saturating_duration_since(Instant::now());
             let time = if waits { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             // At once with the first attempt; what comes of that is not used before it is known.
@@ -245,8 +245,9 @@ impl<'a> RedisAcquire<'a> {
         let list = self.keys.wake(self.request.id);
         let progress = self.progress.clone();
         let deaf = move || progress.tell(Progress::Deaf { heartbeat });
-        let wake =
-            self.wake.get_or_insert_with(|| Box::pin(listen(Rc::clone(server), list, || (), deaf)));
+        let wake = self
+            .wake
+            .get_or_insert_with(|| Box::pin(listen(Arc::clone(server), list, || (), deaf)));
         tokio::select! {
             woken = wake => {
                 self.wake = None;
@@ -257,8 +258,8 @@ impl<'a> RedisAcquire<'a> {
     }
 
     fn claim(&self, reply: &Reply) -> RenewingLease<RedisLease> {
-        let server = Rc::clone(&self.server);
-        RedisLease::lease(server, &self.request.name, self.request.id, Rc::clone(&self.who), reply)
+        let server = Arc::clone(&self.server);
+        RedisLease::lease(server, &self.request.name, self.request.id, Arc::clone(&self.who), reply)
     }
 
     /// Leaves the queue because the client waits no longer. Reports a failure, and a server that
@@ -289,6 +290,6 @@ fn heartbeat(ttl: Duration) -> Duration {
 }
 
 /// As the script keeps it.
-pub(super) fn describe(who: &ClientInfo) -> Rc<str> {
+pub(super) fn describe(who: &ClientInfo) -> Arc<str> {
     serde_json::to_string(who).expect("plain text").into()
 }

@@ -2,10 +2,10 @@
 //! answer could belong to another request, and another server may be there by now.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::{
@@ -16,6 +16,7 @@ use super::connection::{Connection, ConnectionError, PrefetchedRequest, RedisDia
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::backends::slot::Slot;
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 
@@ -25,12 +26,12 @@ const CONFIRMING: Duration = Duration::from_millis(500);
 pub(super) struct Client {
     dialler: RedisDialer,
     /// While it is idle.
-    idle: RefCell<Option<Connection>>,
-    begun: RefCell<Option<(Vec<Cmd>, Moment, PrefetchedRequest)>>,
+    idle: Slot<Connection>,
+    begun: Slot<(Vec<Cmd>, Moment, PrefetchedRequest)>,
     /// Whether a request may have reached the server.
-    reached: Cell<bool>,
+    reached: AtomicBool,
     /// Whether it has answered any.
-    answered: Cell<bool>,
+    answered: AtomicBool,
 }
 
 /// A script.
@@ -105,10 +106,10 @@ impl Client {
     pub(super) fn new(dialler: RedisDialer) -> Self {
         Self {
             dialler,
-            idle: RefCell::new(None),
-            begun: RefCell::new(None),
-            reached: Cell::new(false),
-            answered: Cell::new(false),
+            idle: Slot::empty(),
+            begun: Slot::empty(),
+            reached: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
         }
     }
 
@@ -118,8 +119,10 @@ impl Client {
         let questions = question.whole(Script::decide().known(question.keys, question.arguments));
         let since = clock::now();
         let begun = self.dialler.begin(&questions);
-        self.reached.set(begun.as_ref().is_some_and(PrefetchedRequest::is_sent));
-        self.begun.replace(begun.map(|begun| (questions, since, begun)));
+        self.reached.store(begun.as_ref().is_some_and(PrefetchedRequest::is_sent), Relaxed);
+        if let Some(begun) = begun {
+            self.begun.put((questions, since, begun));
+        }
     }
 
     /// Calls a script.
@@ -163,7 +166,7 @@ impl Client {
 
     /// Whether there may be anything to take back.
     pub(super) fn has_reached(&self) -> bool {
-        self.reached.get()
+        self.reached.load(Relaxed)
     }
 
     /// Asks for something else than the script does.
@@ -235,11 +238,11 @@ impl Client {
         }
         let answers = async {
             let conversation = self.dialler.dial().await?;
-            self.reached.set(true);
+            self.reached.store(true, Relaxed);
             self.query_on(conversation, questions).await
         };
         match answers.await {
-            Err(error) if error.is_io() && !self.answered.get() => {
+            Err(error) if error.is_io() && !self.answered.load(Relaxed) => {
                 Err(if self.dialler.meets_tls().await { StoreError::OnlyTls.into() } else { error })
             }
             answers => answers,
@@ -262,20 +265,20 @@ impl Client {
         questions: &[Cmd],
     ) -> Result<Vec<Value>, ConnectionError> {
         let mut conversation = begun.proceed(questions).await?;
-        self.reached.set(true);
+        self.reached.store(true, Relaxed);
         let answers = conversation.read_handshake(questions.len()).await?;
         self.keep_idle(conversation, &answers);
         Ok(answers)
     }
 
     fn keep_idle(&self, conversation: Connection, answers: &[Value]) {
-        self.answered.set(true);
+        self.answered.store(true, Relaxed);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
             _ => true,
         };
         if conversation.has_heard_all() && answers.iter().all(fine) {
-            self.idle.replace(Some(conversation));
+            self.idle.put(conversation);
         }
     }
 }

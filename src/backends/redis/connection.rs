@@ -37,8 +37,8 @@ pub(super) struct RedisDialer {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A connection that we were let in on.
 pub(super) struct Connection {

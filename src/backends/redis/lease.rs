@@ -1,8 +1,7 @@
 //! A permit in Redis while it is ours: renewed, lost or given back.
 
-use std::cell::Cell;
 use std::future::pending;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -14,7 +13,7 @@ use super::server::{HEARTBEAT, ServerHandle};
 use super::wakeup::{WakeupMessage, listen};
 use crate::backends::lease::{self, RenewingLease};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::{LocalFuture, Loss, LossStage, Name, Permit, StoreError, Validity};
+use crate::backends::{BoxFuture, Loss, LossStage, Name, Permit, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
@@ -30,13 +29,13 @@ type Agreed = (u32, Duration, u32);
 
 /// What is needed to keep a permit and to let it go.
 pub(super) struct RedisLease {
-    server: Rc<ServerHandle>,
+    server: Arc<ServerHandle>,
     keys: SemaphoreKeys,
-    who: Rc<str>,
+    who: Arc<str>,
     id: Uuid,
     token: u64,
     /// What its users agreed upon: a server that has forgotten it learns it from us.
-    agreed: Cell<Agreed>,
+    agreed: Mutex<Agreed>,
     /// Until when it stays taken, whatever happens; such a server learns this too.
     kept_until: Moment,
 }
@@ -44,10 +43,10 @@ pub(super) struct RedisLease {
 impl RedisLease {
     /// What the server says that we hold.
     pub(super) fn lease(
-        server: Rc<ServerHandle>,
+        server: Arc<ServerHandle>,
         name: &Name,
         id: Uuid,
-        who: Rc<str>,
+        who: Arc<str>,
         reply: &Reply,
     ) -> RenewingLease<Self> {
         let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
@@ -55,14 +54,18 @@ impl RedisLease {
         let since = if off { clock::now() } else { reply.since };
         let validity = Validity { since, ttl: reply.ttl, error: None };
         let keys = SemaphoreKeys::new(&server.config.prefix, name);
-        let agreed = Cell::new((reply.agreed, reply.ttl, reply.replicas));
+        let agreed = Mutex::new((reply.agreed, reply.ttl, reply.replicas));
         let kept_until = clock::now() + reply.hold;
         let lease = Self { server, keys, who, id, token: reply.token, agreed, kept_until };
         RenewingLease::new(permit, validity, lease)
     }
 
+    fn agreed(&self) -> MutexGuard<'_, Agreed> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn request(&self, operation: Operation) -> Request<'_> {
-        let (limit, ttl, replicas) = self.agreed.get();
+        let (limit, ttl, replicas) = *self.agreed();
         Request {
             limit,
             ttl,
@@ -79,7 +82,7 @@ impl RedisLease {
         let reply = answer?;
         match reply.status {
             ReplyStatus::Holding => {
-                self.agreed.set((reply.agreed, reply.ttl, reply.replicas));
+                *self.agreed() = (reply.agreed, reply.ttl, reply.replicas);
                 Ok(Renewed::For(reply.ttl))
             }
             ReplyStatus::Revoked => Ok(Renewed::Lost(Loss::revoked())),
@@ -92,7 +95,7 @@ impl RedisLease {
         loop {
             let list = self.keys.wake(self.id);
             let heard =
-                listen(Rc::clone(&self.server), list, || renew_now.notify_one(), || ()).await;
+                listen(Arc::clone(&self.server), list, || renew_now.notify_one(), || ()).await;
             // If the error will not pass, the next renewal reports it.
             let Ok(WakeupMessage { word, fresh }) = heard else { return pending().await };
             match word.as_str() {
@@ -113,11 +116,11 @@ impl RedisLease {
 
 impl lease::LeaseOps for RedisLease {
     fn renew_until_lost(
-        self: Rc<Self>,
+        self: Arc<Self>,
         validity: watch::Sender<Validity>,
-    ) -> LocalFuture<'static, Loss> {
+    ) -> BoxFuture<'static, Loss> {
         Box::pin(async move {
-            let attempt = || -> LocalFuture<'_, _> { Box::pin(self.renew()) };
+            let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
             let renew_now = Notify::new();
             let told = async {
                 sleep(DEAF).await;
@@ -130,7 +133,7 @@ impl lease::LeaseOps for RedisLease {
         })
     }
 
-    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
+    fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss> {
         Box::pin(async move {
             let renew_now = Notify::new();
             let told = async {
@@ -165,7 +168,7 @@ impl lease::LeaseOps for RedisLease {
         })
     }
 
-    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
+    fn release(self: Arc<Self>, patience: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.server.release(&self.keys, &self.request(Operation::Release), patience).await
         })

@@ -25,7 +25,7 @@ pub(crate) mod testing;
 mod tests;
 mod wakeup;
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -41,8 +41,8 @@ use self::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
 use self::server::ServerHandle;
 use super::retry::{ATTEMPT_TIMEOUT, RETRY_FOR, RetryBudget, with_retries, with_timeout};
 use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Failover, Finding, Lease,
-    LocalFuture, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
+    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Failover,
+    Finding, Lease, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 
 /// How many names are looked at in one round trip. Other clients wait for that, so it has to be
@@ -51,7 +51,7 @@ const TOGETHER: usize = 100;
 
 /// The Redis backend.
 pub(crate) struct Redis {
-    server: Rc<ServerHandle>,
+    server: Arc<ServerHandle>,
 }
 
 impl Redis {
@@ -60,7 +60,7 @@ impl Redis {
         let dialler = RedisDialer::new(&config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let connection = Client::new(dialler);
-        Ok(Self { server: Rc::new(ServerHandle { config, shown, connection }) })
+        Ok(Self { server: Arc::new(ServerHandle { config, shown, connection }) })
     }
 
     /// Repeats a call for one permit until there is an answer, as long as that makes sense; also
@@ -74,9 +74,9 @@ impl Redis {
         let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
         let call = Request::of(operation, id, &self.server.config);
         let mut attempts = 0;
-        let reply = with_retries(RETRY_FOR, async || {
+        let reply = with_retries(RETRY_FOR, || {
             attempts += 1;
-            self.server.connection.call(&keys, &call).await
+            self.server.connection.call(&keys, &call)
         })
         .await?;
         Ok((reply, attempts))
@@ -86,7 +86,7 @@ impl Redis {
 impl Backend for Redis {
     fn prefetch(&self, request: &AcquireRequest) -> bool {
         let (progress, _notices) = ProgressSender::channel();
-        RedisAcquire::new(Rc::clone(&self.server), request, &progress).prefetch();
+        RedisAcquire::new(Arc::clone(&self.server), request, &progress).prefetch();
         self.server.connection.has_reached()
     }
 
@@ -95,9 +95,9 @@ impl Backend for Redis {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         mut cancel: CancelToken,
-    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let mut queueing = RedisAcquire::new(Rc::clone(&self.server), request, progress);
+            let mut queueing = RedisAcquire::new(Arc::clone(&self.server), request, progress);
             let done = tokio::select! {
                 biased;
                 done = queueing.run() => Some(done),
@@ -117,14 +117,15 @@ impl Backend for Redis {
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, async || self.server.snapshot(name).await).await;
+            let looked =
+                with_retries(RETRY_FOR, || async { self.server.snapshot(name).await }).await;
             looked.map_err(|error| self.server.error(Attempt::Look(name.clone()), error))
         })
     }
 
-    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let names = self.server.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
@@ -155,7 +156,7 @@ impl Backend for Redis {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
             let call = Request::of(Operation::Release, id, &self.server.config);
@@ -168,7 +169,7 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
@@ -178,7 +179,7 @@ impl Backend for Redis {
             else {
                 return Ok(None);
             };
-            let (server, who) = (Rc::clone(&self.server), describe(&record.who));
+            let (server, who) = (Arc::clone(&self.server), describe(&record.who));
             let lease = RedisLease::lease(server, name, id, who, &reply);
             Ok(Some(Box::new(lease) as Box<dyn Lease>))
         })
@@ -188,7 +189,7 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let returned = self.repeat(name, Operation::Return, id).await;
             let (reply, _) = returned.map_err(|error| {
@@ -207,7 +208,7 @@ impl Backend for Redis {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> LocalFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let operation = match how {
                 Revocation::Graceful => Operation::Revoke,
@@ -229,28 +230,29 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> LocalFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
             let config = &self.server.config;
             let limit = limit.unwrap_or(0);
             let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), config) };
-            let set =
-                with_retries(RETRY_FOR, async || self.server.connection.call(&keys, &call).await);
+            let set = with_retries(RETRY_FOR, || async {
+                self.server.connection.call(&keys, &call).await
+            });
             set.await
                 .map(drop)
                 .map_err(|error| self.server.error(Attempt::SetLimit(name.clone()), error))
         })
     }
 
-    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, async || self.server.diagnose().await).await;
+            let examined = with_retries(RETRY_FOR, || async { self.server.diagnose().await }).await;
             examined.map_err(|error| self.server.error(Attempt::Examine, error))
         })
     }
 
-    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+    fn failover_time(&self) -> BoxFuture<'_, Failover> {
         Box::pin(self.server.failover_time())
     }
 

@@ -31,7 +31,7 @@ impl ServerHandle {
             };
             let (mut cursor, mut steps) = (0, 0_u32);
             loop {
-                let step = async || {
+                let step = || async {
                     let (next, mut keys) = self.step(cursor, &pattern).await?;
                     // Most of them are known by another sign.
                     keys.retain(|key| name_in(key).is_some_and(|name| !names.contains(&name)));

@@ -53,9 +53,11 @@ impl ServerHandle {
         name: &Name,
         patience: &mut RetryBudget,
     ) -> Result<Snapshot, Error> {
-        let looked = patience.with(async || match self.snapshot(name).await {
-            Err(error) if !error.is_unreachable() => Ok(Snapshot::odd(name, error)),
-            looked => looked,
+        let looked = patience.with(|| async {
+            match self.snapshot(name).await {
+                Err(error) if !error.is_unreachable() => Ok(Snapshot::odd(name, error)),
+                looked => looked,
+            }
         });
         looked.await.map_err(|error| self.error(Attempt::Look(name.clone()), error))
     }
@@ -74,7 +76,7 @@ impl ServerHandle {
         call: &Request<'_>,
         patience: Duration,
     ) -> Result<(), StoreError> {
-        with_retries(patience, async || self.connection.call(keys, call).await).await?;
+        with_retries(patience, || async { self.connection.call(keys, call).await }).await?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The list on which a waiter or a holder is told something. What is put there stays until it is
 //! taken, so nothing is missed while there is no connection.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::cmd;
@@ -29,7 +29,7 @@ const HOPING: Duration = Duration::from_mins(1);
 /// `missed` is called, because what is put there does not stay for ever. `deaf` is called where the
 /// server lets no client listen.
 pub(super) async fn listen(
-    server: Rc<ServerHandle>,
+    server: Arc<ServerHandle>,
     list: String,
     missed: impl Fn(),
     deaf: impl Fn(),

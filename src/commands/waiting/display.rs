@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::until;
 use crate::backends::{
-    AcquireRequest, Backend, Error, LocalFuture, Progress, QueueStatus, Snapshot, StoreError,
+    AcquireRequest, Backend, BoxFuture, Error, Progress, QueueStatus, Snapshot, StoreError,
     Withheld,
 };
 use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
@@ -46,7 +46,7 @@ pub(super) struct WaitingDisplay<'a> {
     pub(super) next_tick: Option<Instant>,
     /// Since when we wait.
     pub(super) started: Instant,
-    looking: Option<LocalFuture<'a, Result<Snapshot, Error>>>,
+    looking: Option<BoxFuture<'a, Result<Snapshot, Error>>>,
 }
 
 impl<'a> WaitingDisplay<'a> {

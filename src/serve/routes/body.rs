@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Interval;
 
-use crate::backends::LocalFuture;
+use crate::serve::LocalFuture;
 use crate::serve::connection::OpenRequest;
 use crate::serve::semaphores::RequestEnd;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
@@ -20,14 +20,14 @@ use crate::sys::watch;
 
 /// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.
 pub(super) struct QueuePlace {
-    semaphore: Rc<SemaphoreFiles>,
+    semaphore: Arc<SemaphoreFiles>,
     pub(super) number: u64,
     fifo: AsyncFd<OwnedFd>,
 }
 
 impl QueuePlace {
     pub(super) fn enter(
-        semaphore: &Rc<SemaphoreFiles>,
+        semaphore: &Arc<SemaphoreFiles>,
         locked: &MutexGuard<'_>,
         state: &mut StateFile,
         request: &AcquireRequest,
@@ -37,7 +37,7 @@ impl QueuePlace {
         let entry = FileName::new(FileKind::Waiter, number);
         let fifo = locked.create(entry, &Record::new(request))?;
         let fifo = watch(fifo, Interest::READABLE).inspect_err(|_| semaphore.remove(entry))?;
-        Ok(Self { semaphore: Rc::clone(semaphore), number, fifo })
+        Ok(Self { semaphore: Arc::clone(semaphore), number, fifo })
     }
 
     /// Does something else, and reads meanwhile what it is told: a waiter that does not is passed

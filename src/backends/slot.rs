@@ -1,0 +1,19 @@
+//! A place for a value that is taken out to be used and put back afterwards, a connection say.
+
+use std::sync::{Mutex, PoisonError};
+
+pub(super) struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> Slot<T> {
+    pub(super) fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    pub(super) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn put(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    }
+}
