@@ -7,6 +7,7 @@ mod backends;
 mod cli;
 mod clock;
 mod commands;
+mod engine;
 mod exit;
 mod files;
 #[cfg(all(test, not(fuzzing)))]
@@ -17,6 +18,7 @@ mod mutants;
 mod printable;
 #[doc(hidden)]
 pub mod program;
+mod request;
 mod serve;
 mod settings;
 mod supervise;

@@ -9,8 +9,9 @@ use percent_encoding::percent_decode_str;
 use super::cloud::{self, Cloud};
 use super::local::Local;
 use super::local::directory::LocalConfig;
-use super::redis::{self, Redis};
+use super::redis::{self, RedisStore};
 use super::{Backend, Error};
+use crate::engine::LeaseClient;
 use crate::user::User;
 
 /// Where permits live, checked as far as its text goes.
@@ -144,7 +145,7 @@ impl Location {
         Ok(match self {
             Self::Default => Box::new(Local::new(LocalConfig::default_for(user)?)),
             Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),
-            Self::Redis(config) => Box::new(Redis::new((**config).clone())?),
+            Self::Redis(config) => Box::new(LeaseClient::new(RedisStore::new((**config).clone())?)),
             Self::Cloud(config) => Box::new(Cloud::new((**config).clone())?),
         })
     }

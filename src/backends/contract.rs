@@ -30,7 +30,7 @@ use super::local::Local;
 use super::local::directory::LocalConfig;
 use super::memory::Memory;
 use super::progress::Canceller;
-use super::redis::Redis;
+use super::redis::RedisStore;
 use super::redis::config::{RedisConfig, RedisUrl};
 use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
@@ -39,6 +39,7 @@ use super::{
     HolderState, Lease, Loss, LossReason, LossStage, Name, Progress, ProgressSender,
     ReleaseOutcome, Revocation, Snapshot,
 };
+use crate::engine::LeaseClient;
 use crate::serve;
 use crate::serve::bounds::Bounds;
 use crate::serve::connections::{ConnectionLimits, Connections};
@@ -90,7 +91,9 @@ fn redis_at(server: Arc<RedisServer>, lifetime: Lifetime) -> TestedBackend {
         allow_eviction: false,
     };
     TestedBackend {
-        client: Box::new(move || Box::new(Redis::new(place.clone()).unwrap())),
+        client: Box::new(move || {
+            Box::new(LeaseClient::new(RedisStore::new(place.clone()).unwrap()))
+        }),
         ttl: lifetime.ttl(),
         _keep: Some(Box::new(server)),
     }

@@ -307,7 +307,7 @@ impl From<StoreError> for io::Error {
 }
 
 impl StoreError {
-    pub(super) fn differs(
+    pub(crate) fn differs(
         request: &AcquireRequest,
         limit: u32,
         pinned: bool,
@@ -324,12 +324,12 @@ impl StoreError {
     }
 
     /// Whether it will not pass by itself.
-    pub(super) fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self.recoverability(), Recoverability::Lasting | Recoverability::Final)
     }
 
     /// Whether it also ends the wait of a client that is in the queue.
-    pub(super) fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         self.recoverability() == Recoverability::Final
     }
 
@@ -376,12 +376,12 @@ impl StoreError {
     }
 
     /// The error of an attempt that it made fail.
-    pub(super) fn while_doing(self, backend: &str, attempt: Attempt) -> Error {
+    pub(crate) fn while_doing(self, backend: &str, attempt: Attempt) -> Error {
         Error { backend: backend.into(), attempt: Some(Box::new(attempt)), cause: self }
     }
 
     /// The same where the backend cannot be used at all.
-    pub(super) fn of(self, backend: &str) -> Error {
+    pub(crate) fn of(self, backend: &str) -> Error {
         Error { backend: backend.into(), attempt: None, cause: self }
     }
 }

@@ -12,13 +12,13 @@ use uuid::Uuid;
 use super::finding::FindingKind;
 use super::lease::{self, RenewingLease};
 use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
-use super::renewal::{self, Renewed};
 use super::{
     AcquireRequest, Acquisition, Backend, BoxFuture, CancelToken, Error, Finding, Grade, Holder,
     HolderState, Lease, Loss, LossStage, Name, Permit, Progress, ProgressSender, QueueStatus,
     Record, ReleaseOutcome, Revocation, Snapshot, StoreError, Validity, Waiter,
 };
 use crate::clock::{self, Moment};
+use crate::engine::renewal::{self, Renewed};
 
 #[derive(Clone, Default)]
 pub(crate) struct Memory(Arc<Mutex<BTreeMap<Name, MemorySemaphore>>>);

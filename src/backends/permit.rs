@@ -22,7 +22,7 @@ pub(crate) struct Validity {
 
 impl Validity {
     /// The attempt that fails when the permit cannot be given back.
-    pub(super) fn release_attempt(&self, permit: &Permit) -> Attempt {
+    pub(crate) fn release_attempt(&self, permit: &Permit) -> Attempt {
         let left = (self.since + self.ttl).saturating_sub(clock::now());
         Attempt::Release { permit: permit.clone(), left }
     }
@@ -86,17 +86,17 @@ pub(crate) enum LossStage {
 
 impl Loss {
     /// The backend does not know the permit any more.
-    pub(super) fn unknown_to_server() -> Self {
+    pub(crate) fn unknown_to_server() -> Self {
         Self { reason: LossReason::ExpiredOrRevoked, stage: LossStage::Before }
     }
 
     /// It was revoked gently.
-    pub(super) fn revoked() -> Self {
+    pub(crate) fn revoked() -> Self {
         Self { reason: LossReason::Revoked { now: false }, stage: LossStage::Revoking }
     }
 
     /// It was revoked at once.
-    pub(super) fn forcibly_revoked(gone: LossStage) -> Self {
+    pub(crate) fn forcibly_revoked(gone: LossStage) -> Self {
         Self { reason: LossReason::Revoked { now: true }, stage: gone }
     }
 }

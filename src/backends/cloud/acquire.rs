@@ -18,12 +18,12 @@ use super::serve_lease::ServeLease;
 use super::{CloudServer, LEAVING, OBSERVE, parse_body};
 use crate::backends::error::{Attempt, MissingFeature, StoreError};
 use crate::backends::lease::RenewingLease;
-use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::backends::{
     AcquireRequest, Acquisition, CancelToken, Error, Lease, Name, Permit, Progress, ProgressSender,
     QueueStatus, Validity,
 };
 use crate::clock::{self, Moment};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 use crate::mutants::{self, Guard};
 
 const REGISTER: &str = "/semaphore/register";

@@ -29,8 +29,8 @@ use super::config::CloudConfig;
 use super::protocol::{KEY_HEADER, LIMIT, LIST, RENEW, RETURN, REVOKE, VERSION, VERSION_HEADER};
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::resolve::addresses;
-use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::backends::tls::{self, Secret, TlsError};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How long one of several addresses may take to answer.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);

@@ -31,12 +31,12 @@ use self::http::{HttpConnection, HttpDialer, unexpected};
 use self::node_lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
 use super::error::{MissingFeature, StoreError};
-use super::retry::{RETRY_FOR, RetryBudget, with_retries};
 use super::slot::Slot;
 use super::{
     AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
     Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
 };
+use crate::engine::retry::{RETRY_FOR, RetryBudget, with_retries};
 
 const OBSERVE: &str = "/semaphore/observe";
 const SIGNAL: &str = "/semaphore/signal";

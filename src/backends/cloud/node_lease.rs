@@ -17,12 +17,12 @@ use super::http::{HttpConnection, HttpResponse, unexpected};
 use super::protocol::ID_HEADER;
 use super::{CloudServer, OBSERVE, SIGNAL};
 use crate::backends::error::{Attempt, StoreError};
-use crate::backends::retry::{RETRY_FOR, with_retries, with_timeout};
 use crate::backends::sanitize::identity;
 use crate::backends::{
     BoxFuture, Error, Holder, Lease, Loss, LossStage, Name, Permit, QueueStatus, Snapshot,
     Validity, Waiter,
 };
+use crate::engine::retry::{RETRY_FOR, with_retries, with_timeout};
 
 const MONITOR: &str = "/semaphore/monitor";
 const WAIT: &str = "/semaphore/wait";

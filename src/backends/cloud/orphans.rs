@@ -10,7 +10,7 @@ use super::node_lease::{self, ObserveAnswer, ServerKind};
 use super::{CloudServer, LEAVING, OBSERVE};
 use crate::backends::Name;
 use crate::backends::StoreError;
-use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How often a waiter that had to start over checks whether one of its earlier places was granted.
 const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);

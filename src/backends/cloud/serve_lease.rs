@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::node_lease::{ServerKind, signal};
 use super::protocol::{ID_HEADER, RENEW, RegisterOutcome, RegisterReply};
 use super::{CloudServer, parse_body};
-use crate::backends::renewal::{self, Renewed};
-use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::backends::{BoxFuture, Loss, LossReason, LossStage, Name, StoreError, Validity, lease};
+use crate::engine::renewal::{self, Renewed};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 
 const MONITOR: &str = "/semaphore/monitor";
 

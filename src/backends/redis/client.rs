@@ -15,10 +15,10 @@ use redis::{
 use super::connection::{Connection, ConnectionError, PrefetchedRequest, RedisDialer, is_refusal};
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
-use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::backends::slot::Slot;
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);

@@ -2,14 +2,12 @@
 //! holder details beside it. Everything is decided by one script on the server's clock;
 //! `docs/redis.md` has the keys and the reasons.
 
-mod acquire;
 mod client;
 pub(crate) mod config;
 mod connection;
 mod diagnose;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod lease;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod replication;
@@ -26,106 +24,107 @@ mod tests;
 mod wakeup;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use redis::Cmd;
+use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
-use self::acquire::{RedisAcquire, describe};
 use self::client::Client;
 use self::config::RedisConfig;
 use self::connection::RedisDialer;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::lease::RedisLease;
-use self::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use self::script::SemaphoreKeys;
 use self::server::ServerHandle;
-use super::retry::{ATTEMPT_TIMEOUT, RETRY_FOR, RetryBudget, with_retries, with_timeout};
-use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Failover,
-    Finding, Lease, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
-};
+use super::{Attempt, BoxFuture, Error, Failover, Finding, Name, Snapshot, StoreError};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, RetryBudget, with_timeout};
+use crate::engine::{Store, Wakeup};
+use crate::request::{Operation, Reply, Request};
 
 /// How many names are looked at in one round trip. Other clients wait for that, so it has to be
 /// done in a few milliseconds.
 const TOGETHER: usize = 100;
 
-/// The Redis backend.
-pub(crate) struct Redis {
+/// Permits in a Redis.
+pub(crate) struct RedisStore {
     server: Arc<ServerHandle>,
+    /// Whether the server has been seen to evict no keys.
+    checked: AtomicBool,
 }
 
-impl Redis {
+impl RedisStore {
     pub(crate) fn new(config: RedisConfig) -> Result<Self, Error> {
         let shown = config.url.shown();
         let dialler = RedisDialer::new(&config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let connection = Client::new(dialler);
-        Ok(Self { server: Arc::new(ServerHandle { config, shown, connection }) })
+        let server = Arc::new(ServerHandle { config, shown, connection });
+        Ok(Self { server, checked: AtomicBool::new(false) })
     }
 
-    /// Repeats a call for one permit until there is an answer, as long as that makes sense; also
-    /// returns the number of attempts.
-    async fn repeat(
-        &self,
-        name: &Name,
-        operation: Operation,
-        id: Uuid,
-    ) -> Result<(Reply, u32), StoreError> {
-        let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
-        let call = Request::of(operation, id, &self.server.config);
-        let mut attempts = 0;
-        let reply = with_retries(RETRY_FOR, || {
-            attempts += 1;
-            self.server.connection.call(&keys, &call)
-        })
-        .await?;
-        Ok((reply, attempts))
+    fn keys(&self, name: &Name) -> SemaphoreKeys {
+        SemaphoreKeys::new(&self.server.config.prefix, name)
+    }
+
+    /// A request as this client makes it.
+    fn configured(&self, request: &Request) -> Request {
+        let RedisConfig { quarantine, replicas, .. } = self.server.config;
+        let quarantine = request.quarantine.or(quarantine);
+        let replicas = request.replicas.max(replicas);
+        Request { quarantine, replicas, ..request.clone() }
+    }
+
+    /// What has to be asked before a permit is used.
+    fn condition(&self, request: &Request) -> Option<Cmd> {
+        let unknown = request.operation == Operation::Acquire && !self.checked.load(Relaxed);
+        self.server.condition().filter(|_| unknown)
     }
 }
 
-impl Backend for Redis {
-    fn prefetch(&self, request: &AcquireRequest) -> bool {
-        let (progress, _notices) = ProgressSender::channel();
-        RedisAcquire::new(Arc::clone(&self.server), request, &progress).prefetch();
+impl Store for RedisStore {
+    fn execute<'a>(
+        &'a self,
+        name: &'a Name,
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Reply, StoreError>> {
+        Box::pin(async move {
+            let (keys, call) = (self.keys(name), self.configured(request));
+            let condition = self.condition(request);
+            let called = self.server.connection.call_beside(&keys, &call, condition.as_ref());
+            let (reply, condition) = called.await?;
+            if let Some(info) = condition {
+                ServerHandle::check_eviction(info)?;
+                self.checked.store(true, Relaxed);
+            }
+            Ok(reply)
+        })
+    }
+
+    fn prefetch(&self, name: &Name, request: &Request) {
+        let condition = self.condition(request);
+        let call = self.configured(request);
+        self.server.connection.begin_call(&self.keys(name), &call, condition.as_ref());
+    }
+
+    fn has_reached(&self) -> bool {
         self.server.connection.has_reached()
     }
 
-    fn acquire<'a>(
-        &'a self,
-        request: &'a AcquireRequest,
-        progress: &'a ProgressSender,
-        mut cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
-        Box::pin(async move {
-            let mut queueing = RedisAcquire::new(Arc::clone(&self.server), request, progress);
-            let done = tokio::select! {
-                biased;
-                done = queueing.run() => Some(done),
-                () = cancel.cancelled() => None,
-            };
-            match done {
-                Some(Ok(acquired)) => Ok(acquired),
-                Some(Err(error)) => {
-                    let _ = queueing.leave().await;
-                    Err(error)
-                }
-                None => {
-                    queueing.call_off().await;
-                    Ok(Acquisition::Cancelled)
-                }
-            }
-        })
+    fn listen(
+        &self,
+        name: &Name,
+        id: Uuid,
+        wakeups: UnboundedSender<Wakeup>,
+    ) -> BoxFuture<'static, StoreError> {
+        Box::pin(wakeup::listen(Arc::clone(&self.server), self.keys(name).wake(id), wakeups))
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
-        Box::pin(async move {
-            let looked =
-                with_retries(RETRY_FOR, || async { self.server.snapshot(name).await }).await;
-            looked.map_err(|error| self.server.error(Attempt::Look(name.clone()), error))
-        })
+    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        Box::pin(self.server.snapshot(name))
     }
 
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
             let names = self.server.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
@@ -151,117 +150,16 @@ impl Backend for Redis {
         })
     }
 
-    fn cancel<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-        patience: Duration,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
-            let call = Request::of(Operation::Release, id, &self.server.config);
-            let withdrawn = self.server.release(&keys, &call, patience).await;
-            withdrawn.map_err(|error| self.server.error(Attempt::Withdraw(name.clone()), error))
-        })
-    }
-
-    fn attach<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
-        Box::pin(async move {
-            let attached = self.repeat(name, Operation::Attach, id).await;
-            let (reply, _) = attached
-                .map_err(|error| self.server.error(Attempt::Renew(Permit::of(name, id)), error))?;
-            let Some(record) =
-                reply.whose.as_ref().filter(|_| reply.status == ReplyStatus::Holding)
-            else {
-                return Ok(None);
-            };
-            let (server, who) = (Arc::clone(&self.server), describe(&record.who));
-            let lease = RedisLease::lease(server, name, id, who, &reply);
-            Ok(Some(Box::new(lease) as Box<dyn Lease>))
-        })
-    }
-
-    fn release_detached<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
-        Box::pin(async move {
-            let returned = self.repeat(name, Operation::Return, id).await;
-            let (reply, _) = returned.map_err(|error| {
-                self.server.error(Attempt::GiveBack(Permit::of(name, id)), error)
-            })?;
-            Ok(match reply.status {
-                ReplyStatus::Returned => ReleaseOutcome::Now,
-                ReplyStatus::Done => ReleaseOutcome::Before,
-                _ => ReleaseOutcome::Unknown,
-            })
-        })
-    }
-
-    fn revoke<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-        how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
-        Box::pin(async move {
-            let operation = match how {
-                Revocation::Graceful => Operation::Revoke,
-                Revocation::Forced => Operation::Remove,
-            };
-            let revoked = self.repeat(name, operation, id).await;
-            let (reply, attempts) = revoked
-                .map_err(|error| self.server.error(Attempt::Revoke(Permit::of(name, id)), error))?;
-            Ok(match reply.status {
-                ReplyStatus::Revoked => true,
-                // By an attempt of ours that lost its answer, or by another client before.
-                ReplyStatus::Done => attempts > 1,
-                _ => false,
-            })
-        })
-    }
-
-    fn set_limit<'a>(
-        &'a self,
-        name: &'a Name,
-        limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
-            let config = &self.server.config;
-            let limit = limit.unwrap_or(0);
-            let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), config) };
-            let set = with_retries(RETRY_FOR, || async {
-                self.server.connection.call(&keys, &call).await
-            });
-            set.await
-                .map(drop)
-                .map_err(|error| self.server.error(Attempt::SetLimit(name.clone()), error))
-        })
-    }
-
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
-        Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, || async { self.server.diagnose().await }).await;
-            examined.map_err(|error| self.server.error(Attempt::Examine, error))
-        })
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, StoreError>> {
+        Box::pin(self.server.diagnose())
     }
 
     fn failover_time(&self) -> BoxFuture<'_, Failover> {
         Box::pin(self.server.failover_time())
     }
 
-    fn pushes_queue_status(&self) -> bool {
-        true
-    }
-
-    fn url(&self) -> String {
-        self.server.shown.clone()
+    fn url(&self) -> &str {
+        &self.server.shown
     }
 }
 

@@ -1,18 +1,17 @@
 //! Arguments and answers of the scripts: `semaphore.lua` and `snapshot.lua`, each after `server.lua`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::client::{Client, Script, ScriptCall};
-use super::config::RedisConfig;
-use super::server::HEARTBEAT;
 use super::snapshot::{lossy, of, parse_grant, pause, written};
 use crate::backends::sanitize;
-use crate::backends::{HolderState, Name, Record, StoreError, Withheld};
+use crate::backends::{ClientInfo, HolderState, Name, Revocation, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -45,50 +44,7 @@ impl SemaphoreKeys {
     }
 }
 
-/// One call.
-#[derive(Debug, Clone)]
-pub(super) struct Request<'a> {
-    pub(super) operation: Operation,
-    pub(super) id: Uuid,
-    pub(super) limit: u32,
-    pub(super) ttl: Duration,
-    pub(super) who: &'a str,
-    /// The place in the queue that it has had, or 0.
-    pub(super) ticket: u64,
-    /// The fencing token that it has, or 0.
-    pub(super) token: u64,
-    /// None: the larger of 30 s and the TTL.
-    pub(super) quarantine: Option<Duration>,
-    /// How long it counts as waiting unless it asks again.
-    pub(super) window: Duration,
-    pub(super) nonblock: bool,
-    pub(super) strict: bool,
-    /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
-    pub(super) hold: Duration,
-    /// How many replicas must be in step with the server.
-    pub(super) replicas: u32,
-}
-
-impl Request<'_> {
-    /// A call that does not ask for a permit.
-    pub(super) fn of(operation: Operation, id: Uuid, config: &RedisConfig) -> Self {
-        Self {
-            operation,
-            id,
-            limit: 1,
-            ttl: HEARTBEAT,
-            who: "",
-            ticket: 0,
-            token: 0,
-            quarantine: config.quarantine,
-            window: HEARTBEAT,
-            nonblock: false,
-            strict: false,
-            hold: Duration::ZERO,
-            replicas: config.replicas,
-        }
-    }
-
+impl Request {
     /// How many replicas have to confirm its writes.
     fn confirmations(&self) -> u32 {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
@@ -99,112 +55,47 @@ impl Request<'_> {
         [
             self.operation.word().to_owned(),
             self.id.to_string(),
-            self.limit.to_string(),
+            match self.operation {
+                Operation::Unpin => 0,
+                _ => self.limit,
+            }
+            .to_string(),
             self.ttl.as_millis().to_string(),
-            self.who.to_owned(),
+            self.client.as_deref().map(describe).unwrap_or_default(),
             self.ticket.to_string(),
             self.token.to_string(),
             written(self.quarantine),
             self.window.as_millis().to_string(),
             flag(self.nonblock, "nonblock"),
             flag(self.strict, "strict"),
-            self.hold.as_millis().to_string(),
+            self.min_hold.as_millis().to_string(),
             self.replicas.to_string(),
             keys.server.clone(),
         ]
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
-    Ask,
-    Renew,
-    Release,
-    /// Releases what its owner has never used.
-    Leave,
-    /// Renews a permit that outlives its process.
-    Attach,
-    /// Releases one.
-    Return,
-    /// Revokes gently.
-    Revoke,
-    /// Revokes at once.
-    Remove,
-    /// Pins the limit, or unpins it with 0.
-    Limit,
-}
-
 impl Operation {
     fn word(self) -> &'static str {
         match self {
-            Self::Ask => "ask",
+            Self::Acquire => "ask",
             Self::Renew => "renew",
             Self::Release => "release",
             Self::Leave => "leave",
             Self::Attach => "attach",
-            Self::Return => "return",
-            Self::Revoke => "revoke",
-            Self::Remove => "remove",
-            Self::Limit => "limit",
+            Self::ReleaseDetached => "return",
+            Self::Revoke(Revocation::Graceful) => "revoke",
+            Self::Revoke(Revocation::Forced) => "remove",
+            Self::Pin | Self::Unpin => "limit",
         }
     }
-}
 
-impl Operation {
     /// Whether it counts only if enough replicas have it: what a server that was replaced grants or
-    /// extends must not be used. An old message of a replica may still make it look as if it were in step.
+    /// extends must not be used. An old message of a replica may still make it look as if it were in
+    /// step.
     fn needs_replicas(self) -> bool {
-        matches!(self, Self::Ask | Self::Renew | Self::Attach | Self::Limit)
+        matches!(self, Self::Acquire | Self::Renew | Self::Attach | Self::Pin | Self::Unpin)
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReplyStatus {
-    Holding,
-    Waiting,
-    Busy,
-    /// Another limit or TTL is in force.
-    Differs,
-    /// It is revoked, now or before.
-    Revoked,
-    /// It was held, and has been given back now.
-    Returned,
-    /// What is asked for was done before.
-    Done,
-    /// Not, or not any more, held by this one.
-    Gone,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Reply {
-    pub(super) status: ReplyStatus,
-    pub(super) token: u64,
-    pub(super) ticket: u64,
-    /// How many are before it in the queue.
-    pub(super) ahead: usize,
-    pub(super) held: usize,
-    pub(super) foreign: usize,
-    /// When it may be worth to ask again.
-    pub(super) next: Option<Duration>,
-    /// The limit in force.
-    pub(super) limit: u32,
-    pub(super) pinned: bool,
-    /// The limit that its users have agreed upon.
-    pub(super) agreed: u32,
-    pub(super) ttl: Duration,
-    /// What is left of the time for which it stays taken.
-    pub(super) hold: Duration,
-    /// How many replicas must be in step: the most that one of its users asks for.
-    pub(super) replicas: u32,
-    pub(super) paused: Option<Duration>,
-    /// To a waiter: the record of the longest holder. To a client that attaches: its own.
-    pub(super) whose: Option<Record>,
-    /// Until when that permit stays taken, if it was given back.
-    pub(super) kept_until: Option<SystemTime>,
-    /// Whether the server does not say which it is.
-    pub(super) blind: bool,
-    /// A moment before the request was sent.
-    pub(super) since: Moment,
 }
 
 /// As the script gives it.
@@ -213,23 +104,23 @@ type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
-    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, StoreError> {
+    pub(super) fn parse(raw: Raw, since: Moment) -> Result<Self, StoreError> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
-        let status = match status.as_str() {
-            "holding" => ReplyStatus::Holding,
-            "waiting" => ReplyStatus::Waiting,
-            "busy" => ReplyStatus::Busy,
-            "differs" => ReplyStatus::Differs,
-            "revoked" => ReplyStatus::Revoked,
-            "returned" => ReplyStatus::Returned,
-            "done" => ReplyStatus::Done,
-            _ => ReplyStatus::Gone,
+        let outcome = match status.as_str() {
+            "holding" => Outcome::Holding,
+            "waiting" => Outcome::Waiting,
+            "busy" => Outcome::Busy,
+            "differs" => Outcome::Differs,
+            "revoked" => Outcome::Revoked,
+            "returned" => Outcome::Released,
+            "done" => Outcome::Done,
+            _ => Outcome::Lost,
         };
         // To the others no limit is said.
         let agree = matches!(
-            status,
-            ReplyStatus::Holding | ReplyStatus::Waiting | ReplyStatus::Busy | ReplyStatus::Differs
+            outcome,
+            Outcome::Holding | Outcome::Waiting | Outcome::Busy | Outcome::Differs
         );
         if agree {
             sanitize::limit(limit)?;
@@ -239,7 +130,10 @@ impl Reply {
         let whose = whose.split_once(' ').and_then(|(id, grant)| parse_grant(id, grant));
         let kept = whose.as_ref().filter(|grant| grant.phase == HolderState::MinHold);
         Ok(Self {
-            status,
+            outcome,
+            seal: String::new(),
+            key: None,
+            server: None,
             token,
             ticket,
             ahead: sanitize::count(ahead)?,
@@ -251,41 +145,37 @@ impl Reply {
             pinned: pinned != 0,
             agreed,
             ttl: if agree { sanitize::lease(ttl)? } else { sanitize::time(ttl)? },
-            hold: sanitize::time(hold_left)?,
+            min_hold: sanitize::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
             kept_until: kept.and_then(|grant| {
                 grant.record.since.checked_add(Duration::from_millis(grant.hold))
             }),
-            whose: whose.map(|grant| grant.record),
+            record: whose.map(|grant| grant.record),
             blind: blind != 0,
             since,
         })
     }
+}
 
-    /// For how long the server grants no permit although one is free.
-    pub(super) fn withheld(&self) -> Option<Withheld> {
-        self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
-    }
+/// What others may see of a client, as the script keeps it.
+fn describe(client: &ClientInfo) -> String {
+    serde_json::to_string(client).expect("plain text")
 }
 
 impl Client {
+    #[cfg(test)]
     pub(super) async fn call(
         &self,
         keys: &SemaphoreKeys,
-        call: &Request<'_>,
+        call: &Request,
     ) -> Result<Reply, StoreError> {
         let (reply, _) = self.call_beside(keys, call, None).await?;
         Ok(reply)
     }
 
     /// Sends what [`Client::call_beside`] then only waits for. Needs no runtime.
-    pub(super) fn begin_call(
-        &self,
-        keys: &SemaphoreKeys,
-        call: &Request<'_>,
-        beside: Option<&Cmd>,
-    ) {
+    pub(super) fn begin_call(&self, keys: &SemaphoreKeys, call: &Request, beside: Option<&Cmd>) {
         let (keys, arguments) = (&keys.declared, &call.arguments(keys));
         self.begin(ScriptCall { keys, arguments, beside, replicas: call.confirmations() });
     }
@@ -294,14 +184,14 @@ impl Client {
     pub(super) async fn call_beside(
         &self,
         keys: &SemaphoreKeys,
-        call: &Request<'_>,
+        call: &Request,
         beside: Option<&Cmd>,
     ) -> Result<(Reply, Option<Value>), StoreError> {
-        let request = async |call: &Request<'_>, beside| {
+        let request = async |call: &Request, beside| {
             let (keys, arguments) = (&keys.declared, &call.arguments(keys));
             let question = ScriptCall { keys, arguments, beside, replicas: call.confirmations() };
             let said = self.script(&Script::decide(), question).await?;
-            let reply = Reply::of(said.answer, said.since)?;
+            let reply = Reply::parse(said.answer, said.since)?;
             Ok::<_, StoreError>((reply, said.beside, said.confirmed))
         };
         let (mut reply, beside, mut confirmed) = request(call, beside).await?;

@@ -1,18 +1,13 @@
 //! What all requests to one Redis share: where it is, the connection, and how errors name it.
 
-use std::time::Duration;
-
 use redis::{Cmd, Value, cmd};
 
 use super::client::{Client, optional};
 use super::config::RedisConfig;
 use super::diagnose::Info;
-use super::script::{Request, SemaphoreKeys};
-use crate::backends::retry::{RetryBudget, with_retries};
+use super::script::SemaphoreKeys;
 use crate::backends::{Attempt, Error, Name, Snapshot, StoreError};
-
-/// A waiter asks again at least as often, so that others see that it lives.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+use crate::engine::retry::RetryBudget;
 
 /// A Redis as its users here see it.
 pub(super) struct ServerHandle {
@@ -67,16 +62,5 @@ impl ServerHandle {
         let keys: Vec<_> =
             names.iter().map(|name| SemaphoreKeys::new(&self.config.prefix, name)).collect();
         self.connection.look_at_each(&keys, names, &self.config).await
-    }
-
-    /// Releases until it is known to be done, or `patience` is over.
-    pub(super) async fn release(
-        &self,
-        keys: &SemaphoreKeys,
-        call: &Request<'_>,
-        patience: Duration,
-    ) -> Result<(), StoreError> {
-        with_retries(patience, || async { self.connection.call(keys, call).await }).await?;
-        Ok(())
     }
 }

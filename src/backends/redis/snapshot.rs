@@ -127,14 +127,15 @@ pub(super) fn pause(millis: u64) -> Result<Option<Duration>, StoreError> {
 /// What a script may have answered.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(value: Value) {
+    use crate::request::Reply;
+
     if let Some(looked) = of(value.clone()) {
         let snapshot = snapshot(&"x".parse().expect("a good name"), looked);
         assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
         assert!(snapshot.holders.iter().all(|one| one.left().is_none_or(sanitize::is_time)));
     }
-    if let Some(Ok(reply)) = of(value).map(|raw| super::script::Reply::of(raw, crate::clock::now()))
-    {
-        let _ = (reply.withheld(), reply.since + reply.ttl + reply.hold);
+    if let Some(Ok(reply)) = of(value).map(|raw| Reply::parse(raw, crate::clock::now())) {
+        let _ = (reply.withheld(), reply.since + reply.ttl + reply.min_hold);
     }
 }
 

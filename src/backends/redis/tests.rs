@@ -5,6 +5,7 @@ mod client;
 mod lasting;
 mod replicas;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -12,9 +13,10 @@ use uuid::Uuid;
 use super::RedisConfig;
 use super::client::Client;
 use super::connection::RedisDialer;
-use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use super::script::SemaphoreKeys;
 use super::testing::RedisServer;
-use crate::backends::{Holder, Name, Snapshot};
+use crate::backends::{ClientInfo, Holder, Name, Revocation, Snapshot};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 const TTL: Duration = Duration::from_secs(30);
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -45,13 +47,13 @@ impl RedisWorld {
         config(&self.server.url())
     }
 
-    fn call(&self, call: &Request<'_>) -> Reply {
+    fn call(&self, call: &Request) -> Reply {
         let keys = self.keys();
         self.runtime.block_on(async { self.connection().call(&keys, call).await.unwrap() })
     }
 
     fn request(&self, who: u128) -> Reply {
-        self.call(&call(Operation::Ask, who))
+        self.call(&call(Operation::Acquire, who))
     }
 
     fn renew(&self, who: u128) -> Reply {
@@ -105,12 +107,17 @@ fn id(who: u128) -> Uuid {
     Uuid::from_u128(who)
 }
 
-fn call(operation: Operation, who: u128) -> Request<'static> {
+fn client(json: &str) -> Arc<ClientInfo> {
+    Arc::new(serde_json::from_str(json).unwrap())
+}
+
+fn call(operation: Operation, who: u128) -> Request {
     Request {
         ttl: TTL,
-        who: WHO,
+        client: Some(client(WHO)),
         window: Duration::from_secs(15),
-        ..Request::of(operation, id(who), &config("redis://h"))
+        quarantine: Some(Duration::ZERO),
+        ..Request::of(operation, id(who))
     }
 }
 
@@ -118,17 +125,17 @@ fn call(operation: Operation, who: u128) -> Request<'static> {
 fn every_operation_may_be_repeated() {
     let world = RedisWorld::new();
     let first = world.request(1);
-    assert_eq!((first.status, first.limit, first.ttl), (ReplyStatus::Holding, 1, TTL));
+    assert_eq!((first.outcome, first.limit, first.ttl), (Outcome::Holding, 1, TTL));
     assert_eq!(world.request(1).token, first.token);
     let queued = world.request(2);
-    assert_eq!((queued.status, queued.ahead), (ReplyStatus::Waiting, 0));
+    assert_eq!((queued.outcome, queued.ahead), (Outcome::Waiting, 0));
     assert_eq!(world.request(2).ticket, queued.ticket);
-    assert_eq!(world.release(1).status, ReplyStatus::Gone);
-    assert_eq!(world.release(1).status, ReplyStatus::Gone);
+    assert_eq!(world.release(1).outcome, Outcome::Lost);
+    assert_eq!(world.release(1).outcome, Outcome::Lost);
     let second = world.request(2);
-    assert_eq!(second.status, ReplyStatus::Holding);
+    assert_eq!(second.outcome, Outcome::Holding);
     assert!(second.token > first.token);
-    assert_eq!(world.renew(2).status, ReplyStatus::Holding);
+    assert_eq!(world.renew(2).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -136,9 +143,9 @@ fn what_arrives_after_a_release_revives_nothing() {
     let world = RedisWorld::new();
     world.request(1);
     world.release(1);
-    assert_eq!(world.request(1).status, ReplyStatus::Gone);
-    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding);
+    assert_eq!(world.request(1).outcome, Outcome::Lost);
+    assert_eq!(world.renew(1).outcome, Outcome::Lost);
+    assert_eq!(world.request(2).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -147,19 +154,19 @@ fn an_expired_lease_is_gone_and_the_next_in_line_has_its_permit() {
     let held = world.request(1).token;
     let queued = world.request(2);
     assert!(queued.next.is_some_and(|next| next <= TTL && next > TTL / 2));
-    assert_eq!(queued.whose.map(|record| record.permit), Some(id(1)));
+    assert_eq!(queued.record.map(|record| record.permit), Some(id(1)));
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
     let granted = world.request(2);
-    assert_eq!(granted.status, ReplyStatus::Holding);
+    assert_eq!(granted.outcome, Outcome::Holding);
     assert!(granted.token > held);
-    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
+    assert_eq!(world.renew(1).outcome, Outcome::Lost);
 }
 
 #[test]
 fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
     let world = RedisWorld::new();
     world.request(1);
-    let mut second = call(Operation::Ask, 2);
+    let mut second = call(Operation::Acquire, 2);
     second.ticket = world.request(2).ticket;
     world.request(3);
     world.release(1);
@@ -168,11 +175,11 @@ fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
     let woken: i64 = world.server.ask(&["LLEN", &world.keys().wake(id(2))]);
     assert_eq!(woken, 1);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(2).to_string()]);
-    assert_eq!(world.request(3).status, ReplyStatus::Holding);
+    assert_eq!(world.request(3).outcome, Outcome::Holding);
     // It comes back, to the place it had: before the fourth.
     world.request(4);
     let back = world.call(&second);
-    assert_eq!((back.status, back.ahead), (ReplyStatus::Waiting, 0));
+    assert_eq!((back.outcome, back.ahead), (Outcome::Waiting, 0));
 }
 
 #[test]
@@ -184,7 +191,7 @@ fn a_waiter_that_is_not_heard_of_any_more_loses_its_place_and_gets_it_back() {
     let late = (world.now() - 1).to_string();
     world.write(&["ZADD", "{p-a}:alive", &late, &id(2).to_string()]);
     assert_eq!(world.request(3).ahead, 0);
-    assert_eq!(world.call(&Request { ticket, ..call(Operation::Ask, 2) }).ahead, 0);
+    assert_eq!(world.call(&Request { ticket, ..call(Operation::Acquire, 2) }).ahead, 0);
     assert_eq!(world.request(3).ahead, 1);
 }
 
@@ -195,7 +202,7 @@ fn a_clock_that_went_back_takes_nothing_and_prolongs_nothing() {
     let (now, hour) = (world.now(), 3_600_000);
     world.remembers("last", now + hour);
     world.write(&["ZADD", "p-a", &(now + hour + 30_000).to_string(), &id(1).to_string()]);
-    assert_eq!(world.request(2).status, ReplyStatus::Waiting);
+    assert_eq!(world.request(2).outcome, Outcome::Waiting);
     let left = world.expiry(1).unwrap() - world.now();
     assert!((29_000..=30_000).contains(&left), "{left}");
 }
@@ -210,24 +217,24 @@ fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
     world.remembers("last", now - 60_000);
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     let waiting = world.request(2);
-    assert_eq!(waiting.status, ReplyStatus::Waiting);
+    assert_eq!(waiting.outcome, Outcome::Waiting);
     let paused = waiting.paused.unwrap();
     assert!(paused <= TTL / 2 && paused > TTL / 4, "{paused:?}");
     assert_eq!(waiting.next, Some(paused));
-    assert_eq!(world.renew(1).status, ReplyStatus::Holding);
+    assert_eq!(world.renew(1).outcome, Outcome::Holding);
     // Had it not, its time would be over with the pause.
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     world.remembers("pause", world.now() - 1);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding);
+    assert_eq!(world.request(2).outcome, Outcome::Holding);
 }
 
 #[test]
 fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() {
     let world = RedisWorld::new();
     let quarantine = None;
-    let asks = Request { quarantine, ..call(Operation::Ask, 9) };
+    let asks = Request { quarantine, ..call(Operation::Acquire, 9) };
     let waiting = world.call(&asks);
-    assert_eq!((waiting.status, waiting.limit), (ReplyStatus::Waiting, 1));
+    assert_eq!((waiting.outcome, waiting.limit), (Outcome::Waiting, 1));
     let paused = waiting.paused.unwrap();
     let half_a_minute = Duration::from_secs(30);
     assert!(paused <= half_a_minute && paused > half_a_minute / 2, "{paused:?}");
@@ -236,23 +243,23 @@ fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() 
     for (who, token) in [(1, 70), (2, 80), (3, 90)] {
         let renews = Request { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
         let renewed = world.call(&renews);
-        assert_eq!((renewed.status, renewed.token), (ReplyStatus::Holding, token));
+        assert_eq!((renewed.outcome, renewed.token), (Outcome::Holding, token));
         assert_eq!((renewed.limit, renewed.ttl), (2, ttl), "they bring back what was in force");
     }
     world.remembers("pause", world.now() - 1);
     assert_eq!(
-        world.call(&Request { quarantine: Some(Duration::ZERO), ..asks.clone() }).status,
-        ReplyStatus::Waiting
+        world.call(&Request { quarantine: Some(Duration::ZERO), ..asks.clone() }).outcome,
+        Outcome::Waiting
     );
     world.release(1);
-    assert_eq!(world.request(9).status, ReplyStatus::Waiting, "two are held");
+    assert_eq!(world.request(9).outcome, Outcome::Waiting, "two are held");
     world.release(2);
     let granted = world.request(9);
-    assert_eq!(granted.status, ReplyStatus::Holding);
+    assert_eq!(granted.outcome, Outcome::Holding);
     assert!(granted.token > 90);
     // The time for reports is over.
     let late = Request { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
-    assert_eq!(world.call(&late).status, ReplyStatus::Gone);
+    assert_eq!(world.call(&late).outcome, Outcome::Lost);
 }
 
 #[test]
@@ -264,49 +271,49 @@ fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
     let quarantine = Some(Duration::from_mins(5));
     // However long ago the last call was.
     world.remembers("last", world.now() - 3_600_000);
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
     let restored = Request { token: 7, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(world.call(&restored).status, ReplyStatus::Holding);
+    assert_eq!(world.call(&restored).outcome, Outcome::Holding);
 }
 
 #[test]
 fn after_a_restart_long_ago_no_client_has_to_wait() {
     let world = RedisWorld::new();
     let ttl = Duration::from_secs(1);
-    world.call(&Request { ttl, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl, ..call(Operation::Acquire, 1) });
     world.release(1);
     // The server has to be up for one lease.
     std::thread::sleep(Duration::from_millis(2_100));
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
-    let granted = world.call(&Request { ttl, quarantine, ..call(Operation::Ask, 2) });
-    assert_eq!(granted.status, ReplyStatus::Holding, "{granted:?}");
+    let granted = world.call(&Request { ttl, quarantine, ..call(Operation::Acquire, 2) });
+    assert_eq!(granted.outcome, Outcome::Holding, "{granted:?}");
 }
 
 #[test]
 fn holders_with_a_longer_lease_than_the_waiters_are_waited_for() {
     let world = RedisWorld::new();
     let minutes = Duration::from_mins(10);
-    world.call(&Request { ttl: minutes, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl: minutes, ..call(Operation::Acquire, 1) });
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
     // And where nothing is remembered, from the first of them on.
     let world = RedisWorld::new();
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= Duration::from_secs(30)));
     let renews = Request { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
-    assert_eq!(world.call(&renews).status, ReplyStatus::Holding);
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
+    assert_eq!(world.call(&renews).outcome, Outcome::Holding);
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
 }
 
 #[test]
 fn a_pause_does_not_end_because_the_clock_leaps() {
     let world = RedisWorld::new();
-    let asks = Request { quarantine: None, ..call(Operation::Ask, 1) };
+    let asks = Request { quarantine: None, ..call(Operation::Acquire, 1) };
     world.call(&asks);
     // The same as if it were a minute later now.
     let now = world.now();
@@ -320,9 +327,9 @@ fn a_pause_does_not_end_because_the_clock_leaps() {
 #[test]
 fn withdrawing_from_a_server_that_forgot_everything_keeps_no_holder_from_coming_back() {
     let world = RedisWorld::new();
-    assert_eq!(world.release(7).status, ReplyStatus::Gone);
+    assert_eq!(world.release(7).outcome, Outcome::Lost);
     let renewed = world.call(&Request { token: 5, ..call(Operation::Renew, 1) });
-    assert_eq!(renewed.status, ReplyStatus::Holding);
+    assert_eq!(renewed.outcome, Outcome::Holding);
 }
 
 #[test]
@@ -332,10 +339,10 @@ fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
     world.write(&["FLUSHALL"]);
     let quarantine = Some(TTL);
     let renewed = world.call(&Request { token, quarantine, ..call(Operation::Renew, 1) });
-    assert_eq!((renewed.status, renewed.token), (ReplyStatus::Holding, token));
+    assert_eq!((renewed.outcome, renewed.token), (Outcome::Holding, token));
     assert!(renewed.paused.is_some(), "others may have to report");
     let waiting = world.request(2);
-    assert_eq!(waiting.status, ReplyStatus::Waiting);
+    assert_eq!(waiting.outcome, Outcome::Waiting);
     world.remembers("pause", 0);
     world.release(1);
     assert!(world.request(2).token > token, "tokens grow even so");
@@ -350,7 +357,7 @@ fn foreign_members_count_until_one_ttl_after_their_expiry() {
     };
     member(1_000);
     let waiting = world.request(1);
-    assert_eq!((waiting.status, waiting.foreign, waiting.held), (ReplyStatus::Waiting, 1, 1));
+    assert_eq!((waiting.outcome, waiting.foreign, waiting.held), (Outcome::Waiting, 1, 1));
     let next = waiting.next.unwrap();
     assert!(next > TTL && next <= TTL + Duration::from_secs(1), "{next:?}");
     let Holder::Foreign { permit, left: Some(left), .. } = &world.look().holders[0] else {
@@ -359,10 +366,10 @@ fn foreign_members_count_until_one_ttl_after_their_expiry() {
     assert_eq!(permit, foreign);
     assert!(*left <= Duration::from_secs(1));
     member(-29_000);
-    assert_eq!(world.request(1).status, ReplyStatus::Waiting);
+    assert_eq!(world.request(1).outcome, Outcome::Waiting);
     member(-30_001);
     assert_eq!(world.look().holders, []);
-    assert_eq!(world.request(1).status, ReplyStatus::Holding);
+    assert_eq!(world.request(1).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -371,8 +378,8 @@ fn only_clients_that_use_it_through_semrun_keep_its_limit_in_force() {
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
     assert_eq!(world.look().limit, None);
-    let granted = world.call(&Request { limit: 2, ..call(Operation::Ask, 1) });
-    assert_eq!((granted.status, granted.limit), (ReplyStatus::Holding, 2));
+    let granted = world.call(&Request { limit: 2, ..call(Operation::Acquire, 1) });
+    assert_eq!((granted.outcome, granted.limit), (Outcome::Holding, 2));
     assert_eq!(world.request(2).limit, 2, "it stands");
     assert_eq!(world.look().limit, Some(2));
 }
@@ -382,15 +389,15 @@ fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
     let world = RedisWorld::new();
     world.request(1);
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
-    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
-    let mut strict = call(Operation::Ask, 2);
+    assert_eq!(world.renew(1).outcome, Outcome::Lost);
+    let mut strict = call(Operation::Acquire, 2);
     (strict.limit, strict.strict) = (5, true);
-    assert_eq!(world.call(&strict).status, ReplyStatus::Holding, "it was idle");
+    assert_eq!(world.call(&strict).outcome, Outcome::Holding, "it was idle");
     // Also where its holder never comes back.
     world.write(&["ZREM", "p-a", &id(2).to_string()]);
-    let mut strict = call(Operation::Ask, 3);
+    let mut strict = call(Operation::Acquire, 3);
     (strict.limit, strict.strict) = (7, true);
-    assert_eq!(world.call(&strict).status, ReplyStatus::Holding);
+    assert_eq!(world.call(&strict).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -441,8 +448,8 @@ fn a_full_memory_keeps_no_holder_from_renewing_and_releasing() {
     let world = RedisWorld::new();
     world.request(1);
     world.write(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(world.renew(1).status, ReplyStatus::Holding);
-    assert_eq!(world.request(2).status, ReplyStatus::Waiting);
+    assert_eq!(world.renew(1).outcome, Outcome::Holding);
+    assert_eq!(world.request(2).outcome, Outcome::Waiting);
     world.release(1);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding);
+    assert_eq!(world.request(2).outcome, Outcome::Holding);
 }

@@ -5,19 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::cmd;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
 use super::server::ServerHandle;
-use crate::backends::StoreError;
-use crate::backends::retry::{ATTEMPT_TIMEOUT, Backoff};
-
-/// What was found on a list.
-pub(super) struct WakeupMessage {
-    /// `gently` or `now` of a revocation; anything else is a reason to ask.
-    pub(super) word: String,
-    /// Whether it was certainly not there before we listened.
-    pub(super) fresh: bool,
-}
+use crate::backends::{Revocation, StoreError};
+use crate::engine::Wakeup;
+use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff};
 
 /// After how many refusals in a row listening is hopeless: one may be a change of roles.
 const HOPELESS: u32 = 3;
@@ -25,36 +19,44 @@ const HOPELESS: u32 = 3;
 /// How often it retries all the same.
 const HOPING: Duration = Duration::from_mins(1);
 
-/// Returns once something was put there. Only what will not pass is an error; after any other,
-/// `missed` is called, because what is put there does not stay for ever. `deaf` is called where the
-/// server lets no client listen.
+/// Sends the words that are put on a list, and that some may have been missed. Returns an error that
+/// does not pass; a list that could not be read for a while is read again, because its words do not
+/// stay for ever.
 pub(super) async fn listen(
     server: Arc<ServerHandle>,
     list: String,
-    missed: impl Fn(),
-    deaf: impl Fn(),
-) -> Result<WakeupMessage, StoreError> {
+    wakeups: UnboundedSender<Wakeup>,
+) -> StoreError {
     let mut backoff = Backoff::new();
     let mut refusals = 0;
     loop {
         let since = Instant::now();
         let taken: Result<Option<(String, String)>, StoreError> =
             server.connection.wait(cmd("BLPOP").arg(&list).arg(0)).await;
-        match taken {
-            // Connecting is a part of it, and so are the first answer and its way.
+        let missed = match taken {
             Ok(Some((_, word))) => {
-                return Ok(WakeupMessage { word, fresh: since.elapsed() > 2 * ATTEMPT_TIMEOUT });
+                (backoff, refusals) = (Backoff::new(), 0);
+                // Connecting is a part of it, and so are the first answer and its way.
+                let fresh = since.elapsed() > 2 * ATTEMPT_TIMEOUT;
+                let wakeup = match word.as_str() {
+                    "gently" => Wakeup::Revoked { how: Revocation::Graceful, fresh },
+                    "now" => Wakeup::Revoked { how: Revocation::Forced, fresh },
+                    _ => Wakeup::Ask,
+                };
+                let _ = wakeups.send(wakeup);
+                continue;
             }
             Ok(None) => {
                 refusals += 1;
-                if refusals == HOPELESS {
-                    deaf();
-                }
+                if refusals == HOPELESS { Wakeup::Deaf } else { Wakeup::Missed }
             }
-            Err(error) if error.is_permanent() => return Err(error),
-            Err(_) => refusals = 0,
-        }
-        missed();
+            Err(error) if error.is_permanent() => return error,
+            Err(_) => {
+                refusals = 0;
+                Wakeup::Missed
+            }
+        };
+        let _ = wakeups.send(missed);
         if refusals >= HOPELESS {
             sleep(HOPING).await;
         } else {

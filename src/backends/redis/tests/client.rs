@@ -4,22 +4,23 @@ use std::future::Future;
 
 use super::*;
 use crate::backends::finding::FindingKind;
-use crate::backends::redis::Redis;
+use crate::backends::redis::RedisStore;
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, Backend, CancelToken, ClientInfo, Error, Finding, Grade,
     Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
 use crate::clock;
+use crate::engine::LeaseClient;
 
 const SOON: Duration = Duration::from_secs(5);
 
 impl RedisWorld {
-    fn client(&self) -> Redis {
-        Redis::new(self.config()).unwrap()
+    fn client(&self) -> LeaseClient<RedisStore> {
+        LeaseClient::new(RedisStore::new(self.config()).unwrap())
     }
 
     fn examine(&self, config: RedisConfig) -> Vec<Finding> {
-        let client = Redis::new(config).unwrap();
+        let client = LeaseClient::new(RedisStore::new(config).unwrap());
         self.runtime.block_on(async { client.diagnose().await.unwrap() })
     }
 
@@ -60,17 +61,20 @@ fn an_ask() -> AcquireRequest {
     }
 }
 
-async fn acquired(client: &Redis, request: &AcquireRequest) -> Result<Acquisition, Error> {
+async fn acquired(
+    client: &LeaseClient<RedisStore>,
+    request: &AcquireRequest,
+) -> Result<Acquisition, Error> {
     let (progress, _notices) = ProgressSender::channel();
     let (_canceller, cancel) = CancelToken::pair();
     client.acquire(request, &progress, cancel).await
 }
 
-async fn granted(client: &Redis) -> Box<dyn Lease> {
+async fn granted(client: &LeaseClient<RedisStore>) -> Box<dyn Lease> {
     granted_as(client, &an_ask()).await
 }
 
-async fn granted_as(client: &Redis, request: &AcquireRequest) -> Box<dyn Lease> {
+async fn granted_as(client: &LeaseClient<RedisStore>, request: &AcquireRequest) -> Box<dyn Lease> {
     match acquired(client, request).await.unwrap() {
         Acquisition::Granted(lease) => lease,
         Acquisition::Busy | Acquisition::Cancelled => panic!("not granted"),
@@ -234,11 +238,11 @@ fn what_was_not_asked_for_is_not_taken_for_the_next_answer() {
     });
     let world = RedisWorld::new();
     let url = crate::backends::redis::config::RedisUrl::parse(&url).unwrap();
-    let client = Redis::new(RedisConfig { url, ..world.config() }).unwrap();
+    let store = RedisStore::new(RedisConfig { url, ..world.config() }).unwrap();
     world.runtime.block_on(async {
         for _ in 0..3 {
             let answer: String =
-                client.server.connection.request(&redis::cmd("PING")).await.unwrap();
+                store.server.connection.request(&redis::cmd("PING")).await.unwrap();
             assert_eq!(answer, "ours");
         }
     });

@@ -10,19 +10,22 @@ const MINUTE: i64 = 60_000;
 
 impl RedisWorld {
     fn holds(&self, who: u128, hold: Duration) -> Reply {
-        self.call(&Request { hold, ..call(Operation::Ask, who) })
+        self.call(&Request { min_hold: hold, ..call(Operation::Acquire, who) })
     }
 
     fn detached(&self, who: u128) -> Reply {
-        self.call(&Request { who: DETACHED, ..call(Operation::Ask, who) })
+        self.call(&Request { client: Some(client(DETACHED)), ..call(Operation::Acquire, who) })
     }
 
-    fn does(&self, operation: Operation, who: u128) -> ReplyStatus {
-        self.call(&call(operation, who)).status
+    fn does(&self, operation: Operation, who: u128) -> Outcome {
+        self.call(&call(operation, who)).outcome
     }
 
     fn pin(&self, limit: u32) -> Reply {
-        self.call(&Request { limit, ..call(Operation::Limit, 0) })
+        self.call(&Request {
+            limit,
+            ..call(if limit == 0 { Operation::Unpin } else { Operation::Pin }, 0)
+        })
     }
 
     /// What is left, and how it is held.
@@ -63,27 +66,24 @@ fn about(found: Option<(HolderState, i64)>, phase: HolderState, left: i64) {
 #[test]
 fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
     let world = RedisWorld::new();
-    assert_eq!(world.holds(1, HOLD / 6).hold, HOLD / 6);
+    assert_eq!(world.holds(1, HOLD / 6).min_hold, HOLD / 6);
     about(world.left(1), HolderState::Holding, 30_000);
     world.request(2);
     for _ in 0..2 {
-        assert_eq!(world.release(1).status, ReplyStatus::Gone);
+        assert_eq!(world.release(1).outcome, Outcome::Lost);
         about(world.left(1), HolderState::MinHold, 10_000);
         assert_eq!(
-            (world.renew(1).status, world.request(1).status),
-            (ReplyStatus::Gone, ReplyStatus::Gone)
+            (world.renew(1).outcome, world.request(1).outcome),
+            (Outcome::Lost, Outcome::Lost)
         );
     }
     assert_eq!(world.woken(2)[0], "again");
     assert!(world.request(2).next.is_some_and(|next| next <= HOLD / 6));
     // Even after the ended clients are forgotten.
     world.write(&["DEL", "{p-a}:done"]);
-    assert_eq!(
-        (world.renew(1).status, world.request(1).status),
-        (ReplyStatus::Gone, ReplyStatus::Gone)
-    );
+    assert_eq!((world.renew(1).outcome, world.request(1).outcome), (Outcome::Lost, Outcome::Lost));
     world.was_idle(1, 10_000);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding);
+    assert_eq!(world.request(2).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_permit_that_was_never_used_is_not_kept() {
     world.holds(3, HOLD);
     world.release(2);
     about(world.left(3), HolderState::Holding, 5_000);
-    assert_eq!(world.release(3).status, ReplyStatus::Gone);
+    assert_eq!(world.release(3).outcome, Outcome::Lost);
     assert_eq!(world.left(3), None, "it was granted, and never knew");
 }
 
@@ -111,7 +111,7 @@ fn a_clock_that_went_back_leaves_of_a_hold_what_was_left() {
     world.was_ahead(1, 60 * MINUTE);
     world.request(2);
     about(world.left(1), HolderState::MinHold, MINUTE);
-    assert!(world.call(&call(Operation::Ask, 2)).paused.is_none());
+    assert!(world.call(&call(Operation::Acquire, 2)).paused.is_none());
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_ti
     world.write(&["ZADD", "p-a", &(now + 100).to_string(), &id(1).to_string()]);
     let waiting = world.request(2);
     // Other clients are not kept from free permits.
-    assert_eq!((waiting.status, waiting.paused), (ReplyStatus::Waiting, None));
+    assert_eq!((waiting.outcome, waiting.paused), (Outcome::Waiting, None));
     let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
     assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
     // A holder that renews in time keeps the old end.
@@ -141,18 +141,18 @@ fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
     world.holds(1, HOLD);
     world.release(1);
     world.was_idle(1, MINUTE);
-    assert_eq!(world.request(2).status, ReplyStatus::Holding, "no client uses what is kept");
-    assert_eq!(world.does(Operation::Revoke, 2), ReplyStatus::Revoked);
+    assert_eq!(world.request(2).outcome, Outcome::Holding, "no client uses what is kept");
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 2), Outcome::Revoked);
     world.was_idle(2, 10 * MINUTE);
     // It was to end with its lease.
     let ends = world.now() - 9 * MINUTE;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(2).to_string()]);
     let paused = world.request(3).paused.unwrap();
     assert!(paused <= TTL && paused > TTL / 2, "{paused:?}");
-    assert_eq!(world.renew(2).status, ReplyStatus::Revoked);
-    assert_eq!(world.release(2).status, ReplyStatus::Gone);
+    assert_eq!(world.renew(2).outcome, Outcome::Revoked);
+    assert_eq!(world.release(2).outcome, Outcome::Lost);
     world.remembers("pause", 0);
-    assert_eq!(world.request(3).status, ReplyStatus::Holding);
+    assert_eq!(world.request(3).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -165,12 +165,12 @@ fn a_holder_that_was_forgotten_brings_back_what_is_left_of_its_hold_and_no_pinne
     let renews = Request {
         limit: granted.agreed,
         token: granted.token,
-        hold: HOLD,
+        min_hold: HOLD,
         ..call(Operation::Renew, 1)
     };
     let renewed = world.call(&renews);
-    assert_eq!((renewed.status, renewed.limit, renewed.pinned), (ReplyStatus::Holding, 1, false));
-    world.call(&Request { hold: Duration::ZERO, ..renews });
+    assert_eq!((renewed.outcome, renewed.limit, renewed.pinned), (Outcome::Holding, 1, false));
+    world.call(&Request { min_hold: Duration::ZERO, ..renews });
     world.release(1);
     about(world.left(1), HolderState::MinHold, MINUTE);
 }
@@ -193,46 +193,48 @@ fn a_hold_outlives_the_day_after_which_everything_goes() {
 fn only_a_permit_that_outlives_its_process_is_taken_up_and_returned() {
     let world = RedisWorld::new();
     let trick = r#"{"label":",\"detached\":true","host":"h","pid":1,"user":"u"}"#;
-    world.call(&Request { who: trick, ..call(Operation::Ask, 1) });
-    assert_eq!(world.does(Operation::Attach, 1), ReplyStatus::Gone);
-    assert_eq!(world.does(Operation::Return, 1), ReplyStatus::Gone);
+    world.call(&Request { client: Some(client(trick)), ..call(Operation::Acquire, 1) });
+    assert_eq!(world.does(Operation::Attach, 1), Outcome::Lost);
+    assert_eq!(world.does(Operation::ReleaseDetached, 1), Outcome::Lost);
     about(world.left(1), HolderState::Holding, 30_000);
     world.release(1);
     let token = world.detached(2).token;
     let attached = world.call(&call(Operation::Attach, 2));
-    assert_eq!((attached.status, attached.token), (ReplyStatus::Holding, token));
-    assert!(attached.whose.is_some_and(|record| record.who.detached));
+    assert_eq!((attached.outcome, attached.token), (Outcome::Holding, token));
+    assert!(attached.record.is_some_and(|record| record.who.detached));
     world.request(3);
-    assert_eq!(world.does(Operation::Attach, 3), ReplyStatus::Gone, "it waits");
-    assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Returned);
-    assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Done);
+    assert_eq!(world.does(Operation::Attach, 3), Outcome::Lost, "it waits");
+    assert_eq!(world.does(Operation::ReleaseDetached, 2), Outcome::Released);
+    assert_eq!(world.does(Operation::ReleaseDetached, 2), Outcome::Done);
     assert_eq!(world.woken(2), ["again"], "a process that renews it has reason to");
-    assert_eq!(world.request(3).status, ReplyStatus::Holding);
+    assert_eq!(world.request(3).outcome, Outcome::Holding);
 }
 
 #[test]
 fn returning_what_is_not_known_is_not_remembered() {
     let world = RedisWorld::new();
-    assert_eq!(world.does(Operation::Return, 1), ReplyStatus::Gone);
-    assert_eq!(world.does(Operation::Attach, 1), ReplyStatus::Gone);
-    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Gone);
-    assert_eq!(world.does(Operation::Remove, 1), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::ReleaseDetached, 1), Outcome::Lost);
+    assert_eq!(world.does(Operation::Attach, 1), Outcome::Lost);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 1), Outcome::Lost);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Forced), 1), Outcome::Lost);
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
-    assert_eq!(world.detached(1).status, ReplyStatus::Holding);
+    assert_eq!(world.detached(1).outcome, Outcome::Holding);
 }
 
 #[test]
 fn what_was_revoked_is_not_kept_and_never_comes_back() {
     let world = RedisWorld::new();
-    for operation in [Operation::Revoke, Operation::Remove] {
-        let who = if operation == Operation::Revoke { 1 } else { 2 };
+    for operation in
+        [Operation::Revoke(Revocation::Graceful), Operation::Revoke(Revocation::Forced)]
+    {
+        let who = if operation == Operation::Revoke(Revocation::Graceful) { 1 } else { 2 };
         let token = world.holds(who, HOLD).token;
-        assert_eq!(world.does(operation, who), ReplyStatus::Revoked);
-        if operation == Operation::Revoke {
+        assert_eq!(world.does(operation, who), Outcome::Revoked);
+        if operation == Operation::Revoke(Revocation::Graceful) {
             about(world.left(who), HolderState::Revoking, 30_000);
-            assert_eq!((world.renew(who).status, world.request(who).status), {
-                (ReplyStatus::Revoked, ReplyStatus::Gone)
+            assert_eq!((world.renew(who).outcome, world.request(who).outcome), {
+                (Outcome::Revoked, Outcome::Lost)
             });
             assert_eq!(world.woken(who), ["gently"]);
             // Its lease ends.
@@ -244,10 +246,14 @@ fn what_was_revoked_is_not_kept_and_never_comes_back() {
         assert_eq!(world.left(who), None);
         world.remembers("pause", world.now() + MINUTE);
         let late = Request { token, ..call(Operation::Renew, who) };
-        assert_eq!(world.call(&late).status, ReplyStatus::Gone);
-        assert_eq!(world.request(who).status, ReplyStatus::Gone);
-        assert_eq!(world.does(Operation::Return, who), ReplyStatus::Gone, "it was not given back");
-        assert_eq!(world.does(operation, who), ReplyStatus::Done);
+        assert_eq!(world.call(&late).outcome, Outcome::Lost);
+        assert_eq!(world.request(who).outcome, Outcome::Lost);
+        assert_eq!(
+            world.does(Operation::ReleaseDetached, who),
+            Outcome::Lost,
+            "it was not given back"
+        );
+        assert_eq!(world.does(operation, who), Outcome::Done);
         world.remembers("pause", 0);
         world.release(9);
     }
@@ -256,23 +262,23 @@ fn what_was_revoked_is_not_kept_and_never_comes_back() {
 #[test]
 fn a_hold_alone_keeps_nothing_that_is_revoked() {
     let world = RedisWorld::new();
-    world.call(&Request { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl: TTL / 10, min_hold: HOLD, ..call(Operation::Acquire, 1) });
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    assert_eq!(world.renew(1).status, ReplyStatus::Holding, "no other client has it");
+    assert_eq!(world.renew(1).outcome, Outcome::Holding, "no other client has it");
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
     about(world.left(1), HolderState::Holding, 52_000);
-    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Revoked);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 1), Outcome::Revoked);
     assert_eq!(world.left(1), None);
 }
 
 #[test]
 fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_revoked() {
     let world = RedisWorld::new();
-    world.call(&Request { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl: TTL / 10, min_hold: HOLD, ..call(Operation::Acquire, 1) });
     assert!(world.request(2).next.is_some_and(|next| next > HOLD / 2));
-    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Revoked);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 1), Outcome::Revoked);
     assert_eq!(world.woken(2), ["again"]);
     assert!(world.request(2).next.is_some_and(|next| next <= TTL / 10));
 }
@@ -283,10 +289,10 @@ fn a_foreign_permit_is_only_taken_at_once() {
     let ends = (world.now() + MINUTE).to_string();
     world.write(&["ZADD", "p-a", &ends, &id(FOREIGN).to_string()]);
     world.request(1);
-    assert_eq!(world.does(Operation::Revoke, FOREIGN), ReplyStatus::Revoked);
-    assert_eq!(world.request(1).status, ReplyStatus::Waiting);
-    assert_eq!(world.does(Operation::Remove, FOREIGN), ReplyStatus::Revoked);
-    assert_eq!(world.request(1).status, ReplyStatus::Holding);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), FOREIGN), Outcome::Revoked);
+    assert_eq!(world.request(1).outcome, Outcome::Waiting);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Forced), FOREIGN), Outcome::Revoked);
+    assert_eq!(world.request(1).outcome, Outcome::Holding);
 }
 
 #[test]
@@ -296,13 +302,13 @@ fn a_waiter_revoked_before_it_knows_of_its_permit_holds_no_other_up() {
     world.request(2);
     world.request(3);
     world.release(1);
-    assert_eq!(world.does(Operation::Revoke, 2), ReplyStatus::Revoked);
-    assert_eq!(world.request(2).status, ReplyStatus::Gone);
-    assert_eq!(world.request(3).status, ReplyStatus::Holding);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 2), Outcome::Revoked);
+    assert_eq!(world.request(2).outcome, Outcome::Lost);
+    assert_eq!(world.request(3).outcome, Outcome::Holding);
     // What others do in its name does not say that a waiter knows of its permit.
     world.request(4);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(3).to_string()]);
-    assert_eq!(world.does(Operation::Revoke, 4), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 4), Outcome::Lost);
     about(world.left(4), HolderState::Holding, 5_000);
 }
 
@@ -334,6 +340,6 @@ fn one_that_ended_unseen_and_whose_place_a_stranger_took_is_forgotten() {
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
-    let granted = world.call(&Request { limit: 2, ..call(Operation::Ask, 2) });
-    assert_eq!((granted.status, granted.limit, granted.foreign), (ReplyStatus::Holding, 2, 1));
+    let granted = world.call(&Request { limit: 2, ..call(Operation::Acquire, 2) });
+    assert_eq!((granted.outcome, granted.limit, granted.foreign), (Outcome::Holding, 2, 1));
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::StoreError;
+use crate::backends::StoreError;
 
 /// How long a first request is retried while the server cannot be reached.
-pub(super) const RETRY_FOR: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_FOR: Duration = Duration::from_secs(5);
 
 /// How long connecting, or one attempt, may take.
-pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One attempt, which is dropped when its time is over.
-pub(super) async fn with_timeout<T>(
+pub(crate) async fn with_timeout<T>(
     time: Duration,
     attempt: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
@@ -24,7 +24,7 @@ pub(super) async fn with_timeout<T>(
 }
 
 /// Retries an attempt until it succeeds, fails for good, or its time is over.
-pub(super) async fn with_retries<T, F: Future<Output = Result<T, StoreError>>>(
+pub(crate) async fn with_retries<T, F: Future<Output = Result<T, StoreError>>>(
     patience: Duration,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
@@ -46,15 +46,15 @@ pub(super) async fn with_retries<T, F: Future<Output = Result<T, StoreError>>>(
 
 /// For a client that asks many things one after the other. It bounds the retries of all of them
 /// together, so that a server that answers every other time does not keep us for ever.
-pub(super) struct RetryBudget(Duration);
+pub(crate) struct RetryBudget(Duration);
 
 impl RetryBudget {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(RETRY_FOR)
     }
 
     /// As [`with_retries`]; once the patience is used up, with one attempt.
-    pub(super) async fn with<T, F: Future<Output = Result<T, StoreError>>>(
+    pub(crate) async fn with<T, F: Future<Output = Result<T, StoreError>>>(
         &mut self,
         attempt: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
@@ -73,16 +73,16 @@ impl RetryBudget {
 
 /// What was wrong with the attempts before, since the last one that succeeded.
 #[derive(Default)]
-pub(super) struct PreviousError(Option<StoreError>);
+pub(crate) struct PreviousError(Option<StoreError>);
 
 impl PreviousError {
     /// Whether there were any. A connection that was cut and is back at once is not reported.
-    pub(super) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.0.is_some()
     }
 
     /// What is wrong now; an attempt that had no time to find that out has what was before.
-    pub(super) fn or(&mut self, error: StoreError, time: Duration) -> StoreError {
+    pub(crate) fn or(&mut self, error: StoreError, time: Duration) -> StoreError {
         if time < ATTEMPT_TIMEOUT
             && error == StoreError::Silent
             && let Some(before) = &self.0
@@ -95,23 +95,23 @@ impl PreviousError {
 }
 
 /// The backoff between two attempts.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: Duration::from_millis(100) }
     }
 
-    pub(super) async fn sleep(&mut self) {
+    pub(crate) async fn sleep(&mut self) {
         sleep(self.next).await;
         self.next = (self.next * 2).min(Duration::from_millis(800));
     }
 
     /// The same for a waiter, which retries for ever once it is queued, and until `give_up` before
     /// that.
-    pub(super) async fn sleep_while(&mut self, queued: bool, give_up: Instant) -> bool {
+    pub(crate) async fn sleep_while(&mut self, queued: bool, give_up: Instant) -> bool {
         if queued {
             self.sleep().await;
             return true;
@@ -120,7 +120,7 @@ impl Backoff {
     }
 
     /// The same where there is an end to it. False: it is not worth another attempt.
-    pub(super) async fn sleep_before(&mut self, give_up: Instant) -> bool {
+    pub(crate) async fn sleep_before(&mut self, give_up: Instant) -> bool {
         const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
         let left = give_up.saturating_duration_since(Instant::now());
         if left < SHORTEST_ATTEMPT {

@@ -7,12 +7,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{BoxFuture, Loss, StoreError, Validity};
+use crate::backends::{BoxFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
 /// The result of an attempt.
-pub(super) enum Renewed {
+pub(crate) enum Renewed {
     /// The lease runs for this long again, from the moment before it was asked for.
     For(Duration),
     Lost(Loss),
@@ -20,7 +20,7 @@ pub(super) enum Renewed {
 
 /// Renews at a third of the TTL, for ever, or at once when there is reason to `hurry`. Returns once
 /// the permit is known to be lost. Each attempt is dropped when its time is over.
-pub(super) async fn renew_loop<'a>(
+pub(crate) async fn renew_loop<'a>(
     id: Uuid,
     validity: watch::Sender<Validity>,
     renew_now: &Notify,
@@ -91,7 +91,7 @@ fn first_pause(ttl: Duration) -> Duration {
 
 /// How long one attempt may take, with a new connection over a slow network: several fit before
 /// the command is told to end, at the shortest TTL one.
-pub(super) fn patience(ttl: Duration) -> Duration {
+pub(crate) fn patience(ttl: Duration) -> Duration {
     (ttl / 5).min(Duration::from_secs(2))
 }
 

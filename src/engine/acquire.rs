@@ -1,0 +1,278 @@
+//! A client that waits in line for a permit: it asks, listens, and shows that it lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::lease::StoreLease;
+use super::{HEARTBEAT, Listening, Store, Wakeup};
+use crate::backends::{
+    AcquireRequest, Acquisition, Attempt, ClientInfo, Error, Progress, ProgressSender, StoreError,
+};
+use crate::engine::retry::{
+    ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_retries, with_timeout,
+};
+use crate::request::{Operation, Outcome, Reply, Request};
+
+/// How long a client that does not wait looks for a server that has enough replicas.
+const FOR_REPLICAS: Duration = Duration::from_secs(2);
+
+/// How long leaving the queue may take.
+const LEAVING: Duration = Duration::from_millis(900);
+
+/// How many missed heartbeats make a waiter dead.
+const MISSED: u32 = 3;
+
+/// How many waiters are awake when a lease ends: the first may be dead.
+const NEAR: usize = 4;
+
+/// The head start of each of them over the next.
+const COURTESY: Duration = Duration::from_millis(30);
+
+/// How often the first in line looks while foreign clients hold permits: they wake no waiter.
+const FOREIGN: Duration = Duration::from_millis(250);
+
+/// One acquisition, until it has led to a permit.
+pub(super) struct Acquire<'a, S> {
+    store: &'a Arc<S>,
+    wanted: &'a AcquireRequest,
+    progress: &'a ProgressSender,
+    client: Arc<ClientInfo>,
+    /// Whether any request had a result.
+    outcome: bool,
+    ticket: u64,
+    seal: String,
+    /// How many replicas the semaphore's users need, as far as we know.
+    replicas: u32,
+    shown: WarningsShown,
+    listening: Option<Listening>,
+}
+
+/// What the user has been told already.
+#[derive(Default)]
+struct WarningsShown {
+    limit: Option<u32>,
+    ttl: Option<Duration>,
+    foreign: bool,
+    blind: bool,
+}
+
+impl<'a, S: Store> Acquire<'a, S> {
+    pub(super) fn new(
+        store: &'a Arc<S>,
+        wanted: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+    ) -> Self {
+        Self {
+            store,
+            wanted,
+            progress,
+            client: Arc::new(wanted.who.clone()),
+            outcome: false,
+            ticket: 0,
+            seal: String::new(),
+            replicas: 0,
+            shown: WarningsShown::default(),
+            listening: None,
+        }
+    }
+
+    /// What is asked now.
+    pub(super) fn request(&self) -> Request {
+        let ttl = self.shown.ttl.unwrap_or(self.wanted.ttl);
+        Request {
+            limit: self.wanted.limit,
+            ttl: self.wanted.ttl,
+            strict: self.wanted.strict,
+            nonblock: self.wanted.nonblock,
+            min_hold: self.wanted.min_hold,
+            replicas: self.replicas,
+            window: heartbeat(ttl) * MISSED,
+            ticket: self.ticket,
+            seal: self.seal.clone(),
+            client: Some(Arc::clone(&self.client)),
+            ..Request::of(Operation::Acquire, self.wanted.id)
+        }
+    }
+
+    /// Waits in turn.
+    pub(super) async fn run(&mut self) -> Result<Acquisition, Error> {
+        let mut backoff = Backoff::new();
+        let begin = Instant::now();
+        let give_up = begin + RETRY_FOR;
+        let mut waits = false;
+        let mut before = PreviousError::default();
+        loop {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let time = if waits { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
+            let request = self.request();
+            let answer = with_timeout(time, self.store.execute(&self.wanted.name, &request)).await;
+            self.outcome = true;
+            let reply = match answer {
+                Ok(reply) => reply,
+                Err(error) => {
+                    let again = before.any();
+                    let error = before.or(error, time);
+                    let nonblock = self.wanted.nonblock;
+                    let over = if let StoreError::Withheld(why) = error {
+                        // The address may move to a server that has them.
+                        waits |= !nonblock;
+                        if waits {
+                            self.progress.tell(Progress::Withheld(why));
+                        }
+                        nonblock && begin.elapsed() >= FOR_REPLICAS
+                    } else {
+                        let over = error.is_permanent() || nonblock;
+                        if !over {
+                            self.tell_trouble(error.clone(), waits && again);
+                        }
+                        over
+                    };
+                    // We may be listening to a server that is not the primary any more.
+                    self.listening = None;
+                    if over || !backoff.sleep_while(waits, give_up).await {
+                        return Err(self.cannot_acquire(error));
+                    }
+                    continue;
+                }
+            };
+            (backoff, before) = (Backoff::new(), PreviousError::default());
+            self.replicas = self.replicas.max(reply.replicas);
+            if matches!(reply.outcome, Outcome::Holding | Outcome::Waiting | Outcome::Busy) {
+                self.tell(&reply);
+            }
+            match reply.outcome {
+                Outcome::Holding => {
+                    return Ok(Acquisition::Granted(Box::new(self.lease(&reply))));
+                }
+                Outcome::Busy => {
+                    let Some(why) = reply.withheld() else { return Ok(Acquisition::Busy) };
+                    return Err(self.cannot_acquire(StoreError::Withheld(why)));
+                }
+                Outcome::Differs => {
+                    let Reply { limit, pinned, ttl, .. } = reply;
+                    let differs = StoreError::differs(self.wanted, limit, pinned, ttl);
+                    return Err(self.cannot_acquire(differs));
+                }
+                Outcome::Waiting => {
+                    self.progress.tell(Progress::Queued(reply.queue_status()));
+                    let next = next(&reply);
+                    (self.ticket, self.seal, waits) = (reply.ticket, reply.seal, true);
+                    if let Err(error) = self.wait(next, heartbeat(reply.ttl)).await {
+                        return Err(self.error(Attempt::Listen, error));
+                    }
+                }
+                // The permit was released or revoked before we knew of it.
+                Outcome::Revoked | Outcome::Released | Outcome::Done | Outcome::Lost => {
+                    return Err(self.error(Attempt::Wait, StoreError::Withdrawn));
+                }
+            }
+        }
+    }
+
+    fn error(&self, attempt: Attempt, error: StoreError) -> Error {
+        error.while_doing(self.store.url(), attempt)
+    }
+
+    fn cannot_acquire(&self, error: StoreError) -> Error {
+        self.error(Attempt::Acquire(self.wanted.name.clone()), error)
+    }
+
+    fn tell_trouble(&self, what: StoreError, may_last: bool) {
+        self.progress.tell(Progress::Trouble { what, may_last });
+    }
+
+    /// Tells what the user did not ask for, each thing once.
+    fn tell(&mut self, reply: &Reply) {
+        let AcquireRequest { limit, ttl, strict, .. } = *self.wanted;
+        let news = self.shown.limit.replace(reply.limit) != Some(reply.limit);
+        if news && reply.limit != limit && !strict {
+            let (stands, pinned) = (reply.limit, reply.pinned);
+            self.progress.tell(Progress::Limit { asked: limit, stands, pinned });
+        }
+        let news = self.shown.ttl.replace(reply.ttl) != Some(reply.ttl);
+        if news && reply.ttl != ttl && !strict {
+            self.progress.tell(Progress::Ttl { asked: ttl, stands: reply.ttl });
+        }
+        if reply.foreign > 0 && !self.shown.foreign {
+            self.shown.foreign = true;
+            self.progress.tell(Progress::Foreign { ttl: reply.ttl });
+        }
+        if reply.blind && !self.shown.blind {
+            self.shown.blind = true;
+            self.progress.tell(Progress::Blind);
+        }
+    }
+
+    /// Waits until it is worth to ask again: a permit was left for us, a lease ends, or the others
+    /// have to see that we still wait.
+    async fn wait(&mut self, next: Duration, heartbeat: Duration) -> Result<(), StoreError> {
+        let until = Instant::now() + next;
+        let listening = self.listening.get_or_insert_with(|| {
+            Listening::start(&**self.store, &self.wanted.name, self.wanted.id)
+        });
+        loop {
+            let wakeup = tokio::select! {
+                wakeup = listening.next() => wakeup,
+                () = sleep_until(until) => return Ok(()),
+            };
+            match wakeup {
+                Ok(Wakeup::Ask | Wakeup::Revoked { .. }) => return Ok(()),
+                Ok(Wakeup::Missed) => {}
+                Ok(Wakeup::Deaf) => self.progress.tell(Progress::Deaf { heartbeat }),
+                Err(error) => {
+                    self.listening = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn lease(&self, reply: &Reply) -> StoreLease<S> {
+        let (store, client) = (Arc::clone(self.store), Arc::clone(&self.client));
+        StoreLease::start(store, &self.wanted.name, self.wanted.id, client, reply)
+    }
+
+    /// Leaves the queue because the user has waited for long enough; says so if it is not known
+    /// whether there was any sense in waiting.
+    pub(super) async fn call_off(&mut self) {
+        let left = self.leave().await;
+        if let Err(error) = left {
+            self.tell_trouble(error, false);
+        } else if !self.outcome {
+            self.tell_trouble(StoreError::Silent, false);
+        }
+    }
+
+    /// Leaves the queue, or releases a permit that was granted at the same moment. Where that fails,
+    /// we do not count any more after three missed heartbeats.
+    pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
+        self.listening = None;
+        if !self.store.has_reached() {
+            return Ok(());
+        }
+        let request = Request { operation: Operation::Leave, ..self.request() };
+        let left = with_retries(LEAVING, || self.store.execute(&self.wanted.name, &request));
+        left.await.map(drop)
+    }
+}
+
+fn heartbeat(ttl: Duration) -> Duration {
+    HEARTBEAT.min(ttl / 2)
+}
+
+/// How long until it is worth to ask again.
+fn next(reply: &Reply) -> Duration {
+    let mut until = heartbeat(reply.ttl);
+    if let Some(next) = reply.next
+        && reply.ahead < NEAR
+    {
+        let courtesy = COURTESY * u32::try_from(reply.ahead).unwrap_or(0);
+        until = until.min(next + Duration::from_millis(2) + courtesy);
+    }
+    if reply.foreign > 0 && reply.ahead == 0 {
+        until = until.min(FOREIGN);
+    }
+    until
+}

@@ -1,0 +1,221 @@
+//! A permit that expires unless it is renewed: a task of its own renews it, and hears when it is
+//! revoked.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::{HEARTBEAT, Listening, Store, Wakeup};
+use crate::backends::{
+    BoxFuture, ClientInfo, Error, Lease, Loss, LossStage, Name, Permit, Revocation, StoreError,
+    Validity,
+};
+use crate::clock::{self, Moment};
+use crate::engine::renewal::{Renewed, renew_loop};
+use crate::engine::retry::with_retries;
+use crate::mutants::{self, Guard};
+use crate::request::{Operation, Outcome, Reply, Request};
+
+/// For how long a holder does not listen for its revocation: a short command is over by then, and
+/// has not paid for a connection.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How often a holder that was revoked, and may have missed a wake-up, asks.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A lease. Dropping it without a release is what a crash does.
+pub(super) struct StoreLease<S> {
+    held: Arc<Held<S>>,
+    permit: Permit,
+    validity: watch::Receiver<Validity>,
+    losses: mpsc::UnboundedReceiver<Loss>,
+    task: JoinHandle<()>,
+}
+
+/// What is needed to keep a permit and to let it go.
+struct Held<S> {
+    store: Arc<S>,
+    name: Name,
+    id: Uuid,
+    client: Arc<ClientInfo>,
+    token: u64,
+    /// The limit, the TTL and the number of replicas that the semaphore's users have agreed on: a
+    /// server that has forgotten them learns them from us.
+    agreed: Mutex<(u32, Duration, u32)>,
+    /// Until when the permit stays taken, whatever happens. A server learns it in the same way.
+    kept_until: Moment,
+}
+
+impl<S: Store> StoreLease<S> {
+    /// The lease of a permit that the server says we hold.
+    pub(super) fn start(
+        store: Arc<S>,
+        name: &Name,
+        id: Uuid,
+        client: Arc<ClientInfo>,
+        reply: &Reply,
+    ) -> Self {
+        let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
+        let off = mutants::is_off(Guard::DeadlineFromRequest);
+        let since = if off { clock::now() } else { reply.since };
+        let (sender, validity) = watch::channel(Validity { since, ttl: reply.ttl, error: None });
+        let agreed = Mutex::new((reply.agreed, reply.ttl, reply.replicas));
+        let (name, kept_until) = (name.clone(), clock::now() + reply.min_hold);
+        let held = Held { store, name, id, client, token: reply.token, agreed, kept_until };
+        let held = Arc::new(held);
+        let (losses, heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(Arc::clone(&held).keep(sender, losses));
+        Self { held, permit, validity, losses: heard, task }
+    }
+}
+
+impl<S: Store> Held<S> {
+    fn request(&self, operation: Operation) -> Request {
+        let (limit, ttl, replicas) = *self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        Request {
+            limit,
+            ttl,
+            replicas,
+            min_hold: self.kept_until.saturating_sub(clock::now()),
+            token: self.token,
+            client: Some(Arc::clone(&self.client)),
+            ..Request::of(operation, self.id)
+        }
+    }
+
+    async fn renew(&self) -> Result<Renewed, StoreError> {
+        let reply = self.store.execute(&self.name, &self.request(Operation::Renew)).await?;
+        match reply.outcome {
+            Outcome::Holding => {
+                *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) =
+                    (reply.agreed, reply.ttl, reply.replicas);
+                Ok(Renewed::For(reply.ttl))
+            }
+            Outcome::Revoked => Ok(Renewed::Lost(Loss::revoked())),
+            _ => Ok(Renewed::Lost(Loss::unknown_to_server())),
+        }
+    }
+
+    /// Renews until the permit is lost. One that was revoked gracefully may still be revoked at
+    /// once.
+    async fn keep(
+        self: Arc<Self>,
+        validity: watch::Sender<Validity>,
+        losses: mpsc::UnboundedSender<Loss>,
+    ) {
+        let renew_now = Notify::new();
+        let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
+        let told = async {
+            sleep(QUIET).await;
+            self.told(&renew_now).await
+        };
+        let lost = tokio::select! {
+            lost = renew_loop(self.id, validity, &renew_now, attempt) => lost,
+            lost = told => lost,
+        };
+        let revoking = lost.stage == LossStage::Revoking;
+        let _ = losses.send(lost);
+        if revoking {
+            let _ = losses.send(self.forcibly_revoked().await);
+        }
+        // The receiver has to tell silence from an end.
+        losses.closed().await;
+    }
+
+    /// Returns once a wake-up says that the permit was revoked.
+    async fn told(&self, renew_now: &Notify) -> Loss {
+        let mut listening = Listening::start(&*self.store, &self.name, self.id);
+        loop {
+            match listening.next().await {
+                Ok(Wakeup::Revoked { how: Revocation::Graceful, .. }) => return Loss::revoked(),
+                Ok(Wakeup::Revoked { how: Revocation::Forced, fresh }) => {
+                    let stage = if fresh { LossStage::Now } else { LossStage::Before };
+                    return Loss::forcibly_revoked(stage);
+                }
+                // It was released; or the word is left over from our time in the queue.
+                Ok(Wakeup::Ask | Wakeup::Missed) => renew_now.notify_one(),
+                Ok(Wakeup::Deaf) => {}
+                // If the error does not pass, the next renewal reports it.
+                Err(_) => return std::future::pending().await,
+            }
+        }
+    }
+
+    async fn forcibly_revoked(&self) -> Loss {
+        let renew_now = Notify::new();
+        let told = async {
+            loop {
+                let lost = self.told(&renew_now).await;
+                // A renewal may have heard it first.
+                if lost.stage != LossStage::Revoking {
+                    return lost;
+                }
+            }
+        };
+        let asked = async {
+            loop {
+                // Or after a while, where the server lets no client listen.
+                let _ = timeout(HEARTBEAT, renew_now.notified()).await;
+                match self.renew().await {
+                    Ok(Renewed::Lost(lost)) if lost.stage != LossStage::Revoking => return lost,
+                    Ok(_) => {}
+                    Err(_) => {
+                        sleep(ASK_AGAIN).await;
+                        renew_now.notify_one();
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            lost = told => lost,
+            lost = asked => lost,
+        }
+    }
+}
+
+impl<S> Drop for StoreLease<S> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<S: Store> Lease for StoreLease<S> {
+    fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
+        Some(self.validity.clone())
+    }
+
+    fn lost(&mut self) -> BoxFuture<'_, Loss> {
+        Box::pin(async {
+            match self.losses.recv().await {
+                Some(lost) => lost,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async move {
+            self.task.abort();
+            let held = &self.held;
+            let request = held.request(Operation::Release);
+            let released = with_retries(patience, || held.store.execute(&held.name, &request));
+            released.await.map(drop).map_err(|error| {
+                let attempt = self.validity.borrow().release_attempt(&self.permit);
+                error.while_doing(held.store.url(), attempt)
+            })
+        })
+    }
+}
