@@ -28,7 +28,7 @@ use super::cloud::Cloud;
 use super::cloud::config::{CloudConfig, CloudUrl};
 use super::local::Local;
 use super::local::directory::LocalConfig;
-use super::memory::Memory;
+use super::memory::MemoryStore;
 use super::progress::Canceller;
 use super::redis::RedisStore;
 use super::redis::config::{RedisConfig, RedisUrl};
@@ -61,8 +61,8 @@ pub(crate) struct TestedBackend {
 /// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
 /// missed soon; hardly a holder renews here, so the other tests need permits that stay.
 fn memory(lifetime: Lifetime) -> TestedBackend {
-    let memory = Memory::default();
-    let client = Box::new(move || Box::new(memory.clone()) as Box<dyn Backend>);
+    let memory = MemoryStore::default();
+    let client = Box::new(move || Box::new(LeaseClient::new(memory.clone())) as Box<dyn Backend>);
     TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
 }
 

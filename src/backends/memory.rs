@@ -1,82 +1,176 @@
-//! The ledger with a clock and a way to wait: the reference backend. It lives and dies with its
-//! process, so a holder that vanishes is noticed at the end of its TTL.
+//! The ledger with a clock and a way to wait: the reference store. It lives and dies with its process,
+//! so a holder that vanishes is noticed at the end of its TTL.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::SystemTime;
 
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use super::finding::FindingKind;
-use super::lease::{self, RenewingLease};
 use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
 use super::{
-    AcquireRequest, Acquisition, Backend, BoxFuture, CancelToken, Error, Finding, Grade, Holder,
-    HolderState, Lease, Loss, LossStage, Name, Permit, Progress, ProgressSender, QueueStatus,
-    Record, ReleaseOutcome, Revocation, Snapshot, StoreError, Validity, Waiter,
+    BoxFuture, Error, Finding, Grade, Holder, HolderState, Name, QueueStatus, Record, Revocation,
+    Snapshot, StoreError, Waiter,
 };
 use crate::clock::{self, Moment};
-use crate::engine::renewal::{self, Renewed};
+use crate::engine::{Store, Wakeup};
+use crate::request::{Operation, Outcome, Reply, Request};
+
+/// How many waiters are woken when something is due earlier than before: the first may be gone.
+const AWAKE: usize = 4;
 
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<BTreeMap<Name, MemorySemaphore>>>);
+pub(crate) struct MemoryStore(Arc<Mutex<BTreeMap<Name, MemorySemaphore>>>);
 
 #[derive(Default)]
 struct MemorySemaphore {
     ledger: Ledger<Record>,
-    waiting: HashMap<Uuid, oneshot::Sender<u64>>,
-    /// Waiters check again when something is due.
-    changed: Arc<Notify>,
-    /// Where holders hear how their permit ends.
-    held: HashMap<Uuid, watch::Sender<Option<LossStage>>>,
-    /// The detached permits that were given back.
-    given_back: HashSet<Uuid>,
+    /// What clients are told, and have not heard yet.
+    wakeups: HashMap<Uuid, Vec<Wakeup>>,
+    told: Arc<Notify>,
+    /// The detached permits that were released.
+    released: HashSet<Uuid>,
 }
 
-impl Memory {
+impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, MemorySemaphore>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Changes one semaphore and tells the holders and waiters that it concerns.
-    fn update(
-        &self,
-        name: &Name,
-        change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<LedgerEvent>,
-    ) {
-        let mut semaphores = self.lock();
-        let semaphore = semaphores.entry(name.clone()).or_default();
-        let now = clock::now();
-        let changes = change(&mut semaphore.ledger, now);
-        if !changes.is_empty() {
-            semaphore.changed.notify_waiters();
-        }
-        for change in changes {
-            match change {
-                LedgerEvent::Granted { id, token } => {
-                    if let Some(waiting) = semaphore.waiting.remove(&id) {
-                        // A waiter that has gone leaves by its own drop.
-                        let _ = waiting.send(token);
-                        semaphore.ledger.renew(now, id);
-                        semaphore.held.insert(id, watch::channel(None).0);
-                    }
+impl MemorySemaphore {
+    /// Changes the ledger, and tells the clients whom it concerns.
+    fn update(&mut self, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<LedgerEvent>) {
+        let due = self.ledger.next_expiry();
+        for change in change(&mut self.ledger, clock::now()) {
+            let (id, wakeup) = match change {
+                LedgerEvent::Granted { id, .. } => (id, Wakeup::Ask),
+                LedgerEvent::Revoked(id) => {
+                    (id, Wakeup::Revoked { how: Revocation::Graceful, fresh: true })
                 }
-                LedgerEvent::Revoked(id) => semaphore.tell(id, LossStage::Revoking),
                 LedgerEvent::Kept(id) | LedgerEvent::Gone(id) => {
-                    semaphore.tell(id, LossStage::Now);
-                    semaphore.held.remove(&id);
+                    (id, Wakeup::Revoked { how: Revocation::Forced, fresh: true })
                 }
-                LedgerEvent::Lapsed(_) => {}
-            }
+                LedgerEvent::Lapsed(_) => continue,
+            };
+            self.tell(id, wakeup);
+        }
+        if self.ledger.next_expiry() < due {
+            // The next waiters are asleep for longer than that.
+            let next: Vec<_> = self.ledger.waiters().take(AWAKE).map(|claim| claim.id).collect();
+            next.into_iter().for_each(|id| self.tell(id, Wakeup::Ask));
         }
     }
 
-    fn snapshot(&self, name: &Name) -> Snapshot {
-        let semaphores = self.lock();
-        let ledger = &semaphores[name].ledger;
+    fn tell(&mut self, id: Uuid, wakeup: Wakeup) {
+        self.wakeups.entry(id).or_default().push(wakeup);
+        self.told.notify_waiters();
+    }
+
+    fn acquire(&mut self, name: &Name, request: &Request) -> Reply {
+        let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
+        let stands = self.ledger.terms_or(asked);
+        if stands != asked && request.strict {
+            return self.reply(Outcome::Differs, stands);
+        }
+        let client = request.client.as_deref().expect("a client that asks says who it is").clone();
+        let record = Record::at(request.id, client, SystemTime::now());
+        let (id, min_hold) = (request.id, request.min_hold);
+        let claim = Claim { id, terms: Some(asked), min_hold, record };
+        self.update(|ledger, now| ledger.request(now, claim, None));
+        let stands = self.ledger.terms_or(asked);
+        if let Some(holder) = self.ledger.holding(id) {
+            let state = holder.phase;
+            let outcome = match state {
+                HolderState::Holding => Outcome::Holding,
+                HolderState::Revoking => Outcome::Revoked,
+                HolderState::MinHold => Outcome::Done,
+            };
+            let (token, min_hold) = (holder.token, holder.min_hold());
+            return Reply { token, min_hold, ..self.reply(outcome, stands) };
+        }
+        if request.nonblock {
+            self.update(|ledger, now| ledger.release(now, id));
+            return self.reply(Outcome::Busy, stands);
+        }
+        let snapshot = self.snapshot(name);
+        let status = QueueStatus::of(&snapshot, id).expect("it waits");
+        let next = self.ledger.next_expiry().map(|moment| moment.saturating_sub(clock::now()));
+        Reply {
+            ahead: status.ahead,
+            held: status.held,
+            record: status.holder,
+            kept_until: status.kept_until,
+            next,
+            ..self.reply(Outcome::Waiting, stands)
+        }
+    }
+
+    fn reply(&self, outcome: Outcome, terms: Terms) -> Reply {
+        Reply {
+            limit: terms.limit,
+            agreed: self.ledger.agreed_terms().map_or(terms.limit, |terms| terms.limit),
+            pinned: self.ledger.pinned().is_some(),
+            ttl: terms.ttl.unwrap_or_default(),
+            held: self.ledger.holders().len(),
+            ..Reply::of(outcome, clock::now())
+        }
+    }
+
+    fn renew(&mut self, id: Uuid) -> Reply {
         let now = clock::now();
+        match self.ledger.renew(now, id) {
+            Renewal::Held => {
+                let terms = self.ledger.terms().expect("a holder brought some");
+                let holder = self.ledger.holding(id).expect("it was renewed");
+                let (token, record) = (holder.token, Some(holder.claim.record.clone()));
+                Reply { token, record, ..self.reply(Outcome::Holding, terms) }
+            }
+            Renewal::Revoked => Reply::of(Outcome::Revoked, now),
+            Renewal::Lost => Reply::of(Outcome::Lost, now),
+        }
+    }
+
+    fn release(&mut self, id: Uuid) -> Outcome {
+        if self.ledger.holding(id).is_some_and(is_detached) {
+            self.released.insert(id);
+        }
+        self.update(|ledger, now| ledger.release(now, id));
+        Outcome::Lost
+    }
+
+    /// The client never knew of a permit that came at this moment, so no min-hold counts.
+    fn leave(&mut self, id: Uuid) -> Outcome {
+        self.update(|ledger, now| {
+            let mut changes = ledger.revoke(now, id, Revocation::Forced);
+            changes.extend(ledger.release(now, id));
+            changes
+        });
+        Outcome::Lost
+    }
+
+    fn release_detached(&mut self, id: Uuid) -> Outcome {
+        let held =
+            |one: &LedgerHolder<Record>| is_detached(one) && one.phase != HolderState::MinHold;
+        if self.ledger.holding(id).is_some_and(held) {
+            self.release(id);
+            return Outcome::Released;
+        }
+        if self.released.contains(&id) { Outcome::Done } else { Outcome::Lost }
+    }
+
+    fn revoke(&mut self, id: Uuid, how: Revocation) -> Outcome {
+        let held = self.ledger.holding(id).is_some();
+        self.update(|ledger, now| ledger.revoke(now, id, how));
+        if held { Outcome::Revoked } else { Outcome::Lost }
+    }
+
+    fn snapshot(&self, name: &Name) -> Snapshot {
+        let (ledger, now) = (&self.ledger, clock::now());
         let holders = ledger.holders().map(|holding| Holder::Known {
             token: Some(holding.token),
             record: Some(holding.claim.record.clone()),
@@ -94,325 +188,105 @@ impl Memory {
             ..Snapshot::unused(name)
         }
     }
-
-    /// A lease of a permit that is held.
-    fn lease(&self, permit: Permit, since: Moment, ttl: Duration) -> Box<dyn Lease> {
-        let memory = self.clone();
-        let lease = MemoryLease { memory, name: permit.name.clone(), id: permit.id };
-        Box::new(RenewingLease::new(permit, Validity { since, ttl, error: None }, lease))
-    }
-
-    /// The ledger's answer to a holder that renews.
-    fn renew(&self, name: &Name, id: Uuid) -> Result<Duration, Loss> {
-        let mut renewal = Renewal::Lost;
-        self.update(name, |ledger, now| {
-            renewal = ledger.renew(now, id);
-            Vec::new()
-        });
-        match renewal {
-            Renewal::Held => {
-                let terms = self.lock()[name].ledger.terms();
-                Ok(terms.and_then(|terms| terms.ttl).expect("everybody here has one"))
-            }
-            Renewal::Revoked => Err(Loss::revoked()),
-            Renewal::Lost => Err(Loss::unknown_to_server()),
-        }
-    }
-
-    async fn take_turn(
-        &self,
-        request: &AcquireRequest,
-        progress: &ProgressSender,
-    ) -> Result<Acquisition, Error> {
-        let (sender, mut granted) = oneshot::channel();
-        let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
-        self.update(&request.name, Ledger::expire);
-        let (stands, pinned) = {
-            let ledger = &self.lock()[&request.name].ledger;
-            (ledger.terms_or(asked), ledger.pinned().is_some())
-        };
-        let ttl = stands.ttl.expect("everybody here has one");
-        if stands != asked && request.strict {
-            let differs = StoreError::differs(request, stands.limit, pinned, ttl);
-            return Err(differs.of(&self.url()));
-        }
-        if stands.limit != request.limit {
-            progress.tell(Progress::Limit { asked: request.limit, stands: stands.limit, pinned });
-        }
-        if let Some(semaphore) = self.lock().get_mut(&request.name) {
-            semaphore.waiting.insert(request.id, sender);
-        }
-        // Leaves the queue if this future is dropped, and becomes the lease once a permit is ours.
-        let mut place =
-            QueueGuard { memory: self.clone(), name: request.name.clone(), id: Some(request.id) };
-        let (terms, min_hold, record) = (Some(asked), request.min_hold, Record::new(request));
-        let claim = Claim { id: request.id, terms, min_hold, record };
-        self.update(&request.name, |ledger, now| ledger.request(now, claim, None));
-        let token = loop {
-            if let Ok(token) = granted.try_recv() {
-                break token;
-            }
-            if request.nonblock {
-                return Ok(Acquisition::Busy);
-            }
-            let snapshot = self.snapshot(&request.name);
-            progress.tell(Progress::Queued(
-                QueueStatus::of(&snapshot, request.id).expect("we are queued"),
-            ));
-            let (expiry, changed) = {
-                let semaphore = &self.lock()[&request.name];
-                (semaphore.ledger.next_expiry(), Arc::clone(&semaphore.changed))
-            };
-            let expiry = async {
-                match expiry {
-                    Some(moment) => sleep(moment.saturating_sub(clock::now())).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                token = &mut granted => break token.expect("the sender is kept until the grant"),
-                () = changed.notified() => {}
-                () = expiry => self.update(&request.name, Ledger::expire),
-            }
-        };
-        place.id = None;
-        let permit = Permit { id: request.id, name: request.name.clone(), token: Some(token) };
-        Ok(Acquisition::Granted(self.lease(permit, clock::now(), ttl)))
-    }
-
-    fn release(&self, name: &Name, id: Uuid) {
-        self.update(name, Ledger::expire);
-        if let Some(semaphore) = self.lock().get_mut(name)
-            && semaphore.ledger.holding(id).is_some_and(is_detached)
-        {
-            semaphore.given_back.insert(id);
-        }
-        self.update(name, |ledger, now| ledger.release(now, id));
-    }
 }
 
 fn is_detached(holding: &LedgerHolder<Record>) -> bool {
     holding.claim.record.who.detached
 }
 
-impl MemorySemaphore {
-    fn tell(&self, id: Uuid, stage: LossStage) {
-        if let Some(held) = self.held.get(&id) {
-            held.send_replace(Some(stage));
-        }
-    }
-}
-
-impl Backend for Memory {
-    fn acquire<'a>(
-        &'a self,
-        request: &'a AcquireRequest,
-        progress: &'a ProgressSender,
-        cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
-        Box::pin(async move {
-            let acquired = cancel.unless_cancelled(self.take_turn(request, progress)).await;
-            acquired.unwrap_or(Ok(Acquisition::Cancelled))
-        })
-    }
-
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
-        Box::pin(async move {
-            if !self.lock().contains_key(name) {
-                return Ok(Snapshot::unused(name));
-            }
-            self.update(name, Ledger::expire);
-            Ok(self.snapshot(name))
-        })
-    }
-
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
-        Box::pin(async move {
-            let known =
-                |one: &MemorySemaphore| one.ledger.in_use() || one.ledger.pinned().is_some();
-            let mut names: Vec<_> = self.lock().keys().cloned().collect();
-            names.retain(|name| self.lock().get(name).is_some_and(known));
-            let mut snapshots = Vec::new();
-            for name in &names {
-                snapshots.push(self.observe(name).await?);
-            }
-            Ok(snapshots)
-        })
-    }
-
-    fn cancel<'a>(
+impl Store for MemoryStore {
+    fn execute<'a>(
         &'a self,
         name: &'a Name,
-        id: Uuid,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Reply, StoreError>> {
         Box::pin(async move {
-            self.release(name, id);
-            Ok(())
-        })
-    }
-
-    fn attach<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
-        Box::pin(async move {
-            self.update(name, Ledger::expire);
-            let token = {
-                let ledger = &self.lock()[name].ledger;
-                ledger.holding(id).filter(|one| is_detached(one)).map(|one| one.token)
+            let mut semaphores = self.lock();
+            let creates =
+                matches!(request.operation, Operation::Acquire | Operation::Pin | Operation::Unpin);
+            if !creates && !semaphores.contains_key(name) {
+                return Ok(Reply::of(Outcome::Lost, clock::now()));
+            }
+            let semaphore = semaphores.entry(name.clone()).or_default();
+            semaphore.update(Ledger::expire);
+            let id = request.id;
+            let outcome = match request.operation {
+                Operation::Acquire => return Ok(semaphore.acquire(name, request)),
+                Operation::Renew => return Ok(semaphore.renew(id)),
+                Operation::Attach if semaphore.ledger.holding(id).is_some_and(is_detached) => {
+                    return Ok(semaphore.renew(id));
+                }
+                Operation::Attach => Outcome::Lost,
+                Operation::Release => semaphore.release(id),
+                Operation::Leave => semaphore.leave(id),
+                Operation::ReleaseDetached => semaphore.release_detached(id),
+                Operation::Revoke(how) => semaphore.revoke(id, how),
+                Operation::Pin | Operation::Unpin => {
+                    let limit = (request.operation == Operation::Pin).then_some(request.limit);
+                    semaphore.update(|ledger, now| ledger.pin(now, limit));
+                    Outcome::Done
+                }
             };
-            let since = clock::now();
-            let (Some(token), Ok(ttl)) = (token, self.renew(name, id)) else { return Ok(None) };
-            let permit = Permit { id, name: name.clone(), token: Some(token) };
-            Ok(Some(self.lease(permit, since, ttl)))
+            Ok(Reply::of(outcome, clock::now()))
         })
     }
 
-    fn release_detached<'a>(
-        &'a self,
-        name: &'a Name,
+    fn has_reached(&self) -> bool {
+        true
+    }
+
+    fn listen(
+        &self,
+        name: &Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
+        wakeups: UnboundedSender<Wakeup>,
+    ) -> BoxFuture<'static, StoreError> {
+        let (store, name) = (self.clone(), name.clone());
         Box::pin(async move {
-            self.update(name, Ledger::expire);
-            let held = {
-                let ledger = &self.lock()[name].ledger;
-                let held = |one: &LedgerHolder<Record>| {
-                    is_detached(one) && one.phase != HolderState::MinHold
+            loop {
+                let (words, told) = {
+                    let mut semaphores = store.lock();
+                    let semaphore = semaphores.entry(name.clone()).or_default();
+                    let words = semaphore.wakeups.get_mut(&id).map(mem::take).unwrap_or_default();
+                    (words, Arc::clone(&semaphore.told).notified_owned())
                 };
-                ledger.holding(id).is_some_and(held)
+                for word in words {
+                    let _ = wakeups.send(word);
+                }
+                told.await;
+            }
+        })
+    }
+
+    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+        Box::pin(async move {
+            let mut semaphores = self.lock();
+            let Some(semaphore) = semaphores.get_mut(name) else {
+                return Ok(Snapshot::unused(name));
             };
-            if held {
-                self.release(name, id);
-                return Ok(ReleaseOutcome::Now);
-            }
-            let before = self.lock()[name].given_back.contains(&id);
-            Ok(if before { ReleaseOutcome::Before } else { ReleaseOutcome::Unknown })
+            semaphore.update(Ledger::expire);
+            Ok(semaphore.snapshot(name))
         })
     }
 
-    fn revoke<'a>(
-        &'a self,
-        name: &'a Name,
-        id: Uuid,
-        how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            if !self.lock().contains_key(name) {
-                return Ok(false);
-            }
-            self.update(name, Ledger::expire);
-            let held = self.lock()[name].ledger.holding(id).is_some();
-            self.update(name, |ledger, now| ledger.revoke(now, id, how));
-            Ok(held)
+            let mut semaphores = self.lock();
+            let looked = semaphores.iter_mut().filter_map(|(name, semaphore)| {
+                semaphore.update(Ledger::expire);
+                let known = semaphore.ledger.in_use() || semaphore.ledger.pinned().is_some();
+                known.then(|| semaphore.snapshot(name))
+            });
+            Ok(looked.collect())
         })
     }
 
-    fn set_limit<'a>(
-        &'a self,
-        name: &'a Name,
-        limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            self.update(name, |ledger, now| ledger.pin(now, limit));
-            Ok(())
-        })
-    }
-
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, StoreError>> {
         let (grade, what) = (Grade::Ok, FindingKind::Memory);
         Box::pin(async move { Ok(vec![Finding { topic: "memory", grade, what }]) })
     }
 
-    fn pushes_queue_status(&self) -> bool {
-        false
-    }
-
-    fn url(&self) -> String {
-        "memory:".into()
-    }
-}
-
-struct QueueGuard {
-    memory: Memory,
-    name: Name,
-    /// None once there is nothing to leave.
-    id: Option<Uuid>,
-}
-
-impl Drop for QueueGuard {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.memory.update(&self.name, |ledger, now| {
-                // The client never knew of a permit that came at this moment, so it is not kept.
-                let mut changes = ledger.revoke(now, id, Revocation::Forced);
-                changes.extend(ledger.release(now, id));
-                changes
-            });
-            if let Some(semaphore) = self.memory.lock().get_mut(&self.name) {
-                semaphore.waiting.remove(&id);
-            }
-        }
-    }
-}
-
-struct MemoryLease {
-    memory: Memory,
-    name: Name,
-    id: Uuid,
-}
-
-impl lease::LeaseOps for MemoryLease {
-    fn renew_until_lost(
-        self: Arc<Self>,
-        validity: watch::Sender<Validity>,
-    ) -> BoxFuture<'static, Loss> {
-        let semaphores = self.memory.lock();
-        let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
-        drop(semaphores);
-        Box::pin(async move {
-            let renew_now = Notify::new();
-            let attempt = || -> BoxFuture<'_, Result<Renewed, StoreError>> {
-                let renewed = self.memory.renew(&self.name, self.id);
-                Box::pin(async { Ok(renewed.map_or_else(Renewed::Lost, Renewed::For)) })
-            };
-            let told = async {
-                let Some(mut told) = told else { return std::future::pending().await };
-                let stage = told.wait_for(Option::is_some).await.ok().and_then(|stage| *stage);
-                match stage {
-                    Some(LossStage::Revoking) => Loss::revoked(),
-                    _ => Loss::forcibly_revoked(LossStage::Now),
-                }
-            };
-            tokio::select! {
-                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
-                lost = told => lost,
-            }
-        })
-    }
-
-    fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss> {
-        let semaphores = self.memory.lock();
-        let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
-        drop(semaphores);
-        Box::pin(async move {
-            if let Some(mut told) = told {
-                let _ = told.wait_for(|stage| *stage == Some(LossStage::Now)).await;
-            }
-            Loss::forcibly_revoked(LossStage::Now)
-        })
-    }
-
-    fn release(self: Arc<Self>, _: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.memory.release(&self.name, self.id);
-            Ok(())
-        })
-    }
-
-    fn shown(&self) -> &'static str {
+    fn url(&self) -> &'static str {
         "memory:"
     }
 }
