@@ -1,5 +1,6 @@
-//! `semrun` runs a command while it holds a permit of a named counting semaphore. `commands/run.rs`
-//! tells the story of one run.
+//! Permits of named counting semaphores, shared by processes, hosts and programs: as a library
+//! ([`Semaphore`]), and as the program `semrun`, which runs a command while it holds a permit.
+//! `commands/run.rs` tells the story of one run.
 
 #![cfg_attr(fuzzing, expect(dead_code, reason = "only what is fuzzed is used"))]
 
@@ -19,9 +20,12 @@ mod printable;
 #[doc(hidden)]
 pub mod program;
 mod request;
+mod semaphore;
 mod serve;
 mod settings;
 mod supervise;
 mod sys;
 mod terminal;
 mod user;
+
+pub use self::semaphore::{Client, Error, ErrorKind, Lost, Permit, Semaphore, Snapshot};
