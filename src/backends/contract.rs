@@ -24,13 +24,13 @@ use self::pinned::*;
 use self::queue::*;
 use self::revoked::*;
 use super::cloud::Cloud;
-use super::cloud::config::{CloudConfig as CloudPlace, CloudUrl};
+use super::cloud::config::{CloudConfig, CloudUrl};
 use super::local::Local;
 use super::local::directory::LocalConfig;
 use super::memory::Memory;
 use super::progress::Canceller;
 use super::redis::Redis;
-use super::redis::config::{RedisConfig as RedisPlace, RedisUrl};
+use super::redis::config::{RedisConfig, RedisUrl};
 use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
 use super::{
@@ -80,7 +80,7 @@ fn redis(lifetime: Lifetime) -> TestedBackend {
 
 /// One more store in the same server.
 fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> TestedBackend {
-    let place = RedisPlace {
+    let place = RedisConfig {
         url: RedisUrl::parse(&server.url()).unwrap(),
         tls: Tls::default(),
         prefix: Uuid::new_v4().to_string().parse().unwrap(),
@@ -117,7 +117,7 @@ fn served(lifetime: Lifetime) -> TestedBackend {
         });
         let url = CloudUrl::parse(&url).unwrap();
         let key = Some(Secret(KEY.into()));
-        let place = CloudPlace { url, key, tls: Tls::default() };
+        let place = CloudConfig { url, key, tls: Tls::default() };
         Box::new(Cloud::new(place).unwrap()) as Box<dyn Backend>
     });
     TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
