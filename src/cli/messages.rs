@@ -2,17 +2,23 @@
 
 mod cannot_run;
 mod certificates;
+mod configuration;
 mod directories;
 mod errors;
 mod exposed;
 mod files;
 mod findings;
 mod forbidden;
-mod listening;
+mod keys;
 mod losses;
 mod names;
 mod not_ours;
 mod output;
+mod rejected;
+mod serving;
+mod settings;
+mod shells;
+mod slips;
 mod stores;
 #[cfg(test)]
 mod tests;
@@ -27,19 +33,17 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 pub(crate) use self::cannot_run::{CannotRun, RUNS};
-pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
 pub(crate) use self::exposed::{ExposedSecret, TYPED, UnusedSecret};
 pub(crate) use self::findings::Check;
-pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;
 pub(crate) use self::not_ours::{PermitRefused, WhyNotOurs};
 pub(crate) use self::output::Output;
+pub(crate) use self::serving::{CannotReload, CannotServe, ServerNews};
 use self::stores::StoreErrorText;
-pub(crate) use self::urls::{BadUrlText, SCHEMES_KNOWN, UnsupportedText};
 pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
-pub(crate) use self::words::{HolderText, Milliseconds, Span, SystemErrorText};
+pub(crate) use self::words::{HolderText, Milliseconds, Span};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
@@ -251,14 +255,17 @@ impl fmt::Display for Revoking<'_> {
 }
 
 /// The holders of a semaphore, of which one has to be chosen.
-pub(crate) struct ChooseHolder<'a> {
-    pub(crate) snapshot: &'a Snapshot,
+#[derive(Debug)]
+pub(crate) struct ChooseHolder {
+    pub(crate) snapshot: Snapshot,
     pub(crate) now: SystemTime,
 }
 
-impl fmt::Display for ChooseHolder<'_> {
+impl std::error::Error for ChooseHolder {}
+
+impl fmt::Display for ChooseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, holders, .. } = self.snapshot;
+        let Snapshot { name, holders, .. } = &self.snapshot;
         write!(f, "'{name}' has {} holders; choose one: ", holders.len())?;
         for (at, holder) in holders.iter().enumerate() {
             if at > 0 {
@@ -304,6 +311,21 @@ impl fmt::Display for Died {
 }
 
 impl std::error::Error for Died {}
+
+/// The processes of a command could not be stopped when its permit is lost.
+#[derive(Debug)]
+pub(crate) struct ProcessesHidden;
+
+impl fmt::Display for ProcessesHidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the processes of a command could not be stopped in time here: /proc is missing, hides \
+             them, or is that of another pid namespace (unshare --mount-proc mounts the right one)",
+        )
+    }
+}
+
+impl std::error::Error for ProcessesHidden {}
 
 /// What `-v` adds.
 pub(crate) enum Detail<'a> {

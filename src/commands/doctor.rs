@@ -42,7 +42,7 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
     }
     // A misspelt variable does nothing, and no other message says so.
     let unknown =
-        settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
+        settings.unknown.iter().map(|word| finding("variables", Grade::Warning, &word.to_string()));
     report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
     let grades = report.checks.iter().map(|check| check.grade);
     report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);

@@ -26,9 +26,11 @@ use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::cli::messages::{
-    CannotRun, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable, PermitRefused, UnusedSecret,
+    CannotRun, CannotServe, ChooseHolder, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable,
+    PermitRefused, ProcessesHidden, UnusedSecret,
 };
 use crate::exit::{Exit, Failure};
+use crate::files::create::UnsafeDirectory;
 use crate::settings::{
     self, AcquireOutput, Environment, PermitRequest, RequestedCommand, SettingsError, Variables,
 };
@@ -169,10 +171,21 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
     }
+    if let Some(cannot) = error.downcast_ref::<CannotServe>() {
+        return match cannot {
+            CannotServe::StateDirectory(_, UnsafeDirectory::Unsafe(_)) => Failure::Unsupported,
+            CannotServe::StateDirectory(_, UnsafeDirectory::Io(_)) | CannotServe::Address(..) => {
+                Failure::Unavailable
+            }
+        };
+    }
+    if error.is::<ChooseHolder>() {
+        return Failure::Usage;
+    }
     if error.is::<GaveUpWaiting>() {
         return Failure::Unavailable;
     }
-    if error.is::<HolderUnreachable>() {
+    if error.is::<HolderUnreachable>() || error.is::<ProcessesHidden>() {
         return Failure::Unsupported;
     }
     if error.is::<PermitRefused>() {

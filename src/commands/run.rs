@@ -12,11 +12,12 @@ use super::runtime::block_on;
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
 use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
 use crate::cli::messages::{
-    CannotRun, CommandFate, Detail, Died, PermitLost, RanTooLong, StoppedBySignal, Warning,
+    CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
+    Warning,
 };
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 use crate::mutants::{self, Guard};
-use crate::settings::{RunSettings, SettingsError};
+use crate::settings::RunSettings;
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};
 use crate::supervise::lease_watch::{self, LeaseWatch};
@@ -105,10 +106,7 @@ impl RunTask<'_> {
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
         let Self { settings, user, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
-            let text = "the processes of a command could not be stopped in time here: /proc is \
-                        missing, hides them, or is that of another pid namespace (unshare \
-                        --mount-proc mounts the right one)";
-            return Err(SettingsError::new(Failure::Unsupported, text).into());
+            return Err(ProcessesHidden.into());
         }
         // The server works on the request while we split in two. So early a request can be
         // withdrawn only with enough free descriptors.
