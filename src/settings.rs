@@ -92,6 +92,9 @@ pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
     }
 }
 
+/// What a run tells its command, and what tests of the mutants set, in the form of options.
+const OTHERS: [&str; 3] = ["fencing-token", "held", "mutant"];
+
 /// The variables that concern us, each by the long name of its option. Of several with one name the
 /// first counts, as it does for getenv(3). An empty one is the usual way to unset it for a single call.
 #[derive(Debug, Default)]
@@ -125,13 +128,26 @@ impl Variables {
 
     /// The unknown ones.
     fn unknown(&self) -> Vec<UnknownWord> {
-        // What a run tells its command, and what tests of the mutants set.
-        const OTHERS: [&str; 3] = ["SEMRUN_FENCING_TOKEN", "SEMRUN_HELD", "SEMRUN_MUTANT"];
         let known = cli::variables();
-        let known: Vec<_> = known.into_iter().chain(OTHERS.map(String::from)).collect();
+        let known: Vec<_> = known.into_iter().chain(OTHERS.map(cli::variable_of)).collect();
         let named = self.options.iter().map(|(option, _)| cli::variable_of(option));
         let unknown = named.filter(|name| !known.contains(name));
         unknown.map(|name| UnknownWord::of(WordKind::Variable, &name, known.iter())).collect()
+    }
+
+    /// The unknown ones that are nearly known. Others may be meant for a script of the user.
+    pub(crate) fn misspelt(&self) -> Vec<UnknownWord> {
+        self.unknown().into_iter().filter(UnknownWord::is_slip).collect()
+    }
+
+    /// Whether this command has an option for each. Quicker than to look for unknown ones.
+    fn all_are_of(&self, command: &Command) -> bool {
+        let has = |option: &str| {
+            OTHERS.contains(&option)
+                || is_secret(option)
+                || command.get_arguments().any(|argument| argument.get_long() == Some(option))
+        };
+        self.options.iter().all(|(option, _)| option == "permit" || has(option))
     }
 
     fn shell(&self) -> Option<&OsString> {
@@ -212,13 +228,16 @@ pub(crate) fn read(
                     return Err(settings_error(mistake).see_help_of(None));
                 }
             }
+            let variables = around.variables;
+            let misspelt =
+                if variables.all_are_of(&command) { Vec::new() } else { variables.misspelt() };
             let layers = Layers::of(command, flags, operands, Some(matches));
             let all = CommandSources::of(layers, around)
                 .map_err(|settings_error| settings_error.see_help_of(None))?;
             // Dropping them would cost a run as much as building them.
             let all = ManuallyDrop::new(all);
             let run = run::run(&all).map_err(|settings_error| settings_error.see_help_of(None))?;
-            Ok(RequestedCommand::Run(Box::new(run)))
+            Ok(RequestedCommand::Run(Box::new(RunSettings { misspelt, ..run })))
         }
     }
 }

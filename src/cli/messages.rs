@@ -48,7 +48,7 @@ use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
 use crate::printable::{Context, quoted};
-use crate::settings::NoShell;
+use crate::settings::{NoShell, UnknownWord};
 use crate::supervise::signals;
 
 /// The end of the waiting.
@@ -75,16 +75,33 @@ impl fmt::Display for Waited<'_> {
 
 /// What differs from the request, or is stuck.
 pub(crate) enum Warning<'a> {
-    Limit { name: &'a Name, asked: u32, stands: u32, pinned: bool },
-    Ttl { name: &'a Name, asked: Duration, stands: Duration },
-    Foreign { name: &'a Name, ttl: Duration },
+    Limit {
+        name: &'a Name,
+        asked: u32,
+        stands: u32,
+        pinned: bool,
+    },
+    Ttl {
+        name: &'a Name,
+        asked: Duration,
+        stands: Duration,
+    },
+    Foreign {
+        name: &'a Name,
+        ttl: Duration,
+    },
     Blind,
     Deaf(Duration),
     Unkillable(&'a [Pid]),
-    Trouble { name: &'a Name, what: &'a StoreError },
+    Trouble {
+        name: &'a Name,
+        what: &'a StoreError,
+    },
     NotReleased(&'a crate::backends::Error),
     HeldAround(&'a Name),
     Unproven(&'a Name),
+    /// A variable that does nothing, and is nearly one of ours.
+    Variable(&'a UnknownWord),
 }
 
 impl fmt::Display for Warning<'_> {
@@ -149,6 +166,7 @@ impl fmt::Display for Warning<'_> {
                  semrun that holds it is above this process here (a container in between, or a copied \
                  environment?); waiting for another one, and for ever if it is the only one"
             ),
+            Self::Variable(word) => word.fmt(f),
             Self::NotReleased(error) => {
                 write!(f, "the permit was not given back: {}", ErrorText(error))
             },

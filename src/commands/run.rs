@@ -333,7 +333,7 @@ impl RunTask<'_> {
             descriptors: self.descriptors,
             inherit: lease_watch.inherit(),
         };
-        let cannot_run = |reason| CannotRun::new(&settings.program, reason);
+        let cannot_run = |reason| CannotRun::new(&settings.program, &settings.arguments, reason);
         let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
         let name = &permit.name;
         let remark = |remark: SupervisionNotice<'_>| match remark {

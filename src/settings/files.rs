@@ -335,6 +335,14 @@ impl UnknownWord {
         let nearest = nearest(word, known.map(String::as_str), NEAR).map(str::to_owned);
         Self { kind, word: printable(word.as_ref()), nearest }
     }
+
+    /// Whether a slip or two made it of the nearest, and it is hardly meant for something else.
+    pub(super) fn is_slip(&self) -> bool {
+        const LONG: usize = "SEMRUN_".len() + 6;
+        let slips = if self.word.len() < LONG { 1 } else { 2 };
+        let near = |nearest: &String| strsim::osa_distance(&self.word, nearest) <= slips;
+        self.nearest.as_ref().is_some_and(near)
+    }
 }
 
 impl From<UnknownWord> for FileMistake {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::error::{Mistake, OptionsApart, SettingsError, printable, settings_error};
+use super::files::UnknownWord;
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::mistakes::{Slip, nameless};
@@ -34,6 +35,8 @@ pub(crate) struct RunSettings {
     pub(crate) withheld: Vec<&'static str>,
     /// Whether a password was typed, where others see it.
     pub(crate) typed_password: bool,
+    /// Variables that do nothing, and are nearly ours.
+    pub(crate) misspelt: Vec<UnknownWord>,
 }
 
 /// A permit that is wanted.
@@ -107,6 +110,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
     Ok(RunSettings {
         withheld,
         typed_password: types_a_password(&all.layers),
+        misspelt: Vec::new(),
         lost_exit_code: supervision.lost_exit_code.unwrap_or(LOST),
         supervision: supervised(&supervision, kill_after),
         program,
