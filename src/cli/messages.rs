@@ -5,6 +5,7 @@ mod certificates;
 mod configuration;
 mod directories;
 mod errors;
+mod examined;
 mod exposed;
 mod files;
 mod findings;
@@ -14,6 +15,7 @@ mod losses;
 mod names;
 mod not_ours;
 mod output;
+mod refusals;
 mod rejected;
 mod serving;
 mod settings;
@@ -34,7 +36,8 @@ use rustix::process::{Pid, Signal, WaitStatus};
 
 pub(crate) use self::cannot_run::{CannotRun, RUNS};
 pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
-pub(crate) use self::exposed::{ExposedSecret, TYPED, UnusedSecret};
+pub(crate) use self::examined::{Examined, Summary};
+pub(crate) use self::exposed::{ExposedSecret, UnusedSecret};
 pub(crate) use self::findings::Check;
 pub(crate) use self::losses::LossText;
 pub(crate) use self::not_ours::{PermitRefused, WhyNotOurs};
@@ -43,7 +46,7 @@ pub(crate) use self::serving::{CannotReload, CannotServe, ServerNews};
 use self::stores::StoreErrorText;
 pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
-pub(crate) use self::words::{HolderText, Milliseconds, Span};
+pub(crate) use self::words::{HolderText, Span};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
@@ -344,6 +347,16 @@ impl fmt::Display for ProcessesHidden {
 }
 
 impl std::error::Error for ProcessesHidden {}
+
+/// No process looks after the command any more.
+#[derive(Debug)]
+pub(crate) struct SupervisionFailed;
+
+impl fmt::Display for SupervisionFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot look after the command")
+    }
+}
 
 /// What `-v` adds.
 pub(crate) enum Detail<'a> {

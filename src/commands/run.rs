@@ -13,7 +13,7 @@ use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wa
 use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
 use crate::cli::messages::{
     CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
-    Warning,
+    SupervisionFailed, Warning,
 };
 use crate::exit::Exit;
 use crate::mutants::{self, Guard};
@@ -77,16 +77,6 @@ fn guard(
             Ok(Exit::Lost(settings.lost_exit_code))
         }
         WorkerEnd::Died(status) => bail!(Died { name: name.clone(), status }),
-    }
-}
-
-/// No process looks after the command any more.
-#[derive(Debug)]
-struct SupervisionFailed;
-
-impl std::fmt::Display for SupervisionFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("cannot look after the command")
     }
 }
 

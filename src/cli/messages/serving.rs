@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ impl fmt::Display for CannotServe {
 
 impl std::error::Error for CannotServe {}
 
-/// What a server logs of its start, its end and its files.
+/// What a server logs of itself: its start, its end, its files and what troubles it.
 pub(crate) enum ServerNews<'a> {
     /// Other machines reach it without TLS.
     ClearText,
@@ -71,6 +72,18 @@ pub(crate) enum ServerNews<'a> {
     },
     NotReadYet,
     NotReadAgain(&'a CannotReload),
+    /// Connections without a key are closed for others.
+    Crowded,
+    /// Connections cannot be taken now.
+    NoDescriptors(io::Error),
+    /// The disk refuses what has to be recorded, or takes it again.
+    DoesNotRecord(&'a str),
+    Records,
+    /// So many from there. None: from addresses that are not counted one by one.
+    WrongKeys {
+        address: Option<IpAddr>,
+        times: u64,
+    },
 }
 
 /// Why files are not read again.
@@ -121,6 +134,27 @@ impl fmt::Display for ServerNews<'_> {
                 "SIGHUP: the files are not read yet, and all stays as it was until they are",
             ),
             Self::NotReadAgain(why) => write!(f, "SIGHUP: all stays as it was: {why}"),
+            Self::Crowded => f.write_str(
+                "connections that have shown no key are closed for others that come: there are more \
+                 than --max-unauthenticated, or of one address than \
+                 --max-unauthenticated-per-address",
+            ),
+            Self::NoDescriptors(error) => {
+                write!(f, "cannot take more connections for now: {error}")
+            }
+            Self::DoesNotRecord(why) => {
+                write!(f, "cannot write to the state directory, granting nothing: {why}")
+            }
+            Self::Records => f.write_str("the state directory can be written again"),
+            // In a form that fail2ban can read: docs/operations/fail2ban.md has the filter.
+            Self::WrongKeys { address, times } => {
+                f.write_str("wrong API key from ")?;
+                match address {
+                    Some(from) => from.fmt(f)?,
+                    None => f.write_str("further addresses")?,
+                }
+                write!(f, " ({times} {})", if *times == 1 { "time" } else { "times" })
+            }
         }
     }
 }
