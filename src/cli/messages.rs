@@ -10,6 +10,7 @@ mod exposed;
 mod files;
 mod findings;
 mod forbidden;
+mod journals;
 mod keys;
 mod losses;
 mod names;
