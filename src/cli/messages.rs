@@ -51,7 +51,7 @@ pub(crate) use self::words::{HolderText, Span};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
-use crate::printable::{Context, quoted};
+use crate::printable::{Context, Pitfall, quoted};
 use crate::settings::{NoShell, UnknownWord};
 use crate::supervise::signals;
 
@@ -369,7 +369,7 @@ pub(crate) enum Detail<'a> {
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
     /// A name that may be taken for another one, and why.
-    Pitfall(&'a Name, &'a str),
+    Pitfall(&'a Name, Pitfall),
     NoShell(&'a NoShell),
     /// No permit is free; the snapshot has the holders.
     Busy(&'a Snapshot),

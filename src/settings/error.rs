@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::files::FileMistake;
 use super::layers::Source;
 use super::mistakes::{Slip, UrlMeant};
 use crate::backends::Name;
@@ -13,7 +14,6 @@ use crate::backends::tls::TlsError;
 use crate::exit::Failure;
 use crate::files::trusted::UntrustedFile;
 use crate::serve::keys::BadKeys;
-use crate::settings::files::FileMistake;
 use crate::user::NoAnswer;
 
 /// Something about the options is wrong.

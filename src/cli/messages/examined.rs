@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::exposed::TYPED;
 use super::words::{Milliseconds, Span};
 use crate::backends::Name;
+use crate::printable::Pitfall;
 
 /// One thing that was looked at.
 pub(crate) enum Examined<'a> {
     NoMistakes,
     PasswordTyped,
     /// A name that may be taken for another one, and why.
-    Pitfall(&'a Name, &'a str),
+    Pitfall(&'a Name, Pitfall),
     KillAfter {
         kill_after: Duration,
         ttl: Duration,
