@@ -111,16 +111,26 @@ pub(crate) fn quoted(text: &str, among: Context) -> Cow<'_, str> {
 }
 
 /// Why people may take a name for another one when they read or type it. Programs tell them apart.
-pub(crate) fn pitfall(name: &str) -> Option<&'static str> {
+pub(crate) fn pitfall(name: &str) -> Option<Pitfall> {
     if name.trim() != name {
-        Some("begins or ends with a blank")
+        Some(Pitfall::Blank)
     } else if name.contains(is_hidden) {
-        Some("has characters that are not seen")
+        Some(Pitfall::Hidden)
     } else if !name.is_ascii() && !ComposingNormalizerBorrowed::new_nfc().is_normalized(name) {
-        Some("is not in the normal form NFC of Unicode")
+        Some(Pitfall::NotNormal)
     } else {
         None
     }
+}
+
+/// Why a name may be taken for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pitfall {
+    /// It begins or ends with one.
+    Blank,
+    Hidden,
+    /// It is not in the form NFC of Unicode.
+    NotNormal,
 }
 
 /// At most so many characters of a text.
@@ -185,7 +195,7 @@ mod tests {
             ("bu\u{308}cher", "NFC"),
             ("\u{212b}", "NFC"),
         ] {
-            assert!(pitfall(name).is_some_and(|why| why.contains(word)), "{name:?}");
+            assert!(pitfall(name).is_some_and(|why| why.to_string().contains(word)), "{name:?}");
         }
         for name in ["deploy", "b\u{fc}cher", "日本語", "a b", "🚀"] {
             assert_eq!(pitfall(name), None, "{name}");

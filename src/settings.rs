@@ -22,20 +22,26 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
-pub(crate) use self::error::SettingsError;
 use self::error::settings_error;
+pub(crate) use self::error::{
+    BadSecret, ConflictingLayer, HelpPage, Mistake, OptionsApart, SecretKind, SettingsError,
+    UrlMistake, printable,
+};
 #[cfg(any(test, fuzzing))]
 use self::files::Config;
-pub(crate) use self::layers::{GivenOption, GivenValue};
+pub(crate) use self::files::{FileMistake, Section, UnknownWord, Wanted, WordKind};
+pub(crate) use self::layers::{GivenOption, GivenValue, Source};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
-pub(crate) use self::mistakes::no_subcommand;
+pub(crate) use self::mistakes::{
+    Hint, Nameless, NearCommand, OtherCommand, OtherOption, Slip, UrlMeant, no_subcommand,
+};
 use self::mistakes::{
     RejectedCommandLine, before_a_subcommand, near_subcommand, number_after_a_switch, other_dash,
 };
 pub(crate) use self::run::{PermitRequest, RunSettings, Wait};
 pub(crate) use self::server::ServeSettings;
-pub(crate) use self::shell::NoShell;
+pub(crate) use self::shell::{NoShell, ShellFlaw};
 use self::sources::CommandSources;
 pub(crate) use self::subcommands::{
     AcquireOutput, AcquireSettings, DiagnosedBackend, DoctorSettings, LimitChange, LimitSettings,
@@ -79,16 +85,15 @@ pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
         // Its file may name another backend, which the user's other runs use.
-        Home::Unknown(error) => {
-            let what = format!(
-                "the home directory of uid {} is unknown, and with it whether there is a \
-                 configuration: {error}; try again, or give --config FILE (/dev/null for none)",
-                user.uid
-            );
+        Home::Unknown(why) => {
+            let what = Mistake::UnknownHome { uid: user.uid, why: why.clone() };
             Err(SettingsError::new(Failure::Unavailable, what))
         }
     }
 }
+
+/// What a run tells its command, and what tests of the mutants set, in the form of options.
+const OTHERS: [&str; 3] = ["fencing-token", "held", "mutant"];
 
 /// The variables that concern us, each by the long name of its option. Of several with one name the
 /// first counts, as it does for getenv(3). An empty one is the usual way to unset it for a single call.
@@ -121,15 +126,28 @@ impl Variables {
         all.filter(is_one).map(|(_, variable)| variable).collect()
     }
 
-    /// The complaints about unknown ones.
-    fn unknown(&self) -> Vec<String> {
-        // What a run tells its command, and what tests of the mutants set.
-        const OTHERS: [&str; 3] = ["SEMRUN_FENCING_TOKEN", "SEMRUN_HELD", "SEMRUN_MUTANT"];
+    /// The unknown ones.
+    fn unknown(&self) -> Vec<UnknownWord> {
         let known = cli::variables();
-        let known: Vec<_> = known.into_iter().chain(OTHERS.map(String::from)).collect();
+        let known: Vec<_> = known.into_iter().chain(OTHERS.map(cli::variable_of)).collect();
         let named = self.options.iter().map(|(option, _)| cli::variable_of(option));
         let unknown = named.filter(|name| !known.contains(name));
-        unknown.map(|name| files::unknown("variable", &name, "", known.iter())).collect()
+        unknown.map(|name| UnknownWord::of(WordKind::Variable, &name, known.iter())).collect()
+    }
+
+    /// The unknown ones that are nearly known. Others may be meant for a script of the user.
+    pub(crate) fn misspelt(&self) -> Vec<UnknownWord> {
+        self.unknown().into_iter().filter(UnknownWord::is_slip).collect()
+    }
+
+    /// Whether this command has an option for each. Quicker than to look for unknown ones.
+    fn all_are_of(&self, command: &Command) -> bool {
+        let has = |option: &str| {
+            OTHERS.contains(&option)
+                || is_secret(option)
+                || command.get_arguments().any(|argument| argument.get_long() == Some(option))
+        };
+        self.options.iter().all(|(option, _)| option == "permit" || has(option))
     }
 
     fn shell(&self) -> Option<&OsString> {
@@ -181,19 +199,14 @@ pub(crate) fn read(
         Ok(matches) => matches,
         Err(error) => {
             let words = &line[1..];
-            let refused =
-                RejectedCommandLine { error: &error, words, command: &command, subcommand: None };
-            return print_or_misuse(&refused);
+            let refused = RejectedCommandLine { error, words, command: &command, subcommand: None };
+            return print_or_misuse(refused);
         }
     };
     let flags = typed(&command, &matches)?;
     let operands = operands(&command, &matches);
     if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
-        let what = format!(
-            "--{secret} would show it to every user of this machine, in the list of processes; \
-             --{secret}-file, its variable and the configuration keep it to you"
-        );
-        return Err(settings_error(what));
+        return Err(settings_error(Mistake::SecretTyped(secret.clone())));
     }
     let named = flags.iter().any(|(option, _)| option == "name");
     // The first operand ends the options; `--` in front of it says that it is the command.
@@ -215,13 +228,16 @@ pub(crate) fn read(
                     return Err(settings_error(mistake).see_help_of(None));
                 }
             }
+            let variables = around.variables;
+            let misspelt =
+                if variables.all_are_of(&command) { Vec::new() } else { variables.misspelt() };
             let layers = Layers::of(command, flags, operands, Some(matches));
             let all = CommandSources::of(layers, around)
                 .map_err(|settings_error| settings_error.see_help_of(None))?;
             // Dropping them would cost a run as much as building them.
             let all = ManuallyDrop::new(all);
             let run = run::run(&all).map_err(|settings_error| settings_error.see_help_of(None))?;
-            Ok(RequestedCommand::Run(Box::new(run)))
+            Ok(RequestedCommand::Run(Box::new(RunSettings { misspelt, ..run })))
         }
     }
 }
@@ -239,12 +255,12 @@ fn subcommand(
             let mut command = name.and_then(|name| command.find_subcommand(name)).cloned();
             let command = command.get_or_insert_default();
             let words = &words[1..];
-            let refused = RejectedCommandLine { error: &error, words, command, subcommand: name };
-            return print_or_misuse(&refused);
+            let refused = RejectedCommandLine { error, words, command, subcommand: name };
+            return print_or_misuse(refused);
         }
     };
     let Some((name, matches)) = matches.subcommand() else {
-        return Err(settings_error("no subcommand"));
+        return Err(settings_error(Mistake::NoSubcommand));
     };
     let command = command.find_subcommand(name).cloned().unwrap_or_default();
     check_before(name, &before, &command)?;
@@ -270,7 +286,7 @@ fn subcommand(
         "serve" => RequestedCommand::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
-            RequestedCommand::Completions(shell.ok_or_else(|| settings_error("no shell"))?)
+            RequestedCommand::Completions(shell.ok_or_else(|| settings_error(Mistake::NoShell))?)
         }
         "help" => match text(0) {
             Some(name) if !cli::is_subcommand(name.as_ref()) => {
@@ -314,14 +330,15 @@ pub(crate) fn wants_shell(line: &[OsString]) -> bool {
 }
 
 /// Help and the version are asked for by an "error" of clap's.
-fn print_or_misuse(refused: &RejectedCommandLine<'_>) -> Result<RequestedCommand, SettingsError> {
+fn print_or_misuse(refused: RejectedCommandLine<'_>) -> Result<RequestedCommand, SettingsError> {
+    let subcommand = refused.subcommand;
     let flag = match refused.error.kind() {
         ErrorKind::DisplayVersion => "--version",
         ErrorKind::DisplayHelp if refused.words.iter().any(|word| word == "--help") => "--help",
         ErrorKind::DisplayHelp => "-h",
-        _ => return Err(settings_error(refused.explained()).see_help_of(refused.subcommand)),
+        _ => return Err(settings_error(refused.explained()).see_help_of(subcommand)),
     };
-    page(refused.subcommand, flag)
+    page(subcommand, flag)
 }
 
 /// What a flag prints, alone or after a subcommand.
@@ -330,7 +347,7 @@ fn page(subcommand: Option<&str>, flag: &str) -> Result<RequestedCommand, Settin
     let command = if flag == "-h" { cli::brief() } else { cli::documented() };
     match command.try_get_matches_from(words) {
         Err(page) => Ok(RequestedCommand::Print(page)),
-        Ok(_) => Err(settings_error("no help for that")),
+        Ok(_) => Err(settings_error(Mistake::NoHelp)),
     }
 }
 

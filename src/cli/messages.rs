@@ -2,17 +2,26 @@
 
 mod cannot_run;
 mod certificates;
+mod configuration;
 mod directories;
 mod errors;
+mod examined;
 mod exposed;
 mod files;
 mod findings;
 mod forbidden;
-mod listening;
+mod journals;
+mod keys;
 mod losses;
 mod names;
 mod not_ours;
 mod output;
+mod refusals;
+mod rejected;
+mod serving;
+mod settings;
+mod shells;
+mod slips;
 mod stores;
 #[cfg(test)]
 mod tests;
@@ -27,24 +36,23 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 pub(crate) use self::cannot_run::{CannotRun, RUNS};
-pub(crate) use self::certificates::TlsErrorText;
 pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
-pub(crate) use self::exposed::{ExposedSecret, TYPED, UnusedSecret};
+pub(crate) use self::examined::{Examined, Summary};
+pub(crate) use self::exposed::{ExposedSecret, UnusedSecret};
 pub(crate) use self::findings::Check;
-pub(crate) use self::listening::CannotListen;
 pub(crate) use self::losses::LossText;
 pub(crate) use self::not_ours::{PermitRefused, WhyNotOurs};
 pub(crate) use self::output::Output;
+pub(crate) use self::serving::{CannotReload, CannotServe, ServerNews};
 use self::stores::StoreErrorText;
-pub(crate) use self::urls::{BadUrlText, SCHEMES_KNOWN, UnsupportedText};
 pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
-pub(crate) use self::words::{HolderText, Milliseconds, Span, SystemErrorText};
+pub(crate) use self::words::{HolderText, Span};
 use crate::backends::{
     self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
 };
-use crate::printable::{Context, quoted};
-use crate::settings::NoShell;
+use crate::printable::{Context, Pitfall, quoted};
+use crate::settings::{NoShell, UnknownWord};
 use crate::supervise::signals;
 
 /// The end of the waiting.
@@ -71,16 +79,33 @@ impl fmt::Display for Waited<'_> {
 
 /// What differs from the request, or is stuck.
 pub(crate) enum Warning<'a> {
-    Limit { name: &'a Name, asked: u32, stands: u32, pinned: bool },
-    Ttl { name: &'a Name, asked: Duration, stands: Duration },
-    Foreign { name: &'a Name, ttl: Duration },
+    Limit {
+        name: &'a Name,
+        asked: u32,
+        stands: u32,
+        pinned: bool,
+    },
+    Ttl {
+        name: &'a Name,
+        asked: Duration,
+        stands: Duration,
+    },
+    Foreign {
+        name: &'a Name,
+        ttl: Duration,
+    },
     Blind,
     Deaf(Duration),
     Unkillable(&'a [Pid]),
-    Trouble { name: &'a Name, what: &'a StoreError },
+    Trouble {
+        name: &'a Name,
+        what: &'a StoreError,
+    },
     NotReleased(&'a crate::backends::Error),
     HeldAround(&'a Name),
     Unproven(&'a Name),
+    /// A variable that does nothing, and is nearly one of ours.
+    Variable(&'a UnknownWord),
 }
 
 impl fmt::Display for Warning<'_> {
@@ -145,6 +170,7 @@ impl fmt::Display for Warning<'_> {
                  semrun that holds it is above this process here (a container in between, or a copied \
                  environment?); waiting for another one, and for ever if it is the only one"
             ),
+            Self::Variable(word) => word.fmt(f),
             Self::NotReleased(error) => {
                 write!(f, "the permit was not given back: {}", ErrorText(error))
             },
@@ -251,14 +277,17 @@ impl fmt::Display for Revoking<'_> {
 }
 
 /// The holders of a semaphore, of which one has to be chosen.
-pub(crate) struct ChooseHolder<'a> {
-    pub(crate) snapshot: &'a Snapshot,
+#[derive(Debug)]
+pub(crate) struct ChooseHolder {
+    pub(crate) snapshot: Snapshot,
     pub(crate) now: SystemTime,
 }
 
-impl fmt::Display for ChooseHolder<'_> {
+impl std::error::Error for ChooseHolder {}
+
+impl fmt::Display for ChooseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, holders, .. } = self.snapshot;
+        let Snapshot { name, holders, .. } = &self.snapshot;
         write!(f, "'{name}' has {} holders; choose one: ", holders.len())?;
         for (at, holder) in holders.iter().enumerate() {
             if at > 0 {
@@ -305,6 +334,31 @@ impl fmt::Display for Died {
 
 impl std::error::Error for Died {}
 
+/// The processes of a command could not be stopped when its permit is lost.
+#[derive(Debug)]
+pub(crate) struct ProcessesHidden;
+
+impl fmt::Display for ProcessesHidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the processes of a command could not be stopped in time here: /proc is missing, hides \
+             them, or is that of another pid namespace (unshare --mount-proc mounts the right one)",
+        )
+    }
+}
+
+impl std::error::Error for ProcessesHidden {}
+
+/// No process looks after the command any more.
+#[derive(Debug)]
+pub(crate) struct SupervisionFailed;
+
+impl fmt::Display for SupervisionFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot look after the command")
+    }
+}
+
 /// What `-v` adds.
 pub(crate) enum Detail<'a> {
     Backend(&'a str),
@@ -315,7 +369,7 @@ pub(crate) enum Detail<'a> {
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
     /// A name that may be taken for another one, and why.
-    Pitfall(&'a Name, &'a str),
+    Pitfall(&'a Name, Pitfall),
     NoShell(&'a NoShell),
     /// No permit is free; the snapshot has the holders.
     Busy(&'a Snapshot),

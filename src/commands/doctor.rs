@@ -1,5 +1,6 @@
 //! Looking for what is wrong with settings, backend and clocks before a job finds it.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
     Grade, ProgressSender,
 };
-use crate::cli::messages::{Check, ErrorText, FailedText, Milliseconds, Output, Span, TYPED};
+use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
 use crate::exit::Exit;
 use crate::printable::pitfall;
 use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
@@ -33,7 +34,7 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
     report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
         Err(settings_error) => {
-            report.checks.push(error("configuration", settings_error.to_string()));
+            report.checks.push(finding("configuration", Grade::Error, settings_error));
         }
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
@@ -41,8 +42,7 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
         }
     }
     // A misspelt variable does nothing, and no other message says so.
-    let unknown =
-        settings.unknown.into_iter().map(|text| finding("variables", Grade::Warning, &text));
+    let unknown = settings.unknown.iter().map(|word| finding("variables", Grade::Warning, word));
     report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
     let grades = report.checks.iter().map(|check| check.grade);
     report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
@@ -58,43 +58,34 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
 
 async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
     let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
-    let mut checks = vec![finding("configuration", Grade::Ok, "has no mistakes")];
+    let mut checks = vec![finding("configuration", Grade::Ok, Examined::NoMistakes)];
     if *typed_password {
-        checks.push(finding("password", Grade::Warning, TYPED));
+        checks.push(finding("password", Grade::Warning, Examined::PasswordTyped));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
     {
-        let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
-        checks.push(finding("name", Grade::Warning, &text));
+        checks.push(finding("name", Grade::Warning, Examined::Pitfall(name, why)));
     }
     if location.expires() {
-        let (time, ttl) =
-            (humantime::format_duration(*kill_after), humantime::format_duration(*ttl));
-        let text = format!("{time}, which fits into a TTL of {ttl}");
-        checks.push(finding("kill-after", Grade::Ok, &text));
+        let fits = Examined::KillAfter { kill_after: *kill_after, ttl: *ttl };
+        checks.push(finding("kill-after", Grade::Ok, fits));
     }
     if location.expires() && !descendants::can_be_found() {
-        let text = "/proc is missing, hides processes, or is that of another pid namespace, and without \
-                    it a command's processes could not be stopped in time (unshare --mount-proc mounts \
-                    it)";
-        checks.push(finding("processes", Grade::Error, text));
+        checks.push(finding("processes", Grade::Error, Examined::ProcessesHidden));
     }
     let backend = match location.connect(user) {
         Ok(backend) => backend,
         Err(problem) => {
-            checks.push(error("backend", ErrorText(&problem).to_string()));
+            checks.push(finding("backend", Grade::Error, ErrorText(&problem)));
             return checks;
         }
     };
     let found = backend.diagnose().await;
-    let default = match location {
-        Location::Default => " (the default)",
-        _ => "",
-    };
-    let place = finding("backend", Grade::Ok, &format!("{}{default}", backend.url()));
+    let (url, is_default) = (&*backend.url(), matches!(location, Location::Default));
+    let place = finding("backend", Grade::Ok, Examined::Place { url, is_default });
     match found {
-        Err(problem) => checks.push(error("backend", ErrorText(&problem).to_string())),
+        Err(problem) => checks.push(finding("backend", Grade::Error, ErrorText(&problem))),
         Ok(found) => {
             checks.push(place);
             checks.extend(found.iter().map(Check::of));
@@ -105,48 +96,28 @@ async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
     checks
 }
 
-fn finding(topic: &'static str, grade: Grade, text: &str) -> Check {
-    Check { topic, grade, text: text.into() }
-}
-
-fn error(topic: &'static str, text: String) -> Check {
-    Check { topic, grade: Grade::Error, text }
+fn finding(topic: &'static str, grade: Grade, what: impl Display) -> Check {
+    Check { topic, grade, text: what.to_string() }
 }
 
 /// Whether running jobs survive when another server replaces this one.
 fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
-    let shown = humantime::format_duration(ttl);
     // Between two attempts to renew there is a second or less, and finding the other server takes another.
     let with_attempts = |time: Duration| time + Duration::from_secs(2);
     Some(match takeover {
         Failover::Never => return None,
         Failover::Unknown => {
-            let text = format!(
-                "with a TTL of {shown} a running job goes on if another server takes the place of this one \
-                 within {}",
-                Span(room.saturating_sub(with_attempts(Duration::ZERO)))
-            );
-            finding(topic, Grade::Ok, &text)
+            let room = room.saturating_sub(with_attempts(Duration::ZERO));
+            finding(topic, Grade::Ok, Examined::FailoverWithin { room, ttl })
         }
-        Failover::After(time) if with_attempts(time) <= room => {
-            let text = format!(
-                "another server takes the place of this one after {}, and with a TTL of {shown} running \
-                 jobs go on",
-                Span(time)
-            );
-            finding(topic, Grade::Ok, &text)
+        Failover::After(after) if with_attempts(after) <= room => {
+            finding(topic, Grade::Ok, Examined::FailoverInTime { after, ttl })
         }
-        Failover::After(time) => {
-            let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
-            let text = format!(
-                "another server takes the place of this one after {}, and with a TTL of {shown} every \
-                 running job is stopped by then (76); use --ttl {} or more, or make the failover faster",
-                Span(time),
-                humantime::format_duration(enough)
-            );
-            finding(topic, Grade::Warning, &text)
+        Failover::After(after) => {
+            let enough = deadline::ttl_for_outage(with_attempts(after), Some(kill_after));
+            finding(topic, Grade::Warning, Examined::FailoverTooLate { after, ttl, enough })
         }
     })
 }
@@ -178,18 +149,13 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
     let topic = "trial";
     match tried {
         Ok(Some((acquired, released))) => {
-            let (acquired, released) = (Milliseconds(acquired), Milliseconds(released));
-            let text = format!("a permit was acquired in {acquired} and given back in {released}");
-            finding(topic, Grade::Ok, &text)
+            finding(topic, Grade::Ok, Examined::Trial { acquired, released })
         }
-        Ok(None) => {
-            let text = "no permit was free just now: another doctor is at work";
-            finding(topic, Grade::Warning, text)
-        }
+        Ok(None) => finding(topic, Grade::Warning, Examined::TrialBusy),
         Err(error) if error.kind() == ErrorKind::Withheld => {
-            finding(topic, Grade::Warning, &FailedText(&error).to_string())
+            finding(topic, Grade::Warning, FailedText(&error))
         }
-        Err(problem) => error(topic, ErrorText(&problem).to_string()),
+        Err(problem) => finding(topic, Grade::Error, ErrorText(&problem)),
     }
 }
 
@@ -287,19 +253,9 @@ impl DoctorJson {
         page
     }
 
-    /// What is to be done about it, in all.
-    fn summary(&self) -> String {
+    fn summary(&self) -> Summary {
         let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
-        let errors = match count(Grade::Error) {
-            0 => "nothing to mend".to_owned(),
-            1 => "1 thing to mend".to_owned(),
-            many => format!("{many} things to mend"),
-        };
-        match count(Grade::Warning) {
-            0 => errors,
-            1 => format!("{errors}, 1 warning"),
-            many => format!("{errors}, {many} warnings"),
-        }
+        Summary { errors: count(Grade::Error), warnings: count(Grade::Warning) }
     }
 }
 

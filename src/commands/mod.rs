@@ -26,9 +26,11 @@ use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
 use crate::cli::messages::{
-    CannotRun, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable, PermitRefused, UnusedSecret,
+    CannotRun, CannotServe, ChooseHolder, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable,
+    PermitRefused, ProcessesHidden, UnusedSecret, Warning,
 };
 use crate::exit::{Exit, Failure};
+use crate::files::create::UnsafeDirectory;
 use crate::settings::{
     self, AcquireOutput, Environment, PermitRequest, RequestedCommand, SettingsError, Variables,
 };
@@ -41,8 +43,9 @@ use crate::user::User;
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
     // Only when needed: it may ask a directory service.
     let user = LazyCell::new(User::current);
+    let variables = Variables::own();
     let around = Environment {
-        variables: &Variables::own(),
+        variables: &variables,
         user_file: &|| settings::user_file(&user),
         system_file: settings::system_file(),
     };
@@ -52,6 +55,9 @@ pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
         Ok(_) => false,
         Err(_) => settings::wants_shell(line),
     };
+    if let Ok(task) = &task {
+        warn_of_variables(task, &variables);
+    }
     let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &user));
     if for_a_shell {
         let code = match &done {
@@ -104,6 +110,35 @@ fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
         },
+    }
+}
+
+/// Warns of variables that do nothing, as far as they are nearly ours.
+fn warn_of_variables(task: &RequestedCommand, variables: &Variables) {
+    let found;
+    let (misspelt, loudness) = match task {
+        RequestedCommand::Run(settings) => (&settings.misspelt, settings.request.loudness),
+        RequestedCommand::Acquire(settings) => {
+            found = variables.misspelt();
+            (&found, settings.request.loudness)
+        }
+        RequestedCommand::Status(_)
+        | RequestedCommand::Renew(_)
+        | RequestedCommand::Release(_)
+        | RequestedCommand::Limit(_)
+        | RequestedCommand::Serve(_) => {
+            found = variables.misspelt();
+            (&found, Loudness::Normal)
+        }
+        // doctor tells of all unknown ones, and the others have no settings.
+        RequestedCommand::Doctor(_)
+        | RequestedCommand::Completions(_)
+        | RequestedCommand::Man(_)
+        | RequestedCommand::Print(_)
+        | RequestedCommand::Usage(_) => return,
+    };
+    for word in misspelt {
+        Console::new(loudness).say(Loudness::Normal, Warning::Variable(word));
     }
 }
 
@@ -169,10 +204,21 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
     }
+    if let Some(cannot) = error.downcast_ref::<CannotServe>() {
+        return match cannot {
+            CannotServe::StateDirectory(_, UnsafeDirectory::Unsafe(_)) => Failure::Unsupported,
+            CannotServe::StateDirectory(_, UnsafeDirectory::Io(_)) | CannotServe::Address(..) => {
+                Failure::Unavailable
+            }
+        };
+    }
+    if error.is::<ChooseHolder>() {
+        return Failure::Usage;
+    }
     if error.is::<GaveUpWaiting>() {
         return Failure::Unavailable;
     }
-    if error.is::<HolderUnreachable>() {
+    if error.is::<HolderUnreachable>() || error.is::<ProcessesHidden>() {
         return Failure::Unsupported;
     }
     if error.is::<PermitRefused>() {

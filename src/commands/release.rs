@@ -10,8 +10,8 @@ use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapsho
 use crate::cli::messages::{
     ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
 };
-use crate::exit::{Exit, Failure};
-use crate::settings::{ReleaseSettings, SettingsError};
+use crate::exit::Exit;
+use crate::settings::ReleaseSettings;
 use crate::user::User;
 
 pub(super) fn run(settings: &ReleaseSettings, user: &User) -> anyhow::Result<Exit> {
@@ -52,8 +52,7 @@ fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
         }
         _ => {
             // Each with the command that revokes it, ready to be copied.
-            let list = ChooseHolder { snapshot, now: SystemTime::now() };
-            Err(SettingsError::new(Failure::Usage, list.to_string()).into())
+            Err(ChooseHolder { snapshot: snapshot.clone(), now: SystemTime::now() }.into())
         }
     }
 }

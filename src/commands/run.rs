@@ -12,11 +12,12 @@ use super::runtime::block_on;
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
 use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
 use crate::cli::messages::{
-    CannotRun, CommandFate, Detail, Died, PermitLost, RanTooLong, StoppedBySignal, Warning,
+    CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
+    SupervisionFailed, Warning,
 };
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 use crate::mutants::{self, Guard};
-use crate::settings::{RunSettings, SettingsError};
+use crate::settings::RunSettings;
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};
 use crate::supervise::lease_watch::{self, LeaseWatch};
@@ -79,16 +80,6 @@ fn guard(
     }
 }
 
-/// No process looks after the command any more.
-#[derive(Debug)]
-struct SupervisionFailed;
-
-impl std::fmt::Display for SupervisionFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("cannot look after the command")
-    }
-}
-
 /// One run, from asking to giving back.
 struct RunTask<'a> {
     settings: &'a RunSettings,
@@ -105,10 +96,7 @@ impl RunTask<'_> {
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
         let Self { settings, user, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
-            let text = "the processes of a command could not be stopped in time here: /proc is \
-                        missing, hides them, or is that of another pid namespace (unshare \
-                        --mount-proc mounts the right one)";
-            return Err(SettingsError::new(Failure::Unsupported, text).into());
+            return Err(ProcessesHidden.into());
         }
         // The server works on the request while we split in two. So early a request can be
         // withdrawn only with enough free descriptors.
@@ -335,7 +323,7 @@ impl RunTask<'_> {
             descriptors: self.descriptors,
             inherit: lease_watch.inherit(),
         };
-        let cannot_run = |reason| CannotRun::new(&settings.program, reason);
+        let cannot_run = |reason| CannotRun::new(&settings.program, &settings.arguments, reason);
         let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
         let name = &permit.name;
         let remark = |remark: SupervisionNotice<'_>| match remark {

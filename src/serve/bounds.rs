@@ -1,7 +1,5 @@
 //! How much of everything a server keeps for clients that have a key.
 
-use std::fmt;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Clients that register, wait or hold, of all semaphores.
@@ -27,15 +25,4 @@ pub(crate) enum LimitReached {
     Waiters(usize),
     Names(usize),
     Pins(usize),
-}
-
-impl fmt::Display for LimitReached {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clients(most) => write!(f, "it has {most} clients already (--max-clients)"),
-            Self::Waiters(most) => write!(f, "{most} wait there already (--max-waiters)"),
-            Self::Names(most) => write!(f, "{most} semaphores are in use already (--max-names)"),
-            Self::Pins(most) => write!(f, "{most} limits are pinned already (--max-pins)"),
-        }
-    }
 }

@@ -22,8 +22,8 @@ use uuid::Uuid;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::format::fuzz;
+pub(crate) use self::format::{Damage, DamagedLine, RecordedGrant, RestoredState};
 use self::format::{JournalEntry, replay, snapshot};
-pub(crate) use self::format::{RecordedGrant, RestoredState};
 use self::writer::{
     AGAIN, JOURNAL, Job, WriterStatus, WriterThread, rename_from_aside, write_aside,
 };

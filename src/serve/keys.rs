@@ -16,6 +16,44 @@ const NAMES: &str = "names=";
 
 pub(crate) struct ApiKeys(Vec<(Vec<u8>, Rc<Bearer>)>);
 
+/// Why keys cannot be used, without any key. `cli/messages/keys.rs` has the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadKeys {
+    NotUtf8,
+    None,
+    /// Of a line, by its number from 1.
+    RightBeforeKey(usize),
+    Rights(usize, BadRights),
+    Key(KeyPosition, BadKey),
+}
+
+/// Which key, by its number from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyPosition {
+    Line(usize),
+    Word(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadKey {
+    /// It has fewer characters than this.
+    Short(usize),
+    /// A header cannot carry it.
+    Unfit,
+    Twice,
+}
+
+/// What is wrong with that which a line has after its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadRights {
+    UnknownRole,
+    TwoRoles,
+    NoPattern,
+    TwoPatterns,
+    /// Something that is nearly a right, or comes after the label.
+    Misplaced,
+}
+
 // By hand: a key is never shown.
 impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,53 +71,51 @@ struct KeyOptions<'a> {
 impl ApiKeys {
     /// From a file: one key a line, then what it may do and a label, if they are there. The error
     /// says what is wrong, without any key.
-    pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
+    pub(crate) fn of_lines(text: &str) -> Result<Self, BadKeys> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let keys = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
             let (key, rest) = split(line);
             if is_meant_for_a_right(key) {
-                return Err(format!("line {number} begins with a right and not with a key"));
+                return Err(BadKeys::RightBeforeKey(number));
             }
-            let given =
-                KeyOptions::read(rest).map_err(|problem| format!("line {number}: {problem}"));
+            let given = KeyOptions::read(rest).map_err(|bad| BadKeys::Rights(number, bad));
             Ok((key, given?, number))
         });
-        Self::of(keys, "the key in line")
+        Self::of(keys, KeyPosition::Line)
     }
 
     /// From a variable: several, separated by white space. They may do everything.
-    pub(crate) fn of_words(text: &str) -> Result<Self, String> {
+    pub(crate) fn of_words(text: &str) -> Result<Self, BadKeys> {
         let words = text.split_whitespace().enumerate();
         let given = || KeyOptions { role: Role::Admin, names: None, label: "" };
-        Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), "key")
+        Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), KeyPosition::Word)
     }
 
     fn of<'a>(
-        keys: impl Iterator<Item = Result<(&'a str, KeyOptions<'a>, usize), String>>,
-        which: &str,
-    ) -> Result<Self, String> {
+        keys: impl Iterator<Item = Result<(&'a str, KeyOptions<'a>, usize), BadKeys>>,
+        which: fn(usize) -> KeyPosition,
+    ) -> Result<Self, BadKeys> {
         let mut all: Vec<(Vec<u8>, Rc<Bearer>)> = Vec::new();
         for given in keys {
             let (key, KeyOptions { role, names, label }, number) = given?;
+            let bad = |what| Err(BadKeys::Key(which(number), what));
             if key.len() < SHORTEST {
-                return Err(format!(
-                    "{which} {number} is shorter than {SHORTEST} characters; make it longer"
-                ));
+                return bad(BadKey::Short(SHORTEST));
             }
             if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(format!("{which} {number} has characters that no header can carry"));
+                return bad(BadKey::Unfit);
             }
             let print = Some(KeyFingerprint::of(key.as_bytes()));
             // It would be unclear which of them counts.
             if all.iter().any(|(_, bearer)| bearer.print == print) {
-                return Err(format!("{which} {number} is there twice"));
+                return bad(BadKey::Twice);
             }
             let label = if label.is_empty() { format!("key {number}") } else { label.into() };
             let bearer = Bearer { label: label.into(), role, names, print };
             all.push((key.as_bytes().to_vec(), bearer.into()));
         }
         if all.is_empty() {
-            return Err("there is no API key; write one a line".into());
+            return Err(BadKeys::None);
         }
         Ok(Self(all))
     }
@@ -99,22 +135,22 @@ impl ApiKeys {
 
 impl<'a> KeyOptions<'a> {
     /// What a line has after its key.
-    fn read(mut rest: &'a str) -> Result<Self, String> {
+    fn read(mut rest: &'a str) -> Result<Self, BadRights> {
         let (mut role, mut names) = (None, None);
         loop {
             let (word, behind) = split(rest);
             if let Some(text) = word.strip_prefix(ROLE) {
                 let known = Role::ALL.iter().find(|(name, _)| *name == text);
-                let (_, known) = known.ok_or("the role is none of view, use and admin")?;
+                let (_, known) = known.ok_or(BadRights::UnknownRole)?;
                 if role.replace(*known).is_some() {
-                    return Err("it has two roles".into());
+                    return Err(BadRights::TwoRoles);
                 }
             } else if let Some(text) = word.strip_prefix(NAMES) {
                 if text.is_empty() {
-                    return Err("names= has no pattern".into());
+                    return Err(BadRights::NoPattern);
                 }
                 if names.replace(Pattern::new(text)).is_some() {
-                    return Err("it has two patterns of names".into());
+                    return Err(BadRights::TwoPatterns);
                 }
             } else {
                 break;
@@ -123,7 +159,7 @@ impl<'a> KeyOptions<'a> {
         }
         // If it were taken for a label, the key would keep all rights.
         if rest.split_whitespace().any(is_meant_for_a_right) {
-            return Err("write role= and names= so, and before the label".into());
+            return Err(BadRights::Misplaced);
         }
         Ok(Self { role: role.unwrap_or(Role::Admin), names, label: rest })
     }
@@ -161,7 +197,7 @@ mod tests {
     #[test]
     fn short_and_missing_keys_are_refused_without_being_repeated() {
         for bad in ["geheim", "long-enough-key\ngeheim x", "gehei\u{e4}m-gehei\u{e4}m"] {
-            let error = ApiKeys::of_lines(bad).expect_err(bad);
+            let error = ApiKeys::of_lines(bad).expect_err(bad).to_string();
             assert!(!error.contains("gehei"), "{error}");
         }
         assert!(ApiKeys::of_lines(" \n").is_err() && ApiKeys::of_words("").is_err());
@@ -208,6 +244,7 @@ mod tests {
             ("a-key-for-tests role=use geheim", "the key in line 2 is there twice"),
         ] {
             let error = ApiKeys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
+            let error = error.to_string();
             assert!(error.contains(words) && !error.contains("geheim"), "{error}");
         }
         assert!(ApiKeys::of_words("a-first-long-key a-first-long-key").is_err());

@@ -40,6 +40,7 @@ use self::connections::Connections;
 use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
+use crate::cli::messages::ServerNews;
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -99,12 +100,7 @@ pub(crate) async fn run(
                 door.watch(peer.connection(), ends, peer.stream());
                 drop(peer);
                 if door.make_room(from.ip()).await > 0 {
-                    say_seldom(&crowded, &semaphores.log, || {
-                        "connections that have shown no key are closed for others that come: there \
-                         are more than --max-unauthenticated, or of one address than \
-                         --max-unauthenticated-per-address"
-                            .into()
-                    });
+                    say_seldom(&crowded, &semaphores.log, &ServerNews::Crowded);
                 }
             }
         }
@@ -144,17 +140,17 @@ async fn next_connection(
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            say_seldom(said, log, || format!("cannot take more connections for now: {error}"));
+            say_seldom(said, log, &ServerNews::NoDescriptors(error));
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
         }
     }
 }
 
 /// Logs a recurring condition only once in a while.
-fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
+fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerNews<'_>) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.log_text(LogEvent::Alert, &text());
+        log.log_text(LogEvent::Alert, &news.to_string());
     }
 }
 
@@ -165,13 +161,8 @@ async fn tell_of_trouble(routes: &Routes) {
     while progress.changed().await.is_ok() {
         let error = progress.borrow_and_update().error.clone();
         if error != known {
-            let text = match &error {
-                Some(why) => {
-                    format!("cannot write to the state directory, granting nothing: {why}")
-                }
-                None => "the state directory can be written again".into(),
-            };
-            routes.semaphores.log.log_text(LogEvent::Alert, &text);
+            let news = error.as_deref().map_or(ServerNews::Records, ServerNews::DoesNotRecord);
+            routes.semaphores.log.log_text(LogEvent::Alert, &news.to_string());
             known = error;
         }
     }

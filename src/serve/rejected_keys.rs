@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connections::group;
 use super::log::{Log, LogEvent};
+use crate::cli::messages::ServerNews;
 
 /// How long until the next line about the same address.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
@@ -83,11 +84,8 @@ impl RejectedKeys {
     }
 }
 
-/// In a form that fail2ban can read: docs/operations/fail2ban.md has the filter.
 fn say(log: &Log, address: Option<IpAddr>, times: u64) {
-    let from = address.map_or_else(|| "further addresses".into(), |from| from.to_string());
-    let unit = if times == 1 { "time" } else { "times" };
-    log.log_text(LogEvent::Alert, &format!("wrong API key from {from} ({times} {unit})"));
+    log.log_text(LogEvent::Alert, &ServerNews::WrongKeys { address, times }.to_string());
 }
 
 #[cfg(test)]

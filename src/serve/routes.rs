@@ -19,11 +19,13 @@ use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-use self::authorization::{Denied, Ownership, authorize};
+pub(crate) use self::authorization::{Denied, DeniedAction};
+use self::authorization::{Ownership, authorize};
 use self::body::{LongAnswers, ResponseBody};
 use self::request::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
+pub(crate) use self::responses::Refusal;
 use self::responses::{
     empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
     too_many_connections, with_content_type,
@@ -152,7 +154,7 @@ impl Routes {
                 }
                 RouteResult::Pinned => match self.semaphores.journal.written().await {
                     Ok(()) => empty(StatusCode::OK),
-                    Err(error) => refusal(format!("it cannot record a limit: {error}")),
+                    Err(error) => refusal(&Refusal::LimitNotRecorded(error)),
                 },
                 // The loop has seen to it.
                 RouteResult::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
@@ -283,7 +285,7 @@ impl Routes {
             }
             // It lives as long as this connection, which does not last.
             (Route::Attach(_), Some(_)) if !peer.connection().is_known() => {
-                refusal("it has as many connections as it may have".into())
+                refusal(&Refusal::Connections)
             }
             (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
                 Ok(attached) => return RouteResult::Open(attached, which),
@@ -362,7 +364,7 @@ impl Routes {
         if told.outcome == RegisterOutcome::Holding
             && let Err(error) = self.semaphores.journal.written().await
         {
-            return refusal(format!("it cannot record a grant: {error}"));
+            return refusal(&Refusal::GrantNotRecorded(error));
         }
         let mut line = serde_json::to_string(&told).expect("plain data");
         line.push('\n');

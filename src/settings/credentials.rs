@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::error::{SettingsError, misconfigured};
+use super::error::{Mistake, SettingsError, misconfigured};
 use super::location::{file, secret, without_mark};
 use crate::backends::tls::{self, Pem, Secret, ServerFiles};
-use crate::cli::messages::TlsErrorText;
-use crate::serve::keys::ApiKeys;
+use crate::serve::keys::{ApiKeys, BadKeys};
 
 #[derive(Debug, Clone)]
 pub(crate) struct CredentialFiles {
@@ -74,16 +73,14 @@ impl Credentials {
     /// None: they are not in a file. The error says what is wrong with the file.
     pub(crate) fn keys(&self) -> Result<Option<ApiKeys>, SettingsError> {
         let Some((path, Secret(bytes))) = &self.keys else { return Ok(None) };
-        let bad = |problem: String| misconfigured(format!("{}: {problem}", path.display()));
-        let text = str::from_utf8(bytes).map_err(|_| bad("is not UTF-8".into()))?;
+        let bad = |what| misconfigured(Mistake::KeyFile(path.clone(), what));
+        let text = str::from_utf8(bytes).map_err(|_| bad(BadKeys::NotUtf8))?;
         ApiKeys::of_lines(without_mark(text)).map(Some).map_err(bad)
     }
 
     /// None: the server speaks no TLS. The error says what is wrong with which file.
     pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, SettingsError> {
         let Some(files) = &self.tls else { return Ok(None) };
-        tls::server(files)
-            .map(Some)
-            .map_err(|error| misconfigured(TlsErrorText(&error).to_string()))
+        tls::server(files).map(Some).map_err(|error| misconfigured(Mistake::Tls(error)))
     }
 }

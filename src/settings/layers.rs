@@ -3,15 +3,16 @@
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::error::{SettingsError, misconfigured, one_line, printable, settings_error};
+use super::error::{
+    ConflictingLayer, Mistake, SettingsError, misconfigured, printable, settings_error,
+};
 use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
@@ -21,7 +22,7 @@ use crate::exit::Failure;
 pub(crate) enum Source {
     Flag,
     Variable(String),
-    File { path: Rc<Path>, line: usize },
+    File { path: Arc<Path>, line: usize },
 }
 
 /// One option, as it was given.
@@ -65,20 +66,10 @@ impl GivenValue {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag => f.write_str("the command line"),
-            Self::Variable(name) => f.write_str(name),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-        }
-    }
-}
-
 impl Source {
     /// An error in a setting from there.
-    fn settings_error(&self, text: impl fmt::Display) -> SettingsError {
-        SettingsError::new(self.failure(), format!("{self}: {text}"))
+    fn settings_error(&self, what: impl Into<Mistake>) -> SettingsError {
+        SettingsError::new(self.failure(), what).from(self.clone())
     }
 
     /// The class of an error there.
@@ -131,9 +122,7 @@ pub(super) fn typed(
         } else {
             let values: Vec<_> = matches.get_raw(id).into_iter().flatten().collect();
             if values.len() > 1 && ONCE.contains(&long) {
-                return Err(settings_error(format!(
-                    "--{long} is given twice; one call is about one"
-                )));
+                return Err(settings_error(Mistake::GivenTwice(long.into())));
             }
             GivenValue::Text(values.join(OsStr::new(",")))
         };
@@ -188,21 +177,20 @@ impl Layers {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
-                    let value = printable(value);
-                    let text = format!("{variable}: '{value}' is not one of 1, 0, true, false");
-                    return Err(settings_error(text));
+                    let what = Mistake::NotASwitch(printable(value));
+                    return Err(Source::Variable(variable).settings_error(what));
                 }
                 _ => GivenValue::Text(value.clone()),
             };
             found.push((long.to_owned(), value, Source::Variable(variable)));
         }
-        self.add(found, "the variables SEMRUN_…")
+        self.add(found, ConflictingLayer::Variables)
     }
 
     /// Adds a layer from a file, of which only those entries are wanted that this command has.
     pub(super) fn add_entries(
         &mut self,
-        path: &Rc<Path>,
+        path: &Arc<Path>,
         entries: &[ConfigEntry],
     ) -> Result<(), SettingsError> {
         let mut found = Vec::new();
@@ -218,26 +206,24 @@ impl Layers {
                 ConfigValue::Switch(true) => GivenValue::On,
                 ConfigValue::Switch(false) => GivenValue::Off,
             };
-            let source = Source::File { path: Rc::clone(path), line: *line };
+            let source = Source::File { path: Arc::clone(path), line: *line };
             found.push((key.clone(), value, source));
         }
-        self.add(found, &format!("the keys in {}", path.display()))
+        self.add(found, ConflictingLayer::File(Arc::clone(path)))
     }
 
     fn add(
         &mut self,
         found: Vec<(String, GivenValue, Source)>,
-        what: &str,
+        which: ConflictingLayer,
     ) -> Result<(), SettingsError> {
         let layer = self.next;
         self.next += 1;
         let mut words = Vec::new();
-        let from = self.given.len();
         for (option, value, source) in found {
             let given = GivenOption { option, value, source, layer };
             if let Some(word) = given.word() {
-                self.parse([word.clone()])
-                    .map_err(|error| given.source.settings_error(one_line(&error)))?;
+                self.parse([word.clone()]).map_err(|error| given.source.settings_error(error))?;
                 words.push(word);
             }
             self.given.push(given);
@@ -245,12 +231,9 @@ impl Layers {
         if words.len() < 2 {
             return Ok(());
         }
-        self.parse(words).map(drop).map_err(|error| {
-            let text = format!("{what} conflict: {}", one_line(&error));
-            match self.given[from..].first().map(|given| &given.source) {
-                Some(Source::File { .. }) => misconfigured(text),
-                _ => settings_error(text),
-            }
+        self.parse(words).map(drop).map_err(|error| match which {
+            ConflictingLayer::File(_) => misconfigured(Mistake::Conflict(which, error)),
+            ConflictingLayer::Variables => settings_error(Mistake::Conflict(which, error)),
         })
     }
 
@@ -289,7 +272,7 @@ impl Layers {
             Ok,
         );
         let merged = parsed.and_then(|mut matches| Merged::from_arg_matches_mut(&mut matches));
-        merged.map_err(|error| settings_error(one_line(&error)))
+        merged.map_err(settings_error)
     }
 
     fn parse(&self, words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
@@ -308,10 +291,10 @@ impl Layers {
     }
 
     /// An error in an option's value, naming where the value comes from.
-    pub(super) fn settings_error(&self, option: &str, text: impl fmt::Display) -> SettingsError {
+    pub(super) fn settings_error(&self, option: &str, what: impl Into<Mistake>) -> SettingsError {
         match self.find(option).map(|given| &given.source) {
-            None | Some(Source::Flag) => settings_error(text.to_string()),
-            Some(source) => source.settings_error(text),
+            None | Some(Source::Flag) => settings_error(what),
+            Some(source) => source.settings_error(what),
         }
     }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::error::{SettingsError, misconfigured};
+use super::error::{
+    BadSecret, Mistake, OptionsApart, SecretKind, SettingsError, UrlMistake, misconfigured,
+};
 use super::layers::{GivenValue, Layers, Source};
 use super::mistakes;
 use crate::backends::Name;
@@ -14,7 +16,6 @@ use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
 use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
-use crate::cli::messages::{BadUrlText, SystemErrorText, UnsupportedText};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, UntrustedFile};
@@ -45,22 +46,17 @@ pub(super) fn location(
     };
     // The URL itself is not repeated: it may hold a password.
     let url = Url::parse(url).map_err(|bad| {
-        let (failure, text) = match bad {
+        let (failure, what) = match bad {
             BadLocation::Malformed(what) => {
                 let meant = mistakes::url(url.trim_end());
-                let text = meant.unwrap_or_else(|| format!(" {}", BadUrlText(&what)));
-                (backend.source.failure(), text)
+                let what = meant.map_or(UrlMistake::Bad(what), UrlMistake::Meant);
+                (backend.source.failure(), what)
             }
             BadLocation::Unsupported(scheme) => {
-                (Failure::Unsupported, format!(": {}", UnsupportedText(&scheme)))
+                (Failure::Unsupported, UrlMistake::Unsupported(scheme))
             }
         };
-        let place = match &backend.source {
-            Source::Flag => "the URL in --backend".into(),
-            Source::Variable(name) => format!("the URL in {name}"),
-            source @ Source::File { .. } => format!("{source}: the URL"),
-        };
-        SettingsError::new(failure, format!("{place}{text}"))
+        SettingsError::new(failure, Mistake::Url(backend.source.clone(), what))
     })?;
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
@@ -83,9 +79,9 @@ pub(super) fn location(
     let in_url = |option| url.has_password() && layers.outranks("backend", option);
     let password = match (secrets.password, &options.password_file) {
         (Some(_), _) if in_url("password") => None,
-        (Some(Secret(password)), _) => Some(given(password, "password", layers)?),
+        (Some(Secret(password)), _) => Some(given(password, SecretKind::Password, layers)?),
         (None, Some(_)) if in_url("password-file") => None,
-        (None, Some(file)) => Some(first_line(file, "password")?),
+        (None, Some(file)) => Some(first_line(file, SecretKind::Password)?),
         (None, None) => None,
     };
     let url = match password {
@@ -130,13 +126,13 @@ fn api_key(
     layers: &Layers,
 ) -> Result<Option<Secret>, SettingsError> {
     let key = match (typed, &options.api_key_file) {
-        (Some(Secret(key)), _) => given(key, "api-key", layers)?,
-        (None, Some(file)) => first_line(file, "API key")?,
+        (Some(Secret(key)), _) => given(key, SecretKind::ApiKey, layers)?,
+        (None, Some(file)) => first_line(file, SecretKind::ApiKey)?,
         (None, None) => return Ok(None),
     };
     let key = key.split_whitespace().next().unwrap_or_default();
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(misconfigured("the API key has characters that no header can carry"));
+        return Err(misconfigured(Mistake::UnfitApiKey));
     }
     Ok(Some(Secret(key.into())))
 }
@@ -148,7 +144,7 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> 
         (None, None) => None,
         (one, _) => {
             let given = if one.is_some() { "client-cert" } else { "client-key" };
-            return Err(layers.settings_error(given, "--client-cert and --client-key go together"));
+            return Err(layers.settings_error(given, OptionsApart::ClientCertificate));
         }
     };
     Ok(Tls { authority: ca_file.as_deref().map(file).transpose()?, client })
@@ -156,50 +152,41 @@ fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> 
 
 /// The content of a file that decides which servers or clients to trust.
 pub(super) fn file(path: &Path) -> Result<Vec<u8>, SettingsError> {
-    Ok(trusted::read(path).map_err(|refused| unreadable(path, &refused))?.bytes)
+    Ok(trusted::read(path).map_err(|refused| unreadable(path, refused))?.bytes)
 }
 
 /// The content of a secret file, which others must not be able to read.
 pub(super) fn secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
     keep_from_core_files();
-    trusted::read_secret(path).map_err(|refused| unreadable(path, &refused))
+    trusted::read_secret(path).map_err(|refused| unreadable(path, refused))
 }
 
 /// Why a file was not read.
-pub(super) fn unreadable(path: &Path, refused: &UntrustedFile) -> SettingsError {
-    match refused {
-        UntrustedFile::Io(error) => {
-            // Then the file is not the cause.
-            let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-            let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
-            let failure = if ours { Failure::Internal } else { Failure::Unsupported };
-            SettingsError::new(
-                failure,
-                format!("cannot read {}: {}", path.display(), SystemErrorText(error)),
-            )
-        }
-        refused => misconfigured(format!("{} {refused}", path.display())),
-    }
+pub(super) fn unreadable(path: &Path, why: UntrustedFile) -> SettingsError {
+    // Then the file is not the cause.
+    let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    let ours = match &why {
+        UntrustedFile::Io(error) => error.raw_os_error().is_some_and(|it| too_many.contains(&it)),
+        _ => false,
+    };
+    let failure = if ours { Failure::Internal } else { Failure::Unsupported };
+    SettingsError::new(failure, Mistake::Unreadable { path: path.into(), why, optional: false })
 }
 
-fn first_line(path: &Path, what: &str) -> Result<String, SettingsError> {
+fn first_line(path: &Path, kind: SecretKind) -> Result<String, SettingsError> {
     let text = secret(path)?;
-    let empty = text.is_empty();
-    let bad = || {
-        let path = path.display();
-        if empty {
-            return format!("{path} is empty; write the {what} into its first line");
-        }
-        format!("the first line of {path} is no {what}; write it there, as one line of text")
-    };
-    one_of(text).ok_or_else(|| misconfigured(bad()))
+    let bad = if text.is_empty() { BadSecret::EmptyFile } else { BadSecret::File };
+    one_of(text).ok_or_else(|| misconfigured(Mistake::Secret(kind, bad(path.into()))))
 }
 
 /// A secret that was given as it is, and not in a file.
-fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, SettingsError> {
-    let what = if option == "password" { "password" } else { "API key" };
-    one_of(bytes)
-        .ok_or_else(|| layers.settings_error(option, format!("its first line is no {what}")))
+fn given(bytes: Vec<u8>, kind: SecretKind, layers: &Layers) -> Result<String, SettingsError> {
+    let option = match kind {
+        SecretKind::Password => "password",
+        SecretKind::ApiKey => "api-key",
+    };
+    let bad = || layers.settings_error(option, Mistake::Secret(kind, BadSecret::Value));
+    one_of(bytes).ok_or_else(bad)
 }
 
 /// The secret in a text, whatever its source: its first line without the line end, and without the
@@ -216,11 +203,13 @@ pub(super) fn without_mark(text: &str) -> &str {
 }
 
 /// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.
-pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(), SettingsError> {
+pub(super) fn fits_redis(
+    option: &'static str,
+    name: &Name,
+    layers: &Layers,
+) -> Result<(), SettingsError> {
     if redis::can_name(name.as_str()) {
         return Ok(());
     }
-    let name = name.as_str();
-    let text = format!("the {option} '{name}' has braces, which cannot be used in Redis");
-    Err(layers.settings_error(option, text))
+    Err(layers.settings_error(option, Mistake::Braces { option, name: name.clone() }))
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::error::{SettingsError, printable, settings_error};
+use super::error::{Mistake, OptionsApart, SettingsError, printable, settings_error};
+use super::files::UnknownWord;
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
-use super::mistakes::nameless;
+use super::mistakes::{Slip, nameless};
 use super::shell::{self, NoShell, SH};
 use super::sources::CommandSources;
 use crate::backends::Name;
@@ -34,6 +35,8 @@ pub(crate) struct RunSettings {
     pub(crate) withheld: Vec<&'static str>,
     /// Whether a password was typed, where others see it.
     pub(crate) typed_password: bool,
+    /// Variables that do nothing, and are nearly ours.
+    pub(crate) misspelt: Vec<UnknownWord>,
 }
 
 /// A permit that is wanted.
@@ -81,7 +84,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
     let location = location(&backend, secrets, &all.layers)?;
     let mut no_shell = None;
     if permit_options.name.is_none() && command.is_none() && !operands.is_empty() {
-        return Err(settings_error(nameless(&operands)));
+        return Err(settings_error(Slip::Nameless(nameless(&operands))));
     }
     let (program, arguments) = match (command, operands) {
         (Some(text), _) => {
@@ -93,9 +96,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
         (None, operands) => {
             let mut operands = operands.into_iter();
             let Some(program) = operands.next() else {
-                let name = permit_options.name.as_ref().map_or("NAME", Name::as_str);
-                let what = "no command to run; give it after the options";
-                return Err(settings_error(format!("{what}: semrun --name {name} -- COMMAND")));
+                return Err(settings_error(Mistake::NoCommand(permit_options.name)));
             };
             (program, operands.collect())
         }
@@ -109,6 +110,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
     Ok(RunSettings {
         withheld,
         typed_password: types_a_password(&all.layers),
+        misspelt: Vec::new(),
         lost_exit_code: supervision.lost_exit_code.unwrap_or(LOST),
         supervision: supervised(&supervision, kill_after),
         program,
@@ -128,7 +130,7 @@ pub(super) fn request(
 ) -> Result<PermitRequest, SettingsError> {
     let wait = wait(&permit_options, layers)?;
     let Some(name) = permit_options.name else {
-        return Err(settings_error("no semaphore named; give --name NAME"));
+        return Err(settings_error(Mistake::NoName));
     };
     if matches!(location, Location::Redis(_)) {
         fits_redis("name", &name, layers)?;
@@ -177,7 +179,7 @@ fn supervised(options: &SupervisionOptions, kill_after: Duration) -> Supervision
 fn wait(permit_options: &PermitOptions, layers: &Layers) -> Result<Wait, SettingsError> {
     // Given elsewhere, it is for runs that have --max-attempts.
     if layers.types("retry-interval") && permit_options.max_attempts.is_none() {
-        return Err(settings_error("--retry-interval does nothing without --max-attempts"));
+        return Err(settings_error(OptionsApart::RetryInterval));
     }
     let retries = permit_options
         .max_attempts
@@ -207,13 +209,8 @@ pub(super) fn kill_after(
     match shortest_ttl(kill_after, ttl) {
         None => Ok(kill_after),
         Some(shortest) => {
-            let [kill_after, ttl, shortest] =
-                [kill_after, ttl, shortest].map(humantime::format_duration);
-            let text = format!(
-                "--kill-after {kill_after} does not fit into a TTL of {ttl}; the smallest --ttl that \
-                 it fits into is {shortest}"
-            );
-            Err(layers.settings_error("kill-after", text))
+            let what = Mistake::KillAfter { kill_after, ttl, shortest };
+            Err(layers.settings_error("kill-after", what))
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Environment;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
-use super::error::{SettingsError, misconfigured, settings_error};
+use super::error::{Mistake, OptionsApart, SettingsError, misconfigured, settings_error};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
 use super::sources::ConfigFiles;
@@ -51,15 +51,16 @@ pub(super) fn settings(
     };
     let credentials = credential_files.read()?;
     let keys = match (merged.api_key, credentials.keys()?) {
-        (Some(keys), _) => {
-            let source = layers.find("api-key").map(|given| given.source.to_string());
-            let named = |problem| format!("{}: {problem}", source.unwrap_or_default());
-            ApiKeys::of_words(without_mark(&keys))
-                .map_err(|problem| misconfigured(named(problem)))?
-        }
+        (Some(keys), _) => ApiKeys::of_words(without_mark(&keys)).map_err(|bad| {
+            let error = misconfigured(Mistake::Keys(bad));
+            match layers.find("api-key") {
+                Some(given) => error.from(given.source.clone()),
+                None => error,
+            }
+        })?,
         (None, Some(keys)) => keys,
         (None, None) => {
-            return Err(settings_error("no API key; give --api-key-file or SEMRUN_API_KEY"));
+            return Err(settings_error(Mistake::NoApiKey));
         }
     };
     let usual = Bounds::default();
@@ -89,12 +90,13 @@ fn tls_files(options: &cli::ServeArgs, layers: &Layers) -> Result<Option<TlsFile
             key: key.clone(),
             client_ca: options.client_ca_file.clone(),
         })),
-        (None, None) if options.client_ca_file.is_some() => Err(layers
-            .settings_error("client-ca-file", "--client-ca-file needs --tls-cert and --tls-key")),
+        (None, None) if options.client_ca_file.is_some() => {
+            Err(layers.settings_error("client-ca-file", OptionsApart::ClientAuthority))
+        }
         (None, None) => Ok(None),
         (one, _) => {
             let given = if one.is_some() { "tls-cert" } else { "tls-key" };
-            Err(layers.settings_error(given, "--tls-cert and --tls-key go together"))
+            Err(layers.settings_error(given, OptionsApart::ServerCertificate))
         }
     }
 }

@@ -21,7 +21,17 @@ const SHELLS: [&str; 32] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NoShell {
     pub(crate) shell: OsString,
-    pub(crate) why: &'static str,
+    pub(crate) why: ShellFlaw,
+}
+
+/// Why it is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShellFlaw {
+    Relative,
+    Unknown,
+    NotThere,
+    NoProgram,
+    NotExecutable,
 }
 
 /// The user's shell, or `/bin/sh` instead of one that cannot be used.
@@ -32,18 +42,18 @@ pub(super) fn or_sh(shell: OsString) -> (OsString, Option<NoShell>) {
     }
 }
 
-fn error(shell: &Path) -> Option<&'static str> {
+fn error(shell: &Path) -> Option<ShellFlaw> {
     if !shell.is_absolute() {
-        return Some("not an absolute path");
+        return Some(ShellFlaw::Relative);
     }
     let name = shell.file_name().and_then(|name| name.to_str());
     if !name.is_some_and(|name| SHELLS.contains(&name)) {
-        return Some("not a shell that is known");
+        return Some(ShellFlaw::Unknown);
     }
     match fs::metadata(shell) {
-        Err(_) => Some("not there"),
-        Ok(about) if !about.is_file() => Some("not a program"),
-        Ok(_) if access(shell, Access::EXEC_OK).is_err() => Some("not executable"),
+        Err(_) => Some(ShellFlaw::NotThere),
+        Ok(about) if !about.is_file() => Some(ShellFlaw::NoProgram),
+        Ok(_) if access(shell, Access::EXEC_OK).is_err() => Some(ShellFlaw::NotExecutable),
         Ok(_) => None,
     }
 }

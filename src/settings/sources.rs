@@ -5,9 +5,9 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::error::misconfigured;
+use super::error::{Mistake, misconfigured};
 use super::files::{self, Config};
-use super::layers::{GivenOption, GivenValue, Layers, Source};
+use super::layers::{GivenOption, GivenValue, Layers};
 use super::{Environment, SettingsError};
 use crate::backends::Name;
 
@@ -29,13 +29,8 @@ impl ConfigFiles {
         {
             let path = Path::new(path);
             let file = Config::read(path)?;
-            files.push(file.ok_or_else(|| {
-                let source = match &given.source {
-                    Source::Flag => "--config".into(),
-                    source => source.to_string(),
-                };
-                misconfigured(format!("{source}: there is no file {}", path.display()))
-            })?);
+            let missing = || Mistake::NoConfig(given.source.clone(), path.into());
+            files.push(file.ok_or_else(|| misconfigured(missing()))?);
         } else if let Some(path) = (around.user_file)()? {
             files.extend(Config::read(&path)?);
         }

@@ -7,7 +7,8 @@ use clap::Args;
 use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
-use super::error::{SettingsError, printable, settings_error};
+use super::error::{Mistake, SettingsError, printable, settings_error};
+use super::files::UnknownWord;
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::run::{self, PermitRequest, kill_after};
@@ -87,8 +88,8 @@ pub(crate) struct DoctorSettings {
     pub(crate) json: bool,
     /// Everything that was given and counts, as far as it could be read.
     pub(crate) given: Vec<GivenOption>,
-    /// Complaints about variables that look like ours and are not.
-    pub(crate) unknown: Vec<String>,
+    /// Variables that look like ours and are not.
+    pub(crate) unknown: Vec<UnknownWord>,
     /// What to examine, or what is wrong with the settings.
     pub(crate) examined: Result<DiagnosedBackend, SettingsError>,
 }
@@ -167,8 +168,6 @@ fn callers_name() -> String {
     if caller.is_empty() { "acquire".into() } else { printable(OsStr::new(&caller)) }
 }
 
-const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
-
 pub(super) fn renew(
     flags: Flags,
     operands: Vec<OsString>,
@@ -176,7 +175,8 @@ pub(super) fn renew(
 ) -> Result<RenewSettings, SettingsError> {
     let permit = |renew: &cli::RenewArgs| renew.permit.as_ref().map(|(_, name)| name.clone());
     let (all, merged) = about::<cli::RenewArgs>(flags, operands, around, permit)?;
-    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| settings_error(NO_PERMIT))?;
+    let (id, name) =
+        merged.wanted.permit.clone().ok_or_else(|| settings_error(Mistake::NoPermit))?;
     let while_pid = merged.wanted.while_pid;
     let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
     let typed_password = types_a_password(&all.layers);
@@ -196,30 +196,16 @@ pub(super) fn release(
     let cli::ReleaseArgs { ref permit, ref semaphore, force, now, .. } = merged.wanted;
     let (id, name) = match (semaphore, permit) {
         (Some(name), _) if all.layers.types("permit") => {
-            let what =
-                "--permit names one permit, and NAME the one that there is; give one of them";
-            return Err(settings_error(format!("{what}, not '{name}' beside it")));
+            return Err(settings_error(Mistake::PermitAndName(name.clone())));
         }
         (Some(name), _) if !force => {
-            return Err(settings_error(format!(
-                "'{name}' names a semaphore, and not a permit; --permit UUID@{name} gives back one that was \
-                 acquired, and --force {name} revokes that of its holder"
-            )));
+            return Err(settings_error(Mistake::NameAlone(name.clone())));
         }
         // A typed name counts more than a permit in the environment.
         (Some(name), _) => (None, name.clone()),
         (None, Some((id, name))) => (Some(*id), name.clone()),
-        (None, None) if force => {
-            return Err(settings_error(
-                "no permit named; semrun release --force NAME revokes that of the holder of NAME, and \
-                 --force --permit UUID@NAME one of several",
-            ));
-        }
-        (None, None) => {
-            return Err(settings_error(format!(
-                "{NO_PERMIT}; --force NAME revokes that of a holder"
-            )));
-        }
+        (None, None) if force => return Err(settings_error(Mistake::NothingToRevoke)),
+        (None, None) => return Err(settings_error(Mistake::NothingToRelease)),
     };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
     Ok(ReleaseSettings { location, id, name, force, now })

@@ -82,6 +82,13 @@ fn a_slip_runs_nothing_where_a_variable_names_the_semaphore() {
     ];
     answers(&world, &set, &rows);
     assert!(!world.path("permits").exists(), "a permit was taken");
+    // Where other programs take a name.
+    let rows: [Row; 3] = [
+        ("deploy -- true", 127, &["no such command in PATH", "semrun --name deploy -- true"]),
+        ("deploy -- touch ran", 127, &["semrun --name deploy -- touch"]),
+        ("-- deploy -- touch ran", 127, &["semrun --name deploy -- touch"]),
+    ];
+    answers(&world, &set, &rows);
     // A program of that name is meant, and so is what comes after two dashes.
     fs::create_dir(world.path("bin")).unwrap();
     for name in ["statsu", "unmade"] {
@@ -95,6 +102,37 @@ fn a_slip_runs_nothing_where_a_variable_names_the_semaphore() {
         let output = semrun.env("PATH", &path).envs(set).output().unwrap();
         shows(&output, 0, "ran\n", "");
     }
+}
+
+#[test]
+fn a_variable_that_is_nearly_ours_is_mentioned_and_another_is_not() {
+    let world = World::on_this_machine();
+    let warning =
+        "semrun: warning: unknown variable 'SEMRUN_LIMITS'; did you mean 'SEMRUN_LIMIT'?\n";
+    let lines: [&[&str]; 4] =
+        [&["--name", "x", "true"], &["status", "x"], &["limit", "x", "--unpin"], &["doctor"]];
+    for line in lines {
+        let said = |variable: &str| {
+            let output = world.semrun(line).env(variable, "3").output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{line:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        // It has a line among the others there.
+        assert_eq!(
+            said("SEMRUN_LIMITS"),
+            if line == ["doctor"] { "" } else { warning },
+            "{line:?}"
+        );
+        for own in ["SEMRUN_VERSION", "SEMRUN_LEVEL", "SEMRUN_LIMIT", "SEMRUN_HELD", "SEMRUNLIMITS"]
+        {
+            assert_eq!(said(own), "", "{line:?} {own}");
+        }
+    }
+    let mut quiet = world.semrun(["-q", "--name", "x", "true"]);
+    assert_eq!(quiet.env("SEMRUN_LIMITS", "3").output().unwrap().stderr, b"");
+    let mut acquire = world.semrun(["acquire", "--name", "x"]);
+    let output = acquire.env("SEMRUN_TTLS", "30").output().unwrap();
+    assert!(output.stderr.ends_with(b"did you mean 'SEMRUN_TTL'?\n"), "{output:?}");
 }
 
 #[test]

@@ -9,17 +9,18 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::http::{HttpConnection, HttpResponse, unexpected};
-use super::node_lease::{self, NodeRegistration, ObserveAnswer, ServerKind};
+use super::node_lease::{self, NodeRegistration, ServerKind};
+use super::original::{beyond_the_original, granted_or_behind, look_if_original};
 use super::orphans;
 use super::protocol::{
-    ABOUT, ASK_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, SILENCE, ascii_json, millis,
+    ASK_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, SILENCE, ascii_json, millis,
 };
 use super::serve_lease::ServeLease;
-use super::{CloudServer, LEAVING, OBSERVE, parse_body};
-use crate::backends::error::{Attempt, MissingFeature, StoreError};
+use super::{CloudServer, LEAVING, parse_body};
+use crate::backends::error::{Attempt, StoreError};
 use crate::backends::lease::RenewingLease;
 use crate::backends::{
-    AcquireRequest, Acquisition, CancelToken, Error, Lease, Name, Permit, Progress, ProgressSender,
+    AcquireRequest, Acquisition, CancelToken, Error, Lease, Permit, Progress, ProgressSender,
     QueueStatus, Validity,
 };
 use crate::clock::{self, Moment};
@@ -34,7 +35,7 @@ const QUICK: Duration = Duration::from_millis(100);
 /// A client that asks, until it has a permit.
 pub(super) struct CloudAcquire<'a> {
     server: Arc<CloudServer>,
-    acquire_request: &'a AcquireRequest,
+    wanted: &'a AcquireRequest,
     progress: &'a ProgressSender,
     /// Whether one of our servers may know of us.
     asked: bool,
@@ -51,7 +52,7 @@ pub(super) struct CloudAcquire<'a> {
     /// Whether we are taking one, which must not be interrupted.
     taking: Arc<AtomicBool>,
     /// Our identities in places of that kind that we lost sight of.
-    ghosts: Vec<Uuid>,
+    orphans: Vec<Uuid>,
     told: (u32, Duration),
     /// How long a question may take now.
     time: Duration,
@@ -69,12 +70,12 @@ enum AcquireStep {
 impl<'a> CloudAcquire<'a> {
     pub(super) fn new(
         server: Arc<CloudServer>,
-        acquire_request: &'a AcquireRequest,
+        wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
     ) -> Self {
         Self {
             server,
-            acquire_request,
+            wanted,
             progress,
             asked: false,
             outcome: false,
@@ -83,8 +84,8 @@ impl<'a> CloudAcquire<'a> {
             seal: String::new(),
             place: None,
             taking: Arc::default(),
-            ghosts: Vec::new(),
-            told: (acquire_request.limit, acquire_request.ttl),
+            orphans: Vec::new(),
+            told: (wanted.limit, wanted.ttl),
             time: ATTEMPT_TIMEOUT,
         }
     }
@@ -179,7 +180,7 @@ impl<'a> CloudAcquire<'a> {
                             return Ok(Acquisition::Granted(self.lease()));
                         }
                         Err(error) => {
-                            self.ghosts.extend(self.place.take().map(|place| place.id));
+                            self.orphans.extend(self.place.take().map(|place| place.id));
                             Err(error)
                         }
                     }
@@ -194,7 +195,7 @@ impl<'a> CloudAcquire<'a> {
                     let queued = self.queued;
                     let over = error.is_final()
                         || (error.is_permanent() && !queued)
-                        || self.acquire_request.nonblock;
+                        || self.wanted.nonblock;
                     if !over {
                         let what = error.clone();
                         self.progress.tell(Progress::Trouble { what, may_last: queued && again });
@@ -222,14 +223,12 @@ impl<'a> CloudAcquire<'a> {
             return self.parse_reply(since, link, answer).await;
         }
         let mut link = with_timeout(self.time, server.dialler.dial()).await?;
-        let beyond = beyond_the_original(self.acquire_request);
-        if beyond.is_some() || self.acquire_request.nonblock {
+        let beyond = beyond_the_original(self.wanted);
+        if beyond.is_some() || self.wanted.nonblock {
             // A server of the other kind remembers every client that registers, so we look first.
-            let theirs = with_timeout(
-                self.time,
-                look_if_original(&server, &self.acquire_request.name, &mut link),
-            )
-            .await?;
+            let theirs =
+                with_timeout(self.time, look_if_original(&server, &self.wanted.name, &mut link))
+                    .await?;
             if theirs.is_some()
                 && let Some(lack) = beyond
             {
@@ -245,17 +244,17 @@ impl<'a> CloudAcquire<'a> {
 
     async fn register(&mut self, link: &mut HttpConnection) -> Result<HttpResponse, StoreError> {
         let asking = RegisterRequest {
-            id: self.acquire_request.id,
-            limit: self.acquire_request.limit,
-            ttl_ms: millis(self.acquire_request.ttl),
+            id: self.wanted.id,
+            limit: self.wanted.limit,
+            ttl_ms: millis(self.wanted.ttl),
             ticket: self.ticket,
             seal: self.seal.clone(),
-            nonblock: self.acquire_request.nonblock,
-            strict: self.acquire_request.strict,
-            min_hold_ms: millis(self.acquire_request.min_hold),
-            who: self.acquire_request.who.clone(),
+            nonblock: self.wanted.nonblock,
+            strict: self.wanted.strict,
+            min_hold_ms: millis(self.wanted.min_hold),
+            who: self.wanted.who.clone(),
         };
-        let request = self.server.dialler.request(REGISTER, self.acquire_request.name.as_str());
+        let request = self.server.dialler.request(REGISTER, self.wanted.name.as_str());
         self.asked = true;
         // A server of the other kind remembers every identity that it gave out, until its place has
         // been taken and left.
@@ -291,7 +290,7 @@ impl<'a> CloudAcquire<'a> {
                 let off = mutants::is_off(Guard::DeadlineFromRequest);
                 let since = if off { clock::now() } else { since };
                 let validity = Validity { since, ttl: self.told.1, error: None };
-                let (id, name) = (self.acquire_request.id, self.acquire_request.name.clone());
+                let (id, name) = (self.wanted.id, self.wanted.name.clone());
                 let permit = Permit { id, name, token: Some(told.token) };
                 if with_timeout(self.time, link.read(answer)).await.is_ok() {
                     self.server.idle.put(link);
@@ -312,12 +311,7 @@ impl<'a> CloudAcquire<'a> {
             },
             RegisterOutcome::Revoking | RegisterOutcome::Lost => return Err(StoreError::Withdrawn),
             RegisterOutcome::Differs => {
-                return Err(StoreError::differs(
-                    self.acquire_request,
-                    told.limit,
-                    told.pinned,
-                    self.told.1,
-                ));
+                return Err(StoreError::differs(self.wanted, told.limit, told.pinned, self.told.1));
             }
             RegisterOutcome::Waiting => {
                 self.queued = true;
@@ -335,15 +329,14 @@ impl<'a> CloudAcquire<'a> {
         link: HttpConnection,
     ) -> Result<AcquireStep, StoreError> {
         let taken =
-            NodeRegistration::take(&self.server, &self.acquire_request.name, id, link, self.time)
-                .await;
+            NodeRegistration::take(&self.server, &self.wanted.name, id, link, self.time).await;
         self.taking.store(false, Relaxed);
         let (mut place, queue_status) = taken?;
-        if self.acquire_request.nonblock {
+        if self.wanted.nonblock {
             // Another client may have been faster, and then we leave again.
             let granted = with_timeout(
                 RETRY_FOR,
-                granted_or_behind(&self.server, &self.acquire_request.name, &mut place),
+                granted_or_behind(&self.server, &self.wanted.name, &mut place),
             )
             .await;
             if granted?.is_none() {
@@ -372,20 +365,20 @@ impl<'a> CloudAcquire<'a> {
         tokio::select! {
             biased;
             granted = place.granted() => granted,
-            never = orphans::unregister(&self.server, &self.acquire_request.name, &self.ghosts) => match never {},
+            never = orphans::unregister(&self.server, &self.wanted.name, &self.orphans) => match never {},
         }
     }
 
     fn lease(&mut self) -> Box<dyn Lease> {
         let place = self.place.take().expect("we are in line");
-        Box::new(place.lease(Arc::clone(&self.server), self.acquire_request.name.clone()))
+        Box::new(place.lease(Arc::clone(&self.server), self.wanted.name.clone()))
     }
 
     /// Tells the user what differs from the request, each thing once.
     fn tell(&mut self, told: &RegisterReply) {
         let stands = (told.limit, Duration::from_millis(told.ttl_ms));
         let before = std::mem::replace(&mut self.told, stands);
-        if self.acquire_request.strict
+        if self.wanted.strict
             || matches!(
                 told.outcome,
                 RegisterOutcome::Differs | RegisterOutcome::Revoking | RegisterOutcome::Lost
@@ -393,15 +386,15 @@ impl<'a> CloudAcquire<'a> {
         {
             return;
         }
-        if stands.0 != before.0 && stands.0 != self.acquire_request.limit {
+        if stands.0 != before.0 && stands.0 != self.wanted.limit {
             self.progress.tell(Progress::Limit {
-                asked: self.acquire_request.limit,
+                asked: self.wanted.limit,
                 stands: stands.0,
                 pinned: told.pinned,
             });
         }
-        if stands.1 != before.1 && stands.1 != self.acquire_request.ttl {
-            self.progress.tell(Progress::Ttl { asked: self.acquire_request.ttl, stands: stands.1 });
+        if stands.1 != before.1 && stands.1 != self.wanted.ttl {
+            self.progress.tell(Progress::Ttl { asked: self.wanted.ttl, stands: stands.1 });
         }
     }
 
@@ -410,10 +403,10 @@ impl<'a> CloudAcquire<'a> {
         if let Some(place) = self.place.take() {
             place.leave(patience).await;
         }
-        if !self.ghosts.is_empty() {
+        if !self.orphans.is_empty() {
             let _ = with_timeout(
                 patience,
-                orphans::lay_one(&self.server, &self.acquire_request.name, &self.ghosts),
+                orphans::lay_one(&self.server, &self.wanted.name, &self.orphans),
             )
             .await;
         }
@@ -422,8 +415,8 @@ impl<'a> CloudAcquire<'a> {
         }
         node_lease::signal(
             &self.server,
-            &self.acquire_request.name,
-            self.acquire_request.id,
+            &self.wanted.name,
+            self.wanted.id,
             patience,
             ServerKind::Anybodys,
         )
@@ -431,65 +424,8 @@ impl<'a> CloudAcquire<'a> {
     }
 
     fn error(&self, error: StoreError) -> Error {
-        error.while_doing(&self.server.shown, Attempt::Acquire(self.acquire_request.name.clone()))
+        error.while_doing(&self.server.shown, Attempt::Acquire(self.wanted.name.clone()))
     }
-}
-
-/// None: another client has the permit.
-async fn granted_or_behind(
-    server: &CloudServer,
-    name: &Name,
-    place: &mut NodeRegistration,
-) -> Result<Option<HttpConnection>, StoreError> {
-    let id = place.id.to_string();
-    let behind = async {
-        loop {
-            let snapshot = server.look(name).await?;
-            let waits = |permit: &Option<String>| permit.as_ref() == Some(&id);
-            if snapshot.waiters.iter().any(|waiter| waits(&waiter.foreign)) {
-                return Ok::<_, StoreError>(());
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        granted = place.granted() => granted.map(Some),
-        behind = behind => behind.map(|()| None),
-    }
-}
-
-/// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
-/// would list every holder.
-async fn look_if_original(
-    server: &CloudServer,
-    name: &Name,
-    link: &mut HttpConnection,
-) -> Result<Option<ObserveAnswer>, StoreError> {
-    let dialler = &server.dialler;
-    let answer = link.send(dialler.request(ABOUT, "")).await?;
-    let ours = answer.ours;
-    link.read(answer).await?;
-    if ours {
-        return Ok(None);
-    }
-    server.tell_apart(link).await?;
-    let answer = link.send(dialler.request(OBSERVE, name.as_str())).await?;
-    if answer.status != StatusCode::OK {
-        return Err(unexpected(answer.status, OBSERVE));
-    }
-    ObserveAnswer::parse(&link.read(answer).await?).map(Some)
-}
-
-/// What the request needs and a server of the original kind lacks.
-fn beyond_the_original(acquire_request: &AcquireRequest) -> Option<MissingFeature> {
-    if acquire_request.limit > 1 {
-        return Some(MissingFeature::Permits(acquire_request.limit));
-    }
-    if acquire_request.who.detached {
-        return Some(MissingFeature::Lasting);
-    }
-    (!acquire_request.min_hold.is_zero()).then_some(MissingFeature::MinHold)
 }
 
 /// Waits until it is worth to ask again, over the same connection if it is still there.

@@ -10,6 +10,7 @@ mod fuzz;
 mod http;
 mod lenient;
 mod node_lease;
+mod original;
 mod orphans;
 pub(crate) mod protocol;
 mod serve_lease;
@@ -169,11 +170,11 @@ fn known<T>(read: serde_json::Result<T>) -> Result<T, StoreError> {
 impl Backend for Cloud {
     fn acquire<'a>(
         &'a self,
-        acquire_request: &'a AcquireRequest,
+        wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
     ) -> BoxFuture<'a, Result<Acquisition, Error>> {
-        Box::pin(CloudAcquire::new(Arc::clone(&self.server), acquire_request, progress).run(cancel))
+        Box::pin(CloudAcquire::new(Arc::clone(&self.server), wanted, progress).run(cancel))
     }
 
     fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {

@@ -1,6 +1,6 @@
 //! Why a command did not start.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,17 +16,25 @@ use crate::supervise::spawn::LaunchError;
 pub(crate) struct CannotRun {
     pub(crate) program: String,
     pub(crate) reason: LaunchError,
+    /// The word after two dashes, if those came right after the program.
+    pub(crate) after_dashes: Option<String>,
 }
 
 impl CannotRun {
-    pub(crate) fn new(program: &OsStr, reason: LaunchError) -> Self {
-        Self { program: Path::new(program).display().to_string(), reason }
+    pub(crate) fn new(program: &OsStr, arguments: &[OsString], reason: LaunchError) -> Self {
+        let shown = |word: &OsStr| Path::new(word).display().to_string();
+        let after_dashes = match arguments {
+            [dashes, word, ..] if dashes == "--" => Some(shown(word)),
+            _ => None,
+        };
+        Self { program: shown(program), reason, after_dashes }
     }
 }
 
 impl fmt::Display for CannotRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = &self.program;
+        let Self { program, after_dashes, .. } = self;
+        let suggestion = Suggestion { program, after_dashes: after_dashes.as_deref() };
         if let (LaunchError::NotFound, Some(variable)) = (&self.reason, assigned(program)) {
             // What a variable is set to may be a secret.
             return write!(
@@ -40,10 +48,10 @@ impl fmt::Display for CannotRun {
                 write!(f, "cannot run '': the name of the command is empty")
             }
             LaunchError::NotFound if !program.contains('/') => {
-                write!(f, "cannot run {program}: no such command in PATH{}", Suggestion(program))
+                write!(f, "cannot run {program}: no such command in PATH{suggestion}")
             }
             LaunchError::NotFound => {
-                write!(f, "cannot run {program}: there is no such file{}", Suggestion(program))
+                write!(f, "cannot run {program}: there is no such file{suggestion}")
             }
             LaunchError::NotExecutable(error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
@@ -83,11 +91,14 @@ fn assigned(word: &str) -> Option<&str> {
 }
 
 /// What may have been meant by a command that is not there.
-struct Suggestion<'a>(&'a str);
+struct Suggestion<'a> {
+    program: &'a str,
+    after_dashes: Option<&'a str>,
+}
 
 impl fmt::Display for Suggestion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(program) = self;
+        let Self { program, after_dashes } = self;
         if program.contains(char::is_whitespace) {
             // The line may hold a secret, and the message shows it already as it was typed.
             return f
@@ -111,7 +122,15 @@ impl fmt::Display for Suggestion<'_> {
         if !program.contains('/') && Path::new(program).is_file() {
             return write!(f, "; the file here is ./{program}");
         }
-        Ok(())
+        // Before the dashes is where other programs take a name.
+        match after_dashes {
+            Some(command) => write!(
+                f,
+                "; if that is the semaphore, the name goes with --name: semrun --name {program} -- \
+                 {command}"
+            ),
+            None => Ok(()),
+        }
     }
 }
 

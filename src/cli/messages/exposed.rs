@@ -14,7 +14,7 @@ pub(crate) enum ExposedSecret {
 }
 
 /// Of a password in the arguments.
-pub(crate) const TYPED: &str = "every user of this machine can see the password in --backend, in the \
+pub(super) const TYPED: &str = "every user of this machine can see the password in --backend, in the \
                                 list of processes; --password-file, SEMRUN_PASSWORD and the \
                                 configuration keep it to you";
 

@@ -1,4 +1,4 @@
-//! Tests that words for people stand here, and not where permits are handed out.
+//! Tests that words for people stand here, and not where something fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,13 +39,32 @@ fn advises(text: &str) -> bool {
     named("--") || named("semrun ")
 }
 
-/// All files that are compiled into the program.
+/// Whether a text has words one after the other, as a sentence has.
+fn is_sentence(text: &str) -> bool {
+    let letters = |pair: &[u8]| pair[0].is_ascii_alphabetic() && pair[2].is_ascii_alphabetic();
+    text.as_bytes().windows(3).any(|three| three[1] == b' ' && letters(three))
+}
+
+/// The string literals in files that are compiled into the program, beside those in their tests.
+fn all_literals(paths: &[PathBuf]) -> Vec<(&Path, String)> {
+    let of = |path: &PathBuf| {
+        let code = fs::read_to_string(path).unwrap();
+        literals(code.split("#[cfg(test)]\nmod tests {").next().unwrap())
+    };
+    paths.iter().flat_map(|path| of(path).into_iter().map(|text| (&**path, text))).collect()
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
+}
+
+/// All files that are compiled into the program, without what is printed for shells and man pages.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        if ["tests", "contract", "memory"].contains(&name) {
+        if ["tests", "contract", "memory", "generate"].contains(&name) {
             continue;
         }
         if path.is_dir() {
@@ -58,16 +77,32 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn no_backend_names_an_option_or_a_subcommand() {
-    let backends = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backends");
-    let sources = sources(&backends);
-    assert!(sources.len() > 40, "{sources:?}");
-    for path in sources {
-        let code = fs::read_to_string(&path).unwrap();
-        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for literal in literals(code) {
-            assert!(!advises(&literal), "{}: {literal:?}", path.display());
+fn no_backend_server_or_subcommand_names_an_option_or_a_subcommand() {
+    // The semaphore of a trial, and what a key's fingerprint is made of.
+    const NAMES: [&str; 2] = ["semrun doctor", "semrun key\\0"];
+    for (folder, least) in [("backends", 40), ("serve", 15), ("commands", 15)] {
+        let sources = sources(&source(folder));
+        assert!(sources.len() > least, "{sources:?}");
+        for (path, literal) in all_literals(&sources) {
+            let is_name = NAMES.contains(&&*literal);
+            assert!(is_name || !advises(&literal), "{}: {literal:?}", path.display());
         }
+    }
+}
+
+#[test]
+fn settings_have_words_of_options_and_no_sentences() {
+    let mut sources = sources(&source("settings"));
+    sources.push(source("settings.rs"));
+    // So has what a server refuses.
+    sources.extend(
+        ["keys.rs", "bounds.rs", "routes/authorization.rs"].map(|file| source("serve").join(file)),
+    );
+    assert!(sources.len() > 15, "{sources:?}");
+    for (path, literal) in all_literals(&sources) {
+        // That is what a developer would see.
+        let is_expected = literal == "a good name";
+        assert!(is_expected || !is_sentence(&literal), "{}: {literal:?}", path.display());
     }
 }
 
@@ -82,5 +117,8 @@ fn advice_is_found_in_texts_and_not_in_comments() {
     "#;
     let found: Vec<_> = literals(code).into_iter().filter(|text| advises(text)).collect();
     assert_eq!(found, ["use --ca-file", "\\\"quoted\\\", and semrun release"]);
+    assert!(
+        is_sentence("no name") && is_sentence("'x' is '{y}'; try it") && !is_sentence("--a-b, c")
+    );
     assert!(!advises("-- x") && !advises("semrun") && !advises("x-semrun-how"));
 }

@@ -4,8 +4,9 @@
 use std::fmt;
 
 use crate::backends::connect::{BadFileUrl, BadHttpUrl, BadRedisUrl, BadUrl};
+use crate::settings::UrlMeant;
 
-pub(crate) const SCHEMES_KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
+const SCHEMES_KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
                                      http://HOST for a cloud-semaphore server";
 const REDIS: &str = "write redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS, or \
                      redis+unix:///PATH[?db=N&user=U&pass=P]";
@@ -30,6 +31,37 @@ impl fmt::Display for BadUrlText<'_> {
             }
             BadUrl::Redis(bad) => of_a_redis(f, bad),
             BadUrl::Http(bad) => of_a_server(f, *bad),
+        }
+    }
+}
+
+/// Fits after "the URL in --backend".
+impl fmt::Display for UrlMeant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, ", '{path}', is not one; did you mean file://{path}?"),
+            Self::RelativePath(path) => write!(
+                f,
+                ", '{path}', is not one; a directory is named with its whole path: file:///PATH"
+            ),
+            Self::OneSlash(path) => {
+                write!(f, ", 'file:{path}', has one slash; did you mean file://{path}?")
+            }
+            Self::Scheme { scheme, near: Some(near) } => {
+                write!(f, " has the unknown scheme '{scheme}'; did you mean {near}://?")
+            }
+            Self::Scheme { scheme, near: None } => {
+                write!(f, " has the unknown scheme '{scheme}'; {SCHEMES_KNOWN}")
+            }
+            Self::Redis(text) => {
+                write!(f, ", '{text}', is not one; did you mean redis://{text}?")
+            }
+            Self::Http(text) => write!(f, ", '{text}', is not one; did you mean http://{text}?"),
+            Self::RedisOrHttp(text) => write!(
+                f,
+                ", '{text}', is not one; did you mean redis://{text}, or http://{text} for a \
+                 cloud-semaphore server?"
+            ),
         }
     }
 }

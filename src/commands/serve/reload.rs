@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::cli::messages::{CannotReload, ServerNews};
 use crate::serve::Greeting;
 use crate::serve::log::LogEvent;
 use crate::serve::routes::Routes;
@@ -35,32 +36,31 @@ impl Reload {
     pub(super) async fn reload_on(&self, told: &Notify) {
         loop {
             told.notified().await;
-            let (event, text) = match self.read().await {
-                Ok(()) => (LogEvent::Info, self.done()),
-                Err(why) => (LogEvent::Alert, format!("SIGHUP: all stays as it was: {why}")),
-            };
-            self.routes.semaphores.log.log_text(event, &text);
+            match self.read().await {
+                Ok(()) => {
+                    let (options, keys) = (&*self.files.options(), self.files.has_keys());
+                    self.log(LogEvent::Info, &ServerNews::ReadAgain { options, keys });
+                }
+                Err(why) => self.log(LogEvent::Alert, &ServerNews::NotReadAgain(&why)),
+            }
         }
     }
 
     /// Replaces all of them, or none. The error says which file is bad, and why.
-    async fn read(&self) -> Result<(), String> {
+    async fn read(&self) -> Result<(), CannotReload> {
         let files = self.files.clone();
         // Not in this thread: a disk that does not answer must not keep holders from renewing.
         let mut reading = spawn_blocking(move || files.read());
         let read = match timeout(SLOW, &mut reading).await {
             Ok(read) => read,
             Err(_elapsed) => {
-                let text = "SIGHUP: the files are not read yet, and all stays as it was until they \
-                            are";
-                self.routes.semaphores.log.log_text(LogEvent::Alert, text);
+                self.log(LogEvent::Alert, &ServerNews::NotReadYet);
                 reading.await
             }
         };
-        let credentials =
-            read.map_err(|error| error.to_string())?.map_err(|bad| bad.to_string())?;
-        let keys = credentials.keys().map_err(|bad| bad.to_string())?;
-        let tls = credentials.tls().map_err(|bad| bad.to_string())?;
+        let credentials = read.map_err(CannotReload::Task)?.map_err(CannotReload::Settings)?;
+        let keys = credentials.keys().map_err(CannotReload::Settings)?;
+        let tls = credentials.tls().map_err(CannotReload::Settings)?;
         if let Some(keys) = keys {
             self.routes.keys.replace(Rc::new(keys));
         }
@@ -70,15 +70,7 @@ impl Reload {
         Ok(())
     }
 
-    fn done(&self) -> String {
-        let options = self.files.options();
-        let mut text = match &options[..] {
-            [] => "SIGHUP: there is nothing to read again".into(),
-            options => format!("SIGHUP: read again: {}", options.join(", ")),
-        };
-        if !self.files.has_keys() {
-            text += "; the API keys come from a variable, and stay";
-        }
-        text
+    fn log(&self, event: LogEvent, news: &ServerNews<'_>) {
+        self.routes.semaphores.log.log_text(event, &news.to_string());
     }
 }

@@ -10,7 +10,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -138,17 +137,17 @@ pub(super) fn read_line(line: &[u8]) -> Option<Vec<JournalEntry<'static>>> {
     serde_json::from_str(json).ok()
 }
 
-/// What is wrong with a journal, and what to do about it.
+/// What is wrong with a journal. `cli/messages/journals.rs` has the words.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Damage {
-    /// It is of another version of semrun.
-    Format(u32),
+pub(crate) enum Damage {
+    /// It is of another version of semrun, which this one does not read.
+    Format { version: u32, oldest: u32, newest: u32 },
     /// Something may have been on record that is missing.
     Lost {
         line: usize,
         /// Where the line begins, in bytes.
         at: usize,
-        what: &'static str,
+        what: DamagedLine,
         /// Whether nothing comes after it.
         is_last: bool,
         /// The longest lease before it.
@@ -156,33 +155,15 @@ pub(super) enum Damage {
     },
 }
 
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, at, what, is_last, longest) = match self {
-            Self::Format(version) => {
-                return write!(
-                    f,
-                    "it has format {version}, and this semrun reads {OLDEST} to {VERSION}; start the \
-                     semrun that wrote it, or remove it once no command runs that relies on it"
-                );
-            }
-            Self::Lost { line, at, what, is_last, longest } => (line, at, what, is_last, longest),
-        };
-        write!(
-            f,
-            "line {line} is damaged: {what}, and what is held is not known. Wait until no command \
-             runs that relies on it"
-        )?;
-        if !longest.is_zero() {
-            let longest = humantime::format_duration(*longest);
-            write!(f, " (no lease on record is longer than {longest})")?;
-        }
-        f.write_str(", then move the file away")?;
-        if *is_last && *line > 1 {
-            write!(f, ", or keep what is before the damage: truncate -s {at}")?;
-        }
-        Ok(())
-    }
+/// What is wrong with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DamagedLine {
+    Garbled,
+    /// Where a record may have been.
+    Zeros,
+    NoEnd,
+    /// A permit before its end has the token of another one.
+    TokenTwice,
 }
 
 /// What a journal has after its last line end.
@@ -192,16 +173,13 @@ enum JournalTail {
     /// The beginning of a record, cut when the machine stopped: no client was told.
     Torn,
     /// Something that no interrupted write leaves: a record may have been there.
-    Damaged(&'static str),
+    Damaged(DamagedLine),
 }
-
-const GARBLED: &str = "it is not as semrun wrote it";
-const ZEROS: &str = "there are zeros where a record may have been";
 
 impl JournalTail {
     fn of(tail: &[u8]) -> Self {
         if tail.contains(&0) {
-            return Self::Damaged(ZEROS);
+            return Self::Damaged(DamagedLine::Zeros);
         }
         if let Some(entries) = read_line(tail) {
             return Self::Whole(entries);
@@ -217,7 +195,7 @@ impl JournalTail {
             Err(error) if error.error_len().is_none() => {
                 std::str::from_utf8(&json[..error.valid_up_to()]).unwrap_or_default()
             }
-            Err(_) => return Self::Damaged(GARBLED),
+            Err(_) => return Self::Damaged(DamagedLine::Garbled),
         };
         match serde_json::from_str::<IgnoredAny>(json) {
             Err(error)
@@ -225,7 +203,7 @@ impl JournalTail {
             {
                 Self::Torn
             }
-            _ => Self::Damaged(GARBLED),
+            _ => Self::Damaged(DamagedLine::Garbled),
         }
     }
 }
@@ -247,12 +225,17 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> 
             Damage::Lost { line, at, what, is_last, longest }
         };
         let entries = match end {
-            Some(end) => read_line(&rest[..end])
-                .ok_or_else(|| lost(if rest[..end].contains(&0) { ZEROS } else { GARBLED }))?,
+            Some(end) => read_line(&rest[..end]).ok_or_else(|| {
+                lost(if rest[..end].contains(&0) {
+                    DamagedLine::Zeros
+                } else {
+                    DamagedLine::Garbled
+                })
+            })?,
             // The first line was on the disk before it got this name.
             None if !begun => {
                 let zeros = rest.contains(&0);
-                return Err(lost(if zeros { ZEROS } else { "its end is missing" }));
+                return Err(lost(if zeros { DamagedLine::Zeros } else { DamagedLine::NoEnd }));
             }
             None => match JournalTail::of(rest) {
                 JournalTail::Whole(entries) => entries,
@@ -263,7 +246,7 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> 
         for entry in entries {
             match entry {
                 JournalEntry::Begin { version, .. } if !(OLDEST..=VERSION).contains(&version) => {
-                    return Err(Damage::Format(version));
+                    return Err(Damage::Format { version, oldest: OLDEST, newest: VERSION });
                 }
                 JournalEntry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
                     begun = true;
@@ -285,7 +268,13 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> 
                 JournalEntry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
                 _ => {
                     let is_last = end.is_none_or(|end| at + end + 1 == bytes.len());
-                    return Err(Damage::Lost { line, at, what: GARBLED, is_last, longest });
+                    return Err(Damage::Lost {
+                        line,
+                        at,
+                        what: DamagedLine::Garbled,
+                        is_last,
+                        longest,
+                    });
                 }
             }
         }
@@ -299,7 +288,7 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> 
     let twice =
         |pair: &[RecordedGrant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
     if found.grants.windows(2).any(twice) {
-        let what = "two permits have the same token";
+        let what = DamagedLine::TokenTwice;
         return Err(Damage::Lost { line: line - 1, at, what, is_last: false, longest });
     }
     found.rebooted = (found.boot != boot).then_some(longest);

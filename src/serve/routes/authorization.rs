@@ -1,7 +1,5 @@
 //! Which key may do what: every request is checked here, before anything is done for it.
 
-use std::fmt;
-
 use super::request::Route;
 use crate::serve::bearer::{Bearer, Role};
 
@@ -15,11 +13,11 @@ pub(super) enum Ownership {
     Anothers,
 }
 
-/// What a key may not do, as its client is told.
+/// What a key may not do. `cli/messages/refusals.rs` has the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Denied {
-    /// It takes another role.
-    Role(Role, &'static str),
+pub(crate) enum Denied {
+    /// It takes another role than this one.
+    Role(Role, DeniedAction),
     /// Its names are others.
     Name,
     /// It is for some names, and this is about all of them.
@@ -28,22 +26,17 @@ pub(super) enum Denied {
     Anothers,
 }
 
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Role(role, what) => {
-                write!(f, "this key may not {what}: its role is {role}")
-            }
-            Self::Name => f.write_str("this key is not for that name (names= in the key file)"),
-            Self::AllNames => f.write_str(
-                "this key may not change what is logged: it is for some names only (names= in the \
-                 key file)",
-            ),
-            Self::Anothers => f.write_str(
-                "this key may not do that to what another key has taken: its role is use",
-            ),
-        }
-    }
+/// What a client wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeniedAction {
+    Look,
+    Take,
+    Wait,
+    Renew,
+    GiveBack,
+    Revoke,
+    Pin,
+    ChangeLog,
 }
 
 /// Whether a key may make a request.
@@ -56,14 +49,14 @@ pub(super) fn authorize(
     let (needed, what) = match route {
         // Names that the key is not for are left out of the list.
         Route::About | Route::List => return Ok(()),
-        Route::Observe => (Role::View, "look"),
-        Route::Register => (Role::Use, "take a permit"),
-        Route::Attach(_) => (Role::Use, "wait for a permit"),
-        Route::Renew => (Role::Use, "renew a permit"),
-        Route::Signal | Route::Return => (Role::Use, "give back a permit"),
-        Route::Revoke => (Role::Admin, "revoke a permit"),
-        Route::Limit => (Role::Admin, "pin a limit"),
-        Route::LogConfig => (Role::Admin, "change what is logged"),
+        Route::Observe => (Role::View, DeniedAction::Look),
+        Route::Register => (Role::Use, DeniedAction::Take),
+        Route::Attach(_) => (Role::Use, DeniedAction::Wait),
+        Route::Renew => (Role::Use, DeniedAction::Renew),
+        Route::Signal | Route::Return => (Role::Use, DeniedAction::GiveBack),
+        Route::Revoke => (Role::Admin, DeniedAction::Revoke),
+        Route::Limit => (Role::Admin, DeniedAction::Pin),
+        Route::LogConfig => (Role::Admin, DeniedAction::ChangeLog),
     };
     if bearer.role < needed {
         return Err(Denied::Role(bearer.role, what));

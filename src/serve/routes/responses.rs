@@ -10,13 +10,27 @@ use super::Answer;
 use super::authorization::Denied;
 use super::body::ResponseBody;
 use crate::cli::messages::OtherVersion;
+use crate::serve::bounds::LimitReached;
 use crate::serve::semaphores::SemaphoreError;
+
+/// Why something cannot be done now. `cli/messages/refusals.rs` has the words.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Full(LimitReached),
+    /// As many long answers as there may be are on their way.
+    LongAnswers,
+    /// There are as many connections as there may be.
+    Connections,
+    /// The disk does not take them, with what the system says.
+    LimitNotRecorded(String),
+    GrantNotRecorded(String),
+}
 
 pub(super) fn refused_for(refused: SemaphoreError) -> Answer {
     match refused {
         SemaphoreError::Unknown => empty(StatusCode::NOT_FOUND),
         SemaphoreError::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
-        SemaphoreError::Full(full) => refusal(full.to_string()),
+        SemaphoreError::Full(full) => refusal(&Refusal::Full(full)),
     }
 }
 
@@ -44,13 +58,13 @@ pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
 }
 
 pub(super) fn too_many_connections() -> Answer {
-    refusal("too many long answers are on their way; ask again".into())
+    refusal(&Refusal::LongAnswers)
 }
 
 /// It cannot be done now.
-pub(super) fn refusal(why: String) -> Answer {
+pub(super) fn refusal(why: &Refusal) -> Answer {
     let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
-    *answer.body_mut() = ResponseBody::text(why);
+    *answer.body_mut() = ResponseBody::text(why.to_string());
     answer
 }
 

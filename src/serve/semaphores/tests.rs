@@ -2,7 +2,7 @@ mod journals;
 mod places;
 
 use super::*;
-use crate::backends::cloud::protocol::millis;
+use crate::backends::cloud::protocol::{SemaphoreView, millis};
 use crate::backends::{ClientInfo, HolderState as Held, ReleaseOutcome, Revocation};
 use crate::serve::log::{Format, Sink};
 

@@ -1,38 +1,47 @@
 //! What may have been meant by something that is no URL of a backend.
 
 use super::words::{NEAR, nearest};
-use crate::cli::messages::SCHEMES_KNOWN;
 
-/// Fits after the name of the option. Only what cannot hold a secret is repeated.
-pub(in crate::settings) fn url(text: &str) -> Option<String> {
-    const SCHEMES: [&str; 8] = [
-        "file",
-        "redis",
-        "rediss",
-        "redis+unix",
-        "redis+sentinel",
-        "redis+cluster",
-        "http",
-        "https",
-    ];
+/// What may have been meant. Only what cannot hold a secret is repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UrlMeant {
+    /// The directory with this path.
+    Path(String),
+    /// One with this relative path.
+    RelativePath(String),
+    /// `file:` with this path, and one slash.
+    OneSlash(String),
+    /// A scheme that is unknown, and the nearest that there is.
+    Scheme {
+        scheme: String,
+        near: Option<&'static str>,
+    },
+    /// A host, perhaps with a port, of one or the other kind.
+    Redis(String),
+    Http(String),
+    RedisOrHttp(String),
+}
+
+const SCHEMES: [&str; 8] =
+    ["file", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster", "http", "https"];
+
+pub(in crate::settings) fn url(text: &str) -> Option<UrlMeant> {
     let plain = |text: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         !text.is_empty() && text.bytes().all(fits)
     };
     let is_path = |text: &str| text.split('/').all(|part| part.is_empty() || plain(part));
     if text.starts_with('/') && is_path(text) {
-        return Some(format!(", '{text}', is not one; did you mean file://{text}?"));
+        return Some(UrlMeant::Path(text.into()));
     }
     if text.starts_with('.') && is_path(text) {
-        return Some(format!(
-            ", '{text}', is not one; a directory is named with its whole path: file:///PATH"
-        ));
+        return Some(UrlMeant::RelativePath(text.into()));
     }
     if let Some(path) = text.strip_prefix("file:").filter(|path| !path.starts_with("//"))
         && path.starts_with('/')
         && is_path(path)
     {
-        return Some(format!(", '{text}', has one slash; did you mean file://{path}?"));
+        return Some(UrlMeant::OneSlash(path.into()));
     }
     if let Some((scheme, _)) = text.split_once("://") {
         let named = scheme.len() <= 20 && plain(&scheme.replace('+', "-"));
@@ -46,38 +55,26 @@ pub(in crate::settings) fn url(text: &str) -> Option<String> {
             "path" | "dir" | "local" => Some("file"),
             _ => nearest(scheme, SCHEMES.into_iter(), NEAR),
         };
-        let near = match near {
-            Some(near) => format!("; did you mean {near}://?"),
-            None => format!("; {SCHEMES_KNOWN}"),
-        };
-        return Some(format!(" has the unknown scheme '{scheme}'{near}"));
+        return Some(UrlMeant::Scheme { scheme: scheme.into(), near });
     }
-    let (text, database) = match text.split_once('/') {
-        Some((text, number)) if !number.is_empty() && number.parse::<u16>().is_ok() => {
-            (text, format!("/{number}"))
+    let (address, database) = match text.split_once('/') {
+        Some((address, number)) if !number.is_empty() && number.parse::<u16>().is_ok() => {
+            (address, true)
         }
-        _ => (text, String::new()),
+        _ => (text, false),
     };
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let port_fits =
-        port.is_empty() != text.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit());
+        port.is_empty() != address.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit());
     if !plain(host) || !port_fits {
         return None;
     }
-    if !database.is_empty() {
-        return Some(format!(
-            ", '{text}{database}', is not one; did you mean redis://{text}{database}?"
-        ));
-    }
+    let text = text.to_owned();
     Some(match port {
-        "80" | "443" | "3202" | "8080" => {
-            format!(", '{text}', is not one; did you mean http://{text}?")
-        }
-        "" => format!(
-            ", '{text}', is not one; did you mean redis://{text}, or http://{text} for a cloud-semaphore \
-             server?"
-        ),
-        _ => format!(", '{text}', is not one; did you mean redis://{text}?"),
+        _ if database => UrlMeant::Redis(text),
+        "80" | "443" | "3202" | "8080" => UrlMeant::Http(text),
+        "" => UrlMeant::RedisOrHttp(text),
+        _ => UrlMeant::Redis(text),
     })
 }
 
@@ -95,9 +92,12 @@ mod tests {
             "geheim@://h",
             "host:geheim",
         ] {
-            assert!(url(secret).is_none_or(|text| !text.contains("geheim")), "{secret}");
+            assert!(
+                url(secret).is_none_or(|meant| !meant.to_string().contains("geheim")),
+                "{secret}"
+            );
         }
-        let meant = |text: &str| url(text).unwrap_or_default();
+        let meant = |text: &str| url(text).unwrap().to_string();
         assert!(meant("/srv/x").contains("file:///srv/x"));
         assert!(meant("file:/srv/x").contains("file:///srv/x"));
         assert!(meant("h:6379/0").contains("redis://h:6379/0"));

@@ -1,4 +1,4 @@
-//! Suggestions for a wrong word where a command or a subcommand should be.
+//! What may have been meant by a wrong word where a command or a subcommand should be.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Command, CommandFactory};
 use rustix::fs::{Access, access};
 
-use super::listed;
+use super::{Slip, is_name};
 use crate::cli::Cli;
 use crate::cli::messages::RUNS;
 use crate::settings::error::printable;
@@ -14,42 +14,74 @@ use crate::settings::error::printable;
 /// How similar a word has to be to a known one.
 pub(super) const NEAR: f64 = 0.8;
 
+/// What another program's word for a subcommand means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherCommand {
+    Status,
+    Watch,
+    Revoke,
+    Limit,
+    Version,
+    Release,
+    Acquire,
+    Doctor,
+}
+
+/// What a word in the place of a subcommand may mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NearCommand {
+    Other(OtherCommand),
+    /// This subcommand, with one slip.
+    Near(String),
+}
+
+/// A command line without the name of a semaphore. Its words are printable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Nameless {
+    /// Nor a command.
+    All,
+    /// `--name` came after this command.
+    NamedLater(String),
+    /// There is this command, which may be another program's word for a subcommand.
+    Program(String, Option<OtherCommand>),
+    /// No program has this word, which stands for a run.
+    Run(String),
+    /// No program has this word, which may be the name, with the command after it.
+    Word { word: String, name: Option<String>, command: Option<String> },
+}
+
 /// Words that other programs use for a subcommand.
-const OTHER_WORDS: [(&[&str], &str); 8] = [
-    (&["list", "ls", "ps", "show", "info", "stats", "holders"], "semrun status"),
-    (&["watch", "top"], "semrun status --watch"),
-    (&["kill", "revoke", "force-release", "steal"], "semrun release --force NAME"),
-    (&["pin", "unpin", "resize", "set-limit"], "semrun limit NAME"),
-    (&["version"], "semrun --version"),
-    (&["unlock", "free"], "semrun release"),
-    (&["take", "get"], "semrun acquire --name NAME"),
-    (&["check", "test"], "semrun doctor"),
+const OTHER_WORDS: [(&[&str], OtherCommand); 8] = [
+    (&["list", "ls", "ps", "show", "info", "stats", "holders"], OtherCommand::Status),
+    (&["watch", "top"], OtherCommand::Watch),
+    (&["kill", "revoke", "force-release", "steal"], OtherCommand::Revoke),
+    (&["pin", "unpin", "resize", "set-limit"], OtherCommand::Limit),
+    (&["version"], OtherCommand::Version),
+    (&["unlock", "free"], OtherCommand::Release),
+    (&["take", "get"], OtherCommand::Acquire),
+    (&["check", "test"], OtherCommand::Doctor),
 ];
 
 /// A word in the place of a command that is nearly a subcommand, and no program.
-pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<String> {
+pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<Slip> {
     if is_program(word) {
         return None;
     }
-    let near = match other_word(word) {
-        Some(meant) => meant.to_owned(),
-        None => format!("semrun {}", nearest_subcommand(word.to_str()?)?),
+    let meant = match other_word(word) {
+        Some(meant) => NearCommand::Other(meant),
+        None => NearCommand::Near(nearest_subcommand(word.to_str()?)?),
     };
-    let word = printable(word);
-    Some(format!(
-        "no subcommand '{word}', and no such program in PATH; did you mean '{near}'? (a command of that \
-         name: semrun --name NAME -- {word})"
-    ))
+    Some(Slip::NearSubcommand { word: printable(word), meant })
 }
 
 /// The subcommand for which other programs have this word.
-fn other_word(word: &OsStr) -> Option<&'static str> {
+fn other_word(word: &OsStr) -> Option<OtherCommand> {
     let mut known = OTHER_WORDS.iter();
     known.find(|(words, _)| words.iter().any(|known| word == *known)).map(|(_, meant)| *meant)
 }
 
 /// An option that begins with another dash than the hyphen, as editors and web pages make of it.
-pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<String> {
+pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<Slip> {
     let text = word.to_str()?;
     let dash = text
         .chars()
@@ -58,21 +90,18 @@ pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<String> {
     if is_program(word) {
         return None;
     }
-    let rest = printable(text.trim_start_matches([dash, '-']).as_ref());
-    let meant = if rest.chars().nth(1).is_some() { "--" } else { "-" };
-    Some(format!(
-        "'{dash}{rest}' begins with a dash that is no hyphen (U+{:04X}); did you mean '{meant}{rest}'?",
-        u32::from(dash)
-    ))
+    let option = printable(text.trim_start_matches([dash, '-']).as_ref());
+    Some(Slip::OtherDash { dash, option })
 }
 
 /// There is no such subcommand.
-pub(crate) fn no_subcommand(word: &str) -> String {
-    let near = nearest_subcommand(word).map(|near| format!("; did you mean '{near}'?"));
+pub(crate) fn no_subcommand(word: &str) -> Slip {
     let all = Cli::command();
-    let names: Vec<_> = all.get_subcommands().map(Command::get_name).collect();
-    let there = || format!("; there are {}", listed(&names).replace(" or ", " and "));
-    format!("no subcommand '{}'{}", printable(word.as_ref()), near.unwrap_or_else(there))
+    Slip::NoSubcommand {
+        word: printable(word.as_ref()),
+        near: nearest_subcommand(word),
+        all: all.get_subcommands().map(|one| one.get_name().to_owned()).collect(),
+    }
 }
 
 fn nearest_subcommand(word: &str) -> Option<String> {
@@ -82,40 +111,27 @@ fn nearest_subcommand(word: &str) -> Option<String> {
 }
 
 /// A command, but no name of a semaphore.
-pub(in crate::settings) fn nameless(operands: &[OsString]) -> String {
-    const NONE: &str = "no semaphore named";
-    let Some(first) = operands.first() else {
-        return format!("{NONE}; give --name NAME");
-    };
+pub(in crate::settings) fn nameless(operands: &[OsString]) -> Nameless {
+    let Some(first) = operands.first() else { return Nameless::All };
     let shown = printable(first);
-    let is_name = |word: &OsString| {
-        word.to_str().is_some_and(|word| word == "--name" || word.starts_with("--name="))
-    };
     let named_later = operands[1..].iter().any(is_name);
     if is_program(first) && named_later {
-        return format!(
-            "{NONE}: '--name' came after '{shown}', which is the command, and everything after the \
-             command is its own; put --name before it"
-        );
+        return Nameless::NamedLater(shown);
     }
     if is_program(first) {
-        let other = other_word(first).map(|meant| format!("; did you mean '{meant}'?"));
-        let other = other.unwrap_or_default();
-        return format!("{NONE}; give --name NAME: semrun --name NAME -- {shown}{other}");
+        return Nameless::Program(shown, other_word(first));
     }
-    let none = format!("{NONE}, and no program or subcommand '{shown}'");
     let runs = RUNS.iter().any(|word| first == word);
     if named_later || runs && operands.len() == 1 {
-        return format!("{none}; a run is semrun --name NAME -- COMMAND");
+        return Nameless::Run(shown);
     }
     // The words after two dashes are a command; others may be secrets.
     let (name, command) = match operands.iter().position(|word| word == "--") {
         Some(at @ 1..) => (Some(&operands[at - 1]), operands.get(at + 1)),
         _ => (Some(first).filter(|_| !runs), None),
     };
-    let name = name.map_or_else(|| "NAME".into(), |name| printable(name));
-    let command = command.map_or_else(|| "COMMAND".into(), |command| printable(command));
-    format!("{none}; the name goes with --name: semrun --name {name} -- {command}")
+    let [name, command] = [name, command].map(|word| word.map(|word| printable(word)));
+    Nameless::Word { word: shown, name, command }
 }
 
 /// The word that is most like another, if one is near enough.
@@ -163,10 +179,11 @@ mod tests {
 
     #[test]
     fn a_dash_that_an_editor_made_is_told_from_a_hyphen() {
-        let meant = |word: &str| other_dash(word.as_ref()).unwrap_or_default();
-        assert!(meant("\u{2014}name").contains("(U+2014); did you mean '--name'?"));
-        assert!(meant("\u{2212}n").contains("did you mean '-n'?"));
-        assert!(meant("\u{2013}-name").contains("did you mean '--name'?"));
-        assert_eq!(meant("-name"), "");
+        let meant = |word: &str| other_dash(word.as_ref());
+        let dashed = |dash, option: &str| Some(Slip::OtherDash { dash, option: option.into() });
+        assert_eq!(meant("\u{2014}name"), dashed('\u{2014}', "name"));
+        assert_eq!(meant("\u{2212}n"), dashed('\u{2212}', "n"));
+        assert_eq!(meant("\u{2013}-name"), dashed('\u{2013}', "name"));
+        assert_eq!(meant("-name"), None);
     }
 }
