@@ -13,6 +13,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use semrun_testkit::redis_server::RedisServer;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -31,7 +32,6 @@ use super::memory::Memory;
 use super::progress::Canceller;
 use super::redis::Redis;
 use super::redis::config::{RedisConfig as RedisPlace, RedisUrl};
-use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
 use super::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Holder,

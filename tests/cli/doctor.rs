@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use super::cloud_server::KEY;
 use super::support::World;
+use semrun_testkit::cloud_server::KEY;
 
 /// The document, and the exit code.
 fn examined(world: &World, options: &[&str]) -> (Value, i32) {

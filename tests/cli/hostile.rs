@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 
-use super::cloud_server::CloudServer;
 use super::http::Client;
 use super::strange::{answering, of_ours};
 use super::support::{SEMRUN, World, fails, wait_until};
+use semrun_testkit::cloud_server::CloudServer;
 
 /// What moves a cursor, turns the direction of writing, or hides.
 const NASTY: &str = "\u{1b}]0;pwn\u{7}\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}";
@@ -147,7 +147,7 @@ fn a_label_cannot_be_taken_for_words_of_ours() {
 #[test]
 fn a_line_of_the_log_cannot_be_forged() {
     let server = CloudServer::ours_with(&["--log", "sem_transition,debug"]);
-    let client = Client::new(server.port(), super::cloud_server::KEY);
+    let client = Client::new(server.port(), semrun_testkit::cloud_server::KEY);
     let names = ["x\nserver: [forged", "x\u{2028}y\u{1b}[31m\u{202e}", "y:-:root] acquired"];
     let _attached = names.map(|name| client.attach(name));
     wait_until("all are in the log", || server.log().contains("root]"));

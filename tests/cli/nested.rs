@@ -3,10 +3,10 @@
 use rustix::process::{Pid, Signal};
 
 use super::faults::{OPTIONS, TTL, worker};
-use super::root::as_root;
 use super::support::{
     Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, state, wait_until,
 };
+use semrun_testkit::root::as_root;
 
 /// A script that starts a nested run in the background, whose command writes its pid to `inner`.
 /// The nested run's exit code goes to `code`.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
-use super::cloud_server::CloudServer;
 use super::faults::{OPTIONS, TTL, family, stubborn_family, worker};
-use super::proxy::{Proxy, Weather};
-use super::redis_server::RedisServer;
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
+use semrun_testkit::cloud_server::CloudServer;
+use semrun_testkit::proxy::{Proxy, Weather};
+use semrun_testkit::redis_server::RedisServer;
 
 /// What is left of the lease of the only holder, by the server's clock; 0 once it has ended.
 pub(crate) fn lease_left(world: &World) -> i64 {

@@ -4,11 +4,11 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, OTHER_KEY};
 use super::http::Client;
 use super::leases::{client, server};
 use super::restarts::remembering;
 use super::support::World;
+use semrun_testkit::cloud_server::{CloudServer, OTHER_KEY};
 
 /// What a server answers to one of ours that asks, and the connection that shows that it is there.
 struct Asked {

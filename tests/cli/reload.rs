@@ -7,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::cloud_server::{CloudServer, KEY, OTHER_KEY};
 use super::http::{Client, Pending, path};
 use super::support::{Running, SEMRUN, World, content, fails, shows, wait_until};
 use super::tls::certificates;
+use semrun_testkit::cloud_server::{CloudServer, KEY, OTHER_KEY};
 
 const NEW_KEY: &str = "a-new-key-for-tests";
 const AGAIN: &str = "server: SIGHUP: read again: ";

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::cloud_server::CloudServer;
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::leases::{client, server, world};
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
+use semrun_testkit::cloud_server::CloudServer;
 
 /// One whose server remembers.
 pub(crate) fn remembering() -> World {
@@ -164,11 +164,11 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_state_directory_that_cannot_be_used_is_said_at_the_start() {
     let directory = tempfile::TempDir::new().unwrap();
-    super::cloud_server::write_keys(&directory, "a-key-for-tests");
+    semrun_testkit::cloud_server::write_keys(&directory, "a-key-for-tests");
     let state = directory.path().join("state");
     fs::write(&state, "").unwrap();
     let start = || {
-        let mut serve = super::cloud_server::serve(&directory, 0);
+        let mut serve = semrun_testkit::cloud_server::serve(&directory, 0);
         serve.arg("--state-dir").arg(&state).output().unwrap()
     };
     fails(&start(), 69, &["cannot use the state directory"]);

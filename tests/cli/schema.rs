@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, World, wait_until};
+use semrun_testkit::cloud_server::CloudServer;
 
 fn schema(file: &str) -> Value {
     let path = format!("{}/docs/schema/{file}.json", env!("CARGO_MANIFEST_DIR"));

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, SEMRUN, World, fails, is_alive, pid_in, shows, wait_until};
+use semrun_testkit::cloud_server::CloudServer;
 
 /// Acquires a permit of `x`, and returns it.
 pub(crate) fn acquired(world: &World, options: &[&str]) -> String {

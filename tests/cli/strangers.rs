@@ -12,9 +12,9 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::http::{Answer, Client, Pending, path};
 use super::support::{Running, World, children, fails, shows, wait_until};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 const OURS: (&str, &str) = ("x-semrun", "2");
 

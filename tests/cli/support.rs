@@ -14,19 +14,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::http::Client;
 use super::pids::has_below;
 pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
-use super::processes::{MARK, Process, marked};
-use super::redis_server::RedisServer;
-use super::root::as_root;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::processes::{MARK, Process, marked};
+use semrun_testkit::redis_server::RedisServer;
+use semrun_testkit::root::as_root;
+pub(crate) use semrun_testkit::{PATIENCE, wait_until};
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
-
-/// Longer than anything takes that works, on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A directory for one test, with the permits in it or in a server of its own.
 pub(crate) struct World {
@@ -412,15 +410,6 @@ pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
 #[track_caller]
 pub(crate) fn died_of(output: &Output, signal: Signal) {
     assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}");
-}
-
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        sleep(Duration::from_millis(2));
-    }
 }
 
 /// Waits until a file has something in it, and returns that.

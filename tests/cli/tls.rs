@@ -1,8 +1,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::redis_server::RedisServer;
 use super::support::{World, fails, shows};
+use semrun_testkit::redis_server::RedisServer;
 
 /// Makes an authority, and certificates that it signed: of a server called localhost, and of a
 /// client.

@@ -2,7 +2,7 @@
 
 use super::former::Former;
 use super::scene::{Scene, watch};
-use crate::support::address::Old;
+use semrun_testkit::address::Old;
 
 #[test]
 fn former_and_present_clients_share_a_name() {

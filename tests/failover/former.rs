@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::scene::{Run, Scene};
-use crate::support::farm::CLIENT;
+use semrun_testkit::farm::CLIENT;
 
 /// Names a semrun from before servers were asked for their replicas.
 const PROGRAM: &str = "SEMRUN_TEST_OLD";

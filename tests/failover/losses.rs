@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::scene::{Scene, watch};
-use crate::support::address::Old;
-use crate::support::farm::{Peers, Shape};
-use crate::support::wait_until;
+use semrun_testkit::address::Old;
+use semrun_testkit::farm::{Peers, Shape};
+use semrun_testkit::wait_until;
 
 #[test]
 fn one_of_two_replicas_is_not_missed() {

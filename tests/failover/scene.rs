@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::processes::{MARK, Process, marked};
-use crate::support::address::{Address, Old};
-use crate::support::farm::{CLIENT, Farm, Shape};
-use crate::support::wait_until;
+use semrun_testkit::address::{Address, Old};
+use semrun_testkit::farm::{CLIENT, Farm, Shape};
+use semrun_testkit::processes::{MARK, Process, marked};
+use semrun_testkit::wait_until;
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal};
 
-use super::cloud_server::{KEY, write_keys};
 use super::stage::{Running, Stage};
-use super::support::SEMRUN;
+use crate::SEMRUN;
+use semrun_testkit::cloud_server::{KEY, write_keys};
 
 pub(super) struct Server {
     running: Running,

@@ -16,9 +16,10 @@ use tempfile::TempDir;
 use super::backends::{Backends, Kind, TTL};
 use super::injector::{Call, Injector, Point, What, listed, struck};
 use super::job::{self, CODE, Tree};
-use super::processes::{MARK, Process, describe, marked};
 use super::server::Server;
-use super::support::{PATIENCE, SEMRUN};
+use crate::SEMRUN;
+use semrun_testkit::PATIENCE;
+use semrun_testkit::processes::{MARK, Process, describe, marked};
 
 /// For what happens at once, on a machine that does much else.
 pub(crate) const PROMPT: Duration = Duration::from_secs(4);

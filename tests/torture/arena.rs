@@ -14,9 +14,9 @@ use super::figures::Figures;
 use super::history::{History, Job, Kind, Moment, Run, Semaphore, What};
 use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
-use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
-use super::support::SEMRUN;
+use crate::SEMRUN;
+use semrun_testkit::processes::{Process, describe, marked, wakes, worker};
 
 mod clients;
 mod faults;

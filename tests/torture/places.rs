@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::arena::Setting;
 use super::dice::Dice;
 use super::history::{Job, Judge, Kept, Kind, Semaphore};
-use super::processes::Process;
+use semrun_testkit::processes::Process;
 
 /// A disk that can be full.
 mod disk;

@@ -7,13 +7,13 @@ mod replicas;
 
 use std::time::Duration;
 
+use semrun_testkit::redis_server::RedisServer;
 use uuid::Uuid;
 
 use super::RedisConfig;
 use super::client::Client;
 use super::connection::RedisDialer;
 use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
-use super::testing::RedisServer;
 use crate::backends::{Holder, Name, Snapshot};
 
 const TTL: Duration = Duration::from_secs(30);

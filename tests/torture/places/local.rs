@@ -7,7 +7,7 @@ use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
-use crate::torture::processes::Process;
+use semrun_testkit::processes::Process;
 
 /// The group of the shared directory, and its users.
 const GROUP: u32 = 61_000;

@@ -2,10 +2,10 @@ use rustix::process::Signal;
 
 use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
-use crate::torture::cloud_server::CloudServer;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
-use crate::torture::proxy::{Proxy, Weather};
+use semrun_testkit::cloud_server::CloudServer;
+use semrun_testkit::proxy::{Proxy, Weather};
 
 /// A server like the original: a permit lives as long as a connection.
 pub(super) struct Node {

@@ -9,11 +9,11 @@ use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::{Setting, TTL};
-use crate::torture::clock::WallClock;
 use crate::torture::command::semaphore_directory;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
-use crate::torture::redis_server::RedisServer;
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::redis_server::RedisServer;
 
 /// A Redis, and a network before it.
 pub(crate) struct Redis {

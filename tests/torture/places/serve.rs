@@ -10,10 +10,10 @@ use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::Setting;
-use crate::torture::clock::WallClock;
-use crate::torture::cloud_server::{CloudServer, KEY};
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 /// `semrun serve` with a state directory on a small disk, and a network before it.
 pub(super) struct Serve {

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use super::Strike;
 use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
-use crate::torture::proxy::{Proxy, Weather};
+use semrun_testkit::proxy::{Proxy, Weather};
 
 /// What a network can do to a server whose clients renew.
 pub(super) const FAULTS: [&str; 10] = [

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::set::{Haste, Over, Set};
 use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
-use crate::torture::servers::address::{Address, Old};
+use semrun_testkit::address::{Address, Old};
 
 /// After a change of the primary nothing is granted for so long: a TTL, three seconds, and what it
 /// takes to ask.
