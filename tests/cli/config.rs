@@ -1,3 +1,5 @@
+//! Configuration files: which one counts, what may stand in it, and what a user hears of a mistake.
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! What `semrun doctor` finds, what it calls good, and whether it shows a secret.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,3 +1,6 @@
+//! Servers, holders and files that mean ill: does anything they say disturb a terminal, a log, or
+//! what a user sees of the others?
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

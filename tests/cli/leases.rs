@@ -1,3 +1,6 @@
+//! Permits in `semrun serve`: a lease survives cut connections, and its command is dead before it
+//! ends.
+
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;

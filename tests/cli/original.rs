@@ -1,3 +1,6 @@
+//! Permits in a server like the original: they live as long as a connection, and a command dies
+//! with its own.
+
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};

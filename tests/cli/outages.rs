@@ -1,3 +1,5 @@
+//! Deaths, stops and outages: a command is dead before another client has its permit.
+
 use std::fs;
 use std::io::Write;
 use std::process::Command;

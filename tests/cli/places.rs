@@ -1,3 +1,5 @@
+//! The queue of `semrun serve`: can a client take a place that another client has?
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 

@@ -1,3 +1,5 @@
+//! Permits in Redis: what is in its keys, how often a client asks, and who is served when.
+
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};

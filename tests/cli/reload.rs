@@ -1,3 +1,6 @@
+//! Keys and certificates that `semrun serve` reads again: what changes for clients, and what goes
+//! on.
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,6 @@
+//! Restarts of `semrun serve`: with what is on its disk it stops no holder and grants nothing
+//! twice.
+
 use std::fmt::Write;
 use std::fs;
 use std::time::{Duration, Instant};

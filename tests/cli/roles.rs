@@ -1,3 +1,5 @@
+//! Keys of `semrun serve` that may do some things: does a client see and do those and no more?
+
 use std::process::Output;
 
 use serde_json::{Value, json};

@@ -1,3 +1,6 @@
+//! Secrets that other users could read: in core files, in environments, in files and on the
+//! network.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,3 +1,5 @@
+//! Signals in every phase of a run: the whole tree ends, and semrun ends as the command did.
+
 use std::fs;
 use std::path::Path;
 

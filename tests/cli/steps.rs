@@ -1,3 +1,6 @@
+//! Permits that outlive the process that acquired them: renewing, giving back and revoking by a
+//! client that only knows their identity.
+
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};

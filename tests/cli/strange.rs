@@ -1,3 +1,5 @@
+//! Servers that are none of ours, or lie: does a client know at once, in little memory?
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;

@@ -1,3 +1,6 @@
+//! Clients that use up a server's connections, memory and names: do holders go on renewing, and do
+//! newcomers get in?
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,3 +1,6 @@
+//! What the tests of this program are made of: a world of its own for each, runs, and what they
+//! show.
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;

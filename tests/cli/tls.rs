@@ -1,3 +1,5 @@
+//! A Redis that encrypts: certificates of a private authority, on both sides.
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 

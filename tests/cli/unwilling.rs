@@ -1,3 +1,6 @@
+//! Redis servers that refuse a command, or grant nothing yet: what goes on without, and what is
+//! said.
+
 use std::io::{BufRead, BufReader};
 
 use super::support::{World, fails, shows};

@@ -1,3 +1,5 @@
+//! Clients from before servers were asked for their replicas: the old program, or its script.
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,3 +1,5 @@
+//! An arena: a crowd of semruns in one place, faults that strike them, and what all of it came to.
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

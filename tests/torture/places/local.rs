@@ -1,3 +1,5 @@
+//! A directory that root and two users share, on a small disk that is filled.
+
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, chown};

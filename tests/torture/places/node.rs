@@ -1,3 +1,5 @@
+//! A server like the original, which clients reach over a network that misbehaves.
+
 use rustix::process::Signal;
 
 use super::{Place, Situation, Strike};

@@ -1,3 +1,6 @@
+//! A Redis that is killed, forgets, runs full and has its clock set, with and without PassBuddy's
+//! programs.
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

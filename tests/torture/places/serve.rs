@@ -1,3 +1,5 @@
+//! `semrun serve` that is killed and started again, with its state on a small disk.
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! What a network does to a server and its clients, and what comes next.
+
 use std::time::{Duration, Instant};
 
 use super::Strike;
