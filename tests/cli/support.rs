@@ -21,13 +21,25 @@ use super::http::Client;
 use super::pids::has_below;
 pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
 use semrun_testkit::cloud_server::{CloudServer, KEY};
-use semrun_testkit::processes::{MARK, Process, marked};
+use semrun_testkit::processes::{MARK, kill_all};
 use semrun_testkit::redis_server::RedisServer;
 use semrun_testkit::root::as_root;
 pub(crate) use semrun_testkit::{PATIENCE, wait_until};
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
+
+/// Runs the script $1 and kills what is still there when it ends: all that has its mounts. A script
+/// that fails leaves what it started, which keeps its output open and its mounts in use.
+const ALONE: &str = r#"
+    sh -e -c "$1"
+    code=$?
+    mounts=$(readlink /proc/self/ns/mnt | tr -dc 0-9)
+    for left in $(find /proc/[0-9]*/ns/mnt -prune -lname "*$mounts*" 2> /dev/null); do
+        left=${left#/proc/} left=${left%%/*}
+        [ "$left" = $$ ] || kill -KILL "$left" 2> /dev/null
+    done
+    exit $code"#;
 
 /// A directory for one test, with the permits in it or in a server of its own.
 pub(crate) struct World {
@@ -245,7 +257,7 @@ impl World {
         assert!(give(0), "this test needs root, or sudo without a password");
         let output = as_root("unshare")
             .args(namespaces.split(' '))
-            .args(["env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
+            .args(["env", &format!("semrun={SEMRUN}"), "sh", "-c", ALONE, "sh", script])
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .output()
@@ -303,10 +315,7 @@ impl World {
 /// A test that failed may have left some of what it started.
 impl Drop for World {
     fn drop(&mut self) {
-        let mark = self.mark();
-        for process in marked(&mark).into_iter().filter_map(|pid| Process::find(pid, &mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.directory.path());
     }
 }
 

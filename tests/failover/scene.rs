@@ -7,12 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use semrun_testkit::address::{Address, Old};
 use semrun_testkit::farm::{CLIENT, Farm, Shape};
-use semrun_testkit::processes::{MARK, Process, marked};
+use semrun_testkit::processes::{MARK, kill_all};
 use semrun_testkit::wait_until;
 
 /// The program under test.
@@ -166,10 +165,7 @@ impl Scene {
 /// A test that failed may have left some of what it started.
 impl Drop for Scene {
     fn drop(&mut self) {
-        let mark = self.directory.path().display().to_string();
-        for process in marked(&mark).into_iter().filter_map(|pid| Process::find(pid, &mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.directory.path());
     }
 }
 

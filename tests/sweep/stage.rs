@@ -19,7 +19,7 @@ use super::job::{self, CODE, Tree};
 use super::server::Server;
 use crate::SEMRUN;
 use semrun_testkit::PATIENCE;
-use semrun_testkit::processes::{MARK, Process, describe, marked};
+use semrun_testkit::processes::{MARK, Process, describe, kill_all, marked};
 
 /// For what happens at once, on a machine that does much else.
 pub(crate) const PROMPT: Duration = Duration::from_secs(4);
@@ -339,10 +339,7 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        let mark = self.here.path().to_str().unwrap();
-        for process in marked(mark).into_iter().filter_map(|pid| Process::find(pid, mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.here.path());
     }
 }
 

@@ -18,7 +18,7 @@ use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
 use super::report;
 use crate::SEMRUN;
-use semrun_testkit::processes::{Process, describe, marked, wakes, worker};
+use semrun_testkit::processes::{Process, describe, kill_all, marked, wakes, worker};
 
 mod clients;
 mod faults;
@@ -116,17 +116,7 @@ struct Cleanup(String);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        // One that is just starting others may be faster, but not for ever.
-        for _ in 0..50 {
-            let left = marked(&self.0);
-            if left.is_empty() {
-                break;
-            }
-            for process in left.into_iter().filter_map(|pid| Process::find(pid, &self.0)) {
-                process.signal(Signal::KILL);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        kill_all(Path::new(&self.0));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -65,10 +66,41 @@ fn carries(pid: &str, mark: &str) -> bool {
 
 /// The processes that carry a mark and have not ended.
 pub fn marked(mark: &str) -> Vec<Pid> {
+    pids().filter(|pid| carries(&pid.as_raw_nonzero().to_string(), mark)).collect()
+}
+
+/// Kills what carries this directory as its mark or works in it, until nothing of that is left: a test
+/// that failed may have left some of what it started. What has no mark any more, and works elsewhere,
+/// is found by `contained.py`.
+pub fn kill_all(directory: &Path) {
+    let mark = directory.display().to_string();
+    let directory = &directory.canonicalize().unwrap_or_else(|_| directory.into());
+    // Each round finds what those of the one before have started meanwhile.
+    for _ in 0..100 {
+        let left: Vec<_> = pids().filter(|pid| belongs(*pid, directory, &mark)).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // Another process may have the number now.
+            if belongs(pid, directory, &mark) {
+                let _ = pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn belongs(pid: Pid, directory: &Path, mark: &str) -> bool {
+    let place = format!("/proc/{}/cwd", pid.as_raw_nonzero());
+    fs::read_link(place).is_ok_and(|place| place.starts_with(directory))
+        || carries(&pid.as_raw_nonzero().to_string(), mark)
+}
+
+fn pids() -> impl Iterator<Item = Pid> {
     let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    let numbers = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
-    let ours = |pid: &i32| carries(&pid.to_string(), mark);
-    numbers.filter(ours).filter_map(Pid::from_raw).collect()
+    names.filter_map(|name| Pid::from_raw(name.to_str()?.parse().ok()?))
 }
 
 /// How a process is called, with its state, for people.
