@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use semrun_testkit::cloud_server::KEY;
 use serde_json::Value;
 
 use super::support::World;
-use semrun_testkit::cloud_server::KEY;
 
 /// The document, and the exit code.
 fn examined(world: &World, options: &[&str]) -> (Value, i32) {

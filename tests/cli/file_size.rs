@@ -4,9 +4,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, prlimit};
+use semrun_testkit::cloud_server::CloudServer;
 
 use super::support::{Running, SEMRUN, World, content, fails, shows};
-use semrun_testkit::cloud_server::CloudServer;
 
 /// A run under such a limit, of a command that says which one it has.
 fn within(world: &World, limit: &str) -> std::process::Output {

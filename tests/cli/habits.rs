@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 use super::support::{Running, SEMRUN, World, content};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 /// What every command ends with that the rows leave open.
 const CODE: i32 = 7;

@@ -10,11 +10,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
+use semrun_testkit::cloud_server::CloudServer;
 
 use super::http::Client;
 use super::strange::{answering, of_ours};
 use super::support::{SEMRUN, World, fails, wait_until};
-use semrun_testkit::cloud_server::CloudServer;
 
 /// What moves a cursor, turns the direction of writing, or hides.
 const NASTY: &str = "\u{1b}]0;pwn\u{7}\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}";

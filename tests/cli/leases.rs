@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::proxy::{Proxy, Weather};
 
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::http::{Client, path};
 use super::support::{Leftover, Running, World, content, fails, is_alive, shows, wait_until};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
-use semrun_testkit::proxy::{Proxy, Weather};
 
 pub(crate) fn world() -> World {
     World::in_cloud(CloudServer::ours())

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::support::{World, shows};
 use semrun_testkit::cloud_server::CloudServer;
+
+use super::support::{World, shows};
 
 /// What is typed after `semrun`, the exit code, and what has to be said about it.
 type Row = (&'static str, i32, &'static [&'static str]);

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::mutate::{Dice, changed};
 
 use super::hostile::both_are_clean;
 use super::strange::answering;
 use super::support::{SEMRUN, World};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
-use semrun_testkit::mutate::{Dice, changed};
 
 /// How many cases, in a test that is one of many.
 fn cases(otherwise: usize) -> usize {

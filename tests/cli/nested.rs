@@ -1,12 +1,12 @@
 //! Runs within a run: under the permit that is held around them, and never without one.
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::root::as_root;
 
 use super::faults::{OPTIONS, TTL, worker};
 use super::support::{
     Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, state, wait_until,
 };
-use semrun_testkit::root::as_root;
 
 /// A script that starts a nested run in the background, whose command writes its pid to `inner`.
 /// The nested run's exit code goes to `code`.

@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use semrun_testkit::cloud_server::{CloudServer, DOUBLE, KEY};
+use semrun_testkit::proxy::Proxy;
 
 use super::faults::{family, stubborn_family, worker};
 use super::http::Client;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,
 };
-use semrun_testkit::cloud_server::{CloudServer, DOUBLE, KEY};
-use semrun_testkit::proxy::Proxy;
 
 fn world() -> World {
     World::in_cloud(CloudServer::like_node())

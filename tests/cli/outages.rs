@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
-
-use super::faults::{OPTIONS, TTL, family, stubborn_family, worker};
-use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 use semrun_testkit::cloud_server::CloudServer;
 use semrun_testkit::proxy::{Proxy, Weather};
 use semrun_testkit::redis_server::RedisServer;
+
+use super::faults::{OPTIONS, TTL, family, stubborn_family, worker};
+use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 
 /// What is left of the lease of the only holder, by the server's clock; 0 once it has ended.
 pub(crate) fn lease_left(world: &World) -> i64 {

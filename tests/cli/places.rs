@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
+use semrun_testkit::cloud_server::{CloudServer, OTHER_KEY};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -10,7 +11,6 @@ use super::http::Client;
 use super::leases::{client, server};
 use super::restarts::remembering;
 use super::support::World;
-use semrun_testkit::cloud_server::{CloudServer, OTHER_KEY};
 
 /// What a server answers to one of ours that asks, and the connection that shows that it is there.
 struct Asked {

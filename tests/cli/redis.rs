@@ -5,13 +5,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use semrun_testkit::redis_server::RedisServer;
 
 use super::faults::{OPTIONS, TTL, worker};
 use super::outages::lease_left;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,
 };
-use semrun_testkit::redis_server::RedisServer;
 
 #[test]
 fn it_shares_the_set_that_passbuddy_keeps() {

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY, OTHER_KEY};
 use tempfile::TempDir;
 
 use super::http::{Client, Pending, path};
 use super::support::{Running, SEMRUN, World, content, fails, shows, wait_until};
 use super::tls::certificates;
-use semrun_testkit::cloud_server::{CloudServer, KEY, OTHER_KEY};
 
 const NEW_KEY: &str = "a-new-key-for-tests";
 const AGAIN: &str = "server: SIGHUP: read again: ";

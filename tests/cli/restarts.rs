@@ -6,11 +6,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::leases::{client, server, world};
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
-use semrun_testkit::cloud_server::CloudServer;
 
 /// One whose server remembers.
 pub(crate) fn remembering() -> World {

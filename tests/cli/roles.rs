@@ -2,12 +2,12 @@
 
 use std::process::Output;
 
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::http::{Answer, Client, path};
 use super::support::{Running, World, fails, shows, wait_until};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 /// Those beside [`KEY`], which may do everything.
 const USES: &str = "a-key-that-uses";

@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use semrun_testkit::cloud_server::CloudServer;
 use serde_json::{Value, json};
 
 use super::support::{Running, World, wait_until};
-use semrun_testkit::cloud_server::CloudServer;
 
 fn schema(file: &str) -> Value {
     let path = format!("{}/docs/schema/{file}.json", env!("CARGO_MANIFEST_DIR"));

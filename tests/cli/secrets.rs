@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 
 use super::support::{Running, World, is_alive, pid_in, shows, wait_until, worker_of};
-use semrun_testkit::cloud_server::CloudServer;
 
 /// A run that says how large a core file may be: that of its semrun, of the semrun above, and its own.
 const LIMITS: &str =

@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 use serde_json::Value;
 
 use super::support::{Running, SEMRUN, World, fails, is_alive, pid_in, shows, wait_until};
-use semrun_testkit::cloud_server::CloudServer;
 
 /// Acquires a permit of `x`, and returns it.
 pub(crate) fn acquired(world: &World, options: &[&str]) -> String {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::support::{SEMRUN, World, fails, shows, wait_until};
 use semrun_testkit::cloud_server::{CloudServer, KEY};
+
+use super::support::{SEMRUN, World, fails, shows, wait_until};
 
 const PERMIT: &str = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
 

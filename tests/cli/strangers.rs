@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use socket2::{Domain, Socket, Type};
 use uuid::Uuid;
 
 use super::http::{Answer, Client, Pending, path};
 use super::support::{Running, World, children, fails, shows, wait_until};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 const OURS: (&str, &str) = ("x-semrun", "2");
 

@@ -15,16 +15,16 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
-
-use super::http::Client;
-use super::pids::has_below;
-pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
 use semrun_testkit::cloud_server::{CloudServer, KEY};
 use semrun_testkit::processes::{MARK, kill_all};
 use semrun_testkit::redis_server::RedisServer;
 use semrun_testkit::root::as_root;
 pub(crate) use semrun_testkit::{PATIENCE, wait_until};
+use tempfile::TempDir;
+
+use super::http::Client;
+use super::pids::has_below;
+pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::support::{World, fails, shows};
 use semrun_testkit::redis_server::RedisServer;
+
+use super::support::{World, fails, shows};
 
 /// Makes an authority, and certificates that it signed: of a server called localhost, and of a
 /// client.

@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use semrun_testkit::root::as_root;
 
 use super::faults::{OPTIONS, worker};
 use super::support::{
     Leftover, Running, SEMRUN, World, content, is_alive, pid_in, pids_of_children, shows,
     wait_until,
 };
-use semrun_testkit::root::as_root;
 
 /// A job in the background, which keeps what the terminal and the shell do to it to itself.
 const JOB: &str = "setsid sh -c 'trap \"\" INT QUIT; echo $$ > job; exec sleep 1000' & \

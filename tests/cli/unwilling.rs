@@ -3,8 +3,9 @@
 
 use std::io::{BufRead, BufReader};
 
-use super::support::{World, fails, shows};
 use semrun_testkit::redis_server::RedisServer;
+
+use super::support::{World, fails, shows};
 
 /// Servers that do not grant a command, in the two ways in which that is said.
 fn without(command: &str) -> [World; 2] {

@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+
 use super::http::{Client, path};
 use super::strange::answering;
 use super::support::{World, fails};
-use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 /// Our server as an older one is: it does not know the version that our client speaks, and takes it
 /// for a client of the original.

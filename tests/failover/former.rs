@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::scene::{Run, Scene};
 use semrun_testkit::farm::CLIENT;
+
+use super::scene::{Run, Scene};
 
 /// Names a semrun from before servers were asked for their replicas.
 const PROGRAM: &str = "SEMRUN_TEST_OLD";

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::scene::{Run, Scene, watch, watch_for};
 use semrun_testkit::address::{Address, Old};
 use semrun_testkit::farm::{Peers, Shape};
+
+use super::scene::{Run, Scene, watch, watch_for};
 
 /// Ten runs, each for a permit of a name of its own.
 fn ten(scene: &Scene, who: &str, options: &[&str]) -> Vec<Run> {

@@ -7,12 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use semrun_testkit::address::{Address, Old};
 use semrun_testkit::farm::{CLIENT, Farm, Shape};
 use semrun_testkit::processes::{MARK, kill_all};
 use semrun_testkit::wait_until;
+use tempfile::TempDir;
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use redis::RedisResult;
-
 use semrun_testkit::address::{Address, Old};
 use semrun_testkit::farm::{Farm, Peers, Shape};
 use semrun_testkit::haproxy::Haproxy;

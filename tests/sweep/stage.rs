@@ -11,6 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::PATIENCE;
+use semrun_testkit::processes::{MARK, Process, describe, kill_all, marked};
 use tempfile::TempDir;
 
 use super::backends::{Backends, Kind, TTL};
@@ -18,8 +20,6 @@ use super::injector::{Call, Injector, Point, What, listed, struck};
 use super::job::{self, CODE, Tree};
 use super::server::Server;
 use crate::SEMRUN;
-use semrun_testkit::PATIENCE;
-use semrun_testkit::processes::{MARK, Process, describe, kill_all, marked};
 
 /// For what happens at once, on a machine that does much else.
 pub(crate) const PROMPT: Duration = Duration::from_secs(4);

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::processes::{Process, describe, kill_all, marked, wakes, worker};
 use tempfile::TempDir;
 
 use self::clients::Client;
@@ -18,7 +19,6 @@ use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
 use super::report;
 use crate::SEMRUN;
-use semrun_testkit::processes::{Process, describe, kill_all, marked, wakes, worker};
 
 mod clients;
 mod faults;

@@ -4,12 +4,13 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, chown};
 
+use semrun_testkit::processes::Process;
+
 use super::disk::Disk;
 use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
-use semrun_testkit::processes::Process;
 
 /// The group of the shared directory, and its users.
 const GROUP: u32 = 61_000;

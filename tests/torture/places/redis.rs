@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::redis_server::RedisServer;
 
 use super::disk::Disk;
 use super::watch::Watch;
@@ -15,8 +17,6 @@ use crate::torture::arena::{Setting, TTL};
 use crate::torture::command::semaphore_directory;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
-use semrun_testkit::clock::WallClock;
-use semrun_testkit::redis_server::RedisServer;
 
 /// A Redis, and a network before it.
 pub(crate) struct Redis {

@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use serde_json::Value;
 
 use super::disk::Disk;
@@ -14,8 +16,6 @@ use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
-use semrun_testkit::clock::WallClock;
-use semrun_testkit::cloud_server::{CloudServer, KEY};
 
 /// `semrun serve` with a state directory on a small disk, and a network before it.
 pub(super) struct Serve {

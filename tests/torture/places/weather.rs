@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use semrun_testkit::proxy::{Proxy, Weather};
+
 use super::Strike;
 use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
-use semrun_testkit::proxy::{Proxy, Weather};
 
 /// What a network can do to a server whose clients renew.
 pub(super) const FAULTS: [&str; 10] = [

@@ -8,7 +8,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::RedisResult;
-
 use semrun_testkit::node::{Kind, Node, Role};
 use semrun_testkit::proxy::{Proxy, Weather};
 
