@@ -2,10 +2,6 @@
 //! and its result must keep its promises. `fuzz/` has the targets for cargo-fuzz and a corpus; the
 //! tests here replay the corpus and change it at random.
 
-#[cfg(test)]
-#[path = "fuzz/mutate.rs"]
-mod mutate;
-
 use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
@@ -84,6 +80,8 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use semrun_testkit::mutate::{Dice, changed};
+
     use super::*;
 
     fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -108,9 +106,9 @@ mod tests {
             for bytes in &corpus {
                 run(bytes);
             }
-            let mut dice = mutate::Dice::new(told("FUZZ_SEED", 7));
+            let mut dice = Dice::new(told("FUZZ_SEED", 7));
             for _ in 0..changes {
-                run(&mutate::changed(&corpus, &mut dice));
+                run(&changed(&corpus, &mut dice));
             }
         }
     }

@@ -6,11 +6,6 @@
 mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
-    /// Bytes that are nearly right.
-    #[path = "../../src/fuzz/mutate.rs"]
-    mod changes;
-    /// A cloud-semaphore server of one's own, ours or like the original.
-    mod cloud_server;
     /// Completions, by the keys that are pressed.
     mod completions;
     /// Configuration files.
@@ -59,30 +54,18 @@ mod cli {
     mod pids;
     /// Places in the queue of `semrun serve`, and clients that lie about theirs.
     mod places;
-    /// Processes that are found by what they carry.
-    #[path = "../torture/processes.rs"]
-    #[expect(dead_code, reason = "the torture needs more of it")]
-    mod processes;
     /// `semrun serve` as a client of the original sees it.
     mod protocol;
-    /// A network that misbehaves.
-    #[path = "../torture/proxy.rs"]
-    #[expect(dead_code, reason = "the torture needs more of it")]
-    mod proxy;
     /// Order, limits and hand-over between many runs.
     mod queue;
     /// Permits in Redis.
     mod redis;
-    /// A server of one's own.
-    mod redis_server;
     /// Keys and certificates that `semrun serve` reads again.
     mod reload;
     /// Restarts of `semrun serve`, and what it keeps on the disk.
     mod restarts;
     /// Keys of `semrun serve` that may do some things.
     mod roles;
-    /// Programs that need root.
-    mod root;
     /// A command's surroundings and exit codes.
     mod run;
     /// The JSON documents against their schemas.

@@ -4,9 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-/// Servers, and what happens to them.
-mod support;
-
 mod failover {
     /// Clients of two ages.
     mod ages;
@@ -14,10 +11,6 @@ mod failover {
     mod former;
     /// Servers that are lost.
     mod losses;
-    /// Processes that are found by what they carry.
-    #[path = "../torture/processes.rs"]
-    #[expect(dead_code, reason = "the torture needs more of it")]
-    mod processes;
     /// Primaries that are replaced.
     mod promotions;
     /// Where a case takes place.

@@ -11,28 +11,18 @@
 mod sweep {
     /// Where permits live.
     pub(crate) mod backends;
-    #[path = "../cli/cloud_server.rs"]
-    #[expect(dead_code, reason = "other tests need more of it")]
-    mod cloud_server;
     /// Which errors a call can have.
     pub(crate) mod errors;
     /// Something that happens at a system call.
     pub(crate) mod injector;
     /// What runs under a permit.
     pub(crate) mod job;
-    #[path = "../torture/processes.rs"]
-    #[expect(dead_code, reason = "the torture needs more of it")]
-    mod processes;
-    #[path = "../cli/redis_server.rs"]
-    mod redis_server;
     /// Subcommands, and what is around them.
     pub(crate) mod scenes;
     /// A server to which something happens.
     mod server;
     /// A semaphore's life around one point.
     pub(crate) mod stage;
-    #[path = "../torture/support.rs"]
-    mod support;
 }
 
 use std::process::ExitCode;
@@ -45,6 +35,9 @@ use sweep::injector::{Call, Injector, Point, What, struck};
 use sweep::scenes::{SCENES, Scene};
 use sweep::stage::Stage;
 use sweep::{errors, job};
+
+/// The program under test.
+const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
 
 /// How many scenes are played at once, and how many points of each: they mostly wait.
 const SCENES_AT_ONCE: usize = 10;

@@ -13,11 +13,6 @@ mod torture {
     pub(crate) mod arena;
     /// The invariants, over a whole history.
     pub(crate) mod check;
-    /// A wall clock of a server's own.
-    mod clock;
-    #[path = "../cli/cloud_server.rs"]
-    #[expect(dead_code, reason = "other tests need more of it")]
-    mod cloud_server;
     /// What runs under a permit.
     pub(crate) mod command;
     /// How many permits are taken for certain, by what was asked for and by what is pinned.
@@ -39,24 +34,10 @@ mod torture {
     pub(crate) mod passed_over;
     /// Where permits live, and what can happen there.
     pub(crate) mod places;
-    /// Processes that are found, signalled and waited for.
-    mod processes;
-    /// A network that misbehaves.
-    mod proxy;
-    #[path = "../cli/redis_server.rs"]
-    mod redis_server;
     /// A breach as a person reads it.
     mod report;
-    /// Programs that need root.
-    #[path = "../cli/root.rs"]
-    pub(crate) mod root;
-    #[path = "../support/mod.rs"]
-    #[expect(dead_code, reason = "other tests need more of it")]
-    mod servers;
     /// A step under a permit that outlives who acquired it.
     mod step;
-    /// What the servers of other tests need, too.
-    mod support;
 }
 
 use std::os::unix::process::CommandExt;
@@ -64,10 +45,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use semrun_testkit::root::as_root;
 use torture::{arena, command, figures, oracles, places};
 
 /// Set for the process that has its own mounts.
 const APART: &str = "TORTURE_APART";
+
+/// The program under test.
+const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -111,9 +96,16 @@ fn seed_of_now() -> u64 {
 
 /// Begins again with mounts of its own, in which disks can be filled; they go with the last process.
 fn in_a_mount_namespace() {
-    let mut unshare = torture::root::as_root("unshare");
+    let mut unshare = as_root("unshare");
     unshare.args(["--mount", "--propagation", "private", "env"]);
-    let handed = ["PATH", "CARGO_MANIFEST_DIR", "TORTURE_SEED", "TORTURE_SECONDS", "TORTURE_KEEP"];
+    let handed = [
+        "PATH",
+        "CARGO_BIN_EXE_semrun",
+        "CARGO_MANIFEST_DIR",
+        "TORTURE_SEED",
+        "TORTURE_SECONDS",
+        "TORTURE_KEEP",
+    ];
     unshare.args(
         handed.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))),
     );

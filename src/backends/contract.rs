@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use semrun_testkit::redis_server::RedisServer;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -32,7 +33,6 @@ use super::memory::MemoryStore;
 use super::progress::Canceller;
 use super::redis::RedisStore;
 use super::redis::config::{RedisConfig, RedisUrl};
-use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
 use super::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Holder,

@@ -1,3 +1,5 @@
+//! What command lines, variables and configuration files mean together, and which of them counts.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

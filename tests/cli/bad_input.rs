@@ -1,3 +1,6 @@
+//! Usage errors, and places where no permit can live: does a user hear in one line what to change,
+//! and does the command stay where it is?
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;

@@ -1,3 +1,6 @@
+//! Jobs that run at set times on several hosts: does each round run once, whatever clocks and hosts
+//! do?
+
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};

@@ -1,9 +1,11 @@
+//! What `semrun doctor` finds, what it calls good, and whether it shows a secret.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use semrun_testkit::cloud_server::KEY;
 use serde_json::Value;
 
-use super::cloud_server::KEY;
 use super::support::World;
 
 /// The document, and the exit code.

@@ -1,3 +1,5 @@
+//! The examples of a store: does it refuse a holder whose token is older than one it has seen?
+
 use std::path::Path;
 
 use super::support::{SEMRUN, World};

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, prlimit};
+use semrun_testkit::cloud_server::CloudServer;
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, SEMRUN, World, content, fails, shows};
 
 /// A run under such a limit, of a command that says which one it has.

@@ -1,3 +1,5 @@
+//! Completions, man pages and the help in the README: are they those of this program, and readable?
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 
-use super::cloud_server::{CloudServer, KEY};
 use super::support::{Leftover, Running, SEMRUN, World, content, is_alive, pid_in, wait_until};
 
 const HOUSE: &str = env!("CARGO_MANIFEST_DIR");

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 
-use super::cloud_server::{CloudServer, KEY};
 use super::support::{Running, SEMRUN, World, content};
 
 /// What every command ends with that the rows leave open.

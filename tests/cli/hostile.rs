@@ -1,3 +1,6 @@
+//! Servers, holders and files that mean ill: does anything they say disturb a terminal, a log, or
+//! what a user sees of the others?
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,8 +10,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
+use semrun_testkit::cloud_server::CloudServer;
 
-use super::cloud_server::CloudServer;
 use super::http::Client;
 use super::strange::{answering, of_ours};
 use super::support::{SEMRUN, World, fails, wait_until};
@@ -147,7 +150,7 @@ fn a_label_cannot_be_taken_for_words_of_ours() {
 #[test]
 fn a_line_of_the_log_cannot_be_forged() {
     let server = CloudServer::ours_with(&["--log", "sem_transition,debug"]);
-    let client = Client::new(server.port(), super::cloud_server::KEY);
+    let client = Client::new(server.port(), semrun_testkit::cloud_server::KEY);
     let names = ["x\nserver: [forged", "x\u{2028}y\u{1b}[31m\u{202e}", "y:-:root] acquired"];
     let _attached = names.map(|name| client.attach(name));
     wait_until("all are in the log", || server.log().contains("root]"));

@@ -1,11 +1,14 @@
+//! Permits in `semrun serve`: a lease survives cut connections, and its command is dead before it
+//! ends.
+
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::proxy::{Proxy, Weather};
 
-use super::cloud_server::{CloudServer, KEY};
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::http::{Client, path};
-use super::proxy::{Proxy, Weather};
 use super::support::{Leftover, Running, World, content, fails, is_alive, shows, wait_until};
 
 pub(crate) fn world() -> World {
@@ -211,8 +214,8 @@ fn https_with_a_private_authority() {
         (["--tls-cert", &key, "--tls-key", &key], "no certificate in --tls-cert"),
         (["--tls-cert", &authority, "--tls-key", &key], "do not fit"),
     ] {
-        super::cloud_server::write_keys(&directory, "a-key-for-tests");
-        let mut serve = super::cloud_server::serve(&directory, 0);
+        semrun_testkit::cloud_server::write_keys(&directory, "a-key-for-tests");
+        let mut serve = semrun_testkit::cloud_server::serve(&directory, 0);
         fails(&serve.args(options).output().unwrap(), 78, &[words]);
     }
 }
@@ -226,7 +229,7 @@ fn a_wrong_key_a_wrong_server_and_none_at_all_are_69() {
     assert!(!String::from_utf8_lossy(&output.stderr).contains("opens-nothing"));
     fails(&run(""), 69, &["none was given", "--api-key-file"]);
     fails(&run("un\u{e4}cceptable"), 78, &["API key"]);
-    let redis = super::redis_server::RedisServer::start();
+    let redis = semrun_testkit::redis_server::RedisServer::start();
     let url = format!("http://127.0.0.1:{}", redis.port());
     fails(&world.run(["--backend", &url, "true"]).output().unwrap(), 69, &["http://127.0.0.1"]);
     let nowhere = ["--backend", "http://127.0.0.1:1", "-w", "0.5", "true"];

@@ -1,3 +1,5 @@
+//! `semrun limit`: a limit that is pinned counts for every client, and changing it wakes who fits.
+
 use super::leases::server;
 use super::restarts::remembering;
 use super::support::{World, fails, shows, wait_until};

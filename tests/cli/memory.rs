@@ -1,3 +1,5 @@
+//! How much of the program a waiter keeps in memory when it waits for long.
+
 use std::fs;
 
 use rustix::process::Pid;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::cloud_server::CloudServer;
+use semrun_testkit::cloud_server::CloudServer;
+
 use super::support::{World, shows};
 
 /// What is typed after `semrun`, the exit code, and what has to be said about it.

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::mutate::{Dice, changed};
 
-use super::changes::{Dice, changed};
-use super::cloud_server::{CloudServer, KEY};
 use super::hostile::both_are_clean;
 use super::strange::answering;
 use super::support::{SEMRUN, World};

@@ -1,9 +1,9 @@
 //! Runs within a run: under the permit that is held around them, and never without one.
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::root::as_root;
 
 use super::faults::{OPTIONS, TTL, worker};
-use super::root::as_root;
 use super::support::{
     Leftover, Running, SEMRUN, World, content, is_alive, pid_in, shows, state, wait_until,
 };

@@ -1,11 +1,14 @@
+//! Permits in a server like the original: they live as long as a connection, and a command dies
+//! with its own.
+
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use semrun_testkit::cloud_server::{CloudServer, DOUBLE, KEY};
+use semrun_testkit::proxy::Proxy;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::faults::{family, stubborn_family, worker};
 use super::http::Client;
-use super::proxy::Proxy;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,
 };
@@ -211,11 +214,10 @@ fn it_survives_clients_that_are_killed_at_any_moment_and_restarts_under_them() {
 fn a_host_that_is_cut_off_kills_its_command() {
     let world = World::on_this_machine();
     std::fs::write(world.path("keys"), "a-key-for-tests\n").unwrap();
-    let double = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/cloud_server.py");
     // Two hosts: network namespaces of this test's own, with a cable between them.
     let output = world.with_network(&format!(
         r#"chmod 600 keys
-           python3 {double} 10.9.8.1:0 a-key-for-tests > line &
+           python3 {DOUBLE} 10.9.8.1:0 a-key-for-tests > line &
            server=$!
            $semrun serve --listen 10.9.8.1:0 --api-key-file keys > ours 2> /dev/null &
            ours=$!

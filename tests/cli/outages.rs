@@ -1,14 +1,16 @@
+//! Deaths, stops and outages: a command is dead before another client has its permit.
+
 use std::fs;
 use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use semrun_testkit::cloud_server::CloudServer;
+use semrun_testkit::proxy::{Proxy, Weather};
+use semrun_testkit::redis_server::RedisServer;
 
-use super::cloud_server::CloudServer;
 use super::faults::{OPTIONS, TTL, family, stubborn_family, worker};
-use super::proxy::{Proxy, Weather};
-use super::redis_server::RedisServer;
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
 
 /// What is left of the lease of the only holder, by the server's clock; 0 once it has ended.

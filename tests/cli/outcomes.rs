@@ -1,3 +1,6 @@
+//! Outcomes that could be taken for others: what is not done says so, and hints and secrets are the
+//! same whichever way they come.
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Output;

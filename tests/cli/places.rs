@@ -1,10 +1,12 @@
+//! The queue of `semrun serve`: can a client take a place that another client has?
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
+use semrun_testkit::cloud_server::{CloudServer, OTHER_KEY};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, OTHER_KEY};
 use super::http::Client;
 use super::leases::{client, server};
 use super::restarts::remembering;

@@ -1,3 +1,6 @@
+//! Many runs of one semaphore: they keep its limit and their order, and no waiter that is dead or
+//! stopped holds up the others.
+
 use std::fs;
 use std::time::Duration;
 

@@ -1,12 +1,14 @@
+//! Permits in Redis: what is in its keys, how often a client asks, and who is served when.
+
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
+use semrun_testkit::redis_server::RedisServer;
 
 use super::faults::{OPTIONS, TTL, worker};
 use super::outages::lease_left;
-use super::redis_server::RedisServer;
 use super::support::{
     Leftover, Running, World, content, fails, is_alive, pid_in, shows, wait_until,
 };

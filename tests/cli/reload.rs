@@ -1,3 +1,6 @@
+//! Keys and certificates that `semrun serve` reads again: what changes for clients, and what goes
+//! on.
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -5,9 +8,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::{CloudServer, KEY, OTHER_KEY};
 use tempfile::TempDir;
 
-use super::cloud_server::{CloudServer, KEY, OTHER_KEY};
 use super::http::{Client, Pending, path};
 use super::support::{Running, SEMRUN, World, content, fails, shows, wait_until};
 use super::tls::certificates;

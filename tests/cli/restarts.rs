@@ -1,10 +1,13 @@
+//! Restarts of `semrun serve`: with what is on its disk it stops no holder and grants nothing
+//! twice.
+
 use std::fmt::Write;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 
-use super::cloud_server::CloudServer;
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
 use super::leases::{client, server, world};
 use super::support::{Running, World, content, fails, is_alive, shows, wait_until};
@@ -164,11 +167,11 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_state_directory_that_cannot_be_used_is_said_at_the_start() {
     let directory = tempfile::TempDir::new().unwrap();
-    super::cloud_server::write_keys(&directory, "a-key-for-tests");
+    semrun_testkit::cloud_server::write_keys(&directory, "a-key-for-tests");
     let state = directory.path().join("state");
     fs::write(&state, "").unwrap();
     let start = || {
-        let mut serve = super::cloud_server::serve(&directory, 0);
+        let mut serve = semrun_testkit::cloud_server::serve(&directory, 0);
         serve.arg("--state-dir").arg(&state).output().unwrap()
     };
     fails(&start(), 69, &["cannot use the state directory"]);

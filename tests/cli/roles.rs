@@ -1,9 +1,11 @@
+//! Keys of `semrun serve` that may do some things: does a client see and do those and no more?
+
 use std::process::Output;
 
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::http::{Answer, Client, path};
 use super::support::{Running, World, fails, shows, wait_until};
 
@@ -311,8 +313,11 @@ fn who_fills_the_pipe_of_the_log_hides_nothing_that_it_does_to_others() {
     use std::process::{Command, Stdio};
 
     let directory = tempfile::TempDir::new().unwrap();
-    super::cloud_server::write_keys(&directory, &format!("{KEY} boss\n{USES} role=use web1\n"));
-    let mut command: Command = super::cloud_server::serve(&directory, 0);
+    semrun_testkit::cloud_server::write_keys(
+        &directory,
+        &format!("{KEY} boss\n{USES} role=use web1\n"),
+    );
+    let mut command: Command = semrun_testkit::cloud_server::serve(&directory, 0);
     command.args(["--log", "sem_transition"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut server = Running::start(&mut command);
     let mut line = Vec::new();

@@ -1,3 +1,6 @@
+//! A run with nothing in its way: the command's surroundings, its exit code, and what is said
+//! beside it.
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use semrun_testkit::cloud_server::CloudServer;
 use serde_json::{Value, json};
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, World, wait_until};
 
 fn schema(file: &str) -> Value {

@@ -1,9 +1,12 @@
+//! Secrets that other users could read: in core files, in environments, in files and on the
+//! network.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, World, is_alive, pid_in, shows, wait_until, worker_of};
 
 /// A run that says how large a core file may be: that of its semrun, of the semrun above, and its own.

@@ -1,3 +1,6 @@
+//! Directories that several users share: who may use one, who is refused, and whether they see each
+//! other.
+
 use super::support::World;
 
 /// Shell functions for tests with several users: `alice` and `bob` share a group, `mallory` has

@@ -1,3 +1,5 @@
+//! One semaphore with PassBuddy's programs: their permits count, and their releases are noticed.
+
 use std::time::{Duration, Instant};
 
 use super::support::World;

@@ -1,3 +1,5 @@
+//! Signals in every phase of a run: the whole tree ends, and semrun ends as the command did.
+
 use std::fs;
 use std::path::Path;
 
@@ -335,7 +337,7 @@ fn the_first_process_of_a_container_ends_with_a_code() {
         "mount -t proc proc /proc; exec {} --name x -- sh -c 'echo > ready; exec sleep 1000'",
         super::support::SEMRUN
     );
-    let mut unshare = super::root::as_root("unshare");
+    let mut unshare = semrun_testkit::root::as_root("unshare");
     unshare.args(["--pid", "--mount", "--fork", "--kill-child", "sh", "-c", &script]);
     unshare.current_dir(world.path(".")).envs(world.environment());
     // In our process group, which has no number in there.

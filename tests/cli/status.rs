@@ -1,3 +1,5 @@
+//! `semrun status`: does it show holders and waiters as they are, and every change once?
+
 use super::support::{Running, World, shows, wait_until};
 
 #[test]

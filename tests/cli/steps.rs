@@ -1,11 +1,14 @@
+//! Permits that outlive the process that acquired them: renewing, giving back and revoking by a
+//! client that only knows their identity.
+
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
 use serde_json::Value;
 
-use super::cloud_server::CloudServer;
 use super::support::{Running, SEMRUN, World, fails, is_alive, pid_in, shows, wait_until};
 
 /// Acquires a permit of `x`, and returns it.

@@ -1,3 +1,5 @@
+//! Servers that are none of ours, or lie: does a client know at once, in little memory?
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
@@ -5,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::cloud_server::{CloudServer, KEY};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+
 use super::support::{SEMRUN, World, fails, shows, wait_until};
 
 const PERMIT: &str = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";

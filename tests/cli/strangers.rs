@@ -1,3 +1,6 @@
+//! Clients that use up a server's connections, memory and names: do holders go on renewing, and do
+//! newcomers get in?
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -9,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use socket2::{Domain, Socket, Type};
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::http::{Answer, Client, Pending, path};
 use super::support::{Running, World, children, fails, shows, wait_until};
 

@@ -1,3 +1,6 @@
+//! What the tests of this program are made of: a world of its own for each, runs, and what they
+//! show.
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -12,21 +15,31 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::processes::{MARK, kill_all};
+use semrun_testkit::redis_server::RedisServer;
+use semrun_testkit::root::as_root;
+pub(crate) use semrun_testkit::{PATIENCE, wait_until};
 use tempfile::TempDir;
 
-use super::cloud_server::{CloudServer, KEY};
 use super::http::Client;
 use super::pids::has_below;
 pub(crate) use super::pids::{Leftover, children, is_alive, pids_of_children, state, worker_of};
-use super::processes::{MARK, Process, marked};
-use super::redis_server::RedisServer;
-use super::root::as_root;
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
 
-/// Longer than anything takes that works, on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Runs the script $1 and kills what is still there when it ends: all that has its mounts. A script
+/// that fails leaves what it started, which keeps its output open and its mounts in use.
+const ALONE: &str = r#"
+    sh -e -c "$1"
+    code=$?
+    mounts=$(readlink /proc/self/ns/mnt | tr -dc 0-9)
+    for left in $(find /proc/[0-9]*/ns/mnt -prune -lname "*$mounts*" 2> /dev/null); do
+        left=${left#/proc/} left=${left%%/*}
+        [ "$left" = $$ ] || kill -KILL "$left" 2> /dev/null
+    done
+    exit $code"#;
 
 /// A directory for one test, with the permits in it or in a server of its own.
 pub(crate) struct World {
@@ -244,7 +257,7 @@ impl World {
         assert!(give(0), "this test needs root, or sudo without a password");
         let output = as_root("unshare")
             .args(namespaces.split(' '))
-            .args(["env", &format!("semrun={SEMRUN}"), "sh", "-e", "-c", script])
+            .args(["env", &format!("semrun={SEMRUN}"), "sh", "-c", ALONE, "sh", script])
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .output()
@@ -302,10 +315,7 @@ impl World {
 /// A test that failed may have left some of what it started.
 impl Drop for World {
     fn drop(&mut self) {
-        let mark = self.mark();
-        for process in marked(&mark).into_iter().filter_map(|pid| Process::find(pid, &mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.directory.path());
     }
 }
 
@@ -412,15 +422,6 @@ pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
 #[track_caller]
 pub(crate) fn died_of(output: &Output, signal: Signal) {
     assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}");
-}
-
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        sleep(Duration::from_millis(2));
-    }
 }
 
 /// Waits until a file has something in it, and returns that.

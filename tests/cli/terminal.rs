@@ -1,3 +1,5 @@
+//! Job control and the waiting line, on a pseudo-terminal: does a command feel at home in a shell?
+
 use std::process::Command;
 use std::time::Duration;
 

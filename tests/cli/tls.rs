@@ -1,7 +1,10 @@
+//! A Redis that encrypts: certificates of a private authority, on both sides.
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::redis_server::RedisServer;
+use semrun_testkit::redis_server::RedisServer;
+
 use super::support::{World, fails, shows};
 
 /// Makes an authority, and certificates that it signed: of a server called localhost, and of a

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use semrun_testkit::root::as_root;
 
 use super::faults::{OPTIONS, worker};
-use super::root::as_root;
 use super::support::{
     Leftover, Running, SEMRUN, World, content, is_alive, pid_in, pids_of_children, shows,
     wait_until,

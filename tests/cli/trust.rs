@@ -1,3 +1,6 @@
+//! Files that decide what is done, or whom to trust: is one refused that another user could have
+//! written?
+
 use super::shared::shows_as_users;
 use super::support::World;
 

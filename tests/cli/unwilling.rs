@@ -1,6 +1,10 @@
+//! Redis servers that refuse a command, or grant nothing yet: what goes on without, and what is
+//! said.
+
 use std::io::{BufRead, BufReader};
 
-use super::redis_server::RedisServer;
+use semrun_testkit::redis_server::RedisServer;
+
 use super::support::{World, fails, shows};
 
 /// Servers that do not grant a command, in the two ways in which that is said.

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::cloud_server::{CloudServer, KEY};
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+
 use super::http::{Client, path};
 use super::strange::answering;
 use super::support::{World, fails};

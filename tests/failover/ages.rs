@@ -1,8 +1,9 @@
 //! Clients from before servers were asked for their replicas, beside today's.
 
+use semrun_testkit::address::Old;
+
 use super::former::Former;
 use super::scene::{Scene, watch};
-use crate::support::address::Old;
 
 #[test]
 fn former_and_present_clients_share_a_name() {

@@ -1,8 +1,11 @@
+//! Clients from before servers were asked for their replicas: the old program, or its script.
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use semrun_testkit::farm::CLIENT;
+
 use super::scene::{Run, Scene};
-use crate::support::farm::CLIENT;
 
 /// Names a semrun from before servers were asked for their replicas.
 const PROGRAM: &str = "SEMRUN_TEST_OLD";

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use semrun_testkit::address::Old;
+use semrun_testkit::farm::{Peers, Shape};
+use semrun_testkit::wait_until;
+
 use super::scene::{Scene, watch};
-use crate::support::address::Old;
-use crate::support::farm::{Peers, Shape};
-use crate::support::wait_until;
 
 #[test]
 fn one_of_two_replicas_is_not_missed() {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use semrun_testkit::address::{Address, Old};
+use semrun_testkit::farm::{Peers, Shape};
+
 use super::scene::{Run, Scene, watch, watch_for};
-use crate::support::address::{Address, Old};
-use crate::support::farm::{Peers, Shape};
 
 /// Ten runs, each for a permit of a name of its own.
 fn ten(scene: &Scene, who: &str, options: &[&str]) -> Vec<Run> {
@@ -120,7 +121,7 @@ fn a_primary_that_returns_to_its_place_does_not_trust_what_it_knew() {
 
 #[test]
 fn haproxy_leads_a_holder_to_the_new_primary_and_no_one_overlaps_it() {
-    use crate::support::haproxy::Haproxy;
+    use semrun_testkit::haproxy::Haproxy;
 
     const OPTIONS: [&str; 4] = ["--ttl", "20s", "--quarantine", "20s"];
     let mut scene = Scene::new(&Shape::default(), 1);

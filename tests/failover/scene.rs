@@ -7,13 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use semrun_testkit::address::{Address, Old};
+use semrun_testkit::farm::{CLIENT, Farm, Shape};
+use semrun_testkit::processes::{MARK, kill_all};
+use semrun_testkit::wait_until;
 use tempfile::TempDir;
-
-use super::processes::{MARK, Process, marked};
-use crate::support::address::{Address, Old};
-use crate::support::farm::{CLIENT, Farm, Shape};
-use crate::support::wait_until;
 
 /// The program under test.
 pub(crate) const SEMRUN: &str = env!("CARGO_BIN_EXE_semrun");
@@ -166,10 +164,7 @@ impl Scene {
 /// A test that failed may have left some of what it started.
 impl Drop for Scene {
     fn drop(&mut self) {
-        let mark = self.directory.path().display().to_string();
-        for process in marked(&mark).into_iter().filter_map(|pid| Process::find(pid, &mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.directory.path());
     }
 }
 

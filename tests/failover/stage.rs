@@ -5,12 +5,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use redis::RedisResult;
-
-use crate::support::address::{Address, Old};
-use crate::support::farm::{Farm, Peers, Shape};
-use crate::support::haproxy::Haproxy;
-use crate::support::node::{Node, Role};
-use crate::support::wait_until;
+use semrun_testkit::address::{Address, Old};
+use semrun_testkit::farm::{Farm, Peers, Shape};
+use semrun_testkit::haproxy::Haproxy;
+use semrun_testkit::node::{Node, Role};
+use semrun_testkit::wait_until;
 
 fn replicas_of(node: &Node) -> Option<u64> {
     node.count("replication", "connected_slaves")

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::cloud_server::{CloudServer, KEY};
-use super::redis_server::RedisServer;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
+use semrun_testkit::redis_server::RedisServer;
 
 /// The shortest lease.
 pub(crate) const TTL: Duration = Duration::from_secs(5);

@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::cloud_server::{KEY, write_keys};
 
-use super::cloud_server::{KEY, write_keys};
 use super::stage::{Running, Stage};
-use super::support::SEMRUN;
+use crate::SEMRUN;
 
 pub(super) struct Server {
     running: Running,

@@ -11,14 +11,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::PATIENCE;
+use semrun_testkit::processes::{MARK, Process, describe, kill_all, marked};
 use tempfile::TempDir;
 
 use super::backends::{Backends, Kind, TTL};
 use super::injector::{Call, Injector, Point, What, listed, struck};
 use super::job::{self, CODE, Tree};
-use super::processes::{MARK, Process, describe, marked};
 use super::server::Server;
-use super::support::{PATIENCE, SEMRUN};
+use crate::SEMRUN;
 
 /// For what happens at once, on a machine that does much else.
 pub(crate) const PROMPT: Duration = Duration::from_secs(4);
@@ -338,10 +339,7 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        let mark = self.here.path().to_str().unwrap();
-        for process in marked(mark).into_iter().filter_map(|pid| Process::find(pid, mark)) {
-            process.signal(Signal::KILL);
-        }
+        kill_all(self.here.path());
     }
 }
 

@@ -1,9 +1,12 @@
+//! An arena: a crowd of semruns in one place, faults that strike them, and what all of it came to.
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::processes::{Process, describe, kill_all, marked, wakes, worker};
 use tempfile::TempDir;
 
 use self::clients::Client;
@@ -14,9 +17,8 @@ use super::figures::Figures;
 use super::history::{History, Job, Kind, Moment, Run, Semaphore, What};
 use super::passed_over::STOP_IN_MUTEX;
 use super::places::{Make, Place};
-use super::processes::{Process, describe, marked, wakes, worker};
 use super::report;
-use super::support::SEMRUN;
+use crate::SEMRUN;
 
 mod clients;
 mod faults;
@@ -114,17 +116,7 @@ struct Cleanup(String);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        // One that is just starting others may be faster, but not for ever.
-        for _ in 0..50 {
-            let left = marked(&self.0);
-            if left.is_empty() {
-                break;
-            }
-            for process in left.into_iter().filter_map(|pid| Process::find(pid, &self.0)) {
-                process.signal(Signal::KILL);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        kill_all(Path::new(&self.0));
     }
 }
 

@@ -1,3 +1,5 @@
+//! The invariants: what `docs/guarantees.md` promises, asked of a whole history.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

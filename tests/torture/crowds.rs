@@ -1,3 +1,5 @@
+//! Whether more permits were taken at a time than the limit that was asked for, or pinned.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

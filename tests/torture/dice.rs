@@ -1,3 +1,5 @@
+//! Chance that can be repeated.
+
 use std::ops::Range;
 use std::time::Duration;
 

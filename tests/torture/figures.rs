@@ -1,3 +1,5 @@
+//! What a run of an arena counted and timed, and how it is told.
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;

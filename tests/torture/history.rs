@@ -1,3 +1,5 @@
+//! What happened in an arena, and when: the events that the judges read.
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! What happened to each run, and which fault may be why it came late.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Guards that are switched off, one at a time: does a judge notice each of them?
+
 use std::time::Duration;
 
 use libtest_mimic::Trial;

@@ -1,3 +1,5 @@
+//! Judges that are shown a history: do they find what is wrong in it, and nothing in a sound one?
+
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};

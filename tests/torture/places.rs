@@ -4,10 +4,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use semrun_testkit::processes::Process;
+
 use super::arena::Setting;
 use super::dice::Dice;
 use super::history::{Job, Judge, Kept, Kind, Semaphore};
-use super::processes::Process;
 
 /// A disk that can be full.
 mod disk;

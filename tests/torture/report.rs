@@ -1,3 +1,5 @@
+//! A breach as a person reads it: who held what, and the events around it.
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;

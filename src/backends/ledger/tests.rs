@@ -1,3 +1,5 @@
+//! The rules of a semaphore, one by one and by random histories: limits, order, leases, tokens.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

@@ -17,9 +17,6 @@ mod script;
 mod server;
 mod snapshot;
 #[cfg(test)]
-#[path = "../../../tests/cli/redis_server.rs"]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 mod wakeup;
 

@@ -8,13 +8,13 @@ mod replicas;
 use std::sync::Arc;
 use std::time::Duration;
 
+use semrun_testkit::redis_server::RedisServer;
 use uuid::Uuid;
 
 use super::RedisConfig;
 use super::client::Client;
 use super::connection::RedisDialer;
 use super::script::SemaphoreKeys;
-use super::testing::RedisServer;
 use crate::backends::{ClientInfo, Holder, Name, Revocation, Snapshot};
 use crate::request::{Operation, Outcome, Reply, Request};
 

@@ -1,3 +1,5 @@
+//! What a log hears of a waiter, and how long a random time may be.
+
 use std::ffi::OsString;
 use std::path::Path;
 

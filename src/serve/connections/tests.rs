@@ -1,3 +1,5 @@
+//! Which connections a full server ends, with and without a key, so that its clients still come in.
+
 use std::time::Duration;
 
 use tokio::task::JoinSet;

@@ -1,3 +1,6 @@
+//! Whether a server finds in its journal what it granted, and grants nothing twice when the file is
+//! damaged.
+
 mod damage;
 
 use proptest::prelude::*;

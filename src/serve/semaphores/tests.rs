@@ -1,3 +1,6 @@
+//! The server's semaphores without a network: who is granted, who is told, and what a restart
+//! brings back.
+
 mod journals;
 mod places;
 

@@ -1,3 +1,5 @@
+//! What a run decides at each event: a signal, an end of the command, a deadline, a lost permit.
+
 use super::*;
 
 fn rules(orphans: Orphans) -> Rules {

@@ -8,11 +8,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use semrun_testkit::cloud_server::{CloudServer, KEY, OTHER_KEY, serve, write_keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::cloud_server::{CloudServer, KEY, OTHER_KEY, serve, write_keys};
 use super::http::{Answer, Attached, Client, Pending, Semaphore, path};
 use super::support::{Running, wait_until};
 

@@ -1,3 +1,5 @@
+//! What a person sees on a terminal: pages that are redrawn, the waiting line, colours.
+
 use std::process::Command;
 
 use super::super::support::{World, children, content, pid_in, wait_until};

@@ -11,13 +11,13 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::process::Pid;
+use semrun_testkit::cloud_server::KEY;
+use semrun_testkit::processes::MARK;
 
 use super::{Arena, QUARANTINE, TTL};
-use crate::torture::cloud_server::KEY;
 use crate::torture::command::{self, alive_file};
 use crate::torture::history::{Ask, Job, Kind, Moment, Run, Semaphore, What};
 use crate::torture::places::{self, Mix};
-use crate::torture::processes::MARK;
 
 /// A semrun, until the last process of its command's tree is gone.
 pub(super) struct Client {

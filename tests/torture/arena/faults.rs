@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use semrun_testkit::processes::{Process, parent, worker};
 
 use super::{Arena, Client, Stopped, TTL};
 use crate::torture::history::{Job, Kind, Moment, Run, Semaphore, What};
 use crate::torture::passed_over::{STOP_IN_MUTEX, STOP_QUEUE, STOPPED};
 use crate::torture::places::Situation;
-use crate::torture::processes::{Process, parent, worker};
 
 /// What can happen to semruns and their commands, wherever permits live.
 const CLIENT_FAULTS: [&str; 15] = [

@@ -1,3 +1,5 @@
+//! A disk that can be full.
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};

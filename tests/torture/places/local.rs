@@ -1,13 +1,16 @@
+//! A directory that root and two users share, on a small disk that is filled.
+
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, chown};
+
+use semrun_testkit::processes::Process;
 
 use super::disk::Disk;
 use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
-use crate::torture::processes::Process;
 
 /// The group of the shared directory, and its users.
 const GROUP: u32 = 61_000;

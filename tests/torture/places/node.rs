@@ -1,11 +1,13 @@
+//! A server like the original, which clients reach over a network that misbehaves.
+
 use rustix::process::Signal;
+use semrun_testkit::cloud_server::CloudServer;
+use semrun_testkit::proxy::{Proxy, Weather};
 
 use super::{Place, Situation, Strike};
 use crate::torture::arena::Setting;
-use crate::torture::cloud_server::CloudServer;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
-use crate::torture::proxy::{Proxy, Weather};
 
 /// A server like the original: a permit lives as long as a connection.
 pub(super) struct Node {

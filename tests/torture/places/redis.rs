@@ -1,19 +1,22 @@
+//! A Redis that is killed, forgets, runs full and has its clock set, with and without PassBuddy's
+//! programs.
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::redis_server::RedisServer;
 
 use super::disk::Disk;
 use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::{Setting, TTL};
-use crate::torture::clock::WallClock;
 use crate::torture::command::semaphore_directory;
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
-use crate::torture::redis_server::RedisServer;
 
 /// A Redis, and a network before it.
 pub(crate) struct Redis {

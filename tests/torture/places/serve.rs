@@ -1,8 +1,12 @@
+//! `semrun serve` that is killed and started again, with its state on a small disk.
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use semrun_testkit::clock::WallClock;
+use semrun_testkit::cloud_server::{CloudServer, KEY};
 use serde_json::Value;
 
 use super::disk::Disk;
@@ -10,8 +14,6 @@ use super::watch::Watch;
 use super::weather::{self, Network};
 use super::{Place, SEMAPHORES, Situation, Strike};
 use crate::torture::arena::Setting;
-use crate::torture::clock::WallClock;
-use crate::torture::cloud_server::{CloudServer, KEY};
 use crate::torture::dice::Dice;
 use crate::torture::history::{Kept, Moment, Semaphore};
 

@@ -1,3 +1,6 @@
+//! Until when a server keeps what it has granted, as seen from outside: the judges compare that
+//! with what its clients believe.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,12 @@
+//! What a network does to a server and its clients, and what comes next.
+
 use std::time::{Duration, Instant};
+
+use semrun_testkit::proxy::{Proxy, Weather};
 
 use super::Strike;
 use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
-use crate::torture::proxy::{Proxy, Weather};
 
 /// What a network can do to a server whose clients renew.
 pub(super) const FAULTS: [&str; 10] = [

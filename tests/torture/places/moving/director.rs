@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use semrun_testkit::address::{Address, Old};
+
 use super::set::{Haste, Over, Set};
 use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
-use crate::torture::servers::address::{Address, Old};
 
 /// After a change of the primary nothing is granted for so long: a TTL, three seconds, and what it
 /// takes to ask.

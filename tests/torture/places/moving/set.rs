@@ -8,9 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::RedisResult;
-
-use crate::torture::proxy::{Proxy, Weather};
-use crate::torture::servers::node::{Kind, Node, Role};
+use semrun_testkit::node::{Kind, Node, Role};
+use semrun_testkit::proxy::{Proxy, Weather};
 
 /// Replicas and sentinels have users of their own, so that each can be kept out. Clients need none; nor
 /// do sentinels that are not let in, but then a server does not answer what they judge by.

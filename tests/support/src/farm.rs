@@ -10,9 +10,9 @@ use super::node::{Kind, Node, Role};
 use super::wait_until;
 
 /// USER:PASSWORD@ of a client, which may do everything.
-pub(crate) const CLIENT: &str = "cli:cp@";
+pub const CLIENT: &str = "cli:cp@";
 /// What sentinels call the set.
-pub(crate) const SET: &str = "m";
+pub const SET: &str = "m";
 
 /// How many lines of each log a test shows that fails.
 const SHOWN: usize = 40;
@@ -30,13 +30,13 @@ const USERS: [&str; 6] = [
 
 /// What a set consists of.
 #[derive(Debug, Clone)]
-pub(crate) struct Shape {
-    pub(crate) replicas: usize,
-    pub(crate) sentinels: usize,
+pub struct Shape {
+    pub replicas: usize,
+    pub sentinels: usize,
     /// How long sentinels wait before they take a primary for lost.
-    pub(crate) down_after: Duration,
+    pub down_after: Duration,
     /// Further lines of each server's configuration.
-    pub(crate) settings: Vec<String>,
+    pub settings: Vec<String>,
 }
 
 impl Default for Shape {
@@ -50,7 +50,7 @@ impl Default for Shape {
 
 /// The peers that are cut off from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peers {
+pub enum Peers {
     /// Those that copy it.
     Replicas,
     Sentinels,
@@ -66,14 +66,14 @@ impl Peers {
 }
 
 /// Servers are known by their numbers: 0 is the first primary, whatever it is later.
-pub(crate) struct Farm {
+pub struct Farm {
     nodes: Vec<Node>,
     sentinels: Vec<Node>,
 }
 
 impl Farm {
     /// Returns when the replicas are in step and each sentinel knows them and all other sentinels.
-    pub(crate) fn start(shape: &Shape) -> Self {
+    pub fn start(shape: &Shape) -> Self {
         let mut settings: Vec<_> = USERS.iter().map(|line| (*line).to_owned()).collect();
         settings.extend(
             ["save \"\"", "repl-diskless-sync yes", "repl-diskless-sync-delay 0"].map(String::from),
@@ -94,32 +94,32 @@ impl Farm {
         farm
     }
 
-    pub(crate) fn node(&self, number: usize) -> &Node {
+    pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number]
     }
 
-    pub(crate) fn node_mut(&mut self, number: usize) -> &mut Node {
+    pub fn node_mut(&mut self, number: usize) -> &mut Node {
         &mut self.nodes[number]
     }
 
-    pub(crate) fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    pub(crate) fn sentinel_mut(&mut self, number: usize) -> &mut Node {
+    pub fn sentinel_mut(&mut self, number: usize) -> &mut Node {
         &mut self.sentinels[number]
     }
 
     /// Waits until the server says that it is that.
     #[track_caller]
-    pub(crate) fn becomes(&self, number: usize, role: Role) {
+    pub fn becomes(&self, number: usize, role: Role) {
         let what = format!("server {number} is a {role:?}");
         wait_until(&what, || self.nodes[number].role() == Some(role));
     }
 
     /// Waits until so many replicas have copied what the primary has now.
     #[track_caller]
-    pub(crate) fn replicas_in_step(&self, primary: usize, count: usize) {
+    pub fn replicas_in_step(&self, primary: usize, count: usize) {
         let offset = || self.nodes[primary].count("replication", "master_repl_offset");
         let mut goal = None;
         wait_until(&format!("{count} replicas are in step with server {primary}"), || {
@@ -147,7 +147,7 @@ impl Farm {
 
     /// Makes a server a primary by hand. Those that are replicas, of whichever server, copy it from
     /// now on; an old primary that runs is left as it is. Not with sentinels, which would undo it.
-    pub(crate) fn promote(&self, number: usize) {
+    pub fn promote(&self, number: usize) {
         self.nodes[number].ask::<()>(&["REPLICAOF", "NO", "ONE"]);
         let others = (0..self.nodes.len()).filter(|other| *other != number);
         for other in others.filter(|other| self.nodes[*other].role() == Some(Role::Replica)) {
@@ -156,7 +156,7 @@ impl Farm {
     }
 
     /// Makes a server a replica of another one, and returns when it has copied that.
-    pub(crate) fn follow(&self, number: usize, primary: usize) {
+    pub fn follow(&self, number: usize, primary: usize) {
         let (node, primary) = (&self.nodes[number], self.nodes[primary].port().to_string());
         node.ask::<()>(&["REPLICAOF", "127.0.0.1", &primary]);
         wait_until(&format!("server {number} is linked"), || {
@@ -167,7 +167,7 @@ impl Farm {
 
     /// Lets a replica copy nothing any more and keep what it has. Not with sentinels, which would
     /// undo it.
-    pub(crate) fn strand(&self, number: usize) {
+    pub fn strand(&self, number: usize) {
         let node = &self.nodes[number];
         let primary = node.count("replication", "master_port");
         let primary = self.nodes.iter().position(|node| Some(u64::from(node.port())) == primary);
@@ -180,7 +180,7 @@ impl Farm {
     }
 
     /// Cuts a server from these; it keeps its clients, and the others keep each other.
-    pub(crate) fn cut(&self, number: usize, peers: Peers) {
+    pub fn cut(&self, number: usize, peers: Peers) {
         let node = &self.nodes[number];
         node.ask::<()>(&["ACL", "SETUSER", peers.user(), "off"]);
         // It lets in no new peer, and those that are in have to go.
@@ -191,13 +191,13 @@ impl Farm {
         });
     }
 
-    pub(crate) fn heal(&self, number: usize, peers: Peers) {
+    pub fn heal(&self, number: usize, peers: Peers) {
         self.nodes[number].ask::<()>(&["ACL", "SETUSER", peers.user(), "on"]);
     }
 
     /// A planned failover, by the sentinels. Returns the number of the new primary as soon as they
     /// name it.
-    pub(crate) fn fail_over(&self) -> usize {
+    pub fn fail_over(&self) -> usize {
         let before = self.primary().expect("the sentinels name one");
         wait_until("the sentinels begin", || {
             let begun: RedisResult<()> = self.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", SET]);
@@ -208,7 +208,7 @@ impl Farm {
 
     /// Waits until the sentinels name another primary.
     #[track_caller]
-    pub(crate) fn primary_after(&self, before: usize) -> usize {
+    pub fn primary_after(&self, before: usize) -> usize {
         let mut now = None;
         wait_until(&format!("the sentinels name another one than server {before}"), || {
             now = self.primary().filter(|now| *now != before);
@@ -218,7 +218,7 @@ impl Farm {
     }
 
     /// Which is the primary, by the first sentinel that answers.
-    pub(crate) fn primary(&self) -> Option<usize> {
+    pub fn primary(&self) -> Option<usize> {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SET];
         let named = self.sentinels.iter().find_map(|one| one.try_ask(&words).ok());
         let (_, port): (String, String) = named?;

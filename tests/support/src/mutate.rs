@@ -1,15 +1,15 @@
 //! Random changes to bytes, as a fuzzer without coverage makes them. The same for the same seed.
 
 /// Repeatable random numbers.
-pub(crate) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
     /// A number below `end`, or 0.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap_or(0) % end.max(1)
@@ -56,7 +56,7 @@ const ODD: [&[u8]; 32] = [
 const LONGEST: usize = 64 << 10;
 
 /// One of these with a few things changed.
-pub(crate) fn changed(corpus: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+pub fn changed(corpus: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = corpus[dice.below(corpus.len())].clone();
     for _ in 0..=dice.below(4) {
         let at = dice.below(bytes.len() + 1);

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::support::{PATIENCE, SEMRUN};
+use super::{PATIENCE, mortal, semrun};
 
 /// The first of the two keys that such a server takes; its label is `first`.
-pub(crate) const KEY: &str = "a-key-for-tests";
+pub const KEY: &str = "a-key-for-tests";
 /// The other, whose label is `second`.
-pub(crate) const OTHER_KEY: &str = "another-key-for-tests";
+pub const OTHER_KEY: &str = "another-key-for-tests";
 
-const DOUBLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/cloud_server.py");
+/// The double of the original.
+pub const DOUBLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cloud_server.py");
 const START_LINE: &str = "server: The server is listening on port ";
 
 enum Program {
@@ -30,7 +31,7 @@ enum Program {
     LikeNode,
 }
 
-pub(crate) struct CloudServer {
+pub struct CloudServer {
     process: Child,
     directory: TempDir,
     program: Program,
@@ -38,31 +39,31 @@ pub(crate) struct CloudServer {
 }
 
 impl CloudServer {
-    pub(crate) fn ours() -> Self {
+    pub fn ours() -> Self {
         Self::ours_with(&[])
     }
 
-    pub(crate) fn ours_with(options: &[&str]) -> Self {
+    pub fn ours_with(options: &[&str]) -> Self {
         Self::ours_within(options, &[])
     }
 
-    pub(crate) fn ours_within(options: &[&str], environment: &[(&'static str, PathBuf)]) -> Self {
+    pub fn ours_within(options: &[&str], environment: &[(&'static str, PathBuf)]) -> Self {
         let options = options.iter().map(OsString::from).collect();
         Self::start(Program::Ours(options, environment.to_vec(), None))
     }
 
     /// One that cannot have more than so many descriptors.
-    pub(crate) fn ours_with_descriptors(descriptors: u32, options: &[&str]) -> Self {
+    pub fn ours_with_descriptors(descriptors: u32, options: &[&str]) -> Self {
         let options = options.iter().map(OsString::from).collect();
         Self::start(Program::Ours(options, Vec::new(), Some(descriptors)))
     }
 
-    pub(crate) fn like_node() -> Self {
+    pub fn like_node() -> Self {
         Self::start(Program::LikeNode)
     }
 
     /// One with other keys.
-    pub(crate) fn ours_with_keys(lines: &str, options: &[&str]) -> Self {
+    pub fn ours_with_keys(lines: &str, options: &[&str]) -> Self {
         let options = options.iter().map(OsString::from).collect();
         Self::start_with_keys(Program::Ours(options, Vec::new(), None), lines)
     }
@@ -79,51 +80,51 @@ impl CloudServer {
         Self { process, directory, program, port }
     }
 
-    pub(crate) fn is_like_node(&self) -> bool {
+    pub fn is_like_node(&self) -> bool {
         matches!(self.program, Program::LikeNode)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
 
     /// Replaces what is in the file with its keys.
-    pub(crate) fn write_keys(&self, lines: &str) {
+    pub fn write_keys(&self, lines: &str) {
         write_keys(&self.directory, lines);
     }
 
     /// What it wrote to standard error, in all its lives.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         read(&self.directory, "stderr")
     }
 
-    pub(crate) fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Starts it again after its end, at the same place.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         // Another process may have got the port meanwhile, for a connection of its own.
         loop {
@@ -136,13 +137,13 @@ impl CloudServer {
     }
 
     /// Starts the double of the original in its place.
-    pub(crate) fn start_again_like_node(&mut self) {
+    pub fn start_again_like_node(&mut self) {
         self.program = Program::LikeNode;
         self.start_again();
     }
 
     /// Asks it to end, and returns how it did and what it wrote.
-    pub(crate) fn stop(&mut self) -> Output {
+    pub fn stop(&mut self) -> Output {
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.is_running() {
@@ -163,8 +164,8 @@ impl Drop for CloudServer {
 }
 
 /// `semrun serve` on any port, or this one, with the keys in this directory.
-pub(crate) fn serve(directory: &TempDir, port: u16) -> Command {
-    serve_by(mortal(SEMRUN), directory, port)
+pub fn serve(directory: &TempDir, port: u16) -> Command {
+    serve_by(mortal(semrun()), directory, port)
 }
 
 fn serve_by(mut command: Command, directory: &TempDir, port: u16) -> Command {
@@ -178,7 +179,7 @@ fn serve_by(mut command: Command, directory: &TempDir, port: u16) -> Command {
     command
 }
 
-pub(crate) fn write_keys(directory: &TempDir, lines: &str) {
+pub fn write_keys(directory: &TempDir, lines: &str) {
     let mut options = OpenOptions::new();
     let keys = options.write(true).create(true).truncate(true).mode(0o600);
     let mut keys = keys.open(directory.path().join("keys")).unwrap();
@@ -191,7 +192,7 @@ fn launch(directory: &TempDir, program: &Program, port: u16) -> Result<(Child, u
         Program::Ours(_, _, None) => serve(directory, port),
         Program::Ours(_, _, Some(descriptors)) => {
             let mut command = mortal("prlimit");
-            command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(SEMRUN);
+            command.arg(format!("--nofile={descriptors}:{descriptors}")).arg(semrun());
             serve_by(command, directory, port)
         }
         Program::LikeNode => mortal("python3"),
@@ -223,13 +224,6 @@ fn launch(directory: &TempDir, program: &Program, port: u16) -> Result<(Child, u
         }
         sleep(Duration::from_millis(2));
     }
-}
-
-/// A program that dies with the thread that started it, whatever becomes of that.
-fn mortal(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]);
-    command
 }
 
 fn announced_port(stdout: &str) -> Option<u16> {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torture/clock.c");
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clock.c");
 
 /// Monotonic clocks stay what they are.
-pub(crate) struct WallClock {
+pub struct WallClock {
     library: PathBuf,
     offset: PathBuf,
     /// The file above, and how many nanoseconds it holds.
@@ -18,7 +18,7 @@ pub(crate) struct WallClock {
 
 impl WallClock {
     /// One that goes right, until it is set.
-    pub(crate) fn new(directory: &Path) -> Self {
+    pub fn new(directory: &Path) -> Self {
         // The loader takes a relative path for one from wherever the server will be.
         let directory = directory.canonicalize().expect("the clock's directory is there");
         let library = directory.join("clock.so");
@@ -30,12 +30,12 @@ impl WallClock {
     }
 
     /// What a server's process needs in its environment to go by this clock.
-    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", self.library.clone()), ("WALL_CLOCK_OFFSET", self.offset.clone())]
     }
 
     /// Forwards, or backwards where negative, on top of all the leaps before.
-    pub(crate) fn leap(&self, milliseconds: i64) {
+    pub fn leap(&self, milliseconds: i64) {
         let mut state = self.state.lock().unwrap();
         state.1 += milliseconds * 1_000_000;
         write(&state.0, state.1);

@@ -1,3 +1,5 @@
+//! Ports for servers that go and come back.
+
 use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +11,7 @@ const LOWEST: u32 = 11_000;
 /// A port that is free now, and that the kernel gives to no outgoing connection: one of those would
 /// be in the way of a server that comes back after a kill. Each call gives another one; if another
 /// process takes it meanwhile, the next will do.
-pub(super) fn free() -> u16 {
+pub(crate) fn free() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let count = lowest_outgoing().saturating_sub(LOWEST).max(1);
     // Test binaries that run at the same time begin at different places.

@@ -21,19 +21,19 @@ const PROGRAM: &str = "SEMRUN_TEST_REDIS";
 const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Server,
     Sentinel,
 }
 
 /// As servers say it of themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     Primary,
     Replica,
 }
 
-pub(crate) struct Node {
+pub struct Node {
     process: Option<Child>,
     directory: TempDir,
     port: u16,
@@ -47,7 +47,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts one on a free port, and returns when it answers.
-    pub(crate) fn start(kind: Kind, settings: &[String], credentials: &'static str) -> Self {
+    pub fn start(kind: Kind, settings: &[String], credentials: &'static str) -> Self {
         let (process, settings) = (None, settings.to_vec());
         let directory = TempDir::new().unwrap();
         let mut node = Self { process, directory, port: 0, kind, settings, credentials };
@@ -60,26 +60,26 @@ impl Node {
         panic!("it does not start on any port: {}", node.log());
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Where clients find it, with user and password.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://{}127.0.0.1:{}", self.credentials, self.port)
     }
 
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
 
     /// What it has written in all its lives.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Kills it, frozen or not.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -87,7 +87,7 @@ impl Node {
     }
 
     /// Starts it again after a kill, on its port, as it was first configured, with what is on its disk.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         assert!(self.process.is_none(), "it still runs");
         let deadline = Instant::now() + PATIENCE;
         while !self.launch() {
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// The same without anything on its disk: also a replica has a file there, of what it copied.
-    pub(crate) fn restart_empty(&mut self) {
+    pub fn restart_empty(&mut self) {
         for entry in fs::read_dir(self.directory.path()).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -110,11 +110,11 @@ impl Node {
     }
 
     /// Stops its process. Connections to it stay open, and new ones are accepted by the kernel.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -123,7 +123,7 @@ impl Node {
         kill_process(Pid::from_child(process), signal).unwrap();
     }
 
-    pub(crate) fn connection(&self) -> RedisResult<Connection> {
+    pub fn connection(&self) -> RedisResult<Connection> {
         let connection = redis::Client::open(self.url())?.get_connection_with_timeout(ANSWER)?;
         connection.set_read_timeout(Some(ANSWER))?;
         connection.set_write_timeout(Some(ANSWER))?;
@@ -131,29 +131,29 @@ impl Node {
     }
 
     /// Asks it something, in words. An error: it is away, or refuses.
-    pub(crate) fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+    pub fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.connection()?)
     }
 
     #[track_caller]
-    pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// A field of a section of `INFO`; none also if it is away.
-    pub(crate) fn info(&self, section: &str, field: &str) -> Option<String> {
+    pub fn info(&self, section: &str, field: &str) -> Option<String> {
         let text: String = self.try_ask(&["INFO", section]).ok()?;
         let value = |line: &str| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned);
         text.lines().find_map(value)
     }
 
     /// The same, as a number.
-    pub(crate) fn count(&self, section: &str, field: &str) -> Option<u64> {
+    pub fn count(&self, section: &str, field: &str) -> Option<u64> {
         self.info(section, field)?.parse().ok()
     }
 
     /// None if it is away.
-    pub(crate) fn role(&self) -> Option<Role> {
+    pub fn role(&self) -> Option<Role> {
         match self.info("replication", "role")?.as_str() {
             "master" => Some(Role::Primary),
             _ => Some(Role::Replica),

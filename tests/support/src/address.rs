@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// What becomes of the connections that are open when the address moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Old {
+pub enum Old {
     /// They are closed.
     Cut,
     /// They go on to the old server.
@@ -21,7 +21,7 @@ pub(crate) enum Old {
 }
 
 /// The port on which clients find whichever server it is.
-pub(crate) struct Address {
+pub struct Address {
     port: u16,
     state: Arc<Mutex<State>>,
     thread: Option<JoinHandle<()>>,
@@ -42,7 +42,7 @@ struct Link {
 }
 
 impl Address {
-    pub(crate) fn of(target: u16) -> Self {
+    pub fn of(target: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = State { target, over: false, next: 0, links: HashMap::new() };
@@ -52,12 +52,12 @@ impl Address {
         Self { port, state, thread }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// New connections go there from now on.
-    pub(crate) fn move_to(&self, target: u16, old: Old) {
+    pub fn move_to(&self, target: u16, old: Old) {
         let mut state = locked(&self.state);
         state.target = target;
         match old {
@@ -68,7 +68,7 @@ impl Address {
     }
 
     /// How many connections are open.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         locked(&self.state).links.len()
     }
 }

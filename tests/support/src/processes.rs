@@ -1,15 +1,18 @@
+//! Processes that are found by what they carry, and cannot be mistaken for others.
+
 use std::fs::{self, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The variable that all processes of an arena carry, with the arena's directory in it.
-pub(crate) const MARK: &str = "TORTURE_ARENA";
+pub const MARK: &str = "TORTURE_ARENA";
 
 /// A process that cannot be mistaken for another one of the same number.
-pub(crate) struct Process {
+pub struct Process {
     handle: OwnedFd,
     pid: Pid,
 }
@@ -17,17 +20,17 @@ pub(crate) struct Process {
 impl Process {
     /// None if there is none, or if it does not carry the mark: a number that another process has
     /// now.
-    pub(crate) fn find(pid: Pid, mark: &str) -> Option<Self> {
+    pub fn find(pid: Pid, mark: &str) -> Option<Self> {
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         carries(&pid.as_raw_nonzero().to_string(), mark).then_some(Self { handle, pid })
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> bool {
+    pub fn signal(&self, signal: Signal) -> bool {
         pidfd_send_signal(&self.handle, signal).is_ok()
     }
 
     /// Waits until it is stopped, which a busy machine does not do at once, or gone.
-    pub(crate) fn wait_for_stop(&self) {
+    pub fn wait_for_stop(&self) {
         let running = || {
             let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()));
             status.is_ok_and(|status| {
@@ -43,7 +46,7 @@ impl Process {
     }
 
     /// Whether it has this file locked by flock(2), as the kernel lists it.
-    pub(crate) fn has_locked(&self, file: &Metadata) -> bool {
+    pub fn has_locked(&self, file: &Metadata) -> bool {
         let locks = fs::read_to_string("/proc/locks").unwrap();
         let pid = self.pid.as_raw_nonzero().to_string();
         locks.lines().any(|line| {
@@ -62,15 +65,46 @@ fn carries(pid: &str, mark: &str) -> bool {
 }
 
 /// The processes that carry a mark and have not ended.
-pub(crate) fn marked(mark: &str) -> Vec<Pid> {
+pub fn marked(mark: &str) -> Vec<Pid> {
+    pids().filter(|pid| carries(&pid.as_raw_nonzero().to_string(), mark)).collect()
+}
+
+/// Kills what carries this directory as its mark or works in it, until nothing of that is left: a test
+/// that failed may have left some of what it started. What has no mark any more, and works elsewhere,
+/// is found by `contained.py`.
+pub fn kill_all(directory: &Path) {
+    let mark = directory.display().to_string();
+    let directory = &directory.canonicalize().unwrap_or_else(|_| directory.into());
+    // Each round finds what those of the one before have started meanwhile.
+    for _ in 0..100 {
+        let left: Vec<_> = pids().filter(|pid| belongs(*pid, directory, &mark)).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // Another process may have the number now.
+            if belongs(pid, directory, &mark) {
+                let _ = pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn belongs(pid: Pid, directory: &Path, mark: &str) -> bool {
+    let place = format!("/proc/{}/cwd", pid.as_raw_nonzero());
+    fs::read_link(place).is_ok_and(|place| place.starts_with(directory))
+        || carries(&pid.as_raw_nonzero().to_string(), mark)
+}
+
+fn pids() -> impl Iterator<Item = Pid> {
     let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    let numbers = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
-    let ours = |pid: &i32| carries(&pid.to_string(), mark);
-    numbers.filter(ours).filter_map(Pid::from_raw).collect()
+    names.filter_map(|name| Pid::from_raw(name.to_str()?.parse().ok()?))
 }
 
 /// How a process is called, with its state, for people.
-pub(crate) fn describe(pid: Pid) -> String {
+pub fn describe(pid: Pid) -> String {
     let read = |file| fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
     let line = read("cmdline").unwrap_or_default().replace('\0', " ");
     let status = read("status").unwrap_or_default();
@@ -83,28 +117,28 @@ pub(crate) fn describe(pid: Pid) -> String {
     )
 }
 
-pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+pub fn children(parent: Pid) -> Vec<Pid> {
     let parent = parent.as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let numbers = children.unwrap_or_default();
     numbers.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
-pub(crate) fn parent(child: Pid) -> Option<Pid> {
+pub fn parent(child: Pid) -> Option<Pid> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.as_raw_nonzero())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     Pid::from_raw(line.trim().parse().ok()?)
 }
 
 /// The second process of a semrun, which has the same program.
-pub(crate) fn worker(semrun: Pid) -> Option<Pid> {
+pub fn worker(semrun: Pid) -> Option<Pid> {
     let name = |pid: Pid| fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok();
     let ours = name(semrun)?;
     children(semrun).into_iter().find(|child| name(*child).as_ref() == Some(&ours))
 }
 
 /// How often a process was given the processor because something happened to it.
-pub(crate) fn wakes(pid: Pid) -> Option<u64> {
+pub fn wakes(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
     line.trim().parse().ok()

@@ -2,7 +2,6 @@
 //! ends the sessions of one that is down.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +16,7 @@ use tempfile::TempDir;
 use super::node::Node;
 use super::{PATIENCE, mortal, ports, wait_until};
 
-pub(crate) struct Haproxy {
+pub struct Haproxy {
     process: Child,
     directory: TempDir,
     port: u16,
@@ -25,7 +24,7 @@ pub(crate) struct Haproxy {
 
 impl Haproxy {
     /// Returns when it has asked every server, and found one primary.
-    pub(crate) fn before(nodes: &[Node]) -> Self {
+    pub fn before(nodes: &[Node]) -> Self {
         let directory = TempDir::new().unwrap();
         let started = (0..20).find_map(|_| {
             let port = ports::free();
@@ -37,12 +36,12 @@ impl Haproxy {
         haproxy
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The numbers of the servers that clients are let to; none before each has been asked.
-    pub(crate) fn primaries(&self) -> Vec<usize> {
+    pub fn primaries(&self) -> Vec<usize> {
         let Some(servers) = statistics(&self.directory.path().join("control")) else {
             return Vec::new();
         };
@@ -70,7 +69,7 @@ fn launch(directory: &TempDir, port: u16, nodes: &[Node]) -> Option<Child> {
     fs::write(&file, configuration(&control, port, nodes)).unwrap();
     // Where Debian has it, and not every user looks.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-    let mut process = mortal(OsStr::new("haproxy"))
+    let mut process = mortal("haproxy")
         .env("PATH", path)
         .args(["-q", "-db", "-f"])
         .arg(file)

@@ -4,8 +4,6 @@
 //! One thread does it all and never blocks but in `poll`, so orders take effect at once and in a
 //! known place: whatever is read after [`Proxy::weather`] has returned meets the new weather.
 
-// By its path: `tests/cli` has this file at another place.
-#[path = "proxy/end.rs"]
 mod end;
 
 use std::collections::VecDeque;
@@ -32,7 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a network does to its users.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Weather {
+pub enum Weather {
     /// Everything passes.
     Fair,
     /// What the server says comes so much later, in order; requests are not delayed.
@@ -73,8 +71,8 @@ impl Weather {
     }
 }
 
-pub(crate) struct Proxy {
-    pub(crate) port: u16,
+pub struct Proxy {
+    pub port: u16,
     server: u16,
     passed: Arc<Mutex<Passed>>,
     orders: Sender<(Order, Sender<()>)>,
@@ -95,7 +93,7 @@ enum Order {
 }
 
 impl Proxy {
-    pub(crate) fn to(server: u16) -> Self {
+    pub fn to(server: u16) -> Self {
         let listener = TcpListener::bind(loopback(0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
@@ -116,19 +114,19 @@ impl Proxy {
         Self { port, server, passed, orders, bell, thread }
     }
 
-    pub(crate) fn weather(&self, weather: Weather) {
+    pub fn weather(&self, weather: Weather) {
         self.order(Order::Weather(weather)).expect("the proxy is alive");
     }
 
     /// Closes every connection there is; new ones can be made.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.order(Order::Cut).expect("the proxy is alive");
     }
 
     /// Sends one of the last requests again, whatever the weather, over a connection of its own,
     /// as a network does that delivers twice and late. How many bytes: zero where the server
     /// cannot be reached, none where nothing was recorded.
-    pub(crate) fn replay(&self, pick: usize) -> Option<usize> {
+    pub fn replay(&self, pick: usize) -> Option<usize> {
         let request = {
             let passed = self.passed.lock().unwrap();
             let index = pick.checked_rem(passed.last.len())?;
