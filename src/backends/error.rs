@@ -85,6 +85,8 @@ pub(crate) enum StoreError {
     Broken(String),
     /// Another server answers than before.
     Replaced,
+    /// The cloud-semaphore server is of the other kind than the client took it for.
+    OtherKind,
     /// Two connections that belong together lead to different servers.
     ServersDiffer,
     /// A gateway says, with this status, that the server does not answer.
@@ -368,6 +370,7 @@ impl StoreError {
             | Self::PlaceTaken(_)
             | Self::Withheld(Withheld::Replicas { .. }) => Recoverability::Refusing,
             Self::Original(_)
+            | Self::OtherKind
             | Self::Differs(_)
             | Self::Withdrawn
             | Self::Withheld(Withheld::Quarantine(_)) => Recoverability::Final,

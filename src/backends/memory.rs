@@ -17,7 +17,7 @@ use super::{
     Snapshot, StoreError, Waiter,
 };
 use crate::clock::{self, Moment};
-use crate::engine::{Store, Wakeup};
+use crate::engine::{Role, Store, Wakeup, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many waiters are woken when something is due earlier than before: the first may be gone.
@@ -100,14 +100,15 @@ impl MemorySemaphore {
         let snapshot = self.snapshot(name);
         let status = QueueStatus::of(&snapshot, id).expect("it waits");
         let next = self.ledger.next_expiry().map(|moment| moment.saturating_sub(clock::now()));
-        Reply {
+        let reply = Reply {
             ahead: status.ahead,
             held: status.held,
             record: status.holder,
             kept_until: status.kept_until,
             next,
             ..self.reply(Outcome::Waiting, stands)
-        }
+        };
+        Reply { next: Some(ask_again(&reply)), ..reply }
     }
 
     fn reply(&self, outcome: Outcome, terms: Terms) -> Reply {
@@ -239,6 +240,7 @@ impl Store for MemoryStore {
         &self,
         name: &Name,
         id: Uuid,
+        _: Role,
         wakeups: UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError> {
         let (store, name) = (self.clone(), name.clone());

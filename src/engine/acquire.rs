@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::lease::StoreLease;
-use super::{HEARTBEAT, Listening, Store, Wakeup};
+use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, ClientInfo, Error, Progress, ProgressSender, StoreError,
 };
@@ -123,7 +123,7 @@ impl<'a, S: Store> Acquire<'a, S> {
                         }
                         nonblock && begin.elapsed() >= FOR_REPLICAS
                     } else {
-                        let over = error.is_permanent() || nonblock;
+                        let over = self.store.gives_up(&error, waits) || nonblock;
                         if !over {
                             self.tell_trouble(error.clone(), waits && again);
                         }
@@ -157,9 +157,8 @@ impl<'a, S: Store> Acquire<'a, S> {
                 }
                 Outcome::Waiting => {
                     self.progress.tell(Progress::Queued(reply.queue_status()));
-                    let next = next(&reply);
                     (self.ticket, self.seal, waits) = (reply.ticket, reply.seal, true);
-                    if let Err(error) = self.wait(next, heartbeat(reply.ttl)).await {
+                    if let Err(error) = self.wait(reply.next, heartbeat(reply.ttl)).await {
                         return Err(self.error(Attempt::Listen, error));
                     }
                 }
@@ -207,18 +206,22 @@ impl<'a, S: Store> Acquire<'a, S> {
 
     /// Waits until it is worth to ask again: a permit was left for us, a lease ends, or the others
     /// have to see that we still wait.
-    async fn wait(&mut self, next: Duration, heartbeat: Duration) -> Result<(), StoreError> {
-        let until = Instant::now() + next;
+    async fn wait(
+        &mut self,
+        next: Option<Duration>,
+        heartbeat: Duration,
+    ) -> Result<(), StoreError> {
+        let until = next.map(|next| Instant::now() + next);
         let listening = self.listening.get_or_insert_with(|| {
-            Listening::start(&**self.store, &self.wanted.name, self.wanted.id)
+            Listening::start(&**self.store, &self.wanted.name, self.wanted.id, Role::Waiter)
         });
         loop {
             let wakeup = tokio::select! {
                 wakeup = listening.next() => wakeup,
-                () = sleep_until(until) => return Ok(()),
+                () = at(until) => return Ok(()),
             };
             match wakeup {
-                Ok(Wakeup::Ask | Wakeup::Revoked { .. }) => return Ok(()),
+                Ok(Wakeup::Ask | Wakeup::Released | Wakeup::Revoked { .. }) => return Ok(()),
                 Ok(Wakeup::Missed) => {}
                 Ok(Wakeup::Deaf) => self.progress.tell(Progress::Deaf { heartbeat }),
                 Err(error) => {
@@ -262,8 +265,16 @@ fn heartbeat(ttl: Duration) -> Duration {
     HEARTBEAT.min(ttl / 2)
 }
 
-/// How long until it is worth to ask again.
-fn next(reply: &Reply) -> Duration {
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long until a waiter has to ask again, in a store where waiters show that they live by asking
+/// and see to it themselves that a lease ends.
+pub(crate) fn ask_again(reply: &Reply) -> Duration {
     let mut until = heartbeat(reply.ttl);
     if let Some(next) = reply.next
         && reply.ahead < NEAR

@@ -10,10 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{HEARTBEAT, Listening, Store, Wakeup};
+use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
 use crate::backends::{
-    BoxFuture, ClientInfo, Error, Lease, Loss, LossStage, Name, Permit, Revocation, StoreError,
-    Validity,
+    BoxFuture, ClientInfo, Error, Lease, Loss, LossReason, LossStage, Name, Permit, Revocation,
+    StoreError, Validity,
 };
 use crate::clock::{self, Moment};
 use crate::engine::renewal::{Renewed, renew_loop};
@@ -27,6 +27,9 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How often a holder that was revoked, and may have missed a wake-up, asks.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often a holder that was revoked listens again, where the server says so each time.
+const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 
 /// A lease. Dropping it without a release is what a crash does.
 pub(super) struct StoreLease<S> {
@@ -47,6 +50,7 @@ struct Held<S> {
     /// The limit, the TTL and the number of replicas that the semaphore's users have agreed on: a
     /// server that has forgotten them learns them from us.
     agreed: Mutex<(u32, Duration, u32)>,
+    granted_by: Option<Uuid>,
     /// Until when the permit stays taken, whatever happens. A server learns it in the same way.
     kept_until: Moment,
 }
@@ -66,7 +70,8 @@ impl<S: Store> StoreLease<S> {
         let (sender, validity) = watch::channel(Validity { since, ttl: reply.ttl, error: None });
         let agreed = Mutex::new((reply.agreed, reply.ttl, reply.replicas));
         let (name, kept_until) = (name.clone(), clock::now() + reply.min_hold);
-        let held = Held { store, name, id, client, token: reply.token, agreed, kept_until };
+        let (token, granted_by) = (reply.token, reply.server);
+        let held = Held { store, name, id, client, token, agreed, granted_by, kept_until };
         let held = Arc::new(held);
         let (losses, heard) = mpsc::unbounded_channel();
         let task = tokio::spawn(Arc::clone(&held).keep(sender, losses));
@@ -97,7 +102,7 @@ impl<S: Store> Held<S> {
                 Ok(Renewed::For(reply.ttl))
             }
             Outcome::Revoked => Ok(Renewed::Lost(Loss::revoked())),
-            _ => Ok(Renewed::Lost(Loss::unknown_to_server())),
+            _ => Ok(Renewed::Lost(self.store.unknown_permit())),
         }
     }
 
@@ -112,7 +117,7 @@ impl<S: Store> Held<S> {
         let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
         let told = async {
             sleep(QUIET).await;
-            self.told(&renew_now).await
+            self.told(self.granted_by, &renew_now).await
         };
         let lost = tokio::select! {
             lost = renew_loop(self.id, validity, &renew_now, attempt) => lost,
@@ -128,14 +133,18 @@ impl<S: Store> Held<S> {
     }
 
     /// Returns once a wake-up says that the permit was revoked.
-    async fn told(&self, renew_now: &Notify) -> Loss {
-        let mut listening = Listening::start(&*self.store, &self.name, self.id);
+    async fn told(&self, granted_by: Option<Uuid>, renew_now: &Notify) -> Loss {
+        let role = Role::Holder { granted_by };
+        let mut listening = Listening::start(&*self.store, &self.name, self.id, role);
         loop {
             match listening.next().await {
                 Ok(Wakeup::Revoked { how: Revocation::Graceful, .. }) => return Loss::revoked(),
                 Ok(Wakeup::Revoked { how: Revocation::Forced, fresh }) => {
                     let stage = if fresh { LossStage::Now } else { LossStage::Before };
                     return Loss::forcibly_revoked(stage);
+                }
+                Ok(Wakeup::Released) => {
+                    return Loss { reason: LossReason::GivenBack, stage: LossStage::Now };
                 }
                 // It was released; or the word is left over from our time in the queue.
                 Ok(Wakeup::Ask | Wakeup::Missed) => renew_now.notify_one(),
@@ -150,11 +159,12 @@ impl<S: Store> Held<S> {
         let renew_now = Notify::new();
         let told = async {
             loop {
-                let lost = self.told(&renew_now).await;
+                let lost = self.told(None, &renew_now).await;
                 // A renewal may have heard it first.
                 if lost.stage != LossStage::Revoking {
                     return lost;
                 }
+                sleep(LISTEN_AGAIN).await;
             }
         };
         let asked = async {

@@ -14,11 +14,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use self::acquire::Acquire;
+pub(crate) use self::acquire::ask_again;
 use self::lease::StoreLease;
 use self::retry::{RETRY_FOR, with_retries};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Failover,
-    Finding, Lease, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
+    Finding, Lease, Loss, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot,
+    StoreError,
 };
 use crate::request::{Operation, Outcome, Reply, Request};
 
@@ -47,8 +49,20 @@ pub(crate) trait Store: Send + Sync + 'static {
         &self,
         name: &Name,
         id: Uuid,
+        role: Role,
         wakeups: mpsc::UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError>;
+
+    /// Whether there is no sense in asking again after an error; `waits`: there is a place in the
+    /// queue already.
+    fn gives_up(&self, error: &StoreError, _waits: bool) -> bool {
+        error.is_permanent()
+    }
+
+    /// How a permit was lost that the server does not know.
+    fn unknown_permit(&self) -> Loss {
+        Loss::unknown_to_server()
+    }
 
     fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>>;
 
@@ -65,6 +79,17 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn url(&self) -> &str;
 }
 
+/// As what a client listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Waiter,
+    /// `granted_by`: the server that granted the permit a moment ago, where servers tell themselves
+    /// apart.
+    Holder {
+        granted_by: Option<Uuid>,
+    },
+}
+
 /// What a server tells a client of its own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wakeup {
@@ -72,6 +97,8 @@ pub(crate) enum Wakeup {
     Ask,
     /// The permit was revoked; `fresh`: a moment ago.
     Revoked { how: Revocation, fresh: bool },
+    /// Another client released the permit.
+    Released,
     /// Wake-ups may have been missed.
     Missed,
     /// The server lets no client listen; waiters ask at each heartbeat.
@@ -85,9 +112,9 @@ struct Listening {
 }
 
 impl Listening {
-    fn start(store: &impl Store, name: &Name, id: Uuid) -> Self {
+    fn start(store: &impl Store, name: &Name, id: Uuid, role: Role) -> Self {
         let (sender, wakeups) = mpsc::unbounded_channel();
-        Self { wakeups, task: tokio::spawn(store.listen(name, id, sender)) }
+        Self { wakeups, task: tokio::spawn(store.listen(name, id, role, sender)) }
     }
 
     /// The error: no more will come. Cancel-safe.
@@ -113,6 +140,10 @@ pub(crate) struct LeaseClient<S> {
 impl<S: Store> LeaseClient<S> {
     pub(crate) fn new(store: S) -> Self {
         Self { store: Arc::new(store) }
+    }
+
+    pub(crate) fn store(&self) -> &S {
+        &self.store
     }
 
     fn error(&self, attempt: Attempt, error: StoreError) -> Error {

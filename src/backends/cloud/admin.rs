@@ -1,8 +1,5 @@
 //! Interventions in a cloud-semaphore server: permits are given back or revoked, and limits pinned.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use hyper::body::Bytes;
 use hyper::http::request;
 use hyper::{Method, StatusCode};
@@ -10,43 +7,36 @@ use uuid::Uuid;
 
 use super::http::unexpected;
 use super::protocol::{
-    HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE, RegisterOutcome,
-    RegisterReply, ReleaseReply, RevokeReply,
+    HOW, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RETURN, REVOKE, ReleaseReply, RevokeReply,
 };
-use super::serve_lease::ServeLease;
 use super::{CloudServer, SIGNAL, parse_body};
 use crate::backends::error::{MissingFeature, StoreError};
-use crate::backends::lease::RenewingLease;
-use crate::backends::{Lease, Name, Permit, ReleaseOutcome, Revocation, Snapshot, Validity};
-use crate::clock;
+use crate::backends::{Name, Record, ReleaseOutcome, Revocation, Snapshot};
 
 impl CloudServer {
-    /// One attempt to take up a detached permit.
-    pub(super) async fn attach(
-        self: &Arc<Self>,
+    /// The record of a detached permit that is held.
+    pub(super) async fn detached(
+        &self,
         name: &Name,
         id: Uuid,
-    ) -> Result<Option<Box<dyn Lease>>, StoreError> {
+    ) -> Result<Option<Record>, StoreError> {
         let (ours, snapshot) = self.look_at(name).await?;
         if !ours {
             return Err(StoreError::Original(MissingFeature::Lasting));
         }
-        if !has_detached(&snapshot, id) {
-            return Ok(None);
-        }
-        let since = clock::now();
-        let told = match self.ask_ours(self.about_permit(RENEW, name, id), RENEW).await? {
-            Some(body) => parse_body::<RegisterReply>(&body)?.validated()?,
-            None => return Err(StoreError::Replaced),
-        };
-        if told.outcome != RegisterOutcome::Holding {
-            return Ok(None);
-        }
-        let validity = Validity { since, ttl: Duration::from_millis(told.ttl_ms), error: None };
-        let permit = Permit { id, name: name.clone(), token: Some(told.token) };
-        let granted_by = told.server;
-        let lease = ServeLease { server: Arc::clone(self), name: name.clone(), id, granted_by };
-        Ok(Some(Box::new(RenewingLease::new(permit, validity, lease))))
+        let record = snapshot.holder(id).and_then(|holder| holder.record());
+        let detached = record.filter(|record| record.who.detached);
+        Ok(detached.cloned().filter(|_| snapshot.held(id).is_some()))
+    }
+
+    /// What a server of ours answers about one permit; none from one of the original kind.
+    pub(super) async fn ask_ours_about(
+        &self,
+        path: &'static str,
+        name: &Name,
+        id: Uuid,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.ask_ours(self.about_permit(path, name, id), path).await
     }
 
     pub(super) async fn give_back(
@@ -123,9 +113,4 @@ impl CloudServer {
     fn about_permit(&self, path: &str, name: &Name, id: Uuid) -> request::Builder {
         self.dialler.request(path, name.as_str()).header(ID_HEADER, id.to_string())
     }
-}
-
-fn has_detached(snapshot: &Snapshot, id: Uuid) -> bool {
-    let record = snapshot.holder(id).and_then(|holder| holder.record());
-    snapshot.held(id).is_some() && record.is_some_and(|record| record.who.detached)
 }

@@ -15,7 +15,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let _ = one.look.snapshot(&name);
     }
     if let Ok(told) = parse_body::<RegisterReply>(bytes).and_then(RegisterReply::validated) {
-        let _ = (told.queue_status(), told.withheld());
+        let _ = told.reply(crate::clock::now()).queue_status();
     }
     let _ = parse_body::<ServerInfo>(bytes);
     let _ = parse_body::<RegisterRequest>(bytes);

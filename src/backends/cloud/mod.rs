@@ -1,7 +1,6 @@
 //! Permits in a cloud-semaphore server, of the original kind or our own. The answer to the first
 //! request shows which; `docs/serve.md` explains the difference.
 
-mod acquire;
 mod admin;
 pub(crate) mod config;
 mod diagnose;
@@ -9,11 +8,12 @@ mod diagnose;
 mod fuzz;
 mod http;
 mod lenient;
+mod node_acquire;
 mod node_lease;
 mod original;
 mod orphans;
 pub(crate) mod protocol;
-mod serve_lease;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,21 +22,24 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use self::acquire::CloudAcquire;
 use self::config::CloudConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::http::{HttpConnection, HttpDialer, unexpected};
+use self::node_acquire::NodeAcquire;
 use self::node_lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
+use self::store::ServeStore;
 use super::error::{MissingFeature, StoreError};
 use super::slot::Slot;
 use super::{
     AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
-    Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
+    Name, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
 };
+use crate::engine::LeaseClient;
 use crate::engine::retry::{RETRY_FOR, RetryBudget, with_retries};
 
 const OBSERVE: &str = "/semaphore/observe";
@@ -48,6 +51,8 @@ const LEAVING: Duration = Duration::from_millis(900);
 /// The cloud-semaphore backend.
 pub(crate) struct Cloud {
     server: Arc<CloudServer>,
+    /// For a `semrun serve`; it notices a server of the original kind.
+    leases: LeaseClient<ServeStore>,
 }
 
 struct CloudServer {
@@ -65,7 +70,9 @@ impl Cloud {
         let dialler = HttpDialer::new(config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
         let (idle, original) = (Slot::empty(), AtomicBool::new(false));
-        Ok(Self { server: Arc::new(CloudServer { dialler, shown, idle, original }) })
+        let server = Arc::new(CloudServer { dialler, shown, idle, original });
+        let leases = LeaseClient::new(ServeStore::new(Arc::clone(&server)));
+        Ok(Self { server, leases })
     }
 }
 
@@ -156,6 +163,32 @@ impl CloudServer {
         }
         known(lenient::page(&body))
     }
+
+    /// All semaphores, in the order of their names.
+    async fn list(&self) -> Result<Vec<Snapshot>, StoreError> {
+        let (mut snapshots, mut behind) = (Vec::new(), String::new());
+        let mut patience = RetryBudget::new();
+        loop {
+            let page = patience.with(|| async { self.page(&behind).await }).await;
+            let page = page.and_then(|page| {
+                sanitize::names(snapshots.len() + page.semaphores.len())?;
+                Ok(page)
+            });
+            let page = page?;
+            let last = page.semaphores.last().filter(|_| page.more);
+            let next = last.map(|last| last.name.clone());
+            // Others may use names there that we cannot.
+            let named = |one: NamedSemaphore| Some(one.look.snapshot(&one.name.parse().ok()?));
+            snapshots.extend(page.semaphores.into_iter().filter_map(named));
+            match next {
+                Some(next) if next > behind => behind = next,
+                Some(_) => {
+                    return Err(StoreError::Unsorted);
+                }
+                None => return Ok(snapshots),
+            }
+        }
+    }
 }
 
 /// What one of our servers answers.
@@ -167,6 +200,38 @@ fn known<T>(read: serde_json::Result<T>) -> Result<T, StoreError> {
     read.map_err(|error| StoreError::UnknownAnswer(error.to_string()))
 }
 
+impl Cloud {
+    /// Waits in turn in a server of ours. A registration at a server of the original kind has to be
+    /// finished, so it is only called off after that.
+    async fn acquire_lease(
+        &self,
+        wanted: &AcquireRequest,
+        progress: &ProgressSender,
+        mut cancel: CancelToken,
+    ) -> Result<Acquisition, Error> {
+        let store = self.leases.store();
+        let (canceller, called_off) = CancelToken::pair();
+        let mut acquiring = self.leases.acquire(wanted, progress, called_off);
+        tokio::select! {
+            biased;
+            done = &mut acquiring => return done,
+            () = cancel.cancelled() => {}
+        }
+        let registered = async {
+            while store.registering.load(Relaxed) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = &mut acquiring => return done,
+            _ = timeout(LEAVING, registered) => {}
+        }
+        canceller.cancel();
+        acquiring.await
+    }
+}
+
 impl Backend for Cloud {
     fn acquire<'a>(
         &'a self,
@@ -174,41 +239,29 @@ impl Backend for Cloud {
         progress: &'a ProgressSender,
         cancel: CancelToken,
     ) -> BoxFuture<'a, Result<Acquisition, Error>> {
-        Box::pin(CloudAcquire::new(Arc::clone(&self.server), wanted, progress).run(cancel))
-    }
-
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, || async { self.server.look(name).await }).await;
-            self.server.done(looked, || Attempt::Look(name.clone()))
-        })
-    }
-
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
-        Box::pin(async move {
-            let (mut snapshots, mut behind) = (Vec::new(), String::new());
-            let mut patience = RetryBudget::new();
             loop {
-                let page = patience.with(|| async { self.server.page(&behind).await }).await;
-                let page = page.and_then(|page| {
-                    sanitize::names(snapshots.len() + page.semaphores.len())?;
-                    Ok(page)
-                });
-                let page = self.server.done(page, || Attempt::List)?;
-                let last = page.semaphores.last().filter(|_| page.more);
-                let next = last.map(|last| last.name.clone());
-                // Others may use names there that we cannot.
-                let named = |one: NamedSemaphore| Some(one.look.snapshot(&one.name.parse().ok()?));
-                snapshots.extend(page.semaphores.into_iter().filter_map(named));
-                match next {
-                    Some(next) if next > behind => behind = next,
-                    Some(_) => {
-                        return self.server.done(Err(StoreError::Unsorted), || Attempt::List);
-                    }
-                    None => return Ok(snapshots),
+                let done = self.acquire_lease(wanted, progress, cancel.clone()).await;
+                if !matches!(&done, Err(error) if error.cause == StoreError::OtherKind) {
+                    return done;
+                }
+                let registered = self.leases.store().met.take();
+                let server = Arc::clone(&self.server);
+                let waiting = NodeAcquire::new(server, wanted, progress, registered);
+                let done = waiting.run(cancel.clone()).await;
+                if !matches!(&done, Err(error) if error.cause == StoreError::OtherKind) {
+                    return done;
                 }
             }
         })
+    }
+
+    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        self.leases.observe(name)
+    }
+
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+        self.leases.observe_all()
     }
 
     /// In a server of the original kind the end of the connection has done it already.
@@ -236,11 +289,7 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
     ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
-        Box::pin(async move {
-            let attached =
-                with_retries(RETRY_FOR, || async { self.server.attach(name, id).await }).await;
-            self.server.done(attached, || Attempt::Renew(Permit::of(name, id)))
-        })
+        self.leases.attach(name, id)
     }
 
     fn release_detached<'a>(
@@ -248,11 +297,7 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
     ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
-        Box::pin(async move {
-            let returned =
-                with_retries(RETRY_FOR, || async { self.server.give_back(name, id).await }).await;
-            self.server.done(returned, || Attempt::GiveBack(Permit::of(name, id)))
-        })
+        self.leases.release_detached(name, id)
     }
 
     fn revoke<'a>(
@@ -261,11 +306,7 @@ impl Backend for Cloud {
         id: Uuid,
         how: Revocation,
     ) -> BoxFuture<'a, Result<bool, Error>> {
-        Box::pin(async move {
-            let revoked =
-                with_retries(RETRY_FOR, || async { self.server.revoke(name, id, how).await }).await;
-            self.server.done(revoked, || Attempt::Revoke(Permit::of(name, id)))
-        })
+        self.leases.revoke(name, id, how)
     }
 
     fn limit<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
@@ -280,19 +321,11 @@ impl Backend for Cloud {
         name: &'a Name,
         limit: Option<u32>,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let set =
-                with_retries(RETRY_FOR, || async { self.server.set_limit(name, limit).await })
-                    .await;
-            self.server.done(set, || Attempt::SetLimit(name.clone()))
-        })
+        self.leases.set_limit(name, limit)
     }
 
     fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
-        Box::pin(async move {
-            let examined = with_retries(RETRY_FOR, || async { self.server.diagnose().await }).await;
-            self.server.done(examined, || Attempt::Examine)
-        })
+        self.leases.diagnose()
     }
 
     fn pushes_queue_status(&self) -> bool {

@@ -301,19 +301,23 @@ pub(super) async fn signal(
     patience: Duration,
     whose: ServerKind,
 ) -> Result<(), StoreError> {
-    with_retries(patience, || async {
-        let request =
-            server.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
-        let (answer, ours, _) = server.exchange_with(request).await?;
-        if whose == ServerKind::Ours && !ours {
-            return Err(StoreError::Replaced);
-        }
-        match answer {
-            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
-            status => {
-                Err(StoreError::UnexpectedStatus { status: status.to_string(), path: SIGNAL })
-            }
-        }
-    })
-    .await
+    with_retries(patience, || signal_once(server, name, id, whose)).await
+}
+
+/// The same, without retries.
+pub(super) async fn signal_once(
+    server: &CloudServer,
+    name: &Name,
+    id: Uuid,
+    whose: ServerKind,
+) -> Result<(), StoreError> {
+    let request = server.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
+    let (answer, ours, _) = server.exchange_with(request).await?;
+    if whose == ServerKind::Ours && !ours {
+        return Err(StoreError::Replaced);
+    }
+    match answer {
+        StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
+        status => Err(StoreError::UnexpectedStatus { status: status.to_string(), path: SIGNAL }),
+    }
 }

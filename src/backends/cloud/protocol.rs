@@ -9,9 +9,11 @@ use uuid::Uuid;
 
 use crate::backends::sanitize;
 use crate::backends::{
-    ClientInfo, Holder, HolderState, Name, QueueStatus, Record, ReleaseOutcome, Revocation,
-    Snapshot, StoreError, Waiter, Withheld,
+    ClientInfo, Holder, HolderState, Name, Record, ReleaseOutcome, Revocation, Snapshot,
+    StoreError, Waiter, Withheld,
 };
+use crate::clock::Moment;
+use crate::request::{Outcome, Reply};
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";
@@ -131,6 +133,19 @@ pub(crate) enum RegisterOutcome {
     Lost,
 }
 
+impl From<RegisterOutcome> for Outcome {
+    fn from(outcome: RegisterOutcome) -> Self {
+        match outcome {
+            RegisterOutcome::Holding => Self::Holding,
+            RegisterOutcome::Waiting => Self::Waiting,
+            RegisterOutcome::Busy => Self::Busy,
+            RegisterOutcome::Differs => Self::Differs,
+            RegisterOutcome::Revoking => Self::Revoked,
+            RegisterOutcome::Lost => Self::Lost,
+        }
+    }
+}
+
 impl RegisterReply {
     /// The permit is not known.
     pub(crate) fn lost() -> Self {
@@ -173,24 +188,27 @@ impl RegisterReply {
         Ok(self)
     }
 
-    /// For how long the server grants no permit although one is free.
-    pub(crate) fn withheld(&self) -> Option<Withheld> {
-        let free = self.held < self.limit as usize;
-        self.paused_ms
-            .filter(|_| free)
-            .map(|left| Withheld::Quarantine(Duration::from_millis(left)))
-    }
-
-    pub(crate) fn queue_status(&self) -> QueueStatus {
-        QueueStatus {
+    /// As the engine has it.
+    pub(super) fn reply(self, since: Moment) -> Reply {
+        let kept_until = self
+            .kept_ms
+            .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left)));
+        Reply {
+            token: self.token,
+            ticket: self.ticket,
+            seal: self.seal,
             ahead: self.ahead,
             held: self.held,
-            holder: self.holder.clone(),
+            limit: self.limit,
+            pinned: self.pinned,
+            agreed: self.limit,
+            ttl: Duration::from_millis(self.ttl_ms),
+            paused: self.paused_ms.map(Duration::from_millis),
+            record: self.holder,
             key: self.key.as_deref().map(sanitize::label),
-            kept_until: self
-                .kept_ms
-                .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left))),
-            withheld: self.withheld(),
+            kept_until,
+            server: self.server,
+            ..Reply::of(self.outcome.into(), since)
         }
     }
 }

@@ -36,8 +36,8 @@ use self::script::SemaphoreKeys;
 use self::server::ServerHandle;
 use super::{Attempt, BoxFuture, Error, Failover, Finding, Name, Snapshot, StoreError};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, RetryBudget, with_timeout};
-use crate::engine::{Store, Wakeup};
-use crate::request::{Operation, Reply, Request};
+use crate::engine::{Role, Store, Wakeup, ask_again};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many names are looked at in one round trip. Other clients wait for that, so it has to be
 /// done in a few milliseconds.
@@ -89,10 +89,13 @@ impl Store for RedisStore {
             let (keys, call) = (self.keys(name), self.configured(request));
             let condition = self.condition(request);
             let called = self.server.connection.call_beside(&keys, &call, condition.as_ref());
-            let (reply, condition) = called.await?;
+            let (mut reply, condition) = called.await?;
             if let Some(info) = condition {
                 ServerHandle::check_eviction(info)?;
                 self.checked.store(true, Relaxed);
+            }
+            if reply.outcome == Outcome::Waiting {
+                reply.next = Some(ask_again(&reply));
             }
             Ok(reply)
         })
@@ -112,6 +115,7 @@ impl Store for RedisStore {
         &self,
         name: &Name,
         id: Uuid,
+        _: Role,
         wakeups: UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError> {
         Box::pin(wakeup::listen(Arc::clone(&self.server), self.keys(name).wake(id), wakeups))

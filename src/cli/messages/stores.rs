@@ -21,6 +21,7 @@ impl fmt::Display for StoreErrorText<'_> {
             StoreError::Withheld(why) => WithheldText(*why).fmt(f),
             StoreError::Differs(differs) => differing(f, differs),
             StoreError::Absurd(what) => absurd(f, *what),
+            StoreError::OtherKind => f.write_str("the server is not what it was before"),
             StoreError::Original(lack) => lacking(f, *lack),
             StoreError::Withdrawn => f.write_str("it was withdrawn from outside"),
             StoreError::OuterUnknown => {
