@@ -3,6 +3,8 @@
 //!     cargo run --example library &
 //!     semrun --backend file:///tmp/shared-permits --name report -- sh -c 'echo shell >> /tmp/report'
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for client in semaphore.snapshot().await?.holders {
         println!("waiting for {} (pid {}, {})", client.label, client.pid, client.host);
     }
-    let Some(mut permit) = semaphore.acquire_timeout(Duration::from_secs(60)).await? else {
+    let Some(mut permit) = semaphore.acquire_timeout(Duration::from_mins(1)).await? else {
         return Err("waited for a minute".into());
     };
     println!("fencing token {:?}", permit.fencing_token());

@@ -18,6 +18,9 @@ use crate::backends::{
 use crate::clock;
 use crate::user::{self, User};
 
+/// The namespace of the keys in Redis, as `--prefix` has it.
+const PREFIX: &str = "semrun";
+
 /// How long giving a permit back is tried before that is left to the end of its lease.
 const RELEASING: Duration = Duration::from_secs(5);
 
@@ -73,7 +76,7 @@ impl Semaphore {
             Url::Redis(url) => Location::Redis(Box::new(RedisConfig {
                 url: *url,
                 tls: Tls::default(),
-                prefix: "semrun".parse().expect("a good name"),
+                prefix: PREFIX.parse().map_err(|_| Error(Cause::Name))?,
                 quarantine: None,
                 replicas: 0,
                 allow_eviction: false,
@@ -149,7 +152,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As [`Semaphore::acquire`], and if the server grants nothing to anybody for now.
+    /// As [`Semaphore::acquire`], and if the server grants no permit for now.
     pub async fn try_acquire(&self) -> Result<Option<Permit>, Error> {
         let (_canceller, cancel) = CancelToken::pair();
         Ok(match self.ask(true, cancel).await? {

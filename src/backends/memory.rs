@@ -62,7 +62,9 @@ impl MemorySemaphore {
         if self.ledger.next_expiry() < due {
             // The next waiters are asleep for longer than that.
             let next: Vec<_> = self.ledger.waiters().take(AWAKE).map(|claim| claim.id).collect();
-            next.into_iter().for_each(|id| self.tell(id, Wakeup::Ask));
+            for id in next {
+                self.tell(id, Wakeup::Ask);
+            }
         }
     }
 

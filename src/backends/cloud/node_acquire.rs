@@ -49,7 +49,7 @@ pub(super) struct NodeAcquire<'a> {
 enum AcquireStep {
     Done(Acquisition),
     /// In the queue, as it stood a moment ago.
-    Placed(NodeRegistration, QueueStatus),
+    Placed(Box<NodeRegistration>, QueueStatus),
 }
 
 impl<'a> NodeAcquire<'a> {
@@ -137,7 +137,7 @@ impl<'a> NodeAcquire<'a> {
                 Ok(AcquireStep::Done(acquired)) => return Ok(acquired),
                 Ok(AcquireStep::Placed(place, queue_status)) => {
                     let since = Instant::now();
-                    self.place = Some(place);
+                    self.place = Some(*place);
                     let granted = Box::pin(self.granted(queue_status)).await;
                     if since.elapsed() > Duration::from_secs(2) {
                         backoff = Backoff::new();
@@ -228,7 +228,7 @@ impl<'a> NodeAcquire<'a> {
             return Ok(AcquireStep::Done(Acquisition::Granted(self.lease())));
         }
         self.queued = true;
-        Ok(AcquireStep::Placed(place, queue_status))
+        Ok(AcquireStep::Placed(Box::new(place), queue_status))
     }
 
     /// Waits for the permit in the place that we have taken. Says so, unless it is there at once.

@@ -81,29 +81,28 @@ impl ServeStore {
             Some(link) => link.if_idle().await,
             None => None,
         };
-        let mut link = match idle {
-            Some(link) => link,
-            None => {
-                let mut link = self.server.dialler.dial().await?;
-                let client = request.client.as_deref();
-                let beyond = beyond_the_original(
-                    request.limit,
-                    client.is_some_and(|client| client.detached),
-                    request.min_hold,
-                );
-                if beyond.is_some() || request.nonblock {
-                    // A server of the other kind remembers every client that registers, so we look
-                    // first.
-                    let theirs = look_if_original(&self.server, name, &mut link).await?;
-                    if let (Some(_), Some(lack)) = (&theirs, beyond) {
-                        return Err(StoreError::Original(lack));
-                    }
-                    if theirs.is_some_and(|theirs| !theirs.is_free()) {
-                        return Ok(Reply::of(Outcome::Busy, clock::now()));
-                    }
+        let mut link = if let Some(link) = idle {
+            link
+        } else {
+            let mut link = self.server.dialler.dial().await?;
+            let client = request.client.as_deref();
+            let beyond = beyond_the_original(
+                request.limit,
+                client.is_some_and(|client| client.detached),
+                request.min_hold,
+            );
+            if beyond.is_some() || request.nonblock {
+                // A server of the other kind remembers every client that registers, so we look
+                // first.
+                let theirs = look_if_original(&self.server, name, &mut link).await?;
+                if let (Some(_), Some(lack)) = (&theirs, beyond) {
+                    return Err(StoreError::Original(lack));
                 }
-                link
+                if theirs.is_some_and(|theirs| !theirs.is_free()) {
+                    return Ok(Reply::of(Outcome::Busy, clock::now()));
+                }
             }
+            link
         };
         let since = clock::now();
         let mut answer = self.register(&mut link, name, request).await?;
@@ -216,10 +215,10 @@ impl Store for ServeStore {
                     ReleaseOutcome::Before => Outcome::Done,
                     ReleaseOutcome::Unknown => Outcome::Lost,
                 },
-                Operation::Revoke(how) => match server.revoke(name, id, how).await? {
-                    true => Outcome::Revoked,
-                    false => Outcome::Lost,
-                },
+                Operation::Revoke(how) => {
+                    let held = server.revoke(name, id, how).await?;
+                    if held { Outcome::Revoked } else { Outcome::Lost }
+                }
                 Operation::Pin => {
                     server.set_limit(name, Some(request.limit)).await?;
                     Outcome::Done
@@ -293,7 +292,7 @@ async fn wait(open: Arc<OpenAnswer>, wakeups: UnboundedSender<Wakeup>) -> StoreE
         let since = Instant::now();
         let ended = loop {
             match with_timeout(SILENCE, link.line(&mut answer)).await {
-                Ok(line) if line.is_empty() => break true,
+                Ok(rest) if rest.is_empty() => break true,
                 Ok(_) => {}
                 Err(_) => break false,
             }

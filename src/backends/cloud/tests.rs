@@ -1,7 +1,7 @@
 //! Tests of our client with servers of either kind, without a command.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -23,9 +23,9 @@ const KEY: &str = "a-key-for-tests";
 
 /// A server of the original kind where `holder` has `x`, as far as it is asked here: it knows four
 /// paths and no header of ours. Keeps the paths.
-async fn original(listener: TcpListener, holder: Uuid, asked: Arc<RefCell<Vec<String>>>) {
+async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<String>>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let asked = Arc::clone(&asked);
+        let asked = Rc::clone(&asked);
         spawn_local(async move {
             let mut stream = BufReader::new(stream);
             loop {
@@ -93,8 +93,8 @@ fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() 
     settle(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cloud = client(&listener, KEY);
-        let asked = Arc::default();
-        spawn_local(original(listener, Uuid::new_v4(), Arc::clone(&asked)));
+        let asked = Rc::default();
+        spawn_local(original(listener, Uuid::new_v4(), Rc::clone(&asked)));
         let (name, id): (Name, _) = ("free".parse().unwrap(), Uuid::new_v4());
         for request in [
             request(&name, true, Duration::ZERO),
@@ -124,8 +124,8 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cloud = client(&listener, KEY);
         let (name, holder): (Name, _) = ("x".parse().unwrap(), Uuid::new_v4());
-        let asked = Arc::default();
-        spawn_local(original(listener, holder, Arc::clone(&asked)));
+        let asked = Rc::default();
+        spawn_local(original(listener, holder, Rc::clone(&asked)));
         let unknown = Uuid::new_v4();
         let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
         assert!(revoke(holder, Revocation::Graceful).await);
@@ -142,7 +142,7 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
     settle(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cloud = client(&listener, KEY);
-        spawn_local(original(listener, Uuid::new_v4(), Arc::default()));
+        spawn_local(original(listener, Uuid::new_v4(), Rc::default()));
         let findings = cloud.diagnose().await.unwrap();
         let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
         let expected = [("server", Grade::Ok), ("kind", Grade::Warning), ("network", Grade::Ok)];

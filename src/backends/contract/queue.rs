@@ -1,7 +1,7 @@
 //! What every backend owes clients that ask, wait in turn, hold and look.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::spawn_local;
@@ -203,9 +203,9 @@ pub(super) async fn a_waiter_is_told_where_it_stands(store: TestedBackend) {
 
 pub(super) async fn many_tasks_never_exceed_the_limit(store: TestedBackend) {
     const LIMIT: u32 = 3;
-    let store = Arc::new(store);
-    let running = Arc::new(RefCell::new((0, 0)));
-    let task = |store: Arc<TestedBackend>, running: Arc<RefCell<(u32, u32)>>| async move {
+    let store = Rc::new(store);
+    let running = Rc::new(RefCell::new((0, 0)));
+    let task = |store: Rc<TestedBackend>, running: Rc<RefCell<(u32, u32)>>| async move {
         for _ in 0..10 {
             let lease = store.granted(&request("a", LIMIT)).await;
             {
@@ -220,7 +220,7 @@ pub(super) async fn many_tasks_never_exceed_the_limit(store: TestedBackend) {
         }
     };
     let tasks: Vec<_> =
-        (0..12).map(|_| spawn_local(task(Arc::clone(&store), Arc::clone(&running)))).collect();
+        (0..12).map(|_| spawn_local(task(Rc::clone(&store), Rc::clone(&running)))).collect();
     for task in tasks {
         task.await.unwrap();
     }

@@ -69,7 +69,7 @@ impl RedisStore {
         let RedisConfig { quarantine, replicas, .. } = self.server.config;
         let quarantine = request.quarantine.or(quarantine);
         let replicas = request.replicas.max(replicas);
-        Request { quarantine, replicas, ..request.clone() }
+        Request { replicas, quarantine, ..request.clone() }
     }
 
     /// What has to be asked before a permit is used.

@@ -338,7 +338,7 @@ fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
     let token = world.request(1).token;
     world.write(&["FLUSHALL"]);
     let quarantine = Some(TTL);
-    let renewed = world.call(&Request { token, quarantine, ..call(Operation::Renew, 1) });
+    let renewed = world.call(&Request { quarantine, token, ..call(Operation::Renew, 1) });
     assert_eq!((renewed.outcome, renewed.token), (Outcome::Holding, token));
     assert!(renewed.paused.is_some(), "others may have to report");
     let waiting = world.request(2);

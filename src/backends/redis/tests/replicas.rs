@@ -187,7 +187,7 @@ fn what_was_not_claimed_before_a_promotion_is_not_claimed_after_it() {
     new.write(&["REPLICAOF", "NO", "ONE"]);
     // Meanwhile it went on to a third one at the old server.
     let quarantine = Some(TTL);
-    let claims = new.call(&Request { ticket, quarantine, ..call(Operation::Acquire, 2) });
+    let claims = new.call(&Request { quarantine, ticket, ..call(Operation::Acquire, 2) });
     assert_eq!((claims.outcome, claims.held), (Outcome::Waiting, 0), "{claims:?}");
     let third = Request { token: claims.ticket, quarantine, ..call(Operation::Renew, 3) };
     assert_eq!(new.call(&third).outcome, Outcome::Holding);
