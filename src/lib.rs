@@ -2,29 +2,40 @@
 //! ([`Semaphore`]), and as the program `semrun`, which runs a command while it holds a permit.
 //! `commands/run.rs` tells the story of one run.
 
-#![cfg_attr(fuzzing, expect(dead_code, reason = "only what is fuzzed is used"))]
+#![cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the program uses more of the backends than the library shows")
+)]
 
 mod backends;
+#[cfg(feature = "cli")]
 mod cli;
 mod clock;
+#[cfg(feature = "cli")]
 mod commands;
 mod engine;
+#[cfg(feature = "cli")]
 mod exit;
 mod files;
-#[cfg(all(test, not(fuzzing)))]
+#[cfg(all(test, feature = "cli", not(fuzzing)))]
 mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod mutants;
 mod printable;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod program;
 mod request;
 mod semaphore;
+#[cfg(feature = "cli")]
 mod serve;
+#[cfg(feature = "cli")]
 mod settings;
+#[cfg(feature = "cli")]
 mod supervise;
 mod sys;
+#[cfg(feature = "cli")]
 mod terminal;
 mod user;
 

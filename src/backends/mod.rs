@@ -35,7 +35,9 @@ use uuid::Uuid;
 
 pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
-pub(crate) use self::permit::{BadName, Loss, LossReason, LossStage, Name, Permit, Validity};
+#[cfg(feature = "cli")]
+pub(crate) use self::permit::BadName;
+pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, Permit, Validity};
 pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
 pub(crate) use self::snapshot::{
