@@ -2,6 +2,7 @@
 //! ([`Semaphore`]), and as the program `semrun`, which runs a command while it holds a permit.
 //! `commands/run.rs` tells the story of one run.
 
+#![deny(missing_docs)]
 #![cfg_attr(
     not(feature = "cli"),
     expect(dead_code, reason = "the program uses more of the backends than the library shows")

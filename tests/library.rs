@@ -1,0 +1,132 @@
+//! The library as other programs use it: beside each other, beside the program, and no more of it
+//! public than the list says.
+
+#[cfg(test)]
+mod library {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use semrun::{ErrorKind, Lost, Semaphore};
+
+    /// A directory of permits, and a runtime.
+    struct World {
+        directory: tempfile::TempDir,
+        runtime: tokio::runtime::Runtime,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            Self { directory: tempfile::tempdir().unwrap(), runtime }
+        }
+
+        fn url(&self) -> String {
+            format!("file://{}", self.directory.path().join("permits").display())
+        }
+
+        fn semaphore(&self) -> Semaphore {
+            Semaphore::connect(&self.url(), "job").unwrap()
+        }
+
+        fn semrun(&self, words: &[&str]) -> Command {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_semrun"));
+            command.args(["--backend", &self.url()]).args(words);
+            command
+        }
+    }
+
+    #[test]
+    fn permits_are_shared_up_to_the_limit_and_with_the_program() {
+        let world = World::new();
+        world.runtime.block_on(async {
+            let semaphore = world.semaphore().limit(2).label("first");
+            let first = semaphore.acquire().await.unwrap();
+            let second = semaphore.try_acquire().await.unwrap().unwrap();
+            assert!(second.fencing_token() > first.fencing_token());
+            assert!(semaphore.try_acquire().await.unwrap().is_none());
+            let brief = Duration::from_millis(50);
+            assert!(semaphore.acquire_timeout(brief).await.unwrap().is_none());
+            let run = world.semrun(&["--name", "job", "-n", "--", "true"]).status().unwrap();
+            assert_eq!(run.code(), Some(75));
+            let snapshot = semaphore.snapshot().await.unwrap();
+            assert_eq!((snapshot.limit, snapshot.holders.len()), (Some(2), 2));
+            assert_eq!(snapshot.holders[0].label, "first");
+            assert_eq!(snapshot.holders[0].id, Some(first.id()));
+            first.release().await.unwrap();
+            let run = world.semrun(&["--name", "job", "-n", "--", "true"]).status().unwrap();
+            assert_eq!(run.code(), Some(0));
+        });
+    }
+
+    #[test]
+    fn a_permit_that_is_dropped_is_released() {
+        let world = World::new();
+        world.runtime.block_on(async {
+            drop(world.semaphore().acquire().await.unwrap());
+            let next = world.semaphore().acquire_timeout(Duration::from_secs(20)).await;
+            assert!(next.unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_holder_hears_that_its_permit_is_revoked() {
+        let world = World::new();
+        world.runtime.block_on(async {
+            let mut permit = world.semaphore().acquire().await.unwrap();
+            let revokes = world.semrun(&["release", "--force", "job"]).spawn();
+            assert_eq!(permit.lost().await, Lost::Revoking);
+            permit.release().await.unwrap();
+            assert!(revokes.unwrap().wait().unwrap().success());
+        });
+    }
+
+    #[test]
+    fn a_permit_may_be_waited_for_and_held_on_any_thread() {
+        let world = World::new();
+        world.runtime.block_on(async {
+            let counter = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+            let tasks: Vec<_> = (0..8)
+                .map(|_| {
+                    let (semaphore, counter) = (world.semaphore(), counter.clone());
+                    tokio::spawn(async move {
+                        let permit = semaphore.acquire().await.unwrap();
+                        let before = counter.load(std::sync::atomic::Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        counter.store(before + 1, std::sync::atomic::Ordering::SeqCst);
+                        permit.release().await.unwrap();
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            assert_eq!(counter.load(std::sync::atomic::Ordering::SeqCst), 8);
+        });
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_url_or_a_name_is_told_before_anything_is_connected() {
+        for (url, name) in
+            [("ftp://host", "job"), ("relative", "job"), ("file:///p", ""), ("redis://", "x")]
+        {
+            let error = Semaphore::connect(url, name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{url} {name}: {error}");
+        }
+    }
+
+    /// Every public item, one a line: what a change of it breaks for users of the library.
+    #[test]
+    fn the_public_items_are_those_of_the_list() {
+        let source = include_str!("../src/semaphore.rs");
+        let mut items: Vec<_> = source
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("pub "))
+            .map(|line| line.trim_end_matches(['{', ',', ' ']).to_owned())
+            .collect();
+        let exported =
+            include_str!("../src/lib.rs").lines().filter(|line| line.starts_with("pub use"));
+        items.extend(exported.map(str::to_owned));
+        assert_eq!(items.join("\n") + "\n", include_str!("../docs/public-items.txt"));
+    }
+}
