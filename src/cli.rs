@@ -1,8 +1,14 @@
-//! The command line as clap sees it: options, their texts, and what a value may look like. No
-//! I/O, no work, and no decision about what a combination means; that is `settings.rs`.
+//! The command line as clap sees it: options, their texts, and the form of values. No I/O and no
+//! work; `settings.rs` decides what a combination means.
 
-#![expect(clippy::doc_markdown, reason = "the help shows these texts as they are")]
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::broken_intra_doc_links,
+    reason = "the help shows these texts as they are"
+)]
 
+pub(crate) mod help_text;
+pub(crate) mod messages;
 mod subcommands;
 mod values;
 
@@ -11,10 +17,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use rustix::process::Signal;
 
-pub(crate) use self::subcommands::{Acquire, Doctor, Limit, Release, Renew, Serve, Status};
+pub(crate) use self::help_text::{brief, documented, usage};
+pub(crate) use self::subcommands::{
+    AcquireArgs, DoctorArgs, LimitArgs, ReleaseArgs, RenewArgs, ServeArgs, StatusArgs,
+};
 pub(crate) use self::values::LONGEST;
 use crate::backends::Name;
 use crate::supervise::policy::{OnLost, Orphans};
@@ -26,38 +35,24 @@ use crate::supervise::signals;
     name = "semrun",
     version,
     about = "Run a command while holding a permit of a named counting semaphore",
-    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor",
+    override_usage = "semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...\n       semrun status [NAME]...\n       semrun acquire --name NAME | renew | release\n       semrun limit NAME [N | --unpin]\n       semrun serve --api-key-file FILE\n       semrun doctor\n       semrun help [SUBCOMMAND]",
     disable_help_subcommand = true,
     args_override_self = true,
-    subcommand_negates_reqs = true,
-    after_help = AFTER_HELP,
+    subcommand_negates_reqs = true
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) run: Run,
+    pub(crate) run: RunArgs,
     #[command(subcommand)]
-    pub(crate) subcommand: Option<Sub>,
+    pub(crate) subcommand: Option<SubcommandArgs>,
 }
-
-const AFTER_HELP: &str = "\
-Options end at the first operand: everything behind COMMAND is the command's.
-Durations are 500ms, 30s, 1h 30m, or a plain number of seconds with or without a fraction.
-Every option has a variable, named in its brackets, and a key of the same name in the configuration \
-files: that of --config or else ~/.config/semrun/config.toml, and below it /etc/semrun/config.toml.
-A flag counts more than a variable, and that more than a file. Booleans are 1 0 true false.
-
-Exit codes: the command's own, or 128+N if signal N ended it; 75 (or -E) no permit was free in \
-time; 76 (or --lost-exit-code) the permit was lost; 69 the backend cannot be reached or refused us; \
-64 usage; 78 bad configuration or not supported by this backend; 124 --max-runtime; 125 semrun \
-itself failed; 126 the command is not executable; 127 not found; 128+N semrun got signal N while \
-it waited.";
 
 /// `semrun [OPTIONS] --name NAME [--] COMMAND [ARG]...`
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) supervision: SupervisionOptions,
@@ -72,7 +67,7 @@ pub(crate) struct Run {
     #[arg(short, long = "command", value_name = "STR", conflicts_with = "operands")]
     pub(crate) command: Option<OsString>,
 
-    /// The command and its arguments
+    /// Command to run, and its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) operands: Vec<OsString>,
 }
@@ -80,55 +75,55 @@ pub(crate) struct Run {
 /// What is wanted of a semaphore.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub(crate) struct AskOptions {
-    /// The semaphore: 1 to 200 bytes of UTF-8 without control characters
+pub(crate) struct PermitOptions {
+    /// Name of the semaphore, 1 to 200 bytes of UTF-8; control characters are not allowed
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
 
-    /// Permits in all, 1 to 10,000 [default: 1]. The limit of a semaphore that is in use, or pinned,
-    /// stands
+    /// How many may hold a permit at once [default: 1]; while the semaphore is in use or pinned, its
+    /// present limit applies
     #[arg(short, long, visible_short_alias = 'j', value_name = "N", value_parser = values::limit)]
     pub(crate) limit: Option<u32>,
 
-    /// Another limit or TTL that is in force is an error
+    /// Fail with exit code 78 if the semaphore already has another limit or TTL
     #[arg(long)]
     pub(crate) strict_limit: bool,
 
-    /// The lease of a permit where permits can expire, at least 5s; renewed while the command runs
-    /// [default: 30s]. The TTL of a semaphore that is in use stands
+    /// How long a permit lasts unless it is renewed, at least 5s [default: 30s]; while the semaphore is
+    /// in use, its present TTL applies
     #[arg(long, value_name = "D", value_parser = values::ttl)]
     pub(crate) ttl: Option<Duration>,
 
-    /// Wait at most D; 0 is -n [default: for ever]
+    /// Wait at most D [default: for ever]; 0 is the same as -n
     #[arg(short, long, visible_alias = "timeout", value_name = "D", value_parser = values::duration, conflicts_with = "nonblock")]
     pub(crate) wait: Option<Duration>,
 
-    /// Wait at most N times --retry-interval, in the queue: what PassBuddy calls N attempts
+    /// Wait at most N times --retry-interval; what PassBuddy calls N attempts, but in the queue
     #[arg(long, value_name = "N", value_parser = values::attempts, conflicts_with_all = ["wait", "nonblock"])]
     pub(crate) max_attempts: Option<u32>,
 
-    /// See --max-attempts [default: 500ms]
+    /// How long each of --max-attempts waits [default: 500ms]
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) retry_interval: Option<Duration>,
 
-    /// Do not wait
+    /// Do not wait if no permit is free
     #[arg(short = 'n', long, visible_aliases = ["nb", "no-wait"])]
     pub(crate) nonblock: bool,
 
-    /// The exit code when no permit was acquired, 0 to 255 [default: 75]
+    /// Exit code without a permit [default: 75]; 0 to 255
     #[arg(short = 'E', long, value_name = "N", value_parser = values::code)]
     pub(crate) conflict_exit_code: Option<u8>,
 
-    /// The permit stays taken until D after it was acquired, also if the command ends sooner or this
-    /// host dies: cron on hosts with skewed clocks runs once
+    /// Keep the permit taken until D after it was acquired, even if the command or the host ends
+    /// sooner; a job of cron then runs once on hosts with different clocks
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) min_hold: Option<Duration>,
 
-    /// Wait a random time up to D before asking
+    /// Wait a random time of up to D before asking for a permit
     #[arg(long, value_name = "D", value_parser = values::duration)]
     pub(crate) jitter: Option<Duration>,
 
-    /// What `status` shows for this holder [default: the command's file name, or acquire]
+    /// Text that `status` shows for this holder [default: the command's file name, or acquire]
     #[arg(long, value_name = "TEXT", value_parser = values::label)]
     pub(crate) label: Option<String>,
 }
@@ -137,29 +132,29 @@ pub(crate) struct AskOptions {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct SupervisionOptions {
-    /// The exit code when the permit was lost, 0 to 255 [default: 76]
+    /// Exit code if the permit was lost [default: 76]; 0 to 255
     #[arg(long, value_name = "N", value_parser = values::code)]
     pub(crate) lost_exit_code: Option<u8>,
 
-    /// What semrun sends first when it stops a command of its own accord [default: TERM]
+    /// Signal that semrun sends first to stop the command [default: TERM]
     #[arg(short, long, value_name = "SIG", value_parser = signals::parse)]
     pub(crate) signal: Option<Signal>,
 
-    /// How long a command that is stopped has until its whole tree gets SIGKILL; 0: only when its
-    /// lease ends [default: 5s, or a quarter of the TTL if that is less]
+    /// Send SIGKILL to all processes of the command D after the first signal [default: 5s, or a quarter
+    /// of the TTL if that is less]; with 0 only when the lease ends
     #[arg(short, long, value_name = "D", value_parser = values::duration)]
     pub(crate) kill_after: Option<Duration>,
 
-    /// Stop the command when it has run for D; the exit code is 124 then
+    /// Stop the command after D (exit code 124)
     #[arg(long, value_name = "D", value_parser = values::runtime)]
     pub(crate) max_runtime: Option<Duration>,
 
-    /// What becomes of the command when its permit is lost [default: kill]
+    /// What to do with the command when its permit is lost [default: kill]
     #[arg(long, value_name = "WHAT", value_parser = values::on_lost())]
     pub(crate) on_lost: Option<OnLost>,
 
-    /// What becomes of processes that the command left when it exited; one that is stopped leaves
-    /// none [default: leave]
+    /// What to do with processes that still run when the command has ended [default: leave]; a command
+    /// that is stopped leaves none
     #[arg(long, value_name = "WHAT", value_parser = values::orphans())]
     pub(crate) orphans: Option<Orphans>,
 
@@ -167,8 +162,8 @@ pub(crate) struct SupervisionOptions {
     #[arg(long)]
     pub(crate) foreground: bool,
 
-    /// Keep SEMRUN_API_KEY, SEMRUN_PASSWORD, and a SEMRUN_BACKEND with a password in it, from the
-    /// command
+    /// Remove SEMRUN_API_KEY, SEMRUN_PASSWORD and a SEMRUN_BACKEND with a password from the command's
+    /// environment
     #[arg(long)]
     pub(crate) clean_env: bool,
 }
@@ -180,51 +175,52 @@ pub(crate) enum Quarantine {
     For(Duration),
 }
 
-/// What every subcommand takes too, before or behind its name.
+/// What every subcommand takes too, before or after its name.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct BackendOptions {
-    /// Where permits live: file:///PATH, redis://HOST or redis://USER:PASSWORD@HOST:PORT/DB, rediss://
-    /// with TLS, redis+unix:///PATH, http://HOST:PORT or https:// for a cloud-semaphore server [default: /run/semrun for root, ~/.local/state/semrun for others]
+    /// Keep permits at URL [default: on this machine]; file:///PATH,
+    /// redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// with TLS, redis+unix:///PATH, or
+    /// http://HOST:PORT and https:// for a cloud-semaphore server; without one /run/semrun for root,
+    /// ~/.local/state/semrun for others
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) backend: Option<String>,
 
-    /// Namespace of the keys in Redis [default: semrun]
+    /// Prefix of the keys in Redis [default: semrun]
     #[arg(long, value_name = "P")]
     pub(crate) prefix: Option<Name>,
 
-    /// How long a Redis that remembers nothing has to be up before it grants anything: auto, 0
-    /// for one that is thrown away, or a time [default: auto, the larger of 30s and the TTL]
+    /// After Redis has lost its data, grant no permit until it has been up for D [default: auto, the
+    /// larger of 30s and the TTL]; 0 never waits, for throw-away servers
     #[arg(long, value_name = "D", value_parser = values::quarantine)]
     pub(crate) quarantine: Option<Quarantine>,
 
-    /// How many replicas of a Redis must be in step before it grants or renews anything; the most that
-    /// one user of a semaphore asks for [default: 0]
+    /// Grant and renew only while N replicas of Redis are in step [default: 0]; the highest number of
+    /// all users of a semaphore applies
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u32>,
 
-    /// Use a Redis that may evict keys under memory pressure, and permits with them
+    /// Accept a Redis whose maxmemory-policy may delete permits
     #[arg(long)]
     pub(crate) allow_eviction: bool,
 
-    /// A file with the password for Redis in its first line; also in the variable SEMRUN_PASSWORD
+    /// Read the password for Redis from the first line of FILE; or set SEMRUN_PASSWORD
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) password_file: Option<PathBuf>,
 
-    /// A file with the API key for a cloud-semaphore server in its first line; also in the variable
-    /// SEMRUN_API_KEY
+    /// Read the API key for a cloud-semaphore server from the first line of FILE; or set SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) api_key_file: Option<PathBuf>,
 
-    /// The authorities to trust for TLS instead of the system's (PEM)
+    /// Trust the authorities in FILE (PEM) for TLS instead of the system's
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ca_file: Option<PathBuf>,
 
-    /// Our own certificate for TLS (PEM); with --client-key
+    /// Present the certificate in FILE (PEM) to the server; needs --client-key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) client_cert: Option<PathBuf>,
 
-    /// The key of --client-cert (PEM)
+    /// Private key (PEM) of --client-cert
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) client_key: Option<PathBuf>,
 
@@ -235,7 +231,7 @@ pub(crate) struct BackendOptions {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ConfigOption {
-    /// A configuration file (TOML) instead of ~/.config/semrun/config.toml
+    /// Read this configuration file (TOML) instead of ~/.config/semrun/config.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -243,31 +239,37 @@ pub(crate) struct ConfigOption {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct LoudnessOptions {
-    /// Say more
+    /// Print what semrun decides
     #[arg(short, long, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Sub {
-    /// Show holders and waiters, of all semaphores without NAME
-    Status(Status),
+pub(crate) enum SubcommandArgs {
+    /// Show who holds and who waits (all semaphores if no NAME is given)
+    Status(StatusArgs),
     /// Take a permit that outlives this process, for a job of several steps
-    Acquire(Acquire),
+    Acquire(AcquireArgs),
     /// Extend a permit that was acquired
-    Renew(Renew),
-    /// Give back a permit that was acquired, or take one from somebody else
-    Release(Release),
+    Renew(RenewArgs),
+    /// Give back a permit that was acquired, or take one from its holder
+    Release(ReleaseArgs),
     /// Show, pin or unpin a semaphore's limit
-    Limit(Limit),
-    /// Serve semaphores to cloud-semaphore clients, those for Node and our own
-    Serve(Serve),
-    /// Check configuration, backend, clocks and the time to acquire
-    Doctor(Doctor),
+    Limit(LimitArgs),
+    /// Run a cloud-semaphore server, for semrun and for the Node clients
+    Serve(ServeArgs),
+    /// Check configuration, backend and clocks without running anything
+    Doctor(DoctorArgs),
+    /// Print the help of semrun, or of a subcommand
+    Help {
+        /// The subcommand; without it the help of semrun
+        #[arg(value_name = "SUBCOMMAND")]
+        subcommand: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -275,12 +277,13 @@ pub(crate) enum Sub {
     },
     /// Print a man page in roff: semrun's own, or that of a subcommand
     Man {
+        /// The subcommand, or semrun.toml for the configuration files; without it the page of semrun
         #[arg(value_name = "SUBCOMMAND")]
         subcommand: Option<String>,
     },
 }
 
-/// What is wanted, from all places together, with the secrets that no flag may carry.
+/// The settings from all sources, with the secrets that no flag may carry.
 #[derive(Debug, Parser)]
 #[command(name = "semrun", version, args_override_self = true)]
 #[group(skip)]
@@ -305,26 +308,14 @@ pub(crate) struct Merged<T: Args> {
 )]
 pub(crate) struct SubOnly {
     #[command(subcommand)]
-    pub(crate) subcommand: Sub,
+    pub(crate) subcommand: SubcommandArgs,
 }
 
-/// The documented command line: every option with its variable.
-pub(crate) fn documented() -> Command {
-    let mention = |argument: Arg| match variable(&argument) {
-        Some(variable) => {
-            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            argument.help(format!("{help} [env: {variable}]"))
-        }
-        None => argument,
-    };
-    Cli::command().mut_args(mention).mut_subcommands(|sub| sub.mut_args(mention))
-}
-
-/// What the variables of options begin with.
+/// The prefix of the options' variables.
 const VARIABLES: &str = "SEMRUN_";
 
-/// The variable of an option: `SEMRUN_` and its long name. None for what has none: operands, and
-/// what is meant for one call alone.
+/// The variable of an option: `SEMRUN_` and its long name. None for operands, and for options that
+/// are meant for one call alone.
 pub(crate) fn variable(argument: &Arg) -> Option<String> {
     const ONE_CALL: [&str; 10] = [
         "command",
@@ -339,7 +330,22 @@ pub(crate) fn variable(argument: &Arg) -> Option<String> {
         "while-pid",
     ];
     let long = argument.get_long().filter(|long| !ONE_CALL.contains(long))?;
-    Some(format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_")))
+    Some(variable_of(long))
+}
+
+/// The variables of all options, and of the secrets that have none.
+pub(crate) fn variables() -> Vec<String> {
+    let all = Cli::command();
+    let commands = all.get_subcommands().chain([&all]);
+    let mut known: Vec<_> =
+        commands.flat_map(|command| command.get_arguments().filter_map(variable)).collect();
+    known.extend(["password", "api-key"].map(variable_of));
+    known
+}
+
+/// The name of a variable with the long name of an option in it.
+pub(crate) fn variable_of(long: &str) -> String {
+    format!("{VARIABLES}{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// The long name of the option that has a variable of this name, if there is one.
@@ -362,11 +368,12 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         documented().debug_assert();
+        brief().debug_assert();
         SubOnly::command().debug_assert();
-        Merged::<Run>::command().debug_assert();
-        Merged::<Acquire>::command().debug_assert();
-        Merged::<Serve>::command().debug_assert();
-        Merged::<Limit>::command().debug_assert();
+        Merged::<RunArgs>::command().debug_assert();
+        Merged::<AcquireArgs>::command().debug_assert();
+        Merged::<ServeArgs>::command().debug_assert();
+        Merged::<LimitArgs>::command().debug_assert();
     }
 
     #[test]
@@ -385,6 +392,27 @@ mod tests {
                 assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
                 assert_eq!(option_of(variable.as_ref()).as_deref(), argument.get_long());
             }
+        }
+    }
+
+    #[test]
+    fn every_option_has_a_heading_and_a_sentence_and_the_short_help_fits() {
+        let all = documented();
+        for command in [&all].into_iter().chain(all.get_subcommands()) {
+            for argument in command.get_arguments() {
+                let what = format!("{} {}", command.get_name(), help_text::option_name(argument));
+                let counts = help_text::option_name(argument).starts_with("max-");
+                let heading = argument.get_help_heading();
+                assert!(argument.is_positional() || counts || heading.is_some(), "{what}");
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.contains("behind") && !help.contains("somebody"), "{what}: {help}");
+            }
+        }
+        let short = brief().term_width(80).render_help().to_string();
+        assert!(short.lines().count() <= 24, "{short}");
+        for sub in brief().get_subcommands() {
+            let short = sub.clone().term_width(80).render_help().to_string();
+            assert!(short.lines().count() <= 26 && !short.contains("--client-key"), "{short}");
         }
     }
 }

@@ -11,7 +11,7 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::kernel::watch;
+use crate::sys::watch;
 
 /// A moment on this clock: the time since the machine was started.
 pub(crate) type Moment = Duration;
@@ -57,7 +57,7 @@ impl Alarm {
     }
 
     /// Returns once the moment has come; a moment that was reached is forgotten.
-    pub(crate) async fn ring(&self) -> io::Result<()> {
+    pub(crate) async fn wait(&self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
             let read = ready.try_io(|fd| Ok(rustix::io::read(fd, &mut [0; 8])?));
@@ -96,10 +96,10 @@ mod tests {
             alarm.set(Some(now() + Duration::from_hours(1))).unwrap();
             let moment = now() + Duration::from_millis(20);
             alarm.set(Some(moment)).unwrap();
-            alarm.ring().await.unwrap();
+            alarm.wait().await.unwrap();
             assert!(now() >= moment);
             alarm.set(Some(Duration::ZERO)).unwrap();
-            alarm.ring().await.unwrap();
+            alarm.wait().await.unwrap();
         });
     }
 }

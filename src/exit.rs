@@ -1,8 +1,10 @@
-//! Every exit code, and dying as the command died. No other file holds a code's number.
+//! Every exit code, and ending by the signal that ended the command. No other file holds a code's
+//! number.
 
-use rustix::process::{DumpableBehavior, Signal, WaitStatus, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use crate::supervise::signals;
+use crate::supervise::{CommandEnd, ProcessEnd};
 
 /// How a program run ends, when nothing failed on our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +13,7 @@ pub(crate) enum Exit {
     Success,
     /// The command exited by itself with this code.
     Command(u8),
-    /// The command was ended by this signal, which nobody sent through us.
+    /// This signal ended the command, and we did not relay it.
     CommandSignalled(Signal),
     /// The command died of a signal that was meant for us as well: die of the same one, so
     /// that the caller sees what it would have seen without us.
@@ -24,13 +26,15 @@ pub(crate) enum Exit {
     RanTooLong,
     /// All permits of a semaphore that `status` was asked about are taken.
     AllTaken,
-    /// `doctor` found something that has to be mended.
+    /// `doctor` found something that has to be fixed.
     Unwell,
     /// A signal ended the waiting.
     Interrupted(Signal),
+    /// Nothing was asked for.
+    Unclear,
 }
 
-/// `EX_TEMPFAIL` of sysexits: try again later. The default of `--conflict-exit-code`.
+/// `EX_TEMPFAIL` of sysexits: retry later. The default of `--conflict-exit-code`.
 pub(crate) const NOT_ACQUIRED: u8 = 75;
 
 /// `EX_PROTOCOL` of sysexits, as near as it gets. The default of `--lost-exit-code`.
@@ -56,20 +60,6 @@ pub(crate) enum Failure {
 }
 
 impl Exit {
-    /// What became of the command. `ours` are the signals that semrun received itself.
-    pub(crate) fn of(status: WaitStatus, ours: &[Signal]) -> Self {
-        let signal = status.terminating_signal().and_then(Signal::from_named_raw);
-        match (signal, status.exit_status()) {
-            (Some(signal), _) if ours.contains(&signal) => Self::Reraise(signal),
-            (Some(signal), _) => Self::CommandSignalled(signal),
-            (None, code) => {
-                // A real-time signal has no name; its number still makes the code.
-                let code = code.or(status.terminating_signal().map(|number| 128 + number));
-                Self::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(255))
-            }
-        }
-    }
-
     /// Becomes the process's exit code, or does not return: see [`Exit::Reraise`].
     pub(crate) fn finish(self) -> u8 {
         if let Self::Reraise(signal) = self {
@@ -89,9 +79,39 @@ impl Exit {
             // As timeout(1).
             Self::RanTooLong => 124,
             Self::Unwell => 1,
+            Self::Unclear => Failure::Usage.code(),
             Self::CommandSignalled(signal) | Self::Interrupted(signal) | Self::Reraise(signal) => {
                 u8::try_from(128 + signal.as_raw()).unwrap_or(255)
             }
+        }
+    }
+}
+
+impl From<ProcessEnd> for Exit {
+    fn from(end: ProcessEnd) -> Self {
+        match end {
+            ProcessEnd::Code(code) => Self::Command(code),
+            ProcessEnd::Signalled(signal) => Self::CommandSignalled(signal),
+            ProcessEnd::Reraised(signal) => Self::Reraise(signal),
+        }
+    }
+}
+
+impl From<CommandEnd> for Exit {
+    fn from(end: CommandEnd) -> Self {
+        match end {
+            CommandEnd::Ended(end) => end.into(),
+            CommandEnd::RanTooLong => Self::RanTooLong,
+        }
+    }
+}
+
+impl From<Exit> for ProcessEnd {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Reraise(signal) => Self::Reraised(signal),
+            Exit::CommandSignalled(signal) => Self::Signalled(signal),
+            exit => Self::Code(exit.code()),
         }
     }
 }

@@ -1,17 +1,16 @@
-//! Everything that understands what comes from elsewhere, as functions of bytes. They must return,
-//! whatever the bytes are, and what they find must hold what it promises. `fuzz/` has the targets for
-//! cargo-fuzz, and what is interesting to begin with; the tests here replay that, and change it at
-//! random.
+//! Every parser of foreign input, as a function of bytes. It must return whatever the bytes are,
+//! and its result must keep its promises. `fuzz/` has the targets for cargo-fuzz and a corpus; the
+//! tests here replay the corpus and change it at random.
 
 #[cfg(test)]
-#[path = "fuzz/changes.rs"]
-mod changes;
+#[path = "fuzz/mutate.rs"]
+mod mutate;
 
 use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
 use crate::backends::{Name, Permit, cloud, local, redis};
-use crate::report::{Among, harmless, pitfall, quoted};
+use crate::printable::{Context, pitfall, printable, quoted};
 use crate::serve::{journal, routes};
 use crate::settings;
 
@@ -19,7 +18,7 @@ type Target = fn(&[u8]);
 
 /// By their names in `fuzz/`.
 const TARGETS: [(&str, Target); 8] = [
-    ("requests", routes::reading::fuzz),
+    ("requests", routes::request::fuzz),
     ("journal", journal::fuzz),
     ("records", local::fuzz),
     ("redis", redis::fuzz),
@@ -37,19 +36,20 @@ pub fn run(target: &str, bytes: &[u8]) {
     run(bytes);
 }
 
-/// What is shown of a URL never has its password, and is one that means the same.
+/// A shown URL never has its password, and means the same.
 fn urls(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match Url::parse(&text) {
         Ok(Url::Redis(url)) => {
             let shown = url.shown();
-            // One that is somewhere else in the URL, too, is no secret. What is shown has stars itself.
+            // A password that is also elsewhere in the URL is no secret. The shown URL has stars
+            // itself.
             let is_secret = |word: &&str| text.matches(*word).count() == 1 && !word.contains('*');
             if let Some(password) = url.secret().filter(is_secret) {
                 assert!(password.len() < 4 || !shown.contains(password), "{shown}");
             }
             if !url.has_password() && shown.is_ascii() && !shown.starts_with("redis+unix") {
-                let again = redis::place::Url::parse(&shown).expect("what is shown is a URL");
+                let again = redis::config::RedisUrl::parse(&shown).expect("what is shown is a URL");
                 assert_eq!(again.shown(), shown);
             }
         }
@@ -62,9 +62,9 @@ fn urls(bytes: &[u8]) {
 /// Whatever is in a name, it is one line, one file and one word.
 fn names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let shown = harmless(&text);
-    assert_eq!(harmless(&shown), shown);
-    for among in [Among::Words, Among::Columns, Among::Front, Among::Log] {
+    let shown = printable(&text);
+    assert_eq!(printable(&shown), shown);
+    for among in [Context::Words, Context::Columns, Context::Front, Context::Log] {
         let quoted = quoted(&text, among);
         assert!(!quoted.is_empty() && !quoted.contains(char::is_control), "{quoted:?}");
     }
@@ -94,7 +94,7 @@ mod tests {
         files.into_iter().map(|file| fs::read(file).unwrap()).collect()
     }
 
-    /// `FUZZ_CHANGES=100000 FUZZ_SEED=3 cargo test fuzz::` looks for longer, and elsewhere.
+    /// `FUZZ_CHANGES=100000 FUZZ_SEED=3 cargo test fuzz::` runs for longer, with other changes.
     fn told<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
         std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
     }
@@ -108,9 +108,9 @@ mod tests {
             for bytes in &corpus {
                 run(bytes);
             }
-            let mut dice = changes::Dice::new(told("FUZZ_SEED", 7));
+            let mut dice = mutate::Dice::new(told("FUZZ_SEED", 7));
             for _ in 0..changes {
-                run(&changes::changed(&corpus, &mut dice));
+                run(&mutate::changed(&corpus, &mut dice));
             }
         }
     }

@@ -4,7 +4,7 @@
 //! `SEMRUN_MUTANT` names the guard, of one process and of all that inherit the variable. The script
 //! for Redis goes with the client that calls it, so all clients of a server have to have it.
 
-/// What keeps a promise.
+/// A guard, which keeps a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "mutants", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[cfg_attr(
@@ -16,16 +16,16 @@ pub(crate) enum Guard {
     Quarantine,
     /// A Redis grants and renews nothing while fewer replicas are in step than its users ask for.
     Replicas,
-    /// A Redis that took another's place grants nothing of names that it does not know either, until holders
-    /// could report.
+    /// A promoted Redis grants nothing until holders could report, also for names that it does not
+    /// know.
     Promoted,
     /// A permit of PassBuddy's counts for one TTL beyond its expiry.
     ForeignRule,
     /// A lease is counted from before it was asked for, however late the answer comes.
     DeadlineFromRequest,
-    /// A permit is given back when nothing is left of a tree that was to end.
+    /// A permit is given back only when nothing is left of a tree that has to end.
     ReleaseAfterDeath,
-    /// Whoever is next learns at once of a permit that is free.
+    /// The next waiter learns at once of a permit that is free.
     WakeUp,
     /// The command's whole tree keeps a local permit, also when semrun is dead.
     InheritedLock,
@@ -35,22 +35,23 @@ pub(crate) enum Guard {
     Order,
     /// Of semrun's two processes, either ends the whole tree when the other one dies.
     Guardian,
-    /// The same on this machine, where what has closed the permit's descriptor has to be found.
+    /// The same on this machine, where processes that closed the permit's descriptor have to be
+    /// found.
     LocalGuardian,
     /// A command that a signal ended takes its tree with it before its permit passes on.
     StoppedTakesTree,
     /// A nested run hears of the end of the permit around it, and that permit waits for the run.
     NestedWatch,
-    /// A server's grant is on the disk before anybody is told of it.
+    /// A server's grant is on the disk before any client is told of it.
     Journal,
     /// A command whose permit cannot be renewed is dead before its lease ends.
     Deadline,
-    /// A server that was restarted grants nothing until those it knew could come back.
+    /// A restarted server grants nothing until its former clients could come back.
     QuietRestart,
     /// A permit stays taken for as long as its holder asked for, also when it was given back.
     Hold,
-    /// A permit that somebody took away passes on when its holder has stopped, not before.
-    Eviction,
+    /// A permit that was revoked passes on when its holder has stopped, not before.
+    Revocation,
 }
 
 /// Whether a test has turned this one off.

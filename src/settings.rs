@@ -1,15 +1,16 @@
-//! From what was typed, set and written to what is wanted: flags over variables over files over
-//! defaults, checked, in plain values. Everything that can be wrong with them is found here, before
-//! anything starts.
+//! Settings from flags over variables over files over defaults, checked, in plain values. Every
+//! mistake in them is found here, before anything starts.
 
 mod credentials;
+mod error;
 mod files;
 mod layers;
 mod location;
-mod misuse;
-mod runs;
+mod mistakes;
+mod run;
 mod server;
 mod shell;
+mod sources;
 mod subcommands;
 
 use std::ffi::{CStr, OsStr, OsString};
@@ -21,65 +22,78 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
 pub(crate) use self::credentials::CredentialFiles;
+use self::error::settings_error;
+pub(crate) use self::error::{
+    BadSecret, ConflictingLayer, HelpPage, Mistake, OptionsApart, SecretKind, SettingsError,
+    UrlMistake, printable,
+};
+#[cfg(any(test, fuzzing))]
 use self::files::Config;
-pub(crate) use self::layers::{Given, GivenValue};
+pub(crate) use self::files::{FileMistake, Section, UnknownWord, Wanted, WordKind};
+pub(crate) use self::layers::{GivenOption, GivenValue, Source};
 use self::layers::{Layers, once, operands, typed};
 use self::location::has_password;
-pub(crate) use self::misuse::Misuse;
-use self::misuse::{misconfigured, misuse, one_line};
-pub(crate) use self::runs::{Request, Run, Wait};
-pub(crate) use self::server::Serve;
-pub(crate) use self::shell::NoShell;
-pub(crate) use self::subcommands::{
-    Acquire, Change, Doctor, Examined, Limit, Printed, Release, Renew, Status,
+pub(crate) use self::mistakes::{
+    Hint, Nameless, NearCommand, OtherCommand, OtherOption, Slip, UrlMeant, no_subcommand,
 };
-use crate::account::{Account, Home};
-use crate::backends::Name;
+use self::mistakes::{
+    RejectedCommandLine, before_a_subcommand, near_subcommand, number_after_a_switch, other_dash,
+};
+pub(crate) use self::run::{PermitRequest, RunSettings, Wait};
+pub(crate) use self::server::ServeSettings;
+pub(crate) use self::shell::{NoShell, ShellFlaw};
+use self::sources::CommandSources;
+pub(crate) use self::subcommands::{
+    AcquireOutput, AcquireSettings, DiagnosedBackend, DoctorSettings, LimitChange, LimitSettings,
+    ReleaseSettings, RenewSettings, StatusSettings,
+};
 use crate::cli::{self, BackendOptions, Merged, SubOnly};
 use crate::exit::Failure;
-use crate::kernel::{environment, keep_from_core_files};
+use crate::sys::{environment, keep_from_core_files};
+use crate::user::{Home, User};
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug)]
-pub(crate) enum Task {
-    Run(Box<Run>),
-    Status(Status),
-    Acquire(Box<Acquire>),
-    Renew(Renew),
-    Release(Release),
-    Limit(Limit),
-    Doctor(Box<Doctor>),
-    Serve(Box<Serve>),
+pub(crate) enum RequestedCommand {
+    Run(Box<RunSettings>),
+    Status(StatusSettings),
+    Acquire(Box<AcquireSettings>),
+    Renew(RenewSettings),
+    Release(ReleaseSettings),
+    Limit(LimitSettings),
+    Doctor(Box<DoctorSettings>),
+    Serve(Box<ServeSettings>),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     /// Help or the version, which clap knows how to print.
     Print(clap::Error),
+    /// Nothing was typed: how to type something.
+    Usage(String),
 }
 
-/// What settings come from beside the command line.
-pub(crate) struct Surroundings<'a> {
+/// Sources of settings beside the command line.
+pub(crate) struct Environment<'a> {
     pub(crate) variables: &'a Variables,
-    /// The configuration of whoever runs this, if there can be one.
-    pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, Misuse>,
+    /// The configuration of the user who runs this, if there can be one.
+    pub(crate) user_file: &'a dyn Fn() -> Result<Option<PathBuf>, SettingsError>,
     pub(crate) system_file: &'a Path,
 }
 
-/// The file of an account. One whose home is unknown may have one that matters.
-pub(crate) fn user_file(account: &Account) -> Result<Option<PathBuf>, Misuse> {
-    match &account.home {
+/// The configuration file of an account. An error if its home is unknown.
+pub(crate) fn user_file(user: &User) -> Result<Option<PathBuf>, SettingsError> {
+    match &user.home {
         Home::At(home) => Ok(Some(files::of_user(home))),
         Home::None => Ok(None),
-        // It may have one that names another backend, where the others meet.
-        Home::Unknown(trouble) => {
-            let what = format!(
-                "the home directory of uid {} is unknown, and with it whether there is a \
-                 configuration: {trouble}; try again, or say --config FILE (/dev/null for none)",
-                account.uid
-            );
-            Err(Misuse::new(Failure::Unavailable, what))
+        // Its file may name another backend, which the user's other runs use.
+        Home::Unknown(why) => {
+            let what = Mistake::UnknownHome { uid: user.uid, why: why.clone() };
+            Err(SettingsError::new(Failure::Unavailable, what))
         }
     }
 }
+
+/// What a run tells its command, and what tests of the mutants set, in the form of options.
+const OTHERS: [&str; 3] = ["fencing-token", "held", "mutant"];
 
 /// The variables that concern us, each by the long name of its option. Of several with one name the
 /// first counts, as it does for getenv(3). An empty one is the usual way to unset it for a single call.
@@ -110,6 +124,30 @@ impl Variables {
             self.options.iter().any(|(one, value)| one == option && holds(one, value))
         };
         all.filter(is_one).map(|(_, variable)| variable).collect()
+    }
+
+    /// The unknown ones.
+    fn unknown(&self) -> Vec<UnknownWord> {
+        let known = cli::variables();
+        let known: Vec<_> = known.into_iter().chain(OTHERS.map(cli::variable_of)).collect();
+        let named = self.options.iter().map(|(option, _)| cli::variable_of(option));
+        let unknown = named.filter(|name| !known.contains(name));
+        unknown.map(|name| UnknownWord::of(WordKind::Variable, &name, known.iter())).collect()
+    }
+
+    /// The unknown ones that are nearly known. Others may be meant for a script of the user.
+    pub(crate) fn misspelt(&self) -> Vec<UnknownWord> {
+        self.unknown().into_iter().filter(UnknownWord::is_slip).collect()
+    }
+
+    /// Whether this command has an option for each. Quicker than to look for unknown ones.
+    fn all_are_of(&self, command: &Command) -> bool {
+        let has = |option: &str| {
+            OTHERS.contains(&option)
+                || is_secret(option)
+                || command.get_arguments().any(|argument| argument.get_long() == Some(option))
+        };
+        self.options.iter().all(|(option, _)| option == "permit" || has(option))
     }
 
     fn shell(&self) -> Option<&OsString> {
@@ -149,20 +187,26 @@ pub(crate) fn system_file() -> &'static Path {
 }
 
 /// Understands a command line, its program's name included.
-pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task, Misuse> {
-    let mut command = once(Merged::<cli::Run>::command());
+pub(crate) fn read(
+    line: &[OsString],
+    around: &Environment<'_>,
+) -> Result<RequestedCommand, SettingsError> {
+    if line.len() <= 1 {
+        return Ok(RequestedCommand::Usage(cli::usage()));
+    }
+    let mut command = once(Merged::<cli::RunArgs>::command());
     let matches = match command.try_get_matches_from_mut(line) {
         Ok(matches) => matches,
-        Err(error) => return print_or_misuse(&error, line, &[]),
+        Err(error) => {
+            let words = &line[1..];
+            let refused = RejectedCommandLine { error, words, command: &command, subcommand: None };
+            return print_or_misuse(refused);
+        }
     };
     let flags = typed(&command, &matches)?;
     let operands = operands(&command, &matches);
     if let Some((secret, _)) = flags.iter().find(|(option, _)| is_secret(option)) {
-        let what = format!(
-            "--{secret} would show it to everybody in the list of processes; --{secret}-file, its \
-             variable and the configuration keep it to you"
-        );
-        return Err(misuse(what));
+        return Err(settings_error(Mistake::SecretTyped(secret.clone())));
     }
     let named = flags.iter().any(|(option, _)| option == "name");
     // The first operand ends the options; `--` in front of it says that it is the command.
@@ -170,13 +214,30 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
     let plain = first > 0 && line[first - 1] != "--";
     match operands.first() {
         Some(word) if !named && plain && cli::is_subcommand(word) => {
-            subcommand(flags, &operands, around)
+            let name = word.to_string_lossy().into_owned();
+            let read = subcommand(flags, &operands, around);
+            read.map_err(|settings_error| settings_error.see_help_of(Some(&name)))
         }
-        _ => {
+        word => {
+            if let Some(word) = word.filter(|_| plain) {
+                let mistake = number_after_a_switch(&command, &line[first - 1], word);
+                // Only where no name is typed may it be a subcommand.
+                let near = || if named { None } else { near_subcommand(word) };
+                let dash = || other_dash(word);
+                if let Some(mistake) = mistake.or_else(dash).or_else(near) {
+                    return Err(settings_error(mistake).see_help_of(None));
+                }
+            }
+            let variables = around.variables;
+            let misspelt =
+                if variables.all_are_of(&command) { Vec::new() } else { variables.misspelt() };
             let layers = Layers::of(command, flags, operands, Some(matches));
-            // Taking them apart would cost a run as much as putting them together.
-            let all = ManuallyDrop::new(All::of(layers, around)?);
-            Ok(Task::Run(Box::new(runs::run(&all)?)))
+            let all = CommandSources::of(layers, around)
+                .map_err(|settings_error| settings_error.see_help_of(None))?;
+            // Dropping them would cost a run as much as building them.
+            let all = ManuallyDrop::new(all);
+            let run = run::run(&all).map_err(|settings_error| settings_error.see_help_of(None))?;
+            Ok(RequestedCommand::Run(Box::new(RunSettings { misspelt, ..run })))
         }
     }
 }
@@ -184,67 +245,80 @@ pub(crate) fn read(line: &[OsString], around: &Surroundings<'_>) -> Result<Task,
 fn subcommand(
     before: Vec<(String, GivenValue)>,
     words: &[OsString],
-    around: &Surroundings<'_>,
-) -> Result<Task, Misuse> {
+    around: &Environment<'_>,
+) -> Result<RequestedCommand, SettingsError> {
     let command = SubOnly::command().mut_subcommands(once);
     let matches = match command.clone().try_get_matches_from(words) {
         Ok(matches) => matches,
-        Err(error) => return print_or_misuse(&error, words, &words[..1]),
+        Err(error) => {
+            let name = words[0].to_str();
+            let mut command = name.and_then(|name| command.find_subcommand(name)).cloned();
+            let command = command.get_or_insert_default();
+            let words = &words[1..];
+            let refused = RejectedCommandLine { error, words, command, subcommand: name };
+            return print_or_misuse(refused);
+        }
     };
     let Some((name, matches)) = matches.subcommand() else {
-        return Err(misuse("no subcommand"));
+        return Err(settings_error(Mistake::NoSubcommand));
     };
     let command = command.find_subcommand(name).cloned().unwrap_or_default();
     check_before(name, &before, &command)?;
     let behind = typed(&command, matches)?;
     let again = |(option, _): &(String, GivenValue)| behind.iter().any(|(one, _)| one == option);
-    // Of what was said twice the last counts.
+    // Of options given twice the last counts.
     let mut flags: Vec<_> = before.into_iter().filter(|one| !again(one)).collect();
     flags.extend(behind);
     let operands = operands(&command, matches);
     let text = |at: usize| operands.get(at).map(|word| word.to_string_lossy().into_owned());
     Ok(match name {
-        "status" => Task::Status(subcommands::status(&flags, &operands, around)?),
+        "status" => RequestedCommand::Status(subcommands::status(&flags, &operands, around)?),
         "acquire" => {
-            let all = All::new::<cli::Acquire>(flags, operands, around)?;
-            Task::Acquire(Box::new(subcommands::acquire(&all)?))
+            let all = CommandSources::new::<cli::AcquireArgs>(flags, operands, around)?;
+            RequestedCommand::Acquire(Box::new(subcommands::acquire(&all)?))
         }
-        "renew" => Task::Renew(subcommands::renew(flags, operands, around)?),
-        "release" => Task::Release(subcommands::release(flags, operands, around)?),
-        "limit" => Task::Limit(subcommands::limit(flags, operands, around)?),
-        "doctor" => Task::Doctor(Box::new(subcommands::doctor(flags, operands, around))),
-        "serve" => Task::Serve(Box::new(server::settings(flags, around)?)),
+        "renew" => RequestedCommand::Renew(subcommands::renew(flags, operands, around)?),
+        "release" => RequestedCommand::Release(subcommands::release(flags, operands, around)?),
+        "limit" => RequestedCommand::Limit(subcommands::limit(flags, operands, around)?),
+        "doctor" => {
+            RequestedCommand::Doctor(Box::new(subcommands::doctor(flags, operands, around)))
+        }
+        "serve" => RequestedCommand::Serve(Box::new(server::settings(flags, around)?)),
         "completions" => {
             let shell = text(0).and_then(|shell| shell.parse().ok());
-            Task::Completions(shell.ok_or_else(|| misuse("no shell"))?)
+            RequestedCommand::Completions(shell.ok_or_else(|| settings_error(Mistake::NoShell))?)
         }
-        _ => Task::Man(text(0)),
+        "help" => match text(0) {
+            Some(name) if !cli::is_subcommand(name.as_ref()) => {
+                return Err(settings_error(no_subcommand(&name)));
+            }
+            name => page(name.as_deref(), "--help")?,
+        },
+        _ => RequestedCommand::Man(text(0)),
     })
 }
 
-/// In front of a subcommand there may be what chooses the backend, as far as it has one.
+/// Before a subcommand only options that choose its backend are allowed.
 fn check_before(
     name: &str,
     before: &[(String, GivenValue)],
     command: &Command,
-) -> Result<(), Misuse> {
+) -> Result<(), SettingsError> {
     let backend = BackendOptions::augment_args(Command::new(""));
     let takes = |command: &Command, option: &str| {
         command.get_arguments().any(|argument| argument.get_long() == Some(option))
     };
     let wrong =
         |(option, _): &&(String, GivenValue)| !takes(&backend, option) || !takes(command, option);
-    if before.iter().any(|option| wrong(&option)) {
-        return Err(misuse(if name == "serve" {
-            "a server has no backend; of those options it takes --api-key-file and --config".into()
-        } else {
-            format!("of the options before '{name}' only those that choose the backend go with it")
-        }));
+    match before.iter().find(wrong) {
+        Some((option, _)) => {
+            Err(settings_error(before_a_subcommand(name, option, takes(command, option))))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// What no flag may carry.
+/// Whether an option is a secret, which no flag may carry.
 fn is_secret(option: &str) -> bool {
     ["password", "api-key"].contains(&option)
 }
@@ -255,101 +329,25 @@ pub(crate) fn wants_shell(line: &[OsString]) -> bool {
     words.any(|word| word == "--shell")
 }
 
-/// Everything that was given for one command, in its layers.
-struct All<'a> {
-    around: &'a Surroundings<'a>,
-    layers: Layers,
-}
-
-/// The configuration files that count, the highest first.
-struct Files(Vec<Config>);
-
-impl Files {
-    fn read(layers: &Layers, around: &Surroundings<'_>) -> Result<Self, Misuse> {
-        let named = layers.find("config");
-        let mut files = Vec::new();
-        if let Some(given) = named
-            && let GivenValue::Text(path) = &given.value
-        {
-            let path = Path::new(path);
-            let file = Config::read(path)?;
-            files.push(file.ok_or_else(|| {
-                misconfigured(format!("{}: there is no file {}", given.source, path.display()))
-            })?);
-        } else if let Some(path) = (around.user_file)()? {
-            files.extend(Config::read(&path)?);
-        }
-        files.extend(Config::read(around.system_file)?);
-        Ok(Self(files))
-    }
-}
-
-impl<'a> All<'a> {
-    /// For a command that names its semaphore with `--name`, if at all.
-    fn new<T: Args>(
-        flags: Vec<(String, GivenValue)>,
-        operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
-        Self::of(Layers::new::<T>(flags, operands), around)
-    }
-
-    fn of(mut layers: Layers, around: &'a Surroundings<'a>) -> Result<Self, Misuse> {
-        layers.add_variables(around.variables)?;
-        let mut all = Self { around, layers };
-        let files = Files::read(&all.layers, around)?;
-        all.add_files(&files, None)?;
-        Ok(all)
-    }
-
-    fn of_line_and_variables<T: Args>(
-        flags: Vec<(String, GivenValue)>,
-        operands: Vec<OsString>,
-        around: &'a Surroundings<'a>,
-    ) -> Result<Self, Misuse> {
-        let mut layers = Layers::new::<T>(flags, operands);
-        layers.add_variables(around.variables)?;
-        Ok(Self { around, layers })
-    }
-
-    /// Adds the files, with what they say of the semaphore that is meant.
-    fn add_files(&mut self, files: &Files, name: Option<&Name>) -> Result<(), Misuse> {
-        let own = |given: &Given| match &given.value {
-            GivenValue::Text(text) => text.to_str()?.parse().ok(),
-            _ => None,
-        };
-        let name = name.cloned().or_else(|| self.layers.find("name").and_then(own));
-        for file in &files.0 {
-            let named = file.find("name").and_then(|entry| match &entry.value {
-                files::Value::Text(text) => text.parse().ok(),
-                files::Value::Switch(_) => None,
-            });
-            if let Some(name) = name.clone().or(named) {
-                self.layers.add_entries(&file.path, file.of(&name))?;
-            }
-            self.layers.add_entries(&file.path, &file.top)?;
-        }
-        Ok(())
-    }
-}
-
 /// Help and the version are asked for by an "error" of clap's.
-fn print_or_misuse(
-    error: &clap::Error,
-    words: &[OsString],
-    subcommand: &[OsString],
-) -> Result<Task, Misuse> {
-    let flag = match error.kind() {
+fn print_or_misuse(refused: RejectedCommandLine<'_>) -> Result<RequestedCommand, SettingsError> {
+    let subcommand = refused.subcommand;
+    let flag = match refused.error.kind() {
         ErrorKind::DisplayVersion => "--version",
-        ErrorKind::DisplayHelp if words.iter().any(|word| word == "--help") => "--help",
+        ErrorKind::DisplayHelp if refused.words.iter().any(|word| word == "--help") => "--help",
         ErrorKind::DisplayHelp => "-h",
-        _ => return Err(misuse(format!("{}; try 'semrun --help'", one_line(error)))),
+        _ => return Err(settings_error(refused.explained()).see_help_of(subcommand)),
     };
-    let words = [OsStr::new("semrun")].into_iter();
-    let words = words.chain(subcommand.iter().map(AsRef::as_ref)).chain([OsStr::new(flag)]);
-    match cli::documented().try_get_matches_from(words) {
-        Err(page) => Ok(Task::Print(page)),
-        Ok(_) => Err(misuse("no help for that")),
+    page(subcommand, flag)
+}
+
+/// What a flag prints, alone or after a subcommand.
+fn page(subcommand: Option<&str>, flag: &str) -> Result<RequestedCommand, SettingsError> {
+    let words = ["semrun"].into_iter().chain(subcommand).chain([flag]);
+    let command = if flag == "-h" { cli::brief() } else { cli::documented() };
+    match command.try_get_matches_from(words) {
+        Err(page) => Ok(RequestedCommand::Print(page)),
+        Ok(_) => Err(settings_error(Mistake::NoHelp)),
     }
 }
 
@@ -357,8 +355,8 @@ fn print_or_misuse(
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Err(misuse) = Config::parse(Path::new("config.toml").into(), &text) {
-        let complaint = misuse.to_string();
+    if let Err(settings_error) = Config::parse(Path::new("config.toml").into(), &text) {
+        let complaint = settings_error.to_string();
         assert!(!complaint.contains('\n') && !complaint.contains("geheim"), "{complaint}");
     }
 }

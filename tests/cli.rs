@@ -7,10 +7,12 @@ mod cli {
     /// Usage errors and places that cannot be used.
     mod bad_input;
     /// Bytes that are nearly right.
-    #[path = "../../src/fuzz/changes.rs"]
+    #[path = "../../src/fuzz/mutate.rs"]
     mod changes;
     /// A cloud-semaphore server of one's own, ours or like the original.
     mod cloud_server;
+    /// Completions, by the keys that are pressed.
+    mod completions;
     /// Configuration files.
     mod config;
     /// Jobs that run at set times on several hosts.
@@ -41,6 +43,8 @@ mod cli {
     mod limits;
     /// What a run that waits has in memory.
     mod memory;
+    /// What people mistype.
+    mod mistakes;
     /// What is nearly right, in great number.
     mod mutated;
     /// Runs within a run.
@@ -93,7 +97,7 @@ mod cli {
     mod signals;
     /// Holders and waiters as others see them.
     mod status;
-    /// Permits that outlive the process that acquired them, and permits that are taken away.
+    /// Permits that outlive the process that acquired them, and permits that are revoked.
     mod steps;
     /// What answers and is no server, or a strange one.
     mod strange;
@@ -113,4 +117,6 @@ mod cli {
     mod trust;
     /// Redis servers that do not grant everything, or nothing yet.
     mod unwilling;
+    /// A client and a server of different versions.
+    mod versions;
 }

@@ -83,7 +83,7 @@ struct Share {
 }
 
 impl Share {
-    /// A hundredth, if nobody says more.
+    /// A hundredth, by default.
     fn asked_for() -> Self {
         let variable = |name| std::env::var(name).ok();
         let number = |text: &str| text.parse::<usize>().expect("SWEEP_SHARE=K/N, SWEEP_SEED=S");

@@ -1,5 +1,5 @@
-//! Torture: real processes, real servers, faults at random, and judges outside the program. What is
-//! promised stands in `docs/guarantees.md`; `scripts/torture` runs this for as long as one likes.
+//! Torture: real processes, real servers, faults at random, and judges outside the program. The
+//! promises are in `docs/guarantees.md`; `scripts/torture` runs this for any time.
 //!
 //! `cargo test` runs it for a bounded time. Each place where permits live has an arena: a crowd of
 //! semruns, and faults that strike them, their commands, the server and the network between. When
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Of one arena, when nobody says how long; as long again may be needed until all have been served.
+/// Of one arena, by default; as long again may be needed until all have been served.
 const BOUNDED: Duration = Duration::from_mins(1);
 
 fn setting(name: &str) -> Option<u64> {

@@ -8,10 +8,10 @@ use percent_encoding::percent_decode_str;
 
 use super::cloud::{self, Cloud};
 use super::local::Local;
-use super::local::place::Place;
+use super::local::directory::LocalConfig;
 use super::redis::{self, Redis};
 use super::{Backend, Error};
-use crate::account::Account;
+use crate::user::User;
 
 /// Where permits live, checked as far as its text goes.
 #[derive(Debug, Clone)]
@@ -21,73 +21,112 @@ pub(crate) enum Location {
     /// `file:///path`
     Directory(PathBuf),
     /// `redis://…`, `rediss://…`, `redis+unix://…`
-    Redis(Box<redis::place::Place>),
+    Redis(Box<redis::config::RedisConfig>),
     /// `http://…`, `https://…`
-    Cloud(Box<cloud::place::Place>),
+    Cloud(Box<cloud::config::CloudConfig>),
 }
 
 /// A URL by its kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Url {
     Directory(PathBuf),
-    Redis(Box<redis::place::Url>),
-    Cloud(cloud::place::Url),
+    Redis(Box<redis::config::RedisUrl>),
+    Cloud(cloud::config::CloudUrl),
 }
 
 /// Why a text names no backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadLocation {
-    /// Not one that could be meant.
-    Malformed(String),
-    /// Understood, but this program cannot do it.
+    /// A URL that cannot be understood.
+    Malformed(BadUrl),
+    /// A scheme that is understood, but this program cannot do it.
     Unsupported(String),
+}
+
+/// What is wrong with a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadUrl {
+    NoUrl,
+    ControlCharacter,
+    UnknownScheme,
+    File(BadFileUrl),
+    Redis(BadRedisUrl),
+    Http(BadHttpUrl),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadFileUrl {
+    /// It has a '?' or a '#'.
+    MoreThanAPath,
+    Relative,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadRedisUrl {
+    /// It names no Redis, with what the library says.
+    Malformed(Option<String>),
+    Fragment,
+    /// A parameter that is not known, or is there twice.
+    Parameter,
+    /// The parameter for it is no number.
+    DatabaseParameter,
+    /// A socket has a path alone.
+    MoreThanAPath,
+    Query,
+    NoPort,
+    /// The host is followed by something else than a database.
+    NotADatabase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadHttpUrl {
+    Malformed,
+    NoServer,
+    Credentials,
+    MoreThanAHost,
+    /// What is in the brackets is no IPv6 address.
+    NotAnAddress,
+    NoPort,
 }
 
 impl Url {
     /// Understands a `--backend`. The schemes `redis+sentinel` and `redis+cluster` are reserved.
     pub(crate) fn parse(url: &str) -> Result<Self, BadLocation> {
-        const KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \
-                             http://HOST for a cloud-semaphore server";
-        // What comes from a file, or from where secrets are kept, may end with one.
+        // Text from a file, or from a store of secrets, may end with a line break.
         let url = url.strip_suffix('\n').map_or(url, |url| url.strip_suffix('\r').unwrap_or(url));
         // Some parsers drop line breaks wherever they are.
         if url.contains(char::is_control) {
-            let what = "has a line break or another control character".into();
-            return Err(BadLocation::Malformed(what));
+            return Err(BadLocation::Malformed(BadUrl::ControlCharacter));
         }
         let Some((scheme, rest)) = url.split_once(':') else {
-            return Err(BadLocation::Malformed(format!("is not a URL; {KNOWN}")));
+            return Err(BadLocation::Malformed(BadUrl::NoUrl));
         };
         let scheme = scheme.to_ascii_lowercase();
         match scheme.as_str() {
             "file" => {
                 if rest.contains(['?', '#']) {
-                    let what = "has a '?' or '#', which mean nothing here; write %3F or %23 for \
-                                one in the path";
-                    return Err(BadLocation::Malformed(what.into()));
+                    let what = BadUrl::File(BadFileUrl::MoreThanAPath);
+                    return Err(BadLocation::Malformed(what));
                 }
                 let path = rest.strip_prefix("//localhost").or(rest.strip_prefix("//"));
                 let path: Vec<u8> = percent_decode_str(path.unwrap_or_default()).collect();
                 let path = PathBuf::from(OsString::from_vec(path));
                 if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
-                    let what = "needs an absolute path, as in file:///srv/semrun";
-                    return Err(BadLocation::Malformed(what.into()));
+                    return Err(BadLocation::Malformed(BadUrl::File(BadFileUrl::Relative)));
                 }
                 Ok(Self::Directory(path))
             }
             "redis" | "rediss" | "redis+unix" => {
-                let url = redis::place::Url::parse(&format!("{scheme}:{rest}"));
-                url.map(Box::new).map(Self::Redis).map_err(BadLocation::Malformed)
+                let url = redis::config::RedisUrl::parse(&format!("{scheme}:{rest}"));
+                let url = url.map_err(|bad| BadLocation::Malformed(BadUrl::Redis(bad)))?;
+                Ok(Self::Redis(Box::new(url)))
             }
             "http" | "https" => {
-                cloud::place::Url::parse(url).map(Self::Cloud).map_err(BadLocation::Malformed)
+                let url = cloud::config::CloudUrl::parse(url);
+                url.map(Self::Cloud).map_err(|bad| BadLocation::Malformed(BadUrl::Http(bad)))
             }
-            "redis+sentinel" | "redis+cluster" => {
-                let what =
-                    format!("the scheme '{scheme}' is not supported by this version; {KNOWN}");
-                Err(BadLocation::Unsupported(what))
-            }
-            _ => Err(BadLocation::Malformed(format!("has an unknown scheme; {KNOWN}"))),
+            "redis+sentinel" | "redis+cluster" => Err(BadLocation::Unsupported(scheme)),
+            _ => Err(BadLocation::Malformed(BadUrl::UnknownScheme)),
         }
     }
 }
@@ -101,12 +140,12 @@ impl Location {
         }
     }
 
-    pub(crate) fn connect(&self, account: &Account) -> Result<Box<dyn Backend>, Error> {
+    pub(crate) fn connect(&self, user: &User) -> Result<Box<dyn Backend>, Error> {
         Ok(match self {
-            Self::Default => Box::new(Local::new(Place::default_for(account)?)),
-            Self::Directory(path) => Box::new(Local::new(Place::named(Path::new(path)))),
-            Self::Redis(place) => Box::new(Redis::new((**place).clone())?),
-            Self::Cloud(place) => Box::new(Cloud::new((**place).clone())?),
+            Self::Default => Box::new(Local::new(LocalConfig::default_for(user)?)),
+            Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),
+            Self::Redis(config) => Box::new(Redis::new((**config).clone())?),
+            Self::Cloud(config) => Box::new(Cloud::new((**config).clone())?),
         })
     }
 }

@@ -1,11 +1,11 @@
-//! Every behaviour that all backends owe, once, run against each of them.
+//! The behaviours that all backends owe, each written once and tested against every backend.
 
 mod detached;
-mod evicted;
 mod histories;
-mod kept;
+mod min_hold;
 mod pinned;
 mod queue;
+mod revoked;
 
 use std::any::Any;
 use std::cell::OnceCell;
@@ -19,75 +19,76 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
 use self::detached::*;
-use self::evicted::*;
-use self::kept::*;
+use self::min_hold::*;
 use self::pinned::*;
 use self::queue::*;
+use self::revoked::*;
 use super::cloud::Cloud;
-use super::cloud::place::{Place as CloudPlace, Url as CloudUrl};
+use super::cloud::config::{CloudConfig, CloudUrl};
 use super::local::Local;
-use super::local::place::Place;
+use super::local::directory::LocalConfig;
 use super::memory::Memory;
+use super::progress::Canceller;
 use super::redis::Redis;
-use super::redis::place::{Place as RedisPlace, Url};
+use super::redis::config::{RedisConfig, RedisUrl};
 use super::redis::testing::RedisServer;
 use super::tls::{Secret, Tls};
-use super::turn::Canceller;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, GivenBack, Gone, Holder, Lease,
-    Lost, Name, Notice, Phase, Snapshot, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Holder,
+    HolderState, Lease, Loss, LossReason, LossStage, Name, Progress, ProgressSender,
+    ReleaseOutcome, Revocation, Snapshot,
 };
 use crate::serve;
 use crate::serve::bounds::Bounds;
-use crate::serve::door::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::keys::Keys;
-use crate::serve::log::{Format, Log};
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::keys::ApiKeys;
+use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 
 /// A store, and clients of it.
-pub(crate) struct Store {
+pub(crate) struct TestedBackend {
     client: Box<dyn Fn() -> Box<dyn Backend>>,
     /// What is asked for.
     ttl: Duration,
-    /// What has to live as long.
+    /// What has to live as long as the store.
     _keep: Option<Box<dyn Any>>,
 }
 
 /// Every backend, each in a store of its own. With `Lifetime::Short` a holder that vanishes is
-/// missed soon; hardly anybody renews here, so the other tests need permits that stay.
-fn memory(lifetime: Lifetime) -> Store {
+/// missed soon; hardly a holder renews here, so the other tests need permits that stay.
+fn memory(lifetime: Lifetime) -> TestedBackend {
     let memory = Memory::default();
     let client = Box::new(move || Box::new(memory.clone()) as Box<dyn Backend>);
-    Store { client, ttl: lifetime.ttl(), _keep: None }
+    TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
 }
 
-fn local(lifetime: Lifetime) -> Store {
+fn local(lifetime: Lifetime) -> TestedBackend {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("semrun");
-    Store {
-        client: Box::new(move || Box::new(Local::new(Place::named(&path)))),
+    TestedBackend {
+        client: Box::new(move || Box::new(Local::new(LocalConfig::named(&path)))),
         ttl: lifetime.ttl(),
         _keep: Some(Box::new(directory)),
     }
 }
 
-fn redis(lifetime: Lifetime) -> Store {
+fn redis(lifetime: Lifetime) -> TestedBackend {
     redis_at(Rc::new(RedisServer::start()), lifetime)
 }
 
 /// One more store in the same server.
-fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
-    let place = RedisPlace {
-        url: Url::parse(&server.url()).unwrap(),
+fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> TestedBackend {
+    let place = RedisConfig {
+        url: RedisUrl::parse(&server.url()).unwrap(),
         tls: Tls::default(),
         prefix: Uuid::new_v4().to_string().parse().unwrap(),
         quarantine: Some(Duration::ZERO),
         replicas: 0,
         allow_eviction: false,
     };
-    Store {
+    TestedBackend {
         client: Box::new(move || Box::new(Redis::new(place.clone()).unwrap())),
         ttl: lifetime.ttl(),
         _keep: Some(Box::new(server)),
@@ -95,36 +96,37 @@ fn redis_at(server: Rc<RedisServer>, lifetime: Lifetime) -> Store {
 }
 
 /// In a server of our own, within the test's own process.
-fn served(lifetime: Lifetime) -> Store {
+fn served(lifetime: Lifetime) -> TestedBackend {
     const KEY: &str = "a-key-for-tests";
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::new(&[], Format::Text);
-    let semaphores = Semaphores::new(Journal::none(), Found::default(), Bounds::default(), log);
-    let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
-    // Until a test has its tasks there is nowhere to start another.
+    let log = Log::new(&[], Format::Text, Sink::TEST);
+    let semaphores =
+        Semaphores::new(Journal::none(), RestoredState::default(), Bounds::default(), log);
+    let routes = Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap());
+    // Before the test's runtime runs, no task can be started.
     let start = OnceCell::new();
     let client = Box::new(move || {
         start.get_or_init(|| {
             let listener = listener.try_clone().unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let door = Door::new(Room::within(1024, None, None));
+            let door = Connections::new(ConnectionLimits::within(1024, None, None));
             let (routes, end) = (Rc::clone(&routes), std::future::pending());
             spawn_local(serve::run(listener, None, routes, door, end))
         });
         let url = CloudUrl::parse(&url).unwrap();
         let key = Some(Secret(KEY.into()));
-        let place = CloudPlace { url, key, tls: Tls::default() };
+        let place = CloudConfig { url, key, tls: Tls::default() };
         Box::new(Cloud::new(place).unwrap()) as Box<dyn Backend>
     });
-    Store { client, ttl: lifetime.ttl(), _keep: None }
+    TestedBackend { client, ttl: lifetime.ttl(), _keep: None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Short,
-    /// There is time for something else before it is over.
+    /// There is time for something else before it expires.
     Middle,
     Long,
 }
@@ -154,17 +156,17 @@ macro_rules! contract {
 contract! { memory, local, redis, served: {
     a_free_permit_is_granted_at_once(Lifetime::Long);
     never_more_than_the_limit_are_held(Lifetime::Long);
-    a_busy_semaphore_says_so_to_those_who_do_not_wait(Lifetime::Long);
-    those_who_do_not_wait_go_before_nobody(Lifetime::Long);
+    a_busy_semaphore_says_so_to_clients_that_do_not_wait(Lifetime::Long);
+    clients_that_do_not_wait_go_before_no_waiter(Lifetime::Long);
     first_come_first_served(Lifetime::Long);
-    a_cancelled_waiter_leaves_the_queue_and_delays_nobody(Lifetime::Long);
-    a_dropped_waiter_delays_nobody(Lifetime::Short);
+    a_cancelled_waiter_leaves_the_queue_and_delays_no_other(Lifetime::Long);
+    a_dropped_waiter_delays_no_other(Lifetime::Short);
     a_holder_that_vanishes_is_replaced(Lifetime::Short);
     tokens_grow_with_every_grant(Lifetime::Short);
     the_limit_stands_while_in_use_and_an_idle_semaphore_takes_the_next(Lifetime::Long);
-    another_limit_is_an_error_for_those_who_want_no_other(Lifetime::Long);
+    another_limit_is_an_error_for_strict_clients(Lifetime::Long);
     a_waiter_keeps_the_semaphore_in_use(Lifetime::Long);
-    a_name_nobody_uses_is_an_empty_snapshot(Lifetime::Long);
+    an_idle_name_is_an_empty_snapshot(Lifetime::Long);
     observing_shows_holders_and_waiters_in_order(Lifetime::Long);
     a_held_permit_is_found_by_its_identity(Lifetime::Long);
     names_are_independent_however_odd(Lifetime::Long);
@@ -172,8 +174,8 @@ contract! { memory, local, redis, served: {
     many_tasks_never_exceed_the_limit(Lifetime::Long);
     a_detached_permit_stays_until_its_lease_ends(Lifetime::Middle);
     a_detached_permit_is_given_back_once_and_that_is_remembered(Lifetime::Long);
-    a_detached_permit_lasts_as_long_as_somebody_renews_it(Lifetime::Middle);
-    whoever_renews_hears_that_a_detached_permit_was_given_back(Lifetime::Middle);
+    a_detached_permit_lasts_as_long_as_it_is_renewed(Lifetime::Middle);
+    a_renewal_hears_that_a_detached_permit_was_given_back(Lifetime::Middle);
     a_detached_permit_that_has_ended_is_not_known(Lifetime::Short);
     what_is_not_detached_is_neither_attached_nor_given_back(Lifetime::Long);
     the_limit_counts_detached_permits(Lifetime::Long);
@@ -182,56 +184,56 @@ contract! { memory, local, redis, served: {
     what_was_held_for_long_enough_is_free_when_it_is_given_back(Lifetime::Long);
     a_waiter_that_goes_before_it_is_served_keeps_nothing(Lifetime::Middle);
     what_is_kept_is_neither_attached_nor_given_back_again(Lifetime::Long);
-    one_who_is_evicted_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
-    one_who_is_evicted_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
-    one_who_was_evicted_gently_hears_that_it_is_evicted_now(Lifetime::Long);
-    an_evicted_permit_passes_on_when_its_lease_ends(Lifetime::Middle);
-    an_evicted_permit_is_not_kept_for_its_min_hold(Lifetime::Long);
-    a_kept_permit_ends_when_it_is_evicted(Lifetime::Long);
-    a_permit_that_is_evicted_now_is_free_at_once(Lifetime::Long);
-    nobody_is_evicted_where_nobody_holds(Lifetime::Long);
-    a_pinned_limit_stands_also_while_nobody_uses_the_semaphore(Lifetime::Long);
-    a_pinned_limit_that_is_raised_serves_those_who_wait(Lifetime::Long);
-    a_pinned_limit_that_is_lowered_stops_nobody(Lifetime::Long);
+    a_holder_revoked_gently_hears_of_it_and_keeps_its_permit(Lifetime::Long);
+    a_revoked_holder_hears_of_it_at_once_whenever_it_listens(Lifetime::Long);
+    a_holder_revoked_gently_hears_that_it_is_revoked_now(Lifetime::Long);
+    a_revoked_permit_passes_on_when_its_lease_ends(Lifetime::Middle);
+    a_revoked_permit_is_not_kept_for_its_min_hold(Lifetime::Long);
+    a_kept_permit_ends_when_it_is_revoked(Lifetime::Long);
+    a_permit_that_is_revoked_now_is_free_at_once(Lifetime::Long);
+    no_permit_is_revoked_where_none_is_held(Lifetime::Long);
+    a_pinned_limit_stands_also_while_the_semaphore_is_idle(Lifetime::Long);
+    a_pinned_limit_that_is_raised_serves_the_waiters(Lifetime::Long);
+    a_pinned_limit_that_is_lowered_stops_no_holder(Lifetime::Long);
     a_limit_that_is_not_pinned_any_more_is_that_of_the_users(Lifetime::Long);
-    another_limit_than_the_pinned_one_is_an_error_for_those_who_want_no_other(Lifetime::Long);
+    another_limit_than_the_pinned_one_is_an_error_for_strict_clients(Lifetime::Long);
 } }
 
-/// Somebody who asked and may have to wait.
-struct Asking {
+/// A client that asked and may have to wait.
+struct PendingAcquire {
     id: Uuid,
-    acquiring: JoinHandle<Result<Acquired, Error>>,
+    acquiring: JoinHandle<Result<Acquisition, Error>>,
     canceller: Canceller,
-    notices: Vec<Notice>,
-    more: mpsc::UnboundedReceiver<Notice>,
+    notices: Vec<Progress>,
+    more: mpsc::UnboundedReceiver<Progress>,
 }
 
-impl Asking {
+impl PendingAcquire {
     async fn granted(self) -> Box<dyn Lease> {
         match within(PATIENCE, self.acquiring).await.unwrap().unwrap() {
-            Acquired::Granted(lease) => lease,
-            Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+            Acquisition::Granted(lease) => lease,
+            Acquisition::Busy | Acquisition::Cancelled => panic!("not granted"),
         }
     }
 }
 
-impl Store {
-    fn ask(&self, ask: Ask) -> Asking {
+impl TestedBackend {
+    fn request(&self, request: AcquireRequest) -> PendingAcquire {
         let client = (self.client)();
-        let ask = Ask { ttl: self.ttl, ..ask };
-        let (turn, more) = Turn::channel();
-        let (canceller, cancel) = Cancel::pair();
-        let id = ask.id;
-        let acquiring = spawn_local(async move { client.acquire(&ask, &turn, cancel).await });
-        Asking { id, acquiring, canceller, notices: Vec::new(), more }
+        let request = AcquireRequest { ttl: self.ttl, ..request };
+        let (turn, more) = ProgressSender::channel();
+        let (canceller, cancel) = CancelToken::pair();
+        let id = request.id;
+        let acquiring = spawn_local(async move { client.acquire(&request, &turn, cancel).await });
+        PendingAcquire { id, acquiring, canceller, notices: Vec::new(), more }
     }
 
     /// Asks and is in the queue when this returns.
-    async fn waits(&self, ask: Ask) -> Asking {
-        let mut asking = self.ask(ask);
+    async fn waits(&self, request: AcquireRequest) -> PendingAcquire {
+        let mut asking = self.request(request);
         loop {
             let notice = within(PATIENCE, asking.more.recv()).await.expect("it has to wait");
-            let queued = matches!(notice, Notice::Queued(_));
+            let queued = matches!(notice, Progress::Queued(_));
             asking.notices.push(notice);
             if queued {
                 return asking;
@@ -239,12 +241,12 @@ impl Store {
         }
     }
 
-    async fn granted(&self, ask: &Ask) -> Box<dyn Lease> {
-        self.ask(ask.clone()).granted().await
+    async fn granted(&self, request: &AcquireRequest) -> Box<dyn Lease> {
+        self.request(request.clone()).granted().await
     }
 
-    async fn now(&self, ask: &Ask) -> Acquired {
-        let asking = self.ask(Ask { nonblock: true, ..ask.clone() });
+    async fn now(&self, request: &AcquireRequest) -> Acquisition {
+        let asking = self.request(AcquireRequest { nonblock: true, ..request.clone() });
         within(PATIENCE, asking.acquiring).await.unwrap().unwrap()
     }
 
@@ -252,12 +254,12 @@ impl Store {
         (self.client)().attach(&name(semaphore), id).await.unwrap()
     }
 
-    async fn give_back(&self, semaphore: &str, id: Uuid) -> GivenBack {
-        (self.client)().give_back(&name(semaphore), id).await.unwrap()
+    async fn give_back(&self, semaphore: &str, id: Uuid) -> ReleaseOutcome {
+        (self.client)().release_detached(&name(semaphore), id).await.unwrap()
     }
 
-    async fn evict(&self, semaphore: &str, id: Uuid, how: Eviction) -> bool {
-        (self.client)().evict(&name(semaphore), id, how).await.unwrap()
+    async fn revoke(&self, semaphore: &str, id: Uuid, how: Revocation) -> bool {
+        (self.client)().revoke(&name(semaphore), id, how).await.unwrap()
     }
 
     async fn set_limit(&self, semaphore: &str, limit: Option<u32>) {
@@ -268,7 +270,7 @@ impl Store {
         (self.client)().observe(&name(semaphore)).await.unwrap()
     }
 
-    /// Of all that are known.
+    /// The names of all known semaphores.
     async fn names(&self) -> Vec<Name> {
         let snapshots = (self.client)().observe_all().await.unwrap();
         snapshots.into_iter().map(|snapshot| snapshot.name).collect()
@@ -308,7 +310,7 @@ async fn within<T>(time: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(time, future).await.expect("in time")
 }
 
-/// Longer than anything takes that somebody is told of, and shorter than any heartbeat.
+/// Longer than it takes to tell a client of anything, and shorter than any heartbeat.
 const SOON: Duration = Duration::from_secs(3);
 
 /// Clocks that count milliseconds may be early by one.
@@ -323,15 +325,15 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn ask(semaphore: &str, limit: u32) -> Ask {
-    let who = Who {
+fn request(semaphore: &str, limit: u32) -> AcquireRequest {
+    let who = ClientInfo {
         label: "test".into(),
         host: "here".into(),
         pid: 1,
         user: "me".into(),
         detached: false,
     };
-    Ask {
+    AcquireRequest {
         name: name(semaphore),
         id: Uuid::new_v4(),
         limit,
@@ -343,8 +345,8 @@ fn ask(semaphore: &str, limit: u32) -> Ask {
     }
 }
 
-/// The same, for a permit that outlives the one who asks.
-fn detached(semaphore: &str, limit: u32) -> Ask {
-    let ask = ask(semaphore, limit);
-    Ask { who: Who { detached: true, ..ask.who }, ..ask }
+/// The same, for a permit that outlives the process that asks.
+fn detached(semaphore: &str, limit: u32) -> AcquireRequest {
+    let request = request(semaphore, limit);
+    AcquireRequest { who: ClientInfo { detached: true, ..request.who }, ..request }
 }

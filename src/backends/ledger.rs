@@ -1,19 +1,19 @@
 //! The rules of a counting semaphore, as plain bookkeeping: holders, a queue, expiry and fencing
 //! tokens. No clock (`now` is passed in), no locks, no I/O. Every backend behaves like this.
 
-mod parties;
+mod claims;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
 
-pub(crate) use self::parties::{Change, Claim, Holding, Renewal, Terms};
-use super::{Eviction, Phase};
+pub(crate) use self::claims::{Claim, LedgerEvent, LedgerHolder, Renewal, Terms};
+use super::{HolderState, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
 
-/// How long one who was granted a permit while it waited has to say that it is there.
+/// How long a waiter that was granted a permit has to confirm it.
 pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
 
 /// How long the place of a waiter that is away is kept.
@@ -22,18 +22,18 @@ pub(crate) const AWAY: Duration = Duration::from_secs(15);
 /// One semaphore.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger<R> {
-    /// In force as long as anybody uses the semaphore who brought some.
+    /// In force as long as a client that brought some uses the semaphore.
     terms: Option<Terms>,
-    /// How many of those there are.
+    /// How many such clients there are.
     bound: usize,
-    /// The limit whatever those who use the semaphore want.
+    /// The limit whatever the semaphore's users ask for.
     pinned: Option<u32>,
     /// By their tokens, which is the order of the grants.
-    holders: BTreeMap<u64, Holding<R>>,
+    holders: BTreeMap<u64, LedgerHolder<R>>,
     /// By their tickets, which is the order of coming.
-    queue: BTreeMap<u64, Waiting<R>>,
-    places: HashMap<Uuid, Place>,
-    /// What ends by itself, and when.
+    queue: BTreeMap<u64, LedgerWaiter<R>>,
+    places: HashMap<Uuid, ClientState>,
+    /// What expires, and when.
     due: BTreeSet<(Moment, Uuid)>,
     /// Nothing is granted before.
     not_before: Moment,
@@ -42,14 +42,14 @@ pub(crate) struct Ledger<R> {
 }
 
 #[derive(Debug, Clone)]
-struct Waiting<R> {
+struct LedgerWaiter<R> {
     claim: Claim<R>,
     /// When its place is given up, if it is away.
     away: Option<Moment>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum ClientState {
     /// With this token.
     Holding(u64),
     /// With this ticket.
@@ -78,53 +78,58 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Joins the queue, once, and grants what is free. Asking again changes nothing but that who
-    /// was away is back, and that who was granted a permit has it for sure: a lost answer may be
-    /// asked for as often as one likes. A `ticket` brings back a place in the queue.
-    pub(crate) fn ask(&mut self, now: Moment, claim: Claim<R>, ticket: Option<u64>) -> Vec<Change> {
+    /// Joins the queue, once, and grants what is free. Asking again only marks an absent waiter as
+    /// present, and confirms a granted permit: so a client that missed the answer may ask any
+    /// number of times. A `ticket` brings back a place in the queue.
+    pub(crate) fn request(
+        &mut self,
+        now: Moment,
+        claim: Claim<R>,
+        ticket: Option<u64>,
+    ) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
         let id = claim.id;
         match self.places.get(&id) {
-            Some(Place::Holding(_)) => {
-                // Of one that nobody had claimed before a restart it is not remembered.
+            Some(ClientState::Holding(_)) => {
+                // A restart forgets the min-hold of a permit that was not claimed before it.
                 self.change_holding(id, |holding| holding.claim.min_hold = claim.min_hold);
                 self.extend(now, id);
             }
-            Some(Place::Waiting(ticket)) => self.present(*ticket),
+            Some(ClientState::Waiting(ticket)) => self.present(*ticket),
             None => {
                 let ticket = ticket.filter(|ticket| self.was_given_up(*ticket));
                 let ticket = ticket.unwrap_or_else(|| self.next_number());
-                self.agree(&claim);
-                self.places.insert(id, Place::Waiting(ticket));
-                self.queue.insert(ticket, Waiting { claim, away: None });
+                self.set_terms(&claim);
+                self.places.insert(id, ClientState::Waiting(ticket));
+                self.queue.insert(ticket, LedgerWaiter { claim, away: None });
             }
         }
         let granted = self.grant(now);
         if granted
             .iter()
-            .any(|change| matches!(change, Change::Granted { id: one, .. } if *one == id))
+            .any(|change| matches!(change, LedgerEvent::Granted { id: one, .. } if *one == id))
         {
-            // Whoever asks is there.
+            // A client that asks is there.
             self.extend(now, id);
         }
         changes.extend(granted);
         changes
     }
 
-    /// Gives a permit back or leaves the queue. Whoever is unknown has left already. A permit that
+    /// Gives a permit back or leaves the queue. An unknown client has left already. A permit that
     /// its holder knew of stays taken until it was held for long enough.
-    pub(crate) fn release(&mut self, now: Moment, id: Uuid) -> Vec<Change> {
+    pub(crate) fn release(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
-        let keeps = |holding: &Holding<R>| now < holding.held_until();
+        let keeps = |holding: &LedgerHolder<R>| now < holding.held_until();
         match self.holding(id) {
-            Some(Holding { phase: Phase::Kept, .. }) => {}
-            Some(holding) if holding.phase == Phase::Held && keeps(holding) => {
-                self.change_phase(id, Phase::Kept);
-                changes.push(Change::Kept(id));
+            Some(LedgerHolder { phase: HolderState::MinHold, .. }) => {}
+            Some(holding) if holding.phase == HolderState::Holding && keeps(holding) => {
+                self.change_phase(id, HolderState::MinHold);
+                changes.push(LedgerEvent::Kept(id));
             }
             _ => {
                 if self.remove(id) {
-                    changes.push(Change::Gone(id));
+                    changes.push(LedgerEvent::Gone(id));
                 }
             }
         }
@@ -132,23 +137,22 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Takes a permit from whoever holds it. Gently: nobody is left that could renew it, and one who
-    /// is alone as long as it likes is left alone.
-    pub(crate) fn evict(&mut self, now: Moment, id: Uuid, how: Eviction) -> Vec<Change> {
+    /// Revokes a permit. Gently: it cannot be renewed any more; one without a lease stays as it is.
+    pub(crate) fn revoke(&mut self, now: Moment, id: Uuid, how: Revocation) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
-        let how = if mutants::is_off(Guard::Eviction) { Eviction::Now } else { how };
-        let ends = |holding: &Holding<R>| {
-            how == Eviction::Now || holding.phase == Phase::Kept || !holding.confirmed
+        let how = if mutants::is_off(Guard::Revocation) { Revocation::Forced } else { how };
+        let ends = |holding: &LedgerHolder<R>| {
+            how == Revocation::Forced || holding.phase == HolderState::MinHold || !holding.confirmed
         };
         match self.holding(id) {
-            Some(holding) if how == Eviction::Gently && holding.claim.terms.is_none() => {}
+            Some(holding) if how == Revocation::Graceful && holding.claim.terms.is_none() => {}
             Some(holding) if ends(holding) => {
                 self.remove(id);
-                changes.push(Change::Gone(id));
+                changes.push(LedgerEvent::Gone(id));
             }
-            Some(holding) if holding.phase == Phase::Held => {
-                self.change_phase(id, Phase::Evicted);
-                changes.push(Change::Evicted(id));
+            Some(holding) if holding.phase == HolderState::Holding => {
+                self.change_phase(id, HolderState::Revoking);
+                changes.push(LedgerEvent::Revoked(id));
                 // Its lease may have been over for long.
                 changes.extend(self.drop_due(now));
             }
@@ -158,16 +162,16 @@ impl<R> Ledger<R> {
         changes
     }
 
-    /// Makes the limit what it says, or with None what those who use the semaphore agreed on.
-    pub(crate) fn pin(&mut self, now: Moment, limit: Option<u32>) -> Vec<Change> {
+    /// Sets the limit; with None it is again the one that the semaphore's users agreed on.
+    pub(crate) fn pin(&mut self, now: Moment, limit: Option<u32>) -> Vec<LedgerEvent> {
         self.pinned = limit;
         self.expire(now)
     }
 
-    /// A waiter cannot be told of a permit for now: it is passed over, and has its place back
-    /// when it asks again.
-    pub(crate) fn leave(&mut self, now: Moment, id: Uuid) -> Vec<Change> {
-        if let Some(Place::Waiting(ticket)) = self.places.get(&id)
+    /// A waiter cannot be told of a permit for now: it is passed over, and gets its place back when
+    /// it asks again.
+    pub(crate) fn leave(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
+        if let Some(ClientState::Waiting(ticket)) = self.places.get(&id)
             && let Some(waiting) = self.queue.get_mut(ticket)
             && waiting.away.is_none()
         {
@@ -179,39 +183,41 @@ impl<R> Ledger<R> {
 
     /// Extends a permit by its TTL from now.
     pub(crate) fn renew(&mut self, now: Moment, id: Uuid) -> Renewal {
-        let over = |holding: &Holding<R>| holding.expires().is_some_and(|moment| moment <= now);
+        let over =
+            |holding: &LedgerHolder<R>| holding.expires().is_some_and(|moment| moment <= now);
         match self.holding(id).filter(|holding| !over(holding)).map(|holding| holding.phase) {
-            Some(Phase::Held) => {
+            Some(HolderState::Holding) => {
                 self.extend(now, id);
                 Renewal::Held
             }
-            Some(Phase::Evicted) => Renewal::Evicted,
-            Some(Phase::Kept) | None => Renewal::Lost,
+            Some(HolderState::Revoking) => Renewal::Revoked,
+            Some(HolderState::MinHold) | None => Renewal::Lost,
         }
     }
 
-    /// Takes back what has expired and grants it to those who wait.
-    pub(crate) fn expire(&mut self, now: Moment) -> Vec<Change> {
+    /// Takes back what has expired and grants it to waiters.
+    pub(crate) fn expire(&mut self, now: Moment) -> Vec<LedgerEvent> {
         let mut changes = self.drop_due(now);
         changes.extend(self.grant(now));
         changes
     }
 
-    /// Somebody held a permit before all of this was forgotten, granted at `since`, and holds it
-    /// as it did; its lease ends at `lease`.
+    /// Brings back a holder from before all of this was forgotten. Its permit was granted at
+    /// `since`; its lease ends at `lease`.
     pub(crate) fn restore(
         &mut self,
         claim: Claim<R>,
         token: u64,
         since: Moment,
-        phase: Phase,
+        phase: HolderState,
         lease: Option<Moment>,
     ) {
         self.last = self.last.max(token);
-        self.agree(&claim);
+        self.set_terms(&claim);
         let id = claim.id;
-        self.places.insert(id, Place::Holding(token));
-        let holding = Holding { claim, token, since, phase, lease, ticket: token, confirmed: true };
+        self.places.insert(id, ClientState::Holding(token));
+        let holding =
+            LedgerHolder { claim, token, since, phase, lease, ticket: token, confirmed: true };
         self.due.extend(holding.expires().map(|moment| (moment, id)));
         self.holders.insert(token, holding);
     }
@@ -228,22 +234,22 @@ impl<R> Ledger<R> {
         self.not_before.checked_sub(now).filter(|left| !left.is_zero())
     }
 
-    /// What is in force; none while nobody uses the semaphore who brought any.
+    /// What is in force; none while no client that brought any uses the semaphore.
     pub(crate) fn terms(&self) -> Option<Terms> {
         self.terms.map(|terms| self.with_pin(terms))
     }
 
-    /// What those who use the semaphore agreed on, whatever is pinned.
-    pub(crate) fn agreed(&self) -> Option<Terms> {
+    /// What the semaphore's users agreed on, whatever is pinned.
+    pub(crate) fn agreed_terms(&self) -> Option<Terms> {
         self.terms
     }
 
-    /// What would be in force for one who asked for this.
+    /// What would be in force for a client that asked for this.
     pub(crate) fn terms_or(&self, asked: Terms) -> Terms {
         self.with_pin(self.terms.unwrap_or(asked))
     }
 
-    /// The limit in force, which one that is pinned also is while nobody uses the semaphore.
+    /// The limit in force. A pinned one is in force also while the semaphore is idle.
     pub(crate) fn limit(&self) -> Option<u32> {
         self.pinned.or(self.terms.map(|terms| terms.limit))
     }
@@ -253,7 +259,7 @@ impl<R> Ledger<R> {
     }
 
     /// In the order of their grants.
-    pub(crate) fn holders(&self) -> impl ExactSizeIterator<Item = &Holding<R>> {
+    pub(crate) fn holders(&self) -> impl ExactSizeIterator<Item = &LedgerHolder<R>> {
         self.holders.values()
     }
 
@@ -262,18 +268,18 @@ impl<R> Ledger<R> {
         self.queue.values().map(|waiting| &waiting.claim)
     }
 
-    pub(crate) fn holding(&self, id: Uuid) -> Option<&Holding<R>> {
+    pub(crate) fn holding(&self, id: Uuid) -> Option<&LedgerHolder<R>> {
         match self.places.get(&id)? {
-            Place::Holding(token) => self.holders.get(token),
-            Place::Waiting(_) => None,
+            ClientState::Holding(token) => self.holders.get(token),
+            ClientState::Waiting(_) => None,
         }
     }
 
-    /// The ticket of one who waits, and how many are before it.
+    /// The ticket of a waiter, and how many waiters are before it.
     pub(crate) fn waiting(&self, id: Uuid) -> Option<(u64, usize)> {
         match self.places.get(&id)? {
-            Place::Waiting(ticket) => Some((*ticket, self.queue.range(..ticket).count())),
-            Place::Holding(_) => None,
+            ClientState::Waiting(ticket) => Some((*ticket, self.queue.range(..ticket).count())),
+            ClientState::Holding(_) => None,
         }
     }
 
@@ -285,9 +291,9 @@ impl<R> Ledger<R> {
         self.last
     }
 
-    /// Whether a ticket is one that was given out, and nobody else has or may get back.
+    /// Whether a ticket was given out, and no other client has it or may get it back.
     fn was_given_up(&self, ticket: u64) -> bool {
-        let lapses = |holding: &Holding<R>| !holding.confirmed && holding.ticket == ticket;
+        let lapses = |holding: &LedgerHolder<R>| !holding.confirmed && holding.ticket == ticket;
         (1..=self.last).contains(&ticket)
             && !self.queue.contains_key(&ticket)
             && !self.holders.values().any(lapses)
@@ -302,7 +308,7 @@ impl<R> Ledger<R> {
         self.last
     }
 
-    fn agree(&mut self, claim: &Claim<R>) {
+    fn set_terms(&mut self, claim: &Claim<R>) {
         if claim.terms.is_some() {
             if self.bound == 0 {
                 self.terms = claim.terms;
@@ -311,7 +317,7 @@ impl<R> Ledger<R> {
         }
     }
 
-    fn part(&mut self, claim: &Claim<R>) {
+    fn forget_terms(&mut self, claim: &Claim<R>) {
         if claim.terms.is_some() {
             self.bound -= 1;
             if self.bound == 0 {
@@ -328,24 +334,24 @@ impl<R> Ledger<R> {
         }
     }
 
-    /// Makes a permit last for its whole TTL from now, for one who knows of it.
+    /// Makes a permit last for its whole TTL from now. Its holder knows of it.
     fn extend(&mut self, now: Moment, id: Uuid) {
         let terms = self.terms;
         self.change_holding(id, |holding| {
             let ttl = holding.claim.terms.and(terms).and_then(|terms| terms.ttl);
             holding.confirmed = true;
-            if holding.phase == Phase::Held {
+            if holding.phase == HolderState::Holding {
                 holding.lease = ttl.map(|ttl| now + ttl);
             }
         });
     }
 
-    fn change_phase(&mut self, id: Uuid, phase: Phase) {
+    fn change_phase(&mut self, id: Uuid, phase: HolderState) {
         self.change_holding(id, |holding| holding.phase = phase);
     }
 
-    fn change_holding(&mut self, id: Uuid, change: impl FnOnce(&mut Holding<R>)) {
-        let Some(Place::Holding(token)) = self.places.get(&id) else { return };
+    fn change_holding(&mut self, id: Uuid, change: impl FnOnce(&mut LedgerHolder<R>)) {
+        let Some(ClientState::Holding(token)) = self.places.get(&id) else { return };
         let Some(holding) = self.holders.get_mut(token) else { return };
         let before = holding.expires();
         change(holding);
@@ -359,12 +365,12 @@ impl<R> Ledger<R> {
     /// False: it was not there.
     fn remove(&mut self, id: Uuid) -> bool {
         let (claim, moment) = match self.places.remove(&id) {
-            Some(Place::Holding(token)) => {
+            Some(ClientState::Holding(token)) => {
                 let holding = self.holders.remove(&token).expect("places are true");
                 let moment = holding.expires();
                 (holding.claim, moment)
             }
-            Some(Place::Waiting(ticket)) => {
+            Some(ClientState::Waiting(ticket)) => {
                 let waiting = self.queue.remove(&ticket).expect("places are true");
                 (waiting.claim, waiting.away)
             }
@@ -373,11 +379,11 @@ impl<R> Ledger<R> {
         if let Some(moment) = moment {
             self.due.remove(&(moment, id));
         }
-        self.part(&claim);
+        self.forget_terms(&claim);
         true
     }
 
-    fn drop_due(&mut self, now: Moment) -> Vec<Change> {
+    fn drop_due(&mut self, now: Moment) -> Vec<LedgerEvent> {
         let mut changes = Vec::new();
         while let Some((moment, id)) = self.due.first().copied()
             && moment <= now
@@ -385,19 +391,19 @@ impl<R> Ledger<R> {
             self.due.pop_first();
             let lapsed = self.holding(id).filter(|holding| !holding.confirmed);
             if let Some((token, ticket)) = lapsed.map(|holding| (holding.token, holding.ticket)) {
-                let Holding { claim, .. } = self.holders.remove(&token).expect("just seen");
-                self.places.insert(id, Place::Waiting(ticket));
-                self.queue.insert(ticket, Waiting { claim, away: Some(now + AWAY) });
+                let LedgerHolder { claim, .. } = self.holders.remove(&token).expect("just seen");
+                self.places.insert(id, ClientState::Waiting(ticket));
+                self.queue.insert(ticket, LedgerWaiter { claim, away: Some(now + AWAY) });
                 self.due.insert((now + AWAY, id));
-                changes.push(Change::Lapsed(id));
+                changes.push(LedgerEvent::Lapsed(id));
             } else if self.remove(id) {
-                changes.push(Change::Gone(id));
+                changes.push(LedgerEvent::Gone(id));
             }
         }
         changes
     }
 
-    fn grant(&mut self, now: Moment) -> Vec<Change> {
+    fn grant(&mut self, now: Moment) -> Vec<LedgerEvent> {
         let mut changes = Vec::new();
         if now < self.not_before {
             return changes;
@@ -408,26 +414,26 @@ impl<R> Ledger<R> {
             let last = mutants::is_off(Guard::Order);
             let next = if last { present.next_back() } else { present.next() };
             let Some((ticket, waiting)) = next else { break };
-            if !self.fits(&waiting.claim) {
+            if !self.is_compatible(&waiting.claim) {
                 break;
             }
             let ticket = *ticket;
-            let Waiting { claim, .. } = self.queue.remove(&ticket).expect("just seen");
+            let LedgerWaiter { claim, .. } = self.queue.remove(&ticket).expect("just seen");
             let (id, token) = (claim.id, self.next_number());
             let ttl = claim.terms.and(self.terms).and_then(|terms| terms.ttl);
             let lease = ttl.map(|ttl| now + ttl.min(CONFIRM));
             self.due.extend(lease.map(|moment| (moment, id)));
-            self.places.insert(id, Place::Holding(token));
-            let (since, phase, confirmed) = (now, Phase::Held, false);
-            let holding = Holding { claim, token, since, phase, lease, ticket, confirmed };
+            self.places.insert(id, ClientState::Holding(token));
+            let (since, phase, confirmed) = (now, HolderState::Holding, false);
+            let holding = LedgerHolder { claim, token, since, phase, lease, ticket, confirmed };
             self.holders.insert(token, holding);
-            changes.push(Change::Granted { id, token });
+            changes.push(LedgerEvent::Granted { id, token });
         }
         changes
     }
 
-    /// Whether a claim can be granted beside those that are.
-    fn fits(&self, claim: &Claim<R>) -> bool {
+    /// Whether a claim can be granted beside the present holders.
+    fn is_compatible(&self, claim: &Claim<R>) -> bool {
         let alone =
             self.holders.first_key_value().is_some_and(|(_, one)| one.claim.terms.is_none());
         let limit = self.limit().unwrap_or(1) as usize;

@@ -10,35 +10,39 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::leased::{self, Leased};
-use super::ledger::{Change, Claim, Holding, Ledger, Renewal, Terms};
+use super::finding::FindingKind;
+use super::lease::{self, RenewingLease};
+use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
 use super::renewal::{self, Renewed};
-use super::trouble::Trouble;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, GivenBack, Gone, Grade, Holder,
-    Lease, Lost, Name, Notice, Pending, Permit, Phase, Record, Snapshot, Standing, Tenure, Turn,
-    Waiter,
+    AcquireRequest, Acquisition, Backend, CancelToken, Error, Finding, Grade, Holder, HolderState,
+    Lease, LocalFuture, Loss, LossStage, Name, Permit, Progress, ProgressSender, QueueStatus,
+    Record, ReleaseOutcome, Revocation, Snapshot, StoreError, Validity, Waiter,
 };
 use crate::clock::{self, Moment};
 
 #[derive(Clone, Default)]
-pub(crate) struct Memory(Rc<RefCell<BTreeMap<Name, Semaphore>>>);
+pub(crate) struct Memory(Rc<RefCell<BTreeMap<Name, MemorySemaphore>>>);
 
 #[derive(Default)]
-struct Semaphore {
+struct MemorySemaphore {
     ledger: Ledger<Record>,
     waiting: HashMap<Uuid, oneshot::Sender<u64>>,
-    /// Those who wait look again at when something is due.
+    /// Waiters check again when something is due.
     changed: Rc<Notify>,
-    /// Where those who hold hear what becomes of it.
-    held: HashMap<Uuid, watch::Sender<Option<Gone>>>,
+    /// Where holders hear how their permit ends.
+    held: HashMap<Uuid, watch::Sender<Option<LossStage>>>,
     /// The detached permits that were given back.
     given_back: HashSet<Uuid>,
 }
 
 impl Memory {
-    /// Changes one semaphore and tells everybody whom it concerns.
-    fn update(&self, name: &Name, change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<Change>) {
+    /// Changes one semaphore and tells the holders and waiters that it concerns.
+    fn update(
+        &self,
+        name: &Name,
+        change: impl FnOnce(&mut Ledger<Record>, Moment) -> Vec<LedgerEvent>,
+    ) {
         let mut semaphores = self.0.borrow_mut();
         let semaphore = semaphores.entry(name.clone()).or_default();
         let now = clock::now();
@@ -48,20 +52,20 @@ impl Memory {
         }
         for change in changes {
             match change {
-                Change::Granted { id, token } => {
+                LedgerEvent::Granted { id, token } => {
                     if let Some(waiting) = semaphore.waiting.remove(&id) {
-                        // One who has gone leaves by its own drop.
+                        // A waiter that has gone leaves by its own drop.
                         let _ = waiting.send(token);
                         semaphore.ledger.renew(now, id);
                         semaphore.held.insert(id, watch::channel(None).0);
                     }
                 }
-                Change::Evicted(id) => semaphore.tell(id, Gone::NotYet),
-                Change::Kept(id) | Change::Gone(id) => {
-                    semaphore.tell(id, Gone::Now);
+                LedgerEvent::Revoked(id) => semaphore.tell(id, LossStage::Revoking),
+                LedgerEvent::Kept(id) | LedgerEvent::Gone(id) => {
+                    semaphore.tell(id, LossStage::Now);
                     semaphore.held.remove(&id);
                 }
-                Change::Lapsed(_) => {}
+                LedgerEvent::Lapsed(_) => {}
             }
         }
     }
@@ -78,6 +82,7 @@ impl Memory {
         });
         let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
         Snapshot {
+            known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
             ttl: ledger.terms().and_then(|terms| terms.ttl),
@@ -90,12 +95,12 @@ impl Memory {
     /// A lease of a permit that is held.
     fn lease(&self, permit: Permit, since: Moment, ttl: Duration) -> Box<dyn Lease> {
         let memory = self.clone();
-        let grip = Grip { memory, name: permit.name.clone(), id: permit.id };
-        Box::new(Leased::new(permit, Tenure { since, ttl, trouble: None }, grip))
+        let lease = MemoryLease { memory, name: permit.name.clone(), id: permit.id };
+        Box::new(RenewingLease::new(permit, Validity { since, ttl, error: None }, lease))
     }
 
-    /// The ledger's answer to one who wants to keep its permit.
-    fn renew(&self, name: &Name, id: Uuid) -> Result<Duration, Lost> {
+    /// The ledger's answer to a holder that renews.
+    fn renew(&self, name: &Name, id: Uuid) -> Result<Duration, Loss> {
         let mut renewal = Renewal::Lost;
         self.update(name, |ledger, now| {
             renewal = ledger.renew(now, id);
@@ -106,46 +111,53 @@ impl Memory {
                 let terms = self.0.borrow()[name].ledger.terms();
                 Ok(terms.and_then(|terms| terms.ttl).expect("everybody here has one"))
             }
-            Renewal::Evicted => Err(Lost::evicted()),
-            Renewal::Lost => Err(Lost::some_time_ago()),
+            Renewal::Revoked => Err(Loss::revoked()),
+            Renewal::Lost => Err(Loss::unknown_to_server()),
         }
     }
 
-    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
+    async fn take_turn(
+        &self,
+        request: &AcquireRequest,
+        progress: &ProgressSender,
+    ) -> Result<Acquisition, Error> {
         let (sender, mut granted) = oneshot::channel();
-        let asked = Terms { limit: ask.limit, ttl: Some(ask.ttl) };
-        self.update(&ask.name, Ledger::expire);
+        let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
+        self.update(&request.name, Ledger::expire);
         let (stands, pinned) = {
-            let ledger = &self.0.borrow()[&ask.name].ledger;
+            let ledger = &self.0.borrow()[&request.name].ledger;
             (ledger.terms_or(asked), ledger.pinned().is_some())
         };
         let ttl = stands.ttl.expect("everybody here has one");
-        if stands != asked && ask.strict {
-            let differs = Trouble::differs(ask, stands.limit, pinned, ttl);
-            return Err(differs.while_doing(&self.url(), "take a permit"));
+        if stands != asked && request.strict {
+            let differs = StoreError::differs(request, stands.limit, pinned, ttl);
+            return Err(differs.of(&self.url()));
         }
-        if stands.limit != ask.limit {
-            turn.tell(Notice::Limit { asked: ask.limit, stands: stands.limit, pinned });
+        if stands.limit != request.limit {
+            progress.tell(Progress::Limit { asked: request.limit, stands: stands.limit, pinned });
         }
-        if let Some(semaphore) = self.0.borrow_mut().get_mut(&ask.name) {
-            semaphore.waiting.insert(ask.id, sender);
+        if let Some(semaphore) = self.0.borrow_mut().get_mut(&request.name) {
+            semaphore.waiting.insert(request.id, sender);
         }
-        // Leaves the queue if this future is dropped, and is the lease once a permit is ours.
-        let mut place = Place { memory: self.clone(), name: ask.name.clone(), id: Some(ask.id) };
-        let (terms, min_hold, record) = (Some(asked), ask.min_hold, Record::new(ask));
-        let claim = Claim { id: ask.id, terms, min_hold, record };
-        self.update(&ask.name, |ledger, now| ledger.ask(now, claim, None));
+        // Leaves the queue if this future is dropped, and becomes the lease once a permit is ours.
+        let mut place =
+            QueueGuard { memory: self.clone(), name: request.name.clone(), id: Some(request.id) };
+        let (terms, min_hold, record) = (Some(asked), request.min_hold, Record::new(request));
+        let claim = Claim { id: request.id, terms, min_hold, record };
+        self.update(&request.name, |ledger, now| ledger.request(now, claim, None));
         let token = loop {
             if let Ok(token) = granted.try_recv() {
                 break token;
             }
-            if ask.nonblock {
-                return Ok(Acquired::Busy);
+            if request.nonblock {
+                return Ok(Acquisition::Busy);
             }
-            let snapshot = self.snapshot(&ask.name);
-            turn.tell(Notice::Queued(Standing::of(&snapshot, ask.id).expect("we are queued")));
+            let snapshot = self.snapshot(&request.name);
+            progress.tell(Progress::Queued(
+                QueueStatus::of(&snapshot, request.id).expect("we are queued"),
+            ));
             let (expiry, changed) = {
-                let semaphore = &self.0.borrow()[&ask.name];
+                let semaphore = &self.0.borrow()[&request.name];
                 (semaphore.ledger.next_expiry(), Rc::clone(&semaphore.changed))
             };
             let expiry = async {
@@ -157,12 +169,12 @@ impl Memory {
             tokio::select! {
                 token = &mut granted => break token.expect("the sender is kept until the grant"),
                 () = changed.notified() => {}
-                () = expiry => self.update(&ask.name, Ledger::expire),
+                () = expiry => self.update(&request.name, Ledger::expire),
             }
         };
         place.id = None;
-        let permit = Permit { id: ask.id, name: ask.name.clone(), token: Some(token) };
-        Ok(Acquired::Granted(self.lease(permit, clock::now(), ttl)))
+        let permit = Permit { id: request.id, name: request.name.clone(), token: Some(token) };
+        Ok(Acquisition::Granted(self.lease(permit, clock::now(), ttl)))
     }
 
     fn release(&self, name: &Name, id: Uuid) {
@@ -176,14 +188,14 @@ impl Memory {
     }
 }
 
-fn is_detached(holding: &Holding<Record>) -> bool {
+fn is_detached(holding: &LedgerHolder<Record>) -> bool {
     holding.claim.record.who.detached
 }
 
-impl Semaphore {
-    fn tell(&self, id: Uuid, gone: Gone) {
+impl MemorySemaphore {
+    fn tell(&self, id: Uuid, stage: LossStage) {
         if let Some(held) = self.held.get(&id) {
-            held.send_replace(Some(gone));
+            held.send_replace(Some(stage));
         }
     }
 }
@@ -191,17 +203,17 @@ impl Semaphore {
 impl Backend for Memory {
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let acquired = cancel.or(self.take_turn(ask, turn)).await;
-            acquired.unwrap_or(Ok(Acquired::Cancelled))
+            let acquired = cancel.unless_cancelled(self.take_turn(request, progress)).await;
+            acquired.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
             if !self.0.borrow().contains_key(name) {
                 return Ok(Snapshot::unused(name));
@@ -211,9 +223,10 @@ impl Backend for Memory {
         })
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            let known = |one: &Semaphore| one.ledger.in_use() || one.ledger.pinned().is_some();
+            let known =
+                |one: &MemorySemaphore| one.ledger.in_use() || one.ledger.pinned().is_some();
             let mut names: Vec<_> = self.0.borrow().keys().cloned().collect();
             names.retain(|name| self.0.borrow().get(name).is_some_and(known));
             let mut snapshots = Vec::new();
@@ -224,12 +237,12 @@ impl Backend for Memory {
         })
     }
 
-    fn withdraw<'a>(
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         _: Duration,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.release(name, id);
             Ok(())
@@ -240,7 +253,7 @@ impl Backend for Memory {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             self.update(name, Ledger::expire);
             let token = {
@@ -254,33 +267,42 @@ impl Backend for Memory {
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             self.update(name, Ledger::expire);
             let held = {
                 let ledger = &self.0.borrow()[name].ledger;
-                let held = |one: &Holding<Record>| is_detached(one) && one.phase != Phase::Kept;
+                let held = |one: &LedgerHolder<Record>| {
+                    is_detached(one) && one.phase != HolderState::MinHold
+                };
                 ledger.holding(id).is_some_and(held)
             };
             if held {
                 self.release(name, id);
-                return Ok(GivenBack::Now);
+                return Ok(ReleaseOutcome::Now);
             }
             let before = self.0.borrow()[name].given_back.contains(&id);
-            Ok(if before { GivenBack::Before } else { GivenBack::Unknown })
+            Ok(if before { ReleaseOutcome::Before } else { ReleaseOutcome::Unknown })
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
-    ) -> Pending<'a, Result<bool, Error>> {
+        how: Revocation,
+    ) -> LocalFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
+            if !self.0.borrow().contains_key(name) {
+                return Ok(false);
+            }
             self.update(name, Ledger::expire);
             let held = self.0.borrow()[name].ledger.holding(id).is_some();
-            self.update(name, |ledger, now| ledger.evict(now, id, how));
+            self.update(name, |ledger, now| ledger.revoke(now, id, how));
             Ok(held)
         })
     }
@@ -289,19 +311,19 @@ impl Backend for Memory {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.update(name, |ledger, now| ledger.pin(now, limit));
             Ok(())
         })
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
-        let text = "this process, and nobody else's".into();
-        Box::pin(async { Ok(vec![Finding { topic: "memory", grade: Grade::Good, text }]) })
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+        let (grade, what) = (Grade::Ok, FindingKind::Memory);
+        Box::pin(async move { Ok(vec![Finding { topic: "memory", grade, what }]) })
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         false
     }
 
@@ -310,19 +332,19 @@ impl Backend for Memory {
     }
 }
 
-struct Place {
+struct QueueGuard {
     memory: Memory,
     name: Name,
     /// None once there is nothing to leave.
     id: Option<Uuid>,
 }
 
-impl Drop for Place {
+impl Drop for QueueGuard {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.memory.update(&self.name, |ledger, now| {
-                // Nobody ever knew of a permit that came at this moment, so it is not kept.
-                let mut changes = ledger.evict(now, id, Eviction::Now);
+                // The client never knew of a permit that came at this moment, so it is not kept.
+                let mut changes = ledger.revoke(now, id, Revocation::Forced);
                 changes.extend(ledger.release(now, id));
                 changes
             });
@@ -333,51 +355,54 @@ impl Drop for Place {
     }
 }
 
-struct Grip {
+struct MemoryLease {
     memory: Memory,
     name: Name,
     id: Uuid,
 }
 
-impl leased::Grip for Grip {
-    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
+impl lease::LeaseOps for MemoryLease {
+    fn renew_until_lost(
+        self: Rc<Self>,
+        validity: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss> {
         let semaphores = self.memory.0.borrow();
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
         drop(semaphores);
         Box::pin(async move {
-            let hurry = Notify::new();
-            let attempt = || -> Pending<'_, Result<Renewed, String>> {
+            let renew_now = Notify::new();
+            let attempt = || -> LocalFuture<'_, Result<Renewed, StoreError>> {
                 let renewed = self.memory.renew(&self.name, self.id);
                 Box::pin(async { Ok(renewed.map_or_else(Renewed::Lost, Renewed::For)) })
             };
             let told = async {
                 let Some(mut told) = told else { return std::future::pending().await };
-                let gone = told.wait_for(Option::is_some).await.ok().and_then(|gone| *gone);
-                match gone {
-                    Some(Gone::NotYet) => Lost::evicted(),
-                    _ => Lost { why: "it was taken away".into(), gone: Gone::Now },
+                let stage = told.wait_for(Option::is_some).await.ok().and_then(|stage| *stage);
+                match stage {
+                    Some(LossStage::Revoking) => Loss::revoked(),
+                    _ => Loss::forcibly_revoked(LossStage::Now),
                 }
             };
             tokio::select! {
-                lost = renewal::keep(self.id, tenure, &hurry, attempt) => lost,
+                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
                 lost = told => lost,
             }
         })
     }
 
-    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         let semaphores = self.memory.0.borrow();
         let told = semaphores[&self.name].held.get(&self.id).map(watch::Sender::subscribe);
         drop(semaphores);
         Box::pin(async move {
             if let Some(mut told) = told {
-                let _ = told.wait_for(|gone| *gone == Some(Gone::Now)).await;
+                let _ = told.wait_for(|stage| *stage == Some(LossStage::Now)).await;
             }
-            Lost { why: "it was taken away".into(), gone: Gone::Now }
+            Loss::forcibly_revoked(LossStage::Now)
         })
     }
 
-    fn give_back(self: Rc<Self>, _: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn release(self: Rc<Self>, _: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.memory.release(&self.name, self.id);
             Ok(())

@@ -1,29 +1,30 @@
-//! What a backend owes: it hands out permits of named semaphores. The traits [`Backend`] and
-//! [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know nothing
-//! of processes, exit codes or the words that people read.
+//! The interface of backends, which hand out permits of named semaphores. The traits [`Backend`]
+//! and [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know
+//! nothing of processes, exit codes or the words that people read.
 
-mod believed;
 pub(crate) mod cloud;
 pub(crate) mod connect;
-mod leased;
+pub(crate) mod error;
+pub(crate) mod finding;
+mod lease;
 pub(crate) mod ledger;
 pub(crate) mod local;
 mod permit;
+mod progress;
 pub(crate) mod redis;
 mod renewal;
 mod resolve;
-mod seen;
+mod retry;
+mod sanitize;
+mod snapshot;
 pub(crate) mod tls;
-mod trouble;
-mod turn;
 
-// What every other backend is compared with.
+// The backend that all others are compared with.
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod memory;
 
-use std::fmt;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -33,97 +34,104 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub(crate) use self::permit::{Gone, Lost, Name, Permit, Tenure};
-use self::seen::millis;
-pub(crate) use self::seen::{Holder, Phase, Record, Snapshot, Standing, Waiter, Who, Withheld};
-pub(crate) use self::turn::{Cancel, Notice, Turn};
+pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
+pub(crate) use self::finding::{Finding, Grade};
+pub(crate) use self::permit::{BadName, Loss, LossReason, LossStage, Name, Permit, Validity};
+pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
+use self::snapshot::millis;
+pub(crate) use self::snapshot::{
+    ClientInfo, Holder, HolderState, QueueStatus, Record, Snapshot, Waiter, Withheld,
+};
 
 /// A future on semrun's one thread.
-pub(crate) type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+pub(crate) type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Hands out permits of named counting semaphores.
 pub(crate) trait Backend {
-    /// Lets the server work while semrun does something else: what [`Backend::acquire`] asks first
-    /// of the same ask may be sent now, without waiting for anything. Returns whether it was; then
+    /// Lets the server work while semrun does something else: it may send now, without waiting, the
+    /// first request that [`Backend::acquire`] makes for the same ask. Returns whether it did; then
     /// the ask has to be acquired, or withdrawn.
-    fn begin(&self, _ask: &Ask) -> bool {
+    fn prefetch(&self, _ask: &AcquireRequest) -> bool {
         false
     }
 
     /// Waits in turn for a permit: first come, first served. Never more than the semaphore's
-    /// limit are held at once. Busy (see [`Ask::nonblock`]) and cancelled are values, not errors.
+    /// limit are held at once. Busy (see [`AcquireRequest::nonblock`]) and cancelled are values, not errors.
     ///
     /// `cancel` leaves the queue before it returns, within a second. A permit that was granted
-    /// is returned or given back if `cancel` came at the same moment. An error leaves nothing
-    /// behind that does not go by itself.
+    /// is returned or given back if `cancel` came at the same moment. What an error leaves behind
+    /// expires by itself.
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>>;
+        request: &'a AcquireRequest,
+        turn: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>>;
 
-    /// Who holds and who waits. A name that nobody uses is an empty snapshot, and asking
-    /// creates nothing.
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>>;
+    /// The holders and the waiters. An idle name is an empty snapshot, and asking creates nothing.
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
-    /// moment, but at one after the other.
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>>;
+    /// moment, but one after the other.
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>>;
 
-    /// Gives back whatever somebody has under this identity, a permit or a place in the queue.
-    /// For one who has died without that; `patience` bounds how long it is tried.
-    fn withdraw<'a>(
+    /// Gives back the permit or the place in the queue of this identity, for a client that died
+    /// without doing so. `patience` bounds how long it retries.
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> Pending<'a, Result<(), Error>>;
+    ) -> LocalFuture<'a, Result<(), Error>>;
 
-    /// Takes up a permit that outlives whoever acquired it ([`Who::detached`]): renews it at once, and
-    /// as long as the lease is asked for [`Lease::lost`]. Dropping that leaves the permit as it is.
-    /// None: nobody holds it, or it is not such a permit, or it has been taken away.
+    /// Attaches to a permit that outlives the process that acquired it ([`ClientInfo::detached`]): renews
+    /// it at once, and for as long as [`Lease::lost`] runs. Dropping the lease leaves the permit as
+    /// it is. None: it is not held, is not such a permit, or has been revoked.
     fn attach<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>>;
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>>;
 
     /// Gives back such a permit; the next waiter is told at once.
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>>;
-
-    /// Takes a permit from whoever has it, of whatever kind. False: nobody has it.
-    fn evict<'a>(
+    fn release_detached<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
-    ) -> Pending<'a, Result<bool, Error>>;
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>>;
+
+    /// Revokes a permit of whatever kind. False: it is not held.
+    fn revoke<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        how: Revocation,
+    ) -> LocalFuture<'a, Result<bool, Error>>;
 
     /// Which limit is in force, as in [`Backend::observe`]. An error where limits are not known.
-    fn limit<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         self.observe(name)
     }
 
-    /// Pins the limit of a semaphore, whatever its users ask for; with None it is theirs again. Who
-    /// waits is told at once of permits that are free now; nobody who holds one is stopped.
+    /// Pins the limit of a semaphore, whatever its users ask for; with None it is theirs again.
+    /// Waiters are told at once of permits that are free now; no holder is stopped.
     fn set_limit<'a>(
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>>;
+    ) -> LocalFuture<'a, Result<(), Error>>;
 
-    /// What there is to know of the place where the permits live, and of what endangers them. That
-    /// it cannot be used at all is an error.
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>>;
+    /// Examines the place where the permits live, and what endangers them. If it cannot be used at
+    /// all, that is an error.
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>>;
 
-    /// How long it takes until another server is in the place of one that does not answer.
-    fn takeover(&self) -> Pending<'_, Takeover> {
-        Box::pin(std::future::ready(Takeover::Never))
+    /// How long it takes until another server replaces one that does not answer.
+    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+        Box::pin(std::future::ready(Failover::Never))
     }
 
-    /// Whether one who waits hears regularly how things stand, so that looking adds nothing.
-    fn reports(&self) -> bool;
+    /// Whether a waiter hears regularly how things stand, so that looking adds nothing.
+    fn pushes_queue_status(&self) -> bool;
 
     /// Where the permits live, as a URL that may be shown: without secrets.
     fn url(&self) -> String;
@@ -134,136 +142,76 @@ pub(crate) trait Lease {
     fn permit(&self) -> &Permit;
 
     /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>>;
+    fn validity(&self) -> Option<watch::Receiver<Validity>>;
 
-    /// Renews the permit as long as it is polled, and is ready once the permit is known to be
-    /// lost. That it cannot be renewed is not known from this but from [`Lease::tenure`]. After
-    /// [`Gone::NotYet`] it may be asked again, and is ready once it is taken away at once after all.
-    /// Cancel-safe.
-    fn lost(&mut self) -> Pending<'_, Lost>;
+    /// Renews the permit as long as it is polled, and is ready once the permit is known to be lost.
+    /// [`Lease::validity`] shows whether renewals fail. After [`LossStage::Revoking`] it may be called
+    /// again, and is ready once the permit is revoked at once after all. Cancel-safe.
+    fn lost(&mut self) -> LocalFuture<'_, Loss>;
 
     /// A descriptor that the command's whole tree must inherit: the permit is taken as long as
     /// any process keeps it open.
-    fn inherit(&self) -> Option<BorrowedFd<'_>>;
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it is
-    /// tried.
-    fn release(self: Box<Self>, patience: Duration) -> Pending<'static, Result<(), Error>>;
+    /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it
+    /// retries.
+    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>>;
 }
 
-/// What became of giving back a permit that nobody's process holds.
+/// What came of giving back a permit that no process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum GivenBack {
+pub(crate) enum ReleaseOutcome {
     Now,
-    /// It had been given back already, as far as the backend remembers.
+    /// It had been given back before, as far as the backend remembers.
     Before,
-    /// It has ended without that, or never was.
+    /// It expired or was revoked, or never was.
     Unknown,
 }
 
-/// How to take a permit from whoever has it.
+/// How to revoke a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Eviction {
+pub(crate) enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
-    /// lease ends. One whose holder has gone already ([`Phase::Kept`]) ends at once. A foreign one is
-    /// left as it is: nobody could tell its holder.
-    Gently,
+    /// lease ends. One whose holder has gone already ([`HolderState::MinHold`]) ends at once. A foreign
+    /// one is left as it is: its holder cannot be told.
+    Graceful,
     /// It is free at once, and its holder is told as soon as that is possible.
-    Now,
-}
-
-/// One thing that was found where permits live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    /// One or two words.
-    pub(crate) topic: &'static str,
-    pub(crate) grade: Grade,
-    /// What it is, and if it is not good what to do about it.
-    pub(crate) text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Grade {
-    Good,
-    /// Permits are safe; something may still not be as it was meant.
-    Doubtful,
-    /// It has to be mended.
-    Bad,
+    Forced,
 }
 
 /// Whether a server is replaced when it fails, and after what time clients can go on with another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takeover {
+pub(crate) enum Failover {
     Never,
     Unknown,
     After(Duration),
 }
 
-/// What is asked of a backend.
+/// A request for a permit.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct AcquireRequest {
     pub(crate) name: Name,
-    /// The permit's identity, chosen by the one who asks.
+    /// The permit's identity, chosen by the client.
     pub(crate) id: Uuid,
-    /// Permits in all. While a semaphore is in use its own limit stands; see [`Notice::Limit`].
+    /// Permits in all. While a semaphore is in use its own limit stands; see [`Progress::Limit`].
     pub(crate) limit: u32,
-    /// The lease, where permits can expire. It stands as the limit does; see [`Notice::Ttl`].
+    /// The lease, where permits can expire. It stands as the limit does; see [`Progress::Ttl`].
     pub(crate) ttl: Duration,
-    /// Another limit or lease that stands is an error.
+    /// Another limit or lease in force is an error.
     pub(crate) strict: bool,
     /// For how long from its grant the permit stays taken, even if it is given back, or its holder
     /// dies, before that.
     pub(crate) min_hold: Duration,
-    /// Do not wait: if no permit is free at once, return [`Acquired::Busy`] and leave no trace. That
-    /// nobody is granted one yet, although it is free, is an error.
+    /// Do not wait: if no permit is free at once, return [`Acquisition::Busy`] and leave no trace. If
+    /// a permit is free but is not granted yet, that is an error.
     pub(crate) nonblock: bool,
-    pub(crate) who: Who,
+    pub(crate) who: ClientInfo,
 }
 
-/// The answer to an [`Ask`].
-pub(crate) enum Acquired {
+/// The answer to an [`AcquireRequest`].
+pub(crate) enum Acquisition {
     Granted(Box<dyn Lease>),
     Busy,
     Cancelled,
-}
-
-/// Why a backend could not do what was asked, by what the caller can do about it.
-#[derive(Debug)]
-pub(crate) struct Error {
-    pub(crate) kind: ErrorKind,
-    /// The URL, without secrets.
-    pub(crate) backend: String,
-    /// What failed, and what to try.
-    pub(crate) what: String,
-    pub(crate) source: Option<std::io::Error>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
-    /// It cannot be reached or refused us, now: another attempt may succeed.
-    Unavailable,
-    /// It cannot do this at all.
-    Unsupported,
-    /// What stands there is not what was asked for, and nothing else would do.
-    Differs,
-    /// Nobody is granted a permit yet, although one is free.
-    Withheld,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.backend, self.what)?;
-        match &self.source {
-            Some(source) => write!(f, " ({source})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
-    }
 }

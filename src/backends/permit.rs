@@ -1,4 +1,4 @@
-//! A permit: what it is called, for how long it is certainly ours, and how it can be lost.
+//! A permit: its identity, for how long it is certainly ours, and how it can be lost.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,58 +6,98 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use uuid::Uuid;
 
+use super::{Attempt, StoreError};
 use crate::clock::{self, Moment};
 
 /// How long a permit is certainly ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tenure {
-    /// Before the last request that renewed it was sent: the server counts from later on.
+pub(crate) struct Validity {
+    /// A moment before the last successful renewal was sent: the server counts from a later one.
     pub(crate) since: Moment,
     /// For how long from then.
     pub(crate) ttl: Duration,
-    /// Why it has not been renewed since, if that was tried.
-    pub(crate) trouble: Option<String>,
+    /// Why renewals since then failed, if any did.
+    pub(crate) error: Option<StoreError>,
 }
 
-impl Tenure {
-    /// What cannot be done when a permit cannot be given back.
-    pub(super) fn giving_back(&self, permit: &Permit) -> String {
-        let left = (self.since + self.ttl).saturating_sub(clock::now()).as_secs();
-        let when = if left == 0 { "by now".into() } else { format!("in {left}s") };
-        format!("give back {permit}, whose lease ends by itself {when}")
+impl Validity {
+    /// The attempt that fails when the permit cannot be given back.
+    pub(super) fn release_attempt(&self, permit: &Permit) -> Attempt {
+        let left = (self.since + self.ttl).saturating_sub(clock::now());
+        Attempt::Release { permit: permit.clone(), left }
     }
 }
 
 /// A permit is not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost {
-    pub(crate) why: String,
-    pub(crate) gone: Gone,
+pub(crate) struct Loss {
+    pub(crate) reason: LossReason,
+    pub(crate) stage: LossStage,
+}
+
+/// Why a permit is not ours any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LossReason {
+    /// Its lease ended, or it was revoked: the backend does not know it any more.
+    ExpiredOrRevoked,
+    /// The same, unless the server was restarted and does not remember its permits.
+    ExpiredOrForgotten,
+    /// A user revoked it; whether at once.
+    Revoked {
+        now: bool,
+    },
+    /// Another client gave it back.
+    GivenBack,
+    /// Something is wrong with the server, or with the way to it.
+    Store(StoreError),
+    NotRenewed,
+    /// This process was held up, and there is no time left to start anything under it.
+    HeldUp,
+    /// The same, by a stop.
+    StoppedTooLong,
+    /// This process was stopped until the lease was over.
+    StoppedUntilOver,
+    /// The permit around us is lost.
+    OuterLost,
+    /// The process that holds the permit around us is gone.
+    OuterGone,
+}
+
+impl From<StoreError> for LossReason {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::GivenBack => Self::GivenBack,
+            error => Self::Store(error),
+        }
+    }
 }
 
 /// When a permit went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gone {
-    /// At this moment: somebody else may begin just now.
+pub(crate) enum LossStage {
+    /// At this moment: another holder may begin just now.
     Now,
-    /// Some time ago: it may be somebody else's.
+    /// Some time ago: another client may hold it.
     Before,
-    /// Not yet: it was evicted gently, cannot be renewed, and is ours until it is given back or
+    /// Not yet: it was revoked gently, cannot be renewed, and is ours until it is given back or
     /// its lease ends.
-    NotYet,
+    Revoking,
 }
 
-impl Lost {
+impl Loss {
     /// The backend does not know the permit any more.
-    pub(super) fn some_time_ago() -> Self {
-        let why = "it ran out, or was taken away, and may be somebody else's by now".into();
-        Self { why, gone: Gone::Before }
+    pub(super) fn unknown_to_server() -> Self {
+        Self { reason: LossReason::ExpiredOrRevoked, stage: LossStage::Before }
     }
 
-    /// It was taken away gently.
-    pub(super) fn evicted() -> Self {
-        let why = "somebody evicted it (semrun release --force)".into();
-        Self { why, gone: Gone::NotYet }
+    /// It was revoked gently.
+    pub(super) fn revoked() -> Self {
+        Self { reason: LossReason::Revoked { now: false }, stage: LossStage::Revoking }
+    }
+
+    /// It was revoked at once.
+    pub(super) fn forcibly_revoked(gone: LossStage) -> Self {
+        Self { reason: LossReason::Revoked { now: true }, stage: gone }
     }
 }
 
@@ -74,16 +114,25 @@ impl Name {
     }
 }
 
-impl std::str::FromStr for Name {
-    type Err = String;
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadName {
+    Empty,
+    /// With as many bytes.
+    TooLong(usize),
+    ControlCharacter,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for Name {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
         if text.is_empty() {
-            Err("a name cannot be empty".into())
+            Err(BadName::Empty)
         } else if text.len() > Self::LONGEST {
-            Err(format!("a name has at most {} bytes, this one has {}", Self::LONGEST, text.len()))
+            Err(BadName::TooLong(text.len()))
         } else if text.chars().any(char::is_control) {
-            Err("a name cannot contain control characters".into())
+            Err(BadName::ControlCharacter)
         } else {
             Ok(Self(text.into()))
         }
@@ -107,6 +156,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// A permit without a known token.
+    pub(crate) fn of(name: &Name, id: Uuid) -> Self {
+        Self { id, name: name.clone(), token: None }
+    }
+
     /// The permits in `SEMRUN_HELD`, outermost first; what is no permit is left out.
     pub(crate) fn read_held(text: &str) -> Vec<(Uuid, Name)> {
         let entry = |word: &str| {

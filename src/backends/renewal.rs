@@ -1,5 +1,5 @@
-//! When to renew, and when to try again: for all backends whose permits expire. It never gives
-//! up by itself; the deadline does, which knows nothing of the network.
+//! When to renew, and when to retry: for all backends whose permits expire. It never gives up by
+//! itself; the deadline does, which knows nothing of the network.
 
 use std::time::Duration;
 
@@ -7,46 +7,46 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Lost, Pending, Tenure};
+use super::{LocalFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(super) enum Renewed {
     /// The lease runs for this long again, from the moment before it was asked for.
     For(Duration),
-    Lost(Lost),
+    Lost(Loss),
 }
 
 /// Renews at a third of the TTL, for ever, or at once when there is reason to `hurry`. Returns once
 /// the permit is known to be lost. Each attempt is dropped when its time is over.
-pub(super) async fn keep<'a>(
+pub(super) async fn renew_loop<'a>(
     id: Uuid,
-    tenure: watch::Sender<Tenure>,
-    hurry: &Notify,
-    mut attempt: impl FnMut() -> Pending<'a, Result<Renewed, String>>,
-) -> Lost {
+    validity: watch::Sender<Validity>,
+    renew_now: &Notify,
+    mut attempt: impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
+) -> Loss {
     loop {
-        let Tenure { since, ttl, .. } = *tenure.borrow();
+        let Validity { since, ttl, .. } = *validity.borrow();
         let next = since + jittered(ttl / 3, id);
         tokio::select! {
             () = sleep(next.saturating_sub(clock::now())) => {}
-            () = hurry.notified() => {}
+            () = renew_now.notified() => {}
         }
         let mut pause = first_pause(ttl);
         loop {
             let (since, answer) = hedged(ttl, &mut attempt).await;
-            let trouble = match answer {
+            let error = match answer {
                 Ok(Renewed::For(ttl)) => {
                     let off = mutants::is_off(Guard::DeadlineFromRequest);
                     let since = if off { clock::now() } else { since };
-                    tenure.send_replace(Tenure { since, ttl, trouble: None });
+                    validity.send_replace(Validity { since, ttl, error: None });
                     break;
                 }
                 Ok(Renewed::Lost(lost)) => return lost,
-                Err(trouble) => trouble,
+                Err(error) => error,
             };
-            tenure.send_modify(|tenure| tenure.trouble = Some(trouble));
+            validity.send_modify(|validity| validity.error = Some(error));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -54,11 +54,11 @@ pub(super) async fn keep<'a>(
 }
 
 /// One attempt, and another beside it if that is not answered soon: the first may go over a
-/// connection that was cut without a word. With the moment before the one that counts.
+/// connection that was cut silently. Returns also the moment before the successful one.
 async fn hedged<'a>(
     ttl: Duration,
-    attempt: &mut impl FnMut() -> Pending<'a, Result<Renewed, String>>,
-) -> (Moment, Result<Renewed, String>) {
+    attempt: &mut impl FnMut() -> LocalFuture<'a, Result<Renewed, StoreError>>,
+) -> (Moment, Result<Renewed, StoreError>) {
     let half = patience(ttl) / 2;
     let since = clock::now();
     let mut first = attempt();
@@ -80,9 +80,7 @@ async fn hedged<'a>(
         }
     };
     let answer = timeout(half, either).await;
-    answer.unwrap_or_else(|_| {
-        (since, Err(format!("the server does not answer within {:?}", half * 2)))
-    })
+    answer.unwrap_or_else(|_| (since, Err(StoreError::SilentFor(half * 2))))
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -108,9 +106,14 @@ mod tests {
 
     use super::*;
 
+    /// An attempt that is never answered.
+    fn hang() -> StoreError {
+        StoreError::Silent
+    }
+
     /// tokio's clock is stopped here and jumps, ours does not: what is left of an interval is
     /// the whole interval.
-    fn run(answers: Vec<Result<Renewed, String>>) -> (Lost, Vec<u128>, Tenure) {
+    fn run(answers: Vec<Result<Renewed, StoreError>>) -> (Loss, Vec<u128>, Validity) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -119,14 +122,14 @@ mod tests {
         runtime.block_on(async {
             let ttl = Duration::from_secs(30);
             let (sender, receiver) =
-                watch::channel(Tenure { since: clock::now(), ttl, trouble: None });
+                watch::channel(Validity { since: clock::now(), ttl, error: None });
             let answers = RefCell::new(answers.into_iter());
             let started = tokio::time::Instant::now();
             let asked = RefCell::new(Vec::new());
-            let lost = keep(Uuid::nil(), sender, &Notify::new(), || {
+            let lost = renew_loop(Uuid::nil(), sender, &Notify::new(), || {
                 asked.borrow_mut().push(started.elapsed().as_millis());
                 let answer = answers.borrow_mut().next();
-                let hangs = matches!(&answer, Some(Err(text)) if text == "hang");
+                let hangs = matches!(&answer, Some(Err(error)) if *error == hang());
                 Box::pin(async move {
                     if hangs {
                         std::future::pending::<()>().await;
@@ -135,31 +138,31 @@ mod tests {
                 })
             })
             .await;
-            let tenure = receiver.borrow().clone();
-            (lost, asked.into_inner(), tenure)
+            let validity = receiver.borrow().clone();
+            (lost, asked.into_inner(), validity)
         })
     }
 
     #[test]
     fn it_renews_at_a_third_and_ends_when_the_permit_is_lost() {
         let ttl = Duration::from_secs(30);
-        let (lost, asked, tenure) =
-            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Lost::some_time_ago()))]);
-        assert_eq!(lost, Lost::some_time_ago());
+        let (lost, asked, validity) =
+            run(vec![Ok(Renewed::For(ttl)), Ok(Renewed::Lost(Loss::unknown_to_server()))]);
+        assert_eq!(lost, Loss::unknown_to_server());
         assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
         assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
-        assert_eq!(tenure.trouble, None);
+        assert_eq!(validity.error, None);
     }
 
     #[test]
     fn an_attempt_that_is_swallowed_costs_nothing_and_a_slow_one_counts() {
         let ttl = Duration::from_secs(30);
         let (lost, asked, _) = run(vec![
-            Err("hang".into()),
+            Err(hang()),
             Ok(Renewed::For(ttl)),
-            Ok(Renewed::Lost(Lost::some_time_ago())),
+            Ok(Renewed::Lost(Loss::unknown_to_server())),
         ]);
-        assert_eq!(lost, Lost::some_time_ago());
+        assert_eq!(lost, Loss::unknown_to_server());
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!((1_000..1_010).contains(&pauses[0]) && pauses[1] > 9_000, "{pauses:?}");
         // Of the shortest lease a command is told to end after 2.75 s.
@@ -169,11 +172,11 @@ mod tests {
 
     #[test]
     fn what_fails_or_hangs_is_tried_again_soon() {
-        let (_, asked, tenure) = run(vec![
-            Err("refused".into()),
-            Err("hang".into()),
-            Err("refused".into()),
-            Ok(Renewed::Lost(Lost::some_time_ago())),
+        let (_, asked, validity) = run(vec![
+            Err(StoreError::Closed),
+            Err(hang()),
+            Err(StoreError::Closed),
+            Ok(Renewed::Lost(Loss::unknown_to_server())),
         ]);
         let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
         // 250 ms; 1 s until the second beside it; 1 s for the first, and then 500 ms. tokio rounds up
@@ -181,6 +184,6 @@ mod tests {
         for (pause, expected) in pauses.iter().zip([250, 1_000, 1_500]) {
             assert!((expected..expected + 10).contains(pause), "{pauses:?}");
         }
-        assert_eq!(tenure.trouble.as_deref(), Some("the server does not answer within 2s"));
+        assert_eq!(validity.error, Some(StoreError::SilentFor(Duration::from_secs(2))));
     }
 }

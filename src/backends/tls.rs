@@ -13,6 +13,54 @@ use rustls::{
     AlertDescription, ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig,
 };
 
+use super::StoreError;
+
+/// Why certificates and keys cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TlsError {
+    NoCertificate(PemFile),
+    NoPrivateKey(PemFile),
+    /// One of the certificates is none, with what is wrong.
+    BadCertificate(PemFile, String),
+    /// Nothing can be checked by these authorities, with what is wrong.
+    BadAuthority(PemFile, String),
+    /// Certificate and key do not fit, with what is wrong.
+    Mismatch {
+        cert: PemFile,
+        key: PemFile,
+        why: String,
+    },
+    /// The host in the URL is not one that a certificate can name.
+    BadHost,
+    /// What the library says.
+    Config(String),
+}
+
+/// A file in PEM: what it is for, and where it is if that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PemFile {
+    pub(crate) role: PemRole,
+    pub(crate) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PemRole {
+    /// The authorities that a client trusts.
+    Authority,
+    ClientCertificate,
+    ClientKey,
+    ServerCertificate,
+    ServerKey,
+    /// The authorities that a server trusts.
+    ClientAuthority,
+}
+
+impl From<PemRole> for PemFile {
+    fn from(role: PemRole) -> Self {
+        Self { role, path: None }
+    }
+}
+
 /// What a client needs beyond the authorities that the system trusts; all in PEM.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tls {
@@ -33,22 +81,21 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Tls {
-    /// The error says which of the files has no certificate in it.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
-        for (pem, problem) in [
-            (self.authority.as_ref(), "there is none in --ca-file"),
-            (self.client.as_ref().map(|(cert, _)| cert), "there is none in --client-cert"),
+    pub(super) fn check(&self) -> Result<(), TlsError> {
+        for (pem, role) in [
+            (self.authority.as_ref(), PemRole::Authority),
+            (self.client.as_ref().map(|(cert, _)| cert), PemRole::ClientCertificate),
         ] {
             if pem.is_some_and(|pem| certificates(pem).is_empty()) {
-                return Err(problem);
+                return Err(TlsError::NoCertificate(role.into()));
             }
         }
         Ok(())
     }
 
-    /// How a client greets a server of that name.
+    /// A client's TLS greeting to a server of that name.
     pub(super) fn greeting(name: ServerName<'static>) -> Option<Vec<u8>> {
-        // Any authority will do: the answer is not looked at.
+        // Any authority will do: the answer is not checked.
         let nobody = Self { authority: Some(Vec::new()), client: None };
         let mut client = ClientConnection::new(nobody.configured().ok()?, name).ok()?;
         let mut greeting = Vec::new();
@@ -56,12 +103,12 @@ impl Tls {
         Some(greeting)
     }
 
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, String> {
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         self.check()?;
         self.configured()
     }
 
-    fn configured(&self) -> Result<Arc<ClientConfig>, String> {
+    fn configured(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let mut trusted = RootCertStore::empty();
         let authorities = match &self.authority {
             Some(pem) => certificates(pem),
@@ -70,29 +117,33 @@ impl Tls {
         trusted.add_parsable_certificates(authorities);
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
+            .map_err(|error| unconfigured(&error))?
             .with_root_certificates(trusted);
         let config = match &self.client {
             None => config.with_no_client_auth(),
             Some((cert, Secret(key))) => config
-                .with_client_auth_cert(certificates(cert), private_key(key, "--client-key")?)
-                .map_err(|error| error.to_string())?,
+                .with_client_auth_cert(
+                    certificates(cert),
+                    private_key(key, PemRole::ClientKey.into())?,
+                )
+                .map_err(|error| unconfigured(&error))?,
         };
         Ok(Arc::new(config))
     }
 }
 
-/// Why there is no TLS with a server, and what to do. Fits behind a colon.
-pub(super) fn refusal(error: &Error) -> String {
+fn unconfigured(error: &Error) -> TlsError {
+    TlsError::Config(error.to_string())
+}
+
+/// Why there is no TLS with a server.
+pub(super) fn refusal(error: &Error) -> StoreError {
     use AlertDescription::{
         AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
         CertificateUnknown, DecryptError, UnknownCA, UnsupportedCertificate,
     };
-    const OURS: &str = "name one that it trusts with --client-cert and --client-key";
     match error {
-        Error::AlertReceived(CertificateRequired) => {
-            format!("the server asks for a certificate of ours; {OURS}")
-        }
+        Error::AlertReceived(CertificateRequired) => StoreError::CertificateWanted,
         Error::AlertReceived(
             AccessDenied
             | BadCertificate
@@ -102,11 +153,8 @@ pub(super) fn refusal(error: &Error) -> String {
             | DecryptError
             | UnknownCA
             | UnsupportedCertificate,
-        ) => format!("the server refuses our certificate ({error}); {OURS}"),
-        _ => format!(
-            "{error}; name the authority that signed its certificate with --ca-file, and the server \
-             as its certificate does; --client-cert and --client-key if it asks for ours"
-        ),
+        ) => StoreError::CertificateRefused(error.to_string()),
+        _ => StoreError::BadCertificate(error.to_string()),
     }
 }
 
@@ -122,9 +170,8 @@ impl Pem {
         certificates(&self.bytes.0)
     }
 
-    /// As it was given.
-    fn named(&self, option: &str) -> String {
-        format!("{option} {}", self.path.display())
+    fn file(&self, role: PemRole) -> PemFile {
+        PemFile { role, path: Some(self.path.clone()) }
     }
 }
 
@@ -134,52 +181,53 @@ pub(crate) struct ServerFiles {
     /// Its certificate, and those that lead to it.
     pub(crate) cert: Pem,
     pub(crate) key: Pem,
-    /// Who signed the certificates that clients have to show, if they have to.
+    /// The authorities for clients' certificates, if clients have to show one.
     pub(crate) client_ca: Option<Pem>,
 }
 
-/// The error says what is wrong with which file.
-pub(crate) fn server(files: &ServerFiles) -> Result<Arc<ServerConfig>, String> {
+pub(crate) fn server(files: &ServerFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let ServerFiles { cert, key, client_ca } = files;
     let chain = cert.certificates();
-    let (named, key_named) = (cert.named("--tls-cert"), key.named("--tls-key"));
+    let (cert, key_file) = (cert.file(PemRole::ServerCertificate), key.file(PemRole::ServerKey));
     if chain.is_empty() {
-        return Err(format!("there is no certificate in {named}"));
+        return Err(TlsError::NoCertificate(cert));
     }
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| unconfigured(&error))?;
     let config = match client_ca {
         Some(authority) => config.with_client_cert_verifier(verifier(authority)?),
         None => config.with_no_client_auth(),
     };
-    let config = config
-        .with_single_cert(chain, private_key(&key.bytes.0, &key_named)?)
-        .map_err(|error| format!("{named} and {key_named} do not fit: {error}"))?;
+    let key = private_key(&key.bytes.0, key_file.clone())?;
+    let config = config.with_single_cert(chain, key).map_err(|error| {
+        let why = error.to_string();
+        TlsError::Mismatch { cert, key: key_file, why }
+    })?;
     Ok(Arc::new(config))
 }
 
-/// Lets in who shows a certificate that one of these authorities has signed.
-fn verifier(authority: &Pem) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let named = authority.named("--client-ca-file");
+/// Accepts clients that show a certificate signed by one of these authorities.
+fn verifier(authority: &Pem) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let file = authority.file(PemRole::ClientAuthority);
     let mut trusted = RootCertStore::empty();
     for certificate in authority.certificates() {
         let added = trusted.add(certificate);
-        added.map_err(|error| format!("{named} has a certificate that is none: {error}"))?;
+        added.map_err(|error| TlsError::BadCertificate(file.clone(), error.to_string()))?;
     }
     if trusted.is_empty() {
-        return Err(format!("there is no certificate in {named}"));
+        return Err(TlsError::NoCertificate(file));
     }
     let provider = Arc::new(ring::default_provider());
     WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider)
         .build()
-        .map_err(|error| format!("{named} cannot be used: {error}"))
+        .map_err(|error| TlsError::BadAuthority(file, error.to_string()))
 }
 
 fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-fn private_key(pem: &[u8], named: &str) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|_| format!("there is no private key in {named}"))
+fn private_key(pem: &[u8], file: PemFile) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsError::NoPrivateKey(file))
 }

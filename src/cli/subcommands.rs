@@ -7,45 +7,44 @@ use rustix::process::Pid;
 use uuid::Uuid;
 
 use super::{
-    AskOptions, BackendOptions, ConfigOption, LoudnessOptions, SupervisionOptions, values,
+    BackendOptions, ConfigOption, LoudnessOptions, PermitOptions, SupervisionOptions, values,
 };
 use crate::backends::Name;
-use crate::serve::log::{Event, Format};
+use crate::serve::log::{Format, LogEvent};
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(after_help = "Exit codes: 0 a permit is free (of every NAME), 75 all are taken, 69 the \
-backend cannot be reached or refused us.")]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) backend: BackendOptions,
 
-    /// The limit to compare with where only foreign clients hold permits [default: 1]
+    /// Limit to assume if only other programs hold permits [default: 1]
     #[arg(short, long, value_name = "N", value_parser = values::limit)]
     pub(crate) limit: Option<u32>,
 
-    /// Print a JSON document (docs/status.md has its fields)
+    /// Print a JSON document
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Show it again whenever it changes, until a signal ends it
+    /// Print it again whenever it changes, until a signal ends it
     #[arg(long)]
     pub(crate) watch: bool,
 
-    /// The semaphores to show
+    /// Show leases, fencing tokens and permits too, in as many columns as that takes
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
+    /// Semaphores to show
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<Name>,
 }
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    override_usage = "semrun acquire [OPTIONS] --name NAME",
-    after_help = "Prints the permit, UUID@NAME. It lasts for the TTL: extend it with `semrun renew`, give it back with `semrun release`.\n\nIn a shell: eval \"$(semrun acquire --shell --name NAME)\"\n\nExit codes: those of a run."
-)]
-pub(crate) struct Acquire {
+#[command(override_usage = "semrun acquire [OPTIONS] --name NAME")]
+pub(crate) struct AcquireArgs {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) backend: BackendOptions,
@@ -53,7 +52,7 @@ pub(crate) struct Acquire {
     #[command(flatten)]
     pub(crate) loudness: LoudnessOptions,
 
-    /// Print a JSON document (docs/operations/steps.md has its fields)
+    /// Print a JSON document
     #[arg(long, conflicts_with = "shell")]
     pub(crate) json: bool,
 
@@ -64,15 +63,12 @@ pub(crate) struct Acquire {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    after_help = "Exit codes: 0 the permit is ours for another TTL, 76 it is not any more, 69 the backend cannot be reached or refused us."
-)]
-pub(crate) struct Renew {
+pub(crate) struct RenewArgs {
     /// What `semrun acquire` printed
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
 
-    /// Go on extending it until this process has ended; does not give it back
+    /// Keep renewing it until this process has ended; then end without giving it back
     #[arg(long, value_name = "PID", value_parser = values::pid)]
     pub(crate) while_pid: Option<Pid>,
 
@@ -82,20 +78,21 @@ pub(crate) struct Renew {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    after_help = "Exit codes: 0 it is given back, now or before, or evicted; 76 it was not ours any more; 69 the backend cannot be reached or refused us."
-)]
-pub(crate) struct Release {
-    /// What `semrun acquire` printed; with --force that of anybody, as `semrun status --json` shows it
+pub(crate) struct ReleaseArgs {
+    /// What `semrun acquire` printed; with --force any permit that `semrun status --json` shows
     #[arg(long, value_name = "PERMIT", value_parser = values::permit)]
     pub(crate) permit: Option<(Uuid, Name)>,
 
-    /// Evict whoever has the permit: it cannot be renewed any more, and passes on when its command is
-    /// dead, or when its lease ends
+    /// Revoke the permit of the one holder of NAME, or that of --permit; it passes on when the holder's
+    /// command is dead, or when the lease ends
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// Let it pass on at once, while what ran under it may still run beside the next
+    /// With --force: the semaphore whose permit is revoked; if several hold one they are listed
+    #[arg(value_name = "NAME")]
+    pub(crate) semaphore: Option<Name>,
+
+    /// With --force, let the permit pass on at once; the old command may still run beside the next
     #[arg(long, requires = "force")]
     pub(crate) now: bool,
 
@@ -105,12 +102,9 @@ pub(crate) struct Release {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    override_usage = "semrun limit [OPTIONS] NAME [N | --unpin]",
-    after_help = "A pinned limit counts whatever its users ask for, until it is unpinned or the backend loses its data. Who waits is told at once when it is raised; nobody is stopped when it is lowered."
-)]
-pub(crate) struct Limit {
-    /// The semaphore
+#[command(override_usage = "semrun limit [OPTIONS] NAME [N | --unpin]")]
+pub(crate) struct LimitArgs {
+    /// Semaphore to show or change
     #[arg(value_name = "NAME")]
     pub(crate) semaphore: Name,
 
@@ -118,7 +112,7 @@ pub(crate) struct Limit {
     #[arg(value_name = "N", value_parser = values::limit, conflicts_with = "unpin")]
     pub(crate) number: Option<u32>,
 
-    /// Leave it to its users again
+    /// Remove the pinned limit; what its users ask for with `-l` applies again
     #[arg(long)]
     pub(crate) unpin: bool,
 
@@ -128,12 +122,9 @@ pub(crate) struct Limit {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    after_help = "The options are those of a run: it looks at what that run would find.\nExit codes: 0 all is well, 1 something has to be mended."
-)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    pub(crate) ask: AskOptions,
+    pub(crate) permit_options: PermitOptions,
 
     #[command(flatten)]
     pub(crate) supervision: SupervisionOptions,
@@ -141,7 +132,7 @@ pub(crate) struct Doctor {
     #[command(flatten)]
     pub(crate) loudness: LoudnessOptions,
 
-    /// Print a JSON document (docs/operations/doctor.md has its fields)
+    /// Print a JSON document
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -151,67 +142,63 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(
-    after_help = "Stops in good order on SIGTERM, and reads keys and certificates again on SIGHUP. Without --state-dir a restart forgets all permits; docs/serve.md says what that costs. In the configuration these are keys of the section [serve]."
-)]
-pub(crate) struct Serve {
-    /// The API keys that are accepted, one a line: KEY [role=view|use|admin] [names=PATTERN] LABEL;
-    /// also in the variable SEMRUN_API_KEY
+pub(crate) struct ServeArgs {
+    /// Accept the API keys in FILE, one a line; KEY [role=view|use|admin] [names=PATTERN] LABEL, or
+    /// several keys in SEMRUN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) api_key_file: Option<PathBuf>,
 
-    /// Where to listen; port 0 is any that is free [default: 127.0.0.1:3202]
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Address to listen at [default: 127.0.0.1:3202]; port 0 is any free one
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::listen)]
     pub(crate) listen: Option<String>,
 
-    /// The certificate to serve HTTPS with, and those that lead to it (PEM); with --tls-key
+    /// Serve HTTPS with the certificate chain in FILE (PEM); needs --tls-key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_cert: Option<PathBuf>,
 
-    /// The key of --tls-cert (PEM)
+    /// Private key (PEM) of --tls-cert
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_key: Option<PathBuf>,
 
-    /// Let in only clients that also show a certificate which an authority in this file has signed
-    /// (PEM); with --tls-cert
+    /// Admit only clients with a certificate that an authority in FILE (PEM) has signed; needs --tls-cert
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) client_ca_file: Option<PathBuf>,
 
-    /// Where to record permits, so that they outlive a restart
+    /// Record permits in DIR, so that they outlive a restart
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
 
-    /// Connections that have not shown a key, of all addresses; the oldest is closed when another one
-    /// comes [default: a quarter of the descriptors, 1024 at most]
+    /// At most N connections that have not shown a key [default: a quarter of the descriptors, 1024 at
+    /// most]; a new one closes the oldest
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_unauthenticated: Option<usize>,
 
-    /// The same, of one address, or of one IPv6 network of 64 bits [default: a quarter of
+    /// The same for one address, or one IPv6 network of 64 bits [default: a quarter of
     /// --max-unauthenticated]
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_unauthenticated_per_address: Option<usize>,
 
-    /// Clients that register, wait or hold, of all semaphores [default: 200000]
+    /// At most N clients that register, wait or hold, of all semaphores [default: 200000]
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_clients: Option<usize>,
 
-    /// Clients that register or wait, of one semaphore [default: 20000]
+    /// At most N clients that register or wait, of one semaphore [default: 20000]
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_waiters: Option<usize>,
 
-    /// Semaphores that are in use or have a pinned limit [default: 20000]
+    /// At most N semaphores that are in use or have a pinned limit [default: 20000]
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_names: Option<usize>,
 
-    /// Semaphores with a pinned limit [default: 10000]
+    /// At most N semaphores with a pinned limit [default: 10000]
     #[arg(long, value_name = "N", value_parser = values::most)]
     pub(crate) max_pins: Option<usize>,
 
-    /// What to log beside info and alert, on standard error
+    /// Events to log on standard error, beside info and alert
     #[arg(long, value_name = "EVENT,…", value_delimiter = ',', value_parser = values::event())]
-    pub(crate) log: Vec<Event>,
+    pub(crate) log: Vec<LogEvent>,
 
-    /// How the log looks [default: text]
+    /// Form of the log [default: text]
     #[arg(long, value_name = "FORMAT", value_parser = values::format())]
     pub(crate) log_format: Option<Format>,
 

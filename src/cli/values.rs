@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Quarantine;
 use crate::backends::Name;
-use crate::serve::log::{Event, Format};
+use crate::serve::log::{Format, LogEvent};
 use crate::supervise::deadline::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};
 
@@ -17,10 +17,27 @@ pub(super) fn limit(text: &str) -> Result<u32, String> {
     limit.ok_or_else(|| "not a whole number from 1 to 10,000".into())
 }
 
-/// How many of something there may be at most.
+/// A maximum number of something.
 pub(super) fn most(text: &str) -> Result<usize, String> {
     let most = text.parse().ok().filter(|most| (1..=1_000_000_000).contains(most));
     most.ok_or_else(|| "not a whole number from 1 on".into())
+}
+
+/// Where a server listens: a host, in brackets or not, and the number of a port.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').unwrap_or(("", text));
+    let number = |port: &str| port.parse::<u16>().is_ok();
+    match parts {
+        (host, port) if !host.is_empty() && number(port) => Ok(text.into()),
+        (host, port) if !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err("the port is not a number from 0 to 65535".into())
+        }
+        ("", port) if number(port) => {
+            Err(format!("not HOST:PORT; did you mean 127.0.0.1:{port}, or 0.0.0.0:{port} for all?"))
+        }
+        ("", host) if !host.is_empty() => Err(format!("not HOST:PORT; did you mean {host}:3202?")),
+        _ => Err("not HOST:PORT, such as 127.0.0.1:3202".into()),
+    }
 }
 
 pub(super) fn ttl(text: &str) -> Result<Duration, String> {
@@ -48,7 +65,10 @@ pub(super) fn attempts(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn quarantine(text: &str) -> Result<Quarantine, String> {
-    if text == "auto" { Ok(Quarantine::Auto) } else { duration(text).map(Quarantine::For) }
+    if text == "auto" {
+        return Ok(Quarantine::Auto);
+    }
+    duration(text).map(Quarantine::For).map_err(|wrong| format!("not auto, and {wrong}"))
 }
 
 pub(super) fn on_lost() -> impl TypedValueParser<Value = OnLost> {
@@ -58,10 +78,10 @@ pub(super) fn on_lost() -> impl TypedValueParser<Value = OnLost> {
     })
 }
 
-pub(super) fn event() -> impl TypedValueParser<Value = Event> {
-    let named = |text: String| Event::ALL.into_iter().find(|(name, _)| *name == text);
-    PossibleValuesParser::new(Event::ALL.map(|(name, _)| name))
-        .map(move |text| named(text).map_or(Event::Info, |(_, event)| event))
+pub(super) fn event() -> impl TypedValueParser<Value = LogEvent> {
+    let named = |text: String| LogEvent::ALL.into_iter().find(|(name, _)| *name == text);
+    PossibleValuesParser::new(LogEvent::ALL.map(|(name, _)| name))
+        .map(move |text| named(text).map_or(LogEvent::Info, |(_, event)| event))
 }
 
 pub(super) fn format() -> impl TypedValueParser<Value = Format> {
@@ -76,7 +96,7 @@ pub(super) fn code(text: &str) -> Result<u8, String> {
 }
 
 pub(super) fn label(text: &str) -> Result<String, String> {
-    // Long enough for the address of a CI job, and others have to read it in a table.
+    // Long enough for the address of a CI job, and short enough for a table.
     const MOST: usize = 200;
     if text.is_empty() || text.len() > MOST || text.chars().any(char::is_control) {
         return Err(format!("not 1 to {MOST} bytes without control characters"));
@@ -94,12 +114,12 @@ pub(super) fn orphans() -> impl TypedValueParser<Value = Orphans> {
 
 pub(super) fn runtime(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("no time at all".into()),
+        Duration::ZERO => Err("it has to be longer than 0".into()),
         runtime => Ok(runtime),
     }
 }
 
-/// Timers end somewhere beyond this, and nobody waits as long.
+/// Timers end somewhere beyond this, and no run waits as long.
 pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// `500ms`, `30s`, `1h 30m`, or a number of seconds with or without a fraction.

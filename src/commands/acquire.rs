@@ -7,43 +7,51 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::nested::{held_around, outer_permits};
-use super::waiting::{GIVING_BACK, Turned, ask, wait_in_turn};
-use super::{block_on, cannot_write};
-use crate::account::Account;
-use crate::backends::{Ask, Lease};
+use super::runtime::{block_on, cannot_write};
+use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, wait_in_turn};
+use crate::backends::{AcquireRequest, Lease};
+use crate::cli::messages::{Detail, Output, Warning};
 use crate::exit::Exit;
-use crate::report::{Detail, Page, Warning};
-use crate::settings::{Acquire, Printed};
-use crate::supervise::guardian::Visible;
-use crate::supervise::signals::Caught;
+use crate::settings::{AcquireOutput, AcquireSettings};
+use crate::supervise::guardian::FrontProcess;
+use crate::supervise::signals::HandlersInstalled;
 use crate::terminal::{Console, Loudness};
+use crate::user::User;
 
-pub(super) fn run(settings: &Acquire, account: &Account) -> anyhow::Result<Exit> {
-    let caught = Caught::install().context("cannot listen to signals")?;
-    let ask = ask(&settings.request, account, true);
-    block_on(acquire(settings, account, &ask, caught))?
+pub(super) fn run(settings: &AcquireSettings, user: &User) -> anyhow::Result<Exit> {
+    let caught = HandlersInstalled::install().context("cannot listen to signals")?;
+    let acquire_request = acquire_request(&settings.request, user, true);
+    block_on(acquire(settings, user, &acquire_request, caught))?
 }
 
 async fn acquire(
-    settings: &Acquire,
-    account: &Account,
-    ask: &Ask,
-    caught: Caught,
+    settings: &AcquireSettings,
+    user: &User,
+    acquire_request: &AcquireRequest,
+    caught: HandlersInstalled,
 ) -> anyhow::Result<Exit> {
-    let Acquire { request, printed, .. } = settings;
+    let AcquireSettings { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
-    let backend = request.location.connect(account)?;
-    if !outer_permits(&ask.name).is_empty() {
-        console.say(Loudness::Normal, Warning::HeldAround(&ask.name));
+    let backend = request.location.connect(user)?;
+    if !outer_permits(&acquire_request.name).is_empty() {
+        console.say(Loudness::Normal, Warning::HeldAround(&acquire_request.name));
     }
-    let (visible, console) = (Visible::Itself, &mut console);
-    let turned =
-        wait_in_turn(request, None, &*backend, ask, &visible, &mut signals, console).await?;
+    let (front_process, console) = (FrontProcess::Itself, &mut console);
+    let turned = wait_in_turn(
+        request,
+        None,
+        &*backend,
+        acquire_request,
+        &front_process,
+        &mut signals,
+        console,
+    )
+    .await?;
     let lease = match turned {
-        Turned::Granted(lease) => lease,
-        Turned::Outer(_) => unreachable!("a permit that outlives us is asked for"),
-        Turned::Away(exit) => return Ok(exit),
+        WaitOutcome::Granted(lease) => lease,
+        WaitOutcome::Outer(_) => unreachable!("a permit that outlives us is asked for"),
+        WaitOutcome::Away(exit) => return Ok(exit),
     };
     let url = backend.url();
     console.say(Loudness::Verbose, Detail::Backend(&url));
@@ -51,7 +59,7 @@ async fn acquire(
     let text = text(&*lease, &url, *printed);
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Nobody knows of it.
+        // The caller never learned of the permit.
         if let Err(error) = lease.release(GIVING_BACK).await {
             console.say(Loudness::Normal, Warning::NotReleased(&error));
         }
@@ -62,7 +70,7 @@ async fn acquire(
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
 #[derive(Serialize)]
-struct Document<'a> {
+struct AcquireJson<'a> {
     version: u32,
     permit: String,
     name: &'a str,
@@ -71,22 +79,22 @@ struct Document<'a> {
     backend: &'a str,
 }
 
-fn text(lease: &dyn Lease, url: &str, printed: Printed) -> String {
+fn text(lease: &dyn Lease, url: &str, printed: AcquireOutput) -> String {
     let permit = lease.permit();
     match printed {
-        Printed::Plain => format!("{permit}\n"),
-        Printed::Json => {
-            let document = Document {
+        AcquireOutput::Plain => format!("{permit}\n"),
+        AcquireOutput::Json => {
+            let document = AcquireJson {
                 version: 1,
                 permit: permit.to_string(),
                 name: permit.name.as_str(),
                 fencing_token: permit.token,
-                ttl_ms: lease.tenure().map(|tenure| tenure.borrow().ttl.as_millis()),
+                ttl_ms: lease.validity().map(|validity| validity.borrow().ttl.as_millis()),
                 backend: url,
             };
-            Page::document(&document).expect("plain data").text().into()
+            Output::document(&document).expect("plain data").text().into()
         }
-        Printed::Shell => {
+        AcquireOutput::Shell => {
             let held = permit.with_backend(url);
             let held = held_around().map_or(held.clone(), |outer| format!("{outer} {held}"));
             let mut text = format!("export SEMRUN_PERMIT={}\n", quoted(&permit.to_string()));

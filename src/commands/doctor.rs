@@ -1,145 +1,130 @@
 //! Looking for what is wrong with settings, backend and clocks before a job finds it.
 
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{block_on, print};
-use crate::account::{self, Account};
+use super::runtime::{block_on, print, write_out};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Finding, Grade, Takeover, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
+    Grade, ProgressSender,
 };
+use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
 use crate::exit::Exit;
-use crate::report::{Fine, Page, Span, pitfall};
-use crate::settings::{Doctor, Examined, Given, GivenValue};
+use crate::printable::pitfall;
+use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
 use crate::supervise::{deadline, descendants};
+use crate::terminal::is_dumb;
+use crate::user::{self, User};
 
-/// What permits are taken of for a trial. More than anybody asks for at once.
+/// The name and the limit of the trial's semaphore; no user asks for so many permits at once.
 const TRIAL: &str = "semrun doctor";
 const ENOUGH: u32 = 10_000;
 
-pub(super) fn run(settings: Doctor, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit> {
     let mut report =
-        Report { version: 1, grade: Grade::Good, settings: Vec::new(), checks: Vec::new() };
-    // Not of a run, but of this call.
+        DoctorJson { version: 1, grade: Grade::Ok, settings: Vec::new(), checks: Vec::new() };
+    // `--json` is of this call, not of a run.
     let given = settings.given.iter().filter(|given| given.option != "json");
-    report.settings = given.map(Setting::of).collect();
+    report.settings = given.map(SettingJson::of).collect();
     match settings.examined {
-        Err(misuse) => report.checks.push(bad("configuration", misuse.to_string())),
+        Err(settings_error) => {
+            report.checks.push(finding("configuration", Grade::Error, settings_error));
+        }
         Ok(examined) => {
             report.settings.extend(defaults(&settings.given, &examined));
-            report.checks = block_on(examine(&examined, account))?;
+            report.checks = block_on(diagnose(&examined, user))?;
         }
     }
+    // A misspelt variable does nothing, and no other message says so.
+    let unknown = settings.unknown.iter().map(|word| finding("variables", Grade::Warning, word));
+    report.checks.splice(report.checks.len().min(1)..report.checks.len().min(1), unknown);
     let grades = report.checks.iter().map(|check| check.grade);
-    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Good);
-    let page = if settings.json { Page::document(&report)? } else { report.table() };
-    print(&page)?;
-    Ok(if report.grade == Grade::Bad { Exit::Unwell } else { Exit::Success })
+    report.grade = grades.max_by_key(|grade| *grade as u8).unwrap_or(Grade::Ok);
+    if settings.json {
+        print(&Output::document(&report)?)?;
+    } else if colours() {
+        write_out(coloured(report.table(columns()).text()).as_bytes())?;
+    } else {
+        print(&report.table(columns()))?;
+    }
+    Ok(if report.grade == Grade::Error { Exit::Unwell } else { Exit::Success })
 }
 
-async fn examine(examined: &Examined, account: &Account) -> Vec<Finding> {
-    let Examined { name, location, ttl, kill_after, typed_password, .. } = examined;
-    let mut checks = vec![finding("configuration", Grade::Good, "has no mistakes")];
+async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
+    let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
+    let mut checks = vec![finding("configuration", Grade::Ok, Examined::NoMistakes)];
     if *typed_password {
-        let text = "a password in --backend can be seen by everybody in the list of processes; \
-                    --password-file, SEMRUN_PASSWORD and the configuration keep it to you";
-        checks.push(finding("password", Grade::Doubtful, text));
+        checks.push(finding("password", Grade::Warning, Examined::PasswordTyped));
     }
     if let Some(name) = name
         && let Some(why) = pitfall(name.as_str())
     {
-        let text = format!("'{name}' {why}, and one that looks the same may be another semaphore");
-        checks.push(finding("name", Grade::Doubtful, &text));
+        checks.push(finding("name", Grade::Warning, Examined::Pitfall(name, why)));
     }
     if location.expires() {
-        let (time, ttl) =
-            (humantime::format_duration(*kill_after), humantime::format_duration(*ttl));
-        let text = format!("{time}, which fits into a TTL of {ttl}");
-        checks.push(finding("kill-after", Grade::Good, &text));
+        let fits = Examined::KillAfter { kill_after: *kill_after, ttl: *ttl };
+        checks.push(finding("kill-after", Grade::Ok, fits));
     }
     if location.expires() && !descendants::can_be_found() {
-        let text = "/proc is missing, hides processes, or is that of another pid namespace, and without \
-                    it a command's processes could not be stopped in time (unshare --mount-proc mounts \
-                    it)";
-        checks.push(finding("processes", Grade::Bad, text));
+        checks.push(finding("processes", Grade::Error, Examined::ProcessesHidden));
     }
-    let backend = match location.connect(account) {
+    let backend = match location.connect(user) {
         Ok(backend) => backend,
-        Err(error) => {
-            checks.push(bad("backend", error.to_string()));
+        Err(problem) => {
+            checks.push(finding("backend", Grade::Error, ErrorText(&problem)));
             return checks;
         }
     };
-    let found = backend.examine().await;
-    let default = match location {
-        Location::Default => " (the default)",
-        _ => "",
-    };
-    let place = finding("backend", Grade::Good, &format!("{}{default}", backend.url()));
+    let found = backend.diagnose().await;
+    let (url, is_default) = (&*backend.url(), matches!(location, Location::Default));
+    let place = finding("backend", Grade::Ok, Examined::Place { url, is_default });
     match found {
-        Err(error) => checks.push(bad("backend", error.to_string())),
+        Err(problem) => checks.push(finding("backend", Grade::Error, ErrorText(&problem))),
         Ok(found) => {
             checks.push(place);
-            checks.extend(found);
-            checks.extend(takeover(backend.takeover().await, *ttl, *kill_after));
-            checks.push(try_out(&*backend, *ttl, account).await);
+            checks.extend(found.iter().map(Check::of));
+            checks.extend(failover_check(backend.failover_time().await, *ttl, *kill_after));
+            checks.push(try_out(&*backend, *ttl, user).await);
         }
     }
     checks
 }
 
-fn finding(topic: &'static str, grade: Grade, text: &str) -> Finding {
-    Finding { topic, grade, text: text.into() }
+fn finding(topic: &'static str, grade: Grade, what: impl Display) -> Check {
+    Check { topic, grade, text: what.to_string() }
 }
 
-fn bad(topic: &'static str, text: String) -> Finding {
-    Finding { topic, grade: Grade::Bad, text }
-}
-
-/// Whether running jobs survive it when another server takes the place of this one.
-fn takeover(takeover: Takeover, ttl: Duration, kill_after: Duration) -> Option<Finding> {
+/// Whether running jobs survive when another server replaces this one.
+fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
     let room = deadline::outage(ttl, Some(kill_after));
-    let shown = humantime::format_duration(ttl);
     // Between two attempts to renew there is a second or less, and finding the other server takes another.
     let with_attempts = |time: Duration| time + Duration::from_secs(2);
     Some(match takeover {
-        Takeover::Never => return None,
-        Takeover::Unknown => {
-            let text = format!(
-                "with a TTL of {shown} a running job goes on if another server takes the place of this one \
-                 within {}",
-                Span(room.saturating_sub(with_attempts(Duration::ZERO)))
-            );
-            finding(topic, Grade::Good, &text)
+        Failover::Never => return None,
+        Failover::Unknown => {
+            let room = room.saturating_sub(with_attempts(Duration::ZERO));
+            finding(topic, Grade::Ok, Examined::FailoverWithin { room, ttl })
         }
-        Takeover::After(time) if with_attempts(time) <= room => {
-            let text = format!(
-                "another server takes the place of this one after {}, and with a TTL of {shown} running \
-                 jobs go on",
-                Span(time)
-            );
-            finding(topic, Grade::Good, &text)
+        Failover::After(after) if with_attempts(after) <= room => {
+            finding(topic, Grade::Ok, Examined::FailoverInTime { after, ttl })
         }
-        Takeover::After(time) => {
-            let enough = deadline::ttl_for_outage(with_attempts(time), Some(kill_after));
-            let text = format!(
-                "another server takes the place of this one after {}, and with a TTL of {shown} every \
-                 running job is stopped by then (76); use --ttl {} or more, or make the failover faster",
-                Span(time),
-                humantime::format_duration(enough)
-            );
-            finding(topic, Grade::Doubtful, &text)
+        Failover::After(after) => {
+            let enough = deadline::ttl_for_outage(with_attempts(after), Some(kill_after));
+            finding(topic, Grade::Warning, Examined::FailoverTooLate { after, ttl, enough })
         }
     })
 }
 
 /// Takes a permit, and gives it back.
-async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Finding {
-    let mut ask = Ask {
+async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
+    let mut request = AcquireRequest {
         name: TRIAL.parse().expect("a good name"),
         id: Uuid::new_v4(),
         limit: ENOUGH,
@@ -147,47 +132,42 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, account: &Account) -> Fin
         strict: false,
         min_hold: Duration::ZERO,
         nonblock: true,
-        who: Who {
+        who: ClientInfo {
             label: "doctor".into(),
-            host: account::host(),
+            host: user::host(),
             pid: std::process::id(),
-            user: account.user.clone(),
+            user: user.name.clone(),
             detached: false,
         },
     };
-    let mut tried = one_trial(backend, &ask).await;
-    if tried.as_ref().is_err_and(|error| error.kind == ErrorKind::Unsupported) {
-        // A server that has one permit a name.
-        ask.limit = 1;
-        tried = one_trial(backend, &ask).await;
+    let mut tried = one_trial(backend, &request).await;
+    if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
+        // The server has only one permit a name.
+        request.limit = 1;
+        tried = one_trial(backend, &request).await;
     }
     let topic = "trial";
     match tried {
         Ok(Some((acquired, released))) => {
-            let (acquired, released) = (Fine(acquired), Fine(released));
-            let text = format!("a permit was acquired in {acquired} and given back in {released}");
-            finding(topic, Grade::Good, &text)
+            finding(topic, Grade::Ok, Examined::Trial { acquired, released })
         }
-        Ok(None) => {
-            let text = "no permit was free just now: another doctor is at work";
-            finding(topic, Grade::Doubtful, text)
+        Ok(None) => finding(topic, Grade::Warning, Examined::TrialBusy),
+        Err(error) if error.kind() == ErrorKind::Withheld => {
+            finding(topic, Grade::Warning, FailedText(&error))
         }
-        Err(error) if error.kind == ErrorKind::Withheld => {
-            finding(topic, Grade::Doubtful, &error.what)
-        }
-        Err(error) => bad(topic, error.to_string()),
+        Err(problem) => finding(topic, Grade::Error, ErrorText(&problem)),
     }
 }
 
 /// How long it took. None: no permit was free.
 async fn one_trial(
     backend: &dyn Backend,
-    ask: &Ask,
+    request: &AcquireRequest,
 ) -> Result<Option<(Duration, Duration)>, Error> {
-    let (turn, _notices) = Turn::channel();
-    let (_canceller, cancel) = Cancel::pair();
+    let (progress, _notices) = ProgressSender::channel();
+    let (_canceller, cancel) = CancelToken::pair();
     let begin = Instant::now();
-    let Acquired::Granted(lease) = backend.acquire(ask, &turn, cancel).await? else {
+    let Acquisition::Granted(lease) = backend.acquire(request, &progress, cancel).await? else {
         return Ok(None);
     };
     let acquired = begin.elapsed();
@@ -197,25 +177,25 @@ async fn one_trial(
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
 #[derive(Serialize)]
-struct Report {
+struct DoctorJson {
     version: u32,
     /// The worst of all.
     grade: Grade,
-    settings: Vec<Setting>,
-    checks: Vec<Finding>,
+    settings: Vec<SettingJson>,
+    checks: Vec<Check>,
 }
 
-/// One setting that somebody gave.
+/// One setting that the user gave.
 #[derive(Serialize)]
-struct Setting {
+struct SettingJson {
     option: String,
     value: String,
     source: String,
 }
 
-/// What counts where nothing was given.
-fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
-    let Examined { limit, ttl, kill_after, location, .. } = examined;
+/// The defaults that apply.
+fn defaults(given: &[GivenOption], examined: &DiagnosedBackend) -> Vec<SettingJson> {
+    let DiagnosedBackend { limit, ttl, kill_after, location, .. } = examined;
     let duration = |time: Duration| humantime::format_duration(time).to_string();
     let mut defaults = vec![("limit", limit.to_string())];
     if location.expires() {
@@ -223,7 +203,7 @@ fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
     }
     let is_given = |option: &str| given.iter().any(|given| given.option == option);
     let defaults = defaults.into_iter().filter(|(option, _)| !is_given(option));
-    let default = |(option, value): (&str, String)| Setting {
+    let default = |(option, value): (&str, String)| SettingJson {
         option: option.into(),
         value,
         source: "default".into(),
@@ -231,8 +211,8 @@ fn defaults(given: &[Given], examined: &Examined) -> Vec<Setting> {
     defaults.map(default).collect()
 }
 
-impl Setting {
-    fn of(given: &Given) -> Self {
+impl SettingJson {
+    fn of(given: &GivenOption) -> Self {
         let value = match (given.option.as_str(), &given.value) {
             ("password" | "api-key", _) => "***".into(),
             ("backend", GivenValue::Text(url)) => shown_url(&url.to_string_lossy()),
@@ -255,20 +235,60 @@ fn shown_url(url: &str) -> String {
     }
 }
 
-impl Report {
-    fn table(&self) -> Page {
-        let mut page = Page::default();
-        page.rows(&self.settings.iter().map(Setting::row).collect::<Vec<_>>());
-        page.rows(&self.checks.iter().map(row).collect::<Vec<_>>());
+impl DoctorJson {
+    /// In so many columns, if anything limits them.
+    fn table(&self, columns: Option<usize>) -> Output {
+        let mut page = Output::default();
+        if !self.settings.is_empty() {
+            page.rows(&self.settings.iter().map(SettingJson::row).collect::<Vec<_>>());
+            page.line("");
+        }
+        let checks: Vec<_> = self.checks.iter().map(row).collect();
+        match columns {
+            Some(columns) => page.rows_within(&checks, columns),
+            None => page.rows(&checks),
+        }
+        page.line("");
+        page.line(self.summary());
         page
+    }
+
+    fn summary(&self) -> Summary {
+        let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
+        Summary { errors: count(Grade::Error), warnings: count(Grade::Warning) }
     }
 }
 
-fn row(finding: &Finding) -> Vec<&str> {
+/// The columns of a terminal. A file keeps each check in one line, for programs that look for words.
+fn columns() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Whether standard output is a terminal, and its user accepts colours.
+fn colours() -> bool {
+    let none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !none && !is_dumb()
+}
+
+/// The same with the grades in green, yellow and red.
+fn coloured(text: &str) -> String {
+    const COLOURS: [(&str, u8); 3] = [("ok ", 32), ("warning ", 33), ("error ", 31)];
+    let line = |line: &str| match COLOURS.into_iter().find(|(word, _)| line.starts_with(word)) {
+        Some((word, colour)) => {
+            let word = word.trim_end();
+            format!("\x1b[{colour}m{word}\x1b[0m{}\n", &line[word.len()..])
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+fn row(finding: &Check) -> Vec<&str> {
     let grade = match finding.grade {
-        Grade::Good => "good    ",
-        Grade::Doubtful => "doubtful",
-        Grade::Bad => "BAD     ",
+        Grade::Ok => "ok     ",
+        Grade::Warning => "warning",
+        Grade::Error => "error  ",
     };
     vec![grade, finding.topic, &finding.text]
 }

@@ -1,36 +1,33 @@
 //! Completions and man pages, from the definitions of the command line.
 
-use anyhow::anyhow;
+mod completions;
+mod man;
+
 use clap_complete::Shell;
 
 use crate::cli;
 use crate::exit::Failure;
-use crate::settings::Misuse;
+use crate::settings::{SettingsError, no_subcommand};
 
+/// A completion script for a shell.
 pub(super) fn completions(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut cli::documented(), "semrun", &mut script);
-    script
+    completions::script(shell)
 }
 
-/// The page of semrun itself, or of a subcommand.
-pub(super) fn man(subcommand: Option<&str>) -> anyhow::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    let mut command = cli::documented();
-    command.build();
-    let command = match subcommand {
-        None => command,
+/// The page of semrun itself, of a subcommand, or of the configuration files.
+pub(super) fn man(name: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let mut all = cli::documented();
+    all.build();
+    let page = match name {
+        None => man::command(&all, ""),
+        Some("semrun.toml") => man::configuration(&all),
         Some(name) => {
-            let found = command.find_subcommand(name);
-            let Some(found) = found else {
-                return Err(anyhow!(Misuse::new(
-                    Failure::Usage,
-                    format!("no subcommand '{name}'")
-                )));
-            };
-            found.clone()
+            let found = all.find_subcommand(name).ok_or_else(|| {
+                let settings_error = SettingsError::new(Failure::Usage, no_subcommand(name));
+                settings_error.see_help_of(Some("man"))
+            })?;
+            man::command(found, name)
         }
     };
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(page)
+    Ok(page.into_bytes())
 }

@@ -2,55 +2,57 @@
 
 use std::fmt;
 
-use super::{block_on, print};
-use crate::account::Account;
+use super::runtime::{block_on, print};
 use crate::backends::{Backend, Error, Snapshot};
+use crate::cli::messages::{OddText, Output};
 use crate::exit::Exit;
-use crate::report::{Among, Page, quoted};
-use crate::settings::{Change, Limit};
+use crate::printable::{Context, quoted};
+use crate::settings::{LimitChange, LimitSettings};
+use crate::user::User;
 
-pub(super) fn run(settings: &Limit, account: &Account) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+pub(super) fn run(settings: &LimitSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     let page = block_on(change(&*backend, settings))??;
     print(&page)
 }
 
-/// What was asked for is done when this returns what says so.
-async fn change(backend: &dyn Backend, settings: &Limit) -> Result<Page, Error> {
-    let Limit { name, change, .. } = settings;
+/// Makes the change, and returns the message for it.
+async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Output, Error> {
+    let LimitSettings { name, change, .. } = settings;
     let before = backend.limit(name).await?;
-    let Some(change) = change else { return Ok(Page::of(InForce::now(&before))) };
+    let Some(change) = change else { return Ok(Output::of(LimitText::now(&before))) };
     let limit = match change {
-        Change::Pin(limit) => Some(*limit),
-        Change::Unpin => None,
+        LimitChange::Pin(limit) => Some(*limit),
+        LimitChange::Unpin => None,
     };
     backend.set_limit(name, limit).await?;
     let after = backend.limit(name).await?;
-    Ok(Page::of(InForce { before: before.limit, ..InForce::now(&after) }))
+    Ok(Output::of(LimitText { before: before.limit, ..LimitText::now(&after) }))
 }
 
 /// Which limit counts, and why.
-struct InForce<'a> {
+struct LimitText<'a> {
     snapshot: &'a Snapshot,
-    /// Which one counted before.
+    /// The limit that counted before.
     before: Option<u32>,
 }
 
-impl<'a> InForce<'a> {
+impl<'a> LimitText<'a> {
     fn now(snapshot: &'a Snapshot) -> Self {
         Self { snapshot, before: snapshot.limit }
     }
 }
 
-impl fmt::Display for InForce<'_> {
+impl fmt::Display for LimitText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Snapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
-        let name = quoted(name.as_str(), Among::Front);
+        let odd = odd.as_ref().map(|odd| OddText(name, odd));
+        let name = quoted(name.as_str(), Context::Front);
         if let Some(odd) = odd {
             return write!(f, "{name}: not known; {odd}");
         }
         match limit {
-            None => return write!(f, "{name}: not in use, its next user says the limit"),
+            None => return write!(f, "{name}: idle; the next run sets the limit"),
             Some(limit) if *pinned => write!(f, "{name}: limit {limit}, pinned")?,
             Some(limit) => write!(f, "{name}: limit {limit}, as long as it is in use")?,
         }

@@ -1,14 +1,15 @@
-//! One file per subcommand; here only which is which, and which exit code a failure has.
+//! One file per subcommand; here only the dispatch, and the exit code of a failure.
 
 mod acquire;
 mod doctor;
 mod generate;
+mod idle_memory;
 mod limit;
 mod nested;
 mod release;
 mod renew;
-mod resting;
 mod run;
+mod runtime;
 mod serve;
 mod status;
 mod waiting;
@@ -16,102 +17,148 @@ mod watch;
 
 use std::cell::LazyCell;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 
-use anyhow::Context;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
-use crate::account::Account;
+use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
 use crate::backends::{self, ErrorKind};
+use crate::cli::messages::{
+    CannotRun, CannotServe, ChooseHolder, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable,
+    PermitRefused, ProcessesHidden, UnusedSecret, Warning,
+};
 use crate::exit::{Exit, Failure};
-use crate::kernel::spawn::LaunchError;
-use crate::report::{CannotRun, Detail, Exposed, NotOurs, Page};
-use crate::settings::{self, Misuse, Printed, Request, Surroundings, Task, Variables};
+use crate::files::create::UnsafeDirectory;
+use crate::settings::{
+    self, AcquireOutput, Environment, PermitRequest, RequestedCommand, SettingsError, Variables,
+};
 use crate::supervise::signals::Inherited;
-use crate::terminal::{Console, Loudness};
+use crate::supervise::spawn::LaunchError;
+use crate::terminal::{self, Console, Loudness};
+use crate::user::User;
 
 /// Does what the command line asks for.
 pub(crate) fn dispatch(line: &[OsString]) -> anyhow::Result<Exit> {
-    // Not before it is needed: it may ask a directory service.
-    let account = LazyCell::new(Account::current);
-    let around = Surroundings {
-        variables: &Variables::own(),
-        user_file: &|| settings::user_file(&account),
+    // Only when needed: it may ask a directory service.
+    let user = LazyCell::new(User::current);
+    let variables = Variables::own();
+    let around = Environment {
+        variables: &variables,
+        user_file: &|| settings::user_file(&user),
         system_file: settings::system_file(),
     };
     let task = settings::read(line, &around);
     let for_a_shell = match &task {
-        Ok(Task::Acquire(settings)) => settings.printed == Printed::Shell,
+        Ok(RequestedCommand::Acquire(settings)) => settings.printed == AcquireOutput::Shell,
         Ok(_) => false,
         Err(_) => settings::wants_shell(line),
     };
-    let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &account));
+    if let Ok(task) = &task {
+        warn_of_variables(task, &variables);
+    }
+    let done = task.map_err(anyhow::Error::new).and_then(|task| perform(task, &user));
     if for_a_shell {
         let code = match &done {
             Ok(exit) => exit.code(),
             Err(error) => class(error).code(),
         };
         if code != 0 {
-            // `eval "$(…)"` sees nothing but this; a script would go on without a permit.
+            // `eval "$(…)"` sees only this; without it a script would go on without a permit.
             let _ = write_out(format!("(exit {code})\n").as_bytes());
         }
     }
     done
 }
 
-fn perform(task: Task, account: &Account) -> anyhow::Result<Exit> {
+fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
     if prints(&task) && !can_print() {
         return Err(cannot_write(Errno::BADF.into()));
     }
     match task {
-        Task::Run(settings) => {
+        RequestedCommand::Run(settings) => {
             if let Some(no_shell) = &settings.no_shell {
                 let mut console = Console::new(settings.request.loudness);
                 console.say(Loudness::Verbose, Detail::NoShell(no_shell));
             }
             warn(&settings.request, settings.typed_password);
-            run::run(&settings, account)
+            run::run(&settings, user)
         }
-        Task::Status(settings) => status::run(&settings, account),
-        Task::Acquire(settings) => {
+        RequestedCommand::Status(settings) => status::run(&settings, user),
+        RequestedCommand::Acquire(settings) => {
             warn(&settings.request, settings.typed_password);
-            acquire::run(&settings, account)
+            acquire::run(&settings, user)
         }
-        Task::Renew(settings) => {
+        RequestedCommand::Renew(settings) => {
             if settings.typed_password {
-                Console::new(Loudness::Normal).say(Loudness::Normal, Exposed::Typed);
+                Console::new(Loudness::Normal).say(Loudness::Normal, ExposedSecret::Typed);
             }
-            renew::run(&settings, account)
+            renew::run(&settings, user)
         }
-        Task::Release(settings) => release::run(&settings, account),
-        Task::Limit(settings) => limit::run(&settings, account),
-        Task::Doctor(settings) => doctor::run(*settings, account),
-        Task::Serve(settings) => serve::run(*settings),
-        Task::Completions(shell) => write_out(&generate::completions(shell)),
-        Task::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
-        Task::Print(page) => match page.print() {
+        RequestedCommand::Release(settings) => release::run(&settings, user),
+        RequestedCommand::Limit(settings) => limit::run(&settings, user),
+        RequestedCommand::Doctor(settings) => doctor::run(*settings, user),
+        RequestedCommand::Serve(settings) => serve::run(*settings),
+        RequestedCommand::Completions(shell) => write_out(&generate::completions(shell)),
+        RequestedCommand::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
+        RequestedCommand::Usage(usage) => {
+            terminal::explain(&usage);
+            Ok(Exit::Unclear)
+        }
+        RequestedCommand::Print(page) => match page.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
             _ => Ok(Exit::Success),
         },
     }
 }
 
-/// Tells of secrets that others can read.
-fn warn(request: &Request, typed_password: bool) {
+/// Warns of variables that do nothing, as far as they are nearly ours.
+fn warn_of_variables(task: &RequestedCommand, variables: &Variables) {
+    let found;
+    let (misspelt, loudness) = match task {
+        RequestedCommand::Run(settings) => (&settings.misspelt, settings.request.loudness),
+        RequestedCommand::Acquire(settings) => {
+            found = variables.misspelt();
+            (&found, settings.request.loudness)
+        }
+        RequestedCommand::Status(_)
+        | RequestedCommand::Renew(_)
+        | RequestedCommand::Release(_)
+        | RequestedCommand::Limit(_)
+        | RequestedCommand::Serve(_) => {
+            found = variables.misspelt();
+            (&found, Loudness::Normal)
+        }
+        // doctor tells of all unknown ones, and the others have no settings.
+        RequestedCommand::Doctor(_)
+        | RequestedCommand::Completions(_)
+        | RequestedCommand::Man(_)
+        | RequestedCommand::Print(_)
+        | RequestedCommand::Usage(_) => return,
+    };
+    for word in misspelt {
+        Console::new(loudness).say(Loudness::Normal, Warning::Variable(word));
+    }
+}
+
+/// Warns of secrets that other users can read, and of those that do nothing.
+fn warn(request: &PermitRequest, typed_password: bool) {
     let mut console = Console::new(request.loudness);
     if typed_password {
-        console.say(Loudness::Normal, Exposed::Typed);
+        console.say(Loudness::Normal, ExposedSecret::Typed);
+    }
+    for option in &request.unused_secrets {
+        console.say(Loudness::Normal, UnusedSecret(option));
     }
     let exposed = match &request.location {
         Location::Default | Location::Directory(_) => None,
         Location::Redis(place) => {
-            place.url.tells_the_network_its_password().then_some(Exposed::Password)
+            place.url.tells_the_network_its_password().then_some(ExposedSecret::Password)
         }
         Location::Cloud(place) => {
             let told = place.key.is_some() && place.url.tells_the_network_its_key();
-            told.then_some(Exposed::Key)
+            told.then_some(ExposedSecret::Key)
         }
     };
     if let Some(exposed) = exposed {
@@ -119,23 +166,26 @@ fn warn(request: &Request, typed_password: bool) {
     }
 }
 
-/// Whether a task has something to say on standard output, without which nobody has a use for it.
-fn prints(task: &Task) -> bool {
+/// Whether a task prints on standard output, without which it is of no use.
+fn prints(task: &RequestedCommand) -> bool {
     match task {
-        Task::Status(_)
-        | Task::Acquire(_)
-        | Task::Limit(_)
-        | Task::Doctor(_)
-        | Task::Completions(_)
-        | Task::Man(_)
-        | Task::Print(_) => true,
-        Task::Release(settings) => settings.force,
-        Task::Run(_) | Task::Renew(_) | Task::Serve(_) => false,
+        RequestedCommand::Status(_)
+        | RequestedCommand::Acquire(_)
+        | RequestedCommand::Limit(_)
+        | RequestedCommand::Doctor(_)
+        | RequestedCommand::Completions(_)
+        | RequestedCommand::Man(_)
+        | RequestedCommand::Print(_) => true,
+        RequestedCommand::Release(settings) => settings.force,
+        RequestedCommand::Run(_)
+        | RequestedCommand::Renew(_)
+        | RequestedCommand::Serve(_)
+        | RequestedCommand::Usage(_) => false,
     }
 }
 
-/// Whether there is a standard output, as semrun was started. The standard library takes what is not
-/// there for a place where everything may be written.
+/// Whether there is a standard output, as semrun was started. The standard library takes a closed
+/// stream for one that accepts everything.
 fn can_print() -> bool {
     let reads =
         |flags: OFlags| flags & OFlags::RWMODE == OFlags::RDONLY || flags.contains(OFlags::PATH);
@@ -145,16 +195,33 @@ fn can_print() -> bool {
 
 /// The class of a failure, which decides its exit code.
 pub(crate) fn class(error: &anyhow::Error) -> Failure {
-    if let Some(misuse) = error.downcast_ref::<Misuse>() {
-        return misuse.failure;
+    if let Some(settings_error) = error.downcast_ref::<SettingsError>() {
+        return settings_error.failure;
     }
     if let Some(error) = error.downcast_ref::<backends::Error>() {
-        return match error.kind {
+        return match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Withheld => Failure::Unavailable,
             ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
         };
     }
-    if error.is::<NotOurs>() {
+    if let Some(cannot) = error.downcast_ref::<CannotServe>() {
+        return match cannot {
+            CannotServe::StateDirectory(_, UnsafeDirectory::Unsafe(_)) => Failure::Unsupported,
+            CannotServe::StateDirectory(_, UnsafeDirectory::Io(_)) | CannotServe::Address(..) => {
+                Failure::Unavailable
+            }
+        };
+    }
+    if error.is::<ChooseHolder>() {
+        return Failure::Usage;
+    }
+    if error.is::<GaveUpWaiting>() {
+        return Failure::Unavailable;
+    }
+    if error.is::<HolderUnreachable>() || error.is::<ProcessesHidden>() {
+        return Failure::Unsupported;
+    }
+    if error.is::<PermitRefused>() {
         return Failure::NotOurs;
     }
     match error.downcast_ref::<CannotRun>().map(|cannot| &cannot.reason) {
@@ -162,35 +229,4 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
         Some(LaunchError::NotExecutable(_)) => Failure::NotExecutable,
         Some(LaunchError::Failed(..)) | None => Failure::Internal,
     }
-}
-
-/// Runs a task to its end. What it left running in another thread, a question to a name server
-/// that does not answer, is not waited for.
-fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(resting::fall_asleep)
-        .build();
-    let runtime = runtime.context("cannot set up waiting for events")?;
-    let done = runtime.block_on(task);
-    runtime.shutdown_background();
-    Ok(done)
-}
-
-/// Shows something on standard output.
-fn print(page: &Page) -> anyhow::Result<Exit> {
-    write_out(page.text().as_bytes())
-}
-
-/// Writes what programs read to standard output. A reader who has seen enough is no failure.
-fn write_out(text: &[u8]) -> anyhow::Result<Exit> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(error)),
-        _ => Ok(Exit::Success),
-    }
-}
-
-fn cannot_write(error: io::Error) -> anyhow::Error {
-    anyhow::Error::new(error).context("cannot write to standard output")
 }

@@ -9,15 +9,16 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Backend, Error, ErrorKind, Gone, Holder, Lease, Lost, Name, Pending, Permit, Snapshot, Tenure,
+    Attempt, Backend, Error, Holder, Lease, LocalFuture, Loss, LossReason, LossStage, Name, Permit,
+    Snapshot, Validity,
 };
 use crate::mutants::{self, Guard};
-use crate::supervise::nesting::{Nested, News};
+use crate::supervise::nesting::{Nested, OuterNews};
 
-/// For how long the semrun around us may prove that it is.
+/// How long the semrun around us may take to prove that it is.
 const PROVING: Duration = Duration::from_secs(2);
 
-/// `SEMRUN_HELD`: what is held around us, as far as it is true.
+/// `SEMRUN_HELD`: the permits that are held around us, if that is true.
 pub(super) fn held_around() -> Option<String> {
     std::env::var("SEMRUN_HELD").ok().filter(|held| !held.is_empty())
 }
@@ -28,114 +29,113 @@ pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
     held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
 }
 
-/// What became of the permits that the environment names.
-pub(super) enum Outer {
+/// The state of the permits that the environment names.
+pub(super) enum OuterPermit {
     /// We are under this one.
     Lease(Box<dyn Lease>),
-    /// One is held, and it cannot be proven that its holder is around us.
+    /// One is held, but it cannot be proven that its holder is around us.
     Unproven,
     /// None is held any more.
     None,
 }
 
-/// Goes under a permit that is held around us, if there is one and it still is held, as the snapshot
-/// says; the innermost first.
+/// Joins a permit that is held around us, the innermost first, if the snapshot shows that it is
+/// still held.
 pub(super) async fn join(
     backend: &dyn Backend,
     name: &Name,
     outer: &[Uuid],
     snapshot: Snapshot,
-) -> Result<Outer, Error> {
-    let mut found = Outer::None;
+) -> Result<OuterPermit, Error> {
+    let mut found = OuterPermit::None;
     for id in outer.iter().rev() {
         let Some(permit) = snapshot.held(*id) else { continue };
         let record = snapshot.holder(*id).and_then(Holder::record);
         if record.is_some_and(|record| record.who.detached) {
-            // Nobody but those who run under it renews it.
+            // Only the runs under it renew it.
             if let Some(lease) = backend.attach(name, *id).await? {
-                return Ok(Outer::Lease(lease));
+                return Ok(OuterPermit::Lease(lease));
             }
             continue;
         }
-        // A semrun that is stopped or frozen says nothing, and proves nothing.
+        // A semrun that is stopped or frozen does not answer, and proves nothing.
         let Ok(joined) = timeout(PROVING, Nested::join(*id)).await else {
-            found = Outer::Unproven;
+            found = OuterPermit::Unproven;
             continue;
         };
-        let joined = joined.map_err(|source| Error {
-            kind: ErrorKind::Unavailable,
+        let joined = joined.map_err(|error| Error {
             backend: backend.url(),
-            what: format!("cannot go under {permit}, which is held around this command"),
-            source: Some(source),
+            attempt: Some(Box::new(Attempt::Join(permit.clone()))),
+            cause: error.into(),
         })?;
         match joined {
             Some((nested, news)) => {
-                return Ok(Outer::Lease(Box::new(Borrowed::new(permit, nested, news))));
+                return Ok(OuterPermit::Lease(Box::new(NestedLease::new(permit, nested, news))));
             }
-            None => found = Outer::Unproven,
+            None => found = OuterPermit::Unproven,
         }
     }
     Ok(found)
 }
 
 /// A permit that a semrun around us holds, renews and gives back.
-struct Borrowed {
+struct NestedLease {
     permit: Permit,
     nested: Nested,
-    tenure: Option<watch::Sender<Tenure>>,
+    tenure: Option<watch::Sender<Validity>>,
 }
 
-impl Borrowed {
-    fn new(permit: Permit, nested: Nested, news: News) -> Self {
+impl NestedLease {
+    fn new(permit: Permit, nested: Nested, news: OuterNews) -> Self {
         let tenure = match news {
-            News::Held(Some((since, ttl))) => Some(Tenure { since, ttl, trouble: None }),
-            News::Held(None) | News::Lost(_) => None,
+            OuterNews::Held(Some((since, ttl))) => Some(Validity { since, ttl, error: None }),
+            OuterNews::Held(None) | OuterNews::Lost(_) => None,
         };
         let tenure = tenure.filter(|_| !mutants::is_off(Guard::NestedWatch));
         Self { permit, nested, tenure: tenure.map(|tenure| watch::channel(tenure).0) }
     }
 
-    async fn lost(&mut self) -> Lost {
+    async fn lost(&mut self) -> Loss {
         if mutants::is_off(Guard::NestedWatch) {
             return std::future::pending().await;
         }
         loop {
-            let (why, gone) = match self.nested.news().await {
-                Ok(Some(News::Held(tenure))) => {
+            let (why, gone) = match self.nested.next_news().await {
+                Ok(Some(OuterNews::Held(tenure))) => {
                     if let (Some((since, ttl)), Some(sender)) = (tenure, &self.tenure) {
-                        sender.send_replace(Tenure { since, ttl, trouble: None });
+                        sender.send_replace(Validity { since, ttl, error: None });
                     }
                     continue;
                 }
-                Ok(Some(News::Lost(gone))) => ("the semrun around it has lost it", gone),
-                // It gives it back only after us, so it was killed.
-                Ok(None) | Err(_) => ("the semrun around it, which holds it, is gone", Gone::Now),
+                Ok(Some(OuterNews::Lost(gone))) => (LossReason::OuterLost, gone),
+                // It would give the permit back only after us, so it was killed.
+                Ok(None) | Err(_) => (LossReason::OuterGone, LossStage::Now),
             };
-            return Lost { why: why.into(), gone };
+            return Loss { reason: why, stage: gone };
         }
     }
 }
 
-impl Lease for Borrowed {
+impl Lease for NestedLease {
     fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    fn tenure(&self) -> Option<watch::Receiver<Tenure>> {
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
         self.tenure.as_ref().map(watch::Sender::subscribe)
     }
 
-    fn lost(&mut self) -> Pending<'_, Lost> {
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
         Box::pin(self.lost())
     }
 
-    /// The command has it already, unless it was closed on the way here.
-    fn inherit(&self) -> Option<BorrowedFd<'_>> {
+    /// The command has the descriptor already, unless it was closed on the way here.
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
     /// It is not ours to give back; the semrun around us learns that we do not need it.
-    fn release(self: Box<Self>, _: Duration) -> Pending<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> LocalFuture<'static, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 }

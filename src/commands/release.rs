@@ -1,67 +1,88 @@
-//! Giving back a permit that was acquired, or taking one from somebody else.
+//! Giving back a permit that was acquired, or revoking another holder's.
 
 use std::time::SystemTime;
 
-use super::renew::{is_running, why};
-use super::{block_on, print};
-use crate::account::Account;
-use crate::backends::{Backend, Error, ErrorKind, Eviction, GivenBack, Holder};
-use crate::exit::Exit;
-use crate::report::{Evicting, NotOurs, Page};
-use crate::settings::Release;
+use uuid::Uuid;
 
-pub(super) fn run(settings: &Release, account: &Account) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+use super::renew::is_running;
+use super::runtime::{block_on, print};
+use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapshot};
+use crate::cli::messages::{
+    ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
+};
+use crate::exit::Exit;
+use crate::settings::ReleaseSettings;
+use crate::user::User;
+
+pub(super) fn run(settings: &ReleaseSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     block_on(release(&*backend, settings))?
 }
 
-async fn release(backend: &dyn Backend, settings: &Release) -> anyhow::Result<Exit> {
-    let Release { id, name, force, now, .. } = settings;
+async fn release(backend: &dyn Backend, settings: &ReleaseSettings) -> anyhow::Result<Exit> {
+    let ReleaseSettings { id, name, force, .. } = settings;
     let snapshot = backend.observe(name).await?;
-    let holder = snapshot.holder(*id);
+    let Some(id) = *id else {
+        let (id, holder) = the_one_of(&snapshot)?;
+        return revoke(backend, settings, id, holder).await;
+    };
+    let holder = snapshot.holder(id);
     match holder {
-        Some(holder) if *force => return evict(backend, settings, holder, *now).await,
-        Some(Holder::Foreign { .. }) => return Err(not_ours(settings, holder)),
-        Some(one) if is_running(one) => return Err(not_ours(settings, holder)),
+        Some(holder) if *force => return revoke(backend, settings, id, holder).await,
+        Some(Holder::Foreign { .. }) => return Err(not_ours(id, name, holder)),
+        Some(one) if is_running(one) => return Err(not_ours(id, name, holder)),
         _ => {}
     }
-    match backend.give_back(name, *id).await? {
-        GivenBack::Now | GivenBack::Before => Ok(Exit::Success),
-        GivenBack::Unknown => Err(not_ours(settings, holder)),
+    match backend.release_detached(name, id).await? {
+        ReleaseOutcome::Now | ReleaseOutcome::Before => Ok(Exit::Success),
+        ReleaseOutcome::Unknown => Err(not_ours(id, name, holder)),
     }
 }
 
-fn not_ours(settings: &Release, holder: Option<&Holder>) -> anyhow::Error {
-    let permit = format!("{}@{}", settings.id, settings.name);
-    let mut why = why(holder);
+/// The holder, if there is exactly one.
+fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
+    let name = &snapshot.name;
+    match &*snapshot.holders {
+        [] => Err(PermitRefused::of(name, WhyNotOurs::NoHolder).into()),
+        [holder] => {
+            if let Some(id) = holder.id() {
+                return Ok((id, holder));
+            }
+            Err(PermitRefused::of(name, WhyNotOurs::Unreadable).into())
+        }
+        _ => {
+            // Each with the command that revokes it, ready to be copied.
+            Err(ChooseHolder { snapshot: snapshot.clone(), now: SystemTime::now() }.into())
+        }
+    }
+}
+
+fn not_ours(id: Uuid, name: &Name, holder: Option<&Holder>) -> anyhow::Error {
+    let permit = format!("{id}@{name}");
     let foreign = |holder: &Holder| matches!(holder, Holder::Foreign { .. });
-    if holder.is_some_and(|holder| is_running(holder) || foreign(holder)) {
-        why.push_str("; --force takes it away");
-    }
-    NotOurs { permit, why }.into()
+    let force_helps = holder.is_some_and(|holder| is_running(holder) || foreign(holder));
+    let holder = holder.cloned().map(Box::new);
+    PermitRefused { permit, why: WhyNotOurs::Held { holder, force_helps } }.into()
 }
 
-async fn evict(
+async fn revoke(
     backend: &dyn Backend,
-    settings: &Release,
+    settings: &ReleaseSettings,
+    id: Uuid,
     holder: &Holder,
-    now: bool,
 ) -> anyhow::Result<Exit> {
-    let Release { id, name, .. } = settings;
+    let ReleaseSettings { name, now, .. } = settings;
+    let now = *now;
     if let Holder::Foreign { permit, .. } = holder
         && !now
     {
-        let what = format!(
-            "cannot ask the holder of {permit}@{name} to stop: it is another program's; with --now its \
-             permit passes on at once, and what runs under it may run beside the next"
-        );
-        let backend = backend.url();
-        return Err(Error { kind: ErrorKind::Unsupported, backend, what, source: None }.into());
+        let (backend, permit, name) = (backend.url(), permit.clone(), name.clone());
+        return Err(HolderUnreachable { backend, permit, name }.into());
     }
-    let how = if now { Eviction::Now } else { Eviction::Gently };
-    // Before it is gone, so that whoever it was is known whatever happens.
-    let evicting = Evicting { name, holder, how, time: SystemTime::now() };
-    print(&Page::of(evicting))?;
-    backend.evict(name, *id, how).await?;
+    let how = if now { Revocation::Forced } else { Revocation::Graceful };
+    // Before it is gone, so that the output names the holder whatever happens.
+    let revoking = Revoking { name, holder, how, time: SystemTime::now() };
+    print(&Output::of(revoking))?;
+    backend.revoke(name, id, how).await?;
     Ok(Exit::Success)
 }

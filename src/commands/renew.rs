@@ -8,23 +8,23 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
-use super::block_on;
 use super::nested::outer_permits;
-use crate::account::Account;
-use crate::backends::{Backend, Holder, Lease, Lost, Phase, Tenure};
+use super::runtime::block_on;
+use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
+use crate::cli::messages::{PermitRefused, WhyNotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
-use crate::kernel::watch;
-use crate::report::{self, NotOurs};
-use crate::settings::Renew;
+use crate::settings::RenewSettings;
+use crate::sys::watch;
+use crate::user::User;
 
-pub(super) fn run(settings: &Renew, account: &Account) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(account)?;
+pub(super) fn run(settings: &RenewSettings, user: &User) -> anyhow::Result<Exit> {
+    let backend = settings.location.connect(user)?;
     block_on(renew(&*backend, settings))?
 }
 
-async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> {
-    let Renew { id, name, while_pid, .. } = settings;
+async fn renew(backend: &dyn Backend, settings: &RenewSettings) -> anyhow::Result<Exit> {
+    let RenewSettings { id, name, while_pid, .. } = settings;
     let lease = backend.attach(name, *id).await?;
     if lease.is_none() {
         let snapshot = backend.observe(name).await?;
@@ -32,7 +32,11 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
         match snapshot.holder(*id) {
             // Its semrun renews it.
             Some(holder) if around_us && is_running(holder) => {}
-            holder => return Err(not_ours(settings, why(holder)).into()),
+            holder => {
+                let holder = holder.cloned().map(Box::new);
+                let why = WhyNotOurs::Held { holder, force_helps: false };
+                return Err(not_ours(settings, why).into());
+            }
         }
     }
     let Some(pid) = while_pid else { return Ok(Exit::Success) };
@@ -41,38 +45,20 @@ async fn renew(backend: &dyn Backend, settings: &Renew) -> anyhow::Result<Exit> 
             ended.context("cannot watch the process")?;
             Ok(Exit::Success)
         }
-        why = lost(lease) => Err(not_ours(settings, why?).into()),
+        why = lost(lease) => {
+            Err(not_ours(settings, WhyNotOurs::Lost(why?)).into())
+        }
     }
 }
 
-fn not_ours(settings: &Renew, why: String) -> NotOurs {
-    NotOurs { permit: format!("{}@{}", settings.id, settings.name), why }
+fn not_ours(settings: &RenewSettings, why: WhyNotOurs) -> PermitRefused {
+    PermitRefused { permit: format!("{}@{}", settings.id, settings.name), why }
 }
 
 /// Whether a running command has it.
 pub(super) fn is_running(holder: &Holder) -> bool {
     let detached = holder.record().is_some_and(|record| record.who.detached);
-    matches!(holder, Holder::Known { phase: Phase::Held, .. }) && !detached
-}
-
-/// Why a permit is none that somebody acquired and has.
-pub(super) fn why(holder: Option<&Holder>) -> String {
-    match holder {
-        None => "is held by nobody any more: it ran out, was given back, or never was".into(),
-        Some(Holder::Foreign { .. }) => "is one of another program".into(),
-        Some(holder) => match (holder.phase(), holder.record()) {
-            (Phase::Kept, _) => "has been given back, and is kept for a while (--min-hold)".into(),
-            (Phase::Evicted, _) => "was taken away (semrun release --force)".into(),
-            (Phase::Held, Some(record)) if record.who.detached => {
-                "has run out, and is free soon".into()
-            }
-            (Phase::Held, Some(record)) => format!(
-                "is that of a running command, which renews it and gives it back: {}",
-                report::Holder(record)
-            ),
-            (Phase::Held, None) => "is somebody else's".into(),
-        },
-    }
+    matches!(holder, Holder::Known { phase: HolderState::Holding, .. }) && !detached
 }
 
 /// Returns once a process has ended.
@@ -84,51 +70,31 @@ async fn ended(pid: Pid) -> io::Result<()> {
 }
 
 /// Renews, and returns with the reason once the permit is lost.
-async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<String> {
+async fn lost(lease: Option<Box<dyn Lease>>) -> anyhow::Result<LossReason> {
     let Some(mut lease) = lease else { return std::future::pending().await };
-    let tenure = lease.tenure();
+    let validity = lease.validity();
     tokio::select! {
-        Lost { why, .. } = lease.lost() => Ok(format!("is lost: {why}")),
-        over = over(tenure) => over.context("cannot watch the lease"),
+        Loss { reason, .. } = lease.lost() => Ok(reason),
+        over = over(validity) => over.context("cannot watch the lease"),
     }
 }
 
 /// Returns once a lease is over without having been renewed.
-async fn over(tenure: Option<watch::Receiver<Tenure>>) -> io::Result<String> {
-    let Some(mut tenure) = tenure else { return std::future::pending().await };
+async fn over(validity: Option<watch::Receiver<Validity>>) -> io::Result<LossReason> {
+    let Some(mut validity) = validity else { return std::future::pending().await };
     let alarm = Alarm::new()?;
     loop {
-        let (end, trouble) = {
-            let tenure = tenure.borrow_and_update();
-            (tenure.since + tenure.ttl, tenure.trouble.clone())
+        let (end, error) = {
+            let validity = validity.borrow_and_update();
+            (validity.since + validity.ttl, validity.error.clone())
         };
         if clock::now() >= end {
-            let trouble = trouble.unwrap_or_else(|| "it was not renewed in time".into());
-            return Ok(format!("is lost: {trouble}"));
+            return Ok(error.map_or(LossReason::NotRenewed, LossReason::Store));
         }
         alarm.set(Some(end))?;
         tokio::select! {
-            rung = alarm.ring() => rung?,
-            Ok(()) = tenure.changed() => {}
+            rung = alarm.wait() => rung?,
+            Ok(()) = validity.changed() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backends::{Record, Who};
-
-    #[test]
-    fn a_permit_that_somebody_acquired_is_never_called_that_of_a_running_command() {
-        let holder = |detached| {
-            let who =
-                Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached };
-            let record = Record::at(uuid::Uuid::nil(), who, std::time::UNIX_EPOCH);
-            Holder::Known { token: None, record: Some(record), phase: Phase::Held, left: None }
-        };
-        assert!(why(Some(&holder(false))).contains("running command"));
-        // Where a holder that was not heard of for long gets some time more it is there still.
-        assert!(why(Some(&holder(true))).contains("has run out"));
     }
 }

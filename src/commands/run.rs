@@ -7,38 +7,41 @@ use anyhow::{Context, bail};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Rlimit;
 
-use super::block_on;
 use super::nested::held_around;
-use super::waiting::{GIVING_BACK, Turned, ask, asks_at_once, wait_in_turn};
-use crate::account::Account;
-use crate::backends::{Ask, Backend, Eviction, Lease};
-use crate::exit::{Exit, Failure};
-use crate::kernel::open_files_limit;
+use super::runtime::block_on;
+use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
+use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
+use crate::cli::messages::{
+    CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
+    SupervisionFailed, Warning,
+};
+use crate::exit::Exit;
 use crate::mutants::{self, Guard};
-use crate::report::{CannotRun, Detail, Died, Doomed, Losing, RanTooLong, Warning};
-use crate::settings::{Misuse, Run};
-use crate::supervise::child::{Launch, Tree};
+use crate::settings::RunSettings;
 use crate::supervise::descendants;
-use crate::supervise::guardian::{self, Guardian, Side, Visible, Watched};
-use crate::supervise::hold::{self, Hold};
-use crate::supervise::nesting::{Around, News};
+use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};
+use crate::supervise::lease_watch::{self, LeaseWatch};
+use crate::supervise::nesting::{NestingListener, OuterNews};
 use crate::supervise::policy::OnLost;
-use crate::supervise::signals::{Caught, Signals};
-use crate::supervise::{Ended, Remark, Unseen, supervise};
+use crate::supervise::process_tree::{Launch, Tree};
+use crate::supervise::signals::{HandlersInstalled, Signals};
+use crate::supervise::{Ended, SupervisionError, SupervisionNotice, supervise};
+use crate::sys::open_files_limit;
 use crate::terminal::{Console, Loudness};
+use crate::user::User;
 
-/// How long giving back is tried for a permit that is lost anyway.
+/// How long to retry giving back a permit that is lost anyway.
 const GIVING_UP: Duration = Duration::from_secs(1);
 
 /// How many more descriptors a run needs at most, with some to spare.
 const DESCRIPTORS: u64 = 24;
 
-pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
+pub(super) fn run(settings: &RunSettings, user: &User) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit();
-    let caught = Caught::install().context("cannot listen to signals")?;
-    let ask = ask(&settings.request, account, false);
-    let backend = settings.request.location.connect(account)?;
-    let story = Story { settings, account, ask: &ask, descriptors, caught };
+    let caught = HandlersInstalled::install().context("cannot listen to signals")?;
+    let acquire_request = acquire_request(&settings.request, user, false);
+    let backend = settings.request.location.connect(user)?;
+    let story = RunTask { settings, user, acquire_request: &acquire_request, descriptors, caught };
     if settings.request.location.expires() {
         story.tell_in_two_processes(backend)
     } else {
@@ -46,128 +49,124 @@ pub(super) fn run(settings: &Run, account: &Account) -> anyhow::Result<Exit> {
     }
 }
 
-/// The part of the process that everybody sees, where another one does the rest.
-fn guard(settings: &Run, account: &Account, ask: &Ask, guardian: Guardian) -> anyhow::Result<Exit> {
+/// The guardian's part: the visible process, while the worker does the rest.
+fn guard(
+    settings: &RunSettings,
+    user: &User,
+    acquire_request: &AcquireRequest,
+    guardian: Guardian,
+) -> anyhow::Result<Exit> {
     let mut console = Console::new(settings.request.loudness);
-    let name = &ask.name;
+    let name = &acquire_request.name;
     let unkillable = |pids: &[_]| console.say(Loudness::Normal, Warning::Unkillable(pids));
     let watched = guardian.watch(unkillable).context("cannot watch the command")?;
-    if let Watched::Done(exit) = watched {
-        return Ok(exit);
+    if let WorkerEnd::Done(end) = watched {
+        return Ok(end.into());
     }
     console.take_over();
-    // Nothing is left that could run under the permit, or wait for it.
-    let backend = settings.request.location.connect(account)?;
-    if let Err(error) = block_on(backend.withdraw(name, ask.id, GIVING_BACK))? {
+    // No process is left that could run under the permit, or wait for it.
+    let backend = settings.request.location.connect(user)?;
+    if let Err(error) = block_on(backend.cancel(name, acquire_request.id, GIVING_BACK))? {
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }
     match watched {
-        Watched::Done(exit) => Ok(exit),
-        Watched::Expired => {
-            let why = "semrun was stopped for too long";
-            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
+        WorkerEnd::Done(end) => Ok(end.into()),
+        WorkerEnd::Expired => {
+            let why = &LossReason::StoppedTooLong;
+            console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
             Ok(Exit::Lost(settings.lost_exit_code))
         }
-        Watched::Died(status) => bail!(Died { name: name.clone(), status }),
-    }
-}
-
-/// Nobody looks after the command any more.
-#[derive(Debug)]
-struct Unattended;
-
-impl std::fmt::Display for Unattended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("cannot look after the command")
+        WorkerEnd::Died(status) => bail!(Died { name: name.clone(), status }),
     }
 }
 
 /// One run, from asking to giving back.
-struct Story<'a> {
-    settings: &'a Run,
-    account: &'a Account,
-    ask: &'a Ask,
+struct RunTask<'a> {
+    settings: &'a RunSettings,
+    user: &'a User,
+    acquire_request: &'a AcquireRequest,
     /// The limit of open files that semrun was started with.
     descriptors: Option<Rlimit>,
-    caught: Caught,
+    caught: HandlersInstalled,
 }
 
-impl Story<'_> {
-    /// Where permits expire there are two processes from the start: whatever happens to one of them
-    /// from the grant on, the other one ends the command in time.
+impl RunTask<'_> {
+    /// Where permits expire there are two processes from the start: if one of them fails after the
+    /// grant, the other ends the command in time.
     fn tell_in_two_processes(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, ask, .. } = *self;
+        let Self { settings, user, acquire_request, .. } = *self;
         if !descendants::can_be_found() {
-            let text = "the processes of a command could not be stopped in time here: /proc is \
-                        missing, hides them, or is that of another pid namespace (unshare \
-                        --mount-proc mounts the right one)";
-            return Err(Misuse::new(Failure::Unsupported, text).into());
+            return Err(ProcessesHidden.into());
         }
-        // The server thinks about it while there come to be two of us. What is asked so early can be
-        // withdrawn only where there are descriptors enough for that.
-        let begun = asks_at_once(&settings.request) && are_free(DESCRIPTORS) && backend.begin(ask);
+        // The server works on the request while we split in two. So early a request can be
+        // withdrawn only with enough free descriptors.
+        let begun = asks_at_once(&settings.request)
+            && are_free(DESCRIPTORS)
+            && backend.prefetch(acquire_request);
         let withdraw = async || {
             if begun {
                 // It may have been granted.
-                let _ = backend.withdraw(&ask.name, ask.id, GIVING_BACK).await;
+                let _ =
+                    backend.cancel(&acquire_request.name, acquire_request.id, GIVING_BACK).await;
             }
         };
-        let mut visible = match guardian::divide(None) {
-            Ok(Side::Guardian(guardian)) => {
+        let mut front_process = match guardian::fork_guardian(None) {
+            Ok(ForkSide::Guardian(guardian)) => {
                 drop(backend);
-                return guard(settings, account, ask, guardian);
+                return guard(settings, user, acquire_request, guardian);
             }
-            Ok(Side::Worker(visible)) => visible,
+            Ok(ForkSide::Worker(front_process)) => front_process,
             Err(error) => {
                 block_on(withdraw())?;
                 return Err(error).context("cannot start a second process");
             }
         };
         let ran = block_on(async {
-            let mut heard = match self.listen(&mut visible) {
+            let mut heard = match self.listen(&mut front_process) {
                 Ok(heard) => heard,
                 Err(error) => {
                     withdraw().await;
                     return Err(error);
                 }
             };
-            match self.wait(&*backend, &visible, &mut heard).await? {
-                Turned::Away(exit) => Ok(exit),
-                turned => self.run_under(turned, &*backend, &visible, &mut heard).await,
+            match self.wait(&*backend, &front_process, &mut heard).await? {
+                WaitOutcome::Away(exit) => Ok(exit),
+                turned => self.run_under(turned, &*backend, &front_process, &mut heard).await,
             }
         });
-        // Where nothing could be waited for, the guardian withdraws what was asked.
-        conclude(&visible, ran?)
+        // If we could not wait, the guardian withdraws the request.
+        finish(&front_process, ran?)
     }
 
-    /// Where a permit is taken as long as a process has its descriptor, waiting needs one process. What
-    /// the command starts may close that descriptor, so from the grant on there are two as well.
+    /// Where a permit is taken as long as a process has its descriptor, waiting needs one process.
+    /// The command's processes may close that descriptor, so from the grant on there are two as
+    /// well.
     fn tell_in_one_and_then_two(&self, backend: Box<dyn Backend>) -> anyhow::Result<Exit> {
-        let Self { settings, account, ask, .. } = *self;
+        let Self { settings, user, acquire_request, .. } = *self;
         let turned = block_on(async {
-            let mut visible = Visible::Itself;
-            let mut heard = self.listen(&mut visible)?;
-            self.wait(&*backend, &visible, &mut heard).await
+            let mut front_process = FrontProcess::Itself;
+            let mut heard = self.listen(&mut front_process)?;
+            self.wait(&*backend, &front_process, &mut heard).await
         })??;
         let lease = match &turned {
-            Turned::Away(exit) => return Ok(*exit),
-            Turned::Granted(lease) | Turned::Outer(lease) => lease,
+            WaitOutcome::Away(exit) => return Ok(*exit),
+            WaitOutcome::Granted(lease) | WaitOutcome::Outer(lease) => lease,
         };
         let side = if mutants::is_off(Guard::LocalGuardian) {
-            Ok(Side::Worker(Visible::Itself))
+            Ok(ForkSide::Worker(FrontProcess::Itself))
         } else {
-            guardian::divide(lease.inherit())
+            guardian::fork_guardian(lease.inherited_fd())
         };
         match side {
-            Ok(Side::Guardian(guardian)) => {
+            Ok(ForkSide::Guardian(guardian)) => {
                 drop((turned, backend));
-                guard(settings, account, ask, guardian)
+                guard(settings, user, acquire_request, guardian)
             }
-            Ok(Side::Worker(mut visible)) => {
+            Ok(ForkSide::Worker(mut front_process)) => {
                 let ran = block_on(async {
-                    match self.listen(&mut visible) {
+                    match self.listen(&mut front_process) {
                         Ok(mut heard) => {
-                            self.run_under(turned, &*backend, &visible, &mut heard).await
+                            self.run_under(turned, &*backend, &front_process, &mut heard).await
                         }
                         Err(error) => {
                             give_back(turned).await;
@@ -175,7 +174,7 @@ impl Story<'_> {
                         }
                     }
                 });
-                conclude(&visible, ran.and_then(|ran| ran))
+                finish(&front_process, ran.and_then(|ran| ran))
             }
             Err(error) => {
                 block_on(give_back(turned))?;
@@ -185,36 +184,45 @@ impl Story<'_> {
     }
 
     /// To be called within a runtime.
-    fn listen(&self, visible: &mut Visible) -> anyhow::Result<Heard> {
-        visible.listen().context("cannot watch the guardian")?;
+    fn listen(&self, front_process: &mut FrontProcess) -> anyhow::Result<Inputs> {
+        front_process.listen().context("cannot watch the guardian")?;
         let signals = self.caught.listen().context("cannot listen to signals")?;
-        Ok(Heard { signals, console: Console::new(self.settings.request.loudness) })
+        Ok(Inputs { signals, console: Console::new(self.settings.request.loudness) })
     }
 
     async fn wait(
         &self,
         backend: &dyn Backend,
-        visible: &Visible,
-        Heard { signals, console }: &mut Heard,
-    ) -> anyhow::Result<Turned> {
+        front_process: &FrontProcess,
+        Inputs { signals, console }: &mut Inputs,
+    ) -> anyhow::Result<WaitOutcome> {
         let request = &self.settings.request;
         let kill_after = self.settings.supervision.kill_after;
-        wait_in_turn(request, kill_after, backend, self.ask, visible, signals, console).await
+        wait_in_turn(
+            request,
+            kill_after,
+            backend,
+            self.acquire_request,
+            front_process,
+            signals,
+            console,
+        )
+        .await
     }
 
-    /// Runs the command under a permit, and gives back what is ours.
+    /// Runs the command under a permit, and gives the permit back if it is ours.
     async fn run_under(
         &self,
-        turned: Turned,
+        turned: WaitOutcome,
         backend: &dyn Backend,
-        visible: &Visible,
-        heard: &mut Heard,
+        front_process: &FrontProcess,
+        heard: &mut Inputs,
     ) -> anyhow::Result<Exit> {
         let settings = self.settings;
         let (mut lease, nested) = match turned {
-            Turned::Granted(lease) => (lease, false),
-            Turned::Outer(lease) => (lease, true),
-            Turned::Away(exit) => return Ok(exit),
+            WaitOutcome::Granted(lease) => (lease, false),
+            WaitOutcome::Outer(lease) => (lease, true),
+            WaitOutcome::Away(exit) => return Ok(exit),
         };
         let permit = lease.permit().clone();
         if nested {
@@ -225,33 +233,33 @@ impl Story<'_> {
         }
 
         let url = (!nested).then(|| backend.url());
-        let ran = self.run_command(&mut *lease, url.as_deref(), visible, heard).await;
+        let ran = self.run_command(&mut *lease, url.as_deref(), front_process, heard).await;
 
-        if ran.as_ref().is_err_and(anyhow::Error::is::<Unattended>) {
-            // The command may live on. It has the permit, and keeps it if semrun only goes.
+        if ran.as_ref().is_err_and(anyhow::Error::is::<SupervisionFailed>) {
+            // The command may live on. It keeps the permit if semrun just exits.
             return ran.map(|ran| ran.exit);
         }
-        // From here on nobody needs to be killed.
-        visible.kills_at(None)?;
+        // From here on no process needs to be killed.
+        front_process.kills_at(None)?;
         let console = &mut heard.console;
         let mut lost = ran.as_ref().is_ok_and(|ran| ran.lost);
-        if ran.is_ok() && !lost && hold::is_over(&*lease) {
-            let why = "semrun was stopped until its lease was over";
-            let (name, command) = (&permit.name, Doomed::HasEnded);
-            console.say(Loudness::Quiet, Losing { name, why, command });
+        if ran.is_ok() && !lost && lease_watch::is_over(&*lease) {
+            let why = &LossReason::StoppedUntilOver;
+            let (name, command) = (&permit.name, CommandFate::HasEnded);
+            console.say(Loudness::Quiet, PermitLost { name, why, command });
             lost = true;
         }
         if !nested {
             let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
             if cannot_run
                 && !settings.request.min_hold.is_zero()
-                && backend.evict(&permit.name, permit.id, Eviction::Now).await.is_ok()
+                && backend.revoke(&permit.name, permit.id, Revocation::Forced).await.is_ok()
             {
                 // Nothing ran under it, so it need not be kept: another host may do better.
                 return Ok(ran?.exit);
             }
-            // One that cannot expire may stay taken for ever if that is not tried.
-            let expires = lease.tenure().is_some();
+            // A permit that cannot expire may stay taken for ever otherwise.
+            let expires = lease.validity().is_some();
             match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
                 Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
                 Err(_) if lost && expires => {}
@@ -272,14 +280,14 @@ impl Story<'_> {
         &self,
         lease: &mut dyn Lease,
         url: Option<&str>,
-        visible: &Visible,
-        Heard { signals, console }: &mut Heard,
-    ) -> anyhow::Result<Ended> {
+        front_process: &FrontProcess,
+        Inputs { signals, console }: &mut Inputs,
+    ) -> anyhow::Result<RunOutcome> {
         let settings = self.settings;
         let permit = &lease.permit().clone();
         let mut environment = vec![
             ("SEMRUN_PERMIT", Some(permit.to_string())),
-            // One of a permit around us says nothing about this one.
+            // The token of a permit around us does not belong to this one.
             ("SEMRUN_FENCING_TOKEN", permit.token.map(|token| token.to_string())),
         ];
         if let Some(url) = url {
@@ -290,22 +298,22 @@ impl Story<'_> {
         environment.extend(settings.withheld.iter().map(|variable| (*variable, None)));
         let supervision = settings.supervision;
         let continues = supervision.rules.on_lost == OnLost::Continue;
-        let mut hold = Hold::new(lease, supervision.kill_after, continues)
+        let mut lease_watch = LeaseWatch::new(lease, supervision.kill_after, continues)
             .context("cannot watch the lease")?;
-        visible.kills_at(hold.last())?;
-        if let Some(descriptor) = hold.inherit() {
-            visible.keep(descriptor).context("cannot have the permit kept")?;
+        front_process.kills_at(lease_watch.last())?;
+        if let Some(descriptor) = lease_watch.inherit() {
+            front_process.keep_open(descriptor).context("cannot have the permit kept")?;
         }
-        if let Some(why) = hold.is_too_late().await {
-            let (name, why) = (&permit.name, why.as_str());
-            console.say(Loudness::Quiet, Losing { name, why, command: Doomed::Stops });
-            return Ok(Ended { exit: Exit::Lost(settings.lost_exit_code), lost: true });
+        if let Some(why) = lease_watch.is_too_late().await {
+            let (name, why) = (&permit.name, &why);
+            console.say(Loudness::Quiet, PermitLost { name, why, command: CommandFate::Stops });
+            return Ok(RunOutcome { exit: Exit::Lost(settings.lost_exit_code), lost: true });
         }
-        // Before the command can look for it.
+        // It has to listen before the command can look for it.
         let around = if url.is_some() {
-            Around::listen(permit.id, News::Held(hold.tenure()))
+            NestingListener::listen(permit.id, OuterNews::Held(lease_watch.validity()))
         } else {
-            Around::elsewhere()
+            NestingListener::elsewhere()
         };
         let launch = Launch {
             program: &settings.program,
@@ -313,62 +321,89 @@ impl Story<'_> {
             environment,
             foreground: supervision.rules.foreground,
             descriptors: self.descriptors,
-            inherit: hold.inherit(),
+            inherit: lease_watch.inherit(),
         };
-        let cannot_run = |reason| CannotRun::new(&settings.program, reason);
+        let cannot_run = |reason| CannotRun::new(&settings.program, &settings.arguments, reason);
         let mut tree = Tree::launch(&launch).map_err(cannot_run)?;
         let name = &permit.name;
-        let remark = |remark: Remark<'_>| match remark {
-            Remark::Lost(why) => {
-                let command = if continues { Doomed::GoesOn } else { Doomed::Stops };
-                console.say(Loudness::Quiet, Losing { name, why, command });
+        let remark = |remark: SupervisionNotice<'_>| match remark {
+            SupervisionNotice::Lost(why) => {
+                let command = if continues { CommandFate::GoesOn } else { CommandFate::Stops };
+                console.say(Loudness::Quiet, PermitLost { name, why, command });
             }
-            Remark::RanTooLong => {
+            SupervisionNotice::RanTooLong => {
                 let time = supervision.max_runtime.unwrap_or_default();
                 console.say(Loudness::Quiet, RanTooLong(time));
             }
-            Remark::Unkillable(pids) => {
+            SupervisionNotice::Told(signal) => {
+                console.say(Loudness::Normal, StoppedBySignal(signal));
+            }
+            SupervisionNotice::Unkillable(pids) => {
                 console.say(Loudness::Normal, Warning::Unkillable(pids));
             }
-            Remark::Leaves(tree) => {
+            SupervisionNotice::Leaves(tree) => {
                 if console.says(Loudness::Verbose) {
                     console.say(Loudness::Verbose, Detail::Leaves(&tree.names()));
                 }
             }
         };
-        match supervise(&mut tree, signals, visible, (hold, around), supervision, remark).await {
-            Ok(ended) => Ok(ended),
-            Err(Unseen::NotLaunched(reason)) => Err(cannot_run(reason).into()),
-            Err(Unseen::Unattended(error)) => Err(anyhow::Error::new(error).context(Unattended)),
+        match supervise(
+            &mut tree,
+            signals,
+            front_process,
+            (lease_watch, around),
+            supervision,
+            remark,
+        )
+        .await
+        {
+            Ok(ended) => Ok(ended.into()),
+            Err(SupervisionError::NotLaunched(reason)) => Err(cannot_run(reason).into()),
+            Err(SupervisionError::Unattended(error)) => {
+                Err(anyhow::Error::new(error).context(SupervisionFailed))
+            }
         }
     }
 }
 
-/// What a run listens to and speaks with.
-struct Heard {
+/// The signals that a run hears, and its console.
+struct Inputs {
     signals: Signals,
     console: Console,
 }
 
-/// Gives back what is ours of a permit under which nothing has run.
-async fn give_back(turned: Turned) {
-    if let Turned::Granted(lease) = turned {
+/// Gives back a permit of ours under which no command has run.
+async fn give_back(turned: WaitOutcome) {
+    if let WaitOutcome::Granted(lease) = turned {
         let _ = lease.release(GIVING_BACK).await;
     }
 }
 
-/// Tells the process that everybody sees how it all ended.
-fn conclude(visible: &Visible, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+/// The result of running the command.
+struct RunOutcome {
+    exit: Exit,
+    /// Whether its permit was lost before that.
+    lost: bool,
+}
+
+impl From<Ended> for RunOutcome {
+    fn from(Ended { how, lost }: Ended) -> Self {
+        Self { exit: how.into(), lost }
+    }
+}
+
+/// Tells the visible process how the run ended.
+fn finish(front_process: &FrontProcess, ran: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     match &ran {
-        Ok(exit) => visible.done(*exit),
-        // Something may be left of the command, and the guardian has to see to it.
-        Err(error) if error.is::<Unattended>() => {}
-        Err(_) => visible.failed(),
+        Ok(exit) => front_process.done((*exit).into()),
+        // Processes of the command may be left, which the guardian has to end.
+        Err(error) if error.is::<SupervisionFailed>() => {}
+        Err(_) => front_process.failed(),
     }
     ran
 }
 
-/// Whether so many descriptors can still be had.
+/// Whether so many descriptors are free.
 fn are_free(count: u64) -> bool {
     let Ok(lowest) = fcntl_dupfd_cloexec(std::io::stderr(), 0) else { return false };
     let lowest = u64::try_from(lowest.as_raw_fd()).unwrap_or(u64::MAX);

@@ -12,30 +12,25 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use self::reload::Reload;
-use super::block_on;
-use crate::exit::{Exit, Failure};
-use crate::files::ours::Unfit;
-use crate::kernel::{open_files_limit, raise_open_files_limit};
-use crate::report::Span;
-use crate::serve::door::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::log::{Event, Log};
+use super::runtime::block_on;
+use crate::cli::messages::{CannotServe, ServerNews};
+use crate::exit::Exit;
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::log::{Log, LogEvent, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
-use crate::settings::{Misuse, Serve};
-use crate::supervise::signals::{Caught, Signals, hold_back};
+use crate::settings::ServeSettings;
+use crate::supervise::signals::{HandlersInstalled, Signals, hold_back};
+use crate::sys::{open_files_limit, raise_open_files_limit};
 use crate::terminal;
 
-const CLEAR_TEXT: &str = "without --tls-cert the API keys of clients on other machines can be read \
-                          on the network; --tls-cert and --tls-key encrypt it, and --listen \
-                          127.0.0.1:PORT keeps it on this machine";
-
-pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
-    // It ends nothing, however early it comes.
+pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
+    // HUP never ends the server, however early it comes.
     hold_back(Signal::HUP);
     // Each client needs two.
     raise_open_files_limit();
-    let Serve {
+    let ServeSettings {
         listen,
         keys,
         credentials,
@@ -50,86 +45,69 @@ pub(super) fn run(settings: Serve) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit().and_then(|limit| limit.current);
     let descriptors =
         descriptors.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
-    let room = Room::within(descriptors, strangers, strangers_of_one_address);
+    let room = ConnectionLimits::within(descriptors, strangers, strangers_of_one_address);
     let tls = credentials.tls()?.map(|tls| Rc::new(RefCell::new(tls)));
     drop(credentials);
     let (journal, found) = match &state_dir {
-        Some(directory) => Journal::open(directory).map_err(|unfit| {
-            let failure = match unfit {
-                Unfit::Io(_) => Failure::Unavailable,
-                Unfit::Unsafe(_) => Failure::Unsupported,
-            };
-            let shown = directory.display();
-            Misuse::new(failure, format!("cannot use the state directory {shown}: {unfit}"))
-        })?,
-        None => (Journal::none(), Found::default()),
+        Some(directory) => Journal::open(directory)
+            .map_err(|unfit| CannotServe::StateDirectory(directory.clone(), unfit))?,
+        None => (Journal::none(), RestoredState::default()),
     };
-    // Not before: whatever takes long until here, a signal ends it.
-    let caught = Caught::install().context("cannot listen to signals")?;
-    let log = Log::new(&log, log_format);
+    // Only now: until here a signal ends the program, whatever it waits for.
+    let caught = HandlersInstalled::install().context("cannot listen to signals")?;
+    let log = Log::new(&log, log_format, Sink { line: terminal::log, last: terminal::last_log });
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {
         let signals = caught.listen().context("cannot listen to signals")?;
-        let listener = TcpListener::bind(&listen).await.map_err(|error| {
-            Misuse::new(Failure::Unavailable, format!("cannot listen at {listen}: {error}"))
-        })?;
+        let bound = TcpListener::bind(&listen).await;
+        let listener = bound.map_err(|error| CannotServe::Address(listen, error))?;
         let address = listener.local_addr().context("cannot listen")?;
         if tls.is_none() && !address.ip().is_loopback() {
-            semaphores.log.say(Event::Alert, CLEAR_TEXT);
+            tell(&semaphores, LogEvent::Alert, &ServerNews::ClearText);
         }
-        announce(&semaphores, address.port(), restored);
+        log_start(&semaphores, address.port(), restored);
         if let Some(asked) = strangers.filter(|asked| *asked > room.strangers) {
-            let text = format!(
-                "--max-unauthenticated {asked} is more than half of the {descriptors} descriptors that \
-                 it may have; it is {} now",
-                room.strangers
-            );
-            semaphores.log.say(Event::Alert, &text);
+            let news = ServerNews::FewerStrangers { asked, descriptors, most: room.strangers };
+            tell(&semaphores, LogEvent::Alert, &news);
         }
         let routes = Routes::new(Rc::clone(&semaphores), keys);
         let reload = Reload::new(credential_files, Rc::clone(&routes), tls.clone());
-        let (door, again) = (Door::new(room), Notify::new());
+        let (door, again) = (Connections::new(room), Notify::new());
         let end = async {
             tokio::select! {
                 () = told_to_end(signals, &again) => {}
-                () = reload.whenever(&again) => {}
+                () = reload.reload_on(&again) => {}
             }
         };
         crate::serve::run(listener, tls, routes, door, end).await.context("cannot serve")
     }))??;
     semaphores.log.finish();
-    semaphores.log.say(Event::Info, "The server has ended");
+    tell(&semaphores, LogEvent::Info, &ServerNews::Ended);
     Ok(Exit::Success)
 }
 
-/// The start line of the protocol, on standard output, and what a restart costs.
-fn announce(semaphores: &Semaphores, port: u16, restored: usize) {
-    let log = &semaphores.log;
+/// The start line of the protocol on standard output, and the log lines about a restart.
+fn log_start(semaphores: &Semaphores, port: u16, restored: usize) {
     if !semaphores.journal.remembers() {
-        log.say(
-            Event::Alert,
-            "without --state-dir a restart forgets all permits: commands that hold one are stopped \
-             when they learn of it, and until then others may run beside them",
-        );
+        tell(semaphores, LogEvent::Alert, &ServerNews::Forgets);
     } else if restored > 0 {
-        log.say(Event::Info, &format!("{restored} permits on record are kept"));
+        tell(semaphores, LogEvent::Info, &ServerNews::Restored(restored));
     }
     if semaphores.journal.is_of_another_boot()
         && let Some(pause) = semaphores.paused()
     {
-        let text = format!(
-            "the machine was started since the last permit was recorded; granting nothing for {}, \
-             the longest lease on record",
-            Span(pause)
-        );
-        log.say(Event::Alert, &text);
+        tell(semaphores, LogEvent::Alert, &ServerNews::Paused(pause));
     }
     terminal::announce(&format!("server: The server is listening on port {port}"));
 }
 
-/// Every signal that ends a program ends this one, in good order, but for the one that has it read
-/// files again.
+fn tell(semaphores: &Semaphores, event: LogEvent, news: &ServerNews<'_>) {
+    semaphores.log.log_text(event, &news.to_string());
+}
+
+/// Every signal that ends a program ends this one in good order, except for the one that makes it
+/// read files again.
 async fn told_to_end(mut signals: Signals, again: &Notify) {
     while let Ok(arrival) = signals.next().await {
         match arrival.signal {

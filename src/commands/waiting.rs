@@ -1,6 +1,6 @@
-//! Waiting in turn for a permit, with what the user gets to see of it meanwhile.
+//! Waiting in turn for a permit, and what the user sees meanwhile.
 
-mod view;
+mod display;
 
 use std::time::Duration;
 
@@ -8,29 +8,35 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use self::view::View;
-use super::nested::{self, Outer, outer_permits};
-use super::resting::resting;
-use crate::account::{self, Account};
+use self::display::WaitingDisplay;
+use super::idle_memory::release_memory_during;
+use super::nested::{self, OuterPermit, outer_permits};
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Lease, Name, Notice, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, Lease, Name, Progress,
+    ProgressSender, StoreError,
 };
+use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
-use crate::report::{Detail, Waited, Warning, pitfall};
-use crate::settings::{Request, Wait};
-use crate::supervise::guardian::{Told, Visible};
-use crate::supervise::hold;
+use crate::printable::pitfall;
+use crate::settings::{PermitRequest, Wait};
+use crate::supervise::guardian::{FrontProcess, GuardianEvent};
+use crate::supervise::lease_watch;
 use crate::supervise::signals::Signals;
 use crate::terminal::{Console, Loudness};
+use crate::user::{self, User};
 
-/// How often one that waits within a command looks whether the permit around it is back.
+/// How often a nested waiter checks whether the outer permit is held again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How long giving a permit back is tried.
+/// How long to retry giving a permit back.
 pub(super) const GIVING_BACK: Duration = Duration::from_secs(5);
 
-/// What is asked of the backend. A detached permit is to outlive this process.
-pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
-    Ask {
+/// The request to the backend. A detached permit outlives this process.
+pub(super) fn acquire_request(
+    request: &PermitRequest,
+    user: &User,
+    detached: bool,
+) -> AcquireRequest {
+    AcquireRequest {
         name: request.name.clone(),
         id: Uuid::new_v4(),
         limit: request.limit,
@@ -38,208 +44,236 @@ pub(super) fn ask(request: &Request, account: &Account, detached: bool) -> Ask {
         strict: request.strict_limit,
         min_hold: request.min_hold,
         nonblock: request.wait == Wait::Not,
-        who: Who {
+        who: ClientInfo {
             label: request.label.clone(),
-            host: account::host(),
+            host: user::host(),
             pid: std::process::id(),
-            user: account.user.clone(),
+            user: user.name.clone(),
             detached,
         },
     }
 }
 
-/// A part of `longest`, by the chance that made the permit's identity.
-fn chance(longest: Duration, id: Uuid) -> Duration {
+/// A random part of `longest`, derived from the permit's random identity.
+fn jitter(longest: Duration, id: Uuid) -> Duration {
     let part = u32::from_le_bytes([id.as_bytes()[0], id.as_bytes()[1], id.as_bytes()[2], 0]);
     longest.mul_f64(f64::from(part) / f64::from(1 << 24))
 }
 
 /// Whether the first thing to do is to ask for a permit.
-pub(super) fn asks_at_once(request: &Request) -> bool {
+pub(super) fn asks_at_once(request: &PermitRequest) -> bool {
     request.jitter.is_zero() && outer_permits(&request.name).is_empty()
 }
 
-/// Looks now and then, until one that is held around us is held again and can be joined.
+/// Checks at intervals, until an outer permit is held again and can be joined.
 async fn comes_back(backend: &dyn Backend, name: &Name, outer: &[Uuid]) -> Box<dyn Lease> {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
-        // What cannot be looked at is said where it matters, by the acquiring.
+        // Ignore errors here; acquiring reports them.
         if let Ok(snapshot) = backend.observe(name).await
-            && let Ok(Outer::Lease(lease)) = nested::join(backend, name, outer, snapshot).await
+            && let Ok(OuterPermit::Lease(lease)) =
+                nested::join(backend, name, outer, snapshot).await
         {
             return lease;
         }
     }
 }
 
-/// What somebody who asks for a permit got.
-enum Got {
-    /// One that is held around us, and is enough.
+/// What a client that asks for a permit got.
+enum Obtained {
+    /// An outer permit, which is enough.
     Outer(Box<dyn Lease>),
-    Acquired(Acquired),
+    Acquired(Acquisition),
 }
 
 /// Gets a permit of our own, unless we are under one already.
 async fn get(
     backend: &dyn Backend,
-    ask: &Ask,
-    turn: &Turn,
-    mut cancel: Cancel,
-) -> Result<Got, Error> {
-    // One that outlives us is never somebody else's.
-    let outer = if ask.who.detached { Vec::new() } else { outer_permits(&ask.name) };
-    if outer.is_empty() {
-        return backend.acquire(ask, turn, cancel).await.map(Got::Acquired);
-    }
-    let Some(snapshot) = cancel.clone().or(backend.observe(&ask.name)).await else {
-        let what = "it has not said whether a permit is held around this command".into();
-        turn.tell(Notice::Trouble { what, may_last: false });
-        return Ok(Got::Acquired(Acquired::Cancelled));
+    acquire_request: &AcquireRequest,
+    progress: &ProgressSender,
+    mut cancel: CancelToken,
+) -> Result<Obtained, Error> {
+    // One that outlives us is never another run's.
+    let outer = if acquire_request.who.detached {
+        Vec::new()
+    } else {
+        outer_permits(&acquire_request.name)
     };
-    match cancel.clone().or(nested::join(backend, &ask.name, &outer, snapshot?)).await {
-        None => return Ok(Got::Acquired(Acquired::Cancelled)),
-        Some(Ok(Outer::Lease(lease))) => return Ok(Got::Outer(lease)),
+    if outer.is_empty() {
+        return backend.acquire(acquire_request, progress, cancel).await.map(Obtained::Acquired);
+    }
+    let Some(snapshot) =
+        cancel.clone().unless_cancelled(backend.observe(&acquire_request.name)).await
+    else {
+        let what = StoreError::OuterUnknown;
+        progress.tell(Progress::Trouble { what, may_last: false });
+        return Ok(Obtained::Acquired(Acquisition::Cancelled));
+    };
+    match cancel
+        .clone()
+        .unless_cancelled(nested::join(backend, &acquire_request.name, &outer, snapshot?))
+        .await
+    {
+        None => return Ok(Obtained::Acquired(Acquisition::Cancelled)),
+        Some(Ok(OuterPermit::Lease(lease))) => return Ok(Obtained::Outer(lease)),
         Some(Err(error)) => return Err(error),
         // It may be our own parent's, and then we wait for ever.
-        Some(Ok(Outer::Unproven)) if !ask.nonblock => turn.tell(Notice::HeldAround),
-        Some(Ok(Outer::Unproven | Outer::None)) => {}
+        Some(Ok(OuterPermit::Unproven)) if !acquire_request.nonblock => {
+            progress.tell(Progress::HeldAround);
+        }
+        Some(Ok(OuterPermit::Unproven | OuterPermit::None)) => {}
     }
     // A server that forgot the permit around us may learn of it again, and then we must not
     // wait for our own parent.
-    let (leave, left) = Cancel::pair();
-    let mut acquiring = backend.acquire(ask, turn, left);
+    let (leave, left) = CancelToken::pair();
+    let mut acquiring = backend.acquire(acquire_request, progress, left);
     let around_us = tokio::select! {
-        acquired = &mut acquiring => return acquired.map(Got::Acquired),
-        back = comes_back(backend, &ask.name, &outer) => Some(back),
+        acquired = &mut acquiring => return acquired.map(Obtained::Acquired),
+        back = comes_back(backend, &acquire_request.name, &outer) => Some(back),
         () = cancel.cancelled() => None,
     };
     leave.cancel();
     Ok(match (acquiring.await?, around_us) {
-        (Acquired::Cancelled, Some(outer)) => Got::Outer(outer),
-        (acquired, _) => Got::Acquired(acquired),
+        (Acquisition::Cancelled, Some(outer)) => Obtained::Outer(outer),
+        (acquired, _) => Obtained::Acquired(acquired),
     })
 }
 
 /// How the waiting ended.
-pub(super) enum Turned {
+pub(super) enum WaitOutcome {
     Granted(Box<dyn Lease>),
-    /// This one is held around us, and is not ours to give back.
+    /// An outer permit, which is not ours to give back.
     Outer(Box<dyn Lease>),
     Away(Exit),
 }
 
 /// Why we stop waiting of our own accord.
 #[derive(Clone, Copy)]
-enum Enough {
+enum StopReason {
     WaitedLongEnough,
     Signal(Signal),
 }
 
-/// Waits for a permit, unless one around us is enough. A command that is to run under it has
-/// `kill_after` when it is stopped.
-pub(super) async fn wait_in_turn(
-    request: &Request,
-    kill_after: Option<Duration>,
-    backend: &dyn Backend,
-    ask: &Ask,
-    visible: &Visible,
-    signals: &mut Signals,
-    console: &mut Console,
-) -> anyhow::Result<Turned> {
-    if let Some(why) = pitfall(ask.name.as_str()) {
-        console.say(Loudness::Verbose, Detail::Pitfall(&ask.name, why));
+/// What `-v` shows before the wait begins.
+fn tell_details(console: &mut Console, name: &Name, jitter: Duration) {
+    if let Some(why) = pitfall(name.as_str()) {
+        console.say(Loudness::Verbose, Detail::Pitfall(name, why));
     }
-    let jitter = chance(request.jitter, ask.id);
     if !jitter.is_zero() {
         console.say(Loudness::Verbose, Detail::Jitter(jitter));
     }
+}
+
+/// Waits for a permit, unless one around us is enough. `kill_after` is how long its command has
+/// when it is stopped.
+pub(super) async fn wait_in_turn(
+    request: &PermitRequest,
+    kill_after: Option<Duration>,
+    backend: &dyn Backend,
+    acquire_request: &AcquireRequest,
+    front_process: &FrontProcess,
+    signals: &mut Signals,
+    console: &mut Console,
+) -> anyhow::Result<WaitOutcome> {
+    let jitter = jitter(request.jitter, acquire_request.id);
+    tell_details(console, &acquire_request.name, jitter);
     let started = Instant::now() + jitter;
-    let (turn, mut notices) = Turn::channel();
-    let (canceller, cancel) = Cancel::pair();
+    let (progress, mut notices) = ProgressSender::channel();
+    let (canceller, cancel) = CancelToken::pair();
     let deadline = match request.wait {
         Wait::AtMost(most) => Some(started + most),
         Wait::Not | Wait::ForEver => None,
     };
-    let mut view = View::new(backend, request, ask, visible, console);
-    let mut enough: Option<Enough> = None;
-    let mut acquiring = Box::pin(resting(async {
-        // A sleep takes a millisecond, however short it is.
-        if !jitter.is_zero() && cancel.clone().or(sleep_until(started)).await.is_none() {
-            return Ok(Got::Acquired(Acquired::Cancelled));
+    let mut display =
+        WaitingDisplay::new(backend, request, acquire_request, front_process, console);
+    display.started = started;
+    let mut stop_reason: Option<StopReason> = None;
+    let mut acquiring = Box::pin(release_memory_during(async {
+        // Even the shortest sleep takes a millisecond.
+        if !jitter.is_zero()
+            && cancel.clone().unless_cancelled(sleep_until(started)).await.is_none()
+        {
+            return Ok(Obtained::Acquired(Acquisition::Cancelled));
         }
-        get(backend, ask, &turn, cancel).await
+        get(backend, acquire_request, &progress, cancel).await
     }));
     let got = loop {
+        let tick = display.next_tick;
         let stop = tokio::select! {
             biased;
-            arrival = signals.next() => view.on_signal(arrival?.signal).map(Enough::Signal),
-            told = visible.told(), if enough.is_none() => match told {
-                Told::Vanished => Some(Enough::Signal(Signal::KILL)),
-                Told::NotStopped => None,
+            arrival = signals.next() => display.on_signal(arrival?.signal).map(StopReason::Signal),
+            told = front_process.next_event(), if stop_reason.is_none() => match told {
+                GuardianEvent::Vanished => Some(StopReason::Signal(Signal::KILL)),
+                GuardianEvent::NotStopped => None,
             },
             got = &mut acquiring => break got,
-            () = until(deadline), if enough.is_none() => Some(Enough::WaitedLongEnough),
-            Some(notice) = notices.recv() => { view.on_notice(notice); None }
-            snapshot = view.looking() => { view.on_look(snapshot); None }
+            () = until(deadline), if stop_reason.is_none() => Some(StopReason::WaitedLongEnough),
+            Some(notice) = notices.recv() => { display.on_notice(notice); None }
+            snapshot = display.looking() => { display.on_look(snapshot); None }
+            () = until(tick) => { display.draw(); None }
         };
-        if let (None, Some(reason)) = (enough, stop) {
-            enough = Some(reason);
+        if let (None, Some(reason)) = (stop_reason, stop) {
+            stop_reason = Some(reason);
             canceller.cancel();
         }
     };
     drop(acquiring);
     while let Ok(notice) = notices.try_recv() {
-        view.on_notice(notice);
+        display.on_notice(notice);
     }
     let acquired = match got {
-        Ok(Got::Acquired(acquired)) => {
-            // Before anything else: whatever holds us up from now on, it ends before the lease.
-            if let Acquired::Granted(lease) = &acquired {
-                visible.kills_at(hold::last(&**lease, kill_after))?;
+        Ok(Obtained::Acquired(acquired)) => {
+            // First of all, so that even if we are held up the guardian acts before the lease ends.
+            if let Acquisition::Granted(lease) = &acquired {
+                front_process.kills_at(lease_watch::last(&**lease, kill_after))?;
             }
             acquired
         }
-        Ok(Got::Outer(lease)) => {
-            visible.kills_at(hold::last(&*lease, kill_after))?;
-            return Ok(Turned::Outer(lease));
+        Ok(Obtained::Outer(lease)) => {
+            front_process.kills_at(lease_watch::last(&*lease, kill_after))?;
+            return Ok(WaitOutcome::Outer(lease));
         }
         Err(error) => {
-            view.console.clear();
+            display.console.clear();
             return Err(error.into());
         }
     };
-    // A signal that came together with the permit: the command has not started, so it need not.
-    while let (None | Some(Enough::WaitedLongEnough), Some(arrival)) = (enough, signals.waiting()) {
-        enough = view.on_signal(arrival.signal).map(Enough::Signal).or(enough);
+    // A signal came together with the permit: then the command need not start.
+    while let (None | Some(StopReason::WaitedLongEnough), Some(arrival)) =
+        (stop_reason, signals.waiting())
+    {
+        stop_reason = display.on_signal(arrival.signal).map(StopReason::Signal).or(stop_reason);
     }
     let after = started.elapsed();
-    Ok(match (acquired, enough) {
-        (acquired, Some(Enough::Signal(signal))) => {
+    Ok(match (acquired, stop_reason) {
+        (acquired, Some(StopReason::Signal(signal))) => {
             // Nothing runs under it.
-            visible.kills_at(None)?;
-            if let Acquired::Granted(lease) = acquired
+            front_process.kills_at(None)?;
+            if let Acquisition::Granted(lease) = acquired
                 && let Err(error) = lease.release(GIVING_BACK).await
             {
-                view.console.say(Loudness::Normal, Warning::NotReleased(&error));
+                display.console.say(Loudness::Normal, Warning::NotReleased(&error));
             }
-            view.end(&Waited::Interrupted(&ask.name, after, signal));
-            Turned::Away(Exit::Interrupted(signal))
+            display.end(&Waited::Interrupted(&acquire_request.name, after, signal));
+            WaitOutcome::Away(Exit::Interrupted(signal))
         }
-        (Acquired::Granted(lease), _) => {
-            view.end(&Waited::Granted(&ask.name, after));
-            Turned::Granted(lease)
+        (Acquisition::Granted(lease), _) => {
+            display.end(&Waited::Granted(&acquire_request.name, after));
+            WaitOutcome::Granted(lease)
         }
-        (Acquired::Busy, _) => Turned::Away(Exit::NotAcquired(request.conflict_exit_code)),
-        (Acquired::Cancelled, _) => {
-            if let Some(what) = view.hindrance() {
-                view.console.clear();
-                let what = format!("gave up waiting for '{}': {what}", ask.name);
-                let (kind, backend) = (ErrorKind::Unavailable, backend.url());
-                return Err(Error { kind, backend, what, source: None }.into());
+        (Acquisition::Busy, _) => {
+            display.say_who_holds().await;
+            WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
+        }
+        (Acquisition::Cancelled, _) => {
+            if let Some(why) = display.obstacle() {
+                display.console.clear();
+                let (backend, name) = (backend.url(), acquire_request.name.clone());
+                return Err(GaveUpWaiting { backend, name, why }.into());
             }
             // The exit code alone would not tell this from an error of the command's.
-            view.console.say(Loudness::Normal, Waited::GaveUp(&ask.name, after));
-            Turned::Away(Exit::NotAcquired(request.conflict_exit_code))
+            display.console.say(Loudness::Normal, Waited::GaveUp(&acquire_request.name, after));
+            WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
     })
 }

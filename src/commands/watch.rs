@@ -8,27 +8,27 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
 use super::cannot_write;
-use crate::report::Page;
+use crate::cli::messages::Output;
 use crate::terminal::{fitting, is_dumb};
 
-/// How often it is looked.
+/// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where it is shown.
-pub(super) struct Screen {
+pub(super) struct RedrawnScreen {
     /// Whether a page can be drawn over another one there.
     redraws: bool,
     last: Option<String>,
 }
 
-impl Screen {
+impl RedrawnScreen {
     pub(super) fn new() -> Self {
         Self { redraws: io::stdout().is_terminal() && !is_dumb(), last: None }
     }
 
-    /// Shows a page: on a screen in place of the last one, elsewhere below it, if `key` says that it
-    /// is another one. False: nobody reads any more.
-    pub(super) fn show(&mut self, page: &Page, key: String) -> anyhow::Result<bool> {
+    /// Shows a page: on a screen in place of the last one, elsewhere below it if `key` has changed.
+    /// False: the reader has gone.
+    pub(super) fn show(&mut self, page: &Output, key: String) -> anyhow::Result<bool> {
         let text = if self.redraws {
             self.redrawn(page)
         } else if self.last.as_ref() == Some(&key) {
@@ -46,7 +46,7 @@ impl Screen {
     }
 
     /// The page as much as fits, over what is there.
-    fn redrawn(&self, page: &Page) -> String {
+    fn redrawn(&self, page: &Output) -> String {
         let size = tcgetwinsize(io::stdout()).ok();
         // One that does not know its size says 0.
         let rows = size.map(|size| size.ws_row).filter(|rows| *rows > 0).unwrap_or(24);
@@ -61,9 +61,9 @@ impl Screen {
     }
 }
 
-/// Whether somebody may read what we write, as far as that is known without writing.
+/// Whether a reader may be there, as far as that is known without writing.
 fn is_read() -> bool {
     let stdout = io::stdout();
-    let mut gone = [PollFd::new(&stdout, PollFlags::empty())];
-    poll(&mut gone, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1)
+    let mut stage = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut stage, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(1)
 }

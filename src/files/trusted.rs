@@ -1,6 +1,5 @@
-//! Reading files that decide what we do, or whom we trust.
+//! Reading files that decide what we do, or which servers and clients we trust.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -8,100 +7,78 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
-use super::others::{Doubt, Stranger, Why, hands};
-use super::ours;
-use super::walk::{Found, Reached, walk};
+use super::create;
+use super::permissions::{UnsafePath, UnsafeReason, hands};
+use super::walk::{FoundFile, ResolvedPath, walk};
 
-/// More than any of them has. What is larger is another file than was meant.
+/// Larger than any of them. A larger file is not the intended one.
 const LARGEST: u64 = 16 << 20;
 
 /// What is in such a file.
-pub(crate) struct Content {
+pub(crate) struct TrustedContent {
     pub(crate) bytes: Vec<u8>,
     /// Whether all users of the machine may read it, too.
     pub(crate) everybody_reads: bool,
 }
 
-/// Why a file is not read. Fits behind its path.
+/// Why a file is not read. Follows its path in a sentence.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum UntrustedFile {
     Io(io::Error),
     /// It is a secret that all users of the machine may read, or write.
     Shown,
-    /// Others could have written it.
-    Itself(Why),
-    /// Others could have put it there.
-    Way(Doubt),
+    /// Other users could have written it.
+    Itself(UnsafeReason),
+    /// Other users could have put it there.
+    Way(UnsafePath),
     /// It is neither a file nor what a process has open.
     NoFile,
     TooLarge,
 }
 
-impl From<io::Error> for Refused {
+impl From<io::Error> for UntrustedFile {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<Errno> for Refused {
+impl From<Errno> for UntrustedFile {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
     }
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "cannot be read: {error}"),
-            Self::Shown => f.write_str(
-                "holds a secret and can be read by everybody; chmod o= makes it private",
-            ),
-            Self::Itself(Why::Owner(uid)) => {
-                let me = geteuid().as_raw();
-                write!(f, "belongs to {}; chown {me} makes it yours", Stranger(*uid))
-            }
-            Self::Itself(_) => f.write_str(
-                "can be written by others, who could have it run their way; chmod go-w prevents it",
-            ),
-            Self::Way(doubt) => doubt.fmt(f),
-            Self::NoFile => f.write_str("is not a regular file; name one"),
-            Self::TooLarge => f.write_str("is larger than 16 MiB; name another file"),
-        }
-    }
-}
-
-/// Reads a file that nobody but us and root can have written, nor put in its place.
+/// Reads a file that only we and root can have written, or put in its place.
 ///
-/// A pipe from a shell's `<(…)`, or /dev/null, is what the user who named it made of it.
-pub(crate) fn read(path: &Path) -> Result<Content, Refused> {
+/// A pipe from a shell's `<(…)`, or /dev/null, is trusted as the user named it.
+pub(crate) fn read(path: &Path) -> Result<TrustedContent, UntrustedFile> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
     let (file, stat) = open(&reached.directory, found)?;
-    let regular = ours::is_regular(&stat);
+    let regular = create::is_regular(&stat);
     if regular {
         check(&file, &stat, &reached)?;
     }
     let bytes = content(file)?;
-    Ok(Content { bytes, everybody_reads: regular && is_for_everybody(&stat) })
+    Ok(TrustedContent { bytes, everybody_reads: regular && is_for_everybody(&stat) })
 }
 
-/// The same for one that only those may read whom its secret concerns.
-pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, Refused> {
+/// The same for a secret file, which others must not be able to read.
+pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, UntrustedFile> {
     let reached = walk(path)?;
     let Some(found) = &reached.file else { return Err(Errno::ISDIR.into()) };
     let (file, stat) = open(&reached.directory, found)?;
-    if ours::is_regular(&stat) {
+    if create::is_regular(&stat) {
         if is_for_everybody(&stat) {
-            return Err(Refused::Shown);
+            return Err(UntrustedFile::Shown);
         }
         check(&file, &stat, &reached)?;
     }
     content(file)
 }
 
-fn open(directory: &OwnedFd, found: &Found) -> Result<(OwnedFd, Stat), Refused> {
+fn open(directory: &OwnedFd, found: &FoundFile) -> Result<(OwnedFd, Stat), UntrustedFile> {
     let mut flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
     if !found.is_opened {
         // A FIFO without a writer is not waited for.
@@ -112,19 +89,19 @@ fn open(directory: &OwnedFd, found: &Found) -> Result<(OwnedFd, Stat), Refused> 
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile | FileType::CharacterDevice => Ok((file, stat)),
         _ if found.is_opened => Ok((file, stat)),
-        _ => Err(Refused::NoFile),
+        _ => Err(UntrustedFile::NoFile),
     }
 }
 
-/// Whether others have a hand in a file, or in the way to it.
-fn check(file: &OwnedFd, stat: &Stat, reached: &Reached) -> Result<(), Refused> {
+/// Checks that other users can change neither a file nor the way to it.
+fn check(file: &OwnedFd, stat: &Stat, reached: &ResolvedPath) -> Result<(), UntrustedFile> {
     if let Some(why) = hands(file, stat) {
-        return Err(Refused::Itself(why));
+        return Err(UntrustedFile::Itself(why));
     }
-    // What a process has open was found by the one who opened it.
+    // What a process has open was found by the process that opened it.
     let is_opened = reached.file.as_ref().is_some_and(|found| found.is_opened);
     match reached.doubts.first() {
-        Some(doubt) if !is_opened => Err(Refused::Way(doubt.clone())),
+        Some(doubt) if !is_opened => Err(UntrustedFile::Way(doubt.clone())),
         _ => Ok(()),
     }
 }
@@ -133,8 +110,8 @@ fn is_for_everybody(stat: &Stat) -> bool {
     stat.st_mode & 0o007 != 0
 }
 
-fn content(file: OwnedFd) -> Result<Vec<u8>, Refused> {
+fn content(file: OwnedFd) -> Result<Vec<u8>, UntrustedFile> {
     let mut bytes = Vec::new();
     File::from(file).take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST { Err(Refused::TooLarge) } else { Ok(bytes) }
+    if bytes.len() as u64 > LARGEST { Err(UntrustedFile::TooLarge) } else { Ok(bytes) }
 }

@@ -1,4 +1,4 @@
-//! Following a path step by step, with each step held open: what was looked at is what is used.
+//! Following a path step by step, with each step held open: so what was checked is what is used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::others::{Doubt, Why, stranger, writers};
-use crate::account::stands_for_unmapped;
+use super::permissions::{UnsafePath, UnsafeReason, stranger, writers};
+use crate::user::stands_for_unmapped;
 
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -20,37 +20,36 @@ const MOST_LINKS: usize = 40;
 const PROC: u64 = 0x9FA0;
 
 /// Where a path leads, as far as directories go.
-pub(super) struct Reached {
+pub(super) struct ResolvedPath {
     /// The last directory on the way.
     pub(super) directory: OwnedFd,
     /// What it has there. None: that directory is what was asked for.
-    pub(super) file: Option<Found>,
-    /// By what others could lead the way elsewhere, in the order of the way. What the path leads to
-    /// is not looked at.
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) file: Option<FoundFile>,
+    /// Where other users could lead the path elsewhere, in its order. Its target is not checked.
+    pub(super) doubts: Vec<UnsafePath>,
 }
 
-/// What is no directory.
-pub(super) struct Found {
+/// A file that is no directory.
+pub(super) struct FoundFile {
     pub(super) name: OsString,
-    /// Whether it is what a process has open, which was opened by who named it.
+    /// Whether it is an open file of a process, which the user who named it opened.
     pub(super) is_opened: bool,
 }
 
-struct Walk {
+struct PathWalk {
     /// Where we are, and its path without links.
     here: OwnedFd,
     names: PathBuf,
-    doubts: Vec<Doubt>,
-    /// Whom the root directory belongs to. They could change everything anyway.
+    doubts: Vec<UnsafePath>,
+    /// The owner of the root directory, who could change everything anyway.
     root: u32,
 }
 
 /// Follows a path.
-pub(super) fn walk(path: &Path) -> io::Result<Reached> {
+pub(super) fn walk(path: &Path) -> io::Result<ResolvedPath> {
     let here = if path.is_absolute() { PathBuf::new() } else { std::env::current_dir()? };
     let mut todo: VecDeque<_> = steps(&here).chain(steps(path)).collect();
-    let mut walk = Walk::begin()?;
+    let mut walk = PathWalk::begin()?;
     let mut links = 0;
     while let Some(step) = todo.pop_front() {
         if step == ".." {
@@ -58,7 +57,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             continue;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Has a directory mounted that is mounted when it is used.
+        // Opening it mounts a directory that is mounted on use.
         match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
                 walk.down(directory, &step)?;
@@ -73,7 +72,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             return walk.end(step, false, &todo);
         }
         if is_of_proc(&found)? {
-            // It stands for what a process has open, which need not have a path.
+            // The link stands for an open file of a process, which need not have a path.
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             match openat(&walk.here, &step, flags | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(directory) => walk.down(directory, &step)?,
@@ -87,7 +86,7 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
             return Err(Errno::LOOP.into());
         }
         if let Some(why) = walk.stranger(&stat) {
-            walk.doubts.push(Doubt { what: walk.names.join(&step), is_link: true, why });
+            walk.doubts.push(UnsafePath { what: walk.names.join(&step), is_link: true, why });
         }
         let target = readlinkat(&found, "", Vec::new())?;
         let target = Path::new(OsStr::from_bytes(target.as_bytes()));
@@ -100,10 +99,10 @@ pub(super) fn walk(path: &Path) -> io::Result<Reached> {
         }
     }
     walk.forget_last();
-    Ok(Reached { directory: walk.here, file: None, doubts: walk.doubts })
+    Ok(ResolvedPath { directory: walk.here, file: None, doubts: walk.doubts })
 }
 
-/// What to do one after the other for a path.
+/// The steps of a path.
 fn steps(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -116,7 +115,7 @@ fn is_of_proc(fd: &OwnedFd) -> io::Result<bool> {
     Ok(u64::try_from(rustix::fs::fstatfs(fd)?.f_type).is_ok_and(|kind| kind == PROC))
 }
 
-impl Walk {
+impl PathWalk {
     fn begin() -> io::Result<Self> {
         let root = root()?;
         let stat = fstat(&root)?;
@@ -141,38 +140,42 @@ impl Walk {
         Ok(())
     }
 
-    /// What ends the way though there is more of it leads nowhere.
+    /// A file before the end of the path leads nowhere.
     fn end(
         self,
         name: OsString,
         is_opened: bool,
         todo: &VecDeque<OsString>,
-    ) -> io::Result<Reached> {
+    ) -> io::Result<ResolvedPath> {
         if !todo.is_empty() {
             return Err(Errno::NOTDIR.into());
         }
-        Ok(Reached {
+        Ok(ResolvedPath {
             directory: self.here,
-            file: Some(Found { name, is_opened }),
+            file: Some(FoundFile { name, is_opened }),
             doubts: self.doubts,
         })
     }
 
-    /// In a sticky directory all may make files, but each changes only their own; and whose each step
-    /// is is looked at.
+    /// In a sticky directory all users may make files, but change only their own; and the owner of
+    /// each step is checked.
     fn doubt(&mut self, stat: &Stat) {
         let sticky = Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX);
         let why = self.stranger(stat).or_else(|| writers(&self.here, stat).filter(|_| !sticky));
-        self.doubts.extend(why.map(|why| Doubt { what: self.names.clone(), is_link: false, why }));
+        self.doubts.extend(why.map(|why| UnsafePath {
+            what: self.names.clone(),
+            is_link: false,
+            why,
+        }));
     }
 
-    fn stranger(&self, stat: &Stat) -> Option<Why> {
+    fn stranger(&self, stat: &Stat) -> Option<UnsafeReason> {
         stranger(stat).filter(|_| stat.st_uid != self.root)
     }
 
-    /// What was asked for is looked at by who asked.
+    /// The caller checks what it asked for itself.
     fn forget_last(&mut self) {
-        let is_last = |doubt: &Doubt| !doubt.is_link && doubt.what == self.names;
+        let is_last = |doubt: &UnsafePath| !doubt.is_link && doubt.what == self.names;
         if self.doubts.last().is_some_and(is_last) {
             self.doubts.pop();
         }

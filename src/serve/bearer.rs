@@ -1,4 +1,4 @@
-//! Who shows a key: what that key may do, and what tells its permits from those of others.
+//! The bearer of an API key: what the key may do, and what tells its permits from those of others.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) enum Role {
     /// Look.
     View,
-    /// Take permits, keep them, and give back what was taken with the same key.
+    /// Acquire permits, renew them, and give back what was acquired with the same key.
     Use,
-    /// Take permits away, pin limits, and change what is logged.
+    /// Revoke permits, pin limits, and change what is logged.
     Admin,
 }
 
@@ -44,7 +44,7 @@ impl Pattern {
     pub(crate) fn matches(&self, name: &str) -> bool {
         let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
         let (mut at, mut next) = (0, 0);
-        // The last `*`, and how much of the name it does not stand for yet.
+        // The last `*`, and the rest of the name that it does not match yet.
         let mut star = None;
         while next < name.len() {
             match pattern.get(at) {
@@ -67,12 +67,12 @@ impl Pattern {
     }
 }
 
-/// The beginning of a key's SHA-256, which tells keys apart and is no key: what was taken with one is
-/// known as its own after a restart too.
+/// The beginning of a key's SHA-256, which tells keys apart but is no key: so a permit's key is
+/// known after a restart too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Print(NonZeroU64);
+pub(crate) struct KeyFingerprint(NonZeroU64);
 
-impl Print {
+impl KeyFingerprint {
     pub(crate) fn of(key: &[u8]) -> Self {
         let sha256 = WITH_SHA256.tls13().map(|suite| suite.common.hash_provider);
         let digest = sha256.expect("a suite of TLS 1.3").hash(&[b"semrun key\0", key].concat());
@@ -81,19 +81,19 @@ impl Print {
     }
 }
 
-impl fmt::Debug for Print {
+impl fmt::Debug for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-impl Serialize for Print {
+impl Serialize for KeyFingerprint {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{self:?}"))
     }
 }
 
-impl<'de> Deserialize<'de> for Print {
+impl<'de> Deserialize<'de> for KeyFingerprint {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let number = u64::from_str_radix(&text, 16).ok().and_then(NonZeroU64::new);
@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for Print {
     }
 }
 
-/// What is known of a key beside itself.
+/// What is known of a key, without the key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bearer {
     /// What the log shows in its place.
@@ -110,12 +110,12 @@ pub(crate) struct Bearer {
     /// The semaphores that it is for; none: all of them.
     pub(crate) names: Option<Pattern>,
     /// None where a permit is on record without it.
-    pub(crate) print: Option<Print>,
+    pub(crate) print: Option<KeyFingerprint>,
 }
 
 impl Bearer {
-    /// Of a permit that is on record. No request comes with it.
-    pub(crate) fn on_record(print: Option<Print>) -> Rc<Self> {
+    /// For a permit on record. No request carries it.
+    pub(crate) fn on_record(print: Option<KeyFingerprint>) -> Rc<Self> {
         Rc::new(Self { label: "".into(), role: Role::View, names: None, print })
     }
 
@@ -128,7 +128,7 @@ impl Bearer {
         self.print.is_some() && self.print == taker.print
     }
 
-    /// Whether it may know who that is.
+    /// Whether it may see that client's identity.
     pub(crate) fn sees(&self, taker: &Self) -> bool {
         self.role == Role::Admin || self.owns(taker)
     }
@@ -145,7 +145,7 @@ pub(crate) struct Actor {
 #[cfg(test)]
 impl From<&str> for Actor {
     fn from(label: &str) -> Self {
-        let print = Some(Print::of(label.as_bytes()));
+        let print = Some(KeyFingerprint::of(label.as_bytes()));
         let bearer = Bearer { label: label.into(), role: Role::Admin, names: None, print };
         Self { bearer: bearer.into(), from: None }
     }
@@ -174,20 +174,20 @@ mod tests {
             assert!(matching.iter().all(|name| pattern.matches(name)), "{pattern:?}");
             assert!(!other.iter().any(|name| pattern.matches(name)), "{pattern:?}");
         }
-        // Not the time of a search through all ways to divide it.
+        // Matching does not backtrack through all divisions.
         assert!(!Pattern::new(&"a*".repeat(2_000)).matches(&"ab".repeat(1_999)));
     }
 
     #[test]
     fn what_is_kept_of_a_key_is_always_the_same_and_is_not_the_key() {
-        let print = Print::of(b"a-key-for-tests");
+        let print = KeyFingerprint::of(b"a-key-for-tests");
         // SHA-256 of `semrun key\0a-key-for-tests`.
         let json = serde_json::to_string(&print).unwrap();
         assert_eq!(json, "\"e3ba2065d3947b84\"");
-        assert_eq!(serde_json::from_str::<Print>(&json).unwrap(), print);
-        assert_ne!(Print::of(b"a-key-for-testt"), print);
+        assert_eq!(serde_json::from_str::<KeyFingerprint>(&json).unwrap(), print);
+        assert_ne!(KeyFingerprint::of(b"a-key-for-testt"), print);
         for bad in ["\"\"", "\"0\"", "\"x\"", "\"11112222333344445\"", "7"] {
-            assert!(serde_json::from_str::<Print>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<KeyFingerprint>(bad).is_err(), "{bad}");
         }
     }
 }

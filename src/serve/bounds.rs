@@ -1,12 +1,10 @@
-//! How much of everything a server keeps for those who have a key.
-
-use std::fmt;
+//! How much of everything a server keeps for clients that have a key.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// Who register, wait or hold, of all semaphores.
+    /// Clients that register, wait or hold, of all semaphores.
     pub(crate) clients: usize,
-    /// Who register or wait, of one.
+    /// Clients that register or wait, of one semaphore.
     pub(crate) waiters: usize,
     /// Semaphores that are in use or have a pinned limit.
     pub(crate) names: usize,
@@ -20,22 +18,11 @@ impl Default for Bounds {
     }
 }
 
-/// Which of them is reached, and where it is.
+/// Which bound is reached, and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum LimitReached {
     Clients(usize),
     Waiters(usize),
     Names(usize),
     Pins(usize),
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clients(most) => write!(f, "it has {most} clients already (--max-clients)"),
-            Self::Waiters(most) => write!(f, "{most} wait there already (--max-waiters)"),
-            Self::Names(most) => write!(f, "{most} semaphores are in use already (--max-names)"),
-            Self::Pins(most) => write!(f, "{most} limits are pinned already (--max-pins)"),
-        }
-    }
 }

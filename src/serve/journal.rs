@@ -1,9 +1,9 @@
 //! What must outlive the process: every grant, and its end. An append-only file of lines, each
-//! with its checksum, on the disk before anybody is told of the grant. It is written anew from what
-//! is still held when the server starts and when it has grown.
+//! with its checksum, on the disk before any client is told of the grant. It is written anew from
+//! what is still held when the server starts and when it has grown.
 
 mod format;
-mod work;
+mod writer;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -22,74 +22,75 @@ use uuid::Uuid;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::format::fuzz;
-use self::format::{Entry, replay, snapshot};
-pub(crate) use self::format::{Found, Grant};
-use self::work::{AGAIN, JOURNAL, Job, Progress, Work, rename_from_aside, write_aside};
-use crate::files::ours::{self, Unfit};
-use crate::kernel::file_size_limit;
+pub(crate) use self::format::{Damage, DamagedLine, RecordedGrant, RestoredState};
+use self::format::{JournalEntry, replay, snapshot};
+use self::writer::{
+    AGAIN, JOURNAL, Job, WriterStatus, WriterThread, rename_from_aside, write_aside,
+};
+use crate::files::create::{self, UnsafeDirectory};
 use crate::mutants::{self, Guard};
 use crate::serve::seals::Seals;
-use crate::supervise::signals::deaf;
+use crate::sys::{file_size_limit, with_signals_blocked};
 
 /// Where grants are recorded.
 pub(crate) struct Journal {
-    writer: Option<Writer>,
+    writer: Option<JournalWriter>,
 }
 
-struct Writer {
+struct JournalWriter {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     appended: Cell<u64>,
-    /// Bytes since the file was last written anew, and how many are enough to do so.
+    /// Bytes since the last rewrite, and how many are enough for the next.
     grown: Cell<u64>,
     enough: Cell<u64>,
-    progress: watch::Receiver<Progress>,
-    /// Of this start of the machine.
+    progress: watch::Receiver<WriterStatus>,
+    /// The identity of this boot.
     boot: String,
-    /// Of an earlier one, and the longest lease then, until that is over.
+    /// That of an earlier boot, and the longest lease then, until that is over.
     before: RefCell<Option<(String, Duration)>>,
     /// Held as long as this server uses the directory.
     _lock: File,
 }
 
-/// A file that is smaller than this is not worth to be written anew.
+/// A smaller file is not worth a rewrite.
 const SMALL: u64 = 1 << 20;
 
-/// How much a file of this size may grow before it is written anew.
+/// How much a file of this size may grow before a rewrite.
 fn enough(size: u64) -> u64 {
-    // Half of what is left is for what goes around each entry.
+    // Half of the rest is for the text around each entry.
     let room = file_size_limit().map_or(u64::MAX, |limit| limit.saturating_sub(size) / 2);
     SMALL.max(size * 4).min(room)
 }
 
 impl Journal {
-    /// One that remembers nothing.
+    /// A journal that remembers nothing.
     pub(crate) fn none() -> Self {
         Self { writer: None }
     }
 
-    /// Reads what is in a directory, which is made if need be, and goes on there.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Found), Unfit> {
+    /// Reads the journal in a directory, which is made if need be, and continues it.
+    pub(crate) fn open(directory: &Path) -> Result<(Self, RestoredState), UnsafeDirectory> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         Self::open_at(directory, boot)
     }
 
-    fn open_at(path: &Path, boot: String) -> Result<(Self, Found), Unfit> {
+    fn open_at(path: &Path, boot: String) -> Result<(Self, RestoredState), UnsafeDirectory> {
         // Kept open: when it is needed there may be no descriptor left.
-        let directory = ours::open_directory(path)?;
+        let directory = create::open_directory(path)?;
         let lock = open_lock(&directory)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(io::Error::other("another server uses it").into());
         }
         let path = path.join(JOURNAL);
-        let mut found = match ours::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
+        let mut found = match create::open_private(&directory, JOURNAL, OFlags::RDONLY)? {
             Some(mut file) => {
                 let mut bytes = Vec::new();
                 file.read_to_end(&mut bytes)?;
                 replay(&bytes, &boot)
                     .map_err(|damage| io::Error::other(format!("{}: {damage}", path.display())))?
             }
-            None => Found::default(),
+            None => RestoredState::default(),
         };
         let before = found.rebooted.map(|longest| (found.boot.clone(), longest));
         let content = snapshot(&boot, before.as_ref(), found.last, &found.pins, &found.grants);
@@ -99,13 +100,13 @@ impl Journal {
         directory.sync_all()?;
         found.seals = Some(Seals::open(&directory)?);
         let (jobs, todo) = channel();
-        let (tell, progress) = watch::channel(Progress::default());
+        let (tell, progress) = watch::channel(WriterStatus::default());
         let size = content.len() as u64;
-        let work = Work::new(path, directory, file, size, tell);
+        let work = WriterThread::new(path, directory, file, size, tell);
         let thread = std::thread::Builder::new().name("journal".into());
-        // Signals are for those who listen to them.
-        let thread = deaf(|| thread.spawn(move || work.run(&todo)))?;
-        let writer = Writer {
+        // Signals are for the threads that listen to them.
+        let thread = with_signals_blocked(|| thread.spawn(move || work.run(&todo)))?;
+        let writer = JournalWriter {
             jobs: Some(jobs),
             thread: Some(thread),
             appended: Cell::new(0),
@@ -119,8 +120,8 @@ impl Journal {
         Ok((Self { writer: Some(writer) }, found))
     }
 
-    /// Whether what is on record may not be all: the machine was started, and the longest lease
-    /// of before is not over.
+    /// Whether the record may be incomplete: the machine was rebooted, and the longest earlier
+    /// lease is not over.
     pub(crate) fn is_of_another_boot(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.before.borrow().is_some())
     }
@@ -137,38 +138,43 @@ impl Journal {
         self.writer.is_some()
     }
 
-    pub(crate) fn granted(&self, grant: &Grant) {
+    pub(crate) fn granted(&self, grant: &RecordedGrant) {
         if !mutants::is_off(Guard::Journal) {
-            self.append(&Entry::Grant(Cow::Borrowed(grant)));
+            self.append(&JournalEntry::Grant(Cow::Borrowed(grant)));
         }
     }
 
     pub(crate) fn pinned(&self, name: &str, limit: Option<u32>) {
-        self.append(&Entry::Pin { name: name.into(), limit });
+        self.append(&JournalEntry::Pin { name: name.into(), limit });
     }
 
     pub(crate) fn ended(&self, name: &str, id: Uuid) {
-        self.append(&Entry::End { name: name.into(), id });
+        self.append(&JournalEntry::End { name: name.into(), id });
     }
 
-    fn append(&self, entry: &Entry<'_>) {
+    fn append(&self, entry: &JournalEntry<'_>) {
         let Some(writer) = &self.writer else { return };
         let json = serde_json::to_string(entry).expect("plain data");
         writer.grown.set(writer.grown.get() + json.len() as u64);
         writer.send(Job::Append(json));
     }
 
-    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as what is over
-    /// takes some.
+    /// Whether it is time for [`Journal::rewrite`]; also when there is no room for more, as ended
+    /// entries take some.
     pub(crate) fn has_grown(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
             let grown = writer.grown.get();
-            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().trouble.is_some())
+            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().error.is_some())
         })
     }
 
-    /// Forgets what is over: only these limits are still pinned, and only these permits held.
-    pub(crate) fn rewrite(&self, last: u64, pins: &BTreeMap<String, u32>, grants: &[Grant]) {
+    /// Forgets ended entries: only these limits are still pinned, and only these permits held.
+    pub(crate) fn rewrite(
+        &self,
+        last: u64,
+        pins: &BTreeMap<String, u32>,
+        grants: &[RecordedGrant],
+    ) {
         let Some(writer) = &self.writer else { return };
         let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
         writer.grown.set(0);
@@ -177,17 +183,17 @@ impl Journal {
     }
 
     /// Returns once everything that was recorded so far is on the disk, or with the reason why it
-    /// does not get there.
+    /// is not.
     pub(crate) async fn written(&self) -> Result<(), String> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let target = writer.appended.get();
         let mut progress = writer.progress.clone();
         let done = progress
-            .wait_for(|progress| progress.written >= target || progress.trouble.is_some())
+            .wait_for(|progress| progress.written >= target || progress.error.is_some())
             .await;
         match done.map(|progress| progress.clone()) {
             Ok(progress) if progress.written >= target => Ok(()),
-            Ok(Progress { trouble, .. }) => Err(trouble.unwrap_or_default()),
+            Ok(WriterStatus { error, .. }) => Err(error.unwrap_or_default()),
             Err(_gone) => Err("the thread that writes has ended".into()),
         }
     }
@@ -199,18 +205,18 @@ impl Journal {
         }
     }
 
-    /// What tells of trouble and of its end; none where nothing is written.
-    pub(crate) fn progress(&self) -> Option<watch::Receiver<Progress>> {
+    /// Reports trouble with the disk and its end; none where nothing is written.
+    pub(crate) fn progress(&self) -> Option<watch::Receiver<WriterStatus>> {
         self.writer.as_ref().map(|writer| writer.progress.clone())
     }
 }
 
 /// The file that is locked by the server that uses a directory.
-fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
+fn open_lock(directory: &OwnedFd) -> Result<File, UnsafeDirectory> {
     const LOCK: &str = "lock";
-    match ours::open_private(directory, LOCK, OFlags::RDWR)? {
+    match create::open_private(directory, LOCK, OFlags::RDWR)? {
         Some(lock) => Ok(lock),
-        None => match ours::create_private(directory, LOCK) {
+        None => match create::create_private(directory, LOCK) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(io::Error::other("another server begins to use it").into())
             }
@@ -219,15 +225,15 @@ fn open_lock(directory: &OwnedFd) -> Result<File, Unfit> {
     }
 }
 
-impl Writer {
+impl JournalWriter {
     fn send(&self, job: Job) {
         self.appended.set(self.appended.get() + 1);
-        // A thread that has ended is noticed by those who wait for it.
+        // If the thread has ended, the tasks that wait for it notice.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 }
 
-impl Drop for Writer {
+impl Drop for JournalWriter {
     /// Writes what is left.
     fn drop(&mut self) {
         self.jobs = None;

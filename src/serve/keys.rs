@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use subtle::ConstantTimeEq;
 
-use super::bearer::{Bearer, Pattern, Print, Role};
+use super::bearer::{Bearer, KeyFingerprint, Pattern, Role};
 
 /// The protocol's own rule.
 const SHORTEST: usize = 10;
@@ -14,76 +14,114 @@ const SHORTEST: usize = 10;
 const ROLE: &str = "role=";
 const NAMES: &str = "names=";
 
-pub(crate) struct Keys(Vec<(Vec<u8>, Rc<Bearer>)>);
+pub(crate) struct ApiKeys(Vec<(Vec<u8>, Rc<Bearer>)>);
+
+/// Why keys cannot be used, without any key. `cli/messages/keys.rs` has the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadKeys {
+    NotUtf8,
+    None,
+    /// Of a line, by its number from 1.
+    RightBeforeKey(usize),
+    Rights(usize, BadRights),
+    Key(KeyPosition, BadKey),
+}
+
+/// Which key, by its number from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyPosition {
+    Line(usize),
+    Word(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadKey {
+    /// It has fewer characters than this.
+    Short(usize),
+    /// A header cannot carry it.
+    Unfit,
+    Twice,
+}
+
+/// What is wrong with that which a line has after its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadRights {
+    UnknownRole,
+    TwoRoles,
+    NoPattern,
+    TwoPatterns,
+    /// Something that is nearly a right, or comes after the label.
+    Misplaced,
+}
 
 // By hand: a key is never shown.
-impl std::fmt::Debug for Keys {
+impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(_, bearer)| &bearer.label)).finish()
     }
 }
 
-/// What goes with a key.
-struct Given<'a> {
+/// A key's rights and label, as given.
+struct KeyOptions<'a> {
     role: Role,
     names: Option<Pattern>,
     label: &'a str,
 }
 
-impl Keys {
-    /// From a file: one key a line, and behind it, in this order, what it may do and a label, as far as
-    /// they are there. The error says what is wrong, without any key.
-    pub(crate) fn of_lines(text: &str) -> Result<Self, String> {
+impl ApiKeys {
+    /// From a file: one key a line, then what it may do and a label, if they are there. The error
+    /// says what is wrong, without any key.
+    pub(crate) fn of_lines(text: &str) -> Result<Self, BadKeys> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let keys = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
             let (key, rest) = split(line);
             if is_meant_for_a_right(key) {
-                return Err(format!("line {number} begins with a right and not with a key"));
+                return Err(BadKeys::RightBeforeKey(number));
             }
-            let given = Given::read(rest).map_err(|problem| format!("line {number}: {problem}"));
+            let given = KeyOptions::read(rest).map_err(|bad| BadKeys::Rights(number, bad));
             Ok((key, given?, number))
         });
-        Self::of(keys, "the key in line")
+        Self::of(keys, KeyPosition::Line)
     }
 
     /// From a variable: several, separated by white space. They may do everything.
-    pub(crate) fn of_words(text: &str) -> Result<Self, String> {
+    pub(crate) fn of_words(text: &str) -> Result<Self, BadKeys> {
         let words = text.split_whitespace().enumerate();
-        let given = || Given { role: Role::Admin, names: None, label: "" };
-        Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), "key")
+        let given = || KeyOptions { role: Role::Admin, names: None, label: "" };
+        Self::of(words.map(|(index, key)| Ok((key, given(), index + 1))), KeyPosition::Word)
     }
 
     fn of<'a>(
-        keys: impl Iterator<Item = Result<(&'a str, Given<'a>, usize), String>>,
-        which: &str,
-    ) -> Result<Self, String> {
+        keys: impl Iterator<Item = Result<(&'a str, KeyOptions<'a>, usize), BadKeys>>,
+        which: fn(usize) -> KeyPosition,
+    ) -> Result<Self, BadKeys> {
         let mut all: Vec<(Vec<u8>, Rc<Bearer>)> = Vec::new();
         for given in keys {
-            let (key, Given { role, names, label }, number) = given?;
+            let (key, KeyOptions { role, names, label }, number) = given?;
+            let bad = |what| Err(BadKeys::Key(which(number), what));
             if key.len() < SHORTEST {
-                return Err(format!(
-                    "{which} {number} is shorter than {SHORTEST} characters; make it longer"
-                ));
+                return bad(BadKey::Short(SHORTEST));
             }
             if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(format!("{which} {number} has characters that no header can carry"));
+                return bad(BadKey::Unfit);
             }
-            let print = Some(Print::of(key.as_bytes()));
-            // Which of them counted would be anybody's guess.
+            let print = Some(KeyFingerprint::of(key.as_bytes()));
+            // It would be unclear which of them counts.
             if all.iter().any(|(_, bearer)| bearer.print == print) {
-                return Err(format!("{which} {number} is there twice"));
+                return bad(BadKey::Twice);
             }
             let label = if label.is_empty() { format!("key {number}") } else { label.into() };
             let bearer = Bearer { label: label.into(), role, names, print };
             all.push((key.as_bytes().to_vec(), bearer.into()));
         }
         if all.is_empty() {
-            return Err("there is no API key; write one a line".into());
+            return Err(BadKeys::None);
         }
         Ok(Self(all))
     }
 
-    /// What a key may do. Takes the same time whichever of them it is, and however much of it is right.
+    /// The bearer of a key. Takes the same time whichever key matches, and however much of it is
+    /// right.
     pub(crate) fn bearer(&self, presented: &[u8]) -> Option<Rc<Bearer>> {
         let mut found = None;
         for (key, bearer) in &self.0 {
@@ -95,39 +133,39 @@ impl Keys {
     }
 }
 
-impl<'a> Given<'a> {
-    /// What a line has behind its key.
-    fn read(mut rest: &'a str) -> Result<Self, String> {
+impl<'a> KeyOptions<'a> {
+    /// What a line has after its key.
+    fn read(mut rest: &'a str) -> Result<Self, BadRights> {
         let (mut role, mut names) = (None, None);
         loop {
             let (word, behind) = split(rest);
             if let Some(text) = word.strip_prefix(ROLE) {
                 let known = Role::ALL.iter().find(|(name, _)| *name == text);
-                let (_, known) = known.ok_or("the role is none of view, use and admin")?;
+                let (_, known) = known.ok_or(BadRights::UnknownRole)?;
                 if role.replace(*known).is_some() {
-                    return Err("it has two roles".into());
+                    return Err(BadRights::TwoRoles);
                 }
             } else if let Some(text) = word.strip_prefix(NAMES) {
                 if text.is_empty() {
-                    return Err("names= has no pattern".into());
+                    return Err(BadRights::NoPattern);
                 }
                 if names.replace(Pattern::new(text)).is_some() {
-                    return Err("it has two patterns of names".into());
+                    return Err(BadRights::TwoPatterns);
                 }
             } else {
                 break;
             }
             rest = behind;
         }
-        // Taken for a label it would leave the key all rights.
+        // If it were taken for a label, the key would keep all rights.
         if rest.split_whitespace().any(is_meant_for_a_right) {
-            return Err("write role= and names= so, and before the label".into());
+            return Err(BadRights::Misplaced);
         }
         Ok(Self { role: role.unwrap_or(Role::Admin), names, label: rest })
     }
 }
 
-/// The first word, and what is behind it.
+/// The first word, and the rest.
 fn split(line: &str) -> (&str, &str) {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     (word, rest.trim())
@@ -146,7 +184,7 @@ mod tests {
     #[test]
     fn keys_have_labels_and_nothing_else_has() {
         let keys =
-            Keys::of_lines("first-key-of-all web1 and web2\n\n  second-key-of-all\r\n").unwrap();
+            ApiKeys::of_lines("first-key-of-all web1 and web2\n\n  second-key-of-all\r\n").unwrap();
         let label = |key: &str| keys.bearer(key.as_bytes()).map(|bearer| bearer.label.to_string());
         assert_eq!(label("first-key-of-all").as_deref(), Some("web1 and web2"));
         assert_eq!(label("second-key-of-all").as_deref(), Some("key 3"));
@@ -159,11 +197,11 @@ mod tests {
     #[test]
     fn short_and_missing_keys_are_refused_without_being_repeated() {
         for bad in ["geheim", "long-enough-key\ngeheim x", "gehei\u{e4}m-gehei\u{e4}m"] {
-            let error = Keys::of_lines(bad).expect_err(bad);
+            let error = ApiKeys::of_lines(bad).expect_err(bad).to_string();
             assert!(!error.contains("gehei"), "{error}");
         }
-        assert!(Keys::of_lines(" \n").is_err() && Keys::of_words("").is_err());
-        assert!(Keys::of_words("a-first-long-key a-second-long-key").is_ok());
+        assert!(ApiKeys::of_lines(" \n").is_err() && ApiKeys::of_words("").is_err());
+        assert!(ApiKeys::of_words("a-first-long-key a-second-long-key").is_ok());
     }
 
     #[test]
@@ -178,7 +216,7 @@ mod tests {
             (" names=* host=web1", Role::Admin, Some("*"), "host=web1"),
             (" names=a=b roles", Role::Admin, Some("a=b"), "roles"),
         ] {
-            let keys = Keys::of_lines(&format!("a-key-for-tests{line}")).unwrap();
+            let keys = ApiKeys::of_lines(&format!("a-key-for-tests{line}")).unwrap();
             let bearer = keys.bearer(b"a-key-for-tests").unwrap();
             let names = names.map(Pattern::new);
             assert_eq!(
@@ -205,9 +243,10 @@ mod tests {
             ("names=geheim geheim-geheim", "line 2 begins with a right"),
             ("a-key-for-tests role=use geheim", "the key in line 2 is there twice"),
         ] {
-            let error = Keys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
+            let error = ApiKeys::of_lines(&format!("a-key-for-tests\n{line}")).expect_err(line);
+            let error = error.to_string();
             assert!(error.contains(words) && !error.contains("geheim"), "{error}");
         }
-        assert!(Keys::of_words("a-first-long-key a-first-long-key").is_err());
+        assert!(ApiKeys::of_words("a-first-long-key a-first-long-key").is_err());
     }
 }

@@ -3,17 +3,17 @@
 
 pub(crate) mod bearer;
 pub(crate) mod bounds;
-pub(crate) mod door;
-mod failures;
-mod finished;
-pub(crate) mod guest;
+pub(crate) mod connection;
+pub(crate) mod connections;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod peer;
+mod rejected_keys;
 pub(crate) mod routes;
 pub(crate) mod seals;
 pub(crate) mod semaphores;
+mod tombstones;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -34,11 +34,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use self::door::Door;
-use self::guest::SLOWEST_HEAD;
-use self::log::{Event, Log};
+use self::connection::SLOWEST_HEAD;
+use self::connections::Connections;
+use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
+use crate::cli::messages::ServerNews;
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -53,10 +54,10 @@ const LONGEST_QUEUE: i32 = 4096;
 /// would be 4 MiB for each connection.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// How long that is not said again.
+/// How long until it is said again.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
 
-/// What those who come are greeted with. Another may take its place while the server runs.
+/// The TLS configuration for new connections. Another may replace it while the server runs.
 pub(crate) type Greeting = RefCell<Arc<ServerConfig>>;
 
 /// Serves until `shutdown` is ready. To be called where tasks of one thread can be spawned.
@@ -64,7 +65,7 @@ pub(crate) async fn run(
     listener: TcpListener,
     tls: Option<Rc<Greeting>>,
     routes: Rc<Routes>,
-    door: Rc<Door>,
+    door: Rc<Connections>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     prepare(&listener)?;
@@ -90,17 +91,12 @@ pub(crate) async fn run(
             (stream, from) = next_connection(&listener, &said, &semaphores.log) => {
                 let peer = Peer::new(stream, door.enter(from.ip()));
                 let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
-                let talk = converse(peer.clone(), tls, Rc::clone(&routes));
+                let talk = serve_connection(peer.clone(), tls, Rc::clone(&routes));
                 let ends = connections.spawn_local(talk);
-                door.watch(peer.guest(), ends, peer.stream());
+                door.watch(peer.connection(), ends, peer.stream());
                 drop(peer);
                 if door.make_room(from.ip()).await > 0 {
-                    say_seldom(&crowded, &semaphores.log, || {
-                        "connections that have shown no key are closed for others that come: there \
-                         are more than --max-unauthenticated, or of one address than \
-                         --max-unauthenticated-per-address"
-                            .into()
-                    });
+                    say_seldom(&crowded, &semaphores.log, &ServerNews::Crowded);
                 }
             }
         }
@@ -108,7 +104,7 @@ pub(crate) async fn run(
 }
 
 /// Every connection is as its listener: small answers are sent at once, and a peer that vanished
-/// without a word is noticed after half a minute.
+/// silently is noticed after half a minute.
 fn prepare(listener: &TcpListener) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
@@ -116,15 +112,14 @@ fn prepare(listener: &TcpListener) -> io::Result<()> {
         .with_retries(3);
     let socket = SockRef::from(listener);
     socket.set_tcp_keepalive(&keepalive)?;
-    // What a client does not take is ours to bound, and not the kernel's.
+    // We bound what clients do not read, not the kernel.
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // Who is not accepted at once comes again after a second, or three.
+    // A client that is not accepted at once comes again after a second, or three.
     socket.listen(LONGEST_QUEUE)?;
     socket.set_tcp_nodelay(true)
 }
 
-/// The next one that comes. Where there are no descriptors for it, it waits, and those that are
-/// here go on.
+/// The next one that comes. Without a free descriptor it waits, and the present connections go on.
 async fn next_connection(
     listener: &TcpListener,
     said: &Cell<Option<Instant>>,
@@ -141,40 +136,35 @@ async fn next_connection(
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            say_seldom(said, log, || format!("cannot take more connections for now: {error}"));
+            say_seldom(said, log, &ServerNews::NoDescriptors(error));
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
         }
     }
 }
 
-/// Says what may be so at every moment now and then.
-fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, text: impl FnOnce() -> String) {
+/// Logs a recurring condition only once in a while.
+fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerNews<'_>) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.say(Event::Alert, &text());
+        log.log_text(LogEvent::Alert, &news.to_string());
     }
 }
 
-/// Says when the disk does not take what has to be recorded, and when it does again.
+/// Logs when the disk refuses what has to be recorded, and when it works again.
 async fn tell_of_trouble(routes: &Routes) {
     let Some(mut progress) = routes.semaphores.journal.progress() else { return };
     let mut known = None;
     while progress.changed().await.is_ok() {
-        let trouble = progress.borrow_and_update().trouble.clone();
-        if trouble != known {
-            let text = match &trouble {
-                Some(why) => {
-                    format!("cannot write to the state directory, granting nothing: {why}")
-                }
-                None => "the state directory can be written again".into(),
-            };
-            routes.semaphores.log.say(Event::Alert, &text);
-            known = trouble;
+        let error = progress.borrow_and_update().error.clone();
+        if error != known {
+            let news = error.as_deref().map_or(ServerNews::Records, ServerNews::DoesNotRecord);
+            routes.semaphores.log.log_text(LogEvent::Alert, &news.to_string());
+            known = error;
         }
     }
 }
 
-async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
+async fn serve_connection(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
     let bytes = peer.bytes();
     match tls {
         None => serve(bytes, peer, routes).await,
@@ -182,7 +172,7 @@ async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
             let handshake = tokio::time::timeout(SLOWEST_HEAD, tls.accept(bytes));
             let handshake = Box::pin(handshake).await;
             if let Ok(Ok(stream)) = handshake {
-                peer.guest().begins();
+                peer.connection().request_begins();
                 // Boxed: connections without TLS need not have the room for it.
                 Box::pin(serve(stream, peer, routes)).await;
             }
@@ -193,17 +183,17 @@ async fn converse(peer: Peer, tls: Option<TlsAcceptor>, routes: Rc<Routes>) {
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, routes: Rc<Routes>) {
     let service = service_fn(|request| Rc::clone(&routes).answer(request, peer.clone()));
     let talk = async {
-        // What goes wrong with a connection ends it, and with it what was open on it.
+        // An error of a connection ends it and its open request.
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
             // The guest knows better how long that is.
             .header_read_timeout(None)
             .max_buf_size(LARGEST_HEAD)
-            // Who sends a request and closes its end gets the answer all the same; requests that stay
-            // open see to that themselves.
+            // A client that sends a request and closes its end gets the answer all the same;
+            // requests that stay open check for that themselves.
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service)
             .await;
     };
-    peer.guest().unless_slow(talk).await;
+    peer.connection().unless_slow(talk).await;
 }

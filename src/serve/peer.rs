@@ -1,5 +1,5 @@
-//! The other end of a connection: bytes for who speaks HTTP with it, and whether it has gone for
-//! who has to know that whatever bytes nobody has read yet.
+//! The other end of a connection: its bytes, for HTTP, and whether it has gone, whatever bytes are
+//! still unread.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -13,24 +13,24 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::guest::Guest;
+use super::connection::ClientConnection;
 
-/// The most that is read at once. What hyper makes room for grows with what it gets, and stays so: a
-/// connection that had a long head once would have that room for as long as it is open.
+/// The most that is read at once. hyper's buffer grows with what it gets and never shrinks: after
+/// one long head a connection would keep a large buffer as long as it is open.
 const MOST_AT_ONCE: usize = 4096;
 
 #[derive(Clone)]
 pub(crate) struct Peer {
     stream: Rc<TcpStream>,
-    guest: Rc<Guest>,
+    guest: Rc<ClientConnection>,
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, guest: Rc<Guest>) -> Self {
+    pub(super) fn new(stream: TcpStream, guest: Rc<ClientConnection>) -> Self {
         Self { stream: Rc::new(stream), guest }
     }
 
-    pub(crate) fn guest(&self) -> &Rc<Guest> {
+    pub(crate) fn connection(&self) -> &Rc<ClientConnection> {
         &self.guest
     }
 
@@ -39,13 +39,13 @@ impl Peer {
     }
 
     /// What hyper reads and writes.
-    pub(super) fn bytes(&self) -> Bytes {
-        Bytes(self.clone())
+    pub(super) fn bytes(&self) -> PeerBytes {
+        PeerBytes(self.clone())
     }
 
     /// Returns when its end of the connection is closed, whatever it sent before.
-    pub(super) async fn gone(&self) {
-        // Urgent data is nothing that anybody sends; that the peer has closed comes with it.
+    pub(super) async fn stage(&self) {
+        // No client sends urgent data; that the peer has closed comes with it.
         while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;
@@ -64,9 +64,9 @@ impl Peer {
 }
 
 /// See [`Peer::bytes`].
-pub(super) struct Bytes(Peer);
+pub(super) struct PeerBytes(Peer);
 
-impl AsyncRead for Bytes {
+impl AsyncRead for PeerBytes {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl AsyncRead for Bytes {
     }
 }
 
-impl AsyncWrite for Bytes {
+impl AsyncWrite for PeerBytes {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

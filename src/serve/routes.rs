@@ -1,9 +1,10 @@
 //! One request in, one answer out: the cloud-semaphore protocol, and what our own client needs
 //! beside it. Whatever is asked gets an answer.
 
-mod content;
-pub(crate) mod reading;
-mod rights;
+mod authorization;
+mod body;
+pub(crate) mod request;
+mod responses;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -11,84 +12,89 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::{Body, Bytes};
-use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
-use self::content::{Content, LongAnswers};
-use self::reading::{
+pub(crate) use self::authorization::{Denied, DeniedAction};
+use self::authorization::{Ownership, authorize};
+use self::body::{LongAnswers, ResponseBody};
+use self::request::{
     Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
 };
-use self::rights::{Forbidden, Whose, may};
-use super::bearer::Actor;
-use super::failures::Failures;
-use super::keys::Keys;
-use super::log::{self, Event};
-use super::peer::Peer;
-use super::semaphores::{Attached, COMING_BACK, Refused, Semaphores, Verdict, Which};
-use crate::backends::cloud::wire::{
-    ASK_HEADER, About, Asking, BEAT, Evicted, KEY_HEADER, Outcome, Returned, Told, VERSION,
-    VERSION_HEADER, millis,
+pub(crate) use self::responses::Refusal;
+use self::responses::{
+    empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
+    too_many_connections, with_content_type,
 };
-use crate::backends::{Eviction, Pending};
+use super::bearer::Actor;
+use super::keys::ApiKeys;
+use super::log::{self, LogEvent};
+use super::peer::Peer;
+use super::rejected_keys::RejectedKeys;
+use super::semaphores::{AttachedRequest, COMING_BACK, RequestEnd, RequestKind, Semaphores};
+use crate::backends::cloud::protocol::{
+    ASK_HEADER, BEAT, KEY_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, ReleaseReply,
+    RevokeReply, ServerInfo, VERSION, VERSION_HEADER, millis,
+};
+use crate::backends::{LocalFuture, Revocation};
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
 const LONGEST_NAME: usize = 4096;
 
-/// What answers requests.
+/// Answers requests.
 pub(crate) struct Routes {
     pub(crate) semaphores: Rc<Semaphores>,
     /// Others may take their place while the server runs.
-    pub(crate) keys: RefCell<Rc<Keys>>,
-    pub(super) failures: Failures,
+    pub(crate) keys: RefCell<Rc<ApiKeys>>,
+    pub(super) failures: RejectedKeys,
     long_answers: LongAnswers,
 }
 
-type Answer = Response<Content>;
+type Answer = Response<ResponseBody>;
 
 /// A request that is understood, and may be made.
-struct Wanted {
+struct RequestedAction {
     route: Route,
     /// Whether one of our own clients asks.
     ours: bool,
     name: Rc<str>,
     id: Option<Uuid>,
     actor: Actor,
-    asking: Option<Asking>,
-    how: Option<Eviction>,
+    asking: Option<RegisterRequest>,
+    how: Option<Revocation>,
     pinning: Option<Pinning>,
     json: Option<Value>,
 }
 
-/// What came of it.
-enum Done {
+/// The result of a request.
+enum RouteResult {
     Answered(Answer),
     /// It stays open until there is something to answer.
-    Open(Attached, Which),
-    /// The same for one of ours, which holds.
-    Watching(Attached),
-    Asked(Told, Option<Attached>),
-    /// It is answered when it is on record, if that can be.
+    Open(AttachedRequest, RequestKind),
+    /// The same for a holder of our own kind.
+    Watching(AttachedRequest),
+    Asked(RegisterReply, Option<AttachedRequest>),
+    /// It is answered once it is on record, or that has failed.
     Changed(Answer),
     /// It is answered when it is on record, and not before.
     Pinned,
-    /// Not yet: it is to be done when those who were here before have come back.
-    Later(Wanted),
+    /// Not yet: it is to be done when the clients from before the restart have come back.
+    Later(RequestedAction),
 }
 
 impl Routes {
-    pub(crate) fn new(semaphores: Rc<Semaphores>, keys: Keys) -> Rc<Self> {
-        let (failures, long_answers) = (Failures::default(), LongAnswers::default());
+    pub(crate) fn new(semaphores: Rc<Semaphores>, keys: ApiKeys) -> Rc<Self> {
+        let (failures, long_answers) = (RejectedKeys::default(), LongAnswers::default());
         let keys = RefCell::new(Rc::new(keys));
         Rc::new(Self { semaphores, keys, failures, long_answers })
     }
 
-    /// Does what a request wants. What can be done at once is done by this call, and not when
-    /// somebody waits for the answer: a connection may end before that.
+    /// Does what a request wants. What can be done at once is done by this call, and not when the
+    /// answer is awaited: a connection may end before that.
     pub(crate) fn answer<B>(
         self: Rc<Self>,
         request: Request<B>,
@@ -98,19 +104,21 @@ impl Routes {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let asking = peer.guest().asks();
+        let asking = peer.connection().open_request();
         let (head, body) = request.into_parts();
-        let ours = head.headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
+        let version = head.headers.get(VERSION_HEADER).cloned();
+        let ours = version.as_ref().is_some_and(|version| version == VERSION);
         let log = &self.semaphores.log;
         log.catch_up();
-        let line = log.logs(Event::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
+        let line =
+            log.logs(LogEvent::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
         let ready = if is_json(&head.headers) {
             Err((head, body))
         } else {
             Ok(self.begin(&head, Ok(None), ours, &peer))
         };
         async move {
-            // Thousands of requests stay open, and nothing of them is kept that is not needed.
+            // Thousands of requests stay open, so only what is needed of them is kept.
             let mut done = match ready {
                 Ok(done) => done,
                 Err((head, body)) => {
@@ -118,44 +126,46 @@ impl Routes {
                     self.begin(&head, json, ours, &peer)
                 }
             };
-            while let Done::Later(wanted) = done {
+            while let RouteResult::Later(wanted) = done {
                 tokio::time::sleep(self.semaphores.paused().unwrap_or_default()).await;
                 done = self.act(wanted, &peer);
             }
             let mut answer = match done {
-                Done::Answered(answer) => answer,
-                Done::Open(attached, which) => self.verdict(attached, which, &peer).await,
-                Done::Watching(attached) => match ending(attached, &peer).await {
-                    Verdict::Replaced => removed(),
-                    Verdict::Evicted => {
-                        // What is on record first: it cannot be renewed after a restart either.
+                RouteResult::Answered(answer) => answer,
+                RouteResult::Open(attached, which) => self.verdict(attached, which, &peer).await,
+                RouteResult::Watching(attached) => match ending(attached, &peer).await {
+                    RequestEnd::Replaced => removed(),
+                    RequestEnd::Revoked => {
+                        // Record it first, so that it cannot be renewed after a restart either.
                         let _ = self.semaphores.journal.written().await;
-                        plain_json(&Told::evicted())
+                        plain_json(&RegisterReply::revoked())
                     }
                     _ => empty(StatusCode::OK),
                 },
-                Done::Asked(told, attached) => self.tell(told, attached, peer).await,
-                Done::Changed(answer) => {
-                    // Whoever was waiting for this is told first.
+                RouteResult::Asked(told, attached) => self.tell(told, attached, peer).await,
+                RouteResult::Changed(answer) => {
+                    // The waiter for this is told first.
                     tokio::task::yield_now().await;
-                    // Otherwise a server that ends now takes it for held when it starts again. What
-                    // cannot be written is given back all the same.
+                    // Otherwise a server that ends now takes it for held when it restarts. If it
+                    // cannot be written, it is given back all the same.
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
-                Done::Pinned => match self.semaphores.journal.written().await {
+                RouteResult::Pinned => match self.semaphores.journal.written().await {
                     Ok(()) => empty(StatusCode::OK),
-                    Err(trouble) => refusal(format!("it cannot record a limit: {trouble}")),
+                    Err(error) => refusal(&Refusal::LimitNotRecorded(error)),
                 },
                 // The loop has seen to it.
-                Done::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
+                RouteResult::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
-            if ours {
-                answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+            // With the client's version, so that a client of another version takes it for an answer
+            // of ours, and shows it.
+            if let Some(version) = version {
+                answer.headers_mut().insert(VERSION_HEADER, version);
             }
             if let Some(line) = line {
                 let status = answer.status().as_u16();
-                self.semaphores.log.say(Event::Debug, &format!("{line}: {status}"));
+                self.semaphores.log.log_text(LogEvent::Debug, &format!("{line}: {status}"));
             }
             answer.body_mut().asking = Some(asking);
             Ok(answer)
@@ -168,27 +178,31 @@ impl Routes {
         json: Result<Option<Value>, ()>,
         ours: bool,
         peer: &Peer,
-    ) -> Done {
-        match self.understand(head, json, ours, peer) {
+    ) -> RouteResult {
+        if let Some(version) = head.headers.get(VERSION_HEADER).filter(|_| !ours && is_clear(head))
+        {
+            return RouteResult::Answered(of_another_version(version));
+        }
+        match self.parse(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),
             Err(status) => {
                 let mut answer = empty(status);
-                // It had a key that is none any more, and leaves the room of those that have one.
-                if status == StatusCode::UNAUTHORIZED && peer.guest().is_known() {
+                // Its key is not valid any more, so it leaves the room of known clients.
+                if status == StatusCode::UNAUTHORIZED && peer.connection().is_known() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Done::Answered(answer)
+                RouteResult::Answered(answer)
             }
         }
     }
 
-    fn understand(
+    fn parse(
         &self,
         head: &Parts,
         json: Result<Option<Value>, ()>,
         ours: bool,
         peer: &Peer,
-    ) -> Result<Wanted, StatusCode> {
+    ) -> Result<RequestedAction, StatusCode> {
         if !is_clear(head) {
             return Err(StatusCode::BAD_REQUEST);
         }
@@ -196,16 +210,16 @@ impl Routes {
         let json = json.map_err(|()| StatusCode::BAD_REQUEST)?;
         let route = Route::of(&head.method, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
         let key = head.headers.get(KEY_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-        let address = peer.guest().address();
+        let address = peer.connection().address();
         let Some(bearer) = self.keys.borrow().bearer(key) else {
-            // What asks without any, a balancer say, does not guess.
+            // A client without a key, a load balancer say, does not guess.
             if !key.is_empty() {
                 self.failures.add(address, &self.semaphores.log);
             }
             return Err(StatusCode::UNAUTHORIZED);
         };
         let actor = Actor { bearer, from: Some(address) };
-        peer.guest().shows_key();
+        peer.connection().shows_key();
         let name = name_in(head.uri.query().unwrap_or_default());
         if name.len() > LONGEST_NAME {
             return Err(StatusCode::BAD_REQUEST);
@@ -216,44 +230,44 @@ impl Routes {
         };
         let name = self.semaphores.known(name);
         let id = id_in(&head.headers);
-        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.headers));
-        Ok(Wanted { route, ours, name, id, actor, asking, how, pinning, json })
+        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.method, &head.headers));
+        Ok(RequestedAction { route, ours, name, id, actor, asking, how, pinning, json })
     }
 
     /// Whether the key of a request may make it.
-    fn allows(&self, wanted: &Wanted) -> Result<(), Forbidden> {
-        let Wanted { route, name, actor, asking, .. } = wanted;
+    fn allows(&self, wanted: &RequestedAction) -> Result<(), Denied> {
+        let RequestedAction { route, name, actor, asking, .. } = wanted;
         let asked = asking.as_ref().filter(|_| *route == Route::Register).map(|asking| asking.id);
         let taker = asked.or(wanted.id).and_then(|id| self.semaphores.taker(name, id));
         let whose = match taker {
-            None => Whose::Nobodys,
-            Some(taker) if actor.bearer.owns(&taker) => Whose::Own,
-            Some(_) => Whose::Anothers,
+            None => Ownership::Nobodys,
+            Some(taker) if actor.bearer.owns(&taker) => Ownership::Own,
+            Some(_) => Ownership::Anothers,
         };
-        may(&actor.bearer, *route, name, whose)
+        authorize(&actor.bearer, *route, name, whose)
     }
 
     /// Does what is wanted, as far as that can be done at once.
-    fn act(&self, wanted: Wanted, peer: &Peer) -> Done {
+    fn act(&self, wanted: RequestedAction, peer: &Peer) -> RouteResult {
         if let Err(forbidden) = self.allows(&wanted) {
-            return Done::Answered(not_allowed(forbidden));
+            return RouteResult::Answered(not_allowed(forbidden));
         }
         let soon = |pause: Duration| pause <= COMING_BACK;
         if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
             && self.semaphores.paused().is_some_and(soon)
         {
-            return Done::Later(wanted);
+            return RouteResult::Later(wanted);
         }
-        let Wanted { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
+        let RequestedAction { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
         let semaphores = &self.semaphores;
-        Done::Answered(match (route, id) {
+        RouteResult::Answered(match (route, id) {
             (Route::Register, _) => match asking {
-                // Who died while we were held up must not be given anything.
+                // A client that died while we were held up must not be granted anything.
                 Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
-                Some(asking) => match semaphores.ask(&name, asking, &actor) {
+                Some(asking) => match semaphores.request(&name, asking, &actor) {
                     Ok((told, attached)) => {
-                        peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
-                        return Done::Asked(told, attached);
+                        peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
+                        return RouteResult::Asked(told, attached);
                     }
                     Err(refused) => refused_for(refused),
                 },
@@ -262,18 +276,18 @@ impl Routes {
                     Err(refused) => refused_for(refused),
                 },
             },
-            (Route::Attach(Which::Monitor), Some(id)) if ours => {
+            (Route::Attach(RequestKind::Monitor), Some(id)) if ours => {
                 match semaphores.watch(&name, id) {
-                    Ok(attached) => return Done::Watching(attached),
+                    Ok(attached) => return RouteResult::Watching(attached),
                     Err(refused) => refused_for(refused),
                 }
             }
             // It lives as long as this connection, which does not last.
-            (Route::Attach(_), Some(_)) if !peer.guest().is_known() => {
-                refusal("it has as many connections as it may have".into())
+            (Route::Attach(_), Some(_)) if !peer.connection().is_known() => {
+                refusal(&Refusal::Connections)
             }
             (Route::Attach(which), Some(id)) => match semaphores.attach(&name, id, which, &actor) {
-                Ok(attached) => return Done::Open(attached, which),
+                Ok(attached) => return RouteResult::Open(attached, which),
                 Err(refused) => refused_for(refused),
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
@@ -283,10 +297,14 @@ impl Routes {
                     semaphores.finish(id, &actor.bearer);
                 }
                 let done = semaphores.signal(&name, id, actor);
-                return Done::Changed(done.map_or_else(refused_for, |()| empty(StatusCode::OK)));
+                return RouteResult::Changed(
+                    done.map_or_else(refused_for, |()| empty(StatusCode::OK)),
+                );
             }
             // Not made first and then refused.
-            (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => crowded(),
+            (Route::Observe, _) if !self.long_answers.has_room(semaphores.size(&name)) => {
+                too_many_connections()
+            }
             (Route::Observe, _) if ours => {
                 self.long(plain_json(&semaphores.look(&name, &actor.bearer)))
             }
@@ -296,24 +314,24 @@ impl Routes {
             (Route::LogConfig, _) => self.configure(json, &actor),
             (Route::Renew, Some(id)) => {
                 let told = semaphores.renew(&name, id, &actor.bearer);
-                peer.guest().renews_within(Duration::from_millis(told.ttl_ms));
+                peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
                 plain_json(&told)
             }
             (Route::Return, Some(id)) => {
                 let outcome = semaphores.give_back(&name, id, actor);
-                return Done::Changed(plain_json(&Returned { outcome }));
+                return RouteResult::Changed(plain_json(&ReleaseReply { outcome }));
             }
-            (Route::Evict, Some(id)) => match how {
+            (Route::Revoke, Some(id)) => match how {
                 Some(how) => {
-                    let held = semaphores.evict(&name, id, how, actor);
-                    return Done::Changed(plain_json(&Evicted { held }));
+                    let held = semaphores.revoke(&name, id, how, actor);
+                    return RouteResult::Changed(plain_json(&RevokeReply { held }));
                 }
                 None => empty(StatusCode::BAD_REQUEST),
             },
-            (Route::Renew | Route::Return | Route::Evict, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::Renew | Route::Return | Route::Revoke, None) => empty(StatusCode::BAD_REQUEST),
             (Route::Limit, _) => match pinning {
                 Some(pinning) => match semaphores.pin(&name, pinning.limit(), &actor) {
-                    Ok(()) => return Done::Pinned,
+                    Ok(()) => return RouteResult::Pinned,
                     Err(refused) => refused_for(refused),
                 },
                 None => empty(StatusCode::BAD_REQUEST),
@@ -323,127 +341,76 @@ impl Routes {
         })
     }
 
-    /// Waits for a permit, or until there is none to be had or kept any more.
-    async fn verdict(&self, attached: Attached, which: Which, peer: &Peer) -> Answer {
+    /// Waits until the permit is granted, or the place or permit is lost.
+    async fn verdict(&self, attached: AttachedRequest, which: RequestKind, peer: &Peer) -> Answer {
         match (which, ending(attached, peer).await) {
-            (Which::Wait, Verdict::Granted) => {
-                // Nobody is told of what would be forgotten.
+            (RequestKind::Wait, RequestEnd::Granted) => {
+                // No client is told of what would be forgotten.
                 self.semaphores.journal.certainly_written().await;
                 empty(StatusCode::OK)
             }
-            (Which::Monitor, Verdict::Released) => empty(StatusCode::OK),
+            (RequestKind::Monitor, RequestEnd::Released) => empty(StatusCode::OK),
             _ => removed(),
         }
     }
 
-    async fn tell(&self, told: Told, attached: Option<Attached>, peer: Peer) -> Answer {
-        if told.outcome == Outcome::Held
-            && let Err(trouble) = self.semaphores.journal.written().await
+    async fn tell(
+        &self,
+        told: RegisterReply,
+        attached: Option<AttachedRequest>,
+        peer: Peer,
+    ) -> Answer {
+        if told.outcome == RegisterOutcome::Holding
+            && let Err(error) = self.semaphores.journal.written().await
         {
-            return refusal(format!("it cannot record a grant: {trouble}"));
+            return refusal(&Refusal::GrantNotRecorded(error));
         }
         let mut line = serde_json::to_string(&told).expect("plain data");
         line.push('\n');
-        let mut answer = typed("application/json", String::new());
+        let mut answer = with_content_type("application/json", String::new());
         // A proxy must not keep the first line until there is a second one.
         answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-        let then = attached.map(|attached| -> Pending<'static, Verdict> {
+        let then = attached.map(|attached| -> LocalFuture<'static, RequestEnd> {
             Box::pin(async move { ending(attached, &peer).await })
         });
         let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
-        *answer.body_mut() = Content { first: Some(line.into()), then, beats, asking: None };
+        *answer.body_mut() = ResponseBody { first: Some(line.into()), then, beats, asking: None };
         answer
     }
 
     /// An answer that may be long, if it may be on its way beside others.
     fn long(&self, answer: Answer) -> Answer {
-        let (head, Content { first, .. }) = answer.into_parts();
+        let (head, ResponseBody { first, .. }) = answer.into_parts();
         match self.long_answers.hold(first.unwrap_or_default()) {
-            Some(text) => Response::from_parts(head, Content::text(text)),
-            None => crowded(),
+            Some(text) => Response::from_parts(head, ResponseBody::text(text)),
+            None => too_many_connections(),
         }
     }
 
-    fn about(&self) -> About {
+    fn about(&self) -> ServerInfo {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let remembers = self.semaphores.journal.remembers();
-        About { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
+        ServerInfo { version: env!("CARGO_PKG_VERSION").into(), remembers, time_ms: millis(now) }
     }
 
     fn configure(&self, json: Option<Value>, actor: &Actor) -> Answer {
         let log = &self.semaphores.log;
-        match json.map_or(Ok(()), |json| log.change_for(actor, &json)) {
-            Ok(()) => typed("application/json; charset=utf-8", log.configuration()),
-            Err(log::Refused::Unknown) => empty(StatusCode::OK),
-            Err(log::Refused::Null) => empty(StatusCode::NOT_FOUND),
+        match json.map_or(Ok(()), |json| log.configure_for(actor, &json)) {
+            Ok(()) => with_content_type("application/json; charset=utf-8", log.configuration()),
+            Err(log::LogConfigError::Unknown) => empty(StatusCode::OK),
+            Err(log::LogConfigError::Null) => empty(StatusCode::NOT_FOUND),
         }
     }
 }
 
-/// Waits for the end of a request that stays open. That its connection ends is one: whatever bytes
-/// nobody has read yet, its client has gone.
-async fn ending(mut attached: Attached, peer: &Peer) -> Verdict {
+/// Waits for the end of a request that stays open. The end of its connection counts too: its client
+/// has gone, whatever bytes are still unread.
+async fn ending(mut attached: AttachedRequest, peer: &Peer) -> RequestEnd {
     tokio::select! {
         biased;
         verdict = attached.verdict() => verdict,
-        () = peer.gone() => Verdict::Removed,
+        () = peer.stage() => RequestEnd::Removed,
     }
-}
-
-fn refused_for(refused: Refused) -> Answer {
-    match refused {
-        Refused::Unknown => empty(StatusCode::NOT_FOUND),
-        Refused::NotHolder => empty(StatusCode::UNPROCESSABLE_ENTITY),
-        Refused::Full(full) => refusal(full.to_string()),
-    }
-}
-
-fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Content::text(Bytes::new()));
-    *answer.status_mut() = status;
-    // Node's clients close what they do not use a little earlier, and so never race with us.
-    answer.headers_mut().insert("keep-alive", HeaderValue::from_static("timeout=5"));
-    answer
-}
-
-fn not_allowed(forbidden: Forbidden) -> Answer {
-    let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = Content::text(forbidden.to_string());
-    answer
-}
-
-fn crowded() -> Answer {
-    refusal("too many long answers are on their way; ask again".into())
-}
-
-/// It cannot be done now.
-fn refusal(why: String) -> Answer {
-    let mut answer = empty(StatusCode::SERVICE_UNAVAILABLE);
-    *answer.body_mut() = Content::text(why);
-    answer
-}
-
-/// One that waited, or held, and does not any more, for another reason than its release.
-fn removed() -> Answer {
-    let mut answer = empty(StatusCode::INTERNAL_SERVER_ERROR);
-    let reason = ReasonPhrase::from_static(b"Requesting client closed connection.");
-    answer.extensions_mut().insert(reason);
-    answer
-}
-
-fn typed(kind: &'static str, text: String) -> Answer {
-    let mut answer = empty(StatusCode::OK);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    *answer.body_mut() = Content::text(text);
-    answer
-}
-
-fn html(text: String) -> Answer {
-    typed("text/html; charset=utf-8", text)
-}
-
-fn plain_json(value: &impl serde::Serialize) -> Answer {
-    typed("application/json", serde_json::to_string(value).expect("plain data"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What shows that a place in a queue was given to the client that claims it: a MAC over name, identity and
-//! number, made with a key that only the server has.
+//! Seals prove that a place in a queue was given to the client that claims it: a MAC over name,
+//! identity and number, made with a key that only the server has.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -11,20 +11,20 @@ use rustix::fs::{OFlags, renameat};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::files::ours::{self, Unfit};
+use crate::files::create::{self, UnsafeDirectory};
 
-/// Where the key lies in a state directory, and the file that is about to take its place.
+/// The file of the key in a state directory, and that of its replacement in progress.
 const KEY: &str = "seal-key";
 const ASIDE: &str = "seal-key.new";
 
-/// Of a key, in bytes.
+/// The length of a key, in bytes.
 const LENGTH: usize = 32;
 
-/// What is sealed begins with what it is.
+/// Sealed text begins with its kind.
 const PLACE: &[u8] = b"place\0";
 const SERVER: &[u8] = b"server\0";
 
-/// A key, and what is made with it.
+/// A key, and the seals that it makes.
 #[derive(Debug)]
 pub(crate) struct Seals {
     key: hmac::Key,
@@ -33,14 +33,14 @@ pub(crate) struct Seals {
 
 impl Seals {
     /// With a key that is forgotten when the server ends.
-    pub(crate) fn fleeting() -> Self {
+    pub(crate) fn for_this_process() -> Self {
         Self::with(&random().expect("the kernel has randomness"))
     }
 
-    /// With the key in a state directory, which is made if need be. One that is not whole is made anew:
-    /// no place that was given before is honoured then, and no permit is granted twice for that.
-    pub(super) fn open(directory: &File) -> Result<Self, Unfit> {
-        if let Some(file) = ours::open_private(directory, KEY, OFlags::RDONLY)? {
+    /// With the key in a state directory, which is made if need be. An incomplete key is made anew:
+    /// then no earlier place is honoured, but no permit is granted twice.
+    pub(super) fn open(directory: &File) -> Result<Self, UnsafeDirectory> {
+        if let Some(file) = create::open_private(directory, KEY, OFlags::RDONLY)? {
             let mut bytes = Vec::new();
             file.take(LENGTH as u64 + 1).read_to_end(&mut bytes)?;
             if let Ok(key) = <[u8; LENGTH]>::try_from(bytes) {
@@ -48,7 +48,7 @@ impl Seals {
             }
         }
         let key = random()?;
-        ours::write_aside(directory, ASIDE, &key)?;
+        create::write_aside(directory, ASIDE, &key)?;
         renameat(directory, ASIDE, directory, KEY)?;
         directory.sync_all()?;
         Ok(Self::with(&key))
@@ -69,7 +69,7 @@ impl Seals {
         self.server
     }
 
-    /// What the client with this identity is given together with a place.
+    /// The seal that the client with this identity gets with a place.
     pub(crate) fn of(&self, name: &str, id: Uuid, ticket: u64) -> String {
         let mut context = hmac::Context::with_key(&self.key);
         // Only the last part has a length of its own.
@@ -125,9 +125,9 @@ mod tests {
         {
             assert!(!seals.is_right("x", id, 9, wrong), "{wrong}");
         }
-        let another = Seals::fleeting();
+        let another = Seals::for_this_process();
         assert!(!another.is_right("x", id, 9, &seal) && another.server() != seals.server());
-        assert_ne!(Seals::fleeting().of("x", id, 9), another.of("x", id, 9));
+        assert_ne!(Seals::for_this_process().of("x", id, 9), another.of("x", id, 9));
     }
 
     #[test]
@@ -151,6 +151,9 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         fs::rename(&path, directory.path().join("elsewhere")).unwrap();
         symlink("elsewhere", &path).unwrap();
-        assert!(matches!(Seals::open(&file), Err(Unfit::Unsafe(_))), "a link is not followed");
+        assert!(
+            matches!(Seals::open(&file), Err(UnsafeDirectory::Unsafe(_))),
+            "a link is not followed"
+        );
     }
 }

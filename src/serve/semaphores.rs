@@ -1,30 +1,30 @@
-//! The semaphores of a server: the ledger of each, and the requests that are open for those who
-//! use it. Two kinds of clients meet here. Those of the original hold as long as their connection
-//! lives, and want to be alone; ours hold by a lease.
+//! The semaphores of a server: the ledger of each, and the open requests of its clients. Two kinds
+//! of clients meet here. Those of the original hold as long as their connection lives, and want to
+//! be alone; ours hold by a lease.
 
-mod intervention;
-mod one;
-mod upkeep;
+mod admin;
+mod effects;
+mod semaphore;
+mod views;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use self::one::{Phase, Request, Semaphore, UNATTACHED};
-pub(crate) use self::one::{Verdict, Which};
+use self::semaphore::{ClientPhase, HeldRequest, ServerSemaphore, UNATTACHED};
+pub(crate) use self::semaphore::{RequestEnd, RequestKind};
 use super::bearer::{Actor, Bearer};
-use super::bounds::{Bounds, Full};
-use super::finished::Finished;
-use super::journal::{Found, Grant, Journal};
+use super::bounds::{Bounds, LimitReached};
+use super::journal::{Journal, RecordedGrant, RestoredState};
 use super::log::Log;
 use super::seals::Seals;
-use crate::backends::cloud::wire::{Asking, Look, Named, Outcome, Page, Told, millis};
-use crate::backends::ledger::{Change, Claim, Renewal, Terms};
+use super::tombstones::Tombstones;
+use crate::backends::cloud::protocol::{RegisterOutcome, RegisterReply, RegisterRequest};
+use crate::backends::ledger::{Claim, LedgerEvent, Renewal, Terms};
 use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
@@ -33,23 +33,23 @@ use crate::mutants::{self, Guard};
 /// gone, and it cannot come back; but its command may be running, and ends with a `signal`.
 const AFTER_RESTART: Duration = Duration::from_secs(30);
 
-/// For how long nothing is granted after a restart, so that those who were waiting come back
-/// before others take their place: they try again every 0.8 s, and may be slow. Who does not want to
-/// wait waits for this, and gives up after two seconds.
+/// For how long nothing is granted after a restart, so that former waiters come back before others
+/// take their place: they retry every 0.8 s, and may be slow. A client that does not want to wait
+/// waits for this, and gives up after two seconds.
 pub(crate) const COMING_BACK: Duration = Duration::from_millis(1500);
 
-/// How many names that nobody uses are remembered.
+/// How many idle names are remembered.
 const MOST_NAMES: usize = 10_000;
 
-/// How many semaphores are told at once, and how many who hold or wait, unless that is one semaphore:
-/// nobody else is served meanwhile, so it is to be done in a few milliseconds.
+/// How many semaphores are listed at once, and how many holders and waiters, unless all are of one
+/// semaphore: no other client is served meanwhile, so it has to be done in a few milliseconds.
 const MOST_LOOKS: usize = 500;
 const MOST_PARTIES: usize = 1_000;
 
 /// All semaphores of a server.
 pub(crate) struct Semaphores {
-    all: RefCell<BTreeMap<Rc<str>, Semaphore>>,
-    /// When which of them has something to do by itself.
+    all: RefCell<BTreeMap<Rc<str>, ServerSemaphore>>,
+    /// When which of them has something due.
     due: RefCell<BTreeSet<(Moment, Rc<str>)>>,
     sooner: Notify,
     /// No number that was ever given out is greater.
@@ -60,9 +60,9 @@ pub(crate) struct Semaphores {
     /// Until when it is known that all names are in use.
     no_room_until: Cell<Moment>,
     registered: Cell<u64>,
-    /// How many names there may be before those that nobody uses are forgotten.
+    /// How many names there may be before idle ones are forgotten.
     enough_names: Cell<usize>,
-    finished: RefCell<Finished>,
+    finished: RefCell<Tombstones>,
     not_before: Moment,
     seals: Seals,
     /// Whether connections end because the server does, which changes nothing on record.
@@ -71,39 +71,44 @@ pub(crate) struct Semaphores {
     pub(crate) log: Log,
 }
 
-/// Why something cannot be done.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum SemaphoreError {
     Unknown,
     /// Only a holder releases.
     NotHolder,
-    Full(Full),
+    Full(LimitReached),
 }
 
 /// A request that stays open; dropping this is what its connection's end does.
-pub(crate) struct Attached {
+pub(crate) struct AttachedRequest {
     semaphores: Rc<Semaphores>,
     name: Rc<str>,
     id: Uuid,
-    which: Which,
+    which: RequestKind,
     number: u64,
-    verdict: oneshot::Receiver<Verdict>,
+    verdict: oneshot::Receiver<RequestEnd>,
 }
 
-impl Attached {
-    pub(crate) async fn verdict(&mut self) -> Verdict {
-        (&mut self.verdict).await.unwrap_or(Verdict::Replaced)
+impl AttachedRequest {
+    pub(crate) async fn verdict(&mut self) -> RequestEnd {
+        (&mut self.verdict).await.unwrap_or(RequestEnd::Replaced)
     }
 }
 
-impl Drop for Attached {
+impl Drop for AttachedRequest {
     fn drop(&mut self) {
         self.semaphores.detach(&self.name, self.id, self.which, self.number);
     }
 }
 
 impl Semaphores {
-    pub(crate) fn new(journal: Journal, found: Found, bounds: Bounds, log: Log) -> Rc<Self> {
+    pub(crate) fn new(
+        journal: Journal,
+        found: RestoredState,
+        bounds: Bounds,
+        log: Log,
+    ) -> Rc<Self> {
         let now = clock::now();
         let back = if found.restarted { COMING_BACK } else { Duration::ZERO };
         let pause = found.rebooted.unwrap_or_default().max(back);
@@ -121,7 +126,7 @@ impl Semaphores {
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
             closing: Cell::new(false),
-            seals: found.seals.unwrap_or_else(Seals::fleeting),
+            seals: found.seals.unwrap_or_else(Seals::for_this_process),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
             journal,
             log,
@@ -135,10 +140,11 @@ impl Semaphores {
         Rc::new(this)
     }
 
-    /// A permit that is on record is held, with its whole lease from now on. How long it was held
-    /// by then is not known after another start of the machine.
-    fn restore(&self, now: Moment, rebooted: bool, grant: Grant) {
-        let Grant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } = grant;
+    /// A permit that is on record is held, with its whole lease from now on. After a reboot it is
+    /// not known how long it was held.
+    fn restore(&self, now: Moment, rebooted: bool, grant: RecordedGrant) {
+        let RecordedGrant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } =
+            grant;
         let time = Duration::from_millis;
         let since = if rebooted { now } else { time(since_ms).min(now) };
         self.change(&name.into(), |semaphore| {
@@ -168,7 +174,7 @@ impl Semaphores {
     }
 
     /// A new client, which is known from now on and not in the queue yet.
-    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, Refused> {
+    pub(crate) fn register(&self, name: &Rc<str>, actor: Actor) -> Result<Uuid, SemaphoreError> {
         let id = Uuid::new_v4();
         self.has_room(name)?;
         let mut outcome = Ok(id);
@@ -190,103 +196,104 @@ impl Semaphores {
         self: &Rc<Self>,
         name: &Rc<str>,
         id: Uuid,
-        which: Which,
+        which: RequestKind,
         actor: &Actor,
-    ) -> Result<Attached, Refused> {
+    ) -> Result<AttachedRequest, SemaphoreError> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        let mut outcome = Err(Refused::Unknown);
+        let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| {
-            let Semaphore { ledger, clients, .. } = semaphore;
+            let ServerSemaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
             let (phase, attached) = (client.phase, client.is_attached());
             let request = client.request(which);
-            let open = matches!(request, Request::Open(..));
-            if open && attached && phase == Phase::Waiting {
-                // The original refuses too, and leaves in the queue what nobody waits for then.
+            let open = matches!(request, HeldRequest::Open(..));
+            if open && attached && phase == ClientPhase::Waiting {
+                // The original refuses too, and leaves in the queue a place that no client waits
+                // for then.
                 return ledger.release(clock::now(), id);
             }
-            if open || (phase == Phase::Holding && which == Which::Monitor) {
+            if open || (phase == ClientPhase::Holding && which == RequestKind::Monitor) {
                 return Vec::new();
             }
             outcome = Ok(());
-            if phase == Phase::Holding {
-                let _ = sender.send(Verdict::Granted);
+            if phase == ClientPhase::Holding {
+                let _ = sender.send(RequestEnd::Granted);
                 return Vec::new();
             }
-            *request = Request::Open(number, sender);
+            *request = HeldRequest::Open(number, sender);
             self.log_if_anothers(name, id, client, actor, "attached to");
             self.log_request(name, id, client, which, "opened");
-            if client.is_attached() && phase == Phase::Registered {
-                client.phase = Phase::Waiting;
+            if client.is_attached() && phase == ClientPhase::Registered {
+                client.phase = ClientPhase::Waiting;
                 self.log_transition(name, id, client, "waiting");
                 let min_hold = Duration::ZERO;
                 let claim = Claim { id, terms: None, min_hold, record: None };
-                return ledger.ask(clock::now(), claim, None);
+                return ledger.request(clock::now(), claim, None);
             }
             Vec::new()
         });
         outcome?;
         let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-        Ok(Attached { semaphores, name, id, which, number, verdict })
+        Ok(AttachedRequest { semaphores, name, id, which, number, verdict })
     }
 
-    fn detach(&self, name: &Rc<str>, id: Uuid, which: Which, number: u64) {
+    fn detach(&self, name: &Rc<str>, id: Uuid, which: RequestKind, number: u64) {
         if self.closing.get() {
             return;
         }
         self.change_known(name, |semaphore| {
-            let Semaphore { ledger, clients, .. } = semaphore;
+            let ServerSemaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
             client.watchers.retain(|(whose, _)| *whose != number);
             let request = client.request(which);
-            if !matches!(request, Request::Open(whose, _) if *whose == number) {
+            if !matches!(request, HeldRequest::Open(whose, _) if *whose == number) {
                 return Vec::new();
             }
-            *request = Request::Over;
+            *request = HeldRequest::Over;
             self.log_request(name, id, client, which, "closed");
             let now = clock::now();
             match (client.ours, which) {
                 // A client of the original lives as long as this connection.
-                (false, Which::Monitor) if client.phase == Phase::Registered => {
-                    vec![Change::Gone(id)]
+                (false, RequestKind::Monitor) if client.phase == ClientPhase::Registered => {
+                    vec![LedgerEvent::Gone(id)]
                 }
-                (false, Which::Monitor) => ledger.release(now, id),
-                (true, Which::Wait) => ledger.leave(now, id),
-                (false, Which::Wait) | (true, Which::Monitor) => Vec::new(),
+                (false, RequestKind::Monitor) => ledger.release(now, id),
+                (true, RequestKind::Wait) => ledger.leave(now, id),
+                (false, RequestKind::Wait) | (true, RequestKind::Monitor) => Vec::new(),
             }
         });
     }
 
-    /// The server ends, and those whose connections end with it are not to be taken for gone.
+    /// The server ends: clients do not count as gone because their connections end with it.
     pub(crate) fn close(&self) {
         self.closing.set(true);
     }
 
-    /// One of our clients asks for a permit, or again for what has become of that. Where it has
-    /// to wait there is something to wait with.
-    pub(crate) fn ask(
+    /// One of our clients asks for a permit, or repeats that. If it has to wait, it gets an open
+    /// request to wait with.
+    pub(crate) fn request(
         self: &Rc<Self>,
         name: &Rc<str>,
-        asking: Asking,
+        asking: RegisterRequest,
         actor: &Actor,
-    ) -> Result<(Told, Option<Attached>), Refused> {
+    ) -> Result<(RegisterReply, Option<AttachedRequest>), SemaphoreError> {
         let now = clock::now();
         let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
         let id = asking.id;
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
         if self.finished.borrow().contains(id, &actor.bearer) {
-            return Ok((self.signed(name, id, Told::lost()), None));
+            return Ok((self.signed(name, id, RegisterReply::lost()), None));
         }
         self.has_room(name)?;
-        let mut told = Err(Refused::Unknown);
+        let mut told = Err(SemaphoreError::Unknown);
         let mut waits = false;
-        // What is over has to be over for everybody before anything new begins.
+        // Expire everything that is due before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
             if self.is_of_another_key(name, semaphore, &asking, actor) {
-                told = Ok(Told::lost());
+                told = Ok(RegisterReply::lost());
                 return Vec::new();
             }
             let known =
@@ -297,74 +304,75 @@ impl Semaphores {
                 return Vec::new();
             }
             if !known && asking.strict && stands != asked {
-                told = Ok(semaphore.told(Outcome::Differs, id, now, stands, &actor.bearer));
+                told =
+                    Ok(semaphore.reply(RegisterOutcome::Differs, id, now, stands, &actor.bearer));
                 return Vec::new();
             }
             let record = Some(Record::at(id, asking.who, SystemTime::now()));
             let min_hold = Duration::from_millis(asking.min_hold_ms);
             let claim = Claim { id, terms: Some(asked), min_hold, record };
-            // A place that it was not given is none, and it comes in at the end.
+            // A place without the right seal does not count, and the client queues at the end.
             let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
             let ticket = Some(asking.ticket).filter(given);
-            let mut changes = semaphore.ledger.ask(now, claim, ticket);
+            let mut changes = semaphore.ledger.request(now, claim, ticket);
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let held = phase.is_some();
             if !held && !known && asking.nonblock {
                 changes.extend(semaphore.ledger.release(now, id));
-                // Nobody has to hear of one that was never here.
-                changes.retain(|change| *change != Change::Gone(id));
-                told = Ok(semaphore.told(Outcome::Busy, id, now, stands, &actor.bearer));
+                // A client that never was in the queue does not leave it either.
+                changes.retain(|change| *change != LedgerEvent::Gone(id));
+                told = Ok(semaphore.reply(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
                 return changes;
             }
             if !semaphore.clients.contains_key(&id) {
                 self.admit(semaphore, id, actor.clone(), true);
             }
             if held && known && asking.min_hold_ms > 0 {
-                // It holds from now on whatever becomes of it: it knows that it was granted.
+                // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }
             let outcome = match phase {
-                Some(backends::Phase::Held) => Outcome::Held,
-                Some(backends::Phase::Evicted) => Outcome::Evicted,
-                Some(backends::Phase::Kept) => Outcome::Lost,
-                None => Outcome::Queued,
+                Some(backends::HolderState::Holding) => RegisterOutcome::Holding,
+                Some(backends::HolderState::Revoking) => RegisterOutcome::Revoking,
+                Some(backends::HolderState::MinHold) => RegisterOutcome::Lost,
+                None => RegisterOutcome::Waiting,
             };
-            told = Ok(semaphore.told(outcome, id, now, asked, &actor.bearer));
+            told = Ok(semaphore.reply(outcome, id, now, asked, &actor.bearer));
             let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
             self.log_if_anothers(name, id, client, actor, "asked for");
             client.actor = actor.clone();
             client.ours = true;
             if held {
-                client.wait = Request::Over;
+                client.wait = HeldRequest::Over;
             } else {
                 if !known {
-                    client.phase = Phase::Waiting;
+                    client.phase = ClientPhase::Waiting;
                     self.log_transition(name, id, client, "waiting");
                 }
                 waits = true;
-                client.wait = Request::Open(number, sender);
+                client.wait = HeldRequest::Open(number, sender);
             }
             changes
         });
         let told = self.signed(name, id, told?);
         let attached = waits.then(|| {
             let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-            Attached { semaphores, name, id, which: Which::Wait, number, verdict }
+            AttachedRequest { semaphores, name, id, which: RequestKind::Wait, number, verdict }
         });
         Ok((told, attached))
     }
 
     /// One of our clients keeps its permit.
-    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> Told {
+    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> RegisterReply {
         let now = clock::now();
-        let mut told = Told::lost();
+        let mut told = RegisterReply::lost();
         self.change_known(name, |semaphore| {
             let renewal = semaphore.ledger.renew(now, id);
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
-                    told = semaphore.told(Outcome::Held, id, now, terms, asks);
+                    told = semaphore.reply(RegisterOutcome::Holding, id, now, terms, asks);
                 }
-                (Renewal::Evicted, _) => told = Told::evicted(),
+                (Renewal::Revoked, _) => told = RegisterReply::revoked(),
                 _ => {}
             }
             Vec::new()
@@ -372,76 +380,29 @@ impl Semaphores {
         self.signed(name, id, told)
     }
 
-    /// One of our clients, which holds, wants to hear when it does not any more.
-    pub(crate) fn watch(self: &Rc<Self>, name: &Rc<str>, id: Uuid) -> Result<Attached, Refused> {
+    /// A holder of our own kind wants to hear when its permit is lost.
+    pub(crate) fn watch(
+        self: &Rc<Self>,
+        name: &Rc<str>,
+        id: Uuid,
+    ) -> Result<AttachedRequest, SemaphoreError> {
         let number = self.next_registration();
         let (sender, verdict) = oneshot::channel();
-        let mut outcome = Err(Refused::Unknown);
+        let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| {
             let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
             let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
             match phase.filter(|_| client.ours) {
-                Some(backends::Phase::Held) => client.watchers.push((number, sender)),
-                Some(backends::Phase::Evicted) => drop(sender.send(Verdict::Evicted)),
-                Some(backends::Phase::Kept) | None => return Vec::new(),
+                Some(backends::HolderState::Holding) => client.watchers.push((number, sender)),
+                Some(backends::HolderState::Revoking) => drop(sender.send(RequestEnd::Revoked)),
+                Some(backends::HolderState::MinHold) | None => return Vec::new(),
             }
             outcome = Ok(());
             Vec::new()
         });
         outcome?;
         let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-        Ok(Attached { semaphores, name, id, which: Which::Monitor, number, verdict })
-    }
-
-    /// How those stand, for our clients, that are in use or have a limit that is pinned: some of
-    /// them, from behind a name on, as far as the key is for them.
-    pub(crate) fn page(&self, behind: &str, asks: &Bearer) -> Page {
-        let all = self.all.borrow();
-        let rest = all.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
-        let matter = rest.filter(|(name, semaphore)| semaphore.matters() && asks.is_for(name));
-        let names: Vec<_> = matter.map(|(name, _)| Rc::clone(name)).take(MOST_LOOKS).collect();
-        drop(all);
-        let (mut page, mut parties) = (Page::default(), 0);
-        for name in &names {
-            let look = self.look(name, asks);
-            parties += look.holders.len() + look.waiters.len();
-            page.semaphores.push(Named { name: name.to_string(), look });
-            if parties >= MOST_PARTIES {
-                break;
-            }
-        }
-        page.more = page.semaphores.len() < names.len() || names.len() == MOST_LOOKS;
-        page
-    }
-
-    /// How a semaphore stands, for our clients.
-    pub(crate) fn look(&self, name: &Rc<str>, asks: &Bearer) -> Look {
-        let now = clock::now();
-        let paused = self.paused().filter(|left| *left > COMING_BACK);
-        let mut look = Look { paused_ms: paused.map(millis), ..Look::default() };
-        self.change_known(name, |semaphore| {
-            let changes = semaphore.ledger.expire(now);
-            look = semaphore.look(now, asks);
-            changes
-        });
-        look
-    }
-
-    /// About how many bytes it takes to tell how it stands.
-    pub(crate) fn size(&self, name: &Rc<str>) -> usize {
-        const EACH: usize = 150;
-        self.all.borrow().get(name).map_or(0, |semaphore| semaphore.clients.len() * EACH)
-    }
-
-    /// How it stands, for clients of the original; none if nobody ever registered there.
-    pub(crate) fn observe(&self, name: &Rc<str>, asks: &Bearer) -> Option<String> {
-        let all = self.all.borrow();
-        Some(all.get(name)?.observed(name, asks))
-    }
-
-    /// Whose somebody is who registered, waits or holds there.
-    pub(crate) fn taker(&self, name: &str, id: Uuid) -> Option<Rc<Bearer>> {
-        Some(Rc::clone(&self.all.borrow().get(name)?.clients.get(&id)?.taker))
+        Ok(AttachedRequest { semaphores, name, id, which: RequestKind::Monitor, number, verdict })
     }
 }
 

@@ -1,15 +1,15 @@
-//! The files that say whom a server trusts and who it is. It reads them at its start, and again when it
-//! is told to.
+//! The files of a server's keys and certificates. It reads them at its start, and again when it is
+//! told to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 
+use super::error::{Mistake, SettingsError, misconfigured};
 use super::location::{file, secret, without_mark};
-use super::misuse::{Misuse, misconfigured};
 use crate::backends::tls::{self, Pem, Secret, ServerFiles};
-use crate::serve::keys::Keys;
+use crate::serve::keys::{ApiKeys, BadKeys};
 
 #[derive(Debug, Clone)]
 pub(crate) struct CredentialFiles {
@@ -34,7 +34,7 @@ pub(crate) struct Credentials {
 
 impl CredentialFiles {
     /// Takes as long as the disk does. The error says which file is not to be read, and why.
-    pub(crate) fn read(&self) -> Result<Credentials, Misuse> {
+    pub(crate) fn read(&self) -> Result<Credentials, SettingsError> {
         let hidden = |path: &Path| Ok(Pem { path: path.into(), bytes: Secret(secret(path)?) });
         let open = |path: &Path| Ok(Pem { path: path.into(), bytes: Secret(file(path)?) });
         let keys = match &self.keys {
@@ -71,16 +71,16 @@ impl CredentialFiles {
 
 impl Credentials {
     /// None: they are not in a file. The error says what is wrong with the file.
-    pub(crate) fn keys(&self) -> Result<Option<Keys>, Misuse> {
+    pub(crate) fn keys(&self) -> Result<Option<ApiKeys>, SettingsError> {
         let Some((path, Secret(bytes))) = &self.keys else { return Ok(None) };
-        let bad = |problem: String| misconfigured(format!("{}: {problem}", path.display()));
-        let text = str::from_utf8(bytes).map_err(|_| bad("is not UTF-8".into()))?;
-        Keys::of_lines(without_mark(text)).map(Some).map_err(bad)
+        let bad = |what| misconfigured(Mistake::KeyFile(path.clone(), what));
+        let text = str::from_utf8(bytes).map_err(|_| bad(BadKeys::NotUtf8))?;
+        ApiKeys::of_lines(without_mark(text)).map(Some).map_err(bad)
     }
 
     /// None: the server speaks no TLS. The error says what is wrong with which file.
-    pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, Misuse> {
+    pub(crate) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, SettingsError> {
         let Some(files) = &self.tls else { return Ok(None) };
-        tls::server(files).map(Some).map_err(misconfigured)
+        tls::server(files).map(Some).map_err(|error| misconfigured(Mistake::Tls(error)))
     }
 }

@@ -1,21 +1,22 @@
-//! Configuration files: TOML with the names of the options as keys. What they say is one more
-//! layer; here they are read, and everything that nobody could have meant is refused.
+//! Configuration files: TOML with the names of the options as keys. They are one more layer of
+//! settings. Here they are read, and what cannot be meant is refused.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::{ArgAction, CommandFactory};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::error::{Mistake, SettingsError, misconfigured, printable};
 use super::location::unreadable;
-use super::misuse::{Misuse, misconfigured};
-use crate::backends::Name;
-use crate::cli::{self, Cli, Merged, Serve};
-use crate::files::trusted::{self, Content, Refused};
-use crate::kernel::keep_from_core_files;
+use super::mistakes::nearest;
+use crate::backends::{BadName, Name};
+use crate::cli::{self, Cli, Merged, ServeArgs};
+use crate::files::trusted::{self, TrustedContent, UntrustedFile};
+use crate::sys::keep_from_core_files;
 
 /// The configuration of the whole machine.
 pub(crate) const SYSTEM: &str = "/etc/semrun/config.toml";
@@ -28,24 +29,75 @@ const OF_A_SEMAPHORE: [&str; 3] = ["backend", "limit", "ttl"];
 /// One file.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) path: Rc<Path>,
-    pub(super) top: Vec<Entry>,
-    pub(super) serve: Vec<Entry>,
-    semaphores: BTreeMap<Name, Vec<Entry>>,
+    pub(crate) path: Arc<Path>,
+    pub(super) top: Vec<ConfigEntry>,
+    pub(super) serve: Vec<ConfigEntry>,
+    semaphores: BTreeMap<Name, Vec<ConfigEntry>>,
 }
 
 /// One key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct ConfigEntry {
     pub(super) key: String,
-    pub(super) value: Value,
+    pub(super) value: ConfigValue,
     pub(super) line: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
+pub(super) enum ConfigValue {
     Text(String),
     Switch(bool),
+}
+
+/// What is wrong in a line of a file. Keys and names of sections may be quoted, values never.
+#[derive(Debug)]
+pub(crate) enum FileMistake {
+    /// It is no TOML, in the words of its reader.
+    Syntax(String),
+    Unknown(UnknownWord),
+    /// Not a value.
+    IsASection(String),
+    SemaphoreIsASection(String),
+    /// A key that belongs into the section of the server.
+    OfAServer(String),
+    BadName(BadName),
+    WrongValue {
+        key: String,
+        wanted: Wanted,
+    },
+    /// It holds a secret, and every user of the machine may read it.
+    SecretShown,
+}
+
+/// What a key may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Switch,
+    Words,
+    TextOrNumber,
+}
+
+/// A word that is not known, and the nearest one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnknownWord {
+    pub(crate) kind: WordKind,
+    pub(crate) word: String,
+    pub(crate) nearest: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WordKind {
+    Key(Section),
+    Section,
+    Variable,
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Section {
+    Top,
+    Serve,
+    Semaphore(Name),
 }
 
 /// The keys that there are, and whether each is a switch.
@@ -53,11 +105,11 @@ type Known = BTreeMap<String, bool>;
 
 impl Config {
     /// Reads a file. None: there is none.
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, Misuse> {
-        let Content { bytes, everybody_reads } = match trusted::read(path) {
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, SettingsError> {
+        let TrustedContent { bytes, everybody_reads } = match trusted::read(path) {
             Ok(content) => content,
             // The home of a system account may be /dev/null.
-            Err(Refused::Io(error))
+            Err(UntrustedFile::Io(error))
                 if matches!(
                     error.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
@@ -65,40 +117,39 @@ impl Config {
             {
                 return Ok(None);
             }
-            Err(Refused::Io(error))
+            Err(UntrustedFile::Io(error))
                 if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(OF_USER) =>
             {
-                return Err(misconfigured(format!(
-                    "cannot read {}: {error}; --config FILE names another one, /dev/null none",
-                    path.display()
-                )));
+                let why = UntrustedFile::Io(error);
+                return Err(misconfigured(Mistake::Unreadable {
+                    path: path.into(),
+                    why,
+                    optional: true,
+                }));
             }
-            Err(refused) => return Err(unreadable(path, &refused)),
+            Err(refused) => return Err(unreadable(path, refused)),
         };
-        let text = String::from_utf8(bytes)
-            .map_err(|_| misconfigured(format!("{} is not UTF-8", path.display())))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| misconfigured(Mistake::NotUtf8(path.into())))?;
         let config = Self::parse(path.into(), &text)?;
         let secret = config.secret();
         if secret.is_some() {
             keep_from_core_files();
         }
         if everybody_reads && let Some(entry) = secret {
-            return Err(misconfigured(format!(
-                "{}:{}: holds a secret, and the file can be read by everybody; chmod o= makes it \
-                 private",
-                path.display(),
-                entry.line
-            )));
+            let (line, what) = (entry.line, FileMistake::SecretShown);
+            return Err(misconfigured(Mistake::InConfig { path: path.into(), line, what }));
         }
         Ok(Some(config))
     }
 
-    pub(super) fn parse(path: Rc<Path>, text: &str) -> Result<Self, Misuse> {
+    pub(super) fn parse(path: Arc<Path>, text: &str) -> Result<Self, SettingsError> {
         let reader = Reader { path: &path, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            // In several lines it may show what is there, which may be a secret.
-            reader.bad(at, error.message().lines().next().unwrap_or_default())
+            // Further lines of the message may quote the file, which may hold a secret.
+            let what = error.message().lines().next().unwrap_or_default();
+            reader.bad(at, FileMistake::Syntax(what.into()))
         })?;
         let (mut top, mut serve, mut semaphores) = (Vec::new(), Vec::new(), BTreeMap::new());
         let (everywhere, of_a_server) = (known_everywhere(), known_to_a_server());
@@ -106,45 +157,44 @@ impl Config {
             let (name, at) = (key.get_ref().as_ref(), key.span().start);
             match (name, value.get_ref()) {
                 ("serve", DeValue::Table(section)) => {
-                    serve = reader.entries(section, &of_a_server, "in [serve]")?;
+                    serve = reader.entries(section, &of_a_server, &Section::Serve)?;
                 }
                 ("semaphores", DeValue::Table(sections)) => {
                     semaphores = reader.semaphores(sections, &everywhere)?;
                 }
                 ("serve" | "semaphores", _) => {
-                    return Err(reader.bad(at, &format!("'{name}' is a section: [{name}…]")));
+                    return Err(reader.bad(at, FileMistake::IsASection(name.into())));
                 }
                 (name, DeValue::Table(_)) => {
                     let sections = ["semaphores.NAME".to_owned(), "serve".to_owned()];
-                    let what = unknown("section", name, sections.iter());
-                    return Err(reader.bad(at, &what));
+                    let what = UnknownWord::of(WordKind::Section, name, sections.iter());
+                    return Err(reader.bad(at, what.into()));
                 }
                 _ if !everywhere.contains_key(name) && of_a_server.contains_key(name) => {
-                    let what = format!("'{name}' belongs to a server: into the section [serve]");
-                    return Err(reader.bad(at, &what));
+                    return Err(reader.bad(at, FileMistake::OfAServer(name.into())));
                 }
-                _ => top.push(reader.entry(key, value, &everywhere, "")?),
+                _ => top.push(reader.entry(key, value, &everywhere, &Section::Top)?),
             }
         }
         Ok(Self { path, top, serve, semaphores })
     }
 
-    /// What it has for one semaphore alone.
-    pub(super) fn of(&self, name: &Name) -> &[Entry] {
+    /// Its entries for one semaphore alone.
+    pub(super) fn of(&self, name: &Name) -> &[ConfigEntry] {
         self.semaphores.get(name).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn find(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn find(&self, key: &str) -> Option<&ConfigEntry> {
         self.top.iter().find(|entry| entry.key == key)
     }
 
-    /// A secret that is in it. One in a URL is one too.
-    fn secret(&self) -> Option<&Entry> {
+    /// A secret in it. A password in a URL is one too.
+    fn secret(&self) -> Option<&ConfigEntry> {
         let all = self.top.iter().chain(&self.serve).chain(self.semaphores.values().flatten());
         let mut all = all;
         all.find(|entry| match (entry.key.as_str(), &entry.value) {
             ("password" | "api-key", _) => true,
-            ("backend", Value::Text(url)) => {
+            ("backend", ConfigValue::Text(url)) => {
                 let authority = url.split_once("://").map_or("", |(_, rest)| rest);
                 let authority = authority.split('/').next().unwrap_or_default();
                 authority.contains('@') || url.contains("pass=")
@@ -156,14 +206,15 @@ impl Config {
 
 /// Where a file is being read.
 struct Reader<'a> {
-    path: &'a Path,
+    path: &'a Arc<Path>,
     text: &'a str,
 }
 
 impl Reader<'_> {
-    /// Something at this byte is wrong.
-    fn bad(&self, at: usize, what: &str) -> Misuse {
-        misconfigured(format!("{}:{}: {what}", self.path.display(), self.line(at)))
+    /// An error at this byte.
+    fn bad(&self, at: usize, what: FileMistake) -> SettingsError {
+        let (path, line) = (Arc::clone(self.path), self.line(at));
+        misconfigured(Mistake::InConfig { path, line, what })
     }
 
     fn line(&self, at: usize) -> usize {
@@ -174,18 +225,18 @@ impl Reader<'_> {
         &self,
         sections: &DeTable<'_>,
         known: &Known,
-    ) -> Result<BTreeMap<Name, Vec<Entry>>, Misuse> {
+    ) -> Result<BTreeMap<Name, Vec<ConfigEntry>>, SettingsError> {
         let known: Known =
             OF_A_SEMAPHORE.iter().map(|key| ((*key).to_owned(), known[*key])).collect();
         let mut semaphores = BTreeMap::new();
         for (key, value) in in_order(sections) {
             let (text, at) = (key.get_ref().as_ref(), key.span().start);
-            let name: Name = text.parse().map_err(|what: String| self.bad(at, &what))?;
+            let name: Name =
+                text.parse().map_err(|what: BadName| self.bad(at, FileMistake::BadName(what)))?;
             let DeValue::Table(section) = value.get_ref() else {
-                let what = format!("each semaphore has a section of its own, [semaphores.{text}]");
-                return Err(self.bad(at, &what));
+                return Err(self.bad(at, FileMistake::SemaphoreIsASection(text.into())));
             };
-            let entries = self.entries(section, &known, "of a semaphore")?;
+            let entries = self.entries(section, &known, &Section::Semaphore(name.clone()))?;
             semaphores.insert(name, entries);
         }
         Ok(semaphores)
@@ -195,10 +246,10 @@ impl Reader<'_> {
         &self,
         table: &DeTable<'_>,
         known: &Known,
-        place: &str,
-    ) -> Result<Vec<Entry>, Misuse> {
+        section: &Section,
+    ) -> Result<Vec<ConfigEntry>, SettingsError> {
         let entries = in_order(table).into_iter();
-        entries.map(|(key, value)| self.entry(key, value, known, place)).collect()
+        entries.map(|(key, value)| self.entry(key, value, known, section)).collect()
     }
 
     fn entry(
@@ -206,32 +257,35 @@ impl Reader<'_> {
         key: &Spanned<impl AsRef<str>>,
         value: &Spanned<DeValue<'_>>,
         known: &Known,
-        place: &str,
-    ) -> Result<Entry, Misuse> {
+        section: &Section,
+    ) -> Result<ConfigEntry, SettingsError> {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
         let Some(switch) = known.get(name) else {
-            let what = format!("key {place}");
-            return Err(self.bad(at, &unknown(what.trim_end(), name, known.keys())));
+            let what = UnknownWord::of(WordKind::Key(section.clone()), name, known.keys());
+            return Err(self.bad(at, what.into()));
         };
-        let wrong = |wanted: &str| self.bad(at, &format!("'{name}' wants {wanted}"));
+        let wrong = |wanted| self.bad(at, FileMistake::WrongValue { key: name.to_owned(), wanted });
         let value = match (value.get_ref(), switch) {
-            (DeValue::Boolean(on), true) => Value::Switch(*on),
-            (DeValue::Integer(number), true) if number.as_str() == "1" => Value::Switch(true),
-            (DeValue::Integer(number), true) if number.as_str() == "0" => Value::Switch(false),
-            (_, true) => return Err(wrong("true or false")),
-            (DeValue::String(text), false) => Value::Text(text.clone().into_owned()),
+            (DeValue::Boolean(on), true) => ConfigValue::Switch(*on),
+            (DeValue::Integer(number), true) if number.as_str() == "1" => ConfigValue::Switch(true),
+            (DeValue::Integer(number), true) if number.as_str() == "0" => {
+                ConfigValue::Switch(false)
+            }
+            (_, true) => return Err(wrong(Wanted::Switch)),
+            (DeValue::String(text), false) => ConfigValue::Text(text.clone().into_owned()),
             (DeValue::Integer(number), false) if number.radix() == 10 => {
-                Value::Text(number.as_str().replace('_', ""))
+                ConfigValue::Text(number.as_str().replace('_', ""))
             }
-            (DeValue::Float(number), false) => Value::Text(number.as_str().replace('_', "")),
+            (DeValue::Float(number), false) => ConfigValue::Text(number.as_str().replace('_', "")),
             (DeValue::Array(all), false) if name == "log" => {
-                let words =
-                    all.iter().map(|one| one.get_ref().as_str().ok_or_else(|| wrong("words")));
-                Value::Text(words.collect::<Result<Vec<_>, _>>()?.join(","))
+                let words = all
+                    .iter()
+                    .map(|one| one.get_ref().as_str().ok_or_else(|| wrong(Wanted::Words)));
+                ConfigValue::Text(words.collect::<Result<Vec<_>, _>>()?.join(","))
             }
-            (_, false) => return Err(wrong("a text or a number")),
+            (_, false) => return Err(wrong(Wanted::TextOrNumber)),
         };
-        Ok(Entry { key: name.to_owned(), value, line: self.line(at) })
+        Ok(ConfigEntry { key: name.to_owned(), value, line: self.line(at) })
     }
 }
 
@@ -255,7 +309,7 @@ fn known_everywhere() -> Known {
 }
 
 fn known_to_a_server() -> Known {
-    let mut known: Known = options(&Merged::<Serve>::command()).into_iter().collect();
+    let mut known: Known = options(&Merged::<ServeArgs>::command()).into_iter().collect();
     known.remove("password");
     known
 }
@@ -263,25 +317,37 @@ fn known_to_a_server() -> Known {
 fn options(command: &clap::Command) -> Vec<(String, bool)> {
     let option = |argument: &clap::Arg| {
         cli::variable(argument)?;
-        // Which file it is cannot be said in a file.
+        // A file cannot name the configuration file.
         let long = argument.get_long().filter(|long| *long != "config")?;
         Some((long.to_owned(), matches!(argument.get_action(), ArgAction::SetTrue)))
     };
     command.get_arguments().filter_map(option).collect()
 }
 
-/// A word that nobody knows, with the nearest one that there is.
-fn unknown<'a>(what: &str, word: &str, known: impl Iterator<Item = &'a String>) -> String {
-    const NEAR: f64 = 0.7;
-    let shown = super::misuse::printable(word.as_ref());
-    let nearest = known
-        .map(|one| (strsim::jaro_winkler(&word.replace('_', "-"), one), one))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match nearest {
-        Some((nearness, one)) if nearness >= NEAR => {
-            format!("unknown {what} '{shown}'; did you mean '{one}'?")
-        }
-        _ => format!("unknown {what} '{shown}'"),
+impl UnknownWord {
+    /// Looks for the nearest word that there is.
+    pub(super) fn of<'a>(
+        kind: WordKind,
+        word: &str,
+        known: impl Iterator<Item = &'a String>,
+    ) -> Self {
+        const NEAR: f64 = 0.7;
+        let nearest = nearest(word, known.map(String::as_str), NEAR).map(str::to_owned);
+        Self { kind, word: printable(word.as_ref()), nearest }
+    }
+
+    /// Whether a slip or two made it of the nearest, and it is hardly meant for something else.
+    pub(super) fn is_slip(&self) -> bool {
+        const LONG: usize = "SEMRUN_".len() + 6;
+        let slips = if self.word.len() < LONG { 1 } else { 2 };
+        let near = |nearest: &String| strsim::osa_distance(&self.word, nearest) <= slips;
+        self.nearest.as_ref().is_some_and(near)
+    }
+}
+
+impl From<UnknownWord> for FileMistake {
+    fn from(word: UnknownWord) -> Self {
+        Self::Unknown(word)
     }
 }
 

@@ -1,18 +1,19 @@
-//! The layers that settings come from: flags over variables over files. A layer silences what it
-//! decides in those below it, by the same option or by one that conflicts with it.
+//! The layers that settings come from: flags over variables over files. An option in a layer
+//! overrides the same option, and options that conflict with it, in the layers below.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::files::{Entry, Value};
-use super::misuse::{Misuse, misconfigured, misuse, one_line, printable};
+use super::error::{
+    ConflictingLayer, Mistake, SettingsError, misconfigured, printable, settings_error,
+};
+use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
 
@@ -21,12 +22,12 @@ use crate::exit::Failure;
 pub(crate) enum Source {
     Flag,
     Variable(String),
-    File { path: Rc<Path>, line: usize },
+    File { path: Arc<Path>, line: usize },
 }
 
-/// One option, as somebody gave it.
+/// One option, as it was given.
 #[derive(Debug, Clone)]
-pub(crate) struct Given {
+pub(crate) struct GivenOption {
     /// Its long name.
     pub(crate) option: String,
     pub(crate) value: GivenValue,
@@ -39,19 +40,19 @@ pub(crate) struct Given {
 pub(crate) enum GivenValue {
     Text(OsString),
     On,
-    /// A switch that a lower layer may have on.
+    /// A switch turned off, even if a lower layer has it on.
     Off,
 }
 
 /// All that was given and counts, the highest layer first.
 #[derive(Debug)]
 pub(crate) struct Layers {
-    given: Vec<Given>,
+    given: Vec<GivenOption>,
     next: usize,
     /// The options that there are, none of them required. Parsing makes it ready for the next time.
     command: RefCell<Command>,
     operands: Vec<OsString>,
-    /// What the command line was parsed to, where nothing else is in the highest layer.
+    /// The parsed command line, if the highest layer has nothing else.
     typed: RefCell<Option<ArgMatches>>,
 }
 
@@ -65,23 +66,13 @@ impl GivenValue {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag => f.write_str("the command line"),
-            Self::Variable(name) => f.write_str(name),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-        }
-    }
-}
-
 impl Source {
-    /// Something is wrong with what comes from there.
-    fn misuse(&self, text: impl fmt::Display) -> Misuse {
-        Misuse::new(self.failure(), format!("{self}: {text}"))
+    /// An error in a setting from there.
+    fn settings_error(&self, what: impl Into<Mistake>) -> SettingsError {
+        SettingsError::new(self.failure(), what).from(self.clone())
     }
 
-    /// The class of what is wrong there.
+    /// The class of an error there.
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Flag | Self::Variable(_) => Failure::Usage,
@@ -90,7 +81,7 @@ impl Source {
     }
 }
 
-impl Given {
+impl GivenOption {
     fn word(&self) -> Option<OsString> {
         let mut word = OsString::from(format!("--{}", self.option));
         match &self.value {
@@ -105,10 +96,10 @@ impl Given {
     }
 }
 
-/// What says which semaphore or permit is meant. Of two one would be passed over.
+/// The options that name a semaphore or permit. Of two, one would be ignored.
 const ONCE: [&str; 2] = ["name", "permit"];
 
-/// The same command, which tells how often those were typed.
+/// The same command, which counts how often those were typed.
 pub(super) fn once(command: Command) -> Command {
     command.mut_args(|argument| {
         let counts = argument.get_long().is_some_and(|long| ONCE.contains(&long));
@@ -120,7 +111,7 @@ pub(super) fn once(command: Command) -> Command {
 pub(super) fn typed(
     command: &Command,
     matches: &ArgMatches,
-) -> Result<Vec<(String, GivenValue)>, Misuse> {
+) -> Result<Vec<(String, GivenValue)>, SettingsError> {
     let mut options = Vec::new();
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
@@ -131,7 +122,7 @@ pub(super) fn typed(
         } else {
             let values: Vec<_> = matches.get_raw(id).into_iter().flatten().collect();
             if values.len() > 1 && ONCE.contains(&long) {
-                return Err(misuse(format!("--{long} is given twice; one call is about one")));
+                return Err(settings_error(Mistake::GivenTwice(long.into())));
             }
             GivenValue::Text(values.join(OsStr::new(",")))
         };
@@ -140,7 +131,7 @@ pub(super) fn typed(
     Ok(options)
 }
 
-/// What was typed behind the options.
+/// What was typed after the options.
 pub(super) fn operands(command: &Command, matches: &ArgMatches) -> Vec<OsString> {
     let positionals = command.get_positionals().map(|argument| argument.get_id().as_str());
     let values = positionals.filter_map(|id| matches.get_raw(id)).flatten();
@@ -154,7 +145,7 @@ impl Layers {
         Self::of(command, flags, operands, None)
     }
 
-    /// The same, where the options that there are were needed already.
+    /// The same with a command that is built already.
     pub(super) fn of(
         command: Command,
         flags: Vec<(String, GivenValue)>,
@@ -162,7 +153,7 @@ impl Layers {
         typed: Option<ArgMatches>,
     ) -> Self {
         let (command, typed) = (RefCell::new(command), RefCell::new(typed));
-        let given = flags.into_iter().map(|(option, value)| Given {
+        let given = flags.into_iter().map(|(option, value)| GivenOption {
             option,
             value,
             source: Source::Flag,
@@ -171,14 +162,14 @@ impl Layers {
         Self { given: given.collect(), next: 1, command, operands, typed }
     }
 
-    /// Adds the layer of variables: each is the option whose name it bears.
-    pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), Misuse> {
+    /// Adds the layer of variables: each is the option of the same name.
+    pub(super) fn add_variables(&mut self, variables: &Variables) -> Result<(), SettingsError> {
         let mut found = Vec::new();
         for argument in self.command.borrow().get_arguments() {
             let Some(long) = argument.get_long() else { continue };
             let Some(value) = variables.of_option(long) else { continue };
             let Some(variable) = cli::variable(argument) else { continue };
-            // What is silenced is not even looked at: it may be wrong.
+            // A silenced value is not even checked: it may be wrong.
             if self.silences(long) {
                 continue;
             }
@@ -186,19 +177,24 @@ impl Layers {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
-                    return Err(misuse(format!("{variable} is not one of 1, 0, true, false")));
+                    let what = Mistake::NotASwitch(printable(value));
+                    return Err(Source::Variable(variable).settings_error(what));
                 }
                 _ => GivenValue::Text(value.clone()),
             };
             found.push((long.to_owned(), value, Source::Variable(variable)));
         }
-        self.add(found, "the variables SEMRUN_…")
+        self.add(found, ConflictingLayer::Variables)
     }
 
     /// Adds a layer from a file, of which only those entries are wanted that this command has.
-    pub(super) fn add_entries(&mut self, path: &Rc<Path>, entries: &[Entry]) -> Result<(), Misuse> {
+    pub(super) fn add_entries(
+        &mut self,
+        path: &Arc<Path>,
+        entries: &[ConfigEntry],
+    ) -> Result<(), SettingsError> {
         let mut found = Vec::new();
-        for Entry { key, value, line } in entries {
+        for ConfigEntry { key, value, line } in entries {
             let command = self.command.borrow();
             let mut arguments = command.get_arguments();
             let known = arguments.any(|argument| argument.get_long() == Some(key));
@@ -206,26 +202,28 @@ impl Layers {
                 continue;
             }
             let value = match value {
-                Value::Text(text) => GivenValue::Text(text.into()),
-                Value::Switch(true) => GivenValue::On,
-                Value::Switch(false) => GivenValue::Off,
+                ConfigValue::Text(text) => GivenValue::Text(text.into()),
+                ConfigValue::Switch(true) => GivenValue::On,
+                ConfigValue::Switch(false) => GivenValue::Off,
             };
-            let source = Source::File { path: Rc::clone(path), line: *line };
+            let source = Source::File { path: Arc::clone(path), line: *line };
             found.push((key.clone(), value, source));
         }
-        self.add(found, &format!("the keys in {}", path.display()))
+        self.add(found, ConflictingLayer::File(Arc::clone(path)))
     }
 
-    fn add(&mut self, found: Vec<(String, GivenValue, Source)>, what: &str) -> Result<(), Misuse> {
+    fn add(
+        &mut self,
+        found: Vec<(String, GivenValue, Source)>,
+        which: ConflictingLayer,
+    ) -> Result<(), SettingsError> {
         let layer = self.next;
         self.next += 1;
         let mut words = Vec::new();
-        let from = self.given.len();
         for (option, value, source) in found {
-            let given = Given { option, value, source, layer };
+            let given = GivenOption { option, value, source, layer };
             if let Some(word) = given.word() {
-                self.parse([word.clone()])
-                    .map_err(|error| given.source.misuse(one_line(&error)))?;
+                self.parse([word.clone()]).map_err(|error| given.source.settings_error(error))?;
                 words.push(word);
             }
             self.given.push(given);
@@ -233,25 +231,22 @@ impl Layers {
         if words.len() < 2 {
             return Ok(());
         }
-        self.parse(words).map(drop).map_err(|error| {
-            let text = format!("{what} conflict: {}", one_line(&error));
-            match self.given[from..].first().map(|given| &given.source) {
-                Some(Source::File { .. }) => misconfigured(text),
-                _ => misuse(text),
-            }
+        self.parse(words).map(drop).map_err(|error| match which {
+            ConflictingLayer::File(_) => misconfigured(Mistake::Conflict(which, error)),
+            ConflictingLayer::Variables => settings_error(Mistake::Conflict(which, error)),
         })
     }
 
-    /// Whether a layer that is there decides what an option of a lower one would say.
+    /// Whether a present layer overrides an option of a lower one.
     fn silences(&self, option: &str) -> bool {
-        let any = |wanted: &dyn Fn(&Given) -> bool| self.given.iter().any(wanted);
+        let any = |wanted: &dyn Fn(&GivenOption) -> bool| self.given.iter().any(wanted);
         let given = |name: &str| any(&|one| one.option == name);
         let is_on = |name: &str| any(&|one| one.option == name && one.value != GivenValue::Off);
         let bounds_waiting = || ["wait", "nonblock", "max-attempts"].into_iter().any(is_on);
         given(option)
             || match option {
                 "wait" | "nonblock" | "max-attempts" => bounds_waiting(),
-                // How far apart the attempts are may come from below.
+                // The interval between attempts may come from a lower layer.
                 "retry-interval" => bounds_waiting() && !given("max-attempts"),
                 "verbose" => is_on("quiet"),
                 "quiet" => is_on("verbose"),
@@ -265,19 +260,19 @@ impl Layers {
     }
 
     /// All of it together.
-    pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, Misuse> {
+    pub(super) fn merged<T: Args>(&self) -> Result<Merged<T>, SettingsError> {
         // Parsed once more it would be the same.
         let same = |_: &_| self.given.iter().all(|given| given.source == Source::Flag);
         let parsed = self.typed.take().filter(same).map_or_else(
             || {
-                let words = self.given.iter().rev().filter_map(Given::word);
+                let words = self.given.iter().rev().filter_map(GivenOption::word);
                 let operands = std::iter::once("--".into()).chain(self.operands.iter().cloned());
                 self.parse(words.chain(operands))
             },
             Ok,
         );
         let merged = parsed.and_then(|mut matches| Merged::from_arg_matches_mut(&mut matches));
-        merged.map_err(|error| misuse(one_line(&error)))
+        merged.map_err(settings_error)
     }
 
     fn parse(&self, words: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
@@ -286,20 +281,20 @@ impl Layers {
     }
 
     /// Everything that was given and counts.
-    pub(crate) fn given(&self) -> &[Given] {
+    pub(crate) fn given(&self) -> &[GivenOption] {
         &self.given
     }
 
     /// Where an option comes from, if it was given.
-    pub(super) fn find(&self, option: &str) -> Option<&Given> {
+    pub(super) fn find(&self, option: &str) -> Option<&GivenOption> {
         self.given.iter().find(|given| given.option == option)
     }
 
-    /// Something is wrong with what an option says, and whoever said so hears of it.
-    pub(super) fn misuse(&self, option: &str, text: impl fmt::Display) -> Misuse {
+    /// An error in an option's value, naming where the value comes from.
+    pub(super) fn settings_error(&self, option: &str, what: impl Into<Mistake>) -> SettingsError {
         match self.find(option).map(|given| &given.source) {
-            None | Some(Source::Flag) => misuse(text.to_string()),
-            Some(source) => source.misuse(text),
+            None | Some(Source::Flag) => settings_error(what),
+            Some(source) => source.settings_error(what),
         }
     }
 

@@ -5,18 +5,21 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::error::{
+    BadSecret, Mistake, OptionsApart, SecretKind, SettingsError, UrlMistake, misconfigured,
+};
 use super::layers::{GivenValue, Layers, Source};
-use super::misuse::{Misuse, misconfigured};
+use super::mistakes;
 use crate::backends::Name;
 use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
-use crate::backends::redis::place::Place;
+use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
-use crate::files::trusted::{self, Refused};
-use crate::kernel::keep_from_core_files;
+use crate::files::trusted::{self, UntrustedFile};
+use crate::sys::keep_from_core_files;
 
 /// Secrets that were given as they are, and not in files.
 #[derive(Debug)]
@@ -37,28 +40,29 @@ pub(super) fn location(
     options: &BackendOptions,
     secrets: Secrets,
     layers: &Layers,
-) -> Result<Location, Misuse> {
+) -> Result<Location, SettingsError> {
     let (Some(url), Some(backend)) = (&options.backend, layers.find("backend")) else {
         return Ok(Location::Default);
     };
     // The URL itself is not repeated: it may hold a password.
     let url = Url::parse(url).map_err(|bad| {
-        let (failure, text) = match bad {
-            BadLocation::Malformed(text) => (backend.source.failure(), format!(" {text}")),
-            BadLocation::Unsupported(text) => (Failure::Unsupported, format!(": {text}")),
+        let (failure, what) = match bad {
+            BadLocation::Malformed(what) => {
+                let meant = mistakes::url(url.trim_end());
+                let what = meant.map_or(UrlMistake::Bad(what), UrlMistake::Meant);
+                (backend.source.failure(), what)
+            }
+            BadLocation::Unsupported(scheme) => {
+                (Failure::Unsupported, UrlMistake::Unsupported(scheme))
+            }
         };
-        let place = match &backend.source {
-            Source::Flag => "the URL in --backend".into(),
-            Source::Variable(name) => format!("the URL in {name}"),
-            source @ Source::File { .. } => format!("{source}: the URL"),
-        };
-        Misuse::new(failure, format!("{place}{text}"))
+        SettingsError::new(failure, Mistake::Url(backend.source.clone(), what))
     })?;
     let url = match url {
         Url::Directory(path) => return Ok(Location::Directory(path)),
         Url::Cloud(url) => {
             let key = api_key(options, secrets.api_key, layers)?;
-            let place = cloud::place::Place { url, key, tls: tls(options, layers)? };
+            let place = cloud::config::CloudConfig { url, key, tls: tls(options, layers)? };
             return Ok(Location::Cloud(Box::new(place)));
         }
         Url::Redis(url) => *url,
@@ -71,20 +75,20 @@ pub(super) fn location(
     if url.has_password() {
         keep_from_core_files();
     }
-    // A password in the URL counts more than one from further below.
+    // A password in the URL counts more than one from a lower layer.
     let in_url = |option| url.has_password() && layers.outranks("backend", option);
     let password = match (secrets.password, &options.password_file) {
         (Some(_), _) if in_url("password") => None,
-        (Some(Secret(password)), _) => Some(given(password, "password", layers)?),
+        (Some(Secret(password)), _) => Some(given(password, SecretKind::Password, layers)?),
         (None, Some(_)) if in_url("password-file") => None,
-        (None, Some(file)) => Some(first_line(file, "password")?),
+        (None, Some(file)) => Some(first_line(file, SecretKind::Password)?),
         (None, None) => None,
     };
     let url = match password {
         Some(password) => url.with_password(&password),
         None => url,
     };
-    Ok(Location::Redis(Box::new(Place {
+    Ok(Location::Redis(Box::new(RedisConfig {
         url,
         tls: tls(options, layers)?,
         prefix,
@@ -115,75 +119,78 @@ pub(super) fn has_password(url: &OsStr) -> bool {
     }
 }
 
-/// A client's key: the first word of what was given, behind which a label may follow.
+/// A client's key: the first word of what was given, after which a label may follow.
 fn api_key(
     options: &BackendOptions,
     typed: Option<Secret>,
     layers: &Layers,
-) -> Result<Option<Secret>, Misuse> {
+) -> Result<Option<Secret>, SettingsError> {
     let key = match (typed, &options.api_key_file) {
-        (Some(Secret(key)), _) => given(key, "api-key", layers)?,
-        (None, Some(file)) => first_line(file, "API key")?,
+        (Some(Secret(key)), _) => given(key, SecretKind::ApiKey, layers)?,
+        (None, Some(file)) => first_line(file, SecretKind::ApiKey)?,
         (None, None) => return Ok(None),
     };
     let key = key.split_whitespace().next().unwrap_or_default();
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(misconfigured("the API key has characters that no header can carry"));
+        return Err(misconfigured(Mistake::UnfitApiKey));
     }
     Ok(Some(Secret(key.into())))
 }
 
-fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, Misuse> {
+fn tls(options: &BackendOptions, layers: &Layers) -> Result<Tls, SettingsError> {
     let BackendOptions { ca_file, client_cert, client_key, .. } = options;
     let client = match (client_cert, client_key) {
         (Some(cert), Some(key)) => Some((file(cert)?, Secret(secret(key)?))),
         (None, None) => None,
         (one, _) => {
             let given = if one.is_some() { "client-cert" } else { "client-key" };
-            return Err(layers.misuse(given, "--client-cert and --client-key go together"));
+            return Err(layers.settings_error(given, OptionsApart::ClientCertificate));
         }
     };
     Ok(Tls { authority: ca_file.as_deref().map(file).transpose()?, client })
 }
 
-/// What is in a file that decides whom to trust.
-pub(super) fn file(path: &Path) -> Result<Vec<u8>, Misuse> {
-    Ok(trusted::read(path).map_err(|refused| unreadable(path, &refused))?.bytes)
+/// The content of a file that decides which servers or clients to trust.
+pub(super) fn file(path: &Path) -> Result<Vec<u8>, SettingsError> {
+    Ok(trusted::read(path).map_err(|refused| unreadable(path, refused))?.bytes)
 }
 
-/// A file that only those may read whom its secret concerns.
-pub(super) fn secret(path: &Path) -> Result<Vec<u8>, Misuse> {
+/// The content of a secret file, which others must not be able to read.
+pub(super) fn secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
     keep_from_core_files();
-    trusted::read_secret(path).map_err(|refused| unreadable(path, &refused))
+    trusted::read_secret(path).map_err(|refused| unreadable(path, refused))
 }
 
 /// Why a file was not read.
-pub(super) fn unreadable(path: &Path, refused: &Refused) -> Misuse {
-    match refused {
-        Refused::Io(error) => {
-            // That is no fault of the file's.
-            let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-            let ours = error.raw_os_error().is_some_and(|number| too_many.contains(&number));
-            let failure = if ours { Failure::Internal } else { Failure::Unsupported };
-            Misuse::new(failure, format!("cannot read {}: {error}", path.display()))
-        }
-        refused => misconfigured(format!("{} {refused}", path.display())),
-    }
+pub(super) fn unreadable(path: &Path, why: UntrustedFile) -> SettingsError {
+    // Then the file is not the cause.
+    let too_many = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    let ours = match &why {
+        UntrustedFile::Io(error) => error.raw_os_error().is_some_and(|it| too_many.contains(&it)),
+        _ => false,
+    };
+    let failure = if ours { Failure::Internal } else { Failure::Unsupported };
+    SettingsError::new(failure, Mistake::Unreadable { path: path.into(), why, optional: false })
 }
 
-fn first_line(path: &Path, what: &str) -> Result<String, Misuse> {
-    let bad = || format!("the first line of {} is no {what}", path.display());
-    one_of(secret(path)?).ok_or_else(|| misconfigured(bad()))
+fn first_line(path: &Path, kind: SecretKind) -> Result<String, SettingsError> {
+    let text = secret(path)?;
+    let bad = if text.is_empty() { BadSecret::EmptyFile } else { BadSecret::File };
+    one_of(text).ok_or_else(|| misconfigured(Mistake::Secret(kind, bad(path.into()))))
 }
 
 /// A secret that was given as it is, and not in a file.
-fn given(bytes: Vec<u8>, option: &str, layers: &Layers) -> Result<String, Misuse> {
-    let what = if option == "password" { "password" } else { "API key" };
-    one_of(bytes).ok_or_else(|| layers.misuse(option, format!("its first line is no {what}")))
+fn given(bytes: Vec<u8>, kind: SecretKind, layers: &Layers) -> Result<String, SettingsError> {
+    let option = match kind {
+        SecretKind::Password => "password",
+        SecretKind::ApiKey => "api-key",
+    };
+    let bad = || layers.settings_error(option, Mistake::Secret(kind, BadSecret::Value));
+    one_of(bytes).ok_or_else(bad)
 }
 
-/// What of a text is the secret, whichever way it came: its first line without what ends it, and
-/// without the mark that some editors put in front of UTF-8. None: there is none.
+/// The secret in a text, whatever its source: its first line without the line end, and without the
+/// byte order mark of some editors. None: there is none.
 fn one_of(bytes: Vec<u8>) -> Option<String> {
     let text = String::from_utf8(bytes).ok()?;
     let line = without_mark(&text).lines().next()?;
@@ -196,11 +203,13 @@ pub(super) fn without_mark(text: &str) -> &str {
 }
 
 /// Braces in a key decide where a cluster keeps it, and a semaphore's keys have to stay together.
-pub(super) fn fits_redis(option: &str, name: &Name, layers: &Layers) -> Result<(), Misuse> {
+pub(super) fn fits_redis(
+    option: &'static str,
+    name: &Name,
+    layers: &Layers,
+) -> Result<(), SettingsError> {
     if redis::can_name(name.as_str()) {
         return Ok(());
     }
-    let name = name.as_str();
-    let text = format!("the {option} '{name}' has braces, which cannot be used in Redis");
-    Err(layers.misuse(option, text))
+    Err(layers.settings_error(option, Mistake::Braces { option, name: name.clone() }))
 }

@@ -1,48 +1,48 @@
-//! What is wanted of a server, from flags, variables and files.
+//! The settings of a server, from flags, variables and files.
 
 use std::path::PathBuf;
 
+use super::Environment;
 use super::credentials::{CredentialFiles, Credentials, TlsFiles};
+use super::error::{Mistake, OptionsApart, SettingsError, misconfigured, settings_error};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
-use super::misuse::{Misuse, misconfigured, misuse};
-use super::{Files, Surroundings};
+use super::sources::ConfigFiles;
 use crate::cli;
 use crate::serve::bounds::Bounds;
-use crate::serve::keys::Keys;
-use crate::serve::log::{Event, Format};
+use crate::serve::keys::ApiKeys;
+use crate::serve::log::{Format, LogEvent};
 
 #[derive(Debug)]
-pub(crate) struct Serve {
+pub(crate) struct ServeSettings {
     pub(crate) listen: String,
-    pub(crate) keys: Keys,
-    /// The certificates are taken from here, and all of it can be read again.
+    pub(crate) keys: ApiKeys,
+    /// The files' present content, which can be read again.
     pub(crate) credentials: Credentials,
     pub(crate) credential_files: CredentialFiles,
     pub(crate) state_dir: Option<PathBuf>,
-    /// How many connections that have not shown a key may be open, in all and from one address, where
-    /// that is said.
+    /// How many connections without a key may be open, in all and from one address, if given.
     pub(crate) strangers: Option<usize>,
     pub(crate) strangers_of_one_address: Option<usize>,
     pub(crate) bounds: Bounds,
-    pub(crate) log: Vec<Event>,
+    pub(crate) log: Vec<LogEvent>,
     pub(crate) log_format: Format,
 }
 
 /// The default of `--listen`: the port of the original's own example.
 const LISTEN: &str = "127.0.0.1:3202";
 
-/// What a server is to do.
+/// The settings of a server.
 pub(super) fn settings(
     flags: Vec<(String, GivenValue)>,
-    around: &Surroundings<'_>,
-) -> Result<Serve, Misuse> {
-    let mut layers = Layers::new::<cli::Serve>(flags, Vec::new());
+    around: &Environment<'_>,
+) -> Result<ServeSettings, SettingsError> {
+    let mut layers = Layers::new::<cli::ServeArgs>(flags, Vec::new());
     layers.add_variables(around.variables)?;
-    for file in Files::read(&layers, around)?.0 {
+    for file in ConfigFiles::read(&layers, around)?.0 {
         layers.add_entries(&file.path, &file.serve)?;
     }
-    let merged = layers.merged::<cli::Serve>()?;
+    let merged = layers.merged::<cli::ServeArgs>()?;
     let options = merged.wanted;
     // A variable outranks a file below it.
     let credential_files = CredentialFiles {
@@ -51,18 +51,20 @@ pub(super) fn settings(
     };
     let credentials = credential_files.read()?;
     let keys = match (merged.api_key, credentials.keys()?) {
-        (Some(keys), _) => {
-            let source = layers.find("api-key").map(|given| given.source.to_string());
-            let named = |problem| format!("{}: {problem}", source.unwrap_or_default());
-            Keys::of_words(without_mark(&keys)).map_err(|problem| misconfigured(named(problem)))?
-        }
+        (Some(keys), _) => ApiKeys::of_words(without_mark(&keys)).map_err(|bad| {
+            let error = misconfigured(Mistake::Keys(bad));
+            match layers.find("api-key") {
+                Some(given) => error.from(given.source.clone()),
+                None => error,
+            }
+        })?,
         (None, Some(keys)) => keys,
         (None, None) => {
-            return Err(misuse("no API key; give --api-key-file or SEMRUN_API_KEY"));
+            return Err(settings_error(Mistake::NoApiKey));
         }
     };
     let usual = Bounds::default();
-    Ok(Serve {
+    Ok(ServeSettings {
         listen: options.listen.unwrap_or_else(|| LISTEN.into()),
         keys,
         credentials,
@@ -81,7 +83,7 @@ pub(super) fn settings(
     })
 }
 
-fn tls_files(options: &cli::Serve, layers: &Layers) -> Result<Option<TlsFiles>, Misuse> {
+fn tls_files(options: &cli::ServeArgs, layers: &Layers) -> Result<Option<TlsFiles>, SettingsError> {
     match (&options.tls_cert, &options.tls_key) {
         (Some(cert), Some(key)) => Ok(Some(TlsFiles {
             cert: cert.clone(),
@@ -89,12 +91,12 @@ fn tls_files(options: &cli::Serve, layers: &Layers) -> Result<Option<TlsFiles>, 
             client_ca: options.client_ca_file.clone(),
         })),
         (None, None) if options.client_ca_file.is_some() => {
-            Err(layers.misuse("client-ca-file", "--client-ca-file needs --tls-cert and --tls-key"))
+            Err(layers.settings_error("client-ca-file", OptionsApart::ClientAuthority))
         }
         (None, None) => Ok(None),
         (one, _) => {
             let given = if one.is_some() { "tls-cert" } else { "tls-key" };
-            Err(layers.misuse(given, "--tls-cert and --tls-key go together"))
+            Err(layers.settings_error(given, OptionsApart::ServerCertificate))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which shell reads the line of `--command`. The user database gives system accounts one that is none,
-//! and its exit code would look like the command's.
+//! Which shell reads the line of `--command`. The user database names no real shell for system
+//! accounts; its exit code would look like the command's.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 /// The shell that is there everywhere.
 pub(super) const SH: &str = "/bin/sh";
 
-/// The names of programs that read a line of commands behind `-c`.
+/// The names of programs that read a line of commands after `-c`.
 const SHELLS: [&str; 32] = [
     "sh", "ash", "bash", "csh", "dash", "elvish", "es", "fish", "hush", "ion", "ksh", "ksh93",
     "ksh93u", "loksh", "lksh", "mksh", "mrsh", "nu", "oksh", "osh", "pdksh", "posh", "pwsh",
@@ -21,29 +21,39 @@ const SHELLS: [&str; 32] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NoShell {
     pub(crate) shell: OsString,
-    pub(crate) why: &'static str,
+    pub(crate) why: ShellFlaw,
 }
 
-/// The shell that is meant, or `/bin/sh` in place of one that cannot be.
+/// Why it is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShellFlaw {
+    Relative,
+    Unknown,
+    NotThere,
+    NoProgram,
+    NotExecutable,
+}
+
+/// The user's shell, or `/bin/sh` instead of one that cannot be used.
 pub(super) fn or_sh(shell: OsString) -> (OsString, Option<NoShell>) {
-    match trouble(Path::new(&shell)) {
+    match error(Path::new(&shell)) {
         None => (shell, None),
         Some(why) => (SH.into(), Some(NoShell { shell, why })),
     }
 }
 
-fn trouble(shell: &Path) -> Option<&'static str> {
+fn error(shell: &Path) -> Option<ShellFlaw> {
     if !shell.is_absolute() {
-        return Some("not an absolute path");
+        return Some(ShellFlaw::Relative);
     }
     let name = shell.file_name().and_then(|name| name.to_str());
     if !name.is_some_and(|name| SHELLS.contains(&name)) {
-        return Some("not a shell that is known");
+        return Some(ShellFlaw::Unknown);
     }
     match fs::metadata(shell) {
-        Err(_) => Some("not there"),
-        Ok(about) if !about.is_file() => Some("not a program"),
-        Ok(_) if access(shell, Access::EXEC_OK).is_err() => Some("not executable"),
+        Err(_) => Some(ShellFlaw::NotThere),
+        Ok(about) if !about.is_file() => Some(ShellFlaw::NoProgram),
+        Ok(_) if access(shell, Access::EXEC_OK).is_err() => Some(ShellFlaw::NotExecutable),
         Ok(_) => None,
     }
 }

@@ -1,52 +1,56 @@
-//! What is wanted of the subcommands.
+//! The settings of the subcommands.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::Pid;
+use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
+use super::error::{Mistake, SettingsError, printable, settings_error};
+use super::files::UnknownWord;
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
-use super::misuse::{Misuse, misuse};
-use super::runs::{self, Request, kill_after};
-use super::{All, Files, Given, Surroundings};
+use super::run::{self, PermitRequest, kill_after};
+use super::sources::{CommandSources, ConfigFiles};
+use super::{Environment, GivenOption};
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, BackendOptions, Merged};
+use crate::supervise::descendants;
 
 /// The options as they were typed.
 type Flags = Vec<(String, GivenValue)>;
 
 #[derive(Debug)]
-pub(crate) struct Status {
-    /// What is to be shown, in this order, and where that is. No names: all that are there.
+pub(crate) struct StatusSettings {
+    /// The names to show, in this order, by place. No names: all that are there.
     pub(crate) places: Vec<(Location, Vec<Name>)>,
-    /// What to compare with where no limit is in force.
+    /// The limit to assume where none is in force.
     pub(crate) limit: u32,
     pub(crate) json: bool,
     pub(crate) watch: bool,
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct Acquire {
-    pub(crate) request: Request,
-    pub(crate) printed: Printed,
+pub(crate) struct AcquireSettings {
+    pub(crate) request: PermitRequest,
+    pub(crate) printed: AcquireOutput,
     /// Whether a password was typed, where others see it.
     pub(crate) typed_password: bool,
 }
 
 /// How a permit is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Printed {
+pub(crate) enum AcquireOutput {
     Plain,
     Json,
     Shell,
 }
 
 #[derive(Debug)]
-pub(crate) struct Renew {
+pub(crate) struct RenewSettings {
     pub(crate) location: Location,
     pub(crate) id: Uuid,
     pub(crate) name: Name,
@@ -56,40 +60,43 @@ pub(crate) struct Renew {
 }
 
 #[derive(Debug)]
-pub(crate) struct Release {
+pub(crate) struct ReleaseSettings {
     pub(crate) location: Location,
-    pub(crate) id: Uuid,
+    /// None: the permit of the only holder.
+    pub(crate) id: Option<Uuid>,
     pub(crate) name: Name,
     pub(crate) force: bool,
     pub(crate) now: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct Limit {
+pub(crate) struct LimitSettings {
     pub(crate) location: Location,
     pub(crate) name: Name,
-    pub(crate) change: Option<Change>,
+    pub(crate) change: Option<LimitChange>,
 }
 
-/// What becomes of a limit.
+/// How to change a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum LimitChange {
     Pin(u32),
     Unpin,
 }
 
 #[derive(Debug)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorSettings {
     pub(crate) json: bool,
     /// Everything that was given and counts, as far as it could be read.
-    pub(crate) given: Vec<Given>,
-    /// What there is to look at, or what is wrong with the settings.
-    pub(crate) examined: Result<Examined, Misuse>,
+    pub(crate) given: Vec<GivenOption>,
+    /// Variables that look like ours and are not.
+    pub(crate) unknown: Vec<UnknownWord>,
+    /// What to examine, or what is wrong with the settings.
+    pub(crate) examined: Result<DiagnosedBackend, SettingsError>,
 }
 
 /// Settings that can be used.
 #[derive(Debug)]
-pub(crate) struct Examined {
+pub(crate) struct DiagnosedBackend {
     /// If one was named.
     pub(crate) name: Option<Name>,
     pub(crate) location: Location,
@@ -104,20 +111,25 @@ pub(crate) struct Examined {
 pub(super) fn status(
     flags: &Flags,
     operands: &[OsString],
-    around: &Surroundings<'_>,
-) -> Result<Status, Misuse> {
-    let typed =
-        || All::of_line_and_variables::<cli::Status>(flags.clone(), operands.into(), around);
+    around: &Environment<'_>,
+) -> Result<StatusSettings, SettingsError> {
+    let typed = || {
+        CommandSources::of_line_and_variables::<cli::StatusArgs>(
+            flags.clone(),
+            operands.into(),
+            around,
+        )
+    };
     let mut all = typed()?;
-    let files = Files::read(&all.layers, around)?;
+    let files = ConfigFiles::read(&all.layers, around)?;
     all.add_files(&files, None)?;
-    let merged = all.layers.merged::<cli::Status>()?;
-    let cli::Status { limit, json, watch, .. } = merged.wanted;
+    let merged = all.layers.merged::<cli::StatusArgs>()?;
+    let cli::StatusArgs { limit, json, watch, verbose, .. } = merged.wanted;
     let limit = limit.unwrap_or(1);
     let names = merged.wanted.names.clone();
     if names.is_empty() {
         let places = vec![(place(&all, merged, None, |status| status.backend)?, names)];
-        return Ok(Status { places, limit, json, watch });
+        return Ok(StatusSettings { places, limit, json, watch, verbose });
     }
     let mut places: Vec<(Location, Vec<Name>)> = Vec::new();
     let mut last = None;
@@ -126,92 +138,124 @@ pub(super) fn status(
         all.add_files(&files, Some(name))?;
         let source = all.layers.find("backend").map(|given| given.source.clone());
         let same = last.replace(source.clone()) == Some(source);
-        let merged = all.layers.merged::<cli::Status>()?;
+        let merged = all.layers.merged::<cli::StatusArgs>()?;
         let location = place(&all, merged, Some(name), |status| status.backend)?;
         match places.last_mut() {
             Some((_, names)) if same => names.push(name.clone()),
             _ => places.push((location, vec![name.clone()])),
         }
     }
-    Ok(Status { places, limit, json, watch })
+    Ok(StatusSettings { places, limit, json, watch, verbose })
 }
 
-pub(super) fn acquire(all: &All<'_>) -> Result<Acquire, Misuse> {
-    let merged = all.layers.merged::<cli::Acquire>()?;
+pub(super) fn acquire(all: &CommandSources<'_>) -> Result<AcquireSettings, SettingsError> {
+    let merged = all.layers.merged::<cli::AcquireArgs>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Acquire { ask, backend, loudness, json, shell } = merged.wanted;
+    let cli::AcquireArgs { permit_options, backend, loudness, json, shell } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let request = runs::request(ask, &loudness, location, "acquire".into(), &all.layers)?;
+    let request = run::request(permit_options, &loudness, location, callers_name(), &all.layers)?;
     let printed = match (json, shell) {
-        (true, _) => Printed::Json,
-        (_, true) => Printed::Shell,
-        _ => Printed::Plain,
+        (true, _) => AcquireOutput::Json,
+        (_, true) => AcquireOutput::Shell,
+        _ => AcquireOutput::Plain,
     };
-    Ok(Acquire { request, printed, typed_password: types_a_password(&all.layers) })
+    Ok(AcquireSettings { request, printed, typed_password: types_a_password(&all.layers) })
 }
 
-const NO_PERMIT: &str = "no permit named; give --permit UUID@NAME, or SEMRUN_PERMIT";
+/// The name of the program that called us, a script say; never an argument.
+fn callers_name() -> String {
+    let caller = getppid().map(descendants::name).unwrap_or_default();
+    if caller.is_empty() { "acquire".into() } else { printable(OsStr::new(&caller)) }
+}
 
 pub(super) fn renew(
     flags: Flags,
     operands: Vec<OsString>,
-    around: &Surroundings<'_>,
-) -> Result<Renew, Misuse> {
-    let permit = |renew: &cli::Renew| renew.permit.as_ref().map(|(_, name)| name.clone());
-    let (all, merged) = about::<cli::Renew>(flags, operands, around, permit)?;
-    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
+    around: &Environment<'_>,
+) -> Result<RenewSettings, SettingsError> {
+    let permit = |renew: &cli::RenewArgs| renew.permit.as_ref().map(|(_, name)| name.clone());
+    let (all, merged) = about::<cli::RenewArgs>(flags, operands, around, permit)?;
+    let (id, name) =
+        merged.wanted.permit.clone().ok_or_else(|| settings_error(Mistake::NoPermit))?;
     let while_pid = merged.wanted.while_pid;
     let location = place(&all, merged, Some(&name), |renew| renew.backend)?;
     let typed_password = types_a_password(&all.layers);
-    Ok(Renew { location, id, name, while_pid, typed_password })
+    Ok(RenewSettings { location, id, name, while_pid, typed_password })
 }
 
 pub(super) fn release(
     flags: Flags,
     operands: Vec<OsString>,
-    around: &Surroundings<'_>,
-) -> Result<Release, Misuse> {
-    let permit = |release: &cli::Release| release.permit.as_ref().map(|(_, name)| name.clone());
-    let (all, merged) = about::<cli::Release>(flags, operands, around, permit)?;
-    let (id, name) = merged.wanted.permit.clone().ok_or_else(|| misuse(NO_PERMIT))?;
-    let cli::Release { force, now, .. } = merged.wanted;
+    around: &Environment<'_>,
+) -> Result<ReleaseSettings, SettingsError> {
+    let named = |release: &cli::ReleaseArgs| {
+        let of_permit = || release.permit.as_ref().map(|(_, name)| name.clone());
+        release.semaphore.clone().or_else(of_permit)
+    };
+    let (all, merged) = about::<cli::ReleaseArgs>(flags, operands, around, named)?;
+    let cli::ReleaseArgs { ref permit, ref semaphore, force, now, .. } = merged.wanted;
+    let (id, name) = match (semaphore, permit) {
+        (Some(name), _) if all.layers.types("permit") => {
+            return Err(settings_error(Mistake::PermitAndName(name.clone())));
+        }
+        (Some(name), _) if !force => {
+            return Err(settings_error(Mistake::NameAlone(name.clone())));
+        }
+        // A typed name counts more than a permit in the environment.
+        (Some(name), _) => (None, name.clone()),
+        (None, Some((id, name))) => (Some(*id), name.clone()),
+        (None, None) if force => return Err(settings_error(Mistake::NothingToRevoke)),
+        (None, None) => return Err(settings_error(Mistake::NothingToRelease)),
+    };
     let location = place(&all, merged, Some(&name), |release| release.backend)?;
-    Ok(Release { location, id, name, force, now })
+    Ok(ReleaseSettings { location, id, name, force, now })
 }
 
 pub(super) fn limit(
     flags: Flags,
     operands: Vec<OsString>,
-    around: &Surroundings<'_>,
-) -> Result<Limit, Misuse> {
-    let named = |limit: &cli::Limit| Some(limit.semaphore.clone());
-    let (all, merged) = about::<cli::Limit>(flags, operands, around, named)?;
-    let cli::Limit { semaphore: name, number, unpin, .. } = &merged.wanted;
+    around: &Environment<'_>,
+) -> Result<LimitSettings, SettingsError> {
+    let named = |limit: &cli::LimitArgs| Some(limit.semaphore.clone());
+    let (all, merged) = about::<cli::LimitArgs>(flags, operands, around, named)?;
+    let cli::LimitArgs { semaphore: name, number, unpin, .. } = &merged.wanted;
     let name = name.clone();
-    let change = number.map(Change::Pin).or(unpin.then_some(Change::Unpin));
+    let change = number.map(LimitChange::Pin).or(unpin.then_some(LimitChange::Unpin));
     let location = place(&all, merged, Some(&name), |limit| limit.backend)?;
-    Ok(Limit { location, name, change })
+    Ok(LimitSettings { location, name, change })
 }
 
-pub(super) fn doctor(flags: Flags, operands: Vec<OsString>, around: &Surroundings<'_>) -> Doctor {
+pub(super) fn doctor(
+    flags: Flags,
+    operands: Vec<OsString>,
+    around: &Environment<'_>,
+) -> DoctorSettings {
     let json = flags.iter().any(|(option, _)| option == "json");
-    match All::new::<cli::Doctor>(flags, operands, around) {
-        Err(misuse) => Doctor { json, given: Vec::new(), examined: Err(misuse) },
-        Ok(all) => Doctor { json, given: all.layers.given().to_vec(), examined: examined(&all) },
+    let unknown = around.variables.unknown();
+    match CommandSources::new::<cli::DoctorArgs>(flags, operands, around) {
+        Err(settings_error) => {
+            DoctorSettings { json, given: Vec::new(), unknown, examined: Err(settings_error) }
+        }
+        Ok(all) => DoctorSettings {
+            json,
+            given: all.layers.given().to_vec(),
+            unknown,
+            examined: examined(&all),
+        },
     }
 }
 
-fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
-    let merged = all.layers.merged::<cli::Doctor>()?;
+fn examined(all: &CommandSources<'_>) -> Result<DiagnosedBackend, SettingsError> {
+    let merged = all.layers.merged::<cli::DoctorArgs>()?;
     let secrets = Secrets::new(merged.password, merged.api_key);
-    let cli::Doctor { mut ask, supervision, loudness, backend, .. } = merged.wanted;
+    let cli::DoctorArgs { mut permit_options, supervision, loudness, backend, .. } = merged.wanted;
     let location = location(&backend, secrets, &all.layers)?;
-    let name = ask.name.clone();
-    // Which one is meant need not be said.
-    ask.name.get_or_insert_with(|| "any".parse().expect("a good name"));
-    let request = runs::request(ask, &loudness, location, "doctor".into(), &all.layers)?;
-    let Request { location, limit, ttl, .. } = request;
-    Ok(Examined {
+    let name = permit_options.name.clone();
+    // The name is optional here.
+    permit_options.name.get_or_insert_with(|| "any".parse().expect("a good name"));
+    let request = run::request(permit_options, &loudness, location, "doctor".into(), &all.layers)?;
+    let PermitRequest { location, limit, ttl, .. } = request;
+    Ok(DiagnosedBackend {
         name,
         kill_after: kill_after(supervision.kill_after, &location, ttl, &all.layers)?,
         location,
@@ -225,24 +269,24 @@ fn examined(all: &All<'_>) -> Result<Examined, Misuse> {
 fn about<'a, T: Args>(
     flags: Flags,
     operands: Vec<OsString>,
-    around: &'a Surroundings<'a>,
+    around: &'a Environment<'a>,
     name: impl Fn(&T) -> Option<Name>,
-) -> Result<(All<'a>, Merged<T>), Misuse> {
-    let mut all = All::of_line_and_variables::<T>(flags, operands, around)?;
+) -> Result<(CommandSources<'a>, Merged<T>), SettingsError> {
+    let mut all = CommandSources::of_line_and_variables::<T>(flags, operands, around)?;
     let name = name(&all.layers.merged::<T>()?.wanted);
-    let files = Files::read(&all.layers, around)?;
+    let files = ConfigFiles::read(&all.layers, around)?;
     all.add_files(&files, name.as_ref())?;
     let merged = all.layers.merged()?;
     Ok((all, merged))
 }
 
-/// Where the permits live that a subcommand is about, which has to be a place for that name.
+/// The place of a subcommand's permits, which has to accept that name.
 fn place<T: Args>(
-    all: &All<'_>,
+    all: &CommandSources<'_>,
     merged: Merged<T>,
     name: Option<&Name>,
     backend: impl Fn(T) -> BackendOptions,
-) -> Result<Location, Misuse> {
+) -> Result<Location, SettingsError> {
     let secrets = Secrets::new(merged.password, merged.api_key);
     let location = location(&backend(merged.wanted), secrets, &all.layers)?;
     if let (Location::Redis(_), Some(name)) = (&location, name) {

@@ -15,9 +15,9 @@ mod files;
 mod options;
 
 /// The user's file and the system's, neither of which there is at first.
-struct Home(TempDir);
+struct ConfigHome(TempDir);
 
-impl Home {
+impl ConfigHome {
     fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
@@ -33,11 +33,11 @@ impl Home {
         path
     }
 
-    fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
+    fn read(&self, line: &str, set: &[(&str, &str)]) -> Result<RequestedCommand, SettingsError> {
         let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let set = set.iter().map(|(name, value)| (OsStr::new(*name), OsStr::new(*value)));
         let user_file = || Ok(Some(self.path("user")));
-        let around = Surroundings {
+        let around = Environment {
             variables: &set.collect(),
             user_file: &user_file,
             system_file: &self.path("system"),
@@ -45,9 +45,9 @@ impl Home {
         read(&line, &around)
     }
 
-    fn run(&self, line: &str, set: &[(&str, &str)]) -> Run {
+    fn run(&self, line: &str, set: &[(&str, &str)]) -> RunSettings {
         match self.read(line, set) {
-            Ok(Task::Run(run)) => *run,
+            Ok(RequestedCommand::Run(run)) => *run,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -55,24 +55,24 @@ impl Home {
     /// What is wrong with a file of the user.
     fn complains(&self, text: &str) -> String {
         let path = self.write("user", text);
-        let misuse = self.read("semrun --name x true", &[]).expect_err(text);
-        assert_eq!(misuse.failure, Failure::Unsupported, "{misuse}");
-        let message = misuse.to_string();
+        let settings_error = self.read("semrun --name x true", &[]).expect_err(text);
+        assert_eq!(settings_error.failure, Failure::Unsupported, "{settings_error}");
+        let message = settings_error.to_string();
         assert!(!message.contains('\n'), "{message}");
         let place = format!("{}:", path.display());
         message.strip_prefix(&place).unwrap_or_else(|| panic!("{message}")).to_owned()
     }
 }
 
-fn read_with(line: &str, set: &[(&str, &str)]) -> Result<Task, Misuse> {
-    Home::new().read(line, set)
+fn read_with(line: &str, set: &[(&str, &str)]) -> Result<RequestedCommand, SettingsError> {
+    ConfigHome::new().read(line, set)
 }
 
-fn run_with(line: &str, set: &[(&str, &str)]) -> Run {
-    Home::new().run(line, set)
+fn run_with(line: &str, set: &[(&str, &str)]) -> RunSettings {
+    ConfigHome::new().run(line, set)
 }
 
-fn command(run: &Run) -> String {
+fn command(run: &RunSettings) -> String {
     let words = [&run.program].into_iter().chain(&run.arguments);
     words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
 }
@@ -109,7 +109,7 @@ fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
     );
     let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
     assert_eq!(run.request.wait, Wait::Not);
-    // Also what would be wrong with them.
+    // Also mistakes in them.
     let set = [("SEMRUN_LIMIT", "many"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_WAIT", "5")];
     assert_eq!(run_with("semrun --name x -l 5 -w 2 true", &set).request.wait, wait);
 }
@@ -138,7 +138,7 @@ fn a_short_lease_shortens_the_time_between_signal_and_kill() {
     assert_eq!(after(&format!("{redis} true")), Some(Duration::from_secs(5)));
     assert_eq!(after(&format!("{redis} --ttl 6s true")), Some(Duration::from_millis(1_500)));
     assert_eq!(after(&format!("{redis} -k 0 true")), None);
-    // Where permits do not expire nothing has to fit.
+    // Where permits do not expire there is no limit.
     assert_eq!(after("semrun --name x -k 1h true"), Some(Duration::from_hours(1)));
 }
 
@@ -154,10 +154,10 @@ fn a_variable_can_be_false_or_empty() {
 
 #[test]
 fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
-    assert!(matches!(read_with("semrun status x", &[]), Ok(Task::Status(_))));
+    assert!(matches!(read_with("semrun status x", &[]), Ok(RequestedCommand::Status(_))));
     assert_eq!(command(&run_with("semrun --name x status x", &[])), "status x");
     let set = [("SEMRUN_NAME", "x")];
-    assert!(matches!(read_with("semrun status", &set), Ok(Task::Status(_))));
+    assert!(matches!(read_with("semrun status", &set), Ok(RequestedCommand::Status(_))));
     assert_eq!(command(&run_with("semrun -- status", &set)), "status");
     assert_eq!(command(&run_with("semrun ls", &set)), "ls");
 }
@@ -165,7 +165,7 @@ fn subcommand_names_are_commands_behind_a_name_on_the_command_line() {
 #[test]
 fn the_backend_may_be_chosen_before_or_behind_a_subcommand() {
     for line in ["semrun --backend file:///a status", "semrun status --backend file:///a"] {
-        let Ok(Task::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
+        let Ok(RequestedCommand::Status(status)) = read_with(line, &[]) else { panic!("{line}") };
         let (Location::Directory(path), _) = &status.places[0] else { panic!("{line}") };
         assert_eq!(path, Path::new("/a"));
     }
@@ -241,9 +241,9 @@ fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
         ),
     ];
     for (line, set, failure, text) in mistakes {
-        let misuse = read_with(line, set).expect_err(line);
-        assert_eq!(misuse.failure, failure, "{line}");
-        let message = misuse.to_string();
+        let settings_error = read_with(line, set).expect_err(line);
+        assert_eq!(settings_error.failure, failure, "{line}");
+        let message = settings_error.to_string();
         assert!(message.contains(text), "{line}: {message}");
         assert!(!message.contains('\n') && !message.contains("geheim"), "{line}: {message}");
     }
@@ -253,24 +253,30 @@ fn a_mistake_is_one_line_with_the_right_code_and_no_secret() {
 fn subcommands_know_what_they_are_about() {
     let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x";
     let set = [("SEMRUN_PERMIT", permit)];
-    let Ok(Task::Release(release)) = read_with("semrun release", &set) else { panic!() };
+    let Ok(RequestedCommand::Release(release)) = read_with("semrun release", &set) else {
+        panic!()
+    };
     assert_eq!((release.name.as_str(), release.force, release.now), ("x", false, false));
     let line = format!("semrun release --permit {permit} --force --now");
-    assert!(matches!(read_with(&line, &[]), Ok(Task::Release(Release { now: true, .. }))));
-    let Ok(Task::Acquire(acquire)) =
+    assert!(matches!(
+        read_with(&line, &[]),
+        Ok(RequestedCommand::Release(ReleaseSettings { now: true, .. }))
+    ));
+    let Ok(RequestedCommand::Acquire(acquire)) =
         read_with("semrun acquire --name x -l 3 -n --shell", &[("SEMRUN_JSON", "1")])
     else {
         panic!()
     };
-    assert_eq!((acquire.request.limit, acquire.printed), (3, Printed::Shell));
-    assert_eq!((acquire.request.wait, acquire.request.label.as_str()), (Wait::Not, "acquire"));
+    assert_eq!((acquire.request.limit, acquire.printed), (3, AcquireOutput::Shell));
+    // The label is the name of whatever runs these tests.
+    assert!(acquire.request.wait == Wait::Not && !acquire.request.label.is_empty());
     let limit = |line: &str| match read_with(line, &[("SEMRUN_LIMIT", "7")]) {
-        Ok(Task::Limit(limit)) => limit.change,
+        Ok(RequestedCommand::Limit(limit)) => limit.change,
         other => panic!("{other:?}"),
     };
     assert_eq!(limit("semrun limit x"), None);
-    assert_eq!(limit("semrun limit x 5"), Some(Change::Pin(5)));
-    assert_eq!(limit("semrun limit x --unpin"), Some(Change::Unpin));
+    assert_eq!(limit("semrun limit x 5"), Some(LimitChange::Pin(5)));
+    assert_eq!(limit("semrun limit x --unpin"), Some(LimitChange::Unpin));
     for (line, text) in [
         ("semrun renew", "--permit"),
         ("semrun --name x --name y true", "--name is given twice"),
@@ -290,19 +296,19 @@ fn subcommands_know_what_they_are_about() {
         ("semrun acquire --name x --json --shell", "cannot be used with"),
         ("semrun acquire --name x true", "unexpected"),
         ("semrun renew --while-pid 0", "number of a process"),
-        ("semrun --name x --max-runtime 0 true", "no time at all"),
+        ("semrun --name x --max-runtime 0 true", "longer than 0"),
         ("semrun -n acquire --name x", "before 'acquire'"),
     ] {
-        let misuse = read_with(line, &[]).expect_err(line);
-        assert_eq!(misuse.failure, Failure::Usage, "{line}");
-        assert!(misuse.to_string().contains(text), "{line}: {misuse}");
+        let settings_error = read_with(line, &[]).expect_err(line);
+        assert_eq!(settings_error.failure, Failure::Usage, "{line}");
+        assert!(settings_error.to_string().contains(text), "{line}: {settings_error}");
     }
 }
 
 proptest! {
     #[test]
     fn no_file_panics(text in "\\PC{0,40}|[a-z]{1,8} = [0-9\\[\\]{}\"=., ]{0,20}\n") {
-        let home = Home::new();
+        let home = ConfigHome::new();
         home.write("user", &text);
         let _ = home.read("semrun --name x true", &[]);
     }

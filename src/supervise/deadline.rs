@@ -1,5 +1,5 @@
 //! The arithmetic of leases: by when a command has to be told to end, and by when its whole tree
-//! has to be dead, so that nobody else can have its permit before. Pure: moments are passed in.
+//! has to be dead, so that no other client can have its permit before. Pure: moments are passed in.
 //!
 //! ```text
 //! since          renewal every TTL/3                          soft          hard    last    end
@@ -22,7 +22,7 @@ pub(crate) struct Deadline {
     pub(crate) soft: Moment,
     /// Its whole tree is killed.
     pub(crate) hard: Moment,
-    /// Another process kills the tree if nobody has.
+    /// Another process kills the tree if it still lives.
     pub(crate) last: Moment,
 }
 
@@ -30,7 +30,7 @@ impl Deadline {
     /// The deadlines of a lease that was asked for at `since`. A command has `kill_after` to end
     /// by itself, or as much of it as fits.
     pub(crate) fn of(since: Moment, ttl: Duration, kill_after: Option<Duration>) -> Self {
-        // Of a lease that lasts for hours nobody sees the end.
+        // With this guard off, the lease seems to last for hours, so its end never comes.
         let ttl = if mutants::is_off(Guard::Deadline) { ttl * 1000 } else { ttl };
         let grace = kill_after.unwrap_or(default_kill_after(ttl)).min(longest_kill_after(ttl));
         let hard = since + ttl.saturating_sub(margin(ttl));
@@ -56,7 +56,7 @@ pub(crate) fn outage(ttl: Duration, kill_after: Option<Duration>) -> Duration {
 /// The shortest TTL, in whole seconds, under which a command survives an outage of that length.
 pub(crate) fn ttl_for_outage(length: Duration, kill_after: Option<Duration>) -> Duration {
     let long_enough = |ttl: &Duration| outage(*ttl, kill_after) >= length;
-    // Of a lease at least a quarter is room.
+    // At least a quarter of a lease is room.
     let most = length.as_secs().saturating_mul(4) + 60;
     let mut ttls = (SHORTEST_TTL.as_secs()..most).map(Duration::from_secs);
     ttls.find(long_enough).unwrap_or(Duration::from_secs(most))
@@ -70,14 +70,14 @@ pub(crate) fn killing(processes: usize) -> Duration {
     EACH.saturating_mul(u32::try_from(processes.saturating_sub(free)).unwrap_or(u32::MAX))
 }
 
-/// What is kept free at the end of a lease: for clocks that do not run at one speed (a tenth of
+/// The time kept free at the end of a lease: for clocks that do not run at one speed (a tenth of
 /// the TTL: chrony corrects by 8.3 % at most, ntpd by 0.05 %), and for the killing.
 fn margin(ttl: Duration) -> Duration {
     ttl / 10 + Duration::from_millis(500)
 }
 
-/// How long a command has by default between the signal and SIGKILL: less than what runners of
-/// CI jobs leave before they kill what is left.
+/// How long a command has by default between the signal and SIGKILL: less than CI runners give
+/// before they kill.
 pub(crate) fn default_kill_after(ttl: Duration) -> Duration {
     Duration::from_secs(5).min(ttl / 4)
 }

@@ -1,8 +1,8 @@
-//! Who descends from this process, by what the kernel says of it in /proc. It kills nobody.
+//! The descendants of this process, from /proc. It kills none of them.
 //!
-//! Each process has a list of its children there, which has also those whose own entries are hidden
-//! (`hidepid=2`): that they cannot be seen does not mean that they are gone. A kernel that has no such
-//! lists is asked for all processes instead.
+//! Each process has a list of its children there, which also names hidden processes (`hidepid=2`):
+//! a process that cannot be seen need not be gone. Without such lists we go through all processes
+//! instead.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
 
-/// A process, whatever becomes of its number: no other one that gets it has begun at the same time.
+/// A process, by its number and start: another process that gets the number began at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -33,9 +33,9 @@ pub(super) struct Descendant {
 }
 
 impl Descendant {
-    /// Whether its number still stands for the same process: what has got the number meanwhile has
-    /// another parent. What is hidden may be any; but one that is our own child, whose number stays
-    /// its own until we have collected it.
+    /// Whether its number still stands for the same process: a new process with the number has
+    /// another parent. A hidden one cannot be told, unless it is our own child, which keeps its
+    /// number until we collect it.
     pub(super) fn is_still_there(self) -> bool {
         self.is_our_child()
             || Stat::of(self.pid)
@@ -58,7 +58,7 @@ pub(crate) fn are_visible() -> bool {
 
 /// Whether all of a command's processes can be found, also those that /proc hides from us.
 pub(crate) fn can_be_found() -> bool {
-    // The first process is everybody's, and nobody's who may not see others.
+    // Where /proc hides other users' processes (hidepid), it hides process 1 too.
     are_visible() && (children_are_listed() || Stat::of(Pid::INIT).is_some())
 }
 
@@ -82,7 +82,7 @@ pub(super) fn is_below(pid: Pid, ancestor: Pid) -> bool {
 }
 
 /// All of our descendants, parents before their children, without `except` and those below. A moment
-/// later there may be others; whoever needs the whole tree looks again.
+/// later there may be others; a caller that needs the whole tree looks again.
 pub(super) fn all(except: &[Process]) -> Vec<Descendant> {
     if !are_visible() {
         return Vec::new();
@@ -106,7 +106,7 @@ pub(super) fn all(except: &[Process]) -> Vec<Descendant> {
 }
 
 /// The name of a process's program; without one where it is gone or hidden. Never an argument.
-pub(super) fn name(pid: Pid) -> String {
+pub(crate) fn name(pid: Pid) -> String {
     let name = fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }
@@ -125,8 +125,8 @@ fn children_are_listed() -> bool {
     *LISTED.get_or_init(|| fs::exists("/proc/thread-self/children").unwrap_or(false))
 }
 
-/// The children of a process, as the kernel lists them for each of its threads. What begins or ends
-/// meanwhile may be missing.
+/// The children of a process, as the kernel lists them for each of its threads. A child that begins
+/// or ends meanwhile may be missing.
 fn listed(parent: Pid) -> Vec<Pid> {
     let mut children = Vec::new();
     let threads = format!("/proc/{}/task", parent.as_raw_nonzero());

@@ -1,8 +1,8 @@
 //! The second process: where permits expire, semrun is two processes that watch each other, so
-//! that the death of either ends the command in time. The *guardian* has the pid that everybody
-//! sees. It mirrors how the other one stops and ends, kills the whole tree when the lease is about
-//! to end, and never waits for the network. The *worker*, in a process group of its own, does
-//! everything else; it stops the tree when the guardian vanishes.
+//! that the death of either ends the command in time. The *guardian* has the pid that other
+//! processes see. It mirrors how the other one stops and ends, kills the whole tree when the lease
+//! is about to end, and never waits for the network. The *worker*, in a process group of its own,
+//! does everything else; it stops the tree when the guardian vanishes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,19 +22,19 @@ use rustix::process::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::child::{Tree, strangers, take_deserted_terminal};
 use super::descendants::Process;
-use super::signals::{self, Whom, received};
+use super::outcome::ProcessEnd;
+use super::process_tree::{Tree, preexisting, take_deserted_terminal};
+use super::signals::{self, StopTarget, received};
 use super::{ENDING, descendants};
 use crate::clock::{Moment, Timer};
-use crate::exit::Exit;
-use crate::kernel::text::{self, QUIET};
-use crate::kernel::{split, watch};
 use crate::mutants::{self, Guard};
+use crate::sys::program_memory::{self, QUIET};
+use crate::sys::{fork, watch};
 
-/// What the worker says, two bytes each, and what the guardian answers to the first two. The third
-/// brings a descriptor to keep. The others end it: with an exit code, with the number of a signal that
-/// ended the command or that semrun is to die of, or as the worker is about to.
+/// What the worker says, two bytes each; the guardian answers the first two. The third brings a
+/// descriptor to keep. The others end the guardian: with an exit code, with the number of a signal
+/// that ended the command or that semrun has to die of, or in the same way as the worker.
 const STOP_SEMRUN: u8 = b's';
 const STOP_GROUP: u8 = b'g';
 const KEEP: u8 = b'k';
@@ -50,33 +50,33 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which of the two processes this is.
-pub(crate) enum Side {
+pub(crate) enum ForkSide {
     Guardian(Guardian),
-    Worker(Visible),
+    Worker(FrontProcess),
 }
 
 pub(crate) struct Guardian {
     worker: Pid,
     strangers: Vec<Process>,
     link: OwnedFd,
-    /// Rings when the lease is about to end and nobody has killed the tree.
+    /// Rings when the lease is about to end and the tree still lives.
     timer: Timer,
-    /// By which the permit is taken, where that needs a descriptor: until nothing is left of the tree.
+    /// The permit's descriptor, if it has one: kept until nothing is left of the tree.
     permit: Option<OwnedFd>,
 }
 
 /// One thing that the worker says.
-struct Word {
+struct WorkerMessage {
     said: [u8; 2],
     /// The descriptor that came with it.
     brought: Option<OwnedFd>,
 }
 
-/// How the worker's part came to its end.
+/// How the worker ended.
 #[derive(Debug)]
-pub(crate) enum Watched {
-    /// It did everything there was to do.
-    Done(Exit),
+pub(crate) enum WorkerEnd {
+    /// It did all its work.
+    Done(ProcessEnd),
     /// It died before that. Nothing is left of the command.
     Died(WaitStatus),
     /// It did not renew in time, nor kill the tree. Nothing is left of either.
@@ -84,23 +84,28 @@ pub(crate) enum Watched {
 }
 
 /// Makes two processes of this one. To be called while there is one thread. If the permit is there
-/// already, and is taken by a descriptor, the guardian has that from the start: see [`Visible::keep`].
-pub(crate) fn divide(permit: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+/// already, and is taken by a descriptor, the guardian has that from the start: see [`FrontProcess::keep_open`].
+pub(crate) fn fork_guardian(permit: Option<BorrowedFd<'_>>) -> io::Result<ForkSide> {
     let (ours, theirs) = connected()?;
     let timer = Timer::new()?;
     let permit = permit.map(|permit| permit.try_clone_to_owned()).transpose()?;
     // What the worker leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
-    let strangers = strangers();
-    if let Some(worker) = split(signals::address_the_parent)? {
-        return Ok(Side::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
+    let strangers = preexisting();
+    if let Some(worker) = fork(signals::address_the_parent)? {
+        return Ok(ForkSide::Guardian(Guardian { worker, strangers, link: ours, timer, permit }));
     }
     drop(ours);
     let keeps = permit.is_some();
-    Ok(Side::Worker(Visible::Guardian(Link { fd: theirs, timer, watched: None, keeps })))
+    Ok(ForkSide::Worker(FrontProcess::Guardian(GuardianLink {
+        fd: theirs,
+        timer,
+        watched: None,
+        keeps,
+    })))
 }
 
-/// What the two speak over: each thing that is said comes whole.
+/// The connection of the two: each message comes whole.
 fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
@@ -109,7 +114,7 @@ fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Guardian {
     /// Returns when the worker has ended, and nothing of the command can do any more harm.
     /// `unkillable` is told of processes that we may not kill.
-    pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<Watched> {
+    pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<WorkerEnd> {
         let mut quiet = Timespec::try_from(QUIET).ok();
         loop {
             let mut ready = [
@@ -119,7 +124,7 @@ impl Guardian {
             match poll(&mut ready, quiet.as_ref()) {
                 Ok(0) => {
                     quiet = None;
-                    text::give_back();
+                    program_memory::release_unused();
                     continue;
                 }
                 Ok(_) | Err(Errno::INTR) => {}
@@ -127,55 +132,59 @@ impl Guardian {
             }
             let [link, timer] = ready.map(|one| !one.revents().is_empty());
             self.reap_others();
-            // Read also where the worker was faster: it may have moved the moment since.
+            // Read it even if the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable)?;
-                return Ok(Watched::Expired);
+                return Ok(WorkerEnd::Expired);
             }
             if !link {
                 continue;
             }
-            match self.hear() {
-                Ok(Some(Word { said: [KEEP, _], brought })) => self.permit = brought,
-                Ok(Some(Word { said: [what, value], .. })) => {
+            match self.receive() {
+                Ok(Some(WorkerMessage { said: [KEEP, _], brought })) => self.permit = brought,
+                Ok(Some(WorkerMessage { said: [what, value], .. })) => {
                     let signal = Signal::from_named_raw(value.into());
-                    let exit = match (what, signal) {
+                    let end = match (what, signal) {
                         (STOP_SEMRUN | STOP_GROUP, _) => {
-                            let whom = if what == STOP_GROUP { Whom::Group } else { Whom::Semrun };
+                            let whom = if what == STOP_GROUP {
+                                StopTarget::Group
+                            } else {
+                                StopTarget::Semrun
+                            };
                             let stopped = signals::stop(whom);
                             let _ =
                                 write(&self.link, &[if stopped { STOPPED } else { NOT_STOPPED }]);
                             continue;
                         }
                         (FAILED, _) => return self.mirror(),
-                        (RERAISE, Some(signal)) => Exit::Reraise(signal),
+                        (RERAISE, Some(signal)) => ProcessEnd::Reraised(signal),
                         // A signal to the whole group may have ended the command before it reached
                         // the worker.
                         (SIGNALLED, Some(signal))
                             if ENDING.contains(&signal) && received(signal) =>
                         {
-                            Exit::Reraise(signal)
+                            ProcessEnd::Reraised(signal)
                         }
-                        (SIGNALLED, Some(signal)) => Exit::CommandSignalled(signal),
-                        _ => Exit::Command(value),
+                        (SIGNALLED, Some(signal)) => ProcessEnd::Signalled(signal),
+                        _ => ProcessEnd::Code(value),
                     };
                     self.collect();
-                    return Ok(Watched::Done(exit));
+                    return Ok(WorkerEnd::Done(end));
                 }
-                // The worker has ended without reading what we said to it. The kernel says so once, and
-                // before what the worker said last.
+                // The worker has ended without reading what we said to it. The kernel reports that
+                // once, before the worker's last messages.
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNRESET) => {}
                 Ok(_) | Err(_) if mutants::is_off(Guard::Guardian) => return self.mirror(),
                 Ok(_) | Err(_) => {
                     let status = self.end_tree(unkillable)?;
-                    return Ok(Watched::Died(status));
+                    return Ok(WorkerEnd::Died(status));
                 }
             }
         }
     }
 
     /// What the worker has said. None: it is gone.
-    fn hear(&self) -> Result<Option<Word>, Errno> {
+    fn receive(&self) -> Result<Option<WorkerMessage>, Errno> {
         let mut said = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brought = RecvAncillaryBuffer::new(&mut space);
@@ -185,15 +194,15 @@ impl Guardian {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        Ok((received.bytes == said.len()).then_some(Word { said, brought }))
+        Ok((received.bytes == said.len()).then_some(WorkerMessage { said, brought }))
     }
 
-    /// Children of others may be left to us, as to the first process of a container.
+    /// Other processes' children may be left to us, as to the first process of a container.
     fn reap_others(&mut self) {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let has_ended = |whom| matches!(waitid(whom, ended), Ok(Some(_)));
-        // Nearly always nobody has, or the worker, which is not ours to reap here. To look for others
-        // is to read all of /proc.
+        // Nearly always none has ended, or it is the worker, which is not reaped here. To look for
+        // others is to read all of /proc.
         if !has_ended(WaitId::All) || has_ended(WaitId::Pid(self.worker)) {
             return;
         }
@@ -207,13 +216,13 @@ impl Guardian {
     }
 
     /// The worker has nothing left to do, and ends. It would stay as a zombie where the first process
-    /// collects none but its own, and what the command took of the processor would count as nobody's.
+    /// collects none but its own, and no process would account for the command's processor time.
     fn collect(&self) {
         while matches!(waitpid(Some(self.worker), WaitOptions::empty()), Err(Errno::INTR)) {}
     }
 
     /// The worker has nothing left to do but to say what went wrong.
-    fn mirror(&self) -> io::Result<Watched> {
+    fn mirror(&self) -> io::Result<WorkerEnd> {
         let status = loop {
             match waitpid(Some(self.worker), WaitOptions::empty()) {
                 Ok(Some((_, status))) => break status,
@@ -222,12 +231,12 @@ impl Guardian {
             }
         };
         Ok(match status.exit_status() {
-            Some(code) => Watched::Done(Exit::Command(u8::try_from(code).unwrap_or(255))),
-            None => Watched::Died(status),
+            Some(code) => WorkerEnd::Done(ProcessEnd::Code(u8::try_from(code).unwrap_or(255))),
+            None => WorkerEnd::Died(status),
         })
     }
 
-    /// Kills the worker, and all that there is below it and us, until nothing is left.
+    /// Kills the worker, and all descendants of it and of us, until none is left.
     fn end_tree(&self, mut unkillable: impl FnMut(&[Pid])) -> io::Result<WaitStatus> {
         let mut tree = Tree::adopt(self.worker, self.strangers.clone());
         let mut status = None;
@@ -241,7 +250,7 @@ impl Guardian {
             refused = refusing;
             let reaped = tree.reap()?;
             status = status.or(reaped.ended);
-            if let (true, Some(status)) = (reaped.gone, status) {
+            if let (true, Some(status)) = (reaped.stage, status) {
                 take_deserted_terminal();
                 return Ok(status);
             }
@@ -252,15 +261,15 @@ impl Guardian {
     }
 }
 
-/// The process that everybody takes for semrun.
-pub(crate) enum Visible {
+/// The process that others take for semrun.
+pub(crate) enum FrontProcess {
     /// This very process.
     Itself,
-    Guardian(Link),
+    Guardian(GuardianLink),
 }
 
 /// The worker's end of the connection to its guardian.
-pub(crate) struct Link {
+pub(crate) struct GuardianLink {
     fd: OwnedFd,
     timer: Timer,
     /// The same, once a runtime watches it.
@@ -271,14 +280,14 @@ pub(crate) struct Link {
 
 /// What the guardian has to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum GuardianEvent {
     /// It was asked to stop and did not, because no shell controls its process group.
     NotStopped,
     /// It was killed.
     Vanished,
 }
 
-impl Visible {
+impl FrontProcess {
     /// To be called within a runtime, before anything else.
     pub(crate) fn listen(&mut self) -> io::Result<()> {
         if let Self::Guardian(link) = self {
@@ -288,14 +297,14 @@ impl Visible {
     }
 
     /// Stops it, and this process with it, and returns when it is continued.
-    pub(crate) fn stop_and_wait(&self, whom: Whom) {
+    pub(crate) fn stop_and_wait(&self, whom: StopTarget) {
         match self {
             Self::Itself => drop(signals::stop(whom)),
             Self::Guardian(link) => {
                 link.say(of(whom), 0);
                 let mut ready = [PollFd::new(&link.fd, PollFlags::IN)];
                 while poll(&mut ready, None) == Err(Errno::INTR) {}
-                // That it has vanished is for `told` to find.
+                // `told` reports a dead guardian.
                 let mut answer = [0];
                 let _ = read(&link.fd, &mut answer);
             }
@@ -303,8 +312,8 @@ impl Visible {
     }
 
     /// Stops it. False: it did not stop, because no shell controls our process group. A guardian
-    /// says so later, with [`Visible::told`].
-    pub(crate) fn stop(&self, whom: Whom) -> bool {
+    /// says so later, with [`FrontProcess::next_event`].
+    pub(crate) fn stop(&self, whom: StopTarget) -> bool {
         match self {
             Self::Itself => signals::stop(whom),
             Self::Guardian(link) => {
@@ -315,32 +324,32 @@ impl Visible {
     }
 
     /// The next thing that the guardian has to tell. Cancel-safe.
-    pub(crate) async fn told(&self) -> Told {
-        let Self::Guardian(Link { watched: Some(fd), .. }) = self else {
+    pub(crate) async fn next_event(&self) -> GuardianEvent {
+        let Self::Guardian(GuardianLink { watched: Some(fd), .. }) = self else {
             return std::future::pending().await;
         };
         loop {
-            let Ok(mut ready) = fd.readable().await else { return Told::Vanished };
+            let Ok(mut ready) = fd.readable().await else { return GuardianEvent::Vanished };
             let mut answer = [0];
             match ready.try_io(|fd| Ok(read(fd, &mut answer)?)) {
-                Ok(Ok(1)) if answer[0] == NOT_STOPPED => return Told::NotStopped,
+                Ok(Ok(1)) if answer[0] == NOT_STOPPED => return GuardianEvent::NotStopped,
                 // It was stopped, and the signal that continued it is told as all signals are.
                 Ok(Ok(1)) | Err(_) => {}
-                Ok(_) => return Told::Vanished,
+                Ok(_) => return GuardianEvent::Vanished,
             }
         }
     }
 
-    /// Has the guardian keep what the permit is taken by, until nothing is left of the command: what the
-    /// command starts may have closed it, and this process may die.
-    pub(crate) fn keep(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
-        let Self::Guardian(link @ Link { keeps: false, .. }) = self else { return Ok(()) };
+    /// Makes the guardian keep the permit's descriptor until nothing is left of the command:
+    /// processes of the command may have closed it, and this process may die.
+    pub(crate) fn keep_open(&self, permit: BorrowedFd<'_>) -> io::Result<()> {
+        let Self::Guardian(link @ GuardianLink { keeps: false, .. }) = self else { return Ok(()) };
         let descriptors = [permit];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut brings = SendAncillaryBuffer::new(&mut space);
         brings.push(SendAncillaryMessage::ScmRights(&descriptors));
         match sendmsg(&link.fd, &[IoSlice::new(&[KEEP, 0])], &mut brings, SendFlags::NOSIGNAL) {
-            // That it has vanished is for `told` to find.
+            // `told` reports a dead guardian.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -355,13 +364,13 @@ impl Visible {
     }
 
     /// There is nothing left that the guardian would have to do, but to end like this.
-    pub(crate) fn done(&self, exit: Exit) {
+    pub(crate) fn done(&self, end: ProcessEnd) {
         if let Self::Guardian(link) = self {
             let number = |signal: Signal| u8::try_from(signal.as_raw()).unwrap_or(0);
-            match exit {
-                Exit::Reraise(signal) => link.say(RERAISE, number(signal)),
-                Exit::CommandSignalled(signal) => link.say(SIGNALLED, number(signal)),
-                exit => link.say(EXITED, exit.code()),
+            match end {
+                ProcessEnd::Reraised(signal) => link.say(RERAISE, number(signal)),
+                ProcessEnd::Signalled(signal) => link.say(SIGNALLED, number(signal)),
+                ProcessEnd::Code(code) => link.say(EXITED, code),
             }
         }
     }
@@ -374,18 +383,18 @@ impl Visible {
     }
 }
 
-impl Link {
-    /// A guardian that has vanished is for `told` to find.
+impl GuardianLink {
+    /// `told` reports a dead guardian.
     fn say(&self, what: u8, value: u8) {
         let said = [what, value];
         let _ = rustix::net::send(self.fd.as_fd(), &said, rustix::net::SendFlags::NOSIGNAL);
     }
 }
 
-fn of(whom: Whom) -> u8 {
+fn of(whom: StopTarget) -> u8 {
     match whom {
-        Whom::Semrun => STOP_SEMRUN,
-        Whom::Group => STOP_GROUP,
+        StopTarget::Semrun => STOP_SEMRUN,
+        StopTarget::Group => STOP_GROUP,
     }
 }
 
@@ -399,7 +408,7 @@ mod tests {
     fn what_a_worker_said_last_counts_also_if_it_did_not_hear_what_was_said_to_it() {
         let mut child = Command::new("true").spawn().unwrap();
         let worker = Pid::from_child(&child);
-        // It stays there to be waited for.
+        // It stays a zombie, to be waited for later.
         waitid(WaitId::Pid(worker), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         let (link, theirs) = connected().unwrap();
         write(&link, &[STOPPED]).unwrap();
@@ -409,6 +418,6 @@ mod tests {
         let guardian = Guardian { worker, strangers: Vec::new(), link, timer, permit: None };
         let watched = guardian.watch(|_| {}).unwrap();
         child.wait().expect_err("the guardian has collected it");
-        assert!(matches!(watched, Watched::Done(Exit::Command(3))), "{watched:?}");
+        assert!(matches!(watched, WorkerEnd::Done(ProcessEnd::Code(3))), "{watched:?}");
     }
 }

@@ -1,14 +1,17 @@
 //! Looking after a running command until it has ended. The loop waits for something to happen,
 //! `policy` says what to do about it, and then it is done. `docs/supervision.md` has the reasons.
 
-pub(crate) mod child;
 pub(crate) mod deadline;
 pub(crate) mod descendants;
+pub(crate) mod executable;
 pub(crate) mod guardian;
-pub(crate) mod hold;
+pub(crate) mod lease_watch;
 pub(crate) mod nesting;
+mod outcome;
 pub(crate) mod policy;
+pub(crate) mod process_tree;
 pub(crate) mod signals;
+pub(crate) mod spawn;
 
 use std::io;
 use std::time::Duration;
@@ -16,17 +19,17 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitStatus, kill_current_process_group, kill_process_group};
 use tokio::time::{Instant, sleep_until};
 
-use self::child::{Reaped, Tree};
-use self::guardian::{Told, Visible};
-use self::hold::{Change, Hold};
-use self::nesting::{Around, News};
-use self::policy::{Action, Ending, Event, OnLost, Policy, Rules, Terminal};
-use self::signals::{Arrival, Signals, Whom};
-use crate::backends::Gone;
-use crate::exit::Exit;
-use crate::kernel::own_group;
-use crate::kernel::spawn::LaunchError;
+use self::guardian::{FrontProcess, GuardianEvent};
+use self::lease_watch::{LeaseEvent, LeaseWatch};
+use self::nesting::{NestingListener, OuterNews};
+pub(crate) use self::outcome::{CommandEnd, ProcessEnd};
+use self::policy::{Action, CommandEnding, OnLost, Policy, PolicyEvent, Rules, Terminal};
+use self::process_tree::{Reaped, Tree};
+use self::signals::{Arrival, Signals, StopTarget};
+use self::spawn::LaunchError;
+use crate::backends::{LossReason, LossStage};
 use crate::mutants::{self, Guard};
+use crate::sys::own_group;
 
 /// While a tree is being killed: how long until we look whether it has got new processes; longer and
 /// longer as long as none ends, because one that hangs may do so for hours.
@@ -43,38 +46,40 @@ pub(crate) struct Supervision {
     pub(crate) max_runtime: Option<Duration>,
 }
 
-/// What somebody should hear of while a command runs.
+/// What the user should hear of while a command runs.
 #[derive(Debug)]
-pub(crate) enum Remark<'a> {
+pub(crate) enum SupervisionNotice<'a> {
     /// Processes that we may not kill; once each time there are others.
     Unkillable(&'a [Pid]),
-    /// The permit is lost, or has to be taken for lost, because of this.
-    Lost(&'a str),
+    /// The permit is lost, or has to count as lost, because of this.
+    Lost(&'a LossReason),
     /// The command is stopped because it has run for as long as it may.
     RanTooLong,
+    /// A signal came that stops the command.
+    Told(Signal),
     /// The command has exited, and what is left of its tree goes on without a permit.
     Leaves(&'a Tree),
 }
 
 /// Why a command was not seen through to its end.
 #[derive(Debug)]
-pub(crate) enum Unseen {
-    /// There was none.
+pub(crate) enum SupervisionError {
+    /// No command was started.
     NotLaunched(LaunchError),
     /// We cannot look after it, and something may be left of it.
     Unattended(io::Error),
 }
 
-impl From<io::Error> for Unseen {
+impl From<io::Error> for SupervisionError {
     fn from(error: io::Error) -> Self {
         Self::Unattended(error)
     }
 }
 
-/// How a command came to its end.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ended {
-    pub(crate) exit: Exit,
+    pub(crate) how: CommandEnd,
     /// Whether its permit was lost before.
     pub(crate) lost: bool,
 }
@@ -84,18 +89,18 @@ pub(crate) struct Ended {
 pub(crate) async fn supervise<'a>(
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a Visible,
-    (hold, around): (Hold<'_>, Around),
+    front_process: &'a FrontProcess,
+    (lease_watch, around): (LeaseWatch<'_>, NestingListener),
     supervision: Supervision,
-    remark: impl FnMut(Remark<'_>),
-) -> Result<Ended, Unseen> {
+    remark: impl FnMut(SupervisionNotice<'_>),
+) -> Result<Ended, SupervisionError> {
     let mut command = Supervised {
-        end: End::new(supervision.max_runtime),
+        end: SupervisionEnd::new(supervision.max_runtime),
         policy: Policy::new(supervision.rules),
         tree,
         signals,
-        visible,
-        hold,
+        front_process,
+        lease_watch,
         around,
         supervision,
         remark,
@@ -106,7 +111,7 @@ pub(crate) async fn supervise<'a>(
         abandoned: false,
         refused: false,
     };
-    let mut follows: Option<Event> = None;
+    let mut follows: Option<PolicyEvent> = None;
     loop {
         let event = match follows.take() {
             Some(event) => event,
@@ -114,12 +119,17 @@ pub(crate) async fn supervise<'a>(
         };
         match command.policy.on(event) {
             Action::Finish => {
-                if event != Event::Gone {
-                    (command.remark)(Remark::Leaves(command.tree));
+                if event != PolicyEvent::Gone {
+                    (command.remark)(SupervisionNotice::Leaves(command.tree));
                 }
-                return Ok(Ended { exit: command.end.exit()?, lost: command.lost });
+                return Ok(Ended { how: command.end.how()?, lost: command.lost });
             }
-            action => follows = command.act(action)?,
+            action => {
+                if let (PolicyEvent::Arrived { arrival, .. }, Action::Stop(_)) = (event, action) {
+                    (command.remark)(SupervisionNotice::Told(arrival.signal));
+                }
+                follows = command.act(action)?;
+            }
         }
     }
 }
@@ -128,16 +138,16 @@ pub(crate) async fn supervise<'a>(
 struct Supervised<'a, 'h, F> {
     tree: &'a mut Tree,
     signals: &'a mut Signals,
-    visible: &'a Visible,
-    hold: Hold<'h>,
-    around: Around,
+    front_process: &'a FrontProcess,
+    lease_watch: LeaseWatch<'h>,
+    around: NestingListener,
     supervision: Supervision,
     remark: F,
     policy: Policy,
-    end: End,
+    end: SupervisionEnd,
     /// When a tree that was told to end is killed.
     kill_at: Option<Instant>,
-    /// When it is, whatever it was told.
+    /// When it is killed in any case.
     latest: Option<Instant>,
     /// How long after a kill the next one is due.
     again: Duration,
@@ -146,9 +156,9 @@ struct Supervised<'a, 'h, F> {
     refused: bool,
 }
 
-impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
+impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
     /// The next thing that happens.
-    async fn next(&mut self) -> Result<Event, Unseen> {
+    async fn next(&mut self) -> Result<PolicyEvent, SupervisionError> {
         loop {
             let due = self.kill_at.into_iter().chain(self.latest).min();
             tokio::select! {
@@ -159,31 +169,32 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                     }
                     arrival => {
                         self.end.received(arrival.signal);
-                        return Ok(Event::Arrived { arrival, terminal: self.tree.terminal() });
+                        return Ok(PolicyEvent::Arrived { arrival, terminal: self.tree.terminal() });
                     }
                 },
-                error = self.tree.failed_to_launch() => return Err(Unseen::NotLaunched(error)),
-                () = reached(due) => return Ok(Event::GraceOver),
+                error = self.tree.failed_to_launch() => return Err(SupervisionError::NotLaunched(error)),
+                () = reached(due) => return Ok(PolicyEvent::GraceOver),
                 () = self.end.runtime.over() => {
-                    self.end.runtime = Runtime::Over;
-                    (self.remark)(Remark::RanTooLong);
-                    return Ok(Event::RanTooLong);
+                    self.end.runtime = RuntimeLimit::Over;
+                    (self.remark)(SupervisionNotice::RanTooLong);
+                    return Ok(PolicyEvent::RanTooLong);
                 }
-                () = self.around.deserted() => return Ok(Event::NestedEnded),
-                change = self.hold.next() => {
+                () = self.around.all_closed() => return Ok(PolicyEvent::NestedEnded),
+                change = self.lease_watch.next() => {
                     if let Some(event) = self.changed(change?)? {
                         return Ok(event);
                     }
                 }
-                told = self.visible.told(), if !self.abandoned => return Ok(match told {
-                    Told::NotStopped => Event::NotSuspended { terminal: self.tree.terminal() },
-                    Told::Vanished => {
+                told = self.front_process.next_event(), if !self.abandoned => return Ok(match told {
+                    GuardianEvent::NotStopped => PolicyEvent::NotSuspended { terminal: self.tree.terminal() },
+                    GuardianEvent::Vanished => {
                         self.abandoned = true;
-                        // The shell goes on at once, and is stopped if it asks for it too early.
+                        // The shell goes on at once, and is stopped if it asks for the terminal too
+                        // early.
                         if self.tree.terminal() == Terminal::Commands {
                             self.tree.lend_terminal();
                         }
-                        Event::Abandoned
+                        PolicyEvent::Abandoned
                     }
                 }),
             }
@@ -191,47 +202,47 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
     }
 
     /// Something has happened to the permit.
-    fn changed(&mut self, change: Change) -> io::Result<Option<Event>> {
+    fn changed(&mut self, change: LeaseEvent) -> io::Result<Option<PolicyEvent>> {
         match change {
-            Change::Renewed => {
-                self.around.tell(News::Held(self.hold.tenure()));
+            LeaseEvent::Renewed => {
+                self.around.tell(OuterNews::Held(self.lease_watch.validity()));
                 self.make_room()?;
                 Ok(None)
             }
-            Change::Lost { why, left } => {
+            LeaseEvent::Lost { why, left } => {
                 if !std::mem::replace(&mut self.lost, true) {
-                    (self.remark)(Remark::Lost(&why));
+                    (self.remark)(SupervisionNotice::Lost(&why));
                 }
-                self.around.tell(News::Lost(match left {
-                    Some(Duration::ZERO) => Gone::Now,
-                    Some(_) => Gone::Before,
-                    None => Gone::NotYet,
+                self.around.tell(OuterNews::Lost(match left {
+                    Some(Duration::ZERO) => LossStage::Now,
+                    Some(_) => LossStage::Before,
+                    None => LossStage::Revoking,
                 }));
                 self.make_room()?;
                 if left == Some(Duration::ZERO) {
-                    return Ok(Some(Event::Taken));
+                    return Ok(Some(PolicyEvent::Taken));
                 }
                 if self.supervision.rules.on_lost == OnLost::Kill {
                     self.latest = left.map(|left| Instant::now() + left);
                 }
-                Ok(Some(Event::Lost))
+                Ok(Some(PolicyEvent::Lost))
             }
-            Change::Over => Ok(Some(Event::GraceOver)),
+            LeaseEvent::Over => Ok(Some(PolicyEvent::GraceOver)),
         }
     }
 
     /// Leaves enough time before the end of the lease to kill a tree as large as it is now.
     fn make_room(&mut self) -> io::Result<()> {
-        if self.hold.tenure().is_some() {
-            self.hold.make_room(self.tree.len())?;
-            self.visible.kills_at(self.hold.last())?;
+        if self.lease_watch.validity().is_some() {
+            self.lease_watch.make_room(self.tree.len())?;
+            self.front_process.kills_at(self.lease_watch.last())?;
         }
         Ok(())
     }
 
     /// Does what was decided. Returns what follows from it at once.
-    fn act(&mut self, action: Action) -> io::Result<Option<Event>> {
-        let Self { tree, visible, .. } = self;
+    fn act(&mut self, action: Action) -> io::Result<Option<PolicyEvent>> {
+        let Self { tree, front_process, .. } = self;
         match action {
             Action::Nothing | Action::Finish => {}
             Action::Forward(signal) => {
@@ -251,9 +262,9 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
             Action::StopOrphans(signal) => tree.stop_orphans(signal),
             Action::Kill => {
                 let refusing = tree.kill()?;
-                // Once: what such a tree starts and ends meanwhile would be news each time.
+                // Once: with processes that come and go, each attempt would report again.
                 if !refusing.is_empty() && !self.refused {
-                    (self.remark)(Remark::Unkillable(&refusing));
+                    (self.remark)(SupervisionNotice::Unkillable(&refusing));
                 }
                 self.refused = !refusing.is_empty();
                 self.latest = None;
@@ -262,16 +273,16 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
                 // What has ended meanwhile was collected, and may have been the last.
                 return self.end.note(tree, &mut self.around).map(Some);
             }
-            Action::Suspend => return Ok(suspend(tree, visible)),
+            Action::Suspend => return Ok(suspend(tree, front_process)),
             Action::SuspendAndGive => {
                 tree.ask_for_terminal();
-                return Ok(suspend(tree, visible));
+                return Ok(suspend(tree, front_process));
             }
             Action::SuspendAlone(signal) => {
                 if let Some(signal) = signal {
                     tree.signal(signal);
                 }
-                visible.stop(Whom::Semrun);
+                front_process.stop(StopTarget::Semrun);
             }
             Action::Resume => tree.resume(),
             Action::Give => {
@@ -286,24 +297,24 @@ impl<F: FnMut(Remark<'_>)> Supervised<'_, '_, F> {
 }
 
 /// Stops our process group, until the shell continues it; that comes as a signal.
-fn suspend(tree: &Tree, visible: &Visible) -> Option<Event> {
+fn suspend(tree: &Tree, front_process: &FrontProcess) -> Option<PolicyEvent> {
     tree.reclaim_terminal();
-    let stopped = visible.stop(Whom::Group);
-    (!stopped).then(|| Event::NotSuspended { terminal: tree.terminal() })
+    let stopped = front_process.stop(StopTarget::Group);
+    (!stopped).then(|| PolicyEvent::NotSuspended { terminal: tree.terminal() })
 }
 
 /// How the command ended, and what the caller should see of it.
 #[derive(Debug, Default)]
-struct End {
+struct SupervisionEnd {
     status: Option<WaitStatus>,
     /// Those of [`ENDING`] that semrun received itself.
     received: Vec<Signal>,
-    runtime: Runtime,
+    runtime: RuntimeLimit,
 }
 
 /// How long the command may run.
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Runtime {
+enum RuntimeLimit {
     #[default]
     Endless,
     Until(Instant),
@@ -311,7 +322,7 @@ enum Runtime {
     Over,
 }
 
-impl Runtime {
+impl RuntimeLimit {
     async fn over(&self) {
         match self {
             Self::Until(moment) => sleep_until(*moment).await,
@@ -320,26 +331,26 @@ impl Runtime {
     }
 }
 
-impl End {
+impl SupervisionEnd {
     fn new(longest: Option<Duration>) -> Self {
-        let until = longest.map(|longest| Runtime::Until(Instant::now() + longest));
+        let until = longest.map(|longest| RuntimeLimit::Until(Instant::now() + longest));
         Self { runtime: until.unwrap_or_default(), ..Self::default() }
     }
 
-    fn note(&mut self, tree: &mut Tree, around: &mut Around) -> io::Result<Event> {
-        let Reaped { ended, stopped, gone } = tree.reap()?;
+    fn note(&mut self, tree: &mut Tree, around: &mut NestingListener) -> io::Result<PolicyEvent> {
+        let Reaped { ended, stopped, stage } = tree.reap()?;
         if let Some(status) = ended {
             self.status = Some(status);
             let typed = [Signal::INT, Signal::QUIT].into_iter().find(|signal| {
-                // One that came through us was not typed at the command's terminal.
+                // A signal relayed by us was not typed at the command's terminal.
                 tree.terminal() == Terminal::Commands
                     && !self.received.contains(signal)
                     && status.terminating_signal() == Some(signal.as_raw())
             });
             tree.reclaim_terminal();
             if let Some(signal) = typed {
-                // Ctrl-C went to the command alone, because it had the terminal. Our own group,
-                // a shell script around us say, has to see it as if we had not been there.
+                // Ctrl-C went to the command alone, because it had the terminal. Our own group, a
+                // shell script around us say, has to see the signal too.
                 self.received.push(signal);
                 let _ = match own_group() {
                     Some(ours) => kill_process_group(ours, signal),
@@ -348,14 +359,14 @@ impl End {
             }
         }
         Ok(match (ended, stopped) {
-            _ if gone => Event::Gone,
-            (Some(status), _) => Event::Ended(Ending {
+            _ if stage => PolicyEvent::Gone,
+            (Some(status), _) => PolicyEvent::Ended(CommandEnding {
                 code: status.exit_status(),
                 interrupted: [Signal::INT, Signal::QUIT].iter().any(|one| self.has_received(*one)),
                 nested: around.is_needed() && !mutants::is_off(Guard::NestedWatch),
             }),
-            (None, Some(signal)) => Event::Stopped { signal, terminal: tree.terminal() },
-            (None, None) => Event::Shrunk,
+            (None, Some(signal)) => PolicyEvent::Stopped { signal, terminal: tree.terminal() },
+            (None, None) => PolicyEvent::Shrunk,
         })
     }
 
@@ -371,13 +382,13 @@ impl End {
         }
     }
 
-    fn exit(&self) -> io::Result<Exit> {
-        if self.runtime == Runtime::Over {
-            return Ok(Exit::RanTooLong);
+    fn how(&self) -> io::Result<CommandEnd> {
+        if self.runtime == RuntimeLimit::Over {
+            return Ok(CommandEnd::RanTooLong);
         }
         let status = self.status.ok_or_else(|| io::Error::other("the command has not ended"))?;
         let ours: Vec<_> = ENDING.into_iter().filter(|one| self.has_received(*one)).collect();
-        Ok(Exit::of(status, &ours))
+        Ok(CommandEnd::Ended(ProcessEnd::of(status, &ours)))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Runs within a run: a nested semrun goes ahead under the permit that is held around it, and is never
 //! without one. It connects to the worker of the run around it, which tells it until when the permit
 //! is certainly held and when it is lost, and which gives the permit back only when the connection
-//! is closed. Either hears of the other one's death by that.
+//! is closed. Its end tells each of the other's death.
 //!
-//! Who may: both ends look whether the one process descends from the other. A copy of the environment
-//! in another process proves nothing.
+//! Both ends check that the nested process descends from the other. A copy of the environment in
+//! another process proves nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,32 +24,33 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::descendants::is_below;
-use crate::backends::Gone;
+use crate::backends::LossStage;
 use crate::clock::Moment;
-use crate::kernel::watch;
+use crate::sys::watch;
 
-/// What the run around says of its permit.
+/// What the outer run says of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum OuterNews {
     /// It is certainly held for so long from that moment; none: for as long as the run lives.
     Held(Option<(Moment, Duration)>),
     /// It is lost.
-    Lost(Gone),
+    Lost(LossStage),
 }
 
-impl News {
+impl OuterNews {
     const LENGTH: usize = 17;
     const ENDLESS: u8 = b'e';
     const HELD: u8 = b'h';
-    const LOST: [(u8, Gone); 3] = [(b'n', Gone::Now), (b'b', Gone::Before), (b'y', Gone::NotYet)];
+    const LOST: [(u8, LossStage); 3] =
+        [(b'n', LossStage::Now), (b'b', LossStage::Before), (b'y', LossStage::Revoking)];
 
     fn to_bytes(self) -> [u8; Self::LENGTH] {
         let (kind, first, second) = match self {
             Self::Held(None) => (Self::ENDLESS, Duration::ZERO, Duration::ZERO),
             Self::Held(Some((since, ttl))) => (Self::HELD, since, ttl),
-            Self::Lost(gone) => {
+            Self::Lost(stage) => {
                 let kind =
-                    Self::LOST.iter().find(|(_, one)| *one == gone).map_or(b'n', |one| one.0);
+                    Self::LOST.iter().find(|(_, one)| *one == stage).map_or(b'n', |one| one.0);
                 (kind, Duration::ZERO, Duration::ZERO)
             }
         };
@@ -71,31 +72,31 @@ impl News {
             Self::HELD => Some(Self::Held(Some((first, second)))),
             kind => {
                 let lost = Self::LOST.iter().find(|(one, _)| *one == kind);
-                lost.map(|(_, gone)| Self::Lost(*gone))
+                lost.map(|(_, stage)| Self::Lost(*stage))
             }
         }
     }
 }
 
-/// Where the run that holds a permit is found by those in its command, by a name without a file: nothing
-/// is left of it.
+/// The abstract name at which nested runs find the run that holds the permit. It has no file, so
+/// nothing is left of it.
 fn name(permit: Uuid) -> String {
     format!("semrun-{permit}")
 }
 
 /// The end of the run that holds the permit.
 #[derive(Debug)]
-pub(crate) struct Around {
+pub(crate) struct NestingListener {
     /// None: nothing can be nested here.
     listener: Option<AsyncFd<OwnedFd>>,
     nested: Vec<AsyncFd<OwnedFd>>,
-    news: News,
+    news: OuterNews,
 }
 
-impl Around {
-    /// To be called within a runtime. A nested run that finds no holder acquires as usual and says why, so
-    /// it is no failure that there is no such place, in a sandbox say.
-    pub(crate) fn listen(permit: Uuid, news: News) -> Self {
+impl NestingListener {
+    /// To be called within a runtime. If that fails, in a sandbox say, it does no harm: a nested
+    /// run that finds no holder acquires as usual and says why.
+    pub(crate) fn listen(permit: Uuid, news: OuterNews) -> Self {
         let listener = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(permit))?)?;
             listener.set_nonblocking(true)?;
@@ -106,14 +107,14 @@ impl Around {
 
     /// For a run that is nested itself: what it starts finds the one that holds the permit.
     pub(crate) fn elsewhere() -> Self {
-        Self { listener: None, nested: Vec::new(), news: News::Held(None) }
+        Self { listener: None, nested: Vec::new(), news: OuterNews::Held(None) }
     }
 
     /// Passes on what is new about the permit.
-    pub(crate) fn tell(&mut self, news: News) {
+    pub(crate) fn tell(&mut self, news: OuterNews) {
         self.news = news;
         for nested in &self.nested {
-            // One that does not read is frozen, and keeps to what it heard last.
+            // A nested run that does not read is frozen, and goes by what it heard last.
             say(nested.get_ref(), news);
         }
     }
@@ -133,7 +134,7 @@ impl Around {
     fn admit(&mut self, stream: OwnedFd) {
         let below = socket_peercred(&stream).is_ok_and(|peer| is_below(peer.pid, getpid()));
         if below
-            && matches!(self.news, News::Held(_))
+            && matches!(self.news, OuterNews::Held(_))
             && say(&stream, self.news)
             && let Ok(stream) = watch(stream, Interest::READABLE)
         {
@@ -141,8 +142,8 @@ impl Around {
         }
     }
 
-    /// Returns when the last of those that were nested is gone. Cancel-safe.
-    pub(crate) async fn deserted(&mut self) {
+    /// Returns when the last nested run is gone. Cancel-safe.
+    pub(crate) async fn all_closed(&mut self) {
         loop {
             let before = self.nested.len();
             if !self.is_needed() && before > 0 {
@@ -177,12 +178,12 @@ fn connect(permit: Uuid) -> Result<OwnedFd, Errno> {
     Ok(stream)
 }
 
-fn say(stream: &OwnedFd, news: News) -> bool {
+fn say(stream: &OwnedFd, news: OuterNews) -> bool {
     rustix::net::send(stream, &news.to_bytes(), SendFlags::NOSIGNAL)
-        .is_ok_and(|length| length == News::LENGTH)
+        .is_ok_and(|length| length == OuterNews::LENGTH)
 }
 
-/// It says nothing, so there is something to read only when it has closed its end.
+/// The nested run sends nothing, so its stream is readable only when it has closed its end.
 fn has_ended(stream: &OwnedFd) -> bool {
     let mut ready = [PollFd::new(stream, PollFlags::IN)];
     poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
@@ -198,18 +199,17 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
-    /// Goes under the permit of the run around us. None: there is none around us that holds it, as far
-    /// as that can be proven here.
-    pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, News)>> {
+    /// Joins the permit of the run around us. None: no run around us provably holds it.
+    pub(crate) async fn join(permit: Uuid) -> io::Result<Option<(Self, OuterNews)>> {
         let Ok(stream) = connect(permit) else { return Ok(None) };
         let holder = socket_peercred(&stream).ok().map(|peer| peer.pid);
         if !holder.is_some_and(|holder| is_below(getpid(), holder)) {
             return Ok(None);
         }
         let mut nested = Self { stream: Some(stream), watched: None, heard: Vec::new() };
-        match nested.news().await? {
-            Some(news @ News::Held(_)) => {
-                // What comes next is read by another runtime, perhaps.
+        match nested.next_news().await? {
+            Some(news @ OuterNews::Held(_)) => {
+                // Another runtime may read the next news.
                 nested.stream = nested.watched.take().map(AsyncFd::into_inner);
                 Ok(Some((nested, news)))
             }
@@ -218,14 +218,14 @@ impl Nested {
     }
 
     /// The next news. None: the run around us is gone. Cancel-safe.
-    pub(crate) async fn news(&mut self) -> io::Result<Option<News>> {
+    pub(crate) async fn next_news(&mut self) -> io::Result<Option<OuterNews>> {
         if let Some(stream) = self.stream.take() {
             self.watched = Some(watch(stream, Interest::READABLE)?);
         }
         let Some(watched) = &self.watched else { return Ok(None) };
         loop {
-            if let Some((first, rest)) = self.heard.split_first_chunk::<{ News::LENGTH }>() {
-                let (news, rest) = (News::from_bytes(*first), rest.to_vec());
+            if let Some((first, rest)) = self.heard.split_first_chunk::<{ OuterNews::LENGTH }>() {
+                let (news, rest) = (OuterNews::from_bytes(*first), rest.to_vec());
                 self.heard = rest;
                 return Ok(news);
             }
@@ -248,15 +248,15 @@ mod tests {
     fn news_come_through_as_they_are() {
         let (since, ttl) = (Duration::from_micros(123_456_789), Duration::from_secs(30));
         for news in [
-            News::Held(None),
-            News::Held(Some((since, ttl))),
-            News::Lost(Gone::Now),
-            News::Lost(Gone::Before),
-            News::Lost(Gone::NotYet),
+            OuterNews::Held(None),
+            OuterNews::Held(Some((since, ttl))),
+            OuterNews::Lost(LossStage::Now),
+            OuterNews::Lost(LossStage::Before),
+            OuterNews::Lost(LossStage::Revoking),
         ] {
-            assert_eq!(News::from_bytes(news.to_bytes()), Some(news));
+            assert_eq!(OuterNews::from_bytes(news.to_bytes()), Some(news));
         }
-        assert_eq!(News::from_bytes([0; News::LENGTH]), None);
+        assert_eq!(OuterNews::from_bytes([0; OuterNews::LENGTH]), None);
     }
 
     #[test]
@@ -264,8 +264,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let permit = Uuid::new_v4();
-            assert!(Nested::join(permit).await.unwrap().is_none(), "nobody holds it");
-            let mut around = Around::listen(permit, News::Held(None));
+            assert!(Nested::join(permit).await.unwrap().is_none(), "it is not held");
+            let mut around = NestingListener::listen(permit, OuterNews::Held(None));
             // This very process: it is not below itself.
             assert!(Nested::join(permit).await.unwrap().is_none());
             assert!(!around.is_needed());

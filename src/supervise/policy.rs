@@ -17,15 +17,15 @@ pub(crate) struct Rules {
     pub(crate) on_lost: OnLost,
 }
 
-/// What becomes of a command whose permit is lost, or can no more be kept.
+/// What happens to a command whose permit is lost, or cannot be renewed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLost {
     Kill,
     Continue,
 }
 
-/// What becomes of the processes that a command leaves behind when it exits. One that is stopped, by
-/// whatever, leaves none.
+/// What happens to the processes that a command leaves behind when it exits. A command that semrun
+/// stops leaves none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Orphans {
     Leave,
@@ -35,7 +35,7 @@ pub(crate) enum Orphans {
 
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum PolicyEvent {
     Arrived {
         arrival: Arrival,
         terminal: Terminal,
@@ -46,7 +46,7 @@ pub(crate) enum Event {
         terminal: Terminal,
     },
     /// The command ended; processes that it started may be left.
-    Ended(Ending),
+    Ended(CommandEnding),
     /// No semrun that runs under the same permit is left in the tree.
     NestedEnded,
     /// Another process of the tree ended; some are left.
@@ -57,11 +57,11 @@ pub(crate) enum Event {
     GraceOver,
     /// The permit is lost, or about to end without having been renewed.
     Lost,
-    /// The permit is lost, and somebody else may begin at this moment.
+    /// The permit is lost, and another client may begin at this moment.
     Taken,
     /// The command has run for as long as it may.
     RanTooLong,
-    /// The process that everybody takes for semrun was killed.
+    /// The process that others take for semrun was killed.
     Abandoned,
     /// We wanted to stop and did not, because no shell controls our process group.
     NotSuspended {
@@ -71,7 +71,7 @@ pub(crate) enum Event {
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub(crate) struct CommandEnding {
     /// None: a signal ended it.
     pub(crate) code: Option<i32>,
     /// Whether semrun had received INT or QUIT before.
@@ -80,8 +80,8 @@ pub(crate) struct Ending {
     pub(crate) nested: bool,
 }
 
-impl Ending {
-    /// Whether the command was stopped, and has not come to its own end.
+impl CommandEnding {
+    /// Whether the command was stopped, and did not end by itself.
     fn was_stopped(self) -> bool {
         /// A shell exits with them when a child of its own died of HUP, INT, QUIT, KILL or TERM.
         const OF_A_SIGNAL: [i32; 5] = [128 + 1, 128 + 2, 128 + 3, 128 + 9, 128 + 15];
@@ -96,7 +96,7 @@ impl Ending {
     }
 }
 
-/// Who has the controlling terminal.
+/// Which group has the controlling terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminal {
     /// There is none.
@@ -125,15 +125,15 @@ pub(crate) enum Action {
     /// Take the terminal back and stop with our whole group, so that the shell sees the job
     /// stopped; once continued, resume.
     Suspend,
-    /// The same, and from now on the command is to have the terminal.
+    /// The same, and from now on the command gets the terminal.
     SuspendAndGive,
-    /// Pass this on, if it is anything, and stop ourselves.
+    /// Pass the signal on, if there is one, and stop ourselves.
     SuspendAlone(Option<Signal>),
-    /// Continue the command, with the terminal if it is to have it and our group has it.
+    /// Continue the command, with the terminal if it wants it and our group has it.
     Resume,
-    /// The same, and from now on it is to have the terminal.
+    /// The same, and from now on it gets the terminal.
     Give,
-    /// Only that: it is to have the terminal when our group has it.
+    /// Only that: it gets the terminal when our group has it.
     GiveLater,
     /// Take the terminal from the command for the rest of our group.
     Lend,
@@ -145,13 +145,13 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Policy {
     rules: Rules,
-    phase: Phase,
+    phase: PolicyPhase,
     /// Whether semrun was stopped, and not continued since, in one group with the command.
     stopped_with_command: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum PolicyPhase {
     Running,
     /// The command has ended by itself and we wait for what it left.
     Lingering,
@@ -161,67 +161,69 @@ enum Phase {
 
 impl Policy {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, phase: Phase::Running, stopped_with_command: false }
+        Self { rules, phase: PolicyPhase::Running, stopped_with_command: false }
     }
 
-    pub(crate) fn on(&mut self, event: Event) -> Action {
+    pub(crate) fn on(&mut self, event: PolicyEvent) -> Action {
         let action = self.decide(event);
         match (event, action) {
             (_, Action::SuspendAlone(_)) => self.stopped_with_command = true,
-            (Event::NotSuspended { .. }, _) => self.stopped_with_command = false,
+            (PolicyEvent::NotSuspended { .. }, _) => self.stopped_with_command = false,
             _ => {}
         }
         action
     }
 
-    fn decide(&mut self, event: Event) -> Action {
+    fn decide(&mut self, event: PolicyEvent) -> Action {
         match event {
-            Event::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
-            Event::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
-            Event::Ended(_) if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
-            Event::Ended(ending) => match (self.phase, self.rules.orphans) {
+            PolicyEvent::Arrived { arrival, terminal } => self.on_signal(arrival, terminal),
+            PolicyEvent::Stopped { signal, terminal } => self.on_stopped(signal, terminal),
+            PolicyEvent::Ended(_) if mutants::is_off(Guard::ReleaseAfterDeath) => Action::Finish,
+            PolicyEvent::Ended(ending) => match (self.phase, self.rules.orphans) {
                 // A command that is stopped takes everything it started with it, always.
-                (Phase::Stopping(signal), _) => Action::StopOrphans(signal),
+                (PolicyPhase::Stopping(signal), _) => Action::StopOrphans(signal),
                 _ if ending.was_stopped() => self.stop(),
                 (_, Orphans::Kill) => self.stop(),
                 (_, Orphans::Leave) if !ending.nested => Action::Finish,
                 // A nested run is never without its permit.
                 (_, Orphans::Leave | Orphans::Wait) => {
-                    self.phase = Phase::Lingering;
+                    self.phase = PolicyPhase::Lingering;
                     Action::Nothing
                 }
             },
-            Event::NestedEnded => match (self.phase, self.rules.orphans) {
-                (Phase::Lingering, Orphans::Leave) => Action::Finish,
+            PolicyEvent::NestedEnded => match (self.phase, self.rules.orphans) {
+                (PolicyPhase::Lingering, Orphans::Leave) => Action::Finish,
                 _ => Action::Nothing,
             },
-            Event::Shrunk => match self.phase {
-                Phase::Stopping(signal) => Action::StopOrphans(signal),
-                Phase::Running | Phase::Lingering => Action::Nothing,
+            PolicyEvent::Shrunk => match self.phase {
+                PolicyPhase::Stopping(signal) => Action::StopOrphans(signal),
+                PolicyPhase::Running | PolicyPhase::Lingering => Action::Nothing,
             },
-            Event::Gone => Action::Finish,
-            Event::GraceOver => Action::Kill,
-            Event::Lost | Event::Taken if self.rules.on_lost == OnLost::Continue => Action::Nothing,
-            Event::Lost | Event::RanTooLong => match self.phase {
-                Phase::Stopping(_) => Action::Nothing,
-                Phase::Running | Phase::Lingering => self.stop(),
+            PolicyEvent::Gone => Action::Finish,
+            PolicyEvent::GraceOver => Action::Kill,
+            PolicyEvent::Lost | PolicyEvent::Taken if self.rules.on_lost == OnLost::Continue => {
+                Action::Nothing
+            }
+            PolicyEvent::Lost | PolicyEvent::RanTooLong => match self.phase {
+                PolicyPhase::Stopping(_) => Action::Nothing,
+                PolicyPhase::Running | PolicyPhase::Lingering => self.stop(),
             },
-            Event::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
-            // For the latter: SIGKILL was meant for the command as well.
-            Event::Taken | Event::Abandoned => {
-                self.phase = Phase::Stopping(Signal::KILL);
+            PolicyEvent::Abandoned if mutants::is_off(Guard::Guardian) => Action::Nothing,
+            // Of `Abandoned`: the SIGKILL was meant for the command as well.
+            PolicyEvent::Taken | PolicyEvent::Abandoned => {
+                self.phase = PolicyPhase::Stopping(Signal::KILL);
                 Action::Kill
             }
             // A job in front goes on. One that asked for a terminal of others stays stopped until
-            // somebody continues it.
-            Event::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
-            Event::NotSuspended { .. } => Action::Resume,
+            // it is continued.
+            PolicyEvent::NotSuspended { terminal: Terminal::Elsewhere } => Action::Nothing,
+            PolicyEvent::NotSuspended { .. } => Action::Resume,
         }
     }
 
     /// Ends the tree of our own accord.
     fn stop(&mut self) -> Action {
-        self.phase = Phase::Stopping(self.rules.stop_signal);
+        self.phase = PolicyPhase::Stopping(self.rules.stop_signal);
         Action::Stop(Some(self.rules.stop_signal))
     }
 
@@ -230,12 +232,12 @@ impl Policy {
         // command is in it and has them already.
         let has_it = self.rules.foreground && origin == Origin::Kernel;
         match signal {
-            // Whoever sends these wants us gone, and does not know that there is more than us.
+            // The sender of these wants us gone, and does not know that there is more than us.
             Signal::TERM | Signal::HUP => match self.phase {
-                Phase::Stopping(_) if has_it => Action::Nothing,
-                Phase::Stopping(_) => Action::Forward(signal),
-                Phase::Running | Phase::Lingering => {
-                    self.phase = Phase::Stopping(signal);
+                PolicyPhase::Stopping(_) if has_it => Action::Nothing,
+                PolicyPhase::Stopping(_) => Action::Forward(signal),
+                PolicyPhase::Running | PolicyPhase::Lingering => {
+                    self.phase = PolicyPhase::Stopping(signal);
                     Action::Stop((!has_it).then_some(signal))
                 }
             },
@@ -246,10 +248,10 @@ impl Policy {
             {
                 Action::Nothing
             }
-            // Also means that somebody continued us: the shell's `fg` and `bg`.
+            // Also means that we were continued: the shell's `fg` and `bg`.
             Signal::CONT => Action::Resume,
-            // With --foreground nobody else stops us. Otherwise we stop once the command has,
-            // so that an editor can put the screen in order before the shell prompts.
+            // With --foreground only we stop ourselves. Otherwise we stop once the command has, so
+            // that an editor can put the screen in order before the shell prompts.
             Signal::TSTP if has_it => Action::SuspendAlone(None),
             Signal::TSTP if self.rules.foreground => Action::SuspendAlone(Some(signal)),
             // Another command of our pipeline asks for the terminal, and the kernel stops the
@@ -267,13 +269,13 @@ impl Policy {
     fn on_stopped(&self, signal: Signal, terminal: Terminal) -> Action {
         let wants_terminal = signal == Signal::TTIN || signal == Signal::TTOU;
         match (terminal, self.phase) {
-            // What Ctrl-Z sends comes to us as well, or went to us alone.
+            // Ctrl-Z's signal comes to us as well, or went to us alone.
             _ if self.rules.foreground => Action::Nothing,
-            // It was told to end, and may need the terminal for that; otherwise it is killed soon.
-            (Terminal::Ours, Phase::Stopping(_)) if wants_terminal => Action::Give,
-            (Terminal::Elsewhere, Phase::Stopping(_)) if wants_terminal => Action::GiveLater,
+            // It was told to end, and may need the terminal for that. If not, it is killed soon.
+            (Terminal::Ours, PolicyPhase::Stopping(_)) if wants_terminal => Action::Give,
+            (Terminal::Elsewhere, PolicyPhase::Stopping(_)) if wants_terminal => Action::GiveLater,
             // Without a terminal there is no shell whose job this could be.
-            (_, Phase::Stopping(_)) | (Terminal::None, _) => Action::Nothing,
+            (_, PolicyPhase::Stopping(_)) | (Terminal::None, _) => Action::Nothing,
             // The command did not have the terminal and asks for it; ours to give.
             (Terminal::Ours, _) if wants_terminal => Action::Give,
             // The user's Ctrl-Z, or anything else that leaves the terminal with a stopped job.
@@ -281,7 +283,8 @@ impl Policy {
             // In the background: the shell has to learn that its job wants the terminal.
             _ if wants_terminal => Action::SuspendAndGive,
             _ if signal == Signal::TSTP => Action::Suspend,
-            // Somebody froze the command with SIGSTOP and will continue it. The permit stays.
+            // Another process froze the command with SIGSTOP and will continue it. The permit
+            // stays.
             _ => Action::Nothing,
         }
     }

@@ -1,18 +1,17 @@
-//! The only files that touch signal handlers: here what semrun was started with, what the command
-//! gets of that, and stopping and dying of a signal. `mailbox.rs` has the handlers and what they hear.
+//! The only files that touch signal handlers: here the signal settings that semrun inherited and
+//! passes to the command, and stopping or dying by a signal. `handlers.rs` has the handlers.
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
-mod mailbox;
+mod handlers;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::process::Signal;
 
-pub(crate) use self::mailbox::{Arrival, Caught, Origin, Signals};
-pub(super) use self::mailbox::{address_the_parent, received};
-use self::mailbox::{continued, forget_continuation};
-use crate::exit::Failure;
+pub(crate) use self::handlers::{Arrival, HandlersInstalled, Origin, Signals};
+pub(super) use self::handlers::{address_the_parent, received};
+use self::handlers::{continued, forget_continuation};
 
 /// Left to their default action: the two that no process can catch, and those by which the kernel
 /// reports a defect of ours.
@@ -29,7 +28,7 @@ const NOT_HEARD: [libc::c_int; 8] = [
 
 /// What semrun listens to: all others, so that `docs/supervision.md` has a rule for each signal that
 /// a supervisor may send. Real-time signals are among them (`KillSignal=SIGRTMIN+3`).
-fn heard() -> impl Iterator<Item = libc::c_int> {
+fn handled_signals() -> impl Iterator<Item = libc::c_int> {
     (1..=31)
         .filter(|number| !NOT_HEARD.contains(number))
         .chain(libc::SIGRTMIN()..=libc::SIGRTMAX().min(64))
@@ -40,11 +39,11 @@ const fn bit(number: libc::c_int) -> u64 {
     1 << (number - 1)
 }
 
-/// Raised by system calls of ours, which report an error as well: a reader that is gone, a file that
+/// Raised by our own system calls, which report an error as well: the reader is gone, or the file
 /// has become too large. By default they end a process.
 const RAISED_BY_WRITING: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// What semrun found when it was started, for the command to find as well.
+/// The signal settings and streams with which semrun was started, for the command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inherited {
     /// The signals that were ignored, of those that we listen to.
@@ -59,8 +58,9 @@ static IGNORED: AtomicU64 = AtomicU64::new(0);
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Notes how semrun was started, and makes it what a program expects. Before anything else.
-pub(crate) fn record() {
+/// Notes how semrun was started, and sets what a program expects. Call it first of all. False:
+/// nothing can replace a closed stream, and the program must end.
+pub(crate) fn record() -> bool {
     for number in RAISED_BY_WRITING.into_iter().chain([libc::SIGCHLD]) {
         if disposition(number) == libc::SIG_IGN {
             IGNORED.fetch_or(bit(number), Ordering::Relaxed);
@@ -81,18 +81,16 @@ pub(crate) fn record() {
     }
     CLOSED.store(closed, Ordering::Relaxed);
     for _ in 0..closed.count_ones() {
-        // SAFETY: opens what no write can harm; what is opened next must not be taken for a stream. So
-        // this is the end where there is no such thing.
-        unsafe {
-            if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == -1 {
-                libc::_exit(Failure::Internal.code().into());
-            }
+        // SAFETY: opens a file that no write can harm, so that no later file is taken for a stream.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } == -1 {
+            return false;
         }
     }
     for number in RAISED_BY_WRITING {
         // SAFETY: ignores a signal. The write says what is wrong.
         unsafe { libc::signal(number, libc::SIG_IGN) };
     }
+    true
 }
 
 fn disposition(number: libc::c_int) -> libc::sighandler_t {
@@ -136,9 +134,9 @@ impl Inherited {
         self.closed & 1 << descriptor != 0
     }
 
-    /// Gives a new process, which is about to execute the command, what semrun was given. What is
-    /// ignored stays so, and our handlers go with the execution; until then they know that they are
-    /// not in our process.
+    /// Restores the inherited settings in a new process that is about to execute the command.
+    /// Ignored signals stay so, and execution removes our handlers; until then these know that they
+    /// are not in our process.
     pub(crate) fn restore(self) {
         if self.ignored & bit(libc::SIGCHLD) != 0 {
             // SAFETY: always allowed, also in a process that has yet to execute its program.
@@ -148,14 +146,14 @@ impl Inherited {
         change_mask(libc::SIG_SETMASK, blocked);
         for descriptor in 0..3 {
             if self.closed & 1 << descriptor != 0 {
-                // SAFETY: it holds the /dev/null that `record` put there, which nobody uses.
+                // SAFETY: it holds the /dev/null that `record` put there, which no code uses.
                 unsafe { libc::close(descriptor) };
             }
         }
     }
 }
 
-/// Keeps one that comes early until there is something that hears it ([`Caught`]).
+/// Keeps an early signal pending until [`HandlersInstalled`] hears it.
 pub(crate) fn hold_back(signal: Signal) {
     change_mask(libc::SIG_BLOCK, [signal.as_raw()].into_iter());
 }
@@ -169,7 +167,7 @@ pub(crate) fn forget_pending() {
         members(&set)
     };
     let ignored = IGNORED.load(Ordering::Relaxed);
-    for number in heard().filter(|number| pending & !ignored & bit(*number) != 0) {
+    for number in handled_signals().filter(|number| pending & !ignored & bit(*number) != 0) {
         for action in [libc::SIG_IGN, libc::SIG_DFL] {
             // SAFETY: ignoring a signal drops it. Always allowed.
             unsafe { libc::signal(number, action) };
@@ -177,9 +175,9 @@ pub(crate) fn forget_pending() {
     }
 }
 
-/// Whom a stop concerns.
+/// Which processes stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum StopTarget {
     Semrun,
     /// Our process group: what Ctrl-Z would have stopped had we not given the terminal away.
     Group,
@@ -187,7 +185,7 @@ pub(crate) enum Whom {
 
 /// Stops as SIGTSTP does, although we listen to it, and returns when continued. False: we did not
 /// stop, because no shell controls our process group; there the kernel ignores it.
-pub(crate) fn stop(whom: Whom) -> bool {
+pub(crate) fn stop(whom: StopTarget) -> bool {
     forget_continuation();
     // SAFETY: replaces the action of one signal by the default and puts back what was there.
     unsafe {
@@ -196,8 +194,8 @@ pub(crate) fn stop(whom: Whom) -> bool {
         default.sa_sigaction = libc::SIG_DFL;
         libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut ours);
         match whom {
-            Whom::Semrun => libc::raise(libc::SIGTSTP),
-            Whom::Group => libc::kill(0, libc::SIGTSTP),
+            StopTarget::Semrun => libc::raise(libc::SIGTSTP),
+            StopTarget::Group => libc::kill(0, libc::SIGTSTP),
         };
         libc::sigaction(libc::SIGTSTP, &raw const ours, std::ptr::null_mut());
     }
@@ -223,37 +221,6 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
-    }
-}
-
-/// Runs `action` while no signal is heard; those that come are heard afterwards.
-pub(crate) fn deaf<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: changes this thread's own signal mask and puts the old one back.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut old: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
-        let result = action();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
-        result
-    }
-}
-
-/// Runs `action` while a terminal may not stop us for changing its foreground group, which is
-/// what happens to a background process that does so.
-pub(crate) fn without_stopping_at_the_terminal<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: changes this thread's own signal mask and puts the old one back. Both calls are
-    // async-signal-safe.
-    unsafe {
-        let mut blocked: libc::sigset_t = std::mem::zeroed();
-        let mut old: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut blocked);
-        libc::sigaddset(&raw mut blocked, libc::SIGTTOU);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut old);
-        let result = action();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
-        result
     }
 }
 

@@ -52,7 +52,7 @@ fn usage_errors_are_64_and_say_what_to_change() {
 fn usage_errors_of_subcommands_are_64_as_well() {
     let world = World::on_this_machine();
     let cases: [(&[&str], &str); 21] = [
-        (&["limit"], "<NAME>"),
+        (&["limit"], "semrun limit NAME"),
         (&["limit", "x", "0"], "1 to 10,000"),
         (&["limit", "x", "10001"], "1 to 10,000"),
         (&["limit", "x", "some"], "1 to 10,000"),
@@ -215,7 +215,7 @@ fn a_full_disk_does_not_keep_a_permit_from_passing_on() {
 #[test]
 fn a_network_or_user_space_file_system_is_78() {
     let world = World::new();
-    // A file system in user space that nobody serves: the kernel answers statfs(2) of its root.
+    // A file system in user space that no process serves: the kernel answers statfs(2) of its root.
     let script = "
         mkdir remote; bindfs -o nonempty . remote >&2
         $semrun --name x --backend file://$PWD/remote -- touch started || echo code $?
@@ -275,11 +275,11 @@ fn what_stands_for_a_closed_stream_has_to_be_there() {
 }
 
 #[test]
-fn an_unusable_place_ends_the_waiting_of_nobody_else() {
+fn an_unusable_place_ends_the_waiting_of_no_other_client() {
     let world = World::new();
     let holder = world.holder(&[]);
     let waiter = world.waiter(&["-q"], "echo ran");
-    // Somebody makes the directory unreadable for a moment; those inside do not care.
+    // The directory becomes unreadable for a moment; holders and waiters do not care.
     let permits = world.path("permits");
     fs::set_permissions(&permits, fs::Permissions::from_mode(0o000)).unwrap();
     drop(holder);

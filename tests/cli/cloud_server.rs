@@ -125,7 +125,7 @@ impl CloudServer {
     /// Starts it again after its end, at the same place.
     pub(crate) fn start_again(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        // Somebody may have got the port meanwhile, for a connection of theirs.
+        // Another process may have got the port meanwhile, for a connection of its own.
         loop {
             match launch(&self.directory, &self.program, self.port) {
                 Ok((process, _)) => break self.process = process,

@@ -29,7 +29,7 @@ fn a_file_says_what_no_flag_and_no_variable_says() {
     // Flags count more, and silence what conflicts with them.
     let mut run = world.semrun(["--name", "x", "-q", "true"]);
     shows(&run.env("SEMRUN_CONFIG", &config).output().unwrap(), 0, "", "");
-    // Subcommands read it too, in front of them or behind.
+    // Subcommands read it too, before their name or after.
     let mut limit = world.semrun(["--config", config.to_str().unwrap(), "limit", "x", "3"]);
     shows(&limit.env_remove("SEMRUN_BACKEND").output().unwrap(), 0, "x: limit 3, pinned\n", "");
 }
@@ -104,7 +104,7 @@ fn the_users_file_is_above_the_systems() {
     );
     assert!(output.status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("x: 1 of 7 held") && stdout.contains(" user "), "{stdout}");
-    let complaint = "/etc/semrun/config.toml:4: unknown key of a semaphore 'limt'";
+    let complaint = "/etc/semrun/config.toml:4: unknown key 'limt' in [semaphores.x]";
     assert_eq!(stderr.matches(complaint).count(), 2, "{stderr}");
 }
 
@@ -129,7 +129,14 @@ fn each_semaphore_is_looked_up_where_it_lives() {
     let status = semrun(&["status", "near", "far", "other"]).output().unwrap();
     let table = String::from_utf8(status.stdout).unwrap();
     let headings: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).collect();
-    assert_eq!(headings, ["near: free", "far: 1 of 2 held, 0 waiting", "other: free"]);
+    assert_eq!(
+        headings,
+        [
+            "near: free; this name has not been used",
+            "far: 1 of 2 held, 0 waiting",
+            "other: free; this name has not been used"
+        ]
+    );
     assert_eq!(status.status.code(), Some(0), "{table}");
     // Whatever is about it goes there, with nothing but the permit to know that from.
     let lines: [(&[&str], &str); 3] = [
@@ -147,7 +154,7 @@ fn each_semaphore_is_looked_up_where_it_lives() {
     // A flag counts more than all of it.
     let near = place("here");
     let status = semrun(&["--backend", &near, "status", "far"]).output().unwrap();
-    shows(&status, 0, "far: free\n", "");
+    shows(&status, 0, "far: free; this name has not been used\n", "");
 }
 
 #[test]
@@ -175,10 +182,10 @@ fn a_server_has_a_section_of_its_own() {
     let stderr = String::from_utf8(server.finish().stderr).unwrap();
     assert!(stderr.lines().all(|line| line.starts_with('{')), "{stderr}");
     // A variable counts more, and what is wrong is named where it is.
-    fails(&serve(("SEMRUN_LISTEN", "nowhere")).output().unwrap(), 69, &["nowhere"]);
+    fails(&serve(("SEMRUN_LISTEN", "192.0.2.1:1")).output().unwrap(), 69, &["192.0.2.1"]);
     for (text, line, words) in [
-        ("[serve]\nlog = [\"all\"]\n", 2, "possible values: info"),
-        ("[serve]\npassword = \"x\"\n", 2, "unknown key in [serve] 'password'"),
+        ("[serve]\nlog = [\"all\"]\n", 2, "it is one of info"),
+        ("[serve]\npassword = \"x\"\n", 2, "unknown key 'password' in [serve]"),
         ("serve = 3\n", 1, "is a section"),
         ("state-dir = \"/x\"\n", 1, "into the section [serve]"),
     ] {
@@ -205,7 +212,7 @@ fn an_account_without_a_home_needs_no_configuration() {
     let output = world.with_mounts(script);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = stdout.lines().collect();
-    assert_eq!(lines[0], "x: free", "{stdout}");
+    assert_eq!(lines[0], "x: free; this name has not been used", "{stdout}");
     assert!(
         lines[1].contains("Permission denied") && lines[1].contains("--config FILE"),
         "{stdout}"

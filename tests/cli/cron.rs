@@ -18,7 +18,7 @@ fn a_permit_stays_taken_for_a_while_and_then_the_next_begins_at_once() {
         shows(&world.run(["--min-hold", "3s", "true"]).output().unwrap(), 0, "", "");
         assert!(busy(world) && begin.elapsed() < Duration::from_secs(3));
         let holder = world.status()["semaphores"][0]["holders"][0].clone();
-        assert_eq!((&holder["state"], &holder["label"]), (&"kept".into(), &"true".into()));
+        assert_eq!((&holder["state"], &holder["label"]), (&"min_hold".into(), &"true".into()));
         assert!(holder["lease_left_ms"].as_u64().unwrap() <= 3_000, "{holder}");
         let waiter = world.waiter(&[], "date +%s%N > began");
         assert!(waiter.finish().status.success());
@@ -153,5 +153,5 @@ fn a_random_time_goes_by_before_it_asks() {
     said.sort_unstable();
     said.dedup();
     assert_eq!(said.len(), 4, "{said:?}");
-    wait_until("nobody is left", || world.waiters().is_empty());
+    wait_until("no waiter is left", || world.waiters().is_empty());
 }

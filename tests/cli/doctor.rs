@@ -24,15 +24,15 @@ fn a_backend_that_works_is_good_and_leaves_no_permit_behind() {
         let (document, code) = examined(world, &[]);
         assert_eq!((code, &document["version"]), (0, &1.into()), "{document:#}");
         let trial = check(&document, "trial");
-        assert_eq!(trial["grade"], "good", "{document:#}");
+        assert_eq!(trial["grade"], "ok", "{document:#}");
         assert!(trial["text"].as_str().unwrap().contains(" ms"), "{trial}");
-        assert_eq!(check(&document, "backend")["grade"], "good");
+        assert_eq!(check(&document, "backend")["grade"], "ok");
         assert!(!document.to_string().contains(KEY), "{document:#}");
         let held = world.semrun(["status", "semrun doctor"]).output().unwrap();
         assert_eq!(held.stdout, b"semrun doctor: free\n");
         let text = world.semrun(["doctor"]).output().unwrap();
         let text = String::from_utf8(text.stdout).unwrap();
-        assert!(text.contains("  SEMRUN_BACKEND\n") && text.contains("good      trial"), "{text}");
+        assert!(text.contains("  SEMRUN_BACKEND\n") && text.contains("ok       trial"), "{text}");
     });
 }
 
@@ -46,7 +46,7 @@ fn it_says_where_each_setting_comes_from_and_shows_no_secret() {
     let options = ["--config", config.to_str().unwrap(), "--backend", &url, "--ttl", "50"];
     let (document, code) = examined(&world, &options);
     // This server wants no password, and says so.
-    assert_eq!((code, &document["grade"]), (1, &"bad".into()), "{document:#}");
+    assert_eq!((code, &document["grade"]), (1, &"error".into()), "{document:#}");
     let source = |option: &str| {
         let settings = document["settings"].as_array().unwrap();
         let setting = settings.iter().find(|one| one["option"] == option).unwrap();
@@ -62,7 +62,7 @@ fn it_says_where_each_setting_comes_from_and_shows_no_secret() {
     assert_eq!(source("quarantine"), ("0".into(), "SEMRUN_QUARANTINE".into()));
     assert!(source("backend").0.contains(":***@"), "{document:#}");
     assert!(!document.to_string().contains("geheim"), "{document:#}");
-    assert_eq!(check(&document, "password")["grade"], "doubtful");
+    assert_eq!(check(&document, "password")["grade"], "warning");
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn what_has_to_be_mended_is_1_and_named() {
     assert_eq!(code, 1);
     let checks = document["checks"].as_array().unwrap();
     let evicts = |check: &Value| check["text"].as_str().unwrap().contains("allkeys-lru");
-    assert!(checks.iter().any(|check| check["grade"] == "bad" && evicts(check)), "{document:#}");
+    assert!(checks.iter().any(|check| check["grade"] == "error" && evicts(check)), "{document:#}");
     let (document, code) = examined(&world, &["--allow-eviction"]);
-    assert_eq!((code, &document["grade"]), (0, &"doubtful".into()), "{document:#}");
+    assert_eq!((code, &document["grade"]), (0, &"warning".into()), "{document:#}");
 
     let (document, code) = examined(&world, &["--ttl", "10", "-k", "9", "--allow-eviction"]);
     let text = check(&document, "configuration")["text"].as_str().unwrap();
@@ -85,7 +85,7 @@ fn what_has_to_be_mended_is_1_and_named() {
     let settings = document["settings"].as_array().unwrap();
     assert!(settings.iter().any(|one| one["option"] == "kill-after"), "{document:#}");
     let (document, code) = examined(&world, &["--backend", "redis://127.0.0.1:1"]);
-    assert_eq!((code, &check(&document, "backend")["grade"]), (1, &"bad".into()));
+    assert_eq!((code, &check(&document, "backend")["grade"]), (1, &"error".into()));
 
     let config = world.path("config.toml");
     fs::write(&config, "limt = 3\n").unwrap();
@@ -93,4 +93,25 @@ fn what_has_to_be_mended_is_1_and_named() {
     let (document, code) = examined(&world, &["--config", config.to_str().unwrap()]);
     let text = check(&document, "configuration")["text"].as_str().unwrap();
     assert!(code == 1 && text.contains("config.toml:1: unknown key 'limt'"), "{text}");
+}
+
+#[test]
+fn a_variable_that_nothing_knows_is_mentioned_and_the_last_line_counts() {
+    let world = World::on_this_machine();
+    let mut doctor = world.semrun(["doctor"]);
+    let output = doctor.env("SEMRUN_LIMITS", "3").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let warning = "unknown variable 'SEMRUN_LIMITS'; did you mean 'SEMRUN_LIMIT'?";
+    assert!(
+        text.lines().any(|line| line.starts_with("warning  variables") && line.ends_with(warning)),
+        "{text}"
+    );
+    let count = text.lines().filter(|line| line.starts_with("warning ")).count();
+    let last = text.lines().last().unwrap();
+    let plural = if count == 1 { "" } else { "s" };
+    assert_eq!(last, format!("nothing to mend, {count} warning{plural}"), "{text}");
+    let output = world.semrun(["doctor", "--backend", "redis://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.ends_with(b"\n1 thing to mend\n"), "{output:?}");
 }

@@ -57,7 +57,7 @@ def hear(number, _):
 for number in map(int, sys.argv[1].split()): signal.signal(number, hear)
 open('ready', 'w').write('1\\n')
 while True: time.sleep(100)";
-        // URG, WINCH and CONT as well; CHLD is for who has children.
+        // URG, WINCH and CONT as well; CHLD is for processes with children.
         let heard: Vec<_> = ending().chain([18, 23, 28]).collect();
         let words: Vec<_> = heard.iter().chain([&TERM]).map(i32::to_string).collect();
         let run = Running::start(world.run(["--", "python3", "-c", script]).arg(words.join(" ")));

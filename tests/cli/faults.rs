@@ -1,4 +1,4 @@
-//! What goes wrong around a command, and commands that make it hard.
+//! Faults around a command, and commands that are hard to stop.
 
 use rustix::process::Pid;
 

@@ -1,4 +1,4 @@
-//! A limit on the size of files: a full disk that concerns one process alone.
+//! A limit on the size of files acts like a full disk for one process alone.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ fn a_local_run_writes_its_small_files_if_the_limit_can_be_raised_and_says_so_if_
     shows(&within(&world, "-S -f"), 0, "0\n", "");
     let output = within(&world, "-f");
     if output.status.code() == Some(0) {
-        // Who may raise it, may.
+        // A user who may raise the limit can.
         shows(&output, 0, "0\n", "");
     } else {
         fails(&output, 69, &["raise the limit of a file's size (ulimit -f)", "File too large"]);

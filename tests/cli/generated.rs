@@ -5,7 +5,7 @@ use std::process::Command;
 use super::support::{World, fails, shows};
 
 /// The committed files, and what prints them.
-const GENERATED: [(&str, &[&str]); 15] = [
+const GENERATED: [(&str, &[&str]); 17] = [
     ("completions/semrun.bash", &["completions", "bash"]),
     ("completions/_semrun", &["completions", "zsh"]),
     ("completions/semrun.fish", &["completions", "fish"]),
@@ -19,8 +19,10 @@ const GENERATED: [(&str, &[&str]); 15] = [
     ("man/semrun-limit.1", &["man", "limit"]),
     ("man/semrun-serve.1", &["man", "serve"]),
     ("man/semrun-doctor.1", &["man", "doctor"]),
+    ("man/semrun-help.1", &["man", "help"]),
     ("man/semrun-completions.1", &["man", "completions"]),
     ("man/semrun-man.1", &["man", "man"]),
+    ("man/semrun.toml.5", &["man", "semrun.toml"]),
 ];
 
 fn committed(file: &str) -> PathBuf {
@@ -55,59 +57,42 @@ fn completions_and_man_pages_are_those_of_this_program() {
 }
 
 #[test]
-fn bash_loads_its_completions_and_completes() {
-    let script = format!(
-        "set -u; . {}; COMP_WORDS=(semrun --or); COMP_CWORD=1; _semrun semrun --or semrun; echo \"${{COMPREPLY[@]}}\"",
-        committed("completions/semrun.bash").display()
-    );
-    let found = output_of("bash", &["--norc", "--noprofile", "-c", &script]);
-    assert_eq!(found, (true, "--orphans\n".into(), String::new()));
-}
-
-#[test]
-fn zsh_loads_its_completions() {
-    let directory = committed("completions");
-    let script = format!(
-        "fpath=({} $fpath); autoload -Uz compinit; compinit -D -u; autoload +X _semrun; echo $_comps[semrun]",
-        directory.display()
-    );
-    assert_eq!(output_of("zsh", &["-f", "-c", &script]), (true, "_semrun\n".into(), String::new()));
-}
-
-#[test]
-fn fish_loads_its_completions_and_completes() {
-    let complete = |line: &str| {
-        let file = committed("completions/semrun.fish");
-        let script = format!("source {}; complete -C '{line}'", file.display());
-        let (success, stdout, stderr) = output_of("fish", &["--no-config", "-c", &script]);
-        assert!(success && stderr.is_empty(), "{stderr}");
-        let words = stdout.lines().map(|line| line.split('\t').next().unwrap().to_owned());
-        words.collect::<Vec<_>>()
-    };
-    assert_eq!(complete("semrun --orp"), ["--orphans"]);
-    assert_eq!(
-        complete("semrun --orphans="),
-        ["--orphans=kill", "--orphans=leave", "--orphans=wait"]
-    );
-    assert_eq!(complete("semrun status --js"), ["--json"]);
-}
-
-#[test]
 fn man_pages_are_readable_and_sound() {
     for (file, _) in GENERATED.iter().filter(|(file, _)| file.starts_with("man/")) {
         let path = committed(file);
-        let lint = output_of("mandoc", &["-T", "lint", "-W", "error", path.to_str().unwrap()]);
-        assert!(lint.0, "{file}: {}{}", lint.1, lint.2);
+        // Other pages are found by the system only where they are installed.
+        let (_, lint, _) = output_of("mandoc", &["-T", "lint", path.to_str().unwrap()]);
+        assert!(lint.is_empty(), "{file}: {lint}");
+        let text = shown(file);
+        let sections = if file.ends_with(".5") {
+            ["SYNOPSIS", "KEYS", "[serve]", "FILES", "EXAMPLES"]
+        } else {
+            ["SYNOPSIS", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "EXAMPLES"]
+        };
+        for word in ["NAME", "DESCRIPTION", "SEE ALSO"].into_iter().chain(sections) {
+            assert!(text.contains(word), "{file}: {word}");
+        }
+        let title = file.trim_start_matches("man/").replace(".5", "(5)").replace(".1", "(1)");
+        let first = text.lines().next().unwrap();
+        assert!(first.starts_with(&title.to_uppercase()), "{file}: {first}");
+        let last = text.lines().last().unwrap();
+        let version = concat!("semrun ", env!("CARGO_PKG_VERSION"));
+        assert!(last.contains(version) && last.contains("2026-"), "{file}: {last}");
     }
-    let page = committed("man/semrun.1");
-    let (_, text, _) = output_of("mandoc", &["-T", "ascii", page.to_str().unwrap()]);
+    let text = shown("man/semrun.1");
+    for word in ["SEMRUN_LIMIT", "124", "kill-after", "-j", "--timeout", "/etc/semrun/config.toml"]
+    {
+        assert!(text.contains(word), "{word}");
+    }
+}
+
+/// A page as it is read.
+fn shown(file: &str) -> String {
+    let (_, text, _) = output_of("mandoc", &["-T", "ascii", committed(file).to_str().unwrap()]);
     // Bold letters are struck twice.
     let letters: Vec<char> = text.chars().collect();
     let struck = |i: usize| letters.get(i + 1) == Some(&'\x08') || letters[i] == '\x08';
-    let text: String = (0..letters.len()).filter(|i| !struck(*i)).map(|i| letters[i]).collect();
-    for word in ["SEMRUN_LIMIT", "Exit codes", "kill-after"] {
-        assert!(text.contains(word), "{word}");
-    }
+    (0..letters.len()).filter(|i| !struck(*i)).map(|i| letters[i]).collect()
 }
 
 #[test]
@@ -120,7 +105,9 @@ fn help_and_version_work_whatever_else_is_wrong() {
             command.env("SEMRUN_BACKEND", "nonsense").env("SEMRUN_LIMIT", "0").output().unwrap();
         assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains("Usage: semrun") && text.contains("[env: SEMRUN_BACKEND]"), "{text}");
+        assert!(text.contains("Usage: semrun") && text.contains("--backend <URL>"), "{text}");
+        let is_long = arguments.contains(&"--help");
+        assert_eq!(text.contains("[env: SEMRUN_BACKEND]"), is_long, "{text}");
         assert!(!text.contains('\x1b'), "colour in a pipe");
     }
     let version = concat!("semrun ", env!("CARGO_PKG_VERSION"), "\n");

@@ -65,11 +65,12 @@ pages! {
     secrets: "docs/operations/secrets.md", in_a_server;
     configuration: "docs/operations/configuration.md", on_this_machine;
     doctor: "docs/operations/doctor.md", in_a_server;
-    evicting: "docs/operations/evicting.md", in_a_server;
+    revoking: "docs/operations/revoking.md", in_a_server;
     from_flock: "docs/operations/from-flock.md", on_this_machine;
     from_consul_lock: "docs/operations/from-consul-lock.md", in_redis;
     from_passbuddy: "docs/operations/from-passbuddy.md", in_redis;
     from_cloud_semaphore: "docs/operations/from-cloud-semaphore.md", in_a_server;
+    from_other_tools: "docs/operations/from-other-tools.md", on_this_machine;
     static_build: "docs/operations/static-build.md", on_this_machine;
 }
 
@@ -120,7 +121,7 @@ struct Block {
     line: usize,
     kind: String,
     text: String,
-    /// The paragraphs before and behind it.
+    /// The paragraphs before and after it.
     beside: [String; 2],
 }
 
@@ -181,7 +182,7 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// Somebody who does what a page says.
+/// A reader who does what a page says.
 struct Reader {
     world: World,
 }
@@ -321,8 +322,9 @@ impl Reader {
     }
 }
 
-/// The scripts in a YAML document: what is behind `run:`, the lists behind `script:`, `before_script:`
-/// and `after_script:`, and `command:` as a list in one line. Nothing else of YAML is understood here.
+/// The scripts in a YAML document: what follows `run:`, the lists after `script:`, `before_script:`
+/// and `after_script:`, and `command:` as a list in one line. Nothing else of YAML is understood
+/// here.
 fn scripts(yaml: &str) -> Vec<String> {
     let mut scripts: Vec<String> = Vec::new();
     let lines: Vec<_> = yaml.lines().collect();
@@ -429,8 +431,8 @@ fn a_harness_that_cannot_fail_proves_nothing() {
     assert!(!fails("echo a; echo b; echo c\n# prints: …\n# prints: c\n"));
     assert!(fails("true # exit 75\n"), "it succeeds");
     assert!(fails("(exit 1) # exit 75\n"), "another code");
-    assert!(fails("(exit 75)\ntrue\n"), "a code that nobody expects");
-    assert!(fails("echo one\n"), "output that nobody expects");
+    assert!(fails("(exit 75)\ntrue\n"), "a code that is not expected");
+    assert!(fails("echo one\n"), "output that is not expected");
     assert!(fails("echo one\n# prints: two\n"), "other output");
     assert!(fails("true\n# prints: two\n"), "no output");
     assert!(fails("semrun --name x -- false\n"), "a failure of the command");

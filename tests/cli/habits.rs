@@ -1,4 +1,5 @@
-//! The README's table of habits: the command on the right of each row does what it says.
+//! The tables of habits, in the README and in the pages for users of other tools: the command on
+//! the right of each row does what it says.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -26,7 +27,7 @@ impl Row {
         command.map(|command| Self { here: here.into(), command: command.into() })
     }
 
-    /// A place of its kind that nobody uses.
+    /// A place of its kind that is not used yet.
     fn world(&self) -> World {
         if self.command.contains("redis://") {
             World::in_redis()
@@ -76,7 +77,7 @@ impl Row {
         assert_eq!(output.status.code(), Some(code), "{}: {stderr}", self.command);
     }
 
-    /// The code when nobody else holds a permit: the command's, if that is the end of the row.
+    /// The code when no other client holds a permit: the command's, if that is the end of the row.
     fn code(&self) -> i32 {
         let ends_with_it = self.command.ends_with("CMD") || self.command.ends_with("'STR'");
         if ends_with_it { CODE } else { 0 }
@@ -119,10 +120,23 @@ impl Row {
     }
 }
 
+/// The rows of all tables with this head.
 fn table() -> Vec<String> {
-    let readme = include_str!("../../README.md");
-    let lines = readme.lines().skip_while(|line| *line != "| you know | here |").skip(2);
-    lines.take_while(|line| line.starts_with('|')).map(String::from).collect()
+    let pages = [
+        include_str!("../../README.md"),
+        include_str!("../../docs/operations/from-flock.md"),
+        include_str!("../../docs/operations/from-consul-lock.md"),
+        include_str!("../../docs/operations/from-cloud-semaphore.md"),
+        include_str!("../../docs/operations/from-other-tools.md"),
+    ];
+    let rows = |page: &'static str| {
+        let lines = page.lines().skip_while(|line| *line != "| you know | here |").skip(2);
+        let rows: Vec<_> =
+            lines.take_while(|line| line.starts_with('|')).map(String::from).collect();
+        assert!(!rows.is_empty(), "no table: {page}");
+        rows
+    };
+    pages.into_iter().flat_map(rows).collect()
 }
 
 #[test]

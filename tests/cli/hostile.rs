@@ -94,7 +94,7 @@ fn what_a_server_says_cannot_disturb_a_terminal() {
 }
 
 #[test]
-fn a_redis_that_falls_silent_after_any_answer_holds_nobody_up() {
+fn a_redis_that_falls_silent_after_any_answer_holds_no_client_up() {
     std::thread::scope(|scope| {
         for answers in 0..9 {
             scope.spawn(move || {
@@ -199,7 +199,7 @@ fn an_odd_entry_hides_no_other_in_redis() {
     ask(&["ZADD", "semrun-e", "9e15", "member"]);
     ask(&["ZADD", "semrun-good", "9e15", "member"]);
     let pid = format!("  {}  ", holder.id());
-    for (words, code) in [(&["status", "x"][..], 0), (&["status"], 75)] {
+    for (words, code) in [(&["status", "-v", "x"][..], 0), (&["status", "-v"], 75)] {
         let output = world.semrun(words).output().unwrap();
         let stdout = both_are_clean(&output);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
@@ -217,7 +217,7 @@ fn an_odd_entry_hides_no_other_in_redis() {
     let odd =
         document["semaphores"].as_array().unwrap().iter().filter(|one| one["odd"].is_string());
     assert_eq!(odd.count(), 5, "{document}");
-    // One who waits behind a permit that never ends is not ended by that.
+    // A waiter after a permit that never ends is not ended by that.
     ask(&["ZADD", "semrun-y", "inf", "forever"]);
     let mut waiter = world.semrun(["--name", "y", "-w", "1", "true"]);
     let output = waiter.output().unwrap();
@@ -254,7 +254,7 @@ fn an_odd_entry_hides_no_other_on_this_machine() {
     let output = world.semrun(["status"]).output().unwrap();
     let stdout = both_are_clean(&output);
     assert_eq!(output.status.code(), Some(75), "{output:?}");
-    assert!(stdout.contains(&format!("  {}  ", holder.id())), "{stdout}");
+    assert!(stdout.contains(&format!("  {}\n", holder.id())), "{stdout}");
     assert!(stdout.contains("x: 1 of 9 held, 0 waiting"), "{stdout}");
     assert!(stdout.contains("odd: not known; cannot look at 'odd'"), "{stdout}");
     assert!(stdout.contains("zzz: not known; cannot look at 'zzz'"), "{stdout}");
@@ -284,7 +284,10 @@ fn an_odd_entry_hides_no_other_in_a_server() {
         let stdout = both_are_clean(&output);
         assert_eq!(stdout.matches("4711").count() % 4, 0, "{stdout}");
         assert!(stdout.contains("a: 2 of 3 held, 2 waiting\n"), "{stdout}");
-        assert!(stdout.contains("; the server says what cannot be so: a limit of 0"), "{stdout}");
+        assert!(
+            stdout.contains("; the server reports what cannot be so: a limit of 0"),
+            "{stdout}"
+        );
         assert!(stdout.len() < 8_000, "{}", stdout.len());
     }
 }

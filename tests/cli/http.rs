@@ -1,5 +1,5 @@
-//! An HTTP client without a library, which sees the bytes and says when a connection ends; and
-//! what the Node client does with such.
+//! An HTTP client without a library, which sees the bytes and when a connection ends; and what the
+//! Node client does with it.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 
 use super::support::PATIENCE;
 
-/// Who has a key for a server on this machine. Every request has a connection of its own.
+/// A client that has a key for a server on this machine. Every request has a connection of its own.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) port: u16,
@@ -85,6 +85,10 @@ impl Client {
 
     pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", path, headers, "")
+    }
+
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request("POST", path, headers, "")
     }
 
     /// Changes the log configuration.

@@ -90,7 +90,7 @@ fn a_lost_client_is_replaced_when_its_lease_ends() {
 }
 
 #[test]
-fn a_permit_that_somebody_else_gives_back_ends_the_command_at_once() {
+fn a_permit_that_another_client_gives_back_ends_the_command_at_once() {
     let world = world();
     let options = ["--ttl", "1h", "--lost-exit-code", "9"];
     let script = format!(
@@ -103,13 +103,13 @@ fn a_permit_that_somebody_else_gives_back_ends_the_command_at_once() {
     let output = holder.finish();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(9), "{stderr}");
-    assert!(stderr.contains("somebody else gave the permit back"), "{stderr}");
+    assert!(stderr.contains("another client gave the permit back"), "{stderr}");
     assert!(members.iter().all(|pid| !is_alive(*pid)));
     assert!(!world.path("told").exists(), "there was no time to be told");
 }
 
 #[test]
-fn a_connection_that_is_cut_costs_nobody_permit_or_place() {
+fn a_connection_that_is_cut_costs_no_client_its_permit_or_place() {
     let world = world();
     let proxy = Proxy::to(world.cloud.as_ref().unwrap().port());
     let url = format!("http://127.0.0.1:{}", proxy.port);
@@ -148,7 +148,7 @@ fn clients_of_the_original_are_alone_among_ours() {
     second.signal(Signal::TERM);
     second.finish();
     assert_eq!(alone.wait.answer().status, 200);
-    assert_eq!(world.waiters(), [third.id()], "nobody beside it");
+    assert_eq!(world.waiters(), [third.id()], "no other waiter");
     let status = world.status();
     assert_eq!(status["semaphores"][0]["holders"][0]["foreign"], true);
     client.signal("x", &alone.id);
@@ -221,17 +221,16 @@ fn https_with_a_private_authority() {
 fn a_wrong_key_a_wrong_server_and_none_at_all_are_69() {
     let world = world();
     let run = |key: &str| world.run(["true"]).env("SEMRUN_API_KEY", key).output().unwrap();
-    for key in ["a-key-that-nobody-knows", ""] {
-        let output = run(key);
-        fails(&output, 69, &["refused the API key", "--api-key-file"]);
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("nobody"));
-    }
+    let output = run("a-key-that-opens-nothing");
+    fails(&output, 69, &["refused the API key", "--api-key-file"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("opens-nothing"));
+    fails(&run(""), 69, &["none was given", "--api-key-file"]);
     fails(&run("un\u{e4}cceptable"), 78, &["API key"]);
     let redis = super::redis_server::RedisServer::start();
     let url = format!("http://127.0.0.1:{}", redis.port());
     fails(&world.run(["--backend", &url, "true"]).output().unwrap(), 69, &["http://127.0.0.1"]);
-    let nobody = ["--backend", "http://127.0.0.1:1", "-w", "0.5", "true"];
-    fails(&world.run(nobody).output().unwrap(), 69, &["gave up waiting", "Connection refused"]);
+    let nowhere = ["--backend", "http://127.0.0.1:1", "-w", "0.5", "true"];
+    fails(&world.run(nowhere).output().unwrap(), 69, &["gave up waiting", "Connection refused"]);
 }
 
 #[test]
@@ -241,17 +240,32 @@ fn other_terms_than_those_in_force_are_said() {
     let output = world.run(["-l", "3", "--ttl", "30s", "--", "echo", "ran"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("limit of 2") && stderr.contains("TTL of 20s"), "{stderr}");
+    assert!(stderr.contains("limit 2") && stderr.contains("TTL of 20s"), "{stderr}");
     let strict = ["--strict-limit", "-l", "2", "--ttl", "30s", "true"];
     fails(&world.run(strict).output().unwrap(), 78, &["a TTL of 20s", "--strict-limit"]);
 }
 
 #[test]
-fn an_answer_of_the_original_is_no_concern_of_one_who_does_not_ask_for_more() {
+fn an_answer_of_the_original_is_no_concern_of_a_client_that_does_not_ask_for_more() {
     let world = world();
     let client = client(&world);
     let answer = client.get(&path("register", "x"), &[]);
     assert_eq!((answer.header("x-semrun"), answer.body.len()), (None, 36));
-    let answer = client.get(&path("observe", "x"), &[("x-semrun", "1")]);
-    assert_eq!(answer.header("x-semrun"), Some("1"));
+    let answer = client.get(&path("observe", "x"), &[("x-semrun", "2")]);
+    assert_eq!(answer.header("x-semrun"), Some("2"));
+}
+
+#[test]
+fn a_client_of_the_original_is_known_by_the_label_of_its_key() {
+    let world = world();
+    let client = client(&world);
+    let _held = client.wait_on_semaphore("x");
+    let holder = &world.status()["semaphores"][0]["holders"][0];
+    assert_eq!((&holder["foreign"], &holder["key"]), (&true.into(), &"first".into()), "{holder}");
+    let output = world.semrun(["status", "x"]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("  foreign (key first)  "), "{table}");
+    let output = world.run(["-w", "0.2", "true"]).output().unwrap();
+    let words = "held by another program with the API key first";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
 }

@@ -12,7 +12,7 @@ fn limit(world: &World, arguments: &[&str]) -> String {
 #[test]
 fn a_limit_is_shown_pinned_and_unpinned() {
     World::everywhere(|world| {
-        assert_eq!(limit(world, &[]), "x: not in use, its next user says the limit\n");
+        assert_eq!(limit(world, &[]), "x: idle; the next run sets the limit\n");
         assert_eq!(limit(world, &["3"]), "x: limit 3, pinned\n");
         assert_eq!(limit(world, &[]), "x: limit 3, pinned\n");
         assert_eq!(limit(world, &["5"]), "x: limit 5, pinned (was 3)\n");
@@ -25,7 +25,7 @@ fn a_limit_is_shown_pinned_and_unpinned() {
         assert!(stderr.contains("pinned to a limit of 5") && stderr.contains('2'), "{stderr}");
         let strict = world.run(["-l", "2", "--strict-limit", "true"]).output().unwrap();
         fails(&strict, 78, &["is pinned to a limit of 5", "not 2"]);
-        assert_eq!(limit(world, &["--unpin"]), "x: not in use, its next user says the limit\n");
+        assert_eq!(limit(world, &["--unpin"]), "x: idle; the next run sets the limit\n");
         let _holder = world.holder(&["-l", "2"]);
         assert_eq!(limit(world, &[]), "x: limit 2, as long as it is in use\n");
         assert_eq!(limit(world, &["--unpin"]), "x: limit 2, as long as it is in use\n");
@@ -33,7 +33,7 @@ fn a_limit_is_shown_pinned_and_unpinned() {
 }
 
 #[test]
-fn raising_it_wakes_all_who_fit_at_once_and_lowering_it_stops_nobody() {
+fn raising_it_wakes_all_that_fit_at_once_and_lowering_it_stops_no_holder() {
     World::everywhere(|world| {
         let first = world.holder(&[]);
         let waiters: Vec<_> = (0..6).map(|_| world.waiter(&[], "exec sleep 1000")).collect();

@@ -26,7 +26,7 @@ fn texts(run: &Running) -> Vec<u64> {
 fn one_that_waits_for_long_has_little_of_the_program_in_memory() {
     World::everywhere(|world| {
         let holder = world.holder(&[]);
-        // Whoever runs a command has all that it has used.
+        // A holder keeps all pages that it has used.
         let used = texts(&holder).into_iter().max().unwrap();
         let waiter = world.waiter(&[], "");
         wait_until("it is given back", || texts(&waiter).iter().all(|text| *text < used / 4));

@@ -1,5 +1,5 @@
-//! Servers, clients and directories that are nearly right. `MUTATED=10000 cargo test --test cli
-//! mutated::` looks for longer; CONTRIBUTING.md has the figures that count.
+//! Servers, clients and directories with small random defects. `MUTATED=10000 cargo test --test cli
+//! mutated::` runs for longer; CONTRIBUTING.md has the figures that count.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -135,9 +135,12 @@ fn requests() -> Vec<Vec<u8>> {
     let ask = format!(
         r#"{{"id":"{PERMIT}","limit":3,"ttl_ms":5000,"who":{{"label":"l","host":"h","pid":1,"user":"u"}}}}"#
     );
-    let get = |path: &str, header: &str| {
-        format!("GET {path} HTTP/1.1\r\nHost: h\r\nx-api-key: {KEY}\r\n{header}\r\n").into_bytes()
+    let asks = |method: &str, path: &str, header: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: h\r\nx-api-key: {KEY}\r\n{header}\r\n")
+            .into_bytes()
     };
+    let get = |path: &str, header: &str| asks("GET", path, header);
+    let post = |path: &str, header: &str| asks("POST", path, header);
     let id = format!("x-client-uuid: {PERMIT}\r\n");
     let change = r#"{"server":{"debug":true}}"#;
     let patch = format!(
@@ -147,16 +150,16 @@ fn requests() -> Vec<Vec<u8>> {
     );
     vec![
         get("/semaphore/register?name=x", ""),
-        get("/semaphore/register?name=x", &format!("x-semrun: 1\r\nx-semrun-ask: {ask}\r\n")),
+        get("/semaphore/register?name=x", &format!("x-semrun: 2\r\nx-semrun-ask: {ask}\r\n")),
         get("/semaphore/monitor?name=x", &id),
         get("/semaphore/wait?name=x", &id),
         get("/semaphore/signal?name=x", &id),
-        get("/semaphore/observe?name=x", "x-semrun: 1\r\n"),
-        get("/semrun/renew?name=x", &id),
-        get("/semrun/evict?name=x", &format!("{id}x-semrun-how: now\r\n")),
-        get("/semrun/limit?name=x", "x-semrun-limit: 3\r\n"),
-        get("/semrun/semaphores?name=", "x-semrun: 1\r\n"),
-        get("/semrun/about?name=", "x-semrun: 1\r\n"),
+        get("/semaphore/observe?name=x", "x-semrun: 2\r\n"),
+        post("/semrun/renew?name=x", &id),
+        post("/semrun/revoke?name=x", &format!("{id}x-semrun-how: now\r\n")),
+        post("/semrun/limit?name=x", "x-semrun-limit: 3\r\n"),
+        get("/semrun/semaphores?name=", "x-semrun: 2\r\n"),
+        get("/semrun/about?name=", "x-semrun: 2\r\n"),
         patch.into_bytes(),
     ]
 }

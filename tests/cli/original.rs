@@ -56,7 +56,7 @@ fn losing_the_connection_is_losing_the_permit_and_leaves_no_time() {
             server(world).kill();
             server(world).start_again();
         }),
-        ("somebody else gave the permit back", |world| {
+        ("another client gave the permit back", |world| {
             let id = running(world).unwrap();
             assert_eq!(client(world).signal("x", &id).status, 200);
         }),
@@ -187,8 +187,8 @@ fn it_survives_clients_that_are_killed_at_any_moment_and_restarts_under_them() {
         }
         assert!(server(&mut world).is_running(), "{}", server(&mut world).log());
         if random(8) == 0 {
-            // What runs then is killed, but not before somebody else can begin: the original
-            // knows nothing of it.
+            // What runs then is killed, but not before another client can begin: the original knows
+            // nothing of it.
             drop(runs);
             server(&mut world).kill();
             server(&mut world).start_again();
@@ -200,7 +200,7 @@ fn it_survives_clients_that_are_killed_at_any_moment_and_restarts_under_them() {
     }
     assert!(killed > 50, "{killed}");
     assert_eq!(world.lines("violations"), [""; 0]);
-    wait_until("nobody is left", || {
+    wait_until("no client is left", || {
         let observed = client(&world).get("/semaphore/observe?name=x", &[]).body;
         observed.is_empty()
             || (observed.contains("\"waiting\": []") && observed.contains("\"running\": null"))
@@ -246,7 +246,7 @@ fn a_host_that_is_cut_off_kills_its_command() {
 }
 
 #[test]
-fn a_server_that_takes_the_place_of_the_original_for_a_while_ends_nobodys_waiting() {
+fn a_server_that_takes_the_place_of_the_original_for_a_while_ends_no_waiting() {
     let mut world = world();
     let _holder = world.holder(&[]);
     let waiter = world.waiter(&[], "echo ran");
@@ -266,7 +266,7 @@ fn a_server_that_takes_the_place_of_the_original_for_a_while_ends_nobodys_waitin
 }
 
 #[test]
-fn a_signal_at_any_moment_leaves_nobody_behind() {
+fn a_signal_at_any_moment_leaves_no_process_behind() {
     let world = world();
     for millis in 0..20 {
         let run = Running::start(&mut world.run(["-q", "--", "true"]));
@@ -274,7 +274,7 @@ fn a_signal_at_any_moment_leaves_nobody_behind() {
         run.signal(Signal::TERM);
         run.finish();
     }
-    wait_until("nobody is known", || {
+    wait_until("no client is known", || {
         let observed = client(&world).get("/semaphore/observe?name=x", &[]).body;
         observed.is_empty() || observed.contains("\"nodes\": {}")
     });

@@ -272,7 +272,7 @@ fn an_outage_that_is_over_in_time_changes_nothing() {
     let holder = Running::start(&mut world.script(&[], "sleep 14; echo done"));
     wait_until("it holds", || world.holders() == [holder.id()]);
     let _: i64 = world.server().ask(&["CLIENT", "KILL", "TYPE", "normal"]);
-    // At the first renewal, 10 s on, nobody answers for a while.
+    // At the first renewal, 10 s on, the server does not answer for a while.
     std::thread::sleep(Duration::from_secs(8));
     world.server().signal(Signal::STOP);
     std::thread::sleep(Duration::from_secs(4));
@@ -303,7 +303,7 @@ fn with_on_lost_continue_a_command_goes_on_and_semrun_says_so() {
         let output = holder.finish();
         assert_eq!((output.status.code(), &output.stdout[..]), (Some(code), &b"done\n"[..]));
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("is lost and somebody else may have it"), "{stderr}");
+        assert!(stderr.contains("is lost and another holder may have it"), "{stderr}");
     }
 }
 
@@ -318,7 +318,7 @@ fn a_permit_that_is_taken_away_ends_the_command_at_once() {
     let output = holder.finish();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(9), "{stderr}");
-    assert!(stderr.contains("somebody else's by now"), "{stderr}");
+    assert!(stderr.contains("another client may hold the permit"), "{stderr}");
     assert!(members.iter().all(|pid| !is_alive(*pid)));
 }
 
@@ -347,7 +347,7 @@ fn a_server_that_forgets_everything_gets_its_permits_back_and_grants_none_before
     let status = world.status();
     assert_eq!(status["semaphores"][0]["limit"], 2);
     assert_eq!(status["semaphores"][0]["ttl_ms"], 5_000);
-    // Who comes now knows of nothing either.
+    // A client that comes now knows of nothing either.
     let late = world.waiter(&options, &judged("echo ran"));
     for holder in holders {
         let output = holder.finish();

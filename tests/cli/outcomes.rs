@@ -43,12 +43,7 @@ fn what_cannot_be_printed_is_not_done() {
                 fails(&line(world, &format!("semrun {command} {nowhere}")), 125, &cannot);
             }
         }
-        shows(
-            &line(world, "semrun limit x"),
-            0,
-            "x: not in use, its next user says the limit\n",
-            "",
-        );
+        shows(&line(world, "semrun limit x"), 0, "x: idle; the next run sets the limit\n", "");
         assert_eq!(world.holders(), [0; 0]);
         // A command may have no use for it.
         shows(&line(world, "semrun --name x -- true >&-"), 0, "", "");
@@ -93,7 +88,7 @@ fn the_hint_for_a_command_that_cannot_run_is_one_that_helps() {
         ("./directory", 126, "it is a directory"),
         ("./script", 126, "not executable (chmod +x makes it so)"),
         ("/dev/null", 126, "it is a pipe, a socket or a device"),
-        ("./orphan", 126, "the interpreter in its first line, or its loader, is missing"),
+        ("./orphan", 126, "its first line ends with CRLF"),
         ("./nothing", 127, "there is no such file"),
         ("''", 127, "the name of the command is empty"),
     ] {
@@ -141,7 +136,7 @@ fn a_secret_is_the_same_whichever_way_it_comes() {
     for who in ["open@", "open:@"] {
         shows(&world.run(["true"]).env("SEMRUN_BACKEND", at(who)).output().unwrap(), 0, "", "");
     }
-    for who in ["nobody@", "default@", "default:@"] {
+    for who in ["unknown@", "default@", "default:@"] {
         let mut run = world.run(["true"]);
         fails(&run.env("SEMRUN_BACKEND", at(who)).output().unwrap(), 69, &["refused the user"]);
     }

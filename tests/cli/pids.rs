@@ -1,4 +1,4 @@
-//! Processes by their numbers.
+//! States of processes, by pid.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::wait_until;
 
-/// Whether a process runs: neither gone nor a zombie that nobody has collected.
+/// Whether a process runs: neither gone nor a zombie that its parent has not collected.
 pub(crate) fn is_alive(pid: Pid) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }

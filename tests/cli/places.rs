@@ -34,7 +34,7 @@ fn ask(client: &Client, name: &str, id: &str, ticket: Option<u64>, seal: Option<
     }
     let mut connection = BufReader::new(client.connect());
     let head = format!(
-        "GET /semaphore/register?name={name} HTTP/1.1\r\nHost: h\r\nx-api-key: {}\r\nx-semrun: 1\r\n\
+        "GET /semaphore/register?name={name} HTTP/1.1\r\nHost: h\r\nx-api-key: {}\r\nx-semrun: 2\r\n\
          x-semrun-ask: {asking}\r\n\r\n",
         client.key
     );
@@ -66,7 +66,7 @@ fn a_place_in_the_queue_is_not_had_by_its_number() {
     });
     let queued = [&first, &second].map(|id| ask(&before, "x", id, None, None));
     let other = ask(&before, "y", &first, None, None);
-    assert!(held.iter().all(|asked| asked.told["outcome"] == "held"));
+    assert!(held.iter().all(|asked| asked.told["outcome"] == "holding"));
     server(&mut world).kill();
     server(&mut world).start_again();
 
@@ -77,7 +77,7 @@ fn a_place_in_the_queue_is_not_had_by_its_number() {
     for seal in [None, Some(""), Some("ü"), Some(seal), Some(of_second), Some(of_other_name)] {
         // Each lie is one's who is not known there.
         let liar = ask(&after, "x", &second, Some(ticket), seal);
-        assert_eq!(liar.told["outcome"], "queued", "{seal:?}: it is no error");
+        assert_eq!(liar.told["outcome"], "waiting", "{seal:?}: it is no error");
         assert!(liar.place().0 > queued[1].place().0, "{seal:?}: {}", liar.told);
         after.signal("x", &second);
     }
@@ -108,5 +108,5 @@ fn an_identity_is_of_no_use_to_a_client_with_another_key() {
     }
     let again = ask(&honest, "x", &first, Some(ticket), Some(seal));
     assert_eq!((&again.told["ahead"], again.place().0), (&json!(0), ticket));
-    assert_eq!(ask(&honest, "x", &holder, None, None).told["outcome"], "held");
+    assert_eq!(ask(&honest, "x", &holder, None, None).told["outcome"], "holding");
 }

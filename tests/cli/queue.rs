@@ -80,7 +80,7 @@ fn an_idle_waiter_uses_no_processor_and_is_never_woken() {
         let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
         lines.map(String::from).collect::<Vec<_>>()
     };
-    // Let them get to sleep: those behind may still be at the mutex.
+    // Let them get to sleep: later ones may still be at the mutex.
     wait_until("all sleep", || waiters.iter().all(|waiter| state(waiter.pid()) == Some('S')));
     std::thread::sleep(Duration::from_millis(300));
     let before: Vec<_> = waiters.iter().map(switches).collect();
@@ -90,7 +90,7 @@ fn an_idle_waiter_uses_no_processor_and_is_never_woken() {
 }
 
 #[test]
-fn a_killed_waiter_delays_nobody() {
+fn a_killed_waiter_delays_no_other() {
     let world = World::new();
     let holder = world.holder(&[]);
     let mut waiters: Vec<_> =
@@ -131,7 +131,7 @@ fn where_both_processes_die_at_once_a_descendant_that_lives_keeps_the_permit() {
     let waiter = world.waiter(&[], "echo ran");
     holder.kill_both();
     wait_until("the command died with semrun", || !is_alive(command));
-    assert!(is_alive(descendant.0), "nobody is left to kill it");
+    assert!(is_alive(descendant.0), "no process is left to kill it");
     shows(&world.script(&["-n"], "echo no").output().unwrap(), 75, "", "");
     assert_eq!(world.waiters(), [waiter.id()]);
     assert!(matches!(state(waiter.pid()), Some('S')));
@@ -171,7 +171,7 @@ fn a_stopped_waiter_is_passed_over_and_takes_its_place_back() {
 }
 
 #[test]
-fn a_stopped_waiter_does_not_make_a_free_permit_busy_for_those_who_do_not_wait() {
+fn a_stopped_waiter_does_not_make_a_free_permit_busy_for_clients_that_do_not_wait() {
     let world = World::new();
     let mut holder = world.holder(&[]);
     let waiter = world.waiter(&[], "echo waited >> order");
@@ -201,7 +201,7 @@ fn a_process_that_is_stopped_with_the_mutex_is_named_and_signals_are_obeyed_mean
         Running::start(world.run(["true"]).stderr(fs::File::create(world.path("stderr")).unwrap()));
     let line = content(&world.path("stderr"));
     assert!(line.contains(&format!("process {}", culprit.id())), "{line}");
-    // Who does not want to wait is told so instead, after a few seconds.
+    // A client that does not want to wait is told so after a few seconds.
     let words = ["'x'", &format!("process {} keeps the files locked", culprit.id())];
     fails(&world.run(["-n", "true"]).output().unwrap(), 69, &words);
     fails(&world.semrun(["status", "x"]).output().unwrap(), 69, &words);
@@ -258,7 +258,7 @@ fn a_dead_waiter_does_not_hide_the_stopped_ones_behind_it() {
 }
 
 #[test]
-fn after_a_killed_holder_whoever_comes_next_wakes_those_behind_stopped_waiters() {
+fn after_a_killed_holder_the_next_client_wakes_waiters_after_stopped_ones() {
     let world = World::new();
     let holder = world.holder(&[]);
     let stopped: Vec<_> = (0..4).map(|_| world.waiter(&[], "")).collect();
@@ -268,13 +268,13 @@ fn after_a_killed_holder_whoever_comes_next_wakes_those_behind_stopped_waiters()
     }
     holder.kill_both();
     wait_until("its command is dead as well", || world.holders().is_empty());
-    // Does not wait, and is not before those who do.
+    // Does not wait, and does not go before waiters.
     shows(&world.script(&["-n"], "echo no").output().unwrap(), 75, "", "");
     assert_eq!(waiter.finish().stdout, b"ran\n");
 }
 
 #[test]
-fn a_waiter_that_hangs_is_passed_over_too_and_nobody_spins() {
+fn a_waiter_that_hangs_is_passed_over_too_and_no_waiter_spins() {
     let world = World::on_this_machine();
     // Neither stopped nor able to go on: frozen with its container.
     let script = "
@@ -299,7 +299,7 @@ fn a_waiter_that_hangs_is_passed_over_too_and_nobody_spins() {
     let output = world.with_mounts(script);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let words: Vec<_> = stdout.split_whitespace().collect();
-    // Nobody overtakes, and the one that hung finds its turn when it can go on.
+    // No waiter overtakes another, and the one that hung finds its turn when it can go on.
     let expected = ["left", "1", "30", "next", "3", "late", "1", "hung"];
     assert_eq!(words, expected, "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -346,7 +346,7 @@ fn a_full_disk_does_not_throw_waiters_out_of_the_queue() {
         fill
         touch go
         # Nearly always: the files of the holder may be gone first, and make room.
-        for i in $(seq 100); do grep -q 'keep trying: No space left' said && break; sleep 0.02; done
+        for i in $(seq 100); do grep -q 'retrying: No space left' said && break; sleep 0.02; done
         rm disk/[0-9]*; wait $waiter";
     let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "waited\n", "{output:?}");
@@ -362,9 +362,9 @@ fn a_full_disk_does_not_cost_the_first_in_line_its_turn() {
         done
         fill
         $semrun limit x 2 >&2
-        while ! grep -q 'keep trying: No space left' said.1; do sleep 0.02; done
+        while ! grep -q 'retrying: No space left' said.1; do sleep 0.02; done
         # The second one would pass over one before it that does not hear, and try for itself.
-        for i in $(seq 60); do ! grep 'keep trying' said.2 || break; sleep 0.05; done
+        for i in $(seq 60); do ! grep 'retrying' said.2 || break; sleep 0.05; done
         rm disk/[0-9]*; while ! grep -q got said.2; do sleep 0.02; done; touch go; wait";
     let output = world.with_mounts(&held_on_a_small_disk(script));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n2\n", "{output:?}");

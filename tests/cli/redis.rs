@@ -90,8 +90,8 @@ fn another_ttl_is_warned_of_and_an_error_if_it_has_to_be_the_same() {
     let world = World::in_redis();
     let _holder = world.holder(&["--ttl", "10s", "-l", "2"]);
     let output = world.script(&["-l", "2", "--ttl", "7s"], "").output().unwrap();
-    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until nobody \
-                   uses it; not the 7s asked for\n";
+    let warning = "semrun: warning: 'x' is in use with a TTL of 10s, which counts until it is \
+                   idle; not the 7s asked for\n";
     shows(&output, 0, "", warning);
     let strict = ["-l", "2", "--ttl", "7s", "--strict-limit"];
     let output = world.script(&strict, "echo no").output().unwrap();
@@ -124,7 +124,7 @@ fn status_lists_what_is_under_the_prefix_and_shows_leases_tokens_and_foreign_hol
         let output = world.semrun([&["status"], arguments].concat()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    let (code, table) = status(&[]);
+    let (code, table) = status(&["-v"]);
     let headings: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!(headings, ["theirs: 1 of 1 held, 0 waiting", "x: 2 of 2 held, 0 waiting"]);
     assert_eq!(code, Some(75));
@@ -187,7 +187,7 @@ fn nothing_that_is_said_on_either_side_holds_a_secret() {
 }
 
 fn shows_refused(output: &std::process::Output) {
-    fails(output, 78, &["can be read by everybody"]);
+    fails(output, 78, &["every user of this machine can read it"]);
 }
 
 fn chmod(file: &std::path::Path, mode: &str) {
@@ -202,7 +202,7 @@ fn a_server_that_will_not_do_is_one_line_and_the_command_never_starts() {
         fails(&output, code, words);
         assert!(!world.path("started").exists());
     };
-    // Somebody else's key.
+    // Another program's key.
     let _: String = world.server().ask(&["SET", "semrun-x", "1"]);
     never(&mut world.run([""; 0]), 69, &["holds something that is not a semaphore"]);
     // One that throws permits away.
@@ -213,16 +213,16 @@ fn a_server_that_will_not_do_is_one_line_and_the_command_never_starts() {
     }
     let run = world.semrun(["--name", "y", "--allow-eviction", "true"]).output().unwrap();
     shows(&run, 0, "", "");
-    // Nobody there: tried for a while, but not longer than somebody wants to wait.
+    // No server there: retried for a while, but not longer than the user wants to wait.
     let started = Instant::now();
-    let nobody = ["--backend", "redis://127.0.0.1:1", "-w", "0.5"];
-    never(&mut world.run(nobody), 69, &["127.0.0.1:1", "Connection refused"]);
+    let nowhere = ["--backend", "redis://127.0.0.1:1", "-w", "0.5"];
+    never(&mut world.run(nowhere), 69, &["127.0.0.1:1", "Connection refused"]);
     assert!(started.elapsed() < Duration::from_secs(4));
     let started = Instant::now();
     never(&mut world.run(["--backend", "redis://127.0.0.1:1"]), 69, &["Connection refused"]);
     let tried = started.elapsed();
     assert!(tried > Duration::from_secs(3) && tried < Duration::from_secs(10), "{tried:?}");
-    never(&mut world.run(["--backend", "redis://nobody.invalid", "-n"]), 69, &["nobody.invalid"]);
+    never(&mut world.run(["--backend", "redis://no.invalid", "-n"]), 69, &["no.invalid"]);
     let missing = format!("redis+unix://{}", world.path("missing.sock").display());
     never(&mut world.run(["--backend", &missing, "-n"]), 69, &["No such file"]);
     never(&mut world.run(["--backend", &format!("{}/99", world.backend())]), 69, &["no database"]);

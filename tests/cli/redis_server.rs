@@ -37,7 +37,7 @@ impl RedisServer {
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
         let environment = environment.to_vec();
         for _ in 0..20 {
-            // Free now; if somebody takes it meanwhile, another will do.
+            // Free now; if another process takes it meanwhile, another port will do.
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             if let Some(process) = launch(&directory, port, &options, &environment) {
                 return Self { process, directory, port, options, environment };

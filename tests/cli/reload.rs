@@ -77,7 +77,7 @@ fn what_is_open_stays_open_when_its_key_is_removed_and_what_is_next_is_refused()
     let other = Client::new(server.port(), KEY);
     let observed = || other.observe("x")["nodes"].as_object().unwrap().contains_key(&holds.id);
     assert!(observed());
-    // Who has a key gives it back.
+    // A client that has a key gives it back.
     assert_eq!(other.signal("x", &holds.id).status, 200);
     assert_eq!(holds.monitor.answer().status, 200);
 }
@@ -121,7 +121,7 @@ fn a_bad_file_leaves_all_as_it_was() {
     let bad: [(&Path, &dyn Fn(), &str); 7] = [
         (&keys, &|| server.write_keys("short\n"), "the key in line 1 is shorter"),
         (&keys, &|| fs::remove_file(&keys).unwrap(), "No such file"),
-        (&keys, &|| allow(&keys, 0o604), "can be read by everybody"),
+        (&keys, &|| allow(&keys, 0o604), "every user of this machine can read it"),
         (&cert, &|| fs::write(&cert, "junk").unwrap(), "no certificate in --tls-cert"),
         (&cert, &|| drop(fs::copy(file("client.pem"), &cert)), "do not fit"),
         (&cert, &|| allow(&cert, 0o664), "can be written by others"),
@@ -157,7 +157,7 @@ fn allow(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_new_certificate_greets_those_who_come_and_holders_keep_their_connections() {
+fn a_new_certificate_greets_new_clients_and_holders_keep_their_connections() {
     let (directory, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (directory, other) = (directory.path(), other.path());
     let world = encrypted(directory, &["--log", "debug"]);
@@ -202,8 +202,8 @@ fn clients_show_a_certificate_beside_their_key() {
         over_tls(&world, &["--ca-file", &authority, "--client-cert", &cert, "--client-key", &key])
     };
     let without = || over_tls(&world, &["--ca-file", &authority]);
-    let wanted = ["asks for a certificate of ours", "--client-cert"];
-    let refused = ["refuses our certificate", "--client-cert"];
+    let wanted = ["asks for a client certificate", "--client-cert"];
+    let refused = ["refuses the client certificate", "--client-cert"];
     for _ in 0..10 {
         fails(&without(), 69, &wanted);
     }

@@ -30,7 +30,7 @@ fn tokens(world: &World) -> Vec<u64> {
 }
 
 #[test]
-fn with_a_state_directory_a_restart_stops_nobody_and_grants_nothing_twice() {
+fn with_a_state_directory_a_restart_stops_no_holder_and_grants_nothing_twice() {
     const LIMIT: &str = "2";
     let mut world = remembering();
     let options = ["-l", LIMIT, "--ttl", TTL];
@@ -113,7 +113,7 @@ fn without_a_state_directory_a_restart_stops_what_runs_and_the_server_says_so_be
     let output = holder.finish();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(76), "{stderr}");
-    assert!(stderr.contains("may be somebody else's by now"), "{stderr}");
+    assert!(stderr.contains("another client may hold the permit"), "{stderr}");
     assert!(members.iter().all(|pid| !is_alive(*pid)));
     let _holder = world.holder(&[]);
     assert!(tokens_of(&world) > before, "tokens grow even so");
@@ -145,7 +145,7 @@ fn after_another_boot_nothing_is_granted_until_the_longest_lease_is_over() {
     let waiter = world.waiter(&[], "echo later");
     let output = waiter.finish();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "later\n");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("nobody is granted a permit for"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no permit is granted for"));
     assert!(started.elapsed() > Duration::from_secs(5));
 }
 
@@ -241,7 +241,7 @@ fn who_waits_comes_before_others_after_a_restart_even_if_the_permit_is_free_then
     std::thread::sleep(Duration::from_millis(300));
     server(&mut world).start_again();
     let other = world.run(["-n", "--", "sh", "-c", "echo other >> order"]).output().unwrap();
-    assert_eq!(other.status.code(), Some(75), "not free for one who comes later");
+    assert_eq!(other.status.code(), Some(75), "not free for a later client");
     holder.finish();
     for waiter in waiters {
         shows(&waiter.finish(), 0, "", "");
@@ -249,7 +249,7 @@ fn who_waits_comes_before_others_after_a_restart_even_if_the_permit_is_free_then
     assert_eq!(world.lines("order"), ["0", "1", "2", "3"]);
 }
 
-/// The original ends when it hears of somebody whom it does not know.
+/// The original crashes when it is told of a client that it does not know.
 #[test]
 fn a_server_of_the_other_kind_in_its_place_survives_our_holders() {
     let mut world = world();

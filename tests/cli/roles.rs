@@ -14,7 +14,7 @@ const VIEWS: &str = "a-key-that-views";
 const DEPLOYS: &str = "a-key-that-deploys";
 const RULES_DEPLOYS: &str = "a-key-that-rules-deploys";
 
-const OURS: (&str, &str) = ("x-semrun", "1");
+const OURS: (&str, &str) = ("x-semrun", "2");
 const NIL: &str = "00000000-0000-0000-0000-000000000000";
 
 fn server(options: &[&str]) -> CloudServer {
@@ -83,7 +83,7 @@ fn ask(client: &Client, name: &str, id: &str) -> Answer {
 /// A request about a permit that our own client makes.
 fn about(client: &Client, action: &str, name: &str, id: &str, more: &[(&str, &str)]) -> Answer {
     let headers = [&[OURS, ("x-client-uuid", id)], more].concat();
-    client.get(&format!("/semrun/{action}?name={name}"), &headers)
+    client.post(&format!("/semrun/{action}?name={name}"), &headers)
 }
 
 fn logged(world: &World, words: &str) -> bool {
@@ -108,7 +108,7 @@ fn a_key_that_views_sees_that_permits_are_taken_and_does_nothing() {
     for action in ["register", "monitor", "wait", "signal"] {
         is_forbidden(&views.get(&path(action, "x"), &[("x-client-uuid", &id)]), "its role is view");
     }
-    for action in ["renew", "return", "evict", "limit"] {
+    for action in ["renew", "return", "revoke", "limit"] {
         let how = [("x-semrun-how", "now"), ("x-semrun-limit", "2")];
         is_forbidden(&about(&views, action, "x", &id, &how), "its role is view");
     }
@@ -130,7 +130,7 @@ fn a_key_that_uses_keeps_and_gives_back_what_is_its_own_and_nothing_else() {
     let world = world(&[]);
     let (mine, other) = (client(&world, USES), client(&world, USES_TOO));
     let id = Uuid::new_v4().to_string();
-    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"held""#));
+    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"holding""#));
     let no = "to what another key has taken";
     is_forbidden(&ask(&other, "x", &id), no);
     for action in ["monitor", "wait", "signal"] {
@@ -140,18 +140,18 @@ fn a_key_that_uses_keeps_and_gives_back_what_is_its_own_and_nothing_else() {
     }
     is_forbidden(&about(&other, "renew", "x", &id, &[]), no);
     is_forbidden(&about(&other, "return", "x", &id, &[]), no);
-    is_forbidden(&about(&mine, "evict", "x", &id, &[("x-semrun-how", "now")]), "its role is use");
+    is_forbidden(&about(&mine, "revoke", "x", &id, &[("x-semrun-how", "now")]), "its role is use");
     is_forbidden(&about(&mine, "limit", "x", &id, &[("x-semrun-limit", "2")]), "its role is use");
     is_forbidden(&mine.patch("{}"), "its role is use");
     fails(&release(&world, USES_TOO, &id, &[]), 69, &[no]);
     let revoked = release(&world, USES, &id, &["--force", "--now"]);
     let said = String::from_utf8_lossy(&revoked.stderr);
     assert!(revoked.status.code() == Some(69) && said.contains("its role is use"), "{said}");
-    // Of another name nobody knows it, and it cannot be ended from there.
+    // Under another name it is unknown, and cannot be ended from there.
     let headers = [OURS, ("x-client-uuid", &*id)];
     assert_eq!(other.get(&path("signal", "y"), &headers).status, 404);
-    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"held""#));
-    assert!(about(&mine, "renew", "x", &id, &[]).body.contains(r#""outcome":"held""#));
+    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"holding""#));
+    assert!(about(&mine, "renew", "x", &id, &[]).body.contains(r#""outcome":"holding""#));
     // What waits is told that there is a holder, and no more.
     let busy = ask(&other, "x", &Uuid::new_v4().to_string()).body;
     let busy: Value = serde_json::from_str(&busy).unwrap();
@@ -202,7 +202,7 @@ fn a_key_for_some_names_knows_no_other() {
         is_forbidden(&deploys.get(&path(action, "x"), &[("x-client-uuid", &id)]), no);
         is_forbidden(&deploys.get(&path(action, "x"), &[OURS, ("x-client-uuid", &id)]), no);
     }
-    for action in ["renew", "return", "evict", "limit"] {
+    for action in ["renew", "return", "revoke", "limit"] {
         let how = [("x-semrun-how", "now"), ("x-semrun-limit", "2")];
         is_forbidden(&about(&deploys, action, "x", &id, &how), no);
         is_forbidden(&about(&deploys, action, "deploy", &id, &how), no);
@@ -236,7 +236,7 @@ fn a_key_for_some_names_knows_no_other() {
 fn what_was_taken_with_a_key_is_its_own_after_a_restart() {
     let mut world = world(&["--state-dir", "state"]);
     let id = Uuid::new_v4().to_string();
-    assert!(ask(&client(&world, USES), "x", &id).body.contains(r#""outcome":"held""#));
+    assert!(ask(&client(&world, USES), "x", &id).body.contains(r#""outcome":"holding""#));
     let node = client(&world, USES).wait_on_semaphore("y");
     let server = world.cloud.as_mut().unwrap();
     server.kill();
@@ -248,7 +248,9 @@ fn what_was_taken_with_a_key_is_its_own_after_a_restart() {
     is_forbidden(&client(&world, USES_TOO).signal("y", &node.id), no);
     fails(&release(&world, USES_TOO, &id, &[]), 69, &[no]);
     assert!(
-        about(&client(&world, USES), "renew", "x", &id, &[]).body.contains(r#""outcome":"held""#)
+        about(&client(&world, USES), "renew", "x", &id, &[])
+            .body
+            .contains(r#""outcome":"holding""#)
     );
     assert_eq!(client(&world, USES).signal("y", &node.id).status, 200);
     shows(&release(&world, USES, &id, &[]), 0, "", "");
@@ -273,7 +275,7 @@ fn no_client_switches_off_the_record_of_what_it_does_to_others() {
     }
     let id = Uuid::new_v4().to_string();
     ask(&client(&world, USES), "x", &id);
-    assert!(about(&boss, "evict", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
+    assert!(about(&boss, "revoke", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
     let node = client(&world, USES_TOO).wait_on_semaphore("x");
     assert_eq!(boss.signal("x", &node.id).status, 200);
     let registered = client(&world, USES).register("x");
@@ -284,7 +286,7 @@ fn no_client_switches_off_the_record_of_what_it_does_to_others() {
     for line in [
         "server: the log is changed by boss from 127.0.0.1: server.info off, server.alert stays on"
             .into(),
-        format!("server: [x:{id}:boss] took away at once what was taken with web1 from 127.0.0.1"),
+        format!("server: [x:{id}:boss] revoked at once what was taken with web1 from 127.0.0.1"),
         format!("server: [x:{}:boss] gave back what was taken with web2 from 127.0.0.1", node.id),
         format!(
             "server: [x:{registered}:boss] attached to what was taken with web1 from 127.0.0.1"
@@ -332,8 +334,8 @@ fn who_fills_the_pipe_of_the_log_hides_nothing_that_it_does_to_others() {
     }
     let id = Uuid::new_v4().to_string();
     ask(&web, "x", &id);
-    assert!(about(&boss, "evict", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
-    let line = format!("server: [x:{id}:boss] took away at once what was taken with web1");
+    assert!(about(&boss, "revoke", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
+    let line = format!("server: [x:{id}:boss] revoked at once what was taken with web1");
     let mut said = vec![0; 1 << 20];
     let filled = server.stderr.as_mut().unwrap().read(&mut said).unwrap();
     assert!(filled > 50_000 && !String::from_utf8_lossy(&said[..filled]).contains(&line));

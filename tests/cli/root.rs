@@ -1,6 +1,6 @@
 use std::process::Command;
 
-/// A program that runs as root, by sudo where we are somebody else.
+/// A program that runs as root, by sudo where we are another user.
 pub(crate) fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);

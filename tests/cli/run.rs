@@ -63,7 +63,7 @@ fn options_end_at_the_first_operand() {
         .output()
         .unwrap();
     shows(&output, 7, "-n --name y ", "");
-    // Behind --name a subcommand's name is a command.
+    // After --name a subcommand's name is a command.
     fails(&world.run(["status"]).output().unwrap(), 127, &["status"]);
 }
 
@@ -76,7 +76,7 @@ fn a_command_string_runs_in_the_users_shell() {
 }
 
 #[test]
-fn busy_is_75_and_silent_for_those_who_do_not_wait() {
+fn busy_is_75_and_silent_for_clients_that_do_not_wait() {
     let world = World::new();
     let _holder = world.holder(&[]);
     for options in
@@ -107,7 +107,8 @@ fn a_wait_that_runs_out_is_75_and_leaves_the_queue() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     let lines: Vec<_> = stderr.lines().collect();
     let [start, end] = lines[..] else { panic!("{stderr}") };
-    assert!(start.starts_with("semrun: waiting for 'x', 1st in line; held for 0."), "{start}");
+    let words = " for 'x', 1st in line; held for ";
+    assert!(start.starts_with("semrun: waiting ") && start.contains(words), "{start}");
     assert!(start.contains("s by sh (pid "), "{start}");
     assert_eq!(end, "semrun: gave up waiting for 'x' after 0.2s");
     assert_eq!(world.waiters(), [0; 0]);
@@ -142,9 +143,9 @@ fn a_log_gets_one_line_when_the_waiting_starts_and_one_when_it_ends() {
     shows(&quiet.finish(), 0, "ran\n", "");
 }
 
-/// A first process of a container that collects nobody else's children would keep each as a zombie.
+/// A first process of a container that collects only its own children would keep others as zombies.
 #[test]
-fn whoever_waits_for_semrun_has_waited_for_all_of_it() {
+fn a_process_that_waits_for_semrun_has_waited_for_all_of_it() {
     World::everywhere(|world| {
         let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
         // What took part in the work and was waited for counts as a child of the shell.
@@ -254,7 +255,7 @@ fn what_was_ignored_at_the_start_stays_ignored_for_the_command() {
         shell.args(["-c", setup, "sh"]).args(command).envs(world.environment());
         let stdout = String::from_utf8(shell.output().unwrap().stdout).unwrap();
         let mask = u64::from_str_radix(stdout.split_whitespace().nth(1).unwrap(), 16).unwrap();
-        // Two are the C library's own, and nobody can send them to any purpose.
+        // Two are the C library's own, and sending them serves no purpose.
         mask & !(1 << 31 | 1 << 32)
     };
     assert_eq!(ignored(&semrun, script), ignored(&semrun[4..], script));
@@ -282,7 +283,7 @@ fn another_limit_than_the_one_in_force_gets_a_warning_and_the_one_in_force() {
     let output = world.script(&["-l", "5", "-n"], "echo ran").output().unwrap();
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("limit of 2") && stderr.contains("not the 5"), "{stderr}");
+    assert!(stderr.contains("limit 2") && stderr.contains("your limit 5"), "{stderr}");
     let _second = world.holder(&["-l", "2"]);
     let output = world.script(&["-q", "-l", "5", "-n"], "echo ran").output().unwrap();
     shows(&output, 75, "", "");
@@ -297,4 +298,32 @@ fn a_name_on_the_command_line_counts_more_than_the_variable() {
     let mut command = world.run(["sh", "-c", "echo $SEMRUN_PERMIT"]);
     let output = command.env("SEMRUN_NAME", "from-variable").output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("@x\n"));
+}
+
+#[test]
+fn verbose_says_who_holds_what_is_busy_and_nothing_else_does() {
+    let world = World::with_details();
+    let holder = world.holder(&["--label", "nightly"]);
+    shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
+    let output = world.run(["-n", "-v", "true"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{stderr}");
+    let who = format!("s by nightly (pid {}, ", holder.id());
+    assert!(stderr.contains("semrun: 'x' is busy; held for ") && stderr.contains(&who), "{stderr}");
+}
+
+#[test]
+fn who_waits_for_a_permit_that_is_kept_is_not_told_of_a_process_that_has_ended() {
+    World::everywhere(|world| {
+        let kept = ["--min-hold", "10m", "--label", "nightly", "true"];
+        assert!(world.run(kept).status().unwrap().success());
+        let output = world.run(["-w", "0.2", "true"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(75), "{stderr}");
+        assert!(stderr.contains("; kept for another 9m 5"), "{stderr}");
+        assert!(
+            stderr.contains("s (--min-hold of nightly, ") && !stderr.contains("pid"),
+            "{stderr}"
+        );
+    });
 }

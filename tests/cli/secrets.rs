@@ -104,12 +104,12 @@ fn a_secret_that_others_can_read_is_said() {
         let output = run.args(options).args(["--", "true"]).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    let typed = "the password in --backend can be seen by everybody";
+    let typed = "every user of this machine can see the password in --backend";
     let local = "redis://:hunter2@127.0.0.1:1";
     assert_eq!(run(local, &[]).matches(typed).count(), 1);
     assert!(!run(local, &["-q"]).contains(typed));
     assert!(!run("redis://127.0.0.1:1", &[]).contains("warning"));
-    // Where it goes over the network, to an address that is nobody's.
+    // Where it goes over the network, to an address that no host has.
     let (key, password) = ("the API key can be read", "the password can be read on the network");
     assert_eq!(run("http://192.0.2.1:1", &["-v"]).matches(key).count(), 1);
     assert_eq!(run("redis://:hunter2@192.0.2.1:1", &["-v"]).matches(password).count(), 1);

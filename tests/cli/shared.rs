@@ -1,7 +1,7 @@
 use super::support::World;
 
 /// Shell functions for tests with several users: `alice` and `bob` share a group, `mallory` has
-/// none of it. Nobody of that number is in the user database.
+/// none of it. None of these numbers is in the user database.
 pub(crate) const USERS: &str = "
     chmod 755 .; cp $semrun semrun; semrun=$PWD/semrun
     user() { echo setpriv --reuid=$1 --regid=$1 $2 --; }
@@ -21,7 +21,7 @@ pub(crate) fn shows_as_users(world: &World, script: &str, stdout: &str) {
     assert!(output.status.success(), "{stderr}");
 }
 
-/// Two users take turns, one is killed, and the other cleans up behind it.
+/// Two users take turns, one is killed, and the other cleans up after it.
 const SHARE: &str = "
     export SEMRUN_BACKEND=file://$PWD/shared
     mkdir -m 777 notes
@@ -124,7 +124,7 @@ fn a_directory_that_cannot_be_written_is_an_error_that_says_so() {
         $semrun --backend file://$PWD/hidden --name x -- echo no 2>three || echo $?
         grep -c 'Read-only file system' three
         ls readable";
-    shows_as_users(&world, script, "69\n69\n1\n1\nx: free\n69\n1\n");
+    shows_as_users(&world, script, "69\n69\n1\n1\nx: free; this name has not been used\n69\n1\n");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         HOME=/nowhere XDG_STATE_HOME=/nowhere $alice $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         env -i $(command -v setpriv) --reuid=61001 --clear-groups $semrun -v --name x -- true 2>&1 | where | sed s:$PWD:.:
         stat -c %a home/.local home/.local/state/semrun
-        # With a umask that would take everything from everybody, the owner included.
+        # With a umask that takes all rights from all users, the owner included.
         rm -r home/.local; umask 777; $alice $semrun --name x -- echo fine; umask 22
         stat -c %a home/.local home/.local/state/semrun home/.local/state/semrun/x/mutex
         # A home that others could put another one's files into.
@@ -150,11 +150,11 @@ fn the_default_directory_is_the_same_for_cron_and_a_login_shell() {
         grep -c 'lies in .*/home, which can be written by others' open
         # A home that cannot be written, and one that is missing.
         mount -t tmpfs -o ro none home
-        $alice $semrun status
+        $alice $semrun status | grep -c 'no semaphores in file:///.*/home/.local/state/semrun'
         $alice $semrun -v --name x -- true 2>&1 | where
         umount home; rm -r home
         $alice $semrun -v --name x -- true 2>&1 | where
-        # Nobody whom the database knows.
+        # A user that the database does not know.
         $bob $semrun -v --name x -- true 2>&1 | where
         stat -c '%a %u' /var/tmp/semrun-61002";
     let expected = "\
@@ -169,6 +169,7 @@ fine
 600
 69
 1
+1
 file:///var/tmp/semrun-61001
 file:///var/tmp/semrun-61001
 file:///var/tmp/semrun-61002
@@ -178,7 +179,7 @@ file:///var/tmp/semrun-61002
 }
 
 #[test]
-fn somebody_elses_directory_in_var_tmp_is_not_walked_into() {
+fn another_users_directory_in_var_tmp_is_not_walked_into() {
     let world = World::new();
     let script = "
         mount -t tmpfs none /var/tmp; chmod 1777 /var/tmp
@@ -210,14 +211,14 @@ fn status_of_many_needs_no_threads() {
         export SEMRUN_CONFIG=/dev/null SEMRUN_BACKEND=file://$PWD/shared
         $mallory $semrun limit x1 2 > /dev/null
         for number in $(seq 2 500); do echo cp -a shared/x1 shared/x$number; done | sh
-        $mallory prlimit --nproc=1 $semrun status 2>&1 | grep -c 'x[0-9]*: free'
+        $mallory prlimit --nproc=1 $semrun status --json 2>&1 | grep -c 'limit.: 2'
         ";
     shows_as_users(&world, script, "500\n");
 }
 
 #[test]
 fn a_command_of_another_user_keeps_the_permit_until_it_ends() {
-    // As with sudo: semrun may not kill it, so it must not let anybody else in.
+    // As with sudo: semrun may not kill it, so it must not let another client in.
     let world = World::new();
     let script = "
         mkdir -m 700 permits; chown 61001 permits; mkdir -m 777 notes
@@ -228,7 +229,7 @@ fn a_command_of_another_user_keeps_the_permit_until_it_ends() {
         job=$!
         while [ ! -e notes/held ]; do nap; done
         kill -TERM $job
-        while [ ! -s said ]; do nap; done
+        until grep -q 'not allowed to kill' said; do nap; done
         $alice $semrun --name x -n -- echo no || echo busy $?
         touch notes/go
         wait $job || echo $?

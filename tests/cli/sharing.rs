@@ -16,7 +16,7 @@ fn a_foreign_release_is_noticed_soon_and_a_foreign_crash_after_two_ttls() {
     let _: i64 = server.ask(&["ZREM", "semrun-x", foreign]);
     let released = Instant::now();
     assert_eq!(waiter.finish().stdout, b"ran\n");
-    assert!(released.elapsed() < Duration::from_secs(2), "nobody is woken, so it has to look");
+    assert!(released.elapsed() < Duration::from_secs(2), "no waiter is woken, so it has to look");
 
     // Expired a second ago: PassBuddy counts it for four more.
     let _: i64 = server.ask(&["ZADD", "semrun-x", &(now() - 1_000).to_string(), foreign]);

@@ -207,7 +207,7 @@ fn waiting_for_orphans_ends_with_term() {
     let daemon = pid_in(&world.path("daemon"));
     wait_until("only the daemon is left", || children_of(run.pid()) == ["sleep"]);
     run.signal(Signal::TERM);
-    shows(&run.finish(), 0, "", "");
+    shows(&run.finish(), 0, "", "semrun: got SIGTERM, stopping the command\n");
     assert!(!is_alive(daemon));
 }
 
@@ -355,4 +355,24 @@ fn a_signal_that_came_through_semrun_is_not_spread_to_its_group() {
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &script]).envs(world.environment());
     shows(&shell.output().unwrap(), 0, "124\n", "");
+}
+
+#[test]
+fn why_a_command_is_stopped_is_said_in_one_line() {
+    for (options, signal, said) in [
+        (&[][..], Signal::TERM, "semrun: got SIGTERM, stopping the command\n"),
+        (&[], Signal::HUP, "semrun: got SIGHUP, stopping the command\n"),
+        (&["-q"], Signal::TERM, ""),
+        // The command decides what it does about it.
+        (&[], Signal::INT, ""),
+    ] {
+        let world = World::new();
+        let script = "echo $$ > command; exec sleep 1000";
+        let run = Running::start(&mut world.script(options, script));
+        content(&world.path("command"));
+        run.signal(signal);
+        let output = run.finish();
+        died_of(&output, signal);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), said, "{options:?} {signal:?}");
+    }
 }

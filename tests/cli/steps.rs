@@ -44,7 +44,7 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         assert_eq!((&holder["label"], &holder["detached"]), (&"release 7".into(), &true.into()));
         assert_eq!(
             (&holder["permit"], &holder["state"]),
-            (&permit.as_str().into(), &"held".into())
+            (&permit.as_str().into(), &"holding".into())
         );
         let left = lease_left(world);
         assert!((10_000..=20_000).contains(&left), "{left}");
@@ -55,7 +55,7 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         // Once more is as good as once.
         shows(&with_permit(world, "release", &permit, &[]).output().unwrap(), 0, "", "");
         let renewed = with_permit(world, "renew", &permit, &[]).output().unwrap();
-        fails(&renewed, 76, &[&permit, "held by nobody any more"]);
+        fails(&renewed, 76, &[&permit, "has no holder any more"]);
         // Of another semaphore it is no permit.
         let permit = acquired(world, &[]);
         let elsewhere = permit.replace("@x", "@y");
@@ -65,14 +65,14 @@ fn a_permit_outlives_who_acquired_it_until_it_is_given_back() {
         }
         shows(&with_permit(world, "release", &permit, &[]).output().unwrap(), 0, "", "");
         let mut left = world.leftovers();
-        // Whoever listens for its end is told for a while.
+        // A listener for its end can hear of it for a while.
         left.retain(|file| file != "done" && !file.contains(":wake:"));
         assert_eq!(left, [""; 0]);
     });
 }
 
 #[test]
-fn a_permit_that_nobody_renews_ends_with_its_lease_and_the_next_begins() {
+fn a_permit_that_is_not_renewed_ends_with_its_lease_and_the_next_begins() {
     World::everywhere(|world| {
         let begin = Instant::now();
         let permit = acquired(world, &["--ttl", "5s"]);
@@ -124,7 +124,7 @@ fn renewing_goes_on_while_a_process_lives_and_does_not_give_back() {
 }
 
 #[test]
-fn whoever_renews_hears_that_the_permit_is_gone() {
+fn a_renewal_hears_that_the_permit_is_gone() {
     World::everywhere(|world| {
         let permit = acquired(world, &["--ttl", "5s"]);
         wait_until("some of it is over", || lease_left(world) < 4_500);
@@ -204,7 +204,7 @@ fn acquiring_waits_in_turn_and_gives_up_as_a_run_does() {
         assert_eq!(document["ttl_ms"], 30_000);
         assert!(document["fencing_token"].as_u64().unwrap() > 0);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("waiting for 'x'") && stderr.contains("got 'x'"), "{stderr}");
+        assert!(stderr.contains(" for 'x', 1st in line") && stderr.contains("got 'x'"), "{stderr}");
     });
 }
 
@@ -220,7 +220,7 @@ fn a_permit_that_cannot_be_printed_is_given_back() {
 }
 
 #[test]
-fn nobody_renews_or_gives_back_what_a_running_command_has() {
+fn no_client_renews_or_gives_back_what_a_running_command_has() {
     World::everywhere(|world| {
         let _holder = world.holder(&["--label", "job"]);
         let permit = held(world);
@@ -232,7 +232,7 @@ fn nobody_renews_or_gives_back_what_a_running_command_has() {
         let elsewhere = permit.replace("@x", "@y");
         for subcommand in ["renew", "release"] {
             let output = with_permit(world, subcommand, &elsewhere, &[]).output().unwrap();
-            fails(&output, 76, &[&elsewhere, "held by nobody"]);
+            fails(&output, 76, &[&elsewhere, "has no holder"]);
         }
     });
     // A command may ask whether its own is still held.
@@ -241,11 +241,11 @@ fn nobody_renews_or_gives_back_what_a_running_command_has() {
     });
 }
 
-/// A lease so long that nobody hears of anything by its renewal.
+/// A lease so long that no renewal comes during the test.
 const LONG: [&str; 2] = ["--ttl", "1h"];
 
 #[test]
-fn who_is_evicted_stops_its_command_before_the_next_begins() {
+fn who_is_revoked_stops_its_command_before_the_next_begins() {
     World::everywhere(|world| {
         let script = "trap 'sleep 0.3; echo $$ gone >> order; exit' TERM; echo $$ > pid; \
                       while :; do sleep 0.05; done";
@@ -255,9 +255,9 @@ fn who_is_evicted_stops_its_command_before_the_next_begins() {
         let pid = pid_in(&world.path("pid"));
         let next = world.waiter(&LONG, "echo next >> order");
         let permit = held(world);
-        let evicted = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
-        let text = String::from_utf8(evicted.stdout).unwrap();
-        assert!(evicted.status.success() && text.contains("victim (pid "), "{text}");
+        let revoked = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
+        let text = String::from_utf8(revoked.stdout).unwrap();
+        assert!(revoked.status.success() && text.contains("victim (pid "), "{text}");
         assert!(text.contains("passes on when that has stopped"), "{text}");
         assert_eq!(next.finish().status.code(), Some(0));
         let order = fs::read_to_string(world.path("order")).unwrap();
@@ -288,35 +288,35 @@ fn a_permit_that_is_taken_at_once_passes_on_and_its_command_is_killed() {
 }
 
 #[test]
-fn a_command_that_does_not_stop_when_it_is_evicted_is_killed_when_its_permit_is_taken_at_once() {
+fn a_command_that_does_not_stop_when_it_is_revoked_is_killed_when_its_permit_is_taken_at_once() {
     World::everywhere(|world| {
         let options = [&LONG[..], &["--kill-after", "0"]].concat();
         let script = "trap 'echo told > told' TERM; echo $$ > pid; while :; do sleep 0.05; done";
         let victim = Running::start(&mut world.script(&options, script));
         let pid = pid_in(&world.path("pid"));
         let permit = held(world);
-        let evicts = |options: &[&str]| {
-            let evicted = with_permit(world, "release", &permit, options).output().unwrap();
-            assert!(evicted.status.success(), "{evicted:?}");
+        let revokes = |options: &[&str]| {
+            let revoked = with_permit(world, "release", &permit, options).output().unwrap();
+            assert!(revoked.status.success(), "{revoked:?}");
         };
-        evicts(&["--force"]);
+        revokes(&["--force"]);
         wait_until("the command was told", || world.path("told").exists());
-        assert_eq!(holder(world)["state"], "evicted");
-        evicts(&["--force", "--now"]);
+        assert_eq!(holder(world)["state"], "revoking");
+        revokes(&["--force", "--now"]);
         assert_eq!(victim.finish().status.code(), Some(76));
         assert!(!is_alive(pid));
     });
 }
 
 #[test]
-fn an_evicted_permit_that_was_acquired_cannot_be_renewed_and_ends_with_its_lease() {
+fn a_revoked_permit_that_was_acquired_cannot_be_renewed_and_ends_with_its_lease() {
     World::everywhere(|world| {
         let permit = acquired(world, &["--ttl", "5s"]);
-        let evicted = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
-        assert!(evicted.status.success());
-        assert_eq!(holder(world)["state"], "evicted");
+        let revoked = with_permit(world, "release", &permit, &["--force"]).output().unwrap();
+        assert!(revoked.status.success());
+        assert_eq!(holder(world)["state"], "revoking");
         let renewed = with_permit(world, "renew", &permit, &[]).output().unwrap();
-        fails(&renewed, 76, &["taken away"]);
+        fails(&renewed, 76, &["revoked"]);
         shows(&world.run(["-n", "true"]).output().unwrap(), 75, "", "");
         assert_eq!(world.run(["true"]).output().unwrap().status.code(), Some(0));
         // Its owner may be faster than the lease.
@@ -348,7 +348,7 @@ fn a_permit_of_another_program_is_only_taken_at_once() {
 }
 
 #[test]
-fn a_server_like_the_original_evicts_at_once_and_can_do_nothing_else_of_it() {
+fn a_server_like_the_original_revokes_at_once_and_can_do_nothing_else_of_it() {
     let world = World::in_cloud(CloudServer::like_node());
     for arguments in [
         &["acquire", "--name", "x"][..],
@@ -377,4 +377,52 @@ fn a_permit_around_the_shell_is_no_reason_to_wait_without_a_word() {
     let mut acquire = world.semrun(["acquire", "--name", "x", "-n"]);
     let output = acquire.env("SEMRUN_HELD", held).output().unwrap();
     fails(&output, 75, &["held around this command already"]);
+}
+
+#[test]
+fn the_one_holder_of_a_semaphore_is_revoked_by_its_name_and_of_several_one_is_to_be_chosen() {
+    World::everywhere(|world| {
+        let release =
+            |options: &[&str]| world.semrun([&["release"], options].concat()).output().unwrap();
+        fails(&release(&["--force", "x"]), 76, &["the permit of 'x' has no holder"]);
+        let acquire = || {
+            let acquired = world.semrun(["acquire", "--name", "x", "-l", "2"]).output().unwrap();
+            String::from_utf8(acquired.stdout).unwrap().trim().to_owned()
+        };
+        let [one, two] = [acquire(), acquire()];
+        let list = release(&["--force", "x"]);
+        fails(
+            &list,
+            64,
+            &["'x' has 2 holders", &format!("--permit {one}"), &format!("--permit {two}")],
+        );
+        fails(&release(&["x"]), 64, &["--force x"]);
+        fails(&release(&["--force", "--permit", &one, "x"]), 64, &["give one of them"]);
+        let returned = with_permit(world, "release", &one, &[]).output().unwrap();
+        assert!(returned.status.success(), "{returned:?}");
+        // The permit of the environment is not meant if another is named.
+        let mut release = world.semrun(["release", "--force", "x"]);
+        let revoked = release.env("SEMRUN_PERMIT", one.replace("@x", "@y")).output().unwrap();
+        let text = String::from_utf8_lossy(&revoked.stdout);
+        assert!(
+            revoked.status.success() && text.starts_with("revoking the permit of 'x'"),
+            "{revoked:?}"
+        );
+        assert_eq!(holder(world)["state"], "revoking");
+    });
+}
+
+#[test]
+fn a_permit_is_labelled_with_the_program_that_acquired_it() {
+    let world = World::with_details();
+    let script = world.path("nightly");
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\n{} acquire --name x --ttl 1m\nexit 0\n", super::support::SEMRUN),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(&script).envs(world.environment()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(holder(&world)["label"], "nightly");
 }

@@ -57,7 +57,7 @@ fn http(head: &str, body: &str) -> u16 {
 
 /// What takes itself for one of our servers.
 pub(crate) fn of_ours(body: &str) -> u16 {
-    http("200 OK\r\nx-semrun: 1", body)
+    http("200 OK\r\nx-semrun: 2", body)
 }
 
 /// Every command that asks a server, with little memory.
@@ -112,9 +112,9 @@ fn what_is_no_server_of_semaphores_is_known_at_once() {
     let page = "<html><body><h1>Sorry</h1></body></html>";
     let moved = "301 Moved Permanently\r\nLocation: https://elsewhere/semaphore";
     for (port, words) in [
-        (http(moved, page), "sends us on, to https://elsewhere/semaphore; name the server itself"),
-        (http("307 Temporary Redirect\r\nLocation: /x", page), "sends us on, to /x"),
-        (http("403 Forbidden", page), "refuses us (403 Forbidden)"),
+        (http(moved, page), "redirects to https://elsewhere/semaphore; name the server itself"),
+        (http("307 Temporary Redirect\r\nLocation: /x", page), "redirects to /x"),
+        (http("403 Forbidden", page), "refuses this client (403 Forbidden)"),
         (http("503 Service Unavailable", page), "does not answer (503 from a gateway in front"),
         (http("502 Bad Gateway", page), "does not answer (502 from a gateway in front"),
     ] {
@@ -135,7 +135,7 @@ fn what_is_no_server_of_semaphores_is_known_at_once() {
 fn what_cannot_be_so_is_not_believed() {
     let world = World::on_this_machine();
     let told = |limit: &str, ttl: &str, more: &str| {
-        format!(r#"{{"outcome":"held","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
+        format!(r#"{{"outcome":"holding","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
     };
     let century = "18446744073709551615";
     for body in [
@@ -146,11 +146,11 @@ fn what_cannot_be_so_is_not_believed() {
     ] {
         let backend = format!("http://127.0.0.1:{}", of_ours(&body));
         let mut run = world.run(["--backend", &backend, "-w", "3", "--", "touch", "started"]);
-        fails(&run.output().unwrap(), 69, &["says what cannot be so"]);
+        fails(&run.output().unwrap(), 69, &["reports what cannot be so"]);
     }
     let raw = |terms: &str| {
         format!(
-            "+OK\r\n+OK\r\n*0\r\n*11\r\n$4\r\nheld\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
+            "+OK\r\n+OK\r\n*0\r\n*11\r\n$7\r\nholding\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n:-1\r\n*6\r\n{terms}:0\r\n:0\r\n$0\r\n\r\n:0\r\n"
         )
     };
     for terms in [
@@ -160,7 +160,7 @@ fn what_cannot_be_so_is_not_believed() {
     ] {
         let backend = format!("redis://127.0.0.1:{}", saying(raw(terms)));
         let mut run = world.run(["--backend", &backend, "-w", "3", "--", "touch", "started"]);
-        fails(&run.output().unwrap(), 69, &["says what cannot be so"]);
+        fails(&run.output().unwrap(), 69, &["reports what cannot be so"]);
     }
     assert!(!world.path("started").exists(), "the command started");
     // A list without an end, and a holder since a year that no calendar has.
@@ -172,7 +172,7 @@ fn what_cannot_be_so_is_not_believed() {
     let page = format!(r#"{{"more":true,"semaphores":[{{"name":"a","look":{look}}}]}}"#);
     let status = |body: &str, name: &str| {
         let backend = format!("http://127.0.0.1:{}", of_ours(body));
-        let words = ["status", "--backend", &backend, name];
+        let words = ["status", "-v", "--backend", &backend, name];
         let words = words.into_iter().filter(|word| !word.is_empty());
         world.semrun(words).output().unwrap()
     };
@@ -188,7 +188,7 @@ fn a_server_that_grants_nothing_yet_is_not_busy() {
     let told = r#"{"outcome":"busy","limit":1,"ttl_ms":30000,"paused_ms":27000}"#;
     let backend = format!("http://127.0.0.1:{}", of_ours(told));
     let mut run = world.run(["--backend", &backend, "-n", "true"]);
-    fails(&run.output().unwrap(), 69, &["nobody is granted a permit for 27s yet"]);
+    fails(&run.output().unwrap(), 69, &["no permit is granted for 27s yet"]);
     let held = told.replace("\"ttl_ms\"", "\"held\":1,\"ttl_ms\"");
     let backend = format!("http://127.0.0.1:{}", of_ours(&held));
     shows(&world.run(["--backend", &backend, "-n", "true"]).output().unwrap(), 75, "", "");

@@ -16,7 +16,7 @@ use super::cloud_server::{CloudServer, KEY};
 use super::http::{Answer, Client, Pending, path};
 use super::support::{Running, World, children, fails, shows, wait_until};
 
-const OURS: (&str, &str) = ("x-semrun", "1");
+const OURS: (&str, &str) = ("x-semrun", "2");
 
 /// Connections that say so much and no more. Those that the server closes are opened again, until the
 /// crowd is dropped.
@@ -89,13 +89,13 @@ fn holding(client: &Client, name: &str, ttl_ms: u64) -> (Pending, String) {
     );
     let mut connection = client.open(&path("register", name), &[OURS, ("x-semrun-ask", &ask)]);
     let answer = connection.answer();
-    assert!(answer.body.contains(r#""outcome":"held""#), "{} {}", answer.status, answer.body);
+    assert!(answer.body.contains(r#""outcome":"holding""#), "{} {}", answer.status, answer.body);
     (connection, id)
 }
 
 fn renew(client: &Client, connection: &mut Pending, name: &str, id: &str) -> Answer {
     let headers = [OURS, ("x-api-key", &*client.key), ("x-client-uuid", id)];
-    connection.send("GET", &format!("/semrun/renew?name={name}"), &headers, "");
+    connection.send("POST", &format!("/semrun/renew?name={name}"), &headers, "");
     connection.answer()
 }
 
@@ -280,7 +280,7 @@ fn what_a_client_with_a_key_may_use_up_is_bounded_and_the_refusal_says_by_what()
     };
     let register = |name: &str| client.get(&path("register", name), &[]);
     let pin = |name: &str, limit: &str| {
-        client.get(&format!("/semrun/limit?name={name}"), &[OURS, ("x-semrun-limit", limit)])
+        client.post(&format!("/semrun/limit?name={name}"), &[OURS, ("x-semrun-limit", limit)])
     };
     assert_eq!([pin("a", "2"), pin("b", "2"), pin("a", "3")].map(|answer| answer.status), [200; 3]);
     refused(&pin("c", "2"), "2 limits are pinned already (--max-pins)");
@@ -290,7 +290,8 @@ fn what_a_client_with_a_key_may_use_up_is_bounded_and_the_refusal_says_by_what()
     refused(&register("e"), "4 semaphores are in use already (--max-names)");
     assert_eq!([register("a"), register("b")].map(|answer| answer.status), [200; 2]);
     refused(&register("a"), "it has 5 clients already (--max-clients)");
-    assert_eq!(pin("b", "none").status, 200);
+    let unpin = client.request("DELETE", "/semrun/limit?name=b", &[OURS], "");
+    assert_eq!(unpin.status, 200);
     let world = World::in_cloud(server);
     fails(
         &world.semrun(["--name", "a", "-w", "0.1s", "true"]).output().unwrap(),

@@ -50,7 +50,7 @@ impl World {
     }
 
     /// The same, but for the server that tells nothing of its clients, has one permit a name, and
-    /// passes over nobody.
+    /// passes over no waiter.
     pub(crate) fn with_details() -> Self {
         let world = Self::new();
         let is_like_node = world.cloud.as_ref().is_some_and(CloudServer::is_like_node);
@@ -102,11 +102,11 @@ impl World {
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
             (MARK, self.mark()),
-            // Whoever runs the tests may have some of their own.
+            // The developer may have some of their own.
             ("SEMRUN_CONFIG", "/dev/null".into()),
             ("SEMRUN_BACKEND", self.backend()),
             ("SEMRUN_API_KEY", KEY.into()),
-            // Servers here are fresh, and nobody has forgotten anything.
+            // Servers here are fresh, and have forgotten nothing.
             ("SEMRUN_QUARANTINE", "0".into()),
         ]
     }
@@ -199,7 +199,7 @@ impl World {
         self.pids("holders")
     }
 
-    /// The pids of those who wait, in order.
+    /// The pids of the waiters, in order.
     pub(crate) fn waiters(&self) -> Vec<u32> {
         self.pids("waiters")
     }
@@ -229,7 +229,7 @@ impl World {
 
     /// Runs a script as root in namespaces of its own.
     fn apart(&self, namespaces: &str, script: &str) -> Output {
-        // Root does not trust what lies in a directory of somebody else's.
+        // Root does not trust what lies in another user's directory.
         let owner = fs::metadata(self.path(".")).unwrap().uid();
         let give = |to: u32| {
             let mut chown = as_root("chown");
@@ -279,8 +279,7 @@ impl World {
         text.lines().map(String::from).collect()
     }
 
-    /// The files of `x` that stand for somebody, or such keys, which must be none once all are
-    /// gone.
+    /// The files or keys of `x` that stand for a client; there must be none once all are gone.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         if let Some(server) = &self.redis {
             let keys: Vec<String> = server.ask(&["KEYS", "*"]);
@@ -351,7 +350,7 @@ impl Running {
             assert!(Instant::now() < deadline, "it did not end");
             sleep(Duration::from_millis(5));
         };
-        // Read behind its end: nothing here writes more than a pipe holds.
+        // Read after its end: no process here writes more than a pipe holds.
         let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
         read_available(self.0.stdout.take(), &mut output.stdout);
         read_available(self.0.stderr.take(), &mut output.stderr);

@@ -213,7 +213,7 @@ fn a_job_that_was_put_in_the_background_before_its_turn_came_asks_for_the_termin
     let holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- bash -c 'read line; echo \"got=$line\"'");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
@@ -267,8 +267,14 @@ fn the_waiting_line_is_redrawn_in_place_and_cleared_before_the_commands_output()
         "a-job-with-a-name-that-makes-the-line-much-longer-than-eighty-columns-are",
     ]);
     let mut terminal = Terminal::open(&world);
-    terminal.enters("$semrun --name x -- echo out\"\"put");
-    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
+    // Where the terminal has no other characters, what is left out is marked with these.
+    terminal.enters("LC_ALL=C $semrun --name x -- true");
+    terminal.shows(" for 'x', 1st in line; held for ");
+    terminal.shows("...\x1b[K");
+    terminal.types('c');
+    terminal.shows("ready> ");
+    terminal.enters("LC_ALL=C.UTF-8 $semrun --name x -- echo out\"\"put");
+    terminal.shows(" for 'x', 1st in line; held for ");
     drop(holder);
     let line = terminal.shows("output\r\n");
     let (first, cleared) = line.split_once("\x1b[K").unwrap();
@@ -285,7 +291,7 @@ fn ctrl_c_while_it_waits_gives_up_the_place() {
     let _holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo no; echo \"co\"\"de=$?\"");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('c');
     terminal.shows("\r\x1b[K");
     terminal.shows("code=130");
@@ -298,7 +304,7 @@ fn a_waiter_stopped_with_ctrl_z_is_passed_over_and_fg_brings_it_back() {
     let mut holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
     terminal.enters("$semrun --name x -- echo my\"\"turn");
-    terminal.shows("waiting for 'x'");
+    terminal.shows(" for 'x', ");
     terminal.types('z');
     terminal.shows("Stopped");
     let other = world.waiter(&[], "echo other");
@@ -312,7 +318,7 @@ fn a_waiter_stopped_with_ctrl_z_is_passed_over_and_fg_brings_it_back() {
 
 #[test]
 fn nothing_hangs_where_no_shell_controls_the_job() {
-    // As the only program of a terminal (`docker run -t`): Ctrl-Z has nobody to return to.
+    // As the only program of a terminal (`docker run -t`): Ctrl-Z has no shell to return to.
     let world = World::new();
     let mut semrun = Command::new(SEMRUN);
     semrun
@@ -391,7 +397,7 @@ fn a_terminal_that_is_not_the_controlling_one_gets_plain_lines() {
     setsid.args(["-w", SEMRUN, "--name", "x", "--", "echo", "ran"]);
     setsid.env("TERM", "xterm").envs(world.environment());
     let mut terminal = spawn_command(setsid, Some(20_000)).unwrap();
-    terminal.exp_string("semrun: waiting for 'x'").unwrap();
+    terminal.exp_string(" for 'x', ").unwrap();
     drop(holder);
     terminal.exp_string("semrun: got 'x' after").unwrap();
     terminal.exp_string("ran").unwrap();

@@ -53,7 +53,7 @@ fn tls_with_a_private_authority_and_certificates_on_both_sides() {
     let both = [known, [ours[0], ours[1]], [ours[2], ours[3]]].concat();
 
     shows(&run(&at("localhost"), &both), 0, "ran\n", "");
-    // Nobody signed it that we know; it is that of another host; it wants to see ours.
+    // An unknown authority signed it; it is another host's; the server asks for ours.
     fails(&run(&at("localhost"), &ours), 69, &["TLS", "--ca-file"]);
     fails(&run(&at("127.0.0.1"), &both), 69, &["TLS", "certificate"]);
     fails(&run(&at("localhost"), &known), 69, &["rediss://localhost", "asks for", "--client-cert"]);

@@ -135,7 +135,8 @@ fn a_run_that_waits_on_this_machine_is_one_process() {
     assert!(waiter.finish().status.success());
 }
 
-/// Makes whoever opens the file to execute it wait, as a server of files does that does not answer.
+/// Makes every process that opens the file to execute it wait, as a server of files does that does
+/// not answer.
 fn hanging(world: &World) -> (Running, String) {
     let path = world.path("hanging");
     std::fs::copy("/bin/true", &path).unwrap();

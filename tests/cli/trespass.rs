@@ -106,7 +106,7 @@ fn who_removes_the_file_of_a_waiter_sends_it_to_the_end_of_the_queue() {
 
 /// What is there in the place of our files is neither followed nor written to, and nothing hangs.
 #[test]
-fn nothing_outside_changes_and_nobody_waits_for_what_is_no_file_of_ours() {
+fn nothing_outside_changes_and_no_client_waits_for_what_is_no_file_of_ours() {
     let script = "
         number=0000000000000000000
         put() { # HOW NAME

@@ -7,7 +7,7 @@ const READERS: &str = r#"
     unset SEMRUN_API_KEY SEMRUN_BACKEND
     good() { echo a-key-for-tests > $1; chmod 600 $1; }
     good other
-    serve="timeout 20 $semrun serve --listen nowhere"
+    serve="timeout 20 $semrun serve --listen 192.0.2.1:1"
     client() { backend=$1; shift; timeout 20 $semrun --name x -w 0.1 --backend $backend "$@" -- true; }
     all() {
         $serve --api-key-file $1
@@ -79,10 +79,10 @@ fn links_are_followed_where_only_we_and_root_could_have_made_them() {
 fn a_fifo_is_not_waited_for_and_what_a_shell_has_open_is_read() {
     let script = "
         mkfifo -m 600 fifo; reads fifo 'is not a regular file'
-        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'cannot listen at nowhere'
-        cat other | $serve --api-key-file /dev/stdin 2>&1 | grep -c 'cannot listen at nowhere'
+        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'cannot listen at 192.0.2.1'
+        cat other | $serve --api-key-file /dev/stdin 2>&1 | grep -c 'cannot listen at 192.0.2.1'
         chmod 666 other
-        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'can be read by everybody'
+        $serve --api-key-file /dev/stdin < other 2>&1 | grep -c 'every user of this machine can read it'
         $semrun --config /dev/null --backend file://$PWD/permits --name x -- echo fine
         $semrun --config /dev/zero --name x -- echo no 2>&1 | grep -c 'larger than'";
     shows(script, "10\n1\n1\n1\nfine\n1\n");

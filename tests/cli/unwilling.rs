@@ -82,12 +82,12 @@ fn a_redis_that_has_just_come_up_is_not_busy() {
     assert!(document["semaphores"][0]["paused_ms"].as_u64().is_some_and(|left| left > 500_000));
     let keys: Vec<String> = world.server().ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0], "looking has written something");
-    let words = "nobody is granted a permit for ";
+    let words = "no permit is granted for ";
     fails(&fresh(&["--name", "x", "-n", "-E", "0", "true"]), 69, &[words, "--quarantine"]);
     let output = fresh(&["--name", "x", "-w", "0.3", "true"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{stderr}");
-    assert!(stderr.contains("gave up waiting for 'x': nobody is granted a permit"), "{stderr}");
+    assert!(stderr.contains("gave up waiting for 'x': no permit is granted"), "{stderr}");
     fails(&fresh(&["acquire", "--name", "x", "-n"]), 69, &[words]);
     looks_so();
 }

@@ -37,7 +37,7 @@ fn a_former_client_that_is_first_on_a_new_primary_spares_a_present_one_no_pause(
     let holders = ["fresh", "known"]
         .map(|name| scene.holder(name, &format!("holder-of-{name}"), &["--ttl", "10s"]));
     scene.farm.promote(1);
-    // It asks and gives back at once, so it overlaps no one itself.
+    // It asks and gives back at once, so it overlaps no holder itself.
     let former = Former::at(&scene, 1);
     for name in ["fresh", "known"] {
         former.looks_in(name);

@@ -14,7 +14,7 @@
 -- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
 -- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
 -- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
--- look.lua.
+-- snapshot.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -48,7 +48,7 @@ impl<'a> Former<'a> {
             caller
         };
         let output = command.output().unwrap();
-        // Busy, or nobody is granted a permit.
+        // Busy, or no permit is granted.
         assert!(matches!(output.status.code(), Some(0 | 69 | 75)), "{output:?}");
     }
 

@@ -1,4 +1,4 @@
-//! Servers that are lost and replace no one: replicas, and a primary that comes back at its place.
+//! Servers that are lost without a failover: replicas, and a primary that comes back at its place.
 
 use std::time::Duration;
 

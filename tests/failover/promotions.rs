@@ -1,5 +1,5 @@
-//! A replica takes the primary's place. What the primary granted or renewed last, the replica may
-//! not know; and the primary may not know that it is none any more.
+//! A replica takes the primary's place. The replica may not know the primary's last grants and
+//! renewals; and the old primary may not know that it was replaced.
 
 use std::time::Duration;
 

@@ -127,7 +127,7 @@ impl Scene {
         leases.first().map(|(_, ends)| *ends)
     }
 
-    /// Waits until someone is in the queue, as this server has it.
+    /// Waits until a waiter is in the queue, as this server has it.
     pub(crate) fn is_queued(&self, number: usize, name: &str) {
         let words = ["ZCARD", &format!("{{semrun-{name}}}:queue")];
         wait_until("it is in the queue", || self.farm.node(number).ask::<u32>(&words) > 0);

@@ -1,4 +1,4 @@
-//! What the cases stand on works as they take it to.
+//! Tests of what the other cases rely on.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -77,7 +77,7 @@ fn a_server_can_forget_be_stranded_and_be_promoted_by_hand() {
 }
 
 #[test]
-fn an_address_moves_with_or_without_those_who_are_there() {
+fn an_address_moves_with_or_without_the_clients_that_are_there() {
     let farm = Farm::start(&Shape { replicas: 1, sentinels: 0, ..Shape::default() });
     let [first, second] = [0, 1].map(|number| farm.node(number).port());
     let address = Address::of(first);

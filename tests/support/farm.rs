@@ -17,7 +17,7 @@ pub(crate) const SET: &str = "m";
 /// How many lines of each log a test shows that fails.
 const SHOWN: usize = 40;
 
-/// On every server. Nobody is let in without a name.
+/// On every server. No client is let in without a name.
 const USERS: [&str; 6] = [
     "user default off",
     "user cli on >cp allkeys allchannels allcommands",
@@ -48,7 +48,7 @@ impl Default for Shape {
     }
 }
 
-/// Who is cut off from a server.
+/// The peers that are cut off from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peers {
     /// Those that copy it.
@@ -183,7 +183,7 @@ impl Farm {
     pub(crate) fn cut(&self, number: usize, peers: Peers) {
         let node = &self.nodes[number];
         node.ask::<()>(&["ACL", "SETUSER", peers.user(), "off"]);
-        // It lets in nobody new, and those who are in have to go.
+        // It lets in no new peer, and those that are in have to go.
         wait_until(&format!("server {number} is cut from its {peers:?}"), || {
             let _: RedisResult<u64> = node.try_ask(&["CLIENT", "KILL", "USER", peers.user()]);
             let clients: String = node.ask(&["CLIENT", "LIST"]);

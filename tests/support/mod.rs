@@ -2,7 +2,7 @@
 //! moves from one to another, a haproxy in front. Nothing here needs privileges, all of it is on
 //! loopback, and it ends with the value that stands for it.
 
-/// An address behind which the server changes.
+/// An address whose server changes.
 pub(crate) mod address;
 /// A primary, its replicas and their sentinels.
 pub(crate) mod farm;

@@ -67,7 +67,7 @@ impl Backends {
             .env("SEMRUN_PREFIX", name);
     }
 
-    /// What stands for somebody although all are gone.
+    /// What stands for a client although all are gone.
     pub(crate) fn leftovers(&self, kind: Kind, here: &Path, name: &str) -> Vec<String> {
         match kind {
             Kind::Local => {

@@ -1,5 +1,4 @@
-//! Which errors the kernel gives for a call that has nothing wrong with it. What it cannot say no
-//! program has to expect.
+//! The errors that the kernel may return for a correct call. A program need not expect others.
 
 use libc::{
     EAGAIN, ECONNABORTED, ECONNREFUSED, ECONNRESET, EDQUOT, EINTR, EIO, EMFILE, ENFILE, ENOBUFS,

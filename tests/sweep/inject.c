@@ -169,7 +169,7 @@ int main(int arguments, char **words) {
         if (fork()) _exit(0);
         signal(SIGHUP, SIG_IGN);
         file = fopen(words[4], "w");
-        /* Nobody shall wait for the end of a pipe because of this process. */
+        /* No process shall wait for the end of a pipe because of this one. */
         for (int other = 0; other < 3; other++) close(other);
         if (!file || ptrace(PTRACE_SEIZE, command, 0, OPTIONS) || ptrace(PTRACE_INTERRUPT, command, 0, 0))
             _exit(125);

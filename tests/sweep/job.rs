@@ -1,5 +1,5 @@
-//! What runs under a permit: it has one of as many lock files as there may be holders, and so has
-//! all of its tree. It is this program again.
+//! The command under a permit: its tree holds one of as many lock files as there may be holders. It
+//! is this program again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

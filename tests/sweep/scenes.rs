@@ -1,4 +1,4 @@
-//! Every subcommand, in every position that it can be in, with something that happens to it.
+//! Every subcommand, in every situation, with a fault at one of its system calls.
 
 use std::time::Instant;
 
@@ -116,7 +116,7 @@ fn permit_in(ended: &Ended) -> Option<String> {
 /// Once more, and then nothing happens to it.
 fn again(stage: &Stage, words: &[&str]) {
     let mut ended = stage.end(stage.semrun(words));
-    // The holder may have given it back since it was taken away; and a lease may have run out.
+    // The holder may have given it back since it was revoked; and a lease may have run out.
     let late = matches!(stage.point.what, What::Stopped(time) if time > TTL);
     // Where there is no room it is not remembered that a permit was given back.
     let no_room =
@@ -139,7 +139,7 @@ fn acquire(stage: &mut Stage) {
         again(stage, &["release", "--permit", &permit]);
         bound = PROMPT;
     } else if ended.code == -9 {
-        // It had it, and nobody knows: until its lease is over.
+        // It had the permit, which is unknown: it is held until its lease is over.
         bound = TTL + PROMPT;
     }
     stage.settle(bound);
@@ -184,14 +184,14 @@ fn release(stage: &mut Stage) {
 }
 
 fn release_force(stage: &mut Stage) {
-    evicted(stage, &["release", "--force", "--permit"]);
+    revoked(stage, &["release", "--force", "--permit"]);
 }
 
 fn release_now(stage: &mut Stage) {
-    evicted(stage, &["release", "--force", "--now", "--permit"]);
+    revoked(stage, &["release", "--force", "--now", "--permit"]);
 }
 
-fn evicted(stage: &mut Stage, words: &[&str]) {
+fn revoked(stage: &mut Stage, words: &[&str]) {
     let holder = stage.run("holder", 15_000, &[]);
     stage.until("the first command runs", || stage.permit("holder"));
     let waiter = stage.run("waiter", 5, &["-w", "20s"]);
@@ -262,7 +262,7 @@ fn makes_room(stage: &mut Stage, asked: &str, words: &[&str]) {
     stage.settle(PROMPT);
 }
 
-/// While somebody holds.
+/// Beside a holder.
 fn beside_holder(stage: &mut Stage, look: impl Fn(&Stage)) {
     let holder = stage.run("holder", 15_000, &[]);
     stage.until("the first command runs", || stage.permit("holder"));

@@ -1,4 +1,4 @@
-//! A server that has one stage to itself: something happens to it, and it is started again.
+//! A server of one stage alone: a fault strikes it, and it is started again.
 
 use std::fs;
 use std::net::TcpListener;

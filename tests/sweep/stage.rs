@@ -1,5 +1,5 @@
-//! What happens around one point, and what is judged in all scenes: never two holders at once, a
-//! documented code, a permit that passes on in time, and nothing left.
+//! The course of one fault, and what all scenes check: never two holders at once, a documented
+//! code, a permit that passes on in time, and nothing left.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

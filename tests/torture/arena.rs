@@ -87,7 +87,7 @@ struct Arena<'a> {
     notes: File,
     unfinished: String,
     stopped: Vec<Stopped>,
-    /// Whoever takes permits away.
+    /// What revokes permits.
     aside: Vec<Child>,
     /// Whose limit is pinned, and until when.
     pinned: Option<(Instant, Semaphore)>,
@@ -205,7 +205,7 @@ impl Arena<'_> {
                 }
             }
         }
-        // Those who have just come are not idle yet.
+        // New waiters are not idle yet.
         let end = Instant::now() + Duration::from_secs(10);
         let queued = |seen: serde_json::Value| seen["waiters"].as_array().map_or(0, Vec::len);
         while self.status(semaphore).map_or(0, queued) < 2 && Instant::now() < end {
@@ -255,7 +255,8 @@ impl Arena<'_> {
         for (at, process) in processes.iter().enumerate() {
             process.signal(Signal::CONT);
             if at == 0 && *kind == "freeze-client" {
-                // A command that goes on before those who would end it: the worst that a thaw can do.
+                // A command that goes on before the processes that would end it: the worst that a
+                // thaw can do.
                 std::thread::sleep(Duration::from_millis(250));
             }
         }
@@ -312,7 +313,7 @@ impl Arena<'_> {
         check::all(&self.history)
     }
 
-    /// Nothing goes wrong any more, nobody comes, and so all have to be served.
+    /// Nothing goes wrong any more and no client comes, so all have to be served.
     fn calm_down(&mut self) {
         for stopped in std::mem::take(&mut self.stopped) {
             self.go_on(&stopped);
@@ -367,7 +368,7 @@ impl Arena<'_> {
         Some(seen["semaphores"][0].take())
     }
 
-    /// Who waits, in which order.
+    /// Looks at the waiters and their order.
     fn look(&mut self, semaphore: Semaphore) {
         let before = Moment::now();
         let Some(seen) = self.status(semaphore) else { return };

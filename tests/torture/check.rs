@@ -160,7 +160,7 @@ fn tokens(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 breaches.push(Breach { invariant, at, runs, text });
             }
         }
-        // Whoever began to ask when another one worked already has to have a newer token.
+        // A client that began to ask when another one worked already has to have a newer token.
         starts.sort();
         let (mut newest, mut next) = (None, 0);
         for (started, token, run, entered) in starts {
@@ -199,7 +199,7 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let mut told = BTreeSet::new();
     for event in &history.events {
         let What::Queue { permits, .. } = &event.what else { continue };
-        // Of one that was struck, or could not be reached, nobody promises a place; nor where
+        // No place is promised to a client that was struck or could not be reached; nor where
         // everything was removed.
         let queue: Vec<Run> = permits
             .iter()
@@ -219,7 +219,7 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 (Some(first), Some(second)) => {
                     first > second && !lives.are_forgotten(event.at, one.min(other))
                 }
-                // A server that hands out no tokens remembers nobody either when it starts again.
+                // A server that hands out no tokens forgets its clients too when it starts again.
                 _ => one > other && !lives.is_excused(history.ask(pair[0]), event.at, one),
             };
             if wrong && told.insert((pair[0], pair[1])) {
@@ -249,8 +249,8 @@ fn served(history: &History, breaches: &mut Vec<Breach>) {
     }
 }
 
-/// Who is not told that it is its turn finds out when it looks again, after seconds. The median is
-/// told apart from that on any machine.
+/// A waiter that is not woken finds out when it looks again, after seconds. On any machine the
+/// median is far below that.
 fn prompt(history: &History, breaches: &mut Vec<Breach>) {
     const PROMPT: Duration = Duration::from_secs(1);
     let at = history.events.last().map_or(Moment(0), |event| event.at);
@@ -290,14 +290,14 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         }
         let started = life.started.unwrap_or(*ended);
         let trouble = lives.is_excused(ask, started, *ended)
-            || (!history.guarded && lives.somebody_is_stopped(started, *ended));
+            || (!history.guarded && lives.a_process_is_stopped(started, *ended));
         let struck = |kind: &str| life.struck.contains_key(kind);
         let mut expected: BTreeSet<i32> = BTreeSet::new();
         if let Some((_, own)) = life.left.filter(|_| !refused.contains(run)) {
             expected.insert(if own < 0 { 128 - own } else { own });
         } else if life.entered.is_empty() && ask.gives_up {
             expected.insert(75);
-            // After a loss of data nobody is granted one for a while, and that is not busy.
+            // After a loss of data none is granted for a while, and that is not busy.
             if stderr.contains("granted a permit") {
                 expected.insert(69);
             }
@@ -308,19 +308,19 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 (true, true) => expected.extend([69, 76]),
                 (true, false) => expected.extend([69]),
                 (false, true) => expected.extend([76]),
-                // What has begun on this machine needs nobody any more.
+                // What has begun on this machine needs no server any more.
                 (false, false) => (),
             }
         }
-        if struck("evict") {
+        if struck("revoke") {
             expected.insert(76);
             if life.entered.is_empty() {
                 // It was granted the permit while it was stopped, say, and never knew.
                 expected.insert(69);
             }
         }
-        if ask.job.kind == Kind::Step && (trouble || struck("evict")) {
-            // Any of the programs that it calls may fail, before and behind its work.
+        if ask.job.kind == Kind::Step && (trouble || struck("revoke")) {
+            // Any of the programs that it calls may fail, before and after its work.
             expected.extend([69, 76]);
         }
         if ask.deprived {
@@ -353,7 +353,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         if ask.job.kind == Kind::Nested {
             // The outer one has done its part; or the inner one comes when that has lost its permit.
             expected.insert(0);
-            if trouble || struck("evict") {
+            if trouble || struck("revoke") {
                 expected.extend([75, 76]);
             }
         }

@@ -1,8 +1,8 @@
 /* Preloaded into a server, this shifts its wall clock and no other, by as many nanoseconds as
  * stand in the file that WALL_CLOCK_OFFSET names: 32 bytes of text, padded with spaces. The file
  * is mapped, so that a leap is seen at the next call. Nothing here allocates, and the kernel is
- * asked by number: whoever brings an allocator of its own may ask for the time while it starts,
- * when neither malloc nor dlsym can be called. */
+ * asked by number: a server that brings an allocator of its own may ask for the time while it
+ * starts, when neither malloc nor dlsym can be called. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-//! What runs under a permit: takes a lock file that must be free, notes what it does, and
-//! behaves as its job says. It is this program again, so that it is quick and needs no shell.
+//! The command under a permit: takes a lock file that must be free, notes what it does, and behaves
+//! as its job says. It is this program again, so that it is quick and needs no shell.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -120,13 +120,13 @@ pub(crate) fn play(arguments: &[String]) -> ! {
             let here = Path::new(here);
             let files = semaphore_directory(here, semaphore);
             if kind == "daemon" {
-                // It is of no consequence to anybody, and knows of no lock.
+                // It affects no other process, and knows of no lock.
                 spawn(&[DAEMON, "3000"]);
             }
             if matches!(kind, "stubborn" | "family" | "awaited") {
                 ignore_requests_to_end();
             }
-            // Kept open by the whole tree, as the lock file below: nobody closes them.
+            // Kept open by the whole tree, as the lock file below: no process closes them.
             let alive = open_for_the_family(&here.join(format!("alive.{run}")), OFlags::WRONLY);
             let notes = Notes::new(here, run);
             let variable = |name| std::env::var(name).unwrap_or_default();

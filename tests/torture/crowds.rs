@@ -8,7 +8,7 @@ use super::lives::{Life, Lives};
 /// A server counts in milliseconds, on a clock that need not tick exactly as ours does.
 const EXACT: Duration = Duration::from_millis(10);
 
-/// What came of looking at everybody who entered, and at which permits were taken then.
+/// The result of checking every run that entered, and which permits were taken then.
 #[derive(Default)]
 pub(crate) struct Crowds {
     pub(crate) breaches: Vec<Breach>,
@@ -111,8 +111,8 @@ fn pinned(history: &History, semaphore: Semaphore, life: &Life, entered: Moment)
     history.pins.iter().filter(fits).map(|one| one.limit).min()
 }
 
-/// Until when a permit that was granted then or later stays taken, whatever became of its holder;
-/// unless somebody evicted it.
+/// Until when a permit that was granted then or later stays taken, even if its holder dies; unless
+/// it was revoked.
 fn held_until(
     history: &History,
     lives: &Lives,
@@ -121,7 +121,7 @@ fn held_until(
     since: Moment,
 ) -> Option<Moment> {
     let hold = history.ask(run).job.hold;
-    if hold.is_zero() || life.struck.contains_key("evict") {
+    if hold.is_zero() || life.struck.contains_key("revoke") {
         return None;
     }
     let until = since.plus(hold);

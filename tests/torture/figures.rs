@@ -27,7 +27,7 @@ pub(crate) struct Figures {
     steps: usize,
     /// Permits that were to stay taken for longer than their commands ran, and did.
     holds: usize,
-    /// Who was granted a permit under a lower limit than it had asked for.
+    /// Runs that were granted a permit under a lower limit than they had asked for.
     pinned: usize,
     /// How often PassBuddy's programs worked.
     strangers: usize,
@@ -77,14 +77,14 @@ impl Figures {
         let (name, leased) = (self.name.as_str(), !["local", "node"].contains(&&*self.name));
         // A double of the original server knows nothing of what is done to permits.
         let each = |time: usize| if name == "node" { 0 } else { seconds / time };
-        let evicted = self.faults.get("evict").copied().unwrap_or(0);
+        let revoked = self.faults.get("revoke").copied().unwrap_or(0);
         let least = [
             ("commands", self.grants, seconds / 2),
             ("faults", faults, seconds / 4),
             ("looks at the queue", self.queues, seconds / 4),
             ("ends of leases", self.ends_compared, if leased { seconds / 4 } else { 0 }),
             ("steps", self.steps, each(60)),
-            ("evictions", evicted, each(60)),
+            ("revocations", revoked, each(60)),
             ("permits that stayed taken", self.holds, each(150)),
             ("rounds", self.strangers, if name == "redis-shared" { seconds / 20 } else { 0 }),
         ];
@@ -191,8 +191,8 @@ fn quantile(times: &[Duration], part: f64) -> Option<Duration> {
     times.get(place).copied()
 }
 
-/// From the end of a command, with nothing left behind, to the start of the next, which waited: where
-/// one is taken at a time, and while nothing was wrong.
+/// From the complete end of a command to the start of the next waiter's: with a limit of one, and
+/// while nothing was wrong.
 pub(crate) fn hand_overs(history: &History) -> Vec<Duration> {
     const SETTLED: Duration = Duration::from_millis(300);
     let lives = Lives::of(history);

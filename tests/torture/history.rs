@@ -38,7 +38,7 @@ impl Display for Run {
     }
 }
 
-/// What somebody did or suffered.
+/// What a run did or suffered.
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Started(Run),
@@ -70,7 +70,7 @@ pub(crate) enum What {
         code: i32,
         stderr: String,
     },
-    /// A fault, and whom it struck; of nobody, all.
+    /// A fault, and the runs that it struck; if it names none, all.
     Struck {
         kind: &'static str,
         runs: Vec<Run>,
@@ -192,8 +192,8 @@ pub(crate) struct Ask {
     pub(crate) deprived: bool,
 }
 
-/// A limit lower than that which its users ask for, from when it was in force for certain until
-/// somebody may have changed it.
+/// A limit lower than that which its users ask for, from when it was in force for certain until it
+/// may have been changed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pin {
     pub(crate) semaphore: Semaphore,
@@ -212,8 +212,8 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// When the lease was over of a permit that was seen; none if it may have been renewed once more
-    /// before that, as nobody could look.
+    /// When the lease was over of a permit that was seen; none if it may have been renewed once
+    /// more before that, unseen.
     pub(crate) fn over(&self, permit: &str, by: Moment) -> Option<Moment> {
         let end = *self.until.get(permit)?;
         let next = self.looks.partition_point(|look| *look < end);
@@ -233,13 +233,13 @@ pub(crate) struct History {
     pub(crate) take_overs: Vec<(Semaphore, Moment, Moment)>,
     /// How often others than semruns worked.
     pub(crate) strangers: usize,
-    /// Who found it too full, of those who have no run.
+    /// Which of these strangers found it too full.
     pub(crate) strangers_crowded: Vec<String>,
     /// What was left when all was over.
     pub(crate) leftovers: Vec<String>,
-    /// Who had not ended when all should have.
+    /// The runs that had not ended when all should have.
     pub(crate) unserved: Vec<Run>,
-    /// Limits that somebody pinned.
+    /// Limits that were pinned.
     pub(crate) pins: Vec<Pin>,
     /// The faults by which a permit may end before it was held for long enough, as documented.
     pub(crate) end_holds: &'static [&'static str],

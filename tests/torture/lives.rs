@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::history::{Ask, History, Moment, Run, Semaphore, What};
 use super::places::{concern_the_network, moving};
 
-/// For how long a fault that is over can still be the reason for what happens: until who tries again
-/// for five seconds has given up.
+/// For how long a past fault can still have effects: until a client that retries for five seconds
+/// has given up.
 const AFTERMATH: Duration = Duration::from_secs(7);
 
 /// How often a waiter says that it is still there.
@@ -15,7 +15,7 @@ const HEARTBEAT: Duration = Duration::from_millis(2500);
 const OUTAGES: [&str; 6] =
     ["kill-server", "restart-server", "stop-server", "fill-disk", "fill-memory", "leap"];
 
-/// Those of the network that are too short to cost anybody a permit or its place.
+/// Faults of the network that are too short to cost a client its permit or place.
 const BLIPS: [&str; 2] = ["cut", "replay"];
 
 /// From then to then.
@@ -38,7 +38,7 @@ pub(crate) struct Life {
 
 pub(crate) struct Lives {
     pub(crate) of: BTreeMap<Run, Life>,
-    /// When something was wrong with the place, or somebody of a semaphore stopped.
+    /// When something was wrong with the place, or a client of a semaphore was stopped.
     troubles: Vec<Trouble>,
 }
 
@@ -114,7 +114,7 @@ impl Lives {
         ask.by_proxy && self.troubles.iter().any(cuts)
     }
 
-    /// Whether those who waited may have been forgotten. The page about Redis says after how many
+    /// Whether the waiters may have been forgotten. The page about Redis says after how many
     /// heartbeats, and the first of them may be due at once; a replica need not know of them.
     pub(crate) fn are_forgotten(&self, from: Moment, to: Moment) -> bool {
         let moves = |one: &Trouble| moving::moves(one.kind) && one.began <= to && one.end >= from;
@@ -134,7 +134,7 @@ impl Lives {
         })
     }
 
-    /// When nothing could be granted, and nobody could be heard.
+    /// When nothing could be granted, and no client could be heard.
     fn outages(&self) -> impl Iterator<Item = &Trouble> {
         let such = |kind| OUTAGES.contains(&kind) || moving::keeps_waiting(kind);
         self.troubles.iter().filter(move |one| such(one.kind))
@@ -151,20 +151,20 @@ impl Lives {
         reasons.map(|one| (one.began, one.end.plus(AFTERMATH)))
     }
 
-    /// When a fault of this kind was at work that struck somebody of a semaphore.
+    /// When a fault of this kind was at work that struck a client of a semaphore.
     pub(crate) fn spans(&self, kind: &str, semaphore: Semaphore) -> impl Iterator<Item = Span> {
         let such = move |one: &&Trouble| one.kind == kind && one.semaphore == Some(semaphore);
         self.troubles.iter().filter(such).map(|one| (one.began, one.end))
     }
 
-    /// Whether somebody is stopped, who may be in the way of all others on this machine.
-    pub(crate) fn somebody_is_stopped(&self, from: Moment, to: Moment) -> bool {
+    /// Whether a process is stopped, which may be in the way of all others on this machine.
+    pub(crate) fn a_process_is_stopped(&self, from: Moment, to: Moment) -> bool {
         let mut stopped = self.troubles.iter().filter(|one| one.semaphore.is_some());
         stopped.any(|one| one.began <= to && one.end >= from)
     }
 
-    /// Whether nobody before this one was struck while it waited: it may be granted the permit, and
-    /// does not take it for some seconds. Not on one machine, where a death is seen at once.
+    /// Whether a waiter before this one was struck while it waited: it may be granted the permit,
+    /// and does not take it for some seconds. Not on one machine, where a death is seen at once.
     pub(crate) fn is_behind_a_dead_one(&self, history: &History, run: Run) -> bool {
         const REMEMBERED: Duration = Duration::from_secs(20);
         let (own, semaphore) = (&self.of[&run], history.ask(run).semaphore);

@@ -23,7 +23,7 @@ struct Mutant {
 
 const MUTANTS: [Mutant; 33] = [
     mutant("quarantine", "redis", &["kill-server"], 40, &[Limit]),
-    // The old primary goes on granting to those who stay with it.
+    // The old primary goes on granting to clients that stay with it.
     mutant("replicas", "redis-moving", &["cut-off"], 20, &[Limit]),
     // What is granted of a new name at its end, the next one does not know.
     mutant("promoted", "redis-moving", &["crash"], 40, &[Limit]),
@@ -44,9 +44,9 @@ const MUTANTS: [Mutant; 33] = [
     mutant("wake-up", "serve", &[], 0, &[Served, Prompt]),
     mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]),
     mutant("journal", "serve", &["kill-server"], 40, &[Limit, Tokens]),
-    mutant("eviction", "local", &["evict"], 40, &[Limit]),
-    mutant("eviction", "redis", &["evict"], 40, &[Limit]),
-    mutant("eviction", "serve", &["evict"], 40, &[Limit]),
+    mutant("revocation", "local", &["revoke"], 40, &[Limit]),
+    mutant("revocation", "redis", &["revoke"], 40, &[Limit]),
+    mutant("revocation", "serve", &["revoke"], 40, &[Limit]),
     Mutant { holds: 30, ..mutant("hold", "local", &[], 0, &[Hold]) },
     Mutant { holds: 30, ..mutant("hold", "redis", &[], 0, &[Hold]) },
     Mutant { holds: 30, ..mutant("hold", "serve", &[], 0, &[Hold]) },
@@ -78,7 +78,7 @@ const fn mutant(
 
 /// How long one is looked for, and how often: chance decides when it shows itself.
 const TIME: Duration = Duration::from_mins(1);
-/// The same for what shows itself only when nobody comes any more.
+/// The same for what shows itself only when no client comes any more.
 const SHORT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u64 = 6;
 

@@ -157,7 +157,7 @@ fn expect_only(history: &History, invariant: Invariant) -> Result<(), Failed> {
     }
 }
 
-/// Nobody holds, one waits, and one after it is stopped.
+/// No client holds, one waits, and one after it is stopped.
 fn behind_a_stopped_one(history: &mut History) {
     one(history, 2, 300, 14_300);
     one(history, 3, 301, 14_500);

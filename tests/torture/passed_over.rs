@@ -33,7 +33,7 @@ fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> 
     let mut busy: Vec<Span> =
         runs.iter().filter_map(|(run, life)| held(history, *run, life)).collect();
     busy.extend(runs.iter().flat_map(|(run, life)| cut_off(history, lives, *run, life)));
-    // None of them can be passed over, by anybody.
+    // None of them can be passed over.
     busy.extend(lives.spans(STOP_IN_MUTEX, semaphore));
     busy.sort();
     let last = history.events.last()?.at;
@@ -47,8 +47,7 @@ fn of(history: &History, lives: &Lives, semaphore: Semaphore) -> Option<Breach> 
             if free > BOUND.max(TTL + EACH * *count)
                 && !lives.is_excused(history.ask(*run), from, to)
             {
-                let text =
-                    format!("{run} waited behind stopped ones for {free:?}, and nobody held");
+                let text = format!("{run} waited behind stopped ones for {free:?}, and none held");
                 let (invariant, at, runs) = (Invariant::Prompt, to, vec![*run]);
                 return Some(Breach { invariant, at, runs, text });
             }

@@ -19,7 +19,7 @@ pub(crate) mod redis;
 mod serve;
 /// Until when a server keeps what it has granted.
 mod watch;
-/// Servers behind a network that misbehaves.
+/// Servers reached over a network that misbehaves.
 mod weather;
 
 /// What a fault of a place may depend on.
@@ -86,15 +86,15 @@ pub(crate) trait Place {
     /// A command has begun that has to be renewed over the network that misbehaves.
     fn begun_by_proxy(&mut self) {}
 
-    /// Nobody comes any more.
+    /// No client comes any more.
     fn calm(&mut self) {}
 
-    /// A program that starts semrun, and whether it takes something away from it.
+    /// A program that starts semrun, and whether it restricts semrun.
     fn prefix(&self, _dice: &mut Dice) -> (Vec<String>, bool) {
         (Vec::new(), false)
     }
 
-    /// Whether a permit can outlive who asked for it, and be taken away and a limit be pinned in
+    /// Whether a permit can outlive who asked for it, and be revoked and a limit be pinned in
     /// good order.
     fn knows_interventions(&self) -> bool {
         true
@@ -128,8 +128,8 @@ pub(crate) trait Place {
     /// Called all the time.
     fn tick(&mut self) {}
 
-    /// How many requests two waiters may cost in six seconds, the renewals of those who hold
-    /// included; and as many wake-ups of each of their processes.
+    /// How many requests two waiters may cost in six seconds, the renewals of the holders included;
+    /// and as many wake-ups of each of their processes.
     fn idle_cost(&self) -> u64 {
         0
     }
@@ -139,7 +139,7 @@ pub(crate) trait Place {
         None
     }
 
-    /// What is there although nobody holds or waits.
+    /// What is there although no client holds or waits.
     fn leftovers(&mut self) -> Vec<String>;
 
     /// Until when it would have kept each permit at least, as it was last seen.

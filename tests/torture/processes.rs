@@ -15,7 +15,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// None if there is none, or if it does not carry the mark: a number that somebody else has now.
+    /// None if there is none, or if it does not carry the mark: a number that another process has
+    /// now.
     pub(crate) fn find(pid: Pid, mark: &str) -> Option<Self> {
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         carries(&pid.as_raw_nonzero().to_string(), mark).then_some(Self { handle, pid })

@@ -30,7 +30,7 @@ const KEPT: usize = 64;
 /// How long a request that is sent again waits, at each step.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What a network does to those who trust it.
+/// What a network does to its users.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Weather {
     /// Everything passes.
@@ -39,9 +39,9 @@ pub(crate) enum Weather {
     SlowReplies(Duration),
     /// Both directions.
     Slow(Duration),
-    /// Nothing passes in either direction, and nobody is told: connections stay open, new ones are
-    /// accepted and go nowhere. A connection that saw this never passes a byte again. A server
-    /// learns that its client has closed when the weather is another.
+    /// Nothing passes in either direction, and neither side is told: connections stay open, new
+    /// ones are accepted and go nowhere. A connection that saw this never passes a byte again. A
+    /// server learns that its client has closed when the weather is another.
     Lost,
     /// The next request of each connection reaches the server, and the connection is closed at
     /// once, both sides.
@@ -161,7 +161,7 @@ fn send_again(request: &[u8], server: u16) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request)?;
-    // Whether and what it answers is nobody's business.
+    // Whether and what it answers does not matter.
     let _ = stream.read(&mut [0; CHUNK]);
     Ok(())
 }
@@ -268,7 +268,7 @@ impl Network {
 /// Begins to connect. A refusal may come to light only when the socket is used.
 fn dial(server: u16) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    // A stopped server whose queue is full answers nobody, and must not stop the others here.
+    // A stopped server with a full queue answers no client, and must not stop the others here.
     socket.set_nonblocking(true)?;
     match socket.connect(&loopback(server).into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),

@@ -6,7 +6,7 @@ use super::check::{Breach, Invariant};
 use super::history::{Event, History, Moment, Run, What};
 use super::lives::{Life, Lives};
 
-/// How much of the history is shown before and behind a breach.
+/// How much of the history is shown before and after a breach.
 const AROUND: Duration = Duration::from_secs(3);
 const LINES: usize = 60;
 /// Of each invariant; the others are counted.
@@ -40,7 +40,7 @@ pub(crate) fn tell(arena: &str, seed: u64, history: &History, breaches: &[Breach
             |event: &&Event| event.at.plus(AROUND) > breach.at && event.at < breach.at.plus(AROUND);
         let mut events: Vec<&Event> = history.events.iter().filter(near).collect();
         if events.len() > LINES {
-            // Those of whom it is about, and the faults, and of the others the nearest.
+            // The events of the runs concerned, and the faults, and of the others the nearest.
             events.sort_by_key(|event| {
                 let distance = event.at.since(breach.at).max(breach.at.since(event.at));
                 (!concerns(event, &breach.runs), distance)

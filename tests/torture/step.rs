@@ -1,5 +1,5 @@
-//! A step under a permit that outlives who acquired it, as one step of a CI job is: it calls semrun
-//! to get the permit, to keep it, and to give it back.
+//! A step under a permit that outlives the process that acquired it, as in a CI job: it calls
+//! semrun to get the permit, to keep it, and to give it back.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,9 +24,9 @@ pub(super) struct Step<'a> {
     pub(super) hold: &'a str,
 }
 
-/// How often it renews, and for how long it works on behind the last renewal that succeeded.
-/// Nobody stops it when the permit is lost: what is left of the lease is the time for a machine that
-/// does much else, and for a Redis whose clock leaps, which gives half a TTL to renew.
+/// How often it renews, and for how long it works on after the last renewal that succeeded. No
+/// process stops it when the permit is lost: what is left of the lease is the time for a machine
+/// that does much else, and for a Redis whose clock leaps, which gives half a TTL to renew.
 const EACH: Duration = Duration::from_secs(1);
 const CERTAIN: Duration = Duration::from_secs(2);
 
@@ -126,7 +126,7 @@ struct Certain<'a> {
     step: &'a Step<'a>,
     permit: &'a str,
     until: Option<Moment>,
-    /// Since when somebody renews.
+    /// Since when a process renews.
     renewing: Option<(Moment, Child)>,
     next: Moment,
 }

@@ -1,25 +1,25 @@
-//! What a cloud-semaphore server answers, as a function of bytes.
+//! Fuzz targets: parsing a cloud-semaphore server's answers.
 
-use super::node::Observed;
-use super::wire::{About, Asking, Evicted, Returned, Told};
-use super::{mending, understood};
+use super::node_lease::ObserveAnswer;
+use super::protocol::{RegisterReply, RegisterRequest, ReleaseReply, RevokeReply, ServerInfo};
+use super::{lenient, parse_body};
 use crate::backends::Name;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     let name: Name = "x".parse().expect("a good name");
-    if let Ok(look) = mending::look(bytes) {
+    if let Ok(look) = lenient::look(bytes) {
         let snapshot = look.snapshot(&name);
         assert!(snapshot.limit.is_none_or(|limit| (1..=10_000).contains(&limit)));
     }
-    for one in mending::page(bytes).into_iter().flat_map(|page| page.semaphores) {
+    for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
-    if let Ok(told) = understood::<Told>(bytes).and_then(Told::believed) {
-        let _ = (told.standing(), told.withheld());
+    if let Ok(told) = parse_body::<RegisterReply>(bytes).and_then(RegisterReply::validated) {
+        let _ = (told.queue_status(), told.withheld());
     }
-    let _ = understood::<About>(bytes);
-    let _ = understood::<Asking>(bytes);
-    let _ = understood::<Returned>(bytes);
-    let _ = understood::<Evicted>(bytes);
-    let _ = Observed::parse(bytes).map(|observed| observed.snapshot(&name));
+    let _ = parse_body::<ServerInfo>(bytes);
+    let _ = parse_body::<RegisterRequest>(bytes);
+    let _ = parse_body::<ReleaseReply>(bytes);
+    let _ = parse_body::<RevokeReply>(bytes);
+    let _ = ObserveAnswer::parse(bytes).map(|observed| observed.snapshot(&name));
 }

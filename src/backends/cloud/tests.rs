@@ -1,4 +1,4 @@
-//! What our client makes of servers of either kind, where no command has to run for it.
+//! Tests of our client with servers of either kind, without a command.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,21 +7,21 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::wire::ID_HEADER;
+use super::protocol::ID_HEADER;
 use super::*;
 use crate::backends::tls::{Secret, Tls};
-use crate::backends::{Grade, Who};
+use crate::backends::{ClientInfo, Grade};
 use crate::serve::bounds::Bounds;
-use crate::serve::door::{Door, Room};
-use crate::serve::journal::{Found, Journal};
-use crate::serve::keys::Keys;
-use crate::serve::log::{Format, Log};
+use crate::serve::connections::{ConnectionLimits, Connections};
+use crate::serve::journal::{Journal, RestoredState};
+use crate::serve::keys::ApiKeys;
+use crate::serve::log::{Format, Log, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 
 const KEY: &str = "a-key-for-tests";
 
-/// A server of the original kind where somebody holds `x`, as far as it is asked here: it knows four
+/// A server of the original kind where `holder` has `x`, as far as it is asked here: it knows four
 /// paths and no header of ours. Keeps the paths.
 async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<String>>>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -58,8 +58,9 @@ async fn original(listener: TcpListener, holder: Uuid, asked: Rc<RefCell<Vec<Str
 }
 
 fn client(listener: &TcpListener, key: &str) -> Cloud {
-    let url = place::Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    Cloud::new(Place { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
+    let url =
+        config::CloudUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    Cloud::new(CloudConfig { url, key: Some(Secret(key.into())), tls: Tls::default() }).unwrap()
 }
 
 fn settle(test: impl Future<Output = ()>) {
@@ -67,17 +68,24 @@ fn settle(test: impl Future<Output = ()>) {
     LocalSet::new().block_on(&runtime, test);
 }
 
-fn ask(name: &Name, detached: bool, min_hold: Duration) -> Ask {
+fn request(name: &Name, detached: bool, min_hold: Duration) -> AcquireRequest {
     let (label, host, user) = ("l".into(), "h".into(), "u".into());
-    let who = Who { label, host, pid: 1, user, detached };
+    let who = ClientInfo { label, host, pid: 1, user, detached };
     let (id, ttl) = (Uuid::new_v4(), Duration::from_secs(30));
-    Ask { name: name.clone(), id, limit: 1, ttl, strict: false, min_hold, nonblock: false, who }
+    AcquireRequest {
+        name: name.clone(),
+        id,
+        limit: 1,
+        ttl,
+        strict: false,
+        min_hold,
+        nonblock: false,
+        who,
+    }
 }
 
 fn is_unsupported<T>(done: Result<T, Error>) -> bool {
-    done.is_err_and(|error| {
-        error.kind == ErrorKind::Unsupported && error.what.contains("of the original kind")
-    })
+    done.is_err_and(|error| matches!(error.cause, StoreError::Original(_)))
 }
 
 #[test]
@@ -88,16 +96,18 @@ fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() 
         let asked = Rc::default();
         spawn_local(original(listener, Uuid::new_v4(), Rc::clone(&asked)));
         let (name, id): (Name, _) = ("free".parse().unwrap(), Uuid::new_v4());
-        for ask in [
-            ask(&name, true, Duration::ZERO),
-            ask(&name, false, Duration::from_secs(1)),
-            Ask { limit: 2, ..ask(&name, false, Duration::ZERO) },
+        for request in [
+            request(&name, true, Duration::ZERO),
+            request(&name, false, Duration::from_secs(1)),
+            AcquireRequest { limit: 2, ..request(&name, false, Duration::ZERO) },
         ] {
-            let (_canceller, cancel) = Cancel::pair();
-            assert!(is_unsupported(cloud.acquire(&ask, &Turn::channel().0, cancel).await));
+            let (_canceller, cancel) = CancelToken::pair();
+            assert!(is_unsupported(
+                cloud.acquire(&request, &ProgressSender::channel().0, cancel).await
+            ));
         }
         assert!(is_unsupported(cloud.attach(&name, id).await));
-        assert!(is_unsupported(cloud.give_back(&name, id).await));
+        assert!(is_unsupported(cloud.release_detached(&name, id).await));
         assert!(is_unsupported(cloud.set_limit(&name, Some(3)).await));
         assert!(is_unsupported(cloud.set_limit(&name, None).await));
         let asked = asked.borrow();
@@ -116,13 +126,13 @@ fn a_permit_in_a_server_of_the_original_kind_is_left_alone_gently_and_signalled_
         let (name, holder): (Name, _) = ("x".parse().unwrap(), Uuid::new_v4());
         let asked = Rc::default();
         spawn_local(original(listener, holder, Rc::clone(&asked)));
-        let nobody = Uuid::new_v4();
-        let evict = async |id, how| cloud.evict(&name, id, how).await.unwrap();
-        assert!(evict(holder, Eviction::Gently).await);
-        assert!(!evict(nobody, Eviction::Gently).await);
+        let unknown = Uuid::new_v4();
+        let revoke = async |id, how| cloud.revoke(&name, id, how).await.unwrap();
+        assert!(revoke(holder, Revocation::Graceful).await);
+        assert!(!revoke(unknown, Revocation::Graceful).await);
         assert!(!asked.borrow().iter().any(|path| path == SIGNAL));
-        assert!(evict(holder, Eviction::Now).await);
-        assert!(!evict(nobody, Eviction::Now).await);
+        assert!(revoke(holder, Revocation::Forced).await);
+        assert!(!revoke(unknown, Revocation::Forced).await);
         assert!(asked.borrow().iter().any(|path| path == SIGNAL));
     });
 }
@@ -133,34 +143,34 @@ fn an_examination_says_which_kind_of_server_it_is_and_what_is_to_be_done() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cloud = client(&listener, KEY);
         spawn_local(original(listener, Uuid::new_v4(), Rc::default()));
-        let findings = cloud.examine().await.unwrap();
+        let findings = cloud.diagnose().await.unwrap();
         let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
-        let expected =
-            [("server", Grade::Good), ("kind", Grade::Doubtful), ("network", Grade::Good)];
+        let expected = [("server", Grade::Ok), ("kind", Grade::Warning), ("network", Grade::Ok)];
         assert_eq!(topics, expected);
 
         let directory = tempfile::TempDir::new().unwrap();
         let (journal, _) = Journal::open(directory.path()).unwrap();
-        for (journal, state) in [(Journal::none(), Grade::Doubtful), (journal, Grade::Good)] {
+        for (journal, state) in [(Journal::none(), Grade::Warning), (journal, Grade::Ok)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (cloud, stranger) = (client(&listener, KEY), client(&listener, "another-key"));
-            let log = Log::new(&[], Format::Text);
-            let semaphores = Semaphores::new(journal, Found::default(), Bounds::default(), log);
-            let routes = Routes::new(semaphores, Keys::of_words(KEY).unwrap());
-            let door = Door::new(Room::within(1024, None, None));
+            let log = Log::new(&[], Format::Text, Sink::TEST);
+            let semaphores =
+                Semaphores::new(journal, RestoredState::default(), Bounds::default(), log);
+            let routes = Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap());
+            let door = Connections::new(ConnectionLimits::within(1024, None, None));
             spawn_local(crate::serve::run(listener, None, routes, door, std::future::pending()));
-            let findings = cloud.examine().await.unwrap();
+            let findings = cloud.diagnose().await.unwrap();
             let topics: Vec<_> = findings.iter().map(|one| (one.topic, one.grade)).collect();
             let expected = [
-                ("server", Grade::Good),
-                ("kind", Grade::Good),
+                ("server", Grade::Ok),
+                ("kind", Grade::Ok),
                 ("state", state),
-                ("clock", Grade::Good),
-                ("network", Grade::Good),
+                ("clock", Grade::Ok),
+                ("network", Grade::Ok),
             ];
             assert_eq!(topics, expected);
-            let refused = stranger.examine().await.unwrap_err();
-            assert!(refused.what.contains("API key"), "{refused}");
+            let refused = stranger.diagnose().await.unwrap_err();
+            assert_eq!(refused.cause, StoreError::ApiKeyRefused);
         }
     });
 }

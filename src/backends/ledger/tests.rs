@@ -22,10 +22,10 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
-/// Who was granted a permit.
-fn granted(changes: &[Change]) -> Vec<u128> {
-    let granted = |change: &Change| match change {
-        Change::Granted { id, .. } => Some(id.as_u128()),
+/// The clients that were granted a permit.
+fn granted(changes: &[LedgerEvent]) -> Vec<u128> {
+    let granted = |change: &LedgerEvent| match change {
+        LedgerEvent::Granted { id, .. } => Some(id.as_u128()),
         _ => None,
     };
     changes.iter().filter_map(granted).collect()
@@ -33,12 +33,12 @@ fn granted(changes: &[Change]) -> Vec<u128> {
 
 impl Ledger<()> {
     fn asks(&mut self, now: u64, claim: Claim<()>) -> Vec<u128> {
-        granted(&self.ask(at(now), claim, None))
+        granted(&self.request(at(now), claim, None))
     }
 }
 
 #[test]
-fn permits_go_to_those_who_came_first() {
+fn permits_go_to_the_waiters_that_came_first() {
     let mut ledger = Ledger::default();
     assert_eq!(ledger.asks(0, claim(1, 1, None)), [1]);
     assert_eq!(ledger.asks(0, claim(2, 1, None)), []);
@@ -84,12 +84,12 @@ fn the_terms_stand_while_in_use_and_an_idle_semaphore_takes_the_next_ones() {
 }
 
 #[test]
-fn one_who_wants_to_be_alone_waits_until_it_is_and_nobody_joins_it() {
+fn a_client_that_wants_to_be_alone_waits_until_it_is_and_no_other_joins_it() {
     let mut ledger = Ledger::default();
     assert_eq!(ledger.asks(0, claim(1, 3, None)), [1]);
     assert_eq!(ledger.asks(0, claim(2, 3, None)), [2]);
     assert_eq!(ledger.asks(0, alone(3)), []);
-    assert_eq!(ledger.asks(0, claim(4, 3, None)), [], "nobody overtakes it");
+    assert_eq!(ledger.asks(0, claim(4, 3, None)), [], "no waiter overtakes it");
     assert_eq!(granted(&ledger.release(at(1), id(1))), []);
     assert_eq!(granted(&ledger.release(at(1), id(2))), [3]);
     assert_eq!(ledger.terms().map(|terms| terms.limit), Some(3));
@@ -109,22 +109,22 @@ fn who_is_away_is_passed_over_and_has_its_place_back() {
     assert_eq!(granted(&ledger.release(at(2), id(1))), [3]);
     assert_eq!(ledger.asks(3, claim(2, 1, Some(60))), []);
     assert_eq!(granted(&ledger.release(at(4), id(3))), [2]);
-    // Who never comes back keeps nothing.
+    // A client that never comes back keeps nothing.
     ledger.leave(at(5), id(4));
     assert_eq!(ledger.next_expiry(), Some(at(4) + CONFIRM));
     assert_eq!(ledger.renew(at(5), id(2)), Renewal::Held);
-    assert_eq!(ledger.expire(at(5) + AWAY), [Change::Gone(id(4))]);
+    assert_eq!(ledger.expire(at(5) + AWAY), [LedgerEvent::Gone(id(4))]);
 }
 
 #[test]
-fn a_grant_that_nobody_takes_passes_on_and_the_place_is_kept() {
+fn a_grant_that_is_not_taken_passes_on_and_the_place_is_kept() {
     let mut ledger = Ledger::default();
     for number in 1..=3 {
         ledger.asks(0, claim(number, 1, Some(60)));
     }
     assert_eq!(granted(&ledger.release(at(1), id(1))), [2]);
     let changes = ledger.expire(at(1) + CONFIRM);
-    assert_eq!((changes[0], granted(&changes)), (Change::Lapsed(id(2)), vec![3]));
+    assert_eq!((changes[0], granted(&changes)), (LedgerEvent::Lapsed(id(2)), vec![3]));
     assert_eq!(ledger.renew(at(4), id(3)), Renewal::Held);
     assert_eq!(ledger.asks(8, claim(4, 1, Some(60))), []);
     assert_eq!(ledger.asks(9, claim(2, 1, Some(60))), []);
@@ -138,14 +138,14 @@ fn a_ticket_brings_back_a_place_that_was_forgotten() {
     ledger.asks(0, claim(2, 1, None));
     let (ticket, ahead) = ledger.waiting(id(2)).unwrap();
     assert_eq!(ahead, 0);
-    // Nobody else gets that place, not even while it is granted.
+    // No other waiter gets that place, not even while it is granted.
     assert_eq!(granted(&ledger.release(at(0), id(1))), [2]);
-    ledger.ask(at(0), claim(4, 1, None), Some(ticket));
+    ledger.request(at(0), claim(4, 1, None), Some(ticket));
     assert!(ledger.waiting(id(4)).is_some_and(|(other, _)| other > ticket));
     let mut restarted = Ledger::after(100, at(0));
-    restarted.restore(claim(1, 1, None), 1, at(0), Phase::Held, None);
+    restarted.restore(claim(1, 1, None), 1, at(0), HolderState::Holding, None);
     restarted.asks(0, claim(3, 1, None));
-    restarted.ask(at(0), claim(2, 1, None), Some(ticket));
+    restarted.request(at(0), claim(2, 1, None), Some(ticket));
     assert_eq!(granted(&restarted.release(at(1), id(1))), [2]);
     assert!(restarted.holding(id(2)).is_some_and(|holding| holding.token > 100));
 }
@@ -165,57 +165,65 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
     let holds = |number| Claim { min_hold: at(20), ..claim(number, 1, Some(10)) };
     ledger.asks(0, holds(1));
     ledger.asks(0, holds(2));
-    assert_eq!(ledger.release(at(5), id(1)), [Change::Kept(id(1))]);
+    assert_eq!(ledger.release(at(5), id(1)), [LedgerEvent::Kept(id(1))]);
     assert_eq!(ledger.release(at(6), id(1)), [], "it cannot be given back twice");
     assert_eq!((ledger.renew(at(6), id(1)), ledger.next_expiry()), (Renewal::Lost, Some(at(20))));
-    ledger.ask(at(7), holds(1), None);
-    assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(Phase::Kept));
+    ledger.request(at(7), holds(1), None);
+    assert_eq!(ledger.holding(id(1)).map(|one| one.phase), Some(HolderState::MinHold));
     assert_eq!(granted(&ledger.expire(at(20))), [2]);
-    // Who never claims its permit does not keep it, and who dies does.
-    assert_eq!(ledger.expire(at(20) + CONFIRM), [Change::Lapsed(id(2))]);
+    // A client that never claims its permit does not keep it, and one that dies does.
+    assert_eq!(ledger.expire(at(20) + CONFIRM), [LedgerEvent::Lapsed(id(2))]);
     assert_eq!(ledger.asks(30, holds(2)), [2]);
-    assert_eq!((ledger.expire(at(49)), ledger.expire(at(50))), (vec![], vec![Change::Gone(id(2))]));
+    assert_eq!(
+        (ledger.expire(at(49)), ledger.expire(at(50))),
+        (vec![], vec![LedgerEvent::Gone(id(2))])
+    );
     ledger.asks(60, holds(3));
-    assert_eq!(ledger.release(at(80), id(3)), [Change::Gone(id(3))], "that was long enough");
+    assert_eq!(ledger.release(at(80), id(3)), [LedgerEvent::Gone(id(3))], "that was long enough");
 }
 
 #[test]
-fn who_is_evicted_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
+fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
     let mut ledger = Ledger::default();
     let holds = |number| Claim { min_hold: at(60), ..claim(number, 2, Some(10)) };
-    let gently =
-        |ledger: &mut Ledger<()>, now, number| ledger.evict(at(now), id(number), Eviction::Gently);
+    let gently = |ledger: &mut Ledger<()>, now, number| {
+        ledger.revoke(at(now), id(number), Revocation::Graceful)
+    };
     ledger.asks(0, holds(1));
     ledger.asks(0, holds(2));
     ledger.asks(0, claim(3, 2, Some(10)));
-    assert_eq!(gently(&mut ledger, 1, 1), [Change::Evicted(id(1))]);
+    assert_eq!(gently(&mut ledger, 1, 1), [LedgerEvent::Revoked(id(1))]);
     assert_eq!(gently(&mut ledger, 2, 1), []);
-    assert_eq!((ledger.renew(at(2), id(1)), ledger.holders().len()), (Renewal::Evicted, 2));
+    assert_eq!((ledger.renew(at(2), id(1)), ledger.holders().len()), (Renewal::Revoked, 2));
     assert_eq!(granted(&ledger.release(at(3), id(1))), [3], "the hold counts no more");
     assert_eq!(ledger.renew(at(3), id(3)), Renewal::Held);
     gently(&mut ledger, 4, 2);
-    assert_eq!(ledger.expire(at(10)), [Change::Gone(id(2))]);
+    assert_eq!(ledger.expire(at(10)), [LedgerEvent::Gone(id(2))]);
     // One that is only kept ends at once, and so does one whose lease was over.
     ledger.asks(11, holds(4));
     ledger.release(at(12), id(4));
-    assert_eq!(gently(&mut ledger, 12, 4), [Change::Gone(id(4))]);
+    assert_eq!(gently(&mut ledger, 12, 4), [LedgerEvent::Gone(id(4))]);
     ledger.asks(12, holds(5));
     assert_eq!(
         gently(&mut ledger, 30, 5),
-        [Change::Gone(id(3)), Change::Evicted(id(5)), Change::Gone(id(5))]
+        [LedgerEvent::Gone(id(3)), LedgerEvent::Revoked(id(5)), LedgerEvent::Gone(id(5))]
     );
 }
 
 #[test]
-fn whoever_is_evicted_now_has_nothing_any_more() {
+fn a_holder_revoked_now_has_nothing_any_more() {
     let mut ledger = Ledger::default();
     ledger.asks(0, alone(1));
     ledger.asks(0, Claim { min_hold: at(60), ..claim(2, 1, Some(10)) });
-    assert_eq!(ledger.evict(at(1), id(1), Eviction::Gently), [], "nobody could tell it");
-    assert_eq!(ledger.evict(at(1), id(2), Eviction::Now), [], "it only waits");
-    assert_eq!(granted(&ledger.evict(at(1), id(1), Eviction::Now)), [2]);
+    assert_eq!(
+        ledger.revoke(at(1), id(1), Revocation::Graceful),
+        [],
+        "its holder could not be told"
+    );
+    assert_eq!(ledger.revoke(at(1), id(2), Revocation::Forced), [], "it only waits");
+    assert_eq!(granted(&ledger.revoke(at(1), id(1), Revocation::Forced)), [2]);
     assert_eq!(ledger.renew(at(1), id(2)), Renewal::Held);
-    assert_eq!(ledger.evict(at(2), id(2), Eviction::Now), [Change::Gone(id(2))]);
+    assert_eq!(ledger.revoke(at(2), id(2), Revocation::Forced), [LedgerEvent::Gone(id(2))]);
     assert_eq!(ledger.renew(at(2), id(2)), Renewal::Lost);
 }
 
@@ -229,23 +237,23 @@ fn a_pinned_limit_stands_whatever_is_asked_for() {
     }
     assert_eq!(ledger.terms().map(|terms| terms.limit), Some(2));
     assert_eq!(granted(&ledger.pin(at(1), Some(3))), [3]);
-    assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops nobody");
+    assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops no holder");
     assert_eq!(granted(&ledger.release(at(3), id(1))), []);
     assert_eq!(granted(&ledger.release(at(3), id(2))), []);
     assert_eq!(granted(&ledger.release(at(3), id(3))), [4]);
     ledger.pin(at(4), None);
     assert_eq!((ledger.limit(), ledger.pinned()), (Some(1), None), "as the first one asked");
     ledger.pin(at(5), Some(9));
-    assert_eq!(ledger.asks(5, alone(5)), [], "nobody runs beside one who wants to be alone");
+    assert_eq!(ledger.asks(5, alone(5)), [], "no client runs beside one that wants to be alone");
     assert_eq!(granted(&ledger.release(at(6), id(4))), [5]);
     assert_eq!(ledger.asks(7, claim(6, 9, None)), []);
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum LedgerStep {
     Ask { who: u8, limit: u32, ttl: Option<u64>, min_hold: u64 },
     Alone { who: u8 },
-    Evict { who: u8, now: bool },
+    Revoke { who: u8, now: bool },
     Pin(Option<u32>),
     Release { who: u8 },
     Renew { who: u8 },
@@ -253,19 +261,19 @@ enum Step {
     Pass { seconds: u64 },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LedgerStep> {
     let ttl = prop_oneof![Just(None), (1..20_u64).prop_map(Some)];
     let who = 0..8_u8;
     prop_oneof![
         4 => (who.clone(), 1..4_u32, ttl, prop_oneof![Just(0), 0..20_u64])
-            .prop_map(|(who, limit, ttl, min_hold)| Step::Ask { who, limit, ttl, min_hold }),
-        1 => (who.clone(), any::<bool>()).prop_map(|(who, now)| Step::Evict { who, now }),
-        1 => prop::option::of(1..4_u32).prop_map(Step::Pin),
-        1 => who.clone().prop_map(|who| Step::Alone { who }),
-        3 => who.clone().prop_map(|who| Step::Release { who }),
-        1 => who.clone().prop_map(|who| Step::Renew { who }),
-        1 => who.prop_map(|who| Step::Leave { who }),
-        2 => (0..9_u64).prop_map(|seconds| Step::Pass { seconds }),
+            .prop_map(|(who, limit, ttl, min_hold)| LedgerStep::Ask { who, limit, ttl, min_hold }),
+        1 => (who.clone(), any::<bool>()).prop_map(|(who, now)| LedgerStep::Revoke { who, now }),
+        1 => prop::option::of(1..4_u32).prop_map(LedgerStep::Pin),
+        1 => who.clone().prop_map(|who| LedgerStep::Alone { who }),
+        3 => who.clone().prop_map(|who| LedgerStep::Release { who }),
+        1 => who.clone().prop_map(|who| LedgerStep::Renew { who }),
+        1 => who.prop_map(|who| LedgerStep::Leave { who }),
+        2 => (0..9_u64).prop_map(|seconds| LedgerStep::Pass { seconds }),
     ]
 }
 
@@ -280,50 +288,51 @@ proptest! {
         for (position, step) in steps.into_iter().enumerate() {
             let before = ledger.holders().len();
             let changes = match step {
-                Step::Ask { who, .. } | Step::Alone { who } => {
+                LedgerStep::Ask { who, .. } | LedgerStep::Alone { who } => {
                     ledger.expire(now);
                     if !ledger.places.contains_key(&id(who.into())) {
                         asked.insert(who.into(), position);
                     }
                     let claim = match step {
-                        Step::Ask { limit, ttl, min_hold, .. } => {
+                        LedgerStep::Ask { limit, ttl, min_hold, .. } => {
                             Claim { min_hold: at(min_hold), ..claim(who.into(), limit, ttl) }
                         }
                         _ => alone(who.into()),
                     };
-                    ledger.ask(now, claim, None)
+                    ledger.request(now, claim, None)
                 }
-                Step::Release { who } => ledger.release(now, id(who.into())),
-                Step::Renew { who } => { ledger.renew(now, id(who.into())); vec![] }
-                Step::Leave { who } => ledger.leave(now, id(who.into())),
-                Step::Evict { who, now: true } => ledger.evict(now, id(who.into()), Eviction::Now),
-                Step::Evict { who, .. } => ledger.evict(now, id(who.into()), Eviction::Gently),
-                Step::Pin(limit) => ledger.pin(now, limit),
-                Step::Pass { seconds } => { now += at(seconds); ledger.expire(now) }
+                LedgerStep::Release { who } => ledger.release(now, id(who.into())),
+                LedgerStep::Renew { who } => { ledger.renew(now, id(who.into())); vec![] }
+                LedgerStep::Leave { who } => ledger.leave(now, id(who.into())),
+                LedgerStep::Revoke { who, now: true } => ledger.revoke(now, id(who.into()), Revocation::Forced),
+                LedgerStep::Revoke { who, .. } => ledger.revoke(now, id(who.into()), Revocation::Graceful),
+                LedgerStep::Pin(limit) => ledger.pin(now, limit),
+                LedgerStep::Pass { seconds } => { now += at(seconds); ledger.expire(now) }
             };
             // Tokens grow with every grant.
             for change in &changes {
-                if let Change::Granted { token, .. } = change {
+                if let LedgerEvent::Granted { token, .. } = change {
                     prop_assert!(*token > last_token);
                     last_token = *token;
                 }
             }
             last_token = last_token.max(ledger.last);
             ledger.expire(now);
-            // Never more than the limit, unless that was lowered, and who wants to be alone is.
+            // Never more than the limit, unless that was lowered; a client that wants to be alone
+            // is.
             let limit = ledger.limit().unwrap_or(1) as usize;
-            let granted = changes.iter().any(|one| matches!(one, Change::Granted { .. }));
+            let granted = changes.iter().any(|one| matches!(one, LedgerEvent::Granted { .. }));
             let most = if granted { limit } else { limit.max(before) };
             prop_assert!(ledger.holders().len() <= most);
             let lonely = ledger.holders().filter(|one| one.claim.terms.is_none()).count();
             prop_assert!(lonely == 0 || ledger.holders().len() == 1);
-            // Nobody who is there waits for what is free.
+            // No waiter that is there waits for what is free.
             let first = ledger.queue.values().find(|waiting| waiting.away.is_none());
-            prop_assert!(first.is_none_or(|waiting| !ledger.fits(&waiting.claim)));
+            prop_assert!(first.is_none_or(|waiting| !ledger.is_compatible(&waiting.claim)));
             // First come, first served: the queue is in the order of asking.
             let order: Vec<_> = ledger.waiters().map(|claim| asked[&claim.id.as_u128()]).collect();
             prop_assert!(order.is_sorted(), "{order:?}");
-            // Nobody holds beyond the expiry, and nothing is left of those who have gone.
+            // No permit is held beyond its expiry, and nothing is left of clients that have gone.
             prop_assert!(ledger.holders().all(|one| one.expires().is_none_or(|at| now < at)));
             prop_assert_eq!(ledger.places.len(), ledger.holders().len() + ledger.waiters().len());
             prop_assert!(ledger.due.len() <= ledger.places.len());

@@ -1,5 +1,5 @@
 //! Permits that outlive the process that asked for them: granted, renewed and given back by writing
-//! in their record (`kept.rs`).
+//! in their record (`records.rs`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,169 +10,174 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use super::entries::{Entry, Kind, State};
-use super::files::Semaphore;
-use super::kept::{self, Kept};
-use super::mutex::{ForMutex, Locked};
-use super::{evict, place};
-use crate::backends::leased::{self, Leased};
+use super::file_names::{FileKind, FileName, StateFile};
+use super::mutex::{MutexGuard, MutexWait};
+use super::records::{self, PermitRecord};
+use super::semaphore_files::SemaphoreFiles;
+use super::{directory, revoke};
+use crate::backends::lease::{self, RenewingLease};
 use crate::backends::renewal::{self, Renewed};
-use crate::backends::trouble::Trouble;
-use crate::backends::{Ask, GivenBack, Lease, Lost, Name, Pending, Permit, Phase, Record, Tenure};
+use crate::backends::{
+    AcquireRequest, HolderState, Lease, LocalFuture, Loss, Name, Permit, Record, ReleaseOutcome,
+    StoreError, Validity,
+};
 use crate::clock;
 
 /// What is needed to keep such a permit and to let it go.
-struct Grip {
-    semaphore: Rc<Semaphore>,
-    entry: Entry,
+struct DetachedLease {
+    semaphore: Rc<SemaphoreFiles>,
+    entry: FileName,
     id: Uuid,
     shown: String,
 }
 
 /// Grants one, whose lease begins now.
 pub(super) fn grant(
-    semaphore: &Rc<Semaphore>,
-    locked: &Locked<'_>,
-    state: &mut State,
-    ask: &Ask,
+    semaphore: &Rc<SemaphoreFiles>,
+    locked: &MutexGuard<'_>,
+    state: &mut StateFile,
+    request: &AcquireRequest,
 ) -> io::Result<Box<dyn Lease>> {
     let since = clock::now();
-    let entry = Entry::new(Kind::Kept, state.next());
+    let entry = FileName::new(FileKind::Kept, state.next());
     locked.set_state(*state)?;
-    locked.write_kept(entry, Kept::detached(ask)?, &Record::new(ask))?;
-    let tenure = Tenure { since, ttl: ask.ttl, trouble: None };
-    Ok(lease(semaphore, entry, &ask.name, ask.id, tenure))
+    locked.write_kept(entry, PermitRecord::detached(request)?, &Record::new(request))?;
+    let validity = Validity { since, ttl: request.ttl, error: None };
+    Ok(lease(semaphore, entry, &request.name, request.id, validity))
 }
 
-/// Takes one up. None: nobody holds it, or not so that it could be renewed.
+/// Attaches to a detached permit. None: it is not held, or not so that it could be renewed.
 pub(super) fn attach(
-    semaphore: &Rc<Semaphore>,
-    locked: &Locked<'_>,
+    semaphore: &Rc<SemaphoreFiles>,
+    locked: &MutexGuard<'_>,
     name: &Name,
     id: Uuid,
 ) -> io::Result<Option<Box<dyn Lease>>> {
     let Some((entry, kept)) = find(locked, id)? else { return Ok(None) };
-    if kept.phase != Phase::Held {
+    if kept.phase != HolderState::Holding {
         return Ok(None);
     }
     let since = clock::now();
     locked.rewrite_kept(entry, kept.renewed())?;
-    let tenure = Tenure { since, ttl: kept.ttl, trouble: None };
-    Ok(Some(lease(semaphore, entry, name, id, tenure)))
+    let validity = Validity { since, ttl: kept.ttl, error: None };
+    Ok(Some(lease(semaphore, entry, name, id, validity)))
 }
 
 fn lease(
-    semaphore: &Rc<Semaphore>,
-    entry: Entry,
+    semaphore: &Rc<SemaphoreFiles>,
+    entry: FileName,
     name: &Name,
     id: Uuid,
-    tenure: Tenure,
+    validity: Validity,
 ) -> Box<dyn Lease> {
-    let shown = place::url(semaphore.base());
-    let grip = Grip { semaphore: Rc::clone(semaphore), entry, id, shown };
+    let shown = directory::url(semaphore.base());
+    let lease = DetachedLease { semaphore: Rc::clone(semaphore), entry, id, shown };
     let permit = Permit { id, name: name.clone(), token: Some(entry.number) };
-    Box::new(Leased::new(permit, tenure, grip))
+    Box::new(RenewingLease::new(permit, validity, lease))
 }
 
-/// The permit of this identity that was written down and counts. One that is held by processes too
-/// is not detached, and is none of ours.
-fn find(locked: &Locked<'_>, id: Uuid) -> io::Result<Option<(Entry, Kept)>> {
+/// The detached permit of this identity, if it counts. One that is held by processes too is not
+/// detached.
+fn find(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Option<(FileName, PermitRecord)>> {
     let found = locked.0.find(locked.0.list()?.kept, |entry| *entry, id)?;
     let Some(entry) = found else { return Ok(None) };
     Ok(locked.kept(entry)?.map(|kept| (entry, kept)))
 }
 
-pub(super) fn give_back(locked: &Locked<'_>, id: Uuid) -> io::Result<GivenBack> {
+pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<ReleaseOutcome> {
     let Some((entry, kept)) = find(locked, id)? else {
         let before = locked.remembers(id)?;
-        return Ok(if before { GivenBack::Before } else { GivenBack::Unknown });
+        return Ok(if before { ReleaseOutcome::Before } else { ReleaseOutcome::Unknown });
     };
     if !kept.is_detached() {
-        return Ok(if evict::is_held_by_processes(locked, entry)? {
-            GivenBack::Unknown
+        return Ok(if revoke::is_held_by_processes(locked, entry)? {
+            ReleaseOutcome::Unknown
         } else {
-            GivenBack::Before
+            ReleaseOutcome::Before
         });
     }
-    if kept.phase == Phase::Kept {
-        return Ok(GivenBack::Before);
+    if kept.phase == HolderState::MinHold {
+        return Ok(ReleaseOutcome::Before);
     }
-    // First: who is killed after that gives it back again, but who is killed before it and after the
-    // end would hear that nobody knows the permit.
+    // First of all: a client killed after this line can repeat the release. If the permit ended
+    // first, a client killed in between would then hear that it is unknown.
     locked.remember(id)?;
-    let left = kept.in_phase(Phase::Kept);
-    if kept.phase == Phase::Held && left.lasts()? {
-        evict::shorten(locked, entry, left)?;
+    let left = kept.in_phase(HolderState::MinHold);
+    if kept.phase == HolderState::Holding && left.is_in_force()? {
+        revoke::shorten(locked, entry, left)?;
     } else {
-        evict::end(locked, entry)?;
+        revoke::end(locked, entry)?;
     }
-    Ok(GivenBack::Now)
+    Ok(ReleaseOutcome::Now)
 }
 
-impl Grip {
+impl DetachedLease {
     async fn renew(&self) -> io::Result<Renewed> {
-        // Somebody deleted the files, and with them all that was held.
-        let Some(locked) = self.semaphore.lock(ForMutex::Bounded).await? else {
-            return Ok(Renewed::Lost(Lost::some_time_ago()));
+        // The files were deleted, and with them all permits.
+        let Some(locked) = self.semaphore.lock(MutexWait::Bounded).await? else {
+            return Ok(Renewed::Lost(Loss::unknown_to_server()));
         };
         Ok(match locked.kept(self.entry)? {
-            Some(kept) if kept.phase == Phase::Held => {
+            Some(kept) if kept.phase == HolderState::Holding => {
                 locked.rewrite_kept(self.entry, kept.renewed())?;
                 Renewed::For(kept.ttl)
             }
-            Some(kept) if kept.phase == Phase::Evicted => Renewed::Lost(Lost::evicted()),
-            _ => Renewed::Lost(Lost::some_time_ago()),
+            Some(kept) if kept.phase == HolderState::Revoking => Renewed::Lost(Loss::revoked()),
+            _ => Renewed::Lost(Loss::unknown_to_server()),
         })
     }
 }
 
-/// Has the permit renewed whenever somebody tells of it, and never returns. That nobody can tell is no
-/// trouble: what there is to hear is heard at the next renewal.
-async fn hasten(hurry: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Lost {
+/// Has the permit renewed whenever its file is touched, and never returns. If it cannot be watched,
+/// that does no harm: the next renewal finds what has changed.
+async fn renew_when_told(renew_now: &Notify, told: io::Result<AsyncFd<OwnedFd>>) -> Loss {
     if let Ok(told) = told {
         while let Ok(mut ready) = told.readable().await {
             while rustix::io::read(&told, &mut [0; 512]).is_ok_and(|length| length > 0) {}
             ready.clear_ready();
-            hurry.notify_one();
+            renew_now.notify_one();
         }
     }
     std::future::pending().await
 }
 
-impl leased::Grip for Grip {
-    fn keep(self: Rc<Self>, tenure: watch::Sender<Tenure>) -> Pending<'static, Lost> {
+impl lease::LeaseOps for DetachedLease {
+    fn renew_until_lost(
+        self: Rc<Self>,
+        validity: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss> {
         Box::pin(async move {
-            let told = kept::watch(&self.semaphore.path_of(self.entry));
-            let hurry = Notify::new();
-            // It may have been taken away before that.
-            hurry.notify_one();
-            let attempt = || -> Pending<'_, _> {
-                Box::pin(async { self.renew().await.map_err(|error| error.to_string()) })
+            let told = records::watch(&self.semaphore.path_of(self.entry));
+            let renew_now = Notify::new();
+            // It may have been revoked before that.
+            renew_now.notify_one();
+            let attempt = || -> LocalFuture<'_, _> {
+                Box::pin(async { self.renew().await.map_err(StoreError::from) })
             };
             tokio::select! {
-                lost = renewal::keep(self.id, tenure, &hurry, attempt) => lost,
-                lost = hasten(&hurry, told) => lost,
+                lost = renewal::renew_loop(self.id, validity, &renew_now, attempt) => lost,
+                lost = renew_when_told(&renew_now, told) => lost,
             }
         })
     }
 
-    /// Nothing runs under it that would have to be stopped.
-    fn watch_on(self: Rc<Self>) -> Pending<'static, Lost> {
+    /// No command runs under it that would have to be stopped.
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss> {
         Box::pin(std::future::pending())
     }
 
-    fn give_back(self: Rc<Self>, patience: Duration) -> Pending<'static, Result<(), Trouble>> {
+    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             let giving_back = async {
-                if let Some(locked) = self.semaphore.lock(ForMutex::Bounded).await? {
+                if let Some(locked) = self.semaphore.lock(MutexWait::Bounded).await? {
                     give_back(&locked, self.id)?;
                 }
                 Ok::<_, io::Error>(())
             };
             match tokio::time::timeout(patience, giving_back).await {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Trouble::lasting(error.to_string())),
-                Err(_elapsed) => Err(Trouble::lasting("another process keeps the files locked")),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_elapsed) => Err(StoreError::Locked),
             }
         })
     }

@@ -1,22 +1,22 @@
-//! What is read in a shared directory, as functions of bytes.
+//! Fuzz targets: parsing what is read in a shared directory.
 
-use super::entries::{Entry, State};
-use super::kept::{self, Kept};
-use super::{files, names};
+use super::file_names::{FileName, StateFile};
+use super::records::{self, PermitRecord};
+use super::{directory_names, semaphore_files};
 use crate::backends::{Name, Record};
 
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let state = State::from_text(bytes);
+    let state = StateFile::from_text(bytes);
     if state.to_text().len() == bytes.len() {
-        assert_eq!(State::from_text(state.to_text().as_bytes()), state);
+        assert_eq!(StateFile::from_text(state.to_text().as_bytes()), state);
     }
-    if let Some(entry) = Entry::parse(bytes) {
+    if let Some(entry) = FileName::parse(bytes) {
         assert_eq!(entry.file().as_bytes(), bytes);
     }
-    if let Some(kept) = Kept::from_text(bytes) {
-        let _ = (kept.end(), kept.renewed(), kept.lasts());
+    if let Some(kept) = PermitRecord::from_text(bytes) {
+        let _ = (kept.end(), kept.renewed(), kept.is_in_force());
     }
-    let _ = kept::places(bytes);
+    let _ = records::places(bytes);
     let record: Option<Record> = serde_json::from_slice(bytes).ok();
     if let Some(record) = record {
         let text = serde_json::to_string(&record).expect("plain data");
@@ -24,21 +24,21 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         assert!(again.permit == record.permit && record.who.label.len() < 2_000);
         let _ = humantime::format_rfc3339_millis(record.since).to_string();
     }
-    let granted: Option<files::Granted> = serde_json::from_slice(bytes).ok();
+    let granted: Option<semaphore_files::GrantInfo> = serde_json::from_slice(bytes).ok();
     let _ = granted.map(|granted| granted.moment());
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains(['/', '\0'])
-        && let Some(name) = names::from_file(rustix::fs::CWD, text)
+        && let Some(name) = directory_names::from_file(rustix::fs::CWD, text)
     {
-        assert_eq!(names::to_file(&name), text);
+        assert_eq!(directory_names::to_file(&name), text);
     }
 }
 
-/// A name is one file in its directory, and another one is another.
+/// A name is one file in its directory, and different names are different files.
 pub(crate) fn fuzz_name(name: &Name) {
-    let file = names::to_file(name);
+    let file = directory_names::to_file(name);
     assert!(file.len() <= 255 && !file.contains(['/', '\0']) && !file.starts_with('.'), "{file}");
-    if !names::is_shortened(&file) {
-        assert_eq!(names::from_file(rustix::fs::CWD, &file).as_ref(), Some(name));
+    if !directory_names::is_shortened(&file) {
+        assert_eq!(directory_names::from_file(rustix::fs::CWD, &file).as_ref(), Some(name));
     }
 }

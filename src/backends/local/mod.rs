@@ -1,26 +1,26 @@
 //! Permits on one machine, without a server: FIFO special files with flock(2). A permit lives as
-//! long as any process of the command's tree keeps its descriptor open, so no lease expires and
-//! no clock is asked, but for those that outlive their process. `docs/backends.md` says why it is
+//! long as any process of the command's tree keeps its descriptor open, so no lease expires and no
+//! clock is asked, except for permits that outlive their process. `docs/backends.md` says why it is
 //! built so; `files.rs` knows the files.
 
 mod detached;
-mod entries;
-mod evict;
-mod examine;
-mod exits;
-mod files;
+mod diagnose;
+pub(crate) mod directory;
+mod directory_names;
+mod exiting;
+mod file_names;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod held;
-mod kept;
-mod locks;
-mod many;
 mod mutex;
-mod names;
-pub(crate) mod place;
+mod permits;
+mod proc_locks;
+mod process_lease;
 mod queue;
-mod taken;
-mod waking;
+mod records;
+mod revoke;
+mod scan;
+mod semaphore_files;
+mod wakeup;
 
 #[cfg(test)]
 mod tests;
@@ -34,37 +34,38 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use self::entries::State;
-use self::files::Semaphore;
+use self::directory::{BaseDirectory, LocalConfig};
+use self::file_names::StateFile;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::{fuzz, fuzz_name};
-use self::mutex::{ForMutex, GIVE_UP, Locked};
-use self::place::{Base, Place};
+use self::mutex::{GIVE_UP, MutexGuard, MutexWait};
+use self::semaphore_files::SemaphoreFiles;
+use super::error::TermsMismatch;
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Turn,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Finding, Lease, LocalFuture,
+    Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
-use crate::kernel::raise_file_size_limit;
+use crate::sys::raise_file_size_limit;
 
-/// How long one of many may take whose files are locked.
+/// How long one of many semaphores may take if its files are locked.
 const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// The local backend in one directory.
 #[derive(Debug)]
 pub(crate) struct Local {
-    place: Place,
+    config: LocalConfig,
     /// The directory that turned out to be usable.
     found: OnceCell<PathBuf>,
 }
 
 impl Local {
-    pub(crate) fn new(place: Place) -> Self {
-        Self { place, found: OnceCell::new() }
+    pub(crate) fn new(config: LocalConfig) -> Self {
+        Self { config, found: OnceCell::new() }
     }
 
-    fn open(&self, create: bool) -> Result<Option<Base>, Error> {
+    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
         raise_file_size_limit();
-        let base = self.place.open(create)?;
+        let base = self.config.open(create)?;
         if let Some(base) = &base {
             let _ = self.found.set(base.path.clone());
         }
@@ -72,91 +73,78 @@ impl Local {
     }
 
     /// `doing` fits "cannot …".
-    fn error(&self, doing: &str, error: io::Error) -> Error {
-        use rustix::io::Errno;
-        let hint = match Errno::from_io_error(&error) {
-            Some(Errno::NOSPC | Errno::DQUOT) => {
-                "; free some space there, or name another directory with --backend file:///PATH"
-            }
-            Some(Errno::FBIG) => "; raise the limit of a file's size (ulimit -f)",
-            Some(Errno::MFILE) => "; raise the limit of open files (ulimit -n)",
-            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
-                "; make it writable for you, or name another directory with --backend file:///PATH"
-            }
-            _ => "",
-        };
-        Error {
-            kind: ErrorKind::Unavailable,
-            backend: self.url(),
-            what: format!("cannot {doing}{hint}"),
-            source: Some(error),
-        }
+    fn error(&self, attempt: Attempt, error: io::Error) -> Error {
+        StoreError::from(error).while_doing(&self.url(), attempt)
     }
 
-    async fn take_turn(&self, ask: &Ask, turn: &Turn) -> Result<Acquired, Error> {
-        let doing = || format!("take a permit of '{}'", ask.name);
-        // Several rounds only if somebody deletes the files under us.
+    async fn take_turn(
+        &self,
+        request: &AcquireRequest,
+        progress: &ProgressSender,
+    ) -> Result<Acquisition, Error> {
+        let attempt = || Attempt::Acquire(request.name.clone());
+        // Several rounds only if the files are deleted under us.
         for _ in 0..100 {
             let base = self.open(true)?.expect("what is missing was made");
             let round = async {
-                match Semaphore::open(&base, &ask.name, true)? {
-                    Some(semaphore) => queue::take_turn(Rc::new(semaphore), ask, turn).await,
+                match SemaphoreFiles::open(&base, &request.name, true)? {
+                    Some(semaphore) => {
+                        queue::take_turn(Rc::new(semaphore), request, progress).await
+                    }
                     None => Ok(None),
                 }
             };
             match round.await {
                 Ok(Some(Ok(acquired))) => return Ok(acquired),
-                Ok(Some(Err(differs))) => return Err(self.differs(ask, &differs)),
-                // What is made in a deleted directory is not found either.
+                Ok(Some(Err(differs))) => return Err(self.differs(request, &differs)),
+                // Files made in a deleted directory are not found either.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.error(&doing(), error)),
+                Err(error) => return Err(self.error(attempt(), error)),
             }
         }
-        let again_and_again = io::Error::other("its files are deleted again and again");
-        Err(self.error(&doing(), again_and_again))
+        Err(StoreError::DeletedAgain.while_doing(&self.url(), attempt()))
     }
 
-    fn differs(&self, ask: &Ask, differs: &queue::Differs) -> Error {
-        let queue::Differs { stands, pinned } = differs;
-        let how = if *pinned { "is pinned to" } else { "is in use with" };
-        let what = format!(
-            "'{}' {how} a limit of {stands}, not {}, and --strict-limit allows no other",
-            ask.name, ask.limit
-        );
-        Error { kind: ErrorKind::Differs, backend: self.url(), what, source: None }
+    fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> Error {
+        let queue::LimitMismatch { stands, pinned } = differs;
+        let (name, pinned, stands) = (request.name.clone(), *pinned, (*stands, None));
+        let asked = (request.limit, None);
+        StoreError::Differs(Box::new(TermsMismatch { name, pinned, stands, asked })).of(&self.url())
     }
 
-    /// Does something under the mutex of a semaphore. None: nobody has used it, or its files are
+    /// Does something under the mutex of a semaphore. None: it was never used, or its files are
     /// being deleted.
     async fn under_mutex<T>(
         &self,
         name: &Name,
         create: bool,
-        doing: &str,
-        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+        attempt: &Attempt,
+        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let Some(base) = self.open(create)? else { return Ok(None) };
-        self.under_mutex_in(&base, name, create, doing, act).await
+        self.under_mutex_in(&base, name, create, attempt, act).await
     }
 
     async fn under_mutex_in<T>(
         &self,
-        base: &Base,
+        base: &BaseDirectory,
         name: &Name,
         create: bool,
-        doing: &str,
-        act: impl FnOnce(&Rc<Semaphore>, &Locked<'_>) -> io::Result<T>,
+        attempt: &Attempt,
+        act: impl FnOnce(&Rc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
     ) -> Result<Option<T>, Error> {
         let done = async {
-            let Some(semaphore) = Semaphore::open(base, name, create)? else { return Ok(None) };
+            let Some(semaphore) = SemaphoreFiles::open(base, name, create)? else {
+                return Ok(None);
+            };
             let semaphore = Rc::new(semaphore);
-            match semaphore.lock(ForMutex::Bounded).await? {
+            match semaphore.lock(MutexWait::Bounded).await? {
                 Some(locked) => act(&semaphore, &locked).map(Some),
                 None => Ok(None),
             }
         };
-        done.await.map_err(|error| self.error(&format!("{doing} '{name}'"), error))
+        done.await.map_err(|error| self.error(attempt.clone(), error))
     }
 
     async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
@@ -166,56 +154,51 @@ impl Local {
         }
     }
 
-    async fn look_in(&self, base: &Base, name: &Name) -> Result<Snapshot, Error> {
-        let look = |_: &_, locked: &Locked<'_>| taken::snapshot(locked, name);
-        let snapshot = self.under_mutex_in(base, name, false, "look at", look).await?;
+    async fn look_in(&self, base: &BaseDirectory, name: &Name) -> Result<Snapshot, Error> {
+        let look = |_: &_, locked: &MutexGuard<'_>| permits::snapshot(locked, name);
+        let snapshot =
+            self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
         Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
     }
 
     async fn look_at_all(&self) -> Result<Vec<Snapshot>, Error> {
         let Some(base) = self.open(false)? else { return Ok(Vec::new()) };
-        let names = names_in(&base).map_err(|error| self.error("list the semaphores", error))?;
+        let names = names_in(&base).map_err(|error| self.error(Attempt::List, error))?;
         let mut snapshots = Vec::with_capacity(names.len());
         // For all together: others may keep any number of them locked.
         let end = Instant::now() + GIVE_UP + BRIEFLY;
-        for (name, looked) in names.iter().zip(many::look(&base, &names)) {
+        for (name, looked) in names.iter().zip(scan::look(&base, &names)) {
             if let Some(snapshot) = looked {
                 snapshots.push(snapshot);
                 continue;
             }
-            // What is in the way is waited for here, or told, and hides no other.
+            // Here an obstacle is waited for or reported, and hides no other semaphore.
             let end = end.max(Instant::now() + BRIEFLY);
             snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
                 Ok(Ok(snapshot)) => snapshot,
-                Ok(Err(Error { what, source, .. })) => {
-                    let source = source.map(|source| format!(" ({source})")).unwrap_or_default();
-                    Snapshot::odd(name, format!("{what}{source}"))
-                }
-                Err(_elapsed) => {
-                    Snapshot::odd(name, "another process keeps its files locked".into())
-                }
+                Ok(Err(error)) => Snapshot::odd(name, error.cause),
+                Err(_elapsed) => Snapshot::odd(name, StoreError::Locked),
             });
         }
         Ok(snapshots)
     }
 
     async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), Error> {
-        const DOING: &str = "set the limit of";
+        let attempt = Attempt::SetLimit(name.clone());
         let is_there = async || {
-            let there = self.under_mutex(name, false, DOING, |_, _| Ok(())).await?;
+            let there = self.under_mutex(name, false, &attempt, |_, _| Ok(())).await?;
             Ok::<_, Error>(there.is_some())
         };
         if limit.is_none() && !is_there().await? {
             return Ok(());
         }
-        let pin = |semaphore: &Rc<Semaphore>, locked: &Locked<'_>| {
-            // Before the new limit is there, as for everything that wakes.
+        let pin = |semaphore: &Rc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
+            // Before the new limit is written, as always when waking.
             locked.wake(semaphore.list()?.waiters)?;
-            locked.set_state(State { pinned: limit.unwrap_or(0), ..locked.state()? })
+            locked.set_state(StateFile { pinned: limit.unwrap_or(0), ..locked.state()? })
         };
-        if self.under_mutex(name, true, DOING, pin).await?.is_none() {
-            let deleted = io::Error::other("its files were deleted just now; try again");
-            return Err(self.error(&format!("{DOING} '{name}'"), deleted));
+        if self.under_mutex(name, true, &attempt, pin).await?.is_none() {
+            return Err(StoreError::DeletedNow.while_doing(&self.url(), attempt));
         }
         Ok(())
     }
@@ -224,26 +207,31 @@ impl Local {
 impl Backend for Local {
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let acquiring = cancel.or(self.take_turn(ask, turn));
-            acquiring.await.unwrap_or(Ok(Acquired::Cancelled))
+            let acquiring = cancel.unless_cancelled(self.take_turn(request, progress));
+            acquiring.await.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(self.look(name))
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(self.look_at_all())
     }
 
     /// Nothing to do: what the dead had is free.
-    fn withdraw<'a>(&'a self, _: &'a Name, _: Uuid, _: Duration) -> Pending<'a, Result<(), Error>> {
+    fn cancel<'a>(
+        &'a self,
+        _: &'a Name,
+        _: Uuid,
+        _: Duration,
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -251,33 +239,41 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
-            let attach =
-                |semaphore: &_, locked: &Locked<'_>| detached::attach(semaphore, locked, name, id);
-            let lease = self.under_mutex(name, false, "renew a permit of", attach).await?;
+            let renew = Attempt::Renew(Permit::of(name, id));
+            let attach = |semaphore: &_, locked: &MutexGuard<'_>| {
+                detached::attach(semaphore, locked, name, id)
+            };
+            let lease = self.under_mutex(name, false, &renew, attach).await?;
             Ok(lease.flatten())
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
-        Box::pin(async move {
-            let give_back = |_: &_, locked: &Locked<'_>| detached::give_back(locked, id);
-            let given = self.under_mutex(name, false, "give back a permit of", give_back).await?;
-            Ok(given.unwrap_or(GivenBack::Unknown))
-        })
-    }
-
-    fn evict<'a>(
+    fn release_detached<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
-    ) -> Pending<'a, Result<bool, Error>> {
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
-            let evict = |_: &_, locked: &Locked<'_>| evict::evict(locked, id, how);
-            let evicted = self.under_mutex(name, false, "take away a permit of", evict).await?;
-            Ok(evicted.unwrap_or(false))
+            let giving_back = Attempt::GiveBack(Permit::of(name, id));
+            let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id);
+            let given = self.under_mutex(name, false, &giving_back, give_back).await?;
+            Ok(given.unwrap_or(ReleaseOutcome::Unknown))
+        })
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+        how: Revocation,
+    ) -> LocalFuture<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            let revoking = Attempt::Revoke(Permit::of(name, id));
+            let revoke = |_: &_, locked: &MutexGuard<'_>| revoke::revoke(locked, id, how);
+            let revoked = self.under_mutex(name, false, &revoking, revoke).await?;
+            Ok(revoked.unwrap_or(false))
         })
     }
 
@@ -285,30 +281,30 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(self.pin(name, limit))
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
-        Box::pin(async { examine::examine(&self.place) })
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
+        Box::pin(async { diagnose::diagnose(&self.config) })
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         false
     }
 
     fn url(&self) -> String {
-        place::url(self.found.get().map_or(self.place.path(), PathBuf::as_path))
+        directory::url(self.found.get().map_or(self.config.path(), PathBuf::as_path))
     }
 }
 
-fn names_in(base: &Base) -> io::Result<Vec<Name>> {
+fn names_in(base: &BaseDirectory) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     let mut directory = rustix::fs::Dir::read_from(&base.fd)?;
     while let Some(entry) = directory.read() {
         let entry = entry?;
         let file = entry.file_name().to_str().ok();
-        names.extend(file.and_then(|file| names::from_file(&base.fd, file)));
+        names.extend(file.and_then(|file| directory_names::from_file(&base.fd, file)));
     }
     names.sort_unstable();
     Ok(names)

@@ -10,16 +10,16 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::files::Semaphore;
-use super::locks::Locks;
-use super::place::Sharing;
-use crate::backends::{Notice, Turn};
-use crate::files::ours;
+use super::directory::Sharing;
+use super::proc_locks::Locks;
+use super::semaphore_files::SemaphoreFiles;
+use crate::backends::{Progress, ProgressSender, StoreError};
+use crate::files::create;
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);
 
-/// How long whoever does not want to wait tries all the same.
+/// How long a client that does not want to wait tries all the same.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a thread that got the mutex offers it to us.
@@ -27,15 +27,15 @@ const OFFER: Duration = Duration::from_millis(100);
 
 /// The mutex is ours until this goes.
 #[derive(Debug)]
-pub(super) struct Locked<'a>(pub(super) &'a Semaphore);
+pub(super) struct MutexGuard<'a>(pub(super) &'a SemaphoreFiles);
 
 /// The mutex, which a thread has got for us.
-struct Offer {
+struct LockingThread {
     accepting: mpsc::Sender<()>,
     thread: JoinHandle<bool>,
 }
 
-impl Offer {
+impl LockingThread {
     /// False: we were too slow. No thread is left in any case.
     fn accept(self) -> bool {
         // The thread alone knows whether that was in time.
@@ -46,29 +46,29 @@ impl Offer {
 
 /// How long to wait for the mutex.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum ForMutex<'a> {
-    /// As long as it takes; who waits is told when it takes long.
-    Endless(&'a Turn),
-    /// For those who do not want to wait: an error after a while.
+pub(super) enum MutexWait<'a> {
+    /// As long as it takes; the waiter is told when it takes long.
+    Endless(&'a ProgressSender),
+    /// For clients that do not want to wait: an error after a while.
     Bounded,
 }
 
-impl Semaphore {
-    /// Locks the mutex. None: the files we have open are no longer those at the path, because
-    /// somebody deleted them; open the semaphore again. Leaves no thread behind, unless it fails or is
-    /// called off while another process has the mutex.
-    pub(super) async fn lock(&self, patience: ForMutex<'_>) -> io::Result<Option<Locked<'_>>> {
+impl SemaphoreFiles {
+    /// Locks the mutex. None: the files we have open are no longer those at the path, because they
+    /// were deleted; open the semaphore again. No thread is left, unless it fails or is called off
+    /// while another process has the mutex.
+    pub(super) async fn lock(&self, patience: MutexWait<'_>) -> io::Result<Option<MutexGuard<'_>>> {
         if !self.take_mutex()? {
             self.wait_for_mutex(patience).await?;
         }
-        let locked = Locked(self);
+        let locked = MutexGuard(self);
         Ok(self.still_there()?.then_some(locked))
     }
 
-    /// The same if nobody else has it at the moment, for one who only looks: there is nothing in files
-    /// that somebody deleted.
-    pub(super) fn lock_to_look(&self) -> io::Result<Option<Locked<'_>>> {
-        Ok(self.take_mutex()?.then(|| Locked(self)))
+    /// The same if the mutex is free at the moment, to look only. It does not check whether the
+    /// files were deleted: nothing is in them then.
+    pub(super) fn lock_to_look(&self) -> io::Result<Option<MutexGuard<'_>>> {
+        Ok(self.take_mutex()?.then(|| MutexGuard(self)))
     }
 
     fn take_mutex(&self) -> io::Result<bool> {
@@ -80,11 +80,11 @@ impl Semaphore {
     }
 
     /// Waits in a thread, because signals have to be obeyed meanwhile.
-    async fn wait_for_mutex(&self, patience: ForMutex<'_>) -> io::Result<()> {
+    async fn wait_for_mutex(&self, patience: MutexWait<'_>) -> io::Result<()> {
         let answer = async {
             loop {
                 let (offer, got) = self.offer_mutex()?;
-                got.await.map_err(|_| io::Error::other("a thread ended"))??;
+                got.await.map_err(|_| io::Error::from(StoreError::ThreadEnded))??;
                 if offer.accept() {
                     return Ok(());
                 }
@@ -93,26 +93,24 @@ impl Semaphore {
         };
         tokio::pin!(answer);
         let time = match patience {
-            ForMutex::Endless(_) => MUTEX_IS_STUCK,
-            ForMutex::Bounded => GIVE_UP,
+            MutexWait::Endless(_) => MUTEX_IS_STUCK,
+            MutexWait::Bounded => GIVE_UP,
         };
         if let Ok(answer) = tokio::time::timeout(time, &mut answer).await {
             return answer;
         }
-        let pid = self.mutex_holder();
-        let pid = pid.map_or("another process".into(), |pid| format!("process {pid}"));
-        let what = format!("{pid} keeps the files locked; is it stopped?");
+        let what = StoreError::Stuck(self.mutex_holder());
         match patience {
-            ForMutex::Endless(turn) => {
-                turn.tell(Notice::Trouble { what, may_last: true });
+            MutexWait::Endless(progress) => {
+                progress.tell(Progress::Trouble { what, may_last: true });
                 answer.await
             }
-            ForMutex::Bounded => Err(io::Error::new(io::ErrorKind::TimedOut, what)),
+            MutexWait::Bounded => Err(what.into()),
         }
     }
 
     /// Starts a thread that gets the mutex and offers it.
-    fn offer_mutex(&self) -> io::Result<(Offer, oneshot::Receiver<io::Result<()>>)> {
+    fn offer_mutex(&self) -> io::Result<(LockingThread, oneshot::Receiver<io::Result<()>>)> {
         let mutex = self.mutex.try_clone()?;
         let (sender, got) = oneshot::channel();
         let (accepting, accepted) = mpsc::channel();
@@ -123,13 +121,13 @@ impl Semaphore {
             let _ = sender.send(result.map_err(io::Error::from));
             let accepted = accepted.recv_timeout(OFFER).is_ok();
             if !accepted {
-                // Nobody wants it any more, or the waiter hangs in a write to a terminal: the
-                // others must not wait for that.
+                // The waiter has gone, or it hangs in a write to a terminal: the others must not
+                // wait for that.
                 let _ = rustix::fs::flock(&mutex, FlockOperation::Unlock);
             }
             accepted
         })?;
-        Ok((Offer { accepting, thread }, got))
+        Ok((LockingThread { accepting, thread }, got))
     }
 
     fn mutex_holder(&self) -> Option<u32> {
@@ -145,36 +143,36 @@ impl Semaphore {
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for MutexGuard<'_> {
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0.mutex, FlockOperation::Unlock);
     }
 }
 
-/// Opens the mutex file, or makes it. Never through a link: what is written to it must not land
-/// in somebody's own file.
+/// Opens the mutex file, or makes it. Never through a link: what is written to it must not land in
+/// a user's own file.
 pub(super) fn open_mutex(
     directory: &OwnedFd,
     sharing: Sharing,
     create: bool,
 ) -> io::Result<Option<OwnedFd>> {
     let access = if create { OFlags::RDWR } else { OFlags::RDONLY };
-    // First without O_CREAT: the kernel refuses that for a file of somebody else in a sticky
-    // directory (fs.protected_regular), even where writing to it is fine.
+    // First without O_CREAT: the kernel refuses that for another user's file in a sticky directory
+    // (fs.protected_regular), even where writing to it is fine.
     for _ in 0..100 {
-        match ours::open(directory, "mutex", access) {
+        match create::open(directory, "mutex", access) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match ours::create(directory, "mutex", sharing.file_mode()) {
+        match create::create(directory, "mutex", sharing.file_mode()) {
             Ok(mutex) => return Ok(Some(mutex)),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
-    Err(io::Error::other("the file `mutex` comes and goes"))
+    Err(StoreError::MutexFlickers.into())
 }
 
 pub(super) fn identity(stat: &Stat) -> (u64, u64) {
@@ -182,8 +180,8 @@ pub(super) fn identity(stat: &Stat) -> (u64, u64) {
 }
 
 pub(super) fn check_mutex(stat: &Stat) -> io::Result<()> {
-    if !ours::is_regular(stat) || stat.st_nlink > 1 {
-        return Err(io::Error::other("the file `mutex` is not what semrun made; remove it"));
+    if !create::is_regular(stat) || stat.st_nlink > 1 {
+        return Err(StoreError::MutexForeign.into());
     }
     Ok(())
 }

@@ -6,83 +6,87 @@
 //! gone, after the kernel has given up its lock. So an idle waiter sleeps without a timer, and a
 //! death is as quick as a release.
 
-mod sleeping;
+mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
-use self::sleeping::Queued;
+use self::wait::QueuePlace;
 use super::detached;
-use super::entries::{Entry, Kind, Listing, State};
-use super::exits::Dying;
-use super::files::Semaphore;
-use super::held::Held;
-use super::mutex::{ForMutex, Locked};
-use super::taken::{By, Permits};
-use crate::backends::{Acquired, Ask, Lease, Notice, Standing, Turn};
-use crate::clock::Moment;
-use crate::kernel::raise_open_files_limit;
+use super::exiting::ExitingProcesses;
+use super::file_names::{FileKind, FileName, Listing, StateFile};
+use super::mutex::{MutexGuard, MutexWait};
+use super::permits::{TakenBy, TakenPermits};
+use super::process_lease::ProcessLease;
+use super::semaphore_files::SemaphoreFiles;
+use crate::backends::{
+    AcquireRequest, Acquisition, HolderState, Lease, Progress, ProgressSender, QueueStatus,
+    StoreError,
+};
+use crate::clock::{self, Moment};
+use crate::sys::raise_open_files_limit;
 
-/// How many of those before it a waiter watches. One with fewer before it, or fewer behind it,
-/// watches the permits too. So those learn of a free permit who may take it, and however many in a
-/// row are frozen with their container, one of the last is not.
+/// How many of the waiters before it a waiter watches. If fewer are before it or after it, it
+/// watches the permits too. So the first waiters learn of a free permit; if many in a row are
+/// frozen with their container, the last ones do.
 pub(super) const WATCHED: usize = 3;
 
 /// How long each of those before us may have a free permit to itself before we look whether it
 /// is stopped. Long against a hand-over, so that the next in line meets no crowd at the mutex.
 const COURTESY: Duration = Duration::from_millis(50);
 
-/// How long a free permit may stay free before those whose turn it is are told of it, and how long
-/// they then have to hear that. Long against the delays of a busy machine.
+/// How long a free permit may stay free before the waiters at the front are told of it, and how
+/// long they then have to hear that. Long against the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long those who are in the middle of their end are waited for without a word, and by those who
-/// do not want to wait.
+/// How long to wait for processes that are exiting before saying so, or before giving up if the
+/// client does not want to wait.
 const DYING: Duration = Duration::from_secs(2);
 
-/// How long somebody who is not in the queue yet tries on when the disk is full, say.
+/// How long a client that is not in the queue yet retries when the disk is full, say.
 const TRY_ON: Duration = Duration::from_secs(5);
 
-/// How often that is tried.
+/// How long between these retries.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long one in the queue who cannot take what is its, from the first time on, lets those behind it
-/// wait for that. They mostly could not either; but it may be its own trouble, a quota, say.
+/// How long a waiter that fails to take its permit, counted from the first failure, keeps its turn.
+/// Those after it would mostly fail too; but the cause may be its own, a quota, say.
 const KEEPS_ITS_TURN: Duration = Duration::from_secs(15);
 
 /// Another limit is in force, and `--strict-limit` takes no other.
-pub(super) struct Differs {
+pub(super) struct LimitMismatch {
     pub(super) stands: u32,
     pub(super) pinned: bool,
 }
 
-/// Waits until a permit is ours. None: somebody deleted the files; start again with new ones.
+/// Waits until a permit is ours. None: the files were deleted; start again with new ones.
 pub(super) async fn take_turn(
-    semaphore: Rc<Semaphore>,
-    ask: &Ask,
-    turn: &Turn,
-) -> io::Result<Option<Result<Acquired, Differs>>> {
+    semaphore: Rc<SemaphoreFiles>,
+    request: &AcquireRequest,
+    progress: &ProgressSender,
+) -> io::Result<Option<Result<Acquisition, LimitMismatch>>> {
     // To watch as many permits as can be; the command gets the original limit.
     raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
     let mut turn_ends = None;
-    let mut turn = Queueing { semaphore, ask, turn, place: None, patience: None, told: None };
+    let mut pass =
+        QueuePass { semaphore, request, progress, place: None, patience: None, told: None };
     loop {
-        match turn.advance().await {
-            Ok(Step::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
-            Ok(Step::Differs(differs)) => return Ok(Some(Err(differs))),
-            Ok(Step::Deleted) => return Ok(None),
-            Ok(Step::LookAgain) => {}
-            Err(error) if passes(&error) && turn.tries_on(give_up) => {
-                let may_last = turn.place.is_some();
-                turn.turn.tell(Notice::Trouble { what: error.to_string(), may_last });
+        match pass.run().await {
+            Ok(QueueStep::Acquired(acquired)) => return Ok(Some(Ok(acquired))),
+            Ok(QueueStep::Differs(differs)) => return Ok(Some(Err(differs))),
+            Ok(QueueStep::Deleted) => return Ok(None),
+            Ok(QueueStep::LookAgain) => {}
+            Err(error) if is_transient(&error) && pass.tries_on(give_up) => {
+                let may_last = pass.place.is_some();
+                pass.progress.tell(Progress::Trouble { what: error.into(), may_last });
                 let now = Instant::now();
                 let end = *turn_ends.get_or_insert(now + KEEPS_ITS_TURN);
-                hearing(turn.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
+                while_answering(pass.place.as_ref().filter(|_| now < end), sleep(TRY_AGAIN)).await;
             }
             Err(error) => return Err(error),
         }
@@ -90,118 +94,121 @@ pub(super) async fn take_turn(
 }
 
 /// One run through the queue.
-struct Queueing<'a> {
-    semaphore: Rc<Semaphore>,
-    ask: &'a Ask,
-    turn: &'a Turn,
-    place: Option<Queued>,
-    patience: Option<Patience>,
+struct QueuePass<'a> {
+    semaphore: Rc<SemaphoreFiles>,
+    request: &'a AcquireRequest,
+    progress: &'a ProgressSender,
+    place: Option<QueuePlace>,
+    patience: Option<OvertakeTimer>,
     /// The limit that was told last.
     told: Option<u32>,
 }
 
-enum Step {
-    Acquired(Acquired),
+enum QueueStep {
+    Acquired(Acquisition),
     Deleted,
-    /// Another limit stands, and the one who asks wants no other.
-    Differs(Differs),
+    /// Another limit is in force, and the client accepts only its own.
+    Differs(LimitMismatch),
     /// Something has happened that may make it our turn.
     LookAgain,
 }
 
-impl Queueing<'_> {
-    /// Looks, takes what is ours, and otherwise waits for something to happen.
-    async fn advance(&mut self) -> io::Result<Step> {
-        let Self { semaphore, ask, turn, .. } = self;
-        let for_mutex = if ask.nonblock { ForMutex::Bounded } else { ForMutex::Endless(turn) };
-        let locking = hearing(self.place.as_ref(), semaphore.lock(for_mutex));
-        let Some(locked) = locking.await? else { return Ok(Step::Deleted) };
+impl QueuePass<'_> {
+    /// Looks, takes a permit if it is our turn, and otherwise waits for something to happen.
+    async fn run(&mut self) -> io::Result<QueueStep> {
+        let Self { semaphore, request, progress, .. } = self;
+        let for_mutex =
+            if request.nonblock { MutexWait::Bounded } else { MutexWait::Endless(progress) };
+        let locking = while_answering(self.place.as_ref(), semaphore.lock(for_mutex));
+        let Some(locked) = locking.await? else { return Ok(QueueStep::Deleted) };
         let state = locked.state()?;
-        let survey = Survey::take(semaphore, &locked, self.place.as_ref(), state, ask)?;
-        let Some(mut survey) = survey else { return Ok(Step::Deleted) };
-        let Survey { limit: stands, agreed, .. } = survey;
+        let survey = QueueSnapshot::take(semaphore, &locked, self.place.as_ref(), state, request)?;
+        let Some(mut survey) = survey else { return Ok(QueueStep::Deleted) };
+        let QueueSnapshot { limit: stands, agreed, .. } = survey;
         let pinned = state.pinned().is_some();
-        if stands != ask.limit && ask.strict && self.place.is_none() {
-            return Ok(Step::Differs(Differs { stands, pinned }));
+        if stands != request.limit && request.strict && self.place.is_none() {
+            return Ok(QueueStep::Differs(LimitMismatch { stands, pinned }));
         }
-        if stands != ask.limit && self.told != Some(stands) {
+        if stands != request.limit && self.told != Some(stands) {
             self.told = Some(stands);
-            turn.tell(Notice::Limit { asked: ask.limit, stands, pinned });
+            progress.tell(Progress::Limit { asked: request.limit, stands, pinned });
         }
-        self.patience = Patience::of(&survey, self.patience);
+        self.patience = OvertakeTimer::of(&survey, self.patience);
         if let Some(patience) = self.patience {
             self.patience = Some(survey.see_to_the_first(&locked, patience)?);
         }
-        let mut state = State { limit: agreed, ..state };
+        let mut state = StateFile { limit: agreed, ..state };
         let ours = survey.free() && survey.before.is_empty();
         if ours && !survey.is_of_the_dead() {
-            let lease = grant(semaphore, &locked, &mut state, ask)?;
-            return Ok(Step::Acquired(Acquired::Granted(lease)));
+            let lease = grant(semaphore, &locked, &mut state, request)?;
+            return Ok(QueueStep::Acquired(Acquisition::Granted(lease)));
         }
-        if ask.nonblock && !ours {
-            return Ok(Step::Acquired(Acquired::Busy));
+        if request.nonblock && !ours {
+            return Ok(QueueStep::Acquired(Acquisition::Busy));
         }
-        if self.place.is_none() && !ask.nonblock {
-            self.place = Some(Queued::enter(semaphore, &locked, &mut state, ask)?);
-            survey.relieve(&locked);
+        if self.place.is_none() && !request.nonblock {
+            self.place = Some(QueuePlace::enter(semaphore, &locked, &mut state, request)?);
+            survey.release_dead(&locked);
         }
         if ours {
-            let dying = Dying::with(semaphore, &survey.dead)?;
+            let dying = ExitingProcesses::with(semaphore, &survey.dead)?;
             drop(locked);
-            return self.outlive(&dying, &survey.dead).await;
+            return self.wait_for_exit_of(&dying, &survey.dead).await;
         }
         survey.look_behind(&locked)?;
         drop(locked);
-        turn.tell(Notice::Queued(survey.standing(semaphore)));
+        progress.tell(Progress::Queued(survey.queue_status(semaphore)));
         let place = self.place.as_mut().expect("entered");
         place.wait(survey, self.patience).await?;
-        Ok(Step::LookAgain)
+        Ok(QueueStep::LookAgain)
     }
 
-    /// Waits until those are gone who held these permits. Only then they are forgotten, so that others
-    /// do the same where we are called off.
-    async fn outlive(&self, dying: &Dying, dead: &[Entry]) -> io::Result<Step> {
-        let gone = async {
+    /// Waits until the former holders of these permits have ended. Only then are the permits
+    /// removed, so that other waiters do the same if we are called off.
+    async fn wait_for_exit_of(
+        &self,
+        dying: &ExitingProcesses,
+        dead: &[FileName],
+    ) -> io::Result<QueueStep> {
+        let stage = async {
             if tokio::time::timeout(DYING, dying.complete()).await.is_ok() {
                 return true;
             }
-            if self.ask.nonblock {
+            if self.request.nonblock {
                 return false;
             }
-            let who = dying.first().map_or("a process".into(), |pid| format!("process {pid}"));
-            let what =
-                format!("{who} has been killed, had a permit perhaps, and has not ended yet");
-            self.turn.tell(Notice::Trouble { what, may_last: true });
+            let what = StoreError::Dying(dying.first());
+            self.progress.tell(Progress::Trouble { what, may_last: true });
             dying.complete().await;
             true
         };
-        if !hearing(self.place.as_ref(), gone).await {
-            return Ok(Step::Acquired(Acquired::Busy));
+        if !while_answering(self.place.as_ref(), stage).await {
+            return Ok(QueueStep::Acquired(Acquisition::Busy));
         }
         for permit in dead {
             self.semaphore.remove(*permit);
         }
-        Ok(Step::LookAgain)
+        Ok(QueueStep::LookAgain)
     }
 
-    /// Whether to bear with an error that may pass: in the queue as long as we may wait, before
+    /// Whether to retry after an error that may pass: in the queue as long as we may wait, before
     /// it for a while.
     fn tries_on(&self, give_up: Instant) -> bool {
-        self.place.is_some() || (!self.ask.nonblock && Instant::now() < give_up)
+        self.place.is_some() || (!self.request.nonblock && Instant::now() < give_up)
     }
 }
 
-/// Does something else than wait in the queue. Who has a place in it hears meanwhile what it is told,
-/// and is not passed over.
-async fn hearing<T>(place: Option<&Queued>, doing: impl Future<Output = T>) -> T {
+/// Does something else than wait in the queue. A waiter with a place in it keeps reading what it is
+/// told, so it is not passed over.
+async fn while_answering<T>(place: Option<&QueuePlace>, doing: impl Future<Output = T>) -> T {
     match place {
-        Some(place) => place.hearing(doing).await,
+        Some(place) => place.while_answering(doing).await,
         None => doing.await,
     }
 }
 
-/// Errors of the moment: others may free what is missing.
-fn passes(error: &io::Error) -> bool {
+/// Temporary errors: other processes may free what is missing.
+fn is_transient(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let storage = error.kind() == io::ErrorKind::StorageFull;
     storage
@@ -212,24 +219,26 @@ fn passes(error: &io::Error) -> bool {
 }
 
 /// What a look under the mutex found.
-struct Survey {
-    /// Those before us in the queue, the nearest last. Some of the farther ones may be dead.
-    queue: Vec<Entry>,
-    /// The FIFOs of those before us who live, the nearest first; not more than we watch.
+struct QueueSnapshot {
+    /// The waiters before us, the nearest last. Some of the farther ones may be dead.
+    queue: Vec<FileName>,
+    /// The FIFOs of living waiters before us, the nearest first; not more than we watch.
     before: Vec<OwnedFd>,
-    /// Those behind us.
-    after: Vec<Entry>,
-    /// The FIFOs of those behind us who live, the nearest first; not more than we watch.
+    /// The waiters after us.
+    after: Vec<FileName>,
+    /// The FIFOs of living waiters after us, the nearest first; not more than we watch.
     behind: Vec<OwnedFd>,
     /// How many permits are held.
     held: usize,
-    /// Those of processes: their FIFOs, and whether they were evicted.
+    /// Those of processes: their FIFOs, and whether they were revoked.
     permits: Vec<(OwnedFd, bool)>,
     /// When the first of the others ends.
     first_end: Option<Moment>,
     /// Permits whose holders died, and have not been replaced yet.
-    dead: Vec<Entry>,
-    oldest_permit: Option<Entry>,
+    dead: Vec<FileName>,
+    oldest_permit: Option<FileName>,
+    /// When that ends, if it was given back and stays taken.
+    oldest_kept: Option<Moment>,
     newest_permit: u64,
     /// The limit that counts.
     limit: u32,
@@ -237,21 +246,21 @@ struct Survey {
     agreed: u32,
 }
 
-impl Survey {
+impl QueueSnapshot {
     /// None: our own files are gone.
     fn take(
-        semaphore: &Semaphore,
-        locked: &Locked<'_>,
-        place: Option<&Queued>,
-        state: State,
-        ask: &Ask,
+        semaphore: &SemaphoreFiles,
+        locked: &MutexGuard<'_>,
+        place: Option<&QueuePlace>,
+        state: StateFile,
+        request: &AcquireRequest,
     ) -> io::Result<Option<Self>> {
         let Listing { waiters, passed_over, permits, kept } = semaphore.list()?;
         if let Some(place) = place {
-            let ours = |entry: &&Entry| entry.number == place.number;
+            let ours = |entry: &&FileName| entry.number == place.number;
             if let Some(entry) = passed_over.iter().find(ours) {
                 // We are back from having been stopped, in our old place.
-                locked.rename(*entry, Kind::Waiter)?;
+                locked.rename(*entry, FileKind::Waiter)?;
             } else if !waiters.iter().any(|entry| ours(&entry)) {
                 return Ok(None);
             }
@@ -269,30 +278,35 @@ impl Survey {
             first_end: None,
             dead: Vec::new(),
             oldest_permit: None,
+            oldest_kept: None,
             newest_permit: 0,
             limit: 0,
             agreed: 0,
         };
         survey.look_before(locked)?;
-        survey.look_at(Permits::look(locked, permits, kept)?);
+        survey.look_at(TakenPermits::look(locked, permits, kept)?);
         let mut in_use = place.is_some() || !survey.before.is_empty() || survey.held > 0;
         for entry in passed_over {
             in_use = in_use || locked.probe(entry)?.is_some();
         }
-        survey.agreed = if in_use && state.limit > 0 { state.limit } else { ask.limit };
+        survey.agreed = if in_use && state.limit > 0 { state.limit } else { request.limit };
         survey.limit = state.pinned().unwrap_or(survey.agreed);
         Ok(Some(survey))
     }
 
-    fn look_at(&mut self, Permits { taken, dead }: Permits) {
+    fn look_at(&mut self, TakenPermits { taken, dead }: TakenPermits) {
         self.held = taken.len();
         self.dead = dead;
         self.oldest_permit = taken.first().map(|taken| taken.entry);
+        self.oldest_kept = taken.first().and_then(|taken| match &taken.by {
+            TakenBy::Record(kept) if kept.phase == HolderState::MinHold => Some(kept.end()),
+            _ => None,
+        });
         self.newest_permit = taken.last().map_or(0, |taken| taken.entry.number);
         for taken in taken {
             match taken.by {
-                By::Processes { fifo, evicted } => self.permits.push((fifo, evicted)),
-                By::Record(kept) => {
+                TakenBy::Processes { fifo, revoked } => self.permits.push((fifo, revoked)),
+                TakenBy::Record(kept) => {
                     let end = kept.end();
                     self.first_end = Some(self.first_end.map_or(end, |first| first.min(end)));
                 }
@@ -300,8 +314,8 @@ impl Survey {
         }
     }
 
-    /// Finds the nearest of those before us who live, and forgets the dead it meets.
-    fn look_before(&mut self, locked: &Locked<'_>) -> io::Result<()> {
+    /// Finds the nearest living waiters before us, and forgets the dead ones.
+    fn look_before(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         let mut alive = Vec::new();
         self.before.clear();
         while self.before.len() < WATCHED {
@@ -315,8 +329,8 @@ impl Survey {
         Ok(())
     }
 
-    /// The same with those behind us, unless we watch the permits anyway.
-    fn look_behind(&mut self, locked: &Locked<'_>) -> io::Result<()> {
+    /// The same with the waiters after us, unless we watch the permits anyway.
+    fn look_behind(&mut self, locked: &MutexGuard<'_>) -> io::Result<()> {
         for entry in &self.after {
             if self.before.len() < WATCHED || self.behind.len() == WATCHED {
                 break;
@@ -328,10 +342,10 @@ impl Survey {
 
     /// We are new in the queue: one before us is not among the last any more, and need not watch the
     /// permits, unless it is among the first.
-    fn relieve(&self, locked: &Locked<'_>) {
+    fn release_dead(&self, locked: &MutexGuard<'_>) {
         let relieved = self.queue.len().checked_sub(WATCHED).filter(|at| *at >= WATCHED);
         if let Some(at) = relieved {
-            locked.poke(self.queue[at]);
+            locked.wake_one(self.queue[at]);
         }
     }
 
@@ -343,33 +357,41 @@ impl Survey {
         self.queue.len()
     }
 
-    fn standing(&self, semaphore: &Semaphore) -> Standing {
+    fn queue_status(&self, semaphore: &SemaphoreFiles) -> QueueStatus {
         let holder = self.oldest_permit.and_then(|permit| semaphore.owner(permit));
-        Standing { ahead: self.ahead(), held: self.held, holder, withheld: None }
+        let left = self.oldest_kept.map(|end| end.saturating_sub(clock::now()));
+        let kept_until = left.and_then(|left| SystemTime::now().checked_add(left));
+        QueueStatus {
+            ahead: self.ahead(),
+            held: self.held,
+            holder,
+            kept_until,
+            ..QueueStatus::default()
+        }
     }
 
     fn free(&self) -> bool {
         self.held < self.limit as usize
     }
 
-    /// Whether what is free was left by the dead, who may not be quite gone.
+    /// Whether what is free was left by dead processes, which may not have ended completely.
     fn is_of_the_dead(&self) -> bool {
         !self.dead.is_empty() && self.held + self.dead.len() >= self.limit as usize
     }
 
-    /// A permit is free, and it is not our turn to take it: makes sure that those whose turn it
-    /// is are able to.
+    /// A permit is free, and it is not our turn to take it: makes sure that the waiters whose turn
+    /// it is are able to.
     fn see_to_the_first(
         &mut self,
-        locked: &Locked<'_>,
-        mut patience: Patience,
-    ) -> io::Result<Patience> {
+        locked: &MutexGuard<'_>,
+        mut patience: OvertakeTimer,
+    ) -> io::Result<OvertakeTimer> {
         if locked.pass_over_stopped(&mut self.queue)? {
-            patience = Patience::begin(self);
+            patience = OvertakeTimer::begin(self);
         } else if patience.end <= Instant::now() {
             let moved = locked.pass_over_deaf(&mut self.queue, patience.told)?;
             patience = patience.go_on(self, moved);
-            self.queue.iter().take(patience.told).for_each(|waiter| locked.poke(*waiter));
+            self.queue.iter().take(patience.told).for_each(|waiter| locked.wake_one(*waiter));
         }
         self.look_before(locked)?;
         Ok(patience)
@@ -378,32 +400,33 @@ impl Survey {
 
 /// A permit is free, and it is our turn.
 fn grant(
-    semaphore: &Rc<Semaphore>,
-    locked: &Locked<'_>,
-    state: &mut State,
-    ask: &Ask,
+    semaphore: &Rc<SemaphoreFiles>,
+    locked: &MutexGuard<'_>,
+    state: &mut StateFile,
+    request: &AcquireRequest,
 ) -> io::Result<Box<dyn Lease>> {
-    if ask.who.detached {
-        return detached::grant(semaphore, locked, state, ask);
+    if request.who.detached {
+        return detached::grant(semaphore, locked, state, request);
     }
-    Ok(Box::new(Held::grant(semaphore, locked, state, ask)?))
+    Ok(Box::new(ProcessLease::grant(semaphore, locked, state, request)?))
 }
 
-/// A permit is free, it is somebody else's turn to take it, and it stays free. Until `end` nothing
+/// A permit is free, it is another waiter's turn to take it, and it stays free. Until `end` nothing
 /// is done about that.
 #[derive(Clone, Copy)]
-struct Patience {
+struct OvertakeTimer {
     end: Instant,
     /// How many at the front of the queue have been told.
     told: usize,
-    /// The newest permit then, and who was the first. Others mean that the queue moves after all.
+    /// The newest permit and the first waiter at that time. Others mean that the queue moves after
+    /// all.
     newest_permit: u64,
-    first: Option<Entry>,
+    first: Option<FileName>,
 }
 
-impl Patience {
-    /// Whoever learns of a free permit has it.
-    fn of(survey: &Survey, before: Option<Self>) -> Option<Self> {
+impl OvertakeTimer {
+    /// Some if a permit is free and other waiters are before us.
+    fn of(survey: &QueueSnapshot, before: Option<Self>) -> Option<Self> {
         let waits = survey.free() && !survey.before.is_empty();
         let begin = Self::begin(survey);
         let stands = |before: &Self| {
@@ -412,14 +435,14 @@ impl Patience {
         waits.then(|| before.filter(stands).unwrap_or(begin))
     }
 
-    fn begin(survey: &Survey) -> Self {
+    fn begin(survey: &QueueSnapshot) -> Self {
         let (end, first) = (Instant::now() + PATIENCE, survey.queue.first().copied());
         Self { end, told: 0, newest_permit: survey.newest_permit, first }
     }
 
-    /// Each time that some were passed over more are told at once: so it takes as many rounds as the
-    /// number of those who do not hear has digits.
-    fn go_on(self, survey: &Survey, moved: bool) -> Self {
+    /// Each time that some were passed over, twice as many are told at once: so the rounds grow
+    /// with the logarithm of the number of waiters that do not hear.
+    fn go_on(self, survey: &QueueSnapshot, moved: bool) -> Self {
         let told = if moved { self.told * 2 } else { self.told.max(WATCHED + 1) };
         Self { told, ..Self::begin(survey) }
     }

@@ -1,7 +1,7 @@
-//! What is the local backend's own: who is woken by what, and what is in the files.
+//! What only the local backend does: which waiters a change wakes, and what is in the files.
 
 mod crashes;
-mod deaf;
+mod frozen;
 mod processes;
 
 use std::fs;
@@ -15,76 +15,76 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use uuid::Uuid;
 
 use super::Local;
-use super::place::Place;
-use crate::backends::turn::Canceller;
+use super::directory::LocalConfig;
+use crate::backends::progress::Canceller;
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Eviction, GivenBack, Gone, Lease, Name, Notice, Phase,
-    Snapshot, Turn, Who,
+    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, HolderState, Lease, LossStage,
+    Name, Progress, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct World(TempDir);
+struct LocalWorld(TempDir);
 
-struct Waiting {
+struct TestWaiter {
     acquiring: JoinHandle<Box<dyn Lease>>,
     _canceller: Canceller,
-    notices: mpsc::UnboundedReceiver<Notice>,
+    notices: mpsc::UnboundedReceiver<Progress>,
 }
 
-impl World {
-    fn run<F: AsyncFnOnce(World)>(test: F) {
+impl LocalWorld {
+    fn run<F: AsyncFnOnce(LocalWorld)>(test: F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let world = Self(TempDir::new().unwrap());
         LocalSet::new().block_on(&runtime, test(world));
     }
 
     fn client(&self) -> Local {
-        Local::new(Place::named(&self.0.path().join("permits")))
+        Local::new(LocalConfig::named(&self.0.path().join("permits")))
     }
 
     fn path(&self) -> PathBuf {
         self.0.path().join("permits/x")
     }
 
-    fn asks(&self, ask: Ask) -> Waiting {
+    fn asks(&self, request: AcquireRequest) -> TestWaiter {
         let client = self.client();
-        let (turn, notices) = Turn::channel();
-        let (canceller, cancel) = Cancel::pair();
+        let (turn, notices) = ProgressSender::channel();
+        let (canceller, cancel) = CancelToken::pair();
         let acquiring = spawn_local(async move {
-            match client.acquire(&ask, &turn, cancel).await.unwrap() {
-                Acquired::Granted(lease) => lease,
+            match client.acquire(&request, &turn, cancel).await.unwrap() {
+                Acquisition::Granted(lease) => lease,
                 _ => panic!("not granted"),
             }
         });
-        Waiting { acquiring, _canceller: canceller, notices }
+        TestWaiter { acquiring, _canceller: canceller, notices }
     }
 
-    async fn waits(&self, ask: Ask) -> Waiting {
-        let mut waiting = self.asks(ask);
-        while !matches!(waiting.notices.recv().await, Some(Notice::Queued(_))) {}
+    async fn waits(&self, request: AcquireRequest) -> TestWaiter {
+        let mut waiting = self.asks(request);
+        while !matches!(waiting.notices.recv().await, Some(Progress::Queued(_))) {}
         waiting
     }
 
-    async fn granted(&self, ask: Ask) -> Box<dyn Lease> {
-        self.asks(ask).granted().await
+    async fn granted(&self, request: AcquireRequest) -> Box<dyn Lease> {
+        self.asks(request).granted().await
     }
 
     async fn snapshot(&self) -> Snapshot {
         self.client().observe(&name()).await.unwrap()
     }
 
-    async fn phases(&self) -> Vec<Phase> {
-        self.snapshot().await.holders.iter().map(crate::backends::Holder::phase).collect()
+    async fn phases(&self) -> Vec<HolderState> {
+        self.snapshot().await.holders.iter().map(crate::backends::Holder::state).collect()
     }
 
-    async fn evict(&self, id: Uuid, how: Eviction) -> bool {
-        self.client().evict(&name(), id, how).await.unwrap()
+    async fn revoke(&self, id: Uuid, how: Revocation) -> bool {
+        self.client().revoke(&name(), id, how).await.unwrap()
     }
 
-    async fn give_back(&self, id: Uuid) -> GivenBack {
-        self.client().give_back(&name(), id).await.unwrap()
+    async fn give_back(&self, id: Uuid) -> ReleaseOutcome {
+        self.client().release_detached(&name(), id).await.unwrap()
     }
 
     fn files(&self) -> Vec<String> {
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-impl Waiting {
+impl TestWaiter {
     async fn granted(self) -> Box<dyn Lease> {
         tokio::time::timeout(PATIENCE, self.acquiring).await.expect("in time").unwrap()
     }
@@ -111,15 +111,15 @@ fn name() -> Name {
     "x".parse().unwrap()
 }
 
-fn ask() -> Ask {
-    let who = Who {
+fn request() -> AcquireRequest {
+    let who = ClientInfo {
         label: "test".into(),
         host: "here".into(),
         pid: 1,
         user: "me".into(),
         detached: false,
     };
-    Ask {
+    AcquireRequest {
         name: name(),
         id: Uuid::new_v4(),
         limit: 1,
@@ -131,14 +131,14 @@ fn ask() -> Ask {
     }
 }
 
-fn detached(ttl: Duration) -> Ask {
-    let ask = ask();
-    Ask { ttl, who: Who { detached: true, ..ask.who.clone() }, ..ask }
+fn detached(ttl: Duration) -> AcquireRequest {
+    let request = request();
+    AcquireRequest { ttl, who: ClientInfo { detached: true, ..request.who.clone() }, ..request }
 }
 
 /// What a daemon does that the command leaves behind.
 fn keep_open(lease: &dyn Lease) -> OwnedFd {
-    lease.inherit().unwrap().as_fd().try_clone_to_owned().unwrap()
+    lease.inherited_fd().unwrap().as_fd().try_clone_to_owned().unwrap()
 }
 
 /// How much the thread that runs the test has computed.
@@ -150,22 +150,22 @@ fn computed() -> Duration {
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
-    World::run(async |world| {
-        let asked = ask();
+fn a_revoked_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
+    LocalWorld::run(async |world| {
+        let asked = request();
         let mut lease = world.granted(asked.clone()).await;
         let _daemon = keep_open(&*lease);
         let mut waiting = Vec::new();
         for _ in 0..3 {
-            waiting.push(world.waits(ask()).await);
+            waiting.push(world.waits(request()).await);
         }
-        assert!(world.evict(asked.id, Eviction::Gently).await);
-        assert!(world.evict(asked.id, Eviction::Gently).await, "twice is once");
-        assert_eq!(lease.lost().await.gone, Gone::NotYet);
-        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert!(world.revoke(asked.id, Revocation::Graceful).await);
+        assert!(world.revoke(asked.id, Revocation::Graceful).await, "twice is once");
+        assert_eq!(lease.lost().await.stage, LossStage::Revoking);
+        assert_eq!(world.phases().await, [HolderState::Revoking]);
         assert_eq!(world.snapshot().await.held(asked.id), None);
-        // Those who came before the eviction and one who comes after it: nobody spins.
-        waiting.push(world.waits(ask()).await);
+        // Waiters that came before the revocation and one that comes after it: none spins.
+        waiting.push(world.waits(request()).await);
         assert!(waiting[0].still_waits().await);
         let before = computed();
         assert!(waiting[3].still_waits().await && waiting[1].still_waits().await);
@@ -175,18 +175,18 @@ fn an_evicted_run_hears_of_it_and_its_permit_passes_on_at_its_release_only() {
         for waiting in waiting {
             waiting.granted().await.release(PATIENCE).await.unwrap();
         }
-        assert!(!world.evict(asked.id, Eviction::Now).await);
+        assert!(!world.revoke(asked.id, Revocation::Forced).await);
         assert_eq!(world.files(), ["mutex"]);
     });
 }
 
 #[test]
-fn an_evicted_permit_passes_on_when_its_holder_dies() {
-    World::run(async |world| {
-        let asked = ask();
+fn a_revoked_permit_passes_on_when_its_holder_dies() {
+    LocalWorld::run(async |world| {
+        let asked = request();
         let lease = world.granted(asked.clone()).await;
-        assert!(world.evict(asked.id, Eviction::Gently).await);
-        let waiting = world.waits(ask()).await;
+        assert!(world.revoke(asked.id, Revocation::Graceful).await);
+        let waiting = world.waits(request()).await;
         drop(lease);
         waiting.granted().await;
     });
@@ -194,19 +194,19 @@ fn an_evicted_permit_passes_on_when_its_holder_dies() {
 
 #[test]
 fn a_run_whose_permit_is_taken_away_at_once_hears_of_it_and_the_next_one_has_it() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         for gently_first in [false, true] {
-            let asked = Ask { min_hold: HOUR, ..ask() };
+            let asked = AcquireRequest { min_hold: HOUR, ..request() };
             let mut lease = world.granted(asked.clone()).await;
             if gently_first {
-                assert!(world.evict(asked.id, Eviction::Gently).await);
+                assert!(world.revoke(asked.id, Revocation::Graceful).await);
             }
-            let waiting = world.waits(ask()).await;
-            assert!(world.evict(asked.id, Eviction::Now).await);
-            assert_eq!(lease.lost().await.gone, Gone::Now);
+            let waiting = world.waits(request()).await;
+            assert!(world.revoke(asked.id, Revocation::Forced).await);
+            assert_eq!(lease.lost().await.stage, LossStage::Now);
             let next = waiting.granted().await;
             lease.release(PATIENCE).await.unwrap();
-            assert_eq!(world.phases().await, [Phase::Held], "that of the next one");
+            assert_eq!(world.phases().await, [HolderState::Holding], "that of the next one");
             next.release(PATIENCE).await.unwrap();
             assert_eq!(world.files(), ["mutex"]);
         }
@@ -215,24 +215,24 @@ fn a_run_whose_permit_is_taken_away_at_once_hears_of_it_and_the_next_one_has_it(
 
 #[test]
 fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let hold = Duration::from_millis(300);
         for dies in [false, true] {
             let begin = Instant::now();
-            let asked = Ask { min_hold: hold, ..ask() };
+            let asked = AcquireRequest { min_hold: hold, ..request() };
             let lease = world.granted(asked.clone()).await;
-            assert_eq!(world.phases().await, [Phase::Held], "one permit, not two");
-            let waiting = [world.waits(ask()).await, world.waits(ask()).await];
+            assert_eq!(world.phases().await, [HolderState::Holding], "one permit, not two");
+            let waiting = [world.waits(request()).await, world.waits(request()).await];
             if dies {
                 drop(lease);
             } else {
                 lease.release(PATIENCE).await.unwrap();
             }
             let snapshot = world.snapshot().await;
-            assert_eq!(snapshot.holders[0].phase(), Phase::Kept);
+            assert_eq!(snapshot.holders[0].state(), HolderState::MinHold);
             assert!(snapshot.holders[0].left().is_some_and(|left| left <= hold));
             assert_eq!(snapshot.holder(asked.id).map(|_| ()), Some(()));
-            assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+            assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before);
             for waiting in waiting {
                 waiting.granted().await.release(PATIENCE).await.unwrap();
                 assert!(begin.elapsed() >= hold);
@@ -245,8 +245,8 @@ fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
 
 #[test]
 fn a_run_that_took_long_enough_leaves_nothing() {
-    World::run(async |world| {
-        let asked = Ask { min_hold: Duration::from_millis(1), ..ask() };
+    LocalWorld::run(async |world| {
+        let asked = AcquireRequest { min_hold: Duration::from_millis(1), ..request() };
         let lease = world.granted(asked).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         lease.release(PATIENCE).await.unwrap();
@@ -255,39 +255,39 @@ fn a_run_that_took_long_enough_leaves_nothing() {
 }
 
 #[test]
-fn a_kept_permit_that_is_evicted_passes_on_at_once() {
-    World::run(async |world| {
-        for how in [Eviction::Gently, Eviction::Now] {
-            let asked = Ask { min_hold: HOUR, ..ask() };
+fn a_kept_permit_that_is_revoked_passes_on_at_once() {
+    LocalWorld::run(async |world| {
+        for how in [Revocation::Graceful, Revocation::Forced] {
+            let asked = AcquireRequest { min_hold: HOUR, ..request() };
             world.granted(asked.clone()).await.release(PATIENCE).await.unwrap();
-            let waiting = world.waits(ask()).await;
-            assert!(world.evict(asked.id, how).await);
+            let waiting = world.waits(request()).await;
+            assert!(world.revoke(asked.id, how).await);
             waiting.granted().await.release(PATIENCE).await.unwrap();
         }
     });
 }
 
 #[test]
-fn eviction_lifts_what_would_keep_a_permit() {
-    World::run(async |world| {
-        let asked = Ask { min_hold: HOUR, ..ask() };
+fn revocation_lifts_what_would_keep_a_permit() {
+    LocalWorld::run(async |world| {
+        let asked = AcquireRequest { min_hold: HOUR, ..request() };
         let lease = world.granted(asked.clone()).await;
-        let waiting = world.waits(ask()).await;
-        assert!(world.evict(asked.id, Eviction::Gently).await);
+        let waiting = world.waits(request()).await;
+        assert!(world.revoke(asked.id, Revocation::Graceful).await);
         lease.release(PATIENCE).await.unwrap();
         waiting.granted().await;
     });
 }
 
 #[test]
-fn a_detached_permit_needs_nobody_and_ends_with_its_lease() {
-    World::run(async |world| {
+fn a_detached_permit_needs_no_process_and_ends_with_its_lease() {
+    LocalWorld::run(async |world| {
         let ttl = Duration::from_millis(300);
         let asked = detached(ttl);
         let lease = world.granted(asked.clone()).await;
-        assert!(lease.inherit().is_none() && lease.tenure().is_some());
+        assert!(lease.inherited_fd().is_none() && lease.validity().is_some());
         drop(lease);
-        let waiting = world.waits(ask()).await;
+        let waiting = world.waits(request()).await;
         assert_eq!(world.snapshot().await.ttl, Some(ttl));
         tokio::time::sleep(ttl / 2).await;
         let begin = Instant::now();
@@ -297,15 +297,15 @@ fn a_detached_permit_needs_nobody_and_ends_with_its_lease() {
         waiting.granted().await.release(PATIENCE).await.unwrap();
         let took = begin.elapsed();
         assert!(took >= ttl * 9 / 10 && took < ttl + Duration::from_millis(200), "{took:?}");
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Unknown);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Unknown);
         assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
         assert_eq!(world.files(), ["mutex"]);
     });
 }
 
 #[test]
-fn an_attached_permit_is_renewed_until_it_is_evicted() {
-    World::run(async |world| {
+fn an_attached_permit_is_renewed_until_it_is_revoked() {
+    LocalWorld::run(async |world| {
         let asked = detached(Duration::from_millis(300));
         drop(world.granted(asked.clone()).await);
         let mut lease = world.client().attach(&name(), asked.id).await.unwrap().unwrap();
@@ -316,72 +316,72 @@ fn an_attached_permit_is_renewed_until_it_is_evicted() {
             computed() < before + Duration::from_millis(50),
             "what it writes is not news to it"
         );
-        assert_eq!(world.phases().await, [Phase::Held]);
-        assert!(world.evict(asked.id, Eviction::Gently).await);
-        assert_eq!(world.phases().await, [Phase::Evicted]);
+        assert_eq!(world.phases().await, [HolderState::Holding]);
+        assert!(world.revoke(asked.id, Revocation::Graceful).await);
+        assert_eq!(world.phases().await, [HolderState::Revoking]);
         assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
-        assert_eq!(renewing.await.unwrap().gone, Gone::NotYet);
-        world.granted(ask()).await;
+        assert_eq!(renewing.await.unwrap().stage, LossStage::Revoking);
+        world.granted(request()).await;
     });
 }
 
 #[test]
 fn what_was_given_back_is_remembered_for_a_while() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let mut given = Vec::new();
         for _ in 0..70 {
             let asked = detached(HOUR);
             drop(world.granted(asked.clone()).await);
-            assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+            assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
             given.push(asked.id);
         }
-        assert_eq!(world.give_back(given[69]).await, GivenBack::Before);
-        assert_eq!(world.give_back(given[6]).await, GivenBack::Before);
-        assert_eq!(world.give_back(given[5]).await, GivenBack::Unknown);
+        assert_eq!(world.give_back(given[69]).await, ReleaseOutcome::Before);
+        assert_eq!(world.give_back(given[6]).await, ReleaseOutcome::Before);
+        assert_eq!(world.give_back(given[5]).await, ReleaseOutcome::Unknown);
         assert_eq!(world.files(), ["done", "mutex"]);
-        let run = ask();
+        let run = request();
         let _lease = world.granted(run.clone()).await;
-        assert_eq!(world.give_back(run.id).await, GivenBack::Unknown);
-        assert_eq!(world.phases().await, [Phase::Held]);
+        assert_eq!(world.give_back(run.id).await, ReleaseOutcome::Unknown);
+        assert_eq!(world.phases().await, [HolderState::Holding]);
     });
 }
 
 #[test]
 fn a_detached_permit_that_was_given_back_may_be_kept() {
-    World::run(async |world| {
-        let asked = Ask { min_hold: Duration::from_millis(300), ..detached(HOUR) };
+    LocalWorld::run(async |world| {
+        let asked = AcquireRequest { min_hold: Duration::from_millis(300), ..detached(HOUR) };
         let lease = world.granted(asked.clone()).await;
-        let waiting = world.waits(ask()).await;
+        let waiting = world.waits(request()).await;
         lease.release(PATIENCE).await.unwrap();
-        assert_eq!(world.phases().await, [Phase::Kept]);
+        assert_eq!(world.phases().await, [HolderState::MinHold]);
         assert!(world.client().attach(&name(), asked.id).await.unwrap().is_none());
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before);
         waiting.granted().await;
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before);
     });
 }
 
 #[test]
-fn giving_back_a_detached_permit_or_evicting_it_at_once_wakes_the_next() {
-    World::run(async |world| {
-        for evicted in [false, true] {
+fn giving_back_a_detached_permit_or_revoking_it_at_once_wakes_the_next() {
+    LocalWorld::run(async |world| {
+        for revoked in [false, true] {
             let asked = detached(HOUR);
             let mut lease = world.granted(asked.clone()).await;
-            let waiting = world.waits(ask()).await;
-            if evicted {
-                assert!(world.evict(asked.id, Eviction::Now).await);
+            let waiting = world.waits(request()).await;
+            if revoked {
+                assert!(world.revoke(asked.id, Revocation::Forced).await);
             } else {
-                assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+                assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
             }
             waiting.granted().await.release(PATIENCE).await.unwrap();
-            drop(std::mem::replace(&mut lease, world.granted(ask()).await));
+            drop(std::mem::replace(&mut lease, world.granted(request()).await));
         }
     });
 }
 
 #[test]
 fn a_permit_of_another_boot_and_a_garbled_one_are_none() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         for garble in [false, true] {
             drop(world.granted(detached(HOUR)).await);
             let file = world.files().into_iter().find(|file| file.len() == 22).unwrap();
@@ -389,7 +389,7 @@ fn a_permit_of_another_boot_and_a_garbled_one_are_none() {
             let text = fs::read_to_string(&file).unwrap();
             let other = format!("{}{}", Uuid::new_v4(), &text[36..]);
             fs::write(&file, if garble { "x" } else { &other }).unwrap();
-            world.granted(ask()).await.release(PATIENCE).await.unwrap();
+            world.granted(request()).await.release(PATIENCE).await.unwrap();
             assert_eq!(world.files(), ["mutex"]);
         }
     });
@@ -397,11 +397,11 @@ fn a_permit_of_another_boot_and_a_garbled_one_are_none() {
 
 #[test]
 fn a_limit_that_is_raised_lets_everybody_in_who_fits() {
-    World::run(async |world| {
-        let _first = world.granted(ask()).await;
+    LocalWorld::run(async |world| {
+        let _first = world.granted(request()).await;
         let mut waiting = Vec::new();
         for _ in 0..8 {
-            waiting.push(world.waits(ask()).await);
+            waiting.push(world.waits(request()).await);
         }
         let begin = Instant::now();
         world.client().set_limit(&name(), Some(8)).await.unwrap();
@@ -412,7 +412,7 @@ fn a_limit_that_is_raised_lets_everybody_in_who_fits() {
         }
         assert!(begin.elapsed() < Duration::from_millis(500), "no timer: {:?}", begin.elapsed());
         assert!(last.still_waits().await);
-        // The users' own limit stands again, and nobody is stopped.
+        // The users' own limit stands again, and no holder is stopped.
         world.client().set_limit(&name(), None).await.unwrap();
         let snapshot = world.snapshot().await;
         assert_eq!((snapshot.limit, snapshot.pinned, snapshot.holders.len()), (Some(1), false, 8));
@@ -423,20 +423,21 @@ fn a_limit_that_is_raised_lets_everybody_in_who_fits() {
 
 #[test]
 fn an_idle_semaphore_is_pinned_as_well() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         world.client().set_limit(&name(), None).await.unwrap();
         assert!(!world.path().exists(), "nothing to unpin");
         world.client().set_limit(&name(), Some(3)).await.unwrap();
         let snapshot = world.snapshot().await;
         assert_eq!((snapshot.limit, snapshot.pinned), (Some(3), true));
-        let _leases = [world.granted(ask()).await, world.granted(ask()).await];
-        let mut waiting = world.asks(ask());
-        let limit = Notice::Limit { asked: 1, stands: 3, pinned: true };
+        let _leases = [world.granted(request()).await, world.granted(request()).await];
+        let mut waiting = world.asks(request());
+        let limit = Progress::Limit { asked: 1, stands: 3, pinned: true };
         assert_eq!(waiting.notices.recv().await, Some(limit));
-        let strict = Ask { strict: true, ..ask() };
-        let (turn, _notices) = Turn::channel();
-        let refused = world.client().acquire(&strict, &turn, Cancel::pair().1).await;
+        let strict = AcquireRequest { strict: true, ..request() };
+        let (turn, _notices) = ProgressSender::channel();
+        let refused = world.client().acquire(&strict, &turn, CancelToken::pair().1).await;
         let Err(error) = refused else { panic!("refused") };
-        assert!(error.to_string().contains("pinned to a limit of 3"), "{error}");
+        let StoreError::Differs(differs) = error.cause else { panic!("{error}") };
+        assert_eq!((differs.pinned, differs.stands), (true, (3, None)));
     });
 }

@@ -1,417 +1,431 @@
-//! One conversation with a Redis at a time. Whatever goes wrong in it, the connection is thrown
-//! away: what a late answer would belong to is unknown, and another server may be there by now.
+//! One connection to a Redis: dialled, let in, and then questions and their answers, in order.
 
-use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::error::Error as _;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
-};
+use redis::{Cmd, ConnectionAddr, RedisError, ServerError, Value, cmd};
+use rustix::io::Errno;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
 
-use super::conversation::{Begun, Conversation, Dialler, is_refusal, only_plain, only_tls};
-use crate::backends::Withheld;
-use crate::backends::trouble::{CONNECTING, Trouble, within};
-use crate::clock::{self, Moment};
+use super::config::{RedisConfig, RedisUrl};
+use super::resp::ReplyBuffer;
+use crate::backends::error::{Protocol, StoreError};
+use crate::backends::resolve::addresses;
+use crate::backends::tls::{Tls, TlsError};
 
-/// How long replicas have to confirm what was written. They are asked at once.
-const CONFIRMING: Duration = Duration::from_millis(500);
+/// How long one of several addresses may take to answer.
+const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
 
+/// How long a greeting is usually answered at the latest.
+const GREETING: Duration = Duration::from_millis(600);
+
+/// The size of the read buffer.
+const ROOM: usize = 8 * 1024;
+
+/// What is known before anything is connected.
+pub(super) struct RedisDialer {
+    url: RedisUrl,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
+
+/// A connection that we were let in on.
 pub(super) struct Connection {
-    dialler: Dialler,
-    /// While nobody uses it.
-    idle: RefCell<Option<Conversation>>,
-    begun: RefCell<Option<(Vec<Cmd>, Moment, Begun)>>,
-    /// Whether the server may have heard of anything.
-    reached: Cell<bool>,
-    /// Whether it has answered anything.
-    answered: Cell<bool>,
+    stream: Box<dyn ByteStream>,
+    inbox: ReplyBuffer,
+    /// Whether it was said who we are.
+    introduced: bool,
 }
 
-/// A script.
-pub(super) struct Program {
-    source: &'static str,
-    /// Its SHA-1, by which the server knows it.
-    hash: Cow<'static, str>,
+/// Questions that were sent before there was a runtime to wait with.
+pub(super) struct PrefetchedRequest {
+    socket: Socket,
+    sent: usize,
 }
 
-/// What a script said.
-pub(super) struct Said<T> {
-    pub(super) answer: T,
-    /// A moment before it was asked.
-    pub(super) since: Moment,
-    /// What was asked beside it.
-    pub(super) beside: Option<Value>,
-    /// How many replicas have what it wrote.
-    pub(super) confirmed: u32,
+/// What ended a conversation: a fact about the server, or what the library says of it.
+#[derive(Debug)]
+pub(super) enum ConnectionError {
+    Known(StoreError),
+    Library(RedisError),
 }
 
-/// A call of a script.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'a> {
-    pub(super) keys: &'a [String],
-    pub(super) arguments: &'a [String],
-    /// Something asked before it at the same time.
-    pub(super) beside: Option<&'a Cmd>,
-    /// How many replicas are to have what it writes before there is an answer, or after a while.
-    pub(super) replicas: u32,
-}
-
-impl Question<'_> {
-    fn whole(&self, call: Cmd) -> Vec<Cmd> {
-        let confirmed = (self.replicas > 0).then(|| {
-            let mut wait = cmd("WAIT");
-            wait.arg(self.replicas).arg(CONFIRMING.as_millis().to_string());
-            wait
-        });
-        self.beside.cloned().into_iter().chain([call]).chain(confirmed).collect()
+impl ConnectionError {
+    /// Whether the connection is gone, and another one may do.
+    pub(super) fn is_io(&self) -> bool {
+        match self {
+            Self::Known(error) => *error == StoreError::Closed,
+            Self::Library(error) => error.is_io_error(),
+        }
     }
 }
 
-impl Program {
-    /// What `semaphore.lua` decides.
-    pub(super) fn decide() -> Self {
-        let (source, hash) = decide();
-        Self { source, hash }
+impl From<StoreError> for ConnectionError {
+    fn from(error: StoreError) -> Self {
+        Self::Known(error)
+    }
+}
+
+impl From<RedisError> for ConnectionError {
+    fn from(error: RedisError) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        Self::Library(error.into())
+    }
+}
+
+impl From<ServerError> for ConnectionError {
+    fn from(error: ServerError) -> Self {
+        Self::Library(error.into())
+    }
+}
+
+impl RedisDialer {
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, TlsError> {
+        let url = config.url.clone();
+        let tls = match url.info().addr() {
+            ConnectionAddr::TcpTls { host, .. } => {
+                let name = ServerName::try_from(host.clone());
+                let name = name.map_err(|_| TlsError::BadHost)?;
+                Some((config.tls.config()?, name))
+            }
+            _ => None,
+        };
+        Ok(Self { url, tls })
     }
 
-    /// How one stands.
-    pub(super) fn look() -> Self {
-        Self { source: LOOK, hash: Cow::Borrowed(LOOK_HASH) }
+    /// Sends questions on a connection of their own, if that takes no time: nothing has to be looked
+    /// up, negotiated or shown before. The rest is left to [`PrefetchedRequest::proceed`].
+    pub(super) fn begin(&self, questions: &[Cmd]) -> Option<PrefetchedRequest> {
+        if !self.handshake().is_empty() {
+            return None;
+        }
+        let socket = match self.url.info().addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                open(&SocketAddr::new(host.parse::<IpAddr>().ok()?, *port).into())
+            }
+            ConnectionAddr::Unix(path) => SockAddr::unix(path).and_then(|path| open(&path)),
+            _ => return None,
+        };
+        let socket = socket.ok()?;
+        let sent = match socket.send(&with_handshake(questions)) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // The next dial reports what is wrong.
+            Err(_) => return None,
+        };
+        Some(PrefetchedRequest { socket, sent })
     }
 
-    /// What calls it where the server has it already.
-    pub(super) fn known(&self, keys: &[String], arguments: &[String]) -> Cmd {
-        Self::call("EVALSHA", &self.hash, keys, arguments)
+    /// The caller bounds the time.
+    pub(super) async fn dial(&self) -> Result<Connection, ConnectionError> {
+        let stream = match self.url.info().addr() {
+            ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                self.dial_one_of(found(host, *port).await?).await?
+            }
+            _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        };
+        let mut conversation = Connection::over(stream);
+        for question in self.handshake() {
+            conversation.say(&question.get_packed_command()).await?;
+            let answer = match conversation.read_reply().await? {
+                // Before Redis 6 there are passwords and no users.
+                Value::ServerError(error)
+                    if error.details().is_some_and(|text| text.contains("wrong number of arg")) =>
+                {
+                    let password = self.url.secret().unwrap_or_default();
+                    conversation.say(&cmd("AUTH").arg(password).get_packed_command()).await?;
+                    conversation.read_reply().await?
+                }
+                answer => answer,
+            };
+            answer.extract_error()?;
+        }
+        Ok(conversation)
     }
 
-    fn whole(&self, keys: &[String], arguments: &[String]) -> Cmd {
-        Self::call("EVAL", self.source, keys, arguments)
+    async fn dial_one_of(
+        &self,
+        addresses: impl Iterator<Item = SocketAddr>,
+    ) -> Result<Box<dyn ByteStream>, ConnectionError> {
+        let mut addresses = addresses.peekable();
+        let mut last = io::Error::from(io::ErrorKind::NotFound).into();
+        while let Some(address) = addresses.next() {
+            let dialled = self.dial_to(address);
+            // An address that never answers must not keep us from another that works.
+            let dialled = match addresses.peek() {
+                Some(_) => timeout(ONE_OF_SEVERAL, dialled)
+                    .await
+                    .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+                None => dialled.await,
+            };
+            match dialled {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
-    fn call(how: &str, script: &str, keys: &[String], arguments: &[String]) -> Cmd {
-        let mut call = cmd(how);
-        call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
-        call
+    async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn ByteStream>, ConnectionError> {
+        let stream = connected(open(&address.into())?, false).await?;
+        let Some((config, name)) = &self.tls else { return Ok(stream) };
+        let connector = TlsConnector::from(Arc::clone(config));
+        tokio::select! {
+            biased;
+            stream = connector.connect(name.clone(), stream) => Ok(Box::new(stream?)),
+            () = answers_without_tls(address) => Err(StoreError::NoTls(Protocol::Redis).into()),
+        }
+    }
+
+    /// Whether a server that closes a plain connection without an answer speaks TLS.
+    pub(super) async fn meets_tls(&self) -> bool {
+        let ConnectionAddr::Tcp(host, port) = self.url.info().addr() else { return false };
+        let greeted = async {
+            let address = found(host, *port)
+                .await?
+                .next()
+                .ok_or(io::ErrorKind::NotFound)
+                .map_err(io::Error::from)?;
+            let name = ServerName::from(address.ip());
+            let greeting =
+                Tls::greeting(name).ok_or(io::ErrorKind::Unsupported).map_err(io::Error::from)?;
+            first_byte(address, &greeting).await.map_err(ConnectionError::from)
+        };
+        // A TLS record: an alert, or the next part of the handshake.
+        matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
+    }
+
+    /// What has to be answered before anything else may be asked: a client that is not let in, or
+    /// not to the right database, must not change anything there.
+    fn handshake(&self) -> Vec<Cmd> {
+        let settings = self.url.info().redis_settings();
+        let mut questions = Vec::new();
+        let user = settings.username().filter(|user| !user.is_empty());
+        let password = self.url.secret();
+        // A user without a password needs none, and is not the default user.
+        if user.is_some() || password.is_some() {
+            let mut question = cmd("AUTH");
+            question.arg(user).arg(password.unwrap_or_default());
+            questions.push(question);
+        }
+        if settings.db() != 0 {
+            let mut question = cmd("SELECT");
+            question.arg(settings.db());
+            questions.push(question);
+        }
+        questions
+    }
+}
+
+impl PrefetchedRequest {
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// Goes on from there, with the same questions, until [`Connection::read_handshake`] has to wait for
+    /// the answers.
+    pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Connection, ConnectionError> {
+        let sent = self.is_sent();
+        let mut conversation = Connection::over(connected(self.socket, sent).await?);
+        conversation.say(&with_handshake(questions)[self.sent..]).await?;
+        Ok(conversation)
     }
 }
 
 impl Connection {
-    pub(super) fn new(dialler: Dialler) -> Self {
-        Self {
-            dialler,
-            idle: RefCell::new(None),
-            begun: RefCell::new(None),
-            reached: Cell::new(false),
-            answered: Cell::new(false),
-        }
+    fn over(stream: Box<dyn ByteStream>) -> Self {
+        Self { stream, inbox: ReplyBuffer::default(), introduced: false }
     }
 
-    /// Sends a call of the script that decides, with something asked before it. [`Connection::script`]
-    /// waits for the answer when it is called in the same way. Needs no runtime.
-    pub(super) fn begin(&self, question: Question<'_>) {
-        let questions = question.whole(Program::decide().known(question.keys, question.arguments));
-        let since = clock::now();
-        let begun = self.dialler.begin(&questions);
-        self.reached.set(begun.as_ref().is_some_and(Begun::is_sent));
-        self.begun.replace(begun.map(|begun| (questions, since, begun)));
-    }
-
-    /// Calls a script.
-    pub(super) async fn script<T: FromRedisValue>(
-        &self,
-        program: &Program,
-        question: Question<'_>,
-    ) -> Result<Said<T>, Trouble> {
-        let Question { keys, arguments, replicas, .. } = question;
-        let questions = question.whole(program.known(keys, arguments));
-        let mut since = clock::now();
-        let begun = self.begun.take().filter(|(begun, ..)| same(begun, &questions));
-        let answers = match begun {
-            Some((_, moment, begun)) => {
-                since = moment;
-                self.proceed(begun, &questions).await
-            }
-            None => self.query(&questions).await,
-        };
-        let mut answers = answers?;
-        let mut confirmed = confirmation(&mut answers, replicas);
-        let answer = match answers.pop().map(Value::extract_error).transpose() {
-            // EVAL instead of SCRIPT LOAD: one request less, one permission less, and no moment
-            // in between in which another server takes over.
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                let again = Question { beside: None, ..question };
-                let mut answers = self.query(&again.whole(program.whole(keys, arguments))).await?;
-                confirmed = confirmation(&mut answers, replicas);
-                answers.pop().unwrap_or(Value::Nil).extract_error()?
-            }
-            answer => answer?.unwrap_or(Value::Nil),
-        };
-        let confirmed = confirmed.map(told).transpose()?.unwrap_or(0);
-        let answer = from_redis_value(answer).map_err(|error| {
-            // It may belong to another question, and then so does the next one.
-            self.idle.take();
-            RedisError::from(error)
-        })?;
-        Ok(Said { answer, since, beside: answers.pop(), confirmed })
-    }
-
-    /// Whether there is anything to take back.
-    pub(super) fn has_reached(&self) -> bool {
-        self.reached.get()
-    }
-
-    /// Asks for something else than the script does.
-    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Trouble> {
-        told(self.one(question.clone()).await?)
-    }
-
-    /// The same of what can be done without, which is not waited for long. None: the server does not
-    /// grant it.
-    pub(super) async fn ask_if_granted<T: FromRedisValue>(
-        &self,
-        question: &Cmd,
-    ) -> Result<Option<T>, Trouble> {
-        let asking = async { Ok(self.query(std::slice::from_ref(question)).await?) };
-        let answers = within(CONNECTING, asking).await?;
-        Ok(answers.into_iter().next().and_then(optional))
-    }
-
-    /// Asks several things at once, if there are any. One error among the answers is the answer to all.
-    pub(super) async fn ask_all<T: FromRedisValue>(
-        &self,
+    /// Asks several things at once. An error among the answers is one of those, and if it is a
+    /// [refusal](is_refusal) the last one.
+    pub(super) async fn request(
+        &mut self,
         questions: &[Cmd],
-    ) -> Result<Vec<T>, Trouble> {
-        if questions.is_empty() {
-            return Ok(Vec::new());
+    ) -> Result<Vec<Value>, ConnectionError> {
+        if !self.introduced {
+            self.say(&with_handshake(questions)).await?;
+            return self.read_handshake(questions.len()).await;
         }
-        self.query(questions).await?.into_iter().map(told).collect()
+        self.say(&packed(questions)).await?;
+        self.answers(questions.len()).await
     }
 
-    /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
-    /// grant it.
-    pub(super) async fn wait<T: FromRedisValue>(
-        &self,
-        question: &Cmd,
-    ) -> Result<Option<T>, Trouble> {
-        let mut conversation = tokio::time::timeout(CONNECTING, self.dialler.dial())
-            .await
-            .map_err(|_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
-        let answers = conversation.ask(std::slice::from_ref(question)).await?;
-        match answers.into_iter().next().map(Value::extract_error) {
-            Some(Err(error)) if will_pass(&error) => Err(error.into()),
-            Some(Ok(answer)) => Ok(optional(answer)),
-            _ => Ok(None),
-        }
-    }
-
-    /// What the server says on a channel first.
-    pub(super) async fn listen(&self, channel: &str) -> Result<Value, Trouble> {
-        let mut conversation = self.dialler.dial().await?;
-        let answers = conversation.ask(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
-        for answer in answers {
-            answer.extract_error()?;
-        }
-        Ok(conversation.hear().await?)
-    }
-
-    async fn one(&self, question: Cmd) -> Result<Value, RedisError> {
-        let answers = self.query(&[question]).await?;
-        answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
-    }
-
-    /// Dropping this drops the connection.
-    async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
-        // One that was not used for a while may have been closed for that.
-        if let Some(conversation) = self.idle.take() {
-            match self.query_on(conversation, questions).await {
-                Err(error) if error.is_io_error() => {}
-                answers => return answers,
+    /// Waits for the answers to the first questions.
+    pub(super) async fn read_handshake(
+        &mut self,
+        count: usize,
+    ) -> Result<Vec<Value>, ConnectionError> {
+        self.introduced = true;
+        let mut refusal = None;
+        for _ in client_info() {
+            match self.read_reply().await {
+                // Servers before 7.2 do not know it, which does not matter.
+                Ok(Value::ServerError(error)) => refusal = Some(error),
+                Ok(_) => {}
+                // Then it was no answer, but the reason for closing the connection.
+                Err(error) => return Err(refusal.map_or(error, ConnectionError::from)),
             }
         }
-        let answers = async {
-            let conversation = self.dialler.dial().await?;
-            self.reached.set(true);
-            self.query_on(conversation, questions).await
-        };
-        match answers.await {
-            Err(error) if error.is_io_error() && !self.answered.get() => {
-                Err(if self.dialler.meets_tls().await { only_tls() } else { error })
-            }
-            answers => answers,
-        }
+        self.answers(count).await
     }
 
-    async fn query_on(
-        &self,
-        mut conversation: Conversation,
-        questions: &[Cmd],
-    ) -> Result<Vec<Value>, RedisError> {
-        let answers = conversation.ask(questions).await?;
-        self.keep(conversation, &answers);
+    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
+        let mut answers = Vec::with_capacity(count);
+        for _ in 0..count {
+            let answer = self.read_reply().await?;
+            let refused = is_refusal(&answer);
+            answers.push(answer);
+            // What was asked after it is answered only after a while.
+            if refused {
+                break;
+            }
+        }
         Ok(answers)
     }
 
-    async fn proceed(&self, begun: Begun, questions: &[Cmd]) -> Result<Vec<Value>, RedisError> {
-        let mut conversation = begun.proceed(questions).await?;
-        self.reached.set(true);
-        let answers = conversation.introduced(questions.len()).await?;
-        self.keep(conversation, &answers);
-        Ok(answers)
+    /// Whether no unexpected answer is left.
+    pub(super) fn has_heard_all(&self) -> bool {
+        self.inbox.received.is_empty()
     }
 
-    fn keep(&self, conversation: Conversation, answers: &[Value]) {
-        self.answered.set(true);
-        let fine = |answer: &Value| match answer {
-            Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
-            _ => true,
+    async fn say(&mut self, text: &[u8]) -> Result<(), ConnectionError> {
+        let said = async {
+            self.stream.write_all(text).await?;
+            self.stream.flush().await
         };
-        if conversation.has_heard_all() && answers.iter().all(fine) {
-            self.idle.replace(Some(conversation));
+        let Err(error) = said.await else { return Ok(()) };
+        // A server that refuses clients says why before it closes the connection.
+        match self.read_reply().await {
+            Ok(Value::ServerError(refusal)) => Err(refusal.into()),
+            _ => Err(error.into()),
+        }
+    }
+
+    /// What the server says next.
+    pub(super) async fn read_reply(&mut self) -> Result<Value, ConnectionError> {
+        loop {
+            if let Some(answer) = self.inbox.next()? {
+                return Ok(answer);
+            }
+            let received = &mut self.inbox.received;
+            received.reserve(ROOM);
+            if self.stream.read_buf(received).await? == 0 {
+                return Err(StoreError::Closed.into());
+            }
         }
     }
 }
 
-/// Takes what the replicas confirmed off the answers, where that was asked for and the script did anything.
-fn confirmation(answers: &mut Vec<Value>, replicas: u32) -> Option<Value> {
-    if replicas == 0 || answers.last().is_some_and(is_refusal) { None } else { answers.pop() }
+/// Whether a script did nothing because too few replicas are in step.
+pub(super) fn is_refusal(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "ALONE")
 }
 
-/// What an answer says to a question that can be done without: an ACL may forbid it, it may have been
-/// renamed, a server of another make may not know it, and that is all the same.
-pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
-    from_redis_value(answer.extract_error().ok()?).ok()
+/// What a sentinel says of a server that it watches under that name, if it talks to all.
+pub(super) async fn sentinel_says(
+    address: SocketAddr,
+    name: &str,
+) -> Result<Value, ConnectionError> {
+    let stream = connected(open(&address.into())?, false).await?;
+    let mut conversation = Connection::over(stream);
+    let answers = conversation.request(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
+    Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
 }
 
-/// Whether it is no refusal: a server that has just changed its role, or is about to.
-fn will_pass(error: &RedisError) -> bool {
-    let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
-    error.code().is_some_and(|code| words.contains(&code))
-}
-
-/// What an answer says, unless it is an error.
-pub(super) fn told<T: FromRedisValue>(answer: Value) -> Result<T, Trouble> {
-    Ok(from_redis_value(answer.extract_error()?).map_err(RedisError::from)?)
-}
-
-fn same(one: &[Cmd], other: &[Cmd]) -> bool {
-    one.iter().map(Cmd::get_packed_command).eq(other.iter().map(Cmd::get_packed_command))
-}
-
-pub(super) const DECIDE: &str = concat!(include_str!("server.lua"), include_str!("semaphore.lua"));
-const LOOK: &str = concat!(include_str!("server.lua"), include_str!("look.lua"));
-
-/// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
-/// they have to be.
-#[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "7b8ffce9fb09148037a9f93866957ed9f7daf11a";
-const LOOK_HASH: &str = "3df0efc078367e0bc280d9a81b91e7c70a7ffeb5";
-
-#[cfg(not(feature = "mutants"))]
-fn decide() -> (&'static str, Cow<'static, str>) {
-    (DECIDE, Cow::Borrowed(DECIDE_HASH))
-}
-
-#[cfg(feature = "mutants")]
-fn decide() -> (&'static str, Cow<'static, str>) {
-    let source = super::mutants::script(DECIDE);
-    (source, Cow::Owned(redis::Script::new(source).get_hash().to_owned()))
-}
-
-impl From<RedisError> for Trouble {
-    fn from(error: RedisError) -> Self {
-        const WHO: &str = "check the user and password in the URL, --password-file and \
-                           SEMRUN_PASSWORD";
-        let text = one_line(&error);
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if let Some(rustls::Error::InvalidMessage(_)) = tls_error(&error) {
-            return only_plain().into();
-        }
-        if let Some(tls) = tls_error(&error) {
-            let why = crate::backends::tls::refusal(tls);
-            return Self::lasting(format!("no TLS connection to the server: {why}"));
-        }
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => {
-                Self::lasting(format!("the server refused the user or password; {WHO}"))
-            }
-            // A call of the script is longer than what it reads of somebody whom it does not know.
-            _ if says(&["NOAUTH", "unauthenticated"]) => {
-                Self::lasting(format!("the server wants a password; {WHO}"))
-            }
-            _ if says(&["WRONGPASS", "invalid password", "without any password"]) => {
-                Self::lasting(format!("the server refused the user or password; {WHO}"))
-            }
-            // Scripts name the error in their own before Redis 7.
-            _ if says(&["WRONGTYPE"]) => Self::lasting(
-                "a key of that name holds something that is not a semaphore; choose another \
-                 --name or --prefix",
-            ),
-            _ if says(&["NOPERM", "no permissions", "can't run this command"]) => {
-                Self::lasting(format!(
-                    "this user may not do what is needed ({text}); docs/redis.md has the rules for \
-                 an ACL"
-                ))
-            }
-            _ if error.code() == Some("ALONE") => {
-                let mut numbers = error.detail().unwrap_or_default().split(' ').map(str::parse);
-                let (Some(Ok(in_step)), Some(Ok(needed))) = (numbers.next(), numbers.next()) else {
-                    return Self::refusing("the server answers what no script of ours does");
-                };
-                Self::withheld(Withheld::Replicas { in_step, needed })
-            }
-            _ if error.code() == Some("UNCOUNTED") => Self::lasting(
-                "the server does not say which replicas are in step with it (an ACL forbids INFO, or it \
-                 was renamed), and --replicas needs that; allow it with ACL SETUSER … +info",
-            ),
-            _ if says(&["refused to switch database", "DB index is out of range"]) => {
-                Self::lasting("the server has no database of that number; check the URL")
-            }
-            ErrorKind::InvalidClientConfig => Self::lasting(text),
-            ErrorKind::Parse => Self::lasting(error.detail().unwrap_or("it is no Redis")),
-            ErrorKind::Client => Self::refusing(error.detail().unwrap_or("it has no address")),
-            ErrorKind::UnexpectedReturnType => {
-                Self::refusing("the server answers what no script of ours does; is this a Redis?")
-            }
-            ErrorKind::Io if error.is_timeout() => Self::silence(),
-            ErrorKind::Io => Self::away(format!("no connection to the server: {text}")),
-            _ => Self::refusing(format!("the server answers with an error: {text}")),
-        }
+/// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.
+async fn answers_without_tls(address: SocketAddr) {
+    sleep(GREETING).await;
+    if !matches!(first_byte(address, b"PING\r\n").await, Ok(b'+' | b'-')) {
+        std::future::pending::<()>().await;
     }
 }
 
-/// What a server said, or what the system said of it.
-pub(super) fn one_line(error: &RedisError) -> String {
-    const SHOWN: usize = 300;
-    let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) if !detail.starts_with(code) => format!("{code} {detail}"),
-        (Some(_), Some(detail)) => detail.to_owned(),
-        (Some(code), None) => code.to_owned(),
-        // Behind that the library names its own kind of error.
-        _ => error.to_string().split(" - ").next().unwrap_or_default().to_owned(),
+/// How a server begins its answer, on a connection of its own.
+async fn first_byte(address: SocketAddr, question: &[u8]) -> io::Result<u8> {
+    let mut stream = connected(open(&address.into())?, false).await?;
+    stream.write_all(question).await?;
+    stream.flush().await?;
+    stream.read_u8().await
+}
+
+async fn found(
+    host: &str,
+    port: u16,
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, ConnectionError> {
+    Ok(addresses(host, port).await?)
+}
+
+/// What `CLIENT LIST` shows of us.
+fn client_info() -> [Cmd; 2] {
+    let say = |what: &str, value: &str| {
+        let mut question = cmd("CLIENT");
+        question.arg("SETINFO").arg(what).arg(value);
+        question
     };
-    let line = text.lines().next().unwrap_or_default();
-    // Redis adds where in the script it was.
-    let line = line.split(" script: ").next().unwrap_or_default();
-    line.chars().take(SHOWN).collect()
+    [say("LIB-NAME", env!("CARGO_PKG_NAME")), say("LIB-VER", env!("CARGO_PKG_VERSION"))]
 }
 
-fn tls_error(error: &RedisError) -> Option<&rustls::Error> {
-    // The library shares the causes of its errors.
-    let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
-    cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+/// The questions as they are sent first on a connection: who we are takes no round trip of its own.
+fn with_handshake(questions: &[Cmd]) -> Vec<u8> {
+    [packed(&client_info()), packed(questions)].concat()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn packed(questions: &[Cmd]) -> Vec<u8> {
+    questions.iter().flat_map(Cmd::get_packed_command).collect()
+}
 
-    #[test]
-    fn the_hashes_are_those_of_the_scripts() {
-        assert_eq!(redis::Script::new(DECIDE).get_hash(), DECIDE_HASH);
-        assert_eq!(redis::Script::new(LOOK).get_hash(), LOOK_HASH);
+/// Begins to connect.
+fn open(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    if address.domain() != Domain::UNIX {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(10))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        // A peer that vanished is noticed, and small requests are sent at once.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
     }
+    match socket.connect(address) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Waits for a connection that was begun. If something was sent, it was connected, and the reader
+/// finds its state: there may be something to read before an error.
+async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn ByteStream>> {
+    let unix = socket.local_addr()?.domain() == Domain::UNIX;
+    let (stream, error): (Box<dyn ByteStream>, _) = if unix {
+        let stream = UnixStream::from_std(StdUnixStream::from(socket))?;
+        stream.writable().await?;
+        let error = if was { None } else { stream.take_error()? };
+        (Box::new(stream), error)
+    } else {
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        let error = if was { None } else { stream.take_error()? };
+        (Box::new(stream), error)
+    };
+    error.map_or(Ok(stream), Err)
 }

@@ -1,26 +1,22 @@
-//! What a Redis answers, as a function of bytes.
+//! Fuzz targets: parsing a Redis server's answers.
 
 use redis::Value;
 
-use super::connection::one_line;
-use super::examine::Info;
-use super::looks;
-use super::reading::Inbox;
+use super::diagnose::Info;
+use super::resp::ReplyBuffer;
+use super::snapshot;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     // In two pieces, as a network may bring them.
     let (first, second) = bytes.split_at(bytes.len() / 2);
-    let mut inbox = Inbox::default();
+    let mut inbox = ReplyBuffer::default();
     for piece in [first, second] {
         inbox.received.extend(piece);
         loop {
             match inbox.next() {
                 Ok(Some(value)) => understood(value),
                 Ok(None) => break,
-                Err(error) => {
-                    let _ = one_line(&error);
-                    return;
-                }
+                Err(_) => return,
             }
         }
     }
@@ -31,5 +27,5 @@ fn understood(value: Value) {
         let info = Info::new(String::from_utf8_lossy(text).into_owned());
         let _ = info.evicts();
     }
-    looks::fuzz(value);
+    snapshot::fuzz(value);
 }

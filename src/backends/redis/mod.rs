@@ -2,176 +2,105 @@
 //! holder details beside it. Everything is decided by one script on the server's clock;
 //! `docs/redis.md` has the keys and the reasons.
 
+mod acquire;
+mod client;
+pub(crate) mod config;
 mod connection;
-mod conversation;
-mod examine;
+mod diagnose;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod held;
-mod listing;
-mod looks;
+mod lease;
 #[cfg(feature = "mutants")]
 mod mutants;
-pub(crate) mod place;
-mod queueing;
-mod reading;
 mod replication;
+mod resp;
+mod scan;
 mod script;
+mod server;
+mod snapshot;
 #[cfg(test)]
 #[path = "../../../tests/cli/redis_server.rs"]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod wake;
+mod wakeup;
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
-use self::connection::{Connection, optional};
-use self::conversation::Dialler;
-use self::examine::Info;
+use self::acquire::{RedisAcquire, describe};
+use self::client::Client;
+use self::config::RedisConfig;
+use self::connection::RedisDialer;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
-use self::held::Grip;
-use self::place::Place;
-use self::queueing::{Queueing, describe};
-use self::script::{Call, Keys, Operation, Reply, Status};
-use super::trouble::{CONNECTING, Patience, TRY_ON, Trouble, TroubleKind, patiently, within};
+use self::lease::RedisLease;
+use self::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
+use self::server::ServerHandle;
+use super::retry::{ATTEMPT_TIMEOUT, RETRY_FOR, RetryBudget, with_retries, with_timeout};
 use super::{
-    Acquired, Ask, Backend, Cancel, Error, ErrorKind, Eviction, Finding, GivenBack, Lease, Name,
-    Pending, Snapshot, Takeover, Turn,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, Error, Failover, Finding, Lease,
+    LocalFuture, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
 };
 
-/// A waiter asks again at least as often, so that others see that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// How many names are looked at in one round trip. What others ask of the server waits for that, so it
-/// is to be done in a few milliseconds.
+/// How many names are looked at in one round trip. Other clients wait for that, so it has to be
+/// done in a few milliseconds.
 const TOGETHER: usize = 100;
 
 /// The Redis backend.
 pub(crate) struct Redis {
-    shared: Rc<Shared>,
-}
-
-struct Shared {
-    place: Place,
-    shown: String,
-    connection: Connection,
+    server: Rc<ServerHandle>,
 }
 
 impl Redis {
-    pub(crate) fn new(place: Place) -> Result<Self, Error> {
-        let shown = place.url.shown();
-        let dialler = Dialler::new(&place).map_err(|problem| Error {
-            kind: ErrorKind::Unsupported,
-            backend: shown.clone(),
-            what: format!("cannot use the certificates: {problem}"),
-            source: None,
-        })?;
-        let connection = Connection::new(dialler);
-        Ok(Self { shared: Rc::new(Shared { place, shown, connection }) })
+    pub(crate) fn new(config: RedisConfig) -> Result<Self, Error> {
+        let shown = config.url.shown();
+        let dialler = RedisDialer::new(&config);
+        let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
+        let connection = Client::new(dialler);
+        Ok(Self { server: Rc::new(ServerHandle { config, shown, connection }) })
     }
 
-    /// Calls for one permit until there is an answer, for as long as that makes sense; also how often
-    /// that took.
+    /// Repeats a call for one permit until there is an answer, as long as that makes sense; also
+    /// returns the number of attempts.
     async fn repeat(
         &self,
         name: &Name,
         operation: Operation,
         id: Uuid,
-    ) -> Result<(Reply, u32), Trouble> {
-        let keys = Keys::new(&self.shared.place.prefix, name);
-        let call = Call::of(operation, id, &self.shared.place);
+    ) -> Result<(Reply, u32), StoreError> {
+        let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+        let call = Request::of(operation, id, &self.server.config);
         let mut attempts = 0;
-        let reply = patiently(TRY_ON, async || {
+        let reply = with_retries(RETRY_FOR, async || {
             attempts += 1;
-            self.shared.connection.call(&keys, &call).await
+            self.server.connection.call(&keys, &call).await
         })
         .await?;
         Ok((reply, attempts))
     }
 }
 
-impl Shared {
-    fn error(&self, doing: &str, trouble: Trouble) -> Error {
-        trouble.while_doing(&self.shown, doing)
-    }
-
-    /// What has to be known of a server before a permit of it is used; none: whatever it answers.
-    fn condition(&self) -> Option<Cmd> {
-        let mut question = cmd("INFO");
-        question.arg("memory");
-        (!self.place.allow_eviction).then_some(question)
-    }
-
-    /// A server that evicts keys loses permits.
-    fn check_eviction(info: Value) -> Result<(), Trouble> {
-        // Where it is not to be had the script finds the same, and the user is told once.
-        let info = optional(info).map(Info::new);
-        let Some(policy) = info.as_ref().and_then(Info::evicts) else { return Ok(()) };
-        Err(Trouble::lasting(format!(
-            "the server may evict keys under memory pressure (maxmemory-policy {policy}), and permits with \
-             them; set maxmemory-policy to noeviction, or take that risk with --allow-eviction"
-        )))
-    }
-
-    async fn look(&self, name: &Name) -> Result<Snapshot, Trouble> {
-        let keys = Keys::new(&self.place.prefix, name);
-        self.connection.look(&keys, name, &self.place).await
-    }
-
-    /// The same of one among many. The server answers, so what it says is of this one alone: that must not
-    /// hide the others.
-    async fn look_among(&self, name: &Name, patience: &mut Patience) -> Result<Snapshot, Error> {
-        let looked = patience.with(async || match self.look(name).await {
-            Err(trouble) if trouble.kind != TroubleKind::Away => {
-                Ok(Snapshot::odd(name, trouble.what))
-            }
-            looked => looked,
-        });
-        looked.await.map_err(|trouble| self.error(&format!("look at '{name}'"), trouble))
-    }
-
-    /// The same in one round trip.
-    async fn look_at_each(&self, names: &[Name]) -> Result<Vec<Snapshot>, Trouble> {
-        let keys: Vec<_> = names.iter().map(|name| Keys::new(&self.place.prefix, name)).collect();
-        self.connection.look_at_each(&keys, names, &self.place).await
-    }
-
-    /// Releases until it is known to be done, or `patience` is over.
-    async fn withdraw(
-        &self,
-        keys: &Keys,
-        call: &Call<'_>,
-        patience: Duration,
-    ) -> Result<(), Trouble> {
-        patiently(patience, async || self.connection.call(keys, call).await).await?;
-        Ok(())
-    }
-}
-
 impl Backend for Redis {
-    fn begin(&self, ask: &Ask) -> bool {
-        let (turn, _notices) = Turn::channel();
-        Queueing::new(Rc::clone(&self.shared), ask, &turn).begin();
-        self.shared.connection.has_reached()
+    fn prefetch(&self, request: &AcquireRequest) -> bool {
+        let (progress, _notices) = ProgressSender::channel();
+        RedisAcquire::new(Rc::clone(&self.server), request, &progress).prefetch();
+        self.server.connection.has_reached()
     }
 
     fn acquire<'a>(
         &'a self,
-        ask: &'a Ask,
-        turn: &'a Turn,
-        mut cancel: Cancel,
-    ) -> Pending<'a, Result<Acquired, Error>> {
+        request: &'a AcquireRequest,
+        progress: &'a ProgressSender,
+        mut cancel: CancelToken,
+    ) -> LocalFuture<'a, Result<Acquisition, Error>> {
         Box::pin(async move {
-            let mut queueing = Queueing::new(Rc::clone(&self.shared), ask, turn);
+            let mut queueing = RedisAcquire::new(Rc::clone(&self.server), request, progress);
             let done = tokio::select! {
                 biased;
-                done = queueing.advance() => Some(done),
+                done = queueing.run() => Some(done),
                 () = cancel.cancelled() => None,
             };
             match done {
@@ -182,56 +111,56 @@ impl Backend for Redis {
                 }
                 None => {
                     queueing.call_off().await;
-                    Ok(Acquired::Cancelled)
+                    Ok(Acquisition::Cancelled)
                 }
             }
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> Pending<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(&'a self, name: &'a Name) -> LocalFuture<'a, Result<Snapshot, Error>> {
         Box::pin(async move {
-            let looked = patiently(TRY_ON, async || self.shared.look(name).await).await;
-            looked.map_err(|trouble| self.shared.error(&format!("look at '{name}'"), trouble))
+            let looked = with_retries(RETRY_FOR, async || self.server.snapshot(name).await).await;
+            looked.map_err(|error| self.server.error(Attempt::Look(name.clone()), error))
         })
     }
 
-    fn observe_all(&self) -> Pending<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> LocalFuture<'_, Result<Vec<Snapshot>, Error>> {
         Box::pin(async move {
-            let names = self.shared.names().await?;
+            let names = self.server.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());
-            let mut patience = Patience::new();
+            let mut patience = RetryBudget::new();
             for names in names.chunks(TOGETHER) {
-                if let Ok(mut looked) = within(CONNECTING, self.shared.look_at_each(names)).await {
+                if let Ok(mut looked) =
+                    with_timeout(ATTEMPT_TIMEOUT, self.server.snapshots(names)).await
+                {
                     snapshots.append(&mut looked);
                     continue;
                 }
-                // Which of them is in the way, and whether it passes, shows one after the other.
+                // One after the other shows which of them fails, and whether that passes.
                 for name in names {
-                    snapshots.push(self.shared.look_among(name, &mut patience).await?);
+                    snapshots.push(self.server.snapshot_or_note(name, &mut patience).await?);
                 }
             }
-            // What is wrong with all of them is wrong with the server, or with what we may do there.
+            // An error of all of them is one of the server, or of our rights there.
             let of_all = snapshots.iter().all(|one| one.odd.is_some() && one.holders.is_empty());
             match snapshots.first_mut().and_then(|first| first.odd.take_if(|_| of_all)) {
-                Some(odd) => Err(self.shared.error("look at any of them", Trouble::lasting(odd))),
+                Some(odd) => Err(self.server.error(Attempt::LookAtAny, odd)),
                 None => Ok(snapshots),
             }
         })
     }
 
-    fn withdraw<'a>(
+    fn cancel<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = Keys::new(&self.shared.place.prefix, name);
-            let call = Call::of(Operation::Release, id, &self.shared.place);
-            let withdrawn = self.shared.withdraw(&keys, &call, patience).await;
-            withdrawn.map_err(|trouble| {
-                self.shared.error(&format!("give back the permit of '{name}'"), trouble)
-            })
+            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+            let call = Request::of(Operation::Release, id, &self.server.config);
+            let withdrawn = self.server.release(&keys, &call, patience).await;
+            withdrawn.map_err(|error| self.server.error(Attempt::Withdraw(name.clone()), error))
         })
     }
 
@@ -239,51 +168,58 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> Pending<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> LocalFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
         Box::pin(async move {
             let attached = self.repeat(name, Operation::Attach, id).await;
             let (reply, _) = attached
-                .map_err(|trouble| self.shared.error(&format!("renew {id}@{name}"), trouble))?;
-            let Some(record) = reply.whose.as_ref().filter(|_| reply.status == Status::Held) else {
+                .map_err(|error| self.server.error(Attempt::Renew(Permit::of(name, id)), error))?;
+            let Some(record) =
+                reply.whose.as_ref().filter(|_| reply.status == ReplyStatus::Holding)
+            else {
                 return Ok(None);
             };
-            let (shared, who) = (Rc::clone(&self.shared), describe(&record.who));
-            let lease = Grip::lease(shared, name, id, who, &reply);
+            let (server, who) = (Rc::clone(&self.server), describe(&record.who));
+            let lease = RedisLease::lease(server, name, id, who, &reply);
             Ok(Some(Box::new(lease) as Box<dyn Lease>))
         })
     }
 
-    fn give_back<'a>(&'a self, name: &'a Name, id: Uuid) -> Pending<'a, Result<GivenBack, Error>> {
+    fn release_detached<'a>(
+        &'a self,
+        name: &'a Name,
+        id: Uuid,
+    ) -> LocalFuture<'a, Result<ReleaseOutcome, Error>> {
         Box::pin(async move {
             let returned = self.repeat(name, Operation::Return, id).await;
-            let (reply, _) = returned
-                .map_err(|trouble| self.shared.error(&format!("give back {id}@{name}"), trouble))?;
+            let (reply, _) = returned.map_err(|error| {
+                self.server.error(Attempt::GiveBack(Permit::of(name, id)), error)
+            })?;
             Ok(match reply.status {
-                Status::Returned => GivenBack::Now,
-                Status::Done => GivenBack::Before,
-                _ => GivenBack::Unknown,
+                ReplyStatus::Returned => ReleaseOutcome::Now,
+                ReplyStatus::Done => ReleaseOutcome::Before,
+                _ => ReleaseOutcome::Unknown,
             })
         })
     }
 
-    fn evict<'a>(
+    fn revoke<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-        how: Eviction,
-    ) -> Pending<'a, Result<bool, Error>> {
+        how: Revocation,
+    ) -> LocalFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let operation = match how {
-                Eviction::Gently => Operation::Evict,
-                Eviction::Now => Operation::Remove,
+                Revocation::Graceful => Operation::Revoke,
+                Revocation::Forced => Operation::Remove,
             };
-            let evicted = self.repeat(name, operation, id).await;
-            let (reply, attempts) = evicted
-                .map_err(|trouble| self.shared.error(&format!("evict {id}@{name}"), trouble))?;
+            let revoked = self.repeat(name, operation, id).await;
+            let (reply, attempts) = revoked
+                .map_err(|error| self.server.error(Attempt::Revoke(Permit::of(name, id)), error))?;
             Ok(match reply.status {
-                Status::Evicted => true,
-                // By an attempt of ours whose answer was lost, or by somebody before.
-                Status::Done => attempts > 1,
+                ReplyStatus::Revoked => true,
+                // By an attempt of ours that lost its answer, or by another client before.
+                ReplyStatus::Done => attempts > 1,
                 _ => false,
             })
         })
@@ -293,36 +229,37 @@ impl Backend for Redis {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> Pending<'a, Result<(), Error>> {
+    ) -> LocalFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let keys = Keys::new(&self.shared.place.prefix, name);
-            let place = &self.shared.place;
+            let keys = SemaphoreKeys::new(&self.server.config.prefix, name);
+            let config = &self.server.config;
             let limit = limit.unwrap_or(0);
-            let call = Call { limit, ..Call::of(Operation::Limit, Uuid::nil(), place) };
-            let set = patiently(TRY_ON, async || self.shared.connection.call(&keys, &call).await);
-            set.await.map(drop).map_err(|trouble| {
-                self.shared.error(&format!("set the limit of '{name}'"), trouble)
-            })
+            let call = Request { limit, ..Request::of(Operation::Limit, Uuid::nil(), config) };
+            let set =
+                with_retries(RETRY_FOR, async || self.server.connection.call(&keys, &call).await);
+            set.await
+                .map(drop)
+                .map_err(|error| self.server.error(Attempt::SetLimit(name.clone()), error))
         })
     }
 
-    fn examine(&self) -> Pending<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> LocalFuture<'_, Result<Vec<Finding>, Error>> {
         Box::pin(async move {
-            let examined = patiently(TRY_ON, async || self.shared.examine().await).await;
-            examined.map_err(|trouble| self.shared.error("examine the server", trouble))
+            let examined = with_retries(RETRY_FOR, async || self.server.diagnose().await).await;
+            examined.map_err(|error| self.server.error(Attempt::Examine, error))
         })
     }
 
-    fn takeover(&self) -> Pending<'_, Takeover> {
-        Box::pin(self.shared.takeover())
+    fn failover_time(&self) -> LocalFuture<'_, Failover> {
+        Box::pin(self.server.failover_time())
     }
 
-    fn reports(&self) -> bool {
+    fn pushes_queue_status(&self) -> bool {
         true
     }
 
     fn url(&self) -> String {
-        self.shared.shown.clone()
+        self.server.shown.clone()
     }
 }
 

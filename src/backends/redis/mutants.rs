@@ -31,7 +31,7 @@ const CHANGES: [(Guard, &[Change]); 9] = [
         ],
     ),
     (
-        Guard::Eviction,
+        Guard::Revocation,
         &[("if mine.phase == '-' or (ends <= now and now >= pause) then", "if true then")],
     ),
 ];
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn every_change_fits_the_script() {
         for (guard, changes) in CHANGES {
-            let script = super::super::connection::DECIDE;
+            let script = super::super::client::DECIDE;
             assert_ne!(apply(script.to_owned(), changes), script, "{guard:?}");
         }
     }

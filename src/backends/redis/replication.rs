@@ -1,4 +1,4 @@
-//! What is to know of the replicas of a Redis, and of those who put one of them into its place.
+//! What `doctor` checks of the replicas of a Redis, and of the Sentinels that promote one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -6,87 +6,47 @@ use std::time::Duration;
 use redis::{Value, from_redis_value};
 use tokio::time::timeout;
 
-use super::Shared;
-use super::conversation::sentinel_says;
-use super::examine::{Info, bad, doubtful, good};
-use crate::backends::{Finding, Takeover};
+use super::connection::sentinel_says;
+use super::diagnose::{Info, warning};
+use super::server::ServerHandle;
+use crate::backends::finding::{FindingKind, ReplicaCheck, ReplicaReport};
+use crate::backends::{Failover, Finding, Grade};
 
 /// Where sentinels tell each other of a server, every two seconds.
 const HELLO: &str = "__sentinel__:hello";
 const HEARD_BY_THEN: Duration = Duration::from_millis(2_500);
 
-/// Beyond the time after which it is taken for dead: for the vote, and until clients can write to the other.
+/// After the time until a server is taken for dead: for the vote, and until clients can write to
+/// the new one.
 const VOTE: Duration = Duration::from_millis(1_300);
 
 /// What is wrong with the replicas, for clients that need so many in step.
 pub(super) fn found(info: &Info, needed: u32, min_replicas: Option<&str>) -> Vec<Finding> {
-    const TOPIC: &str = "replicas";
     let known = info.number("connected_slaves");
     let in_step = info.in_step();
     let needed = u64::from(needed);
-    let seen = format!("{known} known, {in_step} in step");
+    // Two servers that share the replicas may have as many each.
+    let split = 2 * (needed + 1) <= known + 1;
+    let verdict = match needed {
+        _ if in_step < needed => Some((Grade::Error, ReplicaCheck::TooFew)),
+        0 if known > 0 => Some((Grade::Warning, ReplicaCheck::NoneNeeded)),
+        0 => None,
+        _ if known == needed => Some((Grade::Warning, ReplicaCheck::AllNeeded)),
+        _ if split => Some((Grade::Warning, ReplicaCheck::Split)),
+        _ => Some((Grade::Ok, ReplicaCheck::Enough)),
+    };
     let mut findings = Vec::new();
-    if in_step < needed {
-        findings.push(bad(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} wants more: nothing is granted or renewed; bring them \
-                 back, or ask for fewer"
-            ),
-        ));
-    } else if needed == 0 && known == 1 {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas is 0: when it takes the place of this server although that still \
-                 works (a planned failover, a freeze, a cut network), two commands may run; a second \
-                 replica, and --replicas 1, prevent that"
-            ),
-        ));
-    } else if needed == 0 && known > 1 {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas is 0: when one takes the place of this server although that still \
-                 works (a planned failover, a freeze, a cut network), two commands may run; use --replicas \
-                 {}, in all clients",
-                known - 1
-            ),
-        ));
-    } else if needed > 0 && known == needed {
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} wants all: the loss of one stops every job; have one more, \
-                 or ask for one less"
-            ),
-        ));
-    } else if needed > 0 && 2 * (needed + 1) <= known + 1 {
-        // Two servers that share the replicas may have as many each.
-        findings.push(doubtful(
-            TOPIC,
-            format!(
-                "{seen}, and --replicas {needed} is less than half of them: two servers that both believe to \
-                 be the primary may have as many each; use --replicas {}",
-                known - 1
-            ),
-        ));
-    } else if needed > 0 {
-        findings.push(good(TOPIC, format!("{seen}, of which --replicas wants {needed}")));
-    }
-    // Of Valkey this is the version of Redis with which it is compatible.
+    findings.extend(verdict.map(|(grade, verdict)| {
+        let what = FindingKind::Replicas(ReplicaReport { known, in_step, needed, verdict });
+        Finding { topic: "replicas", grade, what }
+    }));
+    // Valkey reports the version of Redis with which it is compatible.
     let before_7 =
         info.field("redis_version").split('.').next().and_then(|major| major.parse().ok());
     if let Some(min) = min_replicas.filter(|min| *min != "0")
         && before_7.is_some_and(|major: u32| major < 7)
     {
-        findings.push(doubtful(
-            "min-replicas",
-            format!(
-                "min-replicas-to-write is {min}, but scripts like ours ignore it before Redis 7; use \
-                 --replicas, which does not"
-            ),
-        ));
+        findings.push(warning("min-replicas", FindingKind::MinReplicasIgnored(min.into())));
     }
     findings
 }
@@ -104,20 +64,20 @@ impl Info {
     }
 }
 
-impl Shared {
-    /// By what the server, or the sentinels that watch it, are set to.
-    pub(super) async fn takeover(&self) -> Takeover {
-        let Ok(Some(info)) = self.info("default").await else { return Takeover::Never };
+impl ServerHandle {
+    /// By the settings of the server, or of the sentinels that watch it.
+    pub(super) async fn failover_time(&self) -> Failover {
+        let Ok(Some(info)) = self.info("default").await else { return Failover::Never };
         if info.number("cluster_enabled") == 1 {
             let setting = self.setting("cluster-node-timeout").await.ok().flatten();
             let time = setting.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
-            return time.map_or(Takeover::Unknown, |time| Takeover::After(time + VOTE));
+            return time.map_or(Failover::Unknown, |time| Failover::After(time + VOTE));
         }
-        if info.number("connected_slaves") == 0 && self.place.replicas == 0 {
-            return Takeover::Never;
+        if info.number("connected_slaves") == 0 && self.config.replicas == 0 {
+            return Failover::Never;
         }
         let down_after = timeout(2 * HEARD_BY_THEN, self.down_after()).await;
-        down_after.ok().flatten().map_or(Takeover::Unknown, |time| Takeover::After(time + VOTE))
+        down_after.ok().flatten().map_or(Failover::Unknown, |time| Failover::After(time + VOTE))
     }
 
     /// After what time its sentinels take it for dead. None: none tells, or none may be asked.
@@ -138,7 +98,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::Grade;
 
     #[test]
     fn replicas_are_compared_with_what_clients_need() {
@@ -154,13 +113,13 @@ mod tests {
         };
         assert_eq!(graded(0, 0, 0), None);
         for (known, needed) in [(1, 0), (2, 0), (1, 1), (2, 2), (3, 1), (5, 2)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Doubtful), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Warning), "{needed} of {known}");
         }
         for (known, needed) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
-            assert_eq!(graded(known, known, needed), Some(Grade::Good), "{needed} of {known}");
+            assert_eq!(graded(known, known, needed), Some(Grade::Ok), "{needed} of {known}");
         }
         for (known, in_step, needed) in [(0, 0, 1), (2, 0, 1), (3, 1, 2)] {
-            assert_eq!(graded(known, in_step, needed), Some(Grade::Bad), "{needed} of {known}");
+            assert_eq!(graded(known, in_step, needed), Some(Grade::Error), "{needed} of {known}");
         }
     }
 

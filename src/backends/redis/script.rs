@@ -1,24 +1,22 @@
-//! What the scripts are called with, and what they answer. `semaphore.lua`, `look.lua` and what both begin
-//! with, `server.lua`, say what they do.
+//! Arguments and answers of the scripts: `semaphore.lua` and `snapshot.lua`, each after `server.lua`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
-use super::HEARTBEAT;
-use super::connection::{Connection, Program, Question};
-use super::looks::{granted, lossy, of, pause, written};
-use super::place::Place;
-use crate::backends::believed;
-use crate::backends::trouble::Trouble;
-use crate::backends::{Name, Record, Withheld};
+use super::client::{Client, Script, ScriptCall};
+use super::config::RedisConfig;
+use super::server::HEARTBEAT;
+use super::snapshot::{lossy, of, parse_grant, pause, written};
+use crate::backends::sanitize;
+use crate::backends::{HolderState, Name, Record, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct SemaphoreKeys {
     declared: Vec<String>,
     wake: String,
     /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
@@ -26,7 +24,7 @@ pub(super) struct Keys {
     pub(super) server: String,
 }
 
-impl Keys {
+impl SemaphoreKeys {
     pub(super) fn new(prefix: &Name, name: &Name) -> Self {
         let permits = format!("{prefix}-{name}");
         let beside = |what: &str| format!("{{{permits}}}:{what}");
@@ -36,12 +34,12 @@ impl Keys {
         Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
     }
 
-    /// All but the last one, of those that have given back.
+    /// All keys but the last, which remembers clients that have given back.
     pub(super) fn to_look(&self) -> &[String] {
         &self.declared[..6]
     }
 
-    /// The list on which one who waits or holds is told something.
+    /// The list on which a waiter or a holder is told something.
     pub(super) fn wake(&self, id: Uuid) -> String {
         format!("{}:{id}", self.wake)
     }
@@ -49,7 +47,7 @@ impl Keys {
 
 /// One call.
 #[derive(Debug, Clone)]
-pub(super) struct Call<'a> {
+pub(super) struct Request<'a> {
     pub(super) operation: Operation,
     pub(super) id: Uuid,
     pub(super) limit: u32,
@@ -71,9 +69,9 @@ pub(super) struct Call<'a> {
     pub(super) replicas: u32,
 }
 
-impl Call<'_> {
-    /// A call of one who does not ask for a permit.
-    pub(super) fn of(operation: Operation, id: Uuid, place: &Place) -> Self {
+impl Request<'_> {
+    /// A call that does not ask for a permit.
+    pub(super) fn of(operation: Operation, id: Uuid, config: &RedisConfig) -> Self {
         Self {
             operation,
             id,
@@ -82,21 +80,21 @@ impl Call<'_> {
             who: "",
             ticket: 0,
             token: 0,
-            quarantine: place.quarantine,
+            quarantine: config.quarantine,
             window: HEARTBEAT,
             nonblock: false,
             strict: false,
             hold: Duration::ZERO,
-            replicas: place.replicas,
+            replicas: config.replicas,
         }
     }
 
-    /// By how many replicas what it does has to be confirmed.
+    /// How many replicas have to confirm its writes.
     fn confirmations(&self) -> u32 {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
     }
 
-    fn arguments(&self, keys: &Keys) -> [String; 14] {
+    fn arguments(&self, keys: &SemaphoreKeys) -> [String; 14] {
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
@@ -128,9 +126,9 @@ pub(super) enum Operation {
     Attach,
     /// Releases one.
     Return,
-    /// Evicts gently.
-    Evict,
-    /// Evicts at once.
+    /// Revokes gently.
+    Revoke,
+    /// Revokes at once.
     Remove,
     /// Pins the limit, or unpins it with 0.
     Limit,
@@ -145,7 +143,7 @@ impl Operation {
             Self::Leave => "leave",
             Self::Attach => "attach",
             Self::Return => "return",
-            Self::Evict => "evict",
+            Self::Revoke => "revoke",
             Self::Remove => "remove",
             Self::Limit => "limit",
         }
@@ -161,14 +159,14 @@ impl Operation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
-    Held,
-    Queued,
+pub(super) enum ReplyStatus {
+    Holding,
+    Waiting,
     Busy,
     /// Another limit or TTL is in force.
     Differs,
-    /// Somebody has evicted it, now or before.
-    Evicted,
+    /// It is revoked, now or before.
+    Revoked,
     /// It was held, and has been given back now.
     Returned,
     /// What is asked for was done before.
@@ -179,7 +177,7 @@ pub(super) enum Status {
 
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
-    pub(super) status: Status,
+    pub(super) status: ReplyStatus,
     pub(super) token: u64,
     pub(super) ticket: u64,
     /// How many are before it in the queue.
@@ -199,8 +197,10 @@ pub(super) struct Reply {
     /// How many replicas must be in step: the most that one of its users asks for.
     pub(super) replicas: u32,
     pub(super) paused: Option<Duration>,
-    /// Of one who waits: who has held a permit for the longest time. Of one who attaches: itself.
+    /// To a waiter: the record of the longest holder. To a client that attaches: its own.
     pub(super) whose: Option<Record>,
+    /// Until when that permit stays taken, if it was given back.
+    pub(super) kept_until: Option<SystemTime>,
     /// Whether the server does not say which it is.
     pub(super) blind: bool,
     /// A moment before the request was sent.
@@ -213,92 +213,106 @@ type Terms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
-    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, Trouble> {
+    pub(super) fn of(raw: Raw, since: Moment) -> Result<Self, StoreError> {
         let (status, token, ticket, ahead, held, foreign, next, terms, paused, whose, blind) = raw;
         let (limit, pinned, agreed, ttl, hold_left, replicas) = terms;
         let status = match status.as_str() {
-            "held" => Status::Held,
-            "queued" => Status::Queued,
-            "busy" => Status::Busy,
-            "differs" => Status::Differs,
-            "evicted" => Status::Evicted,
-            "returned" => Status::Returned,
-            "done" => Status::Done,
-            _ => Status::Gone,
+            "holding" => ReplyStatus::Holding,
+            "waiting" => ReplyStatus::Waiting,
+            "busy" => ReplyStatus::Busy,
+            "differs" => ReplyStatus::Differs,
+            "revoked" => ReplyStatus::Revoked,
+            "returned" => ReplyStatus::Returned,
+            "done" => ReplyStatus::Done,
+            _ => ReplyStatus::Gone,
         };
         // To the others no limit is said.
-        let agree =
-            matches!(status, Status::Held | Status::Queued | Status::Busy | Status::Differs);
+        let agree = matches!(
+            status,
+            ReplyStatus::Holding | ReplyStatus::Waiting | ReplyStatus::Busy | ReplyStatus::Differs
+        );
         if agree {
-            believed::limit(limit)?;
-            believed::limit(agreed)?;
+            sanitize::limit(limit)?;
+            sanitize::limit(agreed)?;
         }
+        let whose = lossy(&whose);
+        let whose = whose.split_once(' ').and_then(|(id, grant)| parse_grant(id, grant));
+        let kept = whose.as_ref().filter(|grant| grant.phase == HolderState::MinHold);
         Ok(Self {
             status,
             token,
             ticket,
-            ahead: believed::count(ahead)?,
-            held: believed::count(held)?,
-            foreign: believed::count(foreign)?,
+            ahead: sanitize::count(ahead)?,
+            held: sanitize::count(held)?,
+            foreign: sanitize::count(foreign)?,
             // A member of another program may end at no time that there is: then it is no reason.
-            next: of(next).and_then(|next: u64| believed::time(next).ok()),
+            next: of(next).and_then(|next: u64| sanitize::time(next).ok()),
             limit,
             pinned: pinned != 0,
             agreed,
-            ttl: if agree { believed::lease(ttl)? } else { believed::time(ttl)? },
-            hold: believed::time(hold_left)?,
+            ttl: if agree { sanitize::lease(ttl)? } else { sanitize::time(ttl)? },
+            hold: sanitize::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
-            whose: lossy(&whose).split_once(' ').and_then(|(id, grant)| {
-                let grant = granted(id, grant)?;
-                Some(grant.record)
+            kept_until: kept.and_then(|grant| {
+                grant.record.since.checked_add(Duration::from_millis(grant.hold))
             }),
+            whose: whose.map(|grant| grant.record),
             blind: blind != 0,
             since,
         })
     }
 
-    /// For how long nobody is granted a permit that is free.
+    /// For how long the server grants no permit although one is free.
     pub(super) fn withheld(&self) -> Option<Withheld> {
         self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
     }
 }
 
-impl Connection {
-    pub(super) async fn call(&self, keys: &Keys, call: &Call<'_>) -> Result<Reply, Trouble> {
+impl Client {
+    pub(super) async fn call(
+        &self,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
+    ) -> Result<Reply, StoreError> {
         let (reply, _) = self.call_beside(keys, call, None).await?;
         Ok(reply)
     }
 
-    /// Sends what [`Connection::call_beside`] then only waits for. Needs no runtime.
-    pub(super) fn begin_call(&self, keys: &Keys, call: &Call<'_>, beside: Option<&Cmd>) {
+    /// Sends what [`Client::call_beside`] then only waits for. Needs no runtime.
+    pub(super) fn begin_call(
+        &self,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
+        beside: Option<&Cmd>,
+    ) {
         let (keys, arguments) = (&keys.declared, &call.arguments(keys));
-        self.begin(Question { keys, arguments, beside, replicas: call.confirmations() });
+        self.begin(ScriptCall { keys, arguments, beside, replicas: call.confirmations() });
     }
 
     /// Calls, and asks something else before that, without waiting in between.
     pub(super) async fn call_beside(
         &self,
-        keys: &Keys,
-        call: &Call<'_>,
+        keys: &SemaphoreKeys,
+        call: &Request<'_>,
         beside: Option<&Cmd>,
-    ) -> Result<(Reply, Option<Value>), Trouble> {
-        let ask = async |call: &Call<'_>, beside| {
+    ) -> Result<(Reply, Option<Value>), StoreError> {
+        let request = async |call: &Request<'_>, beside| {
             let (keys, arguments) = (&keys.declared, &call.arguments(keys));
-            let question = Question { keys, arguments, beside, replicas: call.confirmations() };
-            let said = self.script(&Program::decide(), question).await?;
+            let question = ScriptCall { keys, arguments, beside, replicas: call.confirmations() };
+            let said = self.script(&Script::decide(), question).await?;
             let reply = Reply::of(said.answer, said.since)?;
-            Ok::<_, Trouble>((reply, said.beside, said.confirmed))
+            Ok::<_, StoreError>((reply, said.beside, said.confirmed))
         };
-        let (mut reply, beside, mut confirmed) = ask(call, beside).await?;
+        let (mut reply, beside, mut confirmed) = request(call, beside).await?;
         if call.operation.needs_replicas() && reply.replicas > call.replicas {
             // Others need more, which is known only now: it has to be confirmed by as many.
-            let again = Call { replicas: reply.replicas, ..call.clone() };
-            (reply, _, confirmed) = ask(&again, None).await?;
+            let again = Request { replicas: reply.replicas, ..call.clone() };
+            (reply, _, confirmed) = request(&again, None).await?;
         }
         let needed = reply.replicas;
         if call.operation.needs_replicas() && confirmed < needed && !is_off(Guard::Replicas) {
-            return Err(Trouble::withheld(Withheld::Replicas { in_step: confirmed, needed }));
+            return Err(StoreError::Withheld(Withheld::Replicas { in_step: confirmed, needed }));
         }
         Ok((reply, beside))
     }
@@ -310,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_keys_are_those_of_passbuddy_and_ours_beside_it() {
-        let keys = Keys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
+        let keys = SemaphoreKeys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
         assert_eq!(keys.declared[0], "passbuddy-test lock");
         assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
         let wake = keys.wake(Uuid::nil());

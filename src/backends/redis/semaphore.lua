@@ -1,9 +1,9 @@
 -- One semaphore in Redis. Every operation is this script: it runs alone, on the server's clock, and
--- may be repeated as often as one likes. docs/redis.md has the keys and the reasons.
+-- may be repeated at will. docs/redis.md has the keys and the reasons.
 --
 -- KEYS  1 permits (PassBuddy's sorted set: UUID -> expiry in ms)   2 queue (UUID -> ticket)
 --       3 alive (UUID -> until when a waiter counts, ms)           4 asks (UUID -> what a waiter wants)
---       5 grants (UUID -> what a holder got; who has none here is foreign)
+--       5 grants (UUID -> what a holder got; a member without one is foreign)
 --       6 state                                                    7 done (UUID -> until when, ms)
 -- ARGV  1 operation   2 UUID   3 limit   4 TTL, ms   5 who, JSON
 --       6 ticket that a waiter has, or 0   7 token that a holder has, or 0
@@ -12,10 +12,10 @@
 --       12 hold: for how long from its grant a permit stays taken, ms
 --       13 how many replicas must be in step   14 key of what the server remembers of itself
 --
--- Who waits or holds calls ask, renew and release; and leave, which is the release of one that has not
--- used what it may have got. Anybody calls attach (a renewal) and return (a release) for a permit that
--- outlives its process, evict (gently) and remove (at once) for any, and limit (pins; 0 unpins). To look is
--- look.lua. Before this comes server.lua.
+-- Waiters and holders call ask, renew and release; and leave, the release of a client that has not
+-- used what it may have got. Any client calls attach (a renewal) and return (a release) for a
+-- permit that outlives its process, revoke (gently) and remove (at once) for any, and limit (pins;
+-- 0 unpins). snapshot.lua looks. Before this comes server.lua.
 local permits, queue, alive, asks, grants, state, done = unpack(KEYS)
 local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -38,7 +38,7 @@ for at, value in ipairs(call('HMGET', state, unpack(names))) do kept[names[at]] 
 local known = kept.last and true or false
 local last, pause = tonumber(kept.last or 0), tonumber(kept.pause or 0)
 local token, ticket = tonumber(kept.token or 0), tonumber(kept.ticket or 0)
--- What the users have agreed upon, and what somebody has said whatever they do.
+-- What the users have agreed upon, and the pinned limit, which overrides theirs.
 local limit, ttl = tonumber(kept.limit or asked_limit), tonumber(kept.ttl or asked_ttl)
 local pin = tonumber(kept.pin or nil)
 local shared = kept.shared == '1'
@@ -76,13 +76,13 @@ local function wake(one, word)
 end
 
 -- A grant reads TOKEN SINCE HOLD LEASE PHASE WHO. LEASE is when its lease ends, where a hold makes it
--- stay for longer. The phases: '-' its waiter has not said that it has it, 'h' held, 'e' evicted,
--- 'k' given back and kept for what is left of its hold.
+-- stay for longer. The phases: '-' its waiter has not said that it has it, 'h' held, 'r' being revoked,
+-- 'm' given back and kept for what is left of its hold.
 local function read(member)
     local grant = call('HGET', grants, member)
     if not grant then return nil end
     local number, since, hold, lease, phase, whose =
-        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hek]) (.*)$')
+        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) (.*)$')
     if not number then return { token = '0', since = now, hold = 0, lease = 0, phase = 'h', who = grant } end
     since, hold, lease = tonumber(since), tonumber(hold), tonumber(lease)
     return { token = number, since = since, hold = hold, lease = lease, phase = phase, who = whose }
@@ -97,8 +97,8 @@ local function drop(member)
     call('HDEL', grants, member)
 end
 
--- A server that was restarted, or one that took another's place, may have forgotten the last grants: until
--- their holders have spoken, no one gets one.
+-- A server that was restarted, or one that took another's place, may have forgotten the last
+-- grants: until their holders have spoken, no waiter is granted one.
 local blind = history == '' and 1 or 0
 local longest = math.max(ttl, asked_ttl)
 local quarantine = tonumber(ARGV[8])
@@ -112,12 +112,12 @@ if blind == 0 and not alone and not is_decided(decided, replicas) then
     run, decided = its_run or run, history .. ':' .. replicas
 end
 if not known and (has_ticket > 0 or has_token > 0) then
-    -- Somebody is known to have been here: the keys were deleted while in use.
+    -- A client has been here before: the keys were deleted while in use.
     pause = math.max(pause, now + math.min(quarantine, longest))
 end
 
--- The clock went back: no lease is longer than a TTL, and of a hold there is as much left as when
--- somebody last looked.
+-- The clock went back: no lease is longer than a TTL, and of a hold there is as much left as at the
+-- last call.
 if last > 0 and now < last - 1000 then
     local latest = now + longest
     for _, member in ipairs(call('HKEYS', grants)) do
@@ -129,8 +129,8 @@ if last > 0 and now < last - 1000 then
         end
         if ends then
             ends = math.min(ends, latest)
-            if grant.phase == 'k' then ends = 0 end
-            if grant.phase == 'k' or grant.phase == 'h' then
+            if grant.phase == 'm' then ends = 0 end
+            if grant.phase == 'm' or grant.phase == 'h' then
                 ends = math.max(ends, grant.since + grant.hold)
             end
             call('ZADD', permits, text(ends), member)
@@ -146,13 +146,13 @@ end
 local paused = tonumber(kept.pause or 0) - last
 if last > 0 and paused > 0 and now - last > 10000 then pause = math.max(pause, now + paused) end
 
--- The clock leapt forward, or nobody has called for long: holders that were still valid when
--- somebody last looked get the time of a renewal before they are given up. One that was evicted gets
--- what may be left of its lease, because it cannot renew; nobody uses one that is kept. A leap to just
--- before the end of a lease leaves its holder as little time, so the lease ends later.
+-- The clock leapt forward, or no client has called for long: holders that were still valid at the
+-- last call get the time of a renewal before they are given up. A revoked one gets what may be left
+-- of its lease, because it cannot renew. A kept permit gets no time: it has no holder. A leap to
+-- just before the end of a lease leaves its holder as little time, so the lease ends later.
 if last > 0 and now - last > 0.6 * ttl then
     local touched = members('(' .. text(last), text(now + ttl))
-    local graces = { ['-'] = ttl / 2, h = ttl / 2, e = ttl }
+    local graces = { ['-'] = ttl / 2, h = ttl / 2, r = ttl }
     for at = 1, #touched, 2 do
         local member, ends = touched[at], tonumber(touched[at + 1])
         local grant = read(member)
@@ -177,7 +177,7 @@ end
 
 local mine = read(id)
 if mine and not call('ZSCORE', permits, id) then
-    call('HDEL', grants, id) -- somebody took the permit away
+    call('HDEL', grants, id) -- the permit was revoked
     mine = nil
 end
 if operation == 'ask' and mine and now < pause and (mine.phase == '-' or mine.phase == 'h') then
@@ -189,9 +189,9 @@ end
 local held = mine and (mine.phase == '-' or mine.phase == 'h')
 local waits = call('ZSCORE', queue, id)
 if operation == 'ask' and not mine and not waits then
-    -- Somebody else may have removed members of ours. There is no need to look at each of them while there
-    -- are as many members as grants and no foreign one was ever seen: PassBuddy, which may have come just
-    -- now, removes only what has ended, and nothing has since the last call.
+    -- Another program may have removed members of ours. There is no need to look at each of them
+    -- while there are as many members as grants and no foreign one was ever seen: PassBuddy, which
+    -- may have come just now, removes only what has ended, and nothing has since the last call.
     local same = call('ZCARD', permits) == call('HLEN', grants)
     if not same or shared or now >= soonest then
         for _, member in ipairs(call('HKEYS', grants)) do
@@ -203,21 +203,21 @@ if operation == 'ask' and not mine and not waits then
     end
 end
 
--- Members without a grant here follow the rule of those who wrote them: they count for one TTL
--- beyond their expiry.
+-- Members without a grant here follow the rule of their writers: they count for one TTL beyond
+-- their expiry.
 if #over_by_now > 0 then
     for _, member in ipairs(call('ZRANGEBYSCORE', permits, '-inf', text(now - ttl))) do
         if not ours(member) then call('ZREM', permits, member) end
     end
 end
 
--- Who has ended stays known for a while, so that what arrives late revives nothing; one that was
--- evicted by another name, because it has not given anything back.
-local function evicted(one) return 'evicted:' .. one end
-local function over(one) return call('ZSCORE', done, one) or call('ZSCORE', done, evicted(one)) end
+-- A client that has ended stays known for a while, so that what arrives late revives nothing. A
+-- revoked one is kept under another name, because it has not given anything back.
+local function revoked(one) return 'revoked:' .. one end
+local function over(one) return call('ZSCORE', done, one) or call('ZSCORE', done, revoked(one)) end
 local function remember(ended) call('ZADD', done, text(now + math.min(4 * ttl, HOUR)), ended) end
 
--- Whoever has it is there: it has it for one TTL from now.
+-- The holder is there: it has the permit for one TTL from now.
 local function extend()
     if mine.phase == '-' or mine.hold > 0 then
         mine.phase, mine.lease = 'h', now + ttl
@@ -234,17 +234,17 @@ end
 local function give_back()
     local kept_until = mine and mine.since + mine.hold or 0
     if mine and mine.phase == 'h' and operation ~= 'leave' and kept_until > now then
-        mine.phase = 'k'
+        mine.phase = 'm'
         write(id, mine)
         call('ZADD', permits, text(kept_until), id)
         tell_of_the_end()
-    elseif mine and mine.phase ~= 'k' then
+    elseif mine and mine.phase ~= 'm' then
         drop(id)
     end
     if waits then leave_queue(id) end
     remember(id)
     call('DEL', wake_list(id))
-    if operation == 'return' then wake(id, 'again') end -- somebody may be renewing it
+    if operation == 'return' then wake(id, 'again') end -- a process may be renewing it
 end
 
 local function next_token()
@@ -257,21 +257,21 @@ if operation == 'ask' then
     if held then
         -- Asked again: the answer was lost, or a waiter says that it has what it was given.
         extend()
-        status = 'held'
+        status = 'holding'
     elseif mine or over(id) then
         status = 'gone' -- a late duplicate of one that has ended
     elseif ARGV[11] == 'strict' and ((pin or limit) ~= asked_limit or ttl ~= asked_ttl) then
         status = 'differs'
         leave_queue(id)
     elseif now >= pause and call('ZCARD', queue) == 0 and call('ZCARD', permits) < (pin or limit) then
-        -- Nobody is in line, and one is free: nothing has to be kept of the asking.
+        -- The queue is empty and a permit is free: nothing has to be kept of the asking.
         mine = { token = next_token(), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
         extend()
-        status = 'held'
+        status = 'holding'
     else
         if not waits then
-            -- Tickets are moments, so that they grow even when the last one is forgotten; and who
-            -- has one already keeps the place that goes with it.
+            -- Tickets are moments, so that they grow even when the last one is forgotten; and a
+            -- waiter that has one already keeps its place.
             local place = has_ticket
             if place == 0 then
                 ticket = math.max(ticket + 1, micros)
@@ -281,14 +281,14 @@ if operation == 'ask' then
             call('HSET', asks, id, text(now) .. ' ' .. text(asked_hold) .. ' 0 - ' .. who)
         end
         call('ZADD', alive, text(now + tonumber(ARGV[9])), id)
-        status = 'queued'
+        status = 'waiting'
     end
 elseif operation == 'renew' then
     if held then
         extend()
-        status = 'held'
-    elseif mine and mine.phase == 'e' then
-        status = 'evicted'
+        status = 'holding'
+    elseif mine and mine.phase == 'r' then
+        status = 'revoked'
     elseif (not known or now < pause) and not over(id) and not call('ZSCORE', permits, id) then
         -- A holder that this server does not remember: it has the permit, even if that makes one
         -- too many, and brings back what was in force.
@@ -297,7 +297,7 @@ elseif operation == 'renew' then
         token = math.max(token, has_token)
         mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
         extend()
-        status = 'held'
+        status = 'holding'
     end
 elseif operation == 'release' or operation == 'leave' then
     give_back()
@@ -309,39 +309,40 @@ elseif operation == 'attach' or operation == 'return' then
     if operation == 'attach' then
         if detached and mine.phase == 'h' then
             extend()
-            status = 'held'
+            status = 'holding'
         end
-    elseif detached and mine.phase ~= 'k' then
+    elseif detached and mine.phase ~= 'm' then
         give_back()
         status = 'returned'
-    elseif mine and mine.phase == 'k' or call('ZSCORE', done, id) then
+    elseif mine and mine.phase == 'm' or call('ZSCORE', done, id) then
         status = 'done'
     end
-elseif operation == 'evict' or operation == 'remove' then
+elseif operation == 'revoke' or operation == 'remove' then
     local ends = tonumber(call('ZSCORE', permits, id) or nil)
     if ends then
-        status = 'evicted'
-    elseif call('ZSCORE', done, evicted(id)) then
+        status = 'revoked'
+    elseif call('ZSCORE', done, revoked(id)) then
         status = 'done'
     end
-    if mine and mine.phase == 'k' then
+    if mine and mine.phase == 'm' then
         drop(id)
     elseif ends and operation == 'remove' then
         drop(id)
-        remember(evicted(id))
+        remember(revoked(id))
         if mine then wake(id, 'now') end
     elseif held then
-        -- What is left of a hold does not count any more, nor has anybody begun who has said nothing.
+        -- What is left of a hold does not count any more, and a holder that has not confirmed has
+        -- not begun.
         if mine.hold > 0 then ends = mine.lease end
         if mine.phase == '-' or (ends <= now and now >= pause) then
             drop(id)
         else
-            mine.phase = 'e'
+            mine.phase = 'r'
             write(id, mine)
             call('ZADD', permits, text(ends), id)
             if mine.hold > 0 then tell_of_the_end() end
         end
-        remember(evicted(id))
+        remember(revoked(id))
         wake(id, 'gently')
     end
 elseif operation == 'limit' then
@@ -349,7 +350,7 @@ elseif operation == 'limit' then
     if pin then call('HSET', state, 'pin', text(pin)) else call('HDEL', state, 'pin') end
 end
 
--- Whoever is first in line gets what is free.
+-- The first in line gets what is free.
 local count = call('ZCARD', permits)
 while not alone and now >= pause and count < (pin or limit) do
     local head = call('ZRANGE', queue, 0, 0)[1]
@@ -363,27 +364,27 @@ while not alone and now >= pause and count < (pin or limit) do
         if head == id and operation == 'ask' then
             mine = read(id)
             extend()
-            status = 'held'
+            status = 'holding'
         else
             call('ZADD', permits, text(now + math.min(ttl, UNCLAIMED)), head)
             wake(head, text(token))
         end
     end
 end
-if status == 'queued' and ARGV[10] == 'nonblock' then
+if status == 'waiting' and ARGV[10] == 'nonblock' then
     leave_queue(id)
     status = 'busy'
 end
 
--- What somebody who waits wants to know: who has held for the longest time (of the first few, in a
--- crowd), and when something ends that makes another look worthwhile. Who attaches has to learn what
--- it has.
+-- What a waiter wants to know: who has held for the longest time (of the first few, in a crowd),
+-- and when something ends that makes another look worthwhile. A client that attaches has to learn
+-- what it has.
 local foreign = math.max(0, call('ZCARD', permits) - call('HLEN', grants))
 if foreign > 0 then shared = true end
 local whose, next_end = '', -1
-if operation == 'attach' and status == 'held' then whose = id .. ' ' .. call('HGET', grants, id) end
+if operation == 'attach' and status == 'holding' then whose = id .. ' ' .. call('HGET', grants, id) end
 local place, ahead = 0, 0
-if status == 'queued' then
+if status == 'waiting' then
     place, ahead = tonumber(call('ZSCORE', queue, id)), call('ZRANK', queue, id)
     local soonest = call('ZRANGE', permits, 0, 63, 'WITHSCORES')
     local since = math.huge
@@ -417,10 +418,10 @@ if call('ZCARD', queue) > 0 then
     for _, key in ipairs({ queue, alive, asks }) do call('PEXPIRE', key, keep) end
 end
 if pin then call('PERSIST', state) end
--- The set itself may only go by itself where nobody else writes to it, who would not know.
+-- The set itself may only expire where no foreign client writes to it, as that would not expect it.
 if shared then call('PERSIST', permits) else call('PEXPIRE', permits, keep) end
 
-if status ~= 'held' then mine = read(id) end
+if status ~= 'holding' then mine = read(id) end
 local hold_left = mine and math.max(0, mine.since + mine.hold - now) or 0
 return {
     status, mine and mine.token or '0', text(place), ahead, count, foreign, text(next_end),

@@ -1,4 +1,4 @@
--- What a server says of itself, and what follows from that. Both scripts begin with this.
+-- A server's state: its time, restarts and replicas. Both scripts begin with this.
 local call = redis.call
 
 local LAG = 2 -- whole seconds since a replica that is in step was last heard of
@@ -15,13 +15,13 @@ local function info(section)
     return type(said) == 'string' and said or ''
 end
 
--- The history of what is replicated has a new name after each restart and each promotion.
+-- The replication history gets a new name at each restart and each promotion.
 local replication = info('replication')
 local history = string.match(replication, 'master_replid:(%x+)') or ''
 local promoted = history ~= '' and not string.find(replication, 'second_repl_offset:-1', 1, true)
 
--- One that has gone to another server may be counted too, for a while: the client has the last word, with
--- WAIT.
+-- A replica that has gone to another server may count for a while: the client decides in the end,
+-- with WAIT.
 local function count_in_step()
     local count = 0
     for lag in string.gmatch(replication, 'slave%d+:[^\n]*state=online[^\n]*lag=(%d+)') do
@@ -37,17 +37,17 @@ local function is_decided(remembered, replicas)
     return name == history and tonumber(with) >= replicas
 end
 
--- Since when the server before this one extends nothing any more; for how long this one is up, in ms; and its
--- run_id. By the wall clock: one that went back makes a time negative, and then no one knows. No server says
--- when it was promoted: the first call that finds it so, with so many replicas in step, `notes` down that it
--- was before that.
+-- Since when the former server has extended nothing; for how long this one is up, in ms; and its
+-- run_id. By the wall clock: if it went back, the uptime is negative and counts as 0. No server
+-- says when it was promoted: the first call that finds it promoted, with so many replicas in step,
+-- `notes` the moment, which is later.
 local function began(key, replicas, notes)
     local said = info('server')
     local run = string.match(said, 'run_id:(%x+)')
     local up = math.max(0, tonumber(string.match(said, 'uptime_in_seconds:(-?%d+)') or 0) * 1000)
     if not promoted then return now - math.max(0, up - 1000), up, run end -- it counts whole seconds
     local since
-    -- A shard of a cluster has no key for that.
+    -- A shard of a cluster cannot keep that key.
     if not string.find(said, 'redis_mode:cluster', 1, true) then
         local field = 'with:' .. replicas
         local seen, at = unpack(call('HMGET', key, 'history', field))
@@ -60,12 +60,12 @@ local function began(key, replicas, notes)
     return math.min(now, since or now), up, run
 end
 
--- Until when no permit is granted of a semaphore that was not decided on in this history. `known` is one of
--- which this server remembers anything; `longest` is the longest lease that there may be, in ms.
+-- Until when no permit is granted of a semaphore that is new in this history. `known`: this server
+-- remembers anything of it. `longest`: the longest possible lease, in ms.
 local function not_before(known, since, up, quarantine, longest)
     local moment = 0
     if not known and up < quarantine then moment = now - up + quarantine end
-    -- What the server before this one granted or extended at its end, this one may not know.
+    -- This server may not know what the former one granted or extended at its end.
     if known or promoted then moment = math.max(moment, since + math.min(quarantine, longest)) end
     return moment
 end

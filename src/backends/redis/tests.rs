@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Place;
-use super::connection::Connection;
-use super::conversation::Dialler;
-use super::script::{Call, Keys, Operation, Reply, Status};
+use super::RedisConfig;
+use super::client::Client;
+use super::connection::RedisDialer;
+use super::script::{Operation, Reply, ReplyStatus, Request, SemaphoreKeys};
 use super::testing::RedisServer;
 use crate::backends::{Holder, Name, Snapshot};
 
@@ -21,36 +21,36 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 const WHO: &str = r#"{"label":"job","host":"here","pid":1,"user":"me"}"#;
 
 /// A semaphore in a server of its own.
-struct World {
+struct RedisWorld {
     server: RedisServer,
     name: Name,
     runtime: tokio::runtime::Runtime,
 }
 
-impl World {
+impl RedisWorld {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { server: RedisServer::start(), name: "a".parse().unwrap(), runtime }
     }
 
-    fn keys(&self) -> Keys {
-        Keys::new(&"p".parse().unwrap(), &self.name)
+    fn keys(&self) -> SemaphoreKeys {
+        SemaphoreKeys::new(&"p".parse().unwrap(), &self.name)
     }
 
-    fn connection(&self) -> Connection {
-        Connection::new(Dialler::new(&self.place()).unwrap())
+    fn connection(&self) -> Client {
+        Client::new(RedisDialer::new(&self.config()).unwrap())
     }
 
-    fn place(&self) -> Place {
-        place(&self.server.url())
+    fn config(&self) -> RedisConfig {
+        config(&self.server.url())
     }
 
-    fn call(&self, call: &Call<'_>) -> Reply {
+    fn call(&self, call: &Request<'_>) -> Reply {
         let keys = self.keys();
         self.runtime.block_on(async { self.connection().call(&keys, call).await.unwrap() })
     }
 
-    fn ask(&self, who: u128) -> Reply {
+    fn request(&self, who: u128) -> Reply {
         self.call(&call(Operation::Ask, who))
     }
 
@@ -68,7 +68,7 @@ impl World {
 
     async fn look_at(&self) -> Snapshot {
         let keys = self.keys();
-        self.connection().look(&keys, &self.name, &self.place()).await.unwrap()
+        self.connection().look(&keys, &self.name, &self.config()).await.unwrap()
     }
 
     fn now(&self) -> i64 {
@@ -89,10 +89,10 @@ impl World {
     }
 }
 
-/// That of one who waits for no quarantine.
-fn place(url: &str) -> Place {
-    Place {
-        url: super::place::Url::parse(url).unwrap(),
+/// The place of a client that waits for no quarantine.
+fn config(url: &str) -> RedisConfig {
+    RedisConfig {
+        url: super::config::RedisUrl::parse(url).unwrap(),
         tls: crate::backends::tls::Tls::default(),
         prefix: "p".parse().unwrap(),
         quarantine: Some(Duration::ZERO),
@@ -105,208 +105,208 @@ fn id(who: u128) -> Uuid {
     Uuid::from_u128(who)
 }
 
-fn call(operation: Operation, who: u128) -> Call<'static> {
-    Call {
+fn call(operation: Operation, who: u128) -> Request<'static> {
+    Request {
         ttl: TTL,
         who: WHO,
         window: Duration::from_secs(15),
-        ..Call::of(operation, id(who), &place("redis://h"))
+        ..Request::of(operation, id(who), &config("redis://h"))
     }
 }
 
 #[test]
 fn every_operation_may_be_repeated() {
-    let world = World::new();
-    let first = world.ask(1);
-    assert_eq!((first.status, first.limit, first.ttl), (Status::Held, 1, TTL));
-    assert_eq!(world.ask(1).token, first.token);
-    let queued = world.ask(2);
-    assert_eq!((queued.status, queued.ahead), (Status::Queued, 0));
-    assert_eq!(world.ask(2).ticket, queued.ticket);
-    assert_eq!(world.release(1).status, Status::Gone);
-    assert_eq!(world.release(1).status, Status::Gone);
-    let second = world.ask(2);
-    assert_eq!(second.status, Status::Held);
+    let world = RedisWorld::new();
+    let first = world.request(1);
+    assert_eq!((first.status, first.limit, first.ttl), (ReplyStatus::Holding, 1, TTL));
+    assert_eq!(world.request(1).token, first.token);
+    let queued = world.request(2);
+    assert_eq!((queued.status, queued.ahead), (ReplyStatus::Waiting, 0));
+    assert_eq!(world.request(2).ticket, queued.ticket);
+    assert_eq!(world.release(1).status, ReplyStatus::Gone);
+    assert_eq!(world.release(1).status, ReplyStatus::Gone);
+    let second = world.request(2);
+    assert_eq!(second.status, ReplyStatus::Holding);
     assert!(second.token > first.token);
-    assert_eq!(world.renew(2).status, Status::Held);
+    assert_eq!(world.renew(2).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn what_arrives_after_a_release_revives_nothing() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     world.release(1);
-    assert_eq!(world.ask(1).status, Status::Gone);
-    assert_eq!(world.renew(1).status, Status::Gone);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.request(1).status, ReplyStatus::Gone);
+    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
+    assert_eq!(world.request(2).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn an_expired_lease_is_gone_and_the_next_in_line_has_its_permit() {
-    let world = World::new();
-    let held = world.ask(1).token;
-    let queued = world.ask(2);
+    let world = RedisWorld::new();
+    let held = world.request(1).token;
+    let queued = world.request(2);
     assert!(queued.next.is_some_and(|next| next <= TTL && next > TTL / 2));
     assert_eq!(queued.whose.map(|record| record.permit), Some(id(1)));
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
-    let granted = world.ask(2);
-    assert_eq!(granted.status, Status::Held);
+    let granted = world.request(2);
+    assert_eq!(granted.status, ReplyStatus::Holding);
     assert!(granted.token > held);
-    assert_eq!(world.renew(1).status, Status::Gone);
+    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
 }
 
 #[test]
 fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     let mut second = call(Operation::Ask, 2);
-    second.ticket = world.ask(2).ticket;
-    world.ask(3);
+    second.ticket = world.request(2).ticket;
+    world.request(3);
     world.release(1);
     let unclaimed = world.expiry(2).unwrap() - world.now();
     assert!((4_000..=5_000).contains(&unclaimed), "{unclaimed}");
     let woken: i64 = world.server.ask(&["LLEN", &world.keys().wake(id(2))]);
     assert_eq!(woken, 1);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(2).to_string()]);
-    assert_eq!(world.ask(3).status, Status::Held);
+    assert_eq!(world.request(3).status, ReplyStatus::Holding);
     // It comes back, to the place it had: before the fourth.
-    world.ask(4);
+    world.request(4);
     let back = world.call(&second);
-    assert_eq!((back.status, back.ahead), (Status::Queued, 0));
+    assert_eq!((back.status, back.ahead), (ReplyStatus::Waiting, 0));
 }
 
 #[test]
 fn a_waiter_that_is_not_heard_of_any_more_loses_its_place_and_gets_it_back() {
-    let world = World::new();
-    world.ask(1);
-    let ticket = world.ask(2).ticket;
-    world.ask(3);
+    let world = RedisWorld::new();
+    world.request(1);
+    let ticket = world.request(2).ticket;
+    world.request(3);
     let late = (world.now() - 1).to_string();
     world.write(&["ZADD", "{p-a}:alive", &late, &id(2).to_string()]);
-    assert_eq!(world.ask(3).ahead, 0);
-    assert_eq!(world.call(&Call { ticket, ..call(Operation::Ask, 2) }).ahead, 0);
-    assert_eq!(world.ask(3).ahead, 1);
+    assert_eq!(world.request(3).ahead, 0);
+    assert_eq!(world.call(&Request { ticket, ..call(Operation::Ask, 2) }).ahead, 0);
+    assert_eq!(world.request(3).ahead, 1);
 }
 
 #[test]
 fn a_clock_that_went_back_takes_nothing_and_prolongs_nothing() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     let (now, hour) = (world.now(), 3_600_000);
     world.remembers("last", now + hour);
     world.write(&["ZADD", "p-a", &(now + hour + 30_000).to_string(), &id(1).to_string()]);
-    assert_eq!(world.ask(2).status, Status::Queued);
+    assert_eq!(world.request(2).status, ReplyStatus::Waiting);
     let left = world.expiry(1).unwrap() - world.now();
     assert!((29_000..=30_000).contains(&left), "{left}");
 }
 
 #[test]
 fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
-    let world = World::new();
-    world.ask(1);
-    world.ask(2);
+    let world = RedisWorld::new();
+    world.request(1);
+    world.request(2);
     let now = world.now();
-    // Somebody looked a minute ago, and 30 seconds ago the lease has ended.
+    // The last call was a minute ago, and 30 seconds ago the lease has ended.
     world.remembers("last", now - 60_000);
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
-    let waiting = world.ask(2);
-    assert_eq!(waiting.status, Status::Queued);
+    let waiting = world.request(2);
+    assert_eq!(waiting.status, ReplyStatus::Waiting);
     let paused = waiting.paused.unwrap();
     assert!(paused <= TTL / 2 && paused > TTL / 4, "{paused:?}");
     assert_eq!(waiting.next, Some(paused));
-    assert_eq!(world.renew(1).status, Status::Held);
+    assert_eq!(world.renew(1).status, ReplyStatus::Holding);
     // Had it not, its time would be over with the pause.
     world.write(&["ZADD", "p-a", &(now - 30_000).to_string(), &id(1).to_string()]);
     world.remembers("pause", world.now() - 1);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.request(2).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let quarantine = None;
-    let asks = Call { quarantine, ..call(Operation::Ask, 9) };
+    let asks = Request { quarantine, ..call(Operation::Ask, 9) };
     let waiting = world.call(&asks);
-    assert_eq!((waiting.status, waiting.limit), (Status::Queued, 1));
+    assert_eq!((waiting.status, waiting.limit), (ReplyStatus::Waiting, 1));
     let paused = waiting.paused.unwrap();
     let half_a_minute = Duration::from_secs(30);
     assert!(paused <= half_a_minute && paused > half_a_minute / 2, "{paused:?}");
     // Three holders of a semaphore of two: better to count one than to lose it.
     let ttl = Duration::from_secs(10);
     for (who, token) in [(1, 70), (2, 80), (3, 90)] {
-        let renews = Call { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
+        let renews = Request { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
         let renewed = world.call(&renews);
-        assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+        assert_eq!((renewed.status, renewed.token), (ReplyStatus::Holding, token));
         assert_eq!((renewed.limit, renewed.ttl), (2, ttl), "they bring back what was in force");
     }
     world.remembers("pause", world.now() - 1);
     assert_eq!(
-        world.call(&Call { quarantine: Some(Duration::ZERO), ..asks.clone() }).status,
-        Status::Queued
+        world.call(&Request { quarantine: Some(Duration::ZERO), ..asks.clone() }).status,
+        ReplyStatus::Waiting
     );
     world.release(1);
-    assert_eq!(world.ask(9).status, Status::Queued, "two are held");
+    assert_eq!(world.request(9).status, ReplyStatus::Waiting, "two are held");
     world.release(2);
-    let granted = world.ask(9);
-    assert_eq!(granted.status, Status::Held);
+    let granted = world.request(9);
+    assert_eq!(granted.status, ReplyStatus::Holding);
     assert!(granted.token > 90);
     // The time for reports is over.
-    let late = Call { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
-    assert_eq!(world.call(&late).status, Status::Gone);
+    let late = Request { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
+    assert_eq!(world.call(&late).status, ReplyStatus::Gone);
 }
 
 #[test]
 fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     world.release(1);
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = Some(Duration::from_mins(5));
-    // However long nobody has called.
+    // However long ago the last call was.
     world.remembers("last", world.now() - 3_600_000);
-    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
-    let restored = Call { token: 7, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(world.call(&restored).status, Status::Held);
+    let restored = Request { token: 7, quarantine, ..call(Operation::Renew, 3) };
+    assert_eq!(world.call(&restored).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn after_a_restart_long_ago_nobody_has_to_wait() {
-    let world = World::new();
+fn after_a_restart_long_ago_no_client_has_to_wait() {
+    let world = RedisWorld::new();
     let ttl = Duration::from_secs(1);
-    world.call(&Call { ttl, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl, ..call(Operation::Ask, 1) });
     world.release(1);
     // The server has to be up for one lease.
     std::thread::sleep(Duration::from_millis(2_100));
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
-    let granted = world.call(&Call { ttl, quarantine, ..call(Operation::Ask, 2) });
-    assert_eq!(granted.status, Status::Held, "{granted:?}");
+    let granted = world.call(&Request { ttl, quarantine, ..call(Operation::Ask, 2) });
+    assert_eq!(granted.status, ReplyStatus::Holding, "{granted:?}");
 }
 
 #[test]
-fn holders_with_a_longer_lease_than_those_who_ask_are_waited_for() {
-    let world = World::new();
+fn holders_with_a_longer_lease_than_the_waiters_are_waited_for() {
+    let world = RedisWorld::new();
     let minutes = Duration::from_mins(10);
-    world.call(&Call { ttl: minutes, ..call(Operation::Ask, 1) });
+    world.call(&Request { ttl: minutes, ..call(Operation::Ask, 1) });
     world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
     let quarantine = None;
-    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
     // And where nothing is remembered, from the first of them on.
-    let world = World::new();
-    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    let world = RedisWorld::new();
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused <= Duration::from_secs(30)));
-    let renews = Call { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
-    assert_eq!(world.call(&renews).status, Status::Held);
-    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    let renews = Request { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
+    assert_eq!(world.call(&renews).status, ReplyStatus::Holding);
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
 }
 
 #[test]
 fn a_pause_does_not_end_because_the_clock_leaps() {
-    let world = World::new();
-    let asks = Call { quarantine: None, ..call(Operation::Ask, 1) };
+    let world = RedisWorld::new();
+    let asks = Request { quarantine: None, ..call(Operation::Ask, 1) };
     world.call(&asks);
     // The same as if it were a minute later now.
     let now = world.now();
@@ -318,87 +318,87 @@ fn a_pause_does_not_end_because_the_clock_leaps() {
 }
 
 #[test]
-fn withdrawing_from_a_server_that_forgot_everything_keeps_nobody_from_coming_back() {
-    let world = World::new();
-    assert_eq!(world.release(7).status, Status::Gone);
-    let renewed = world.call(&Call { token: 5, ..call(Operation::Renew, 1) });
-    assert_eq!(renewed.status, Status::Held);
+fn withdrawing_from_a_server_that_forgot_everything_keeps_no_holder_from_coming_back() {
+    let world = RedisWorld::new();
+    assert_eq!(world.release(7).status, ReplyStatus::Gone);
+    let renewed = world.call(&Request { token: 5, ..call(Operation::Renew, 1) });
+    assert_eq!(renewed.status, ReplyStatus::Holding);
 }
 
 #[test]
 fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
-    let world = World::new();
-    let token = world.ask(1).token;
+    let world = RedisWorld::new();
+    let token = world.request(1).token;
     world.write(&["FLUSHALL"]);
     let quarantine = Some(TTL);
-    let renewed = world.call(&Call { token, quarantine, ..call(Operation::Renew, 1) });
-    assert_eq!((renewed.status, renewed.token), (Status::Held, token));
+    let renewed = world.call(&Request { token, quarantine, ..call(Operation::Renew, 1) });
+    assert_eq!((renewed.status, renewed.token), (ReplyStatus::Holding, token));
     assert!(renewed.paused.is_some(), "others may have to report");
-    let waiting = world.ask(2);
-    assert_eq!(waiting.status, Status::Queued);
+    let waiting = world.request(2);
+    assert_eq!(waiting.status, ReplyStatus::Waiting);
     world.remembers("pause", 0);
     world.release(1);
-    assert!(world.ask(2).token > token, "tokens grow even so");
+    assert!(world.request(2).token > token, "tokens grow even so");
 }
 
 #[test]
 fn foreign_members_count_until_one_ttl_after_their_expiry() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let foreign = "33333333-3333-4333-8333-333333333333";
     let member = |left: i64| {
         world.write(&["ZADD", "p-a", &(world.now() + left).to_string(), foreign]);
     };
     member(1_000);
-    let waiting = world.ask(1);
-    assert_eq!((waiting.status, waiting.foreign, waiting.held), (Status::Queued, 1, 1));
+    let waiting = world.request(1);
+    assert_eq!((waiting.status, waiting.foreign, waiting.held), (ReplyStatus::Waiting, 1, 1));
     let next = waiting.next.unwrap();
     assert!(next > TTL && next <= TTL + Duration::from_secs(1), "{next:?}");
-    let Holder::Foreign { permit, left: Some(left) } = &world.look().holders[0] else {
+    let Holder::Foreign { permit, left: Some(left), .. } = &world.look().holders[0] else {
         panic!("foreign")
     };
     assert_eq!(permit, foreign);
     assert!(*left <= Duration::from_secs(1));
     member(-29_000);
-    assert_eq!(world.ask(1).status, Status::Queued);
+    assert_eq!(world.request(1).status, ReplyStatus::Waiting);
     member(-30_001);
     assert_eq!(world.look().holders, []);
-    assert_eq!(world.ask(1).status, Status::Held);
+    assert_eq!(world.request(1).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn only_those_who_use_it_through_semrun_keep_its_limit_in_force() {
-    let world = World::new();
+fn only_clients_that_use_it_through_semrun_keep_its_limit_in_force() {
+    let world = RedisWorld::new();
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
     assert_eq!(world.look().limit, None);
-    let granted = world.call(&Call { limit: 2, ..call(Operation::Ask, 1) });
-    assert_eq!((granted.status, granted.limit), (Status::Held, 2));
-    assert_eq!(world.ask(2).limit, 2, "it stands");
+    let granted = world.call(&Request { limit: 2, ..call(Operation::Ask, 1) });
+    assert_eq!((granted.status, granted.limit), (ReplyStatus::Holding, 2));
+    assert_eq!(world.request(2).limit, 2, "it stands");
     assert_eq!(world.look().limit, Some(2));
 }
 
 #[test]
 fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
-    assert_eq!(world.renew(1).status, Status::Gone);
+    assert_eq!(world.renew(1).status, ReplyStatus::Gone);
     let mut strict = call(Operation::Ask, 2);
     (strict.limit, strict.strict) = (5, true);
-    assert_eq!(world.call(&strict).status, Status::Held, "nobody used it");
+    assert_eq!(world.call(&strict).status, ReplyStatus::Holding, "it was idle");
     // Also where its holder never comes back.
     world.write(&["ZREM", "p-a", &id(2).to_string()]);
     let mut strict = call(Operation::Ask, 3);
     (strict.limit, strict.strict) = (7, true);
-    assert_eq!(world.call(&strict).status, Status::Held);
+    assert_eq!(world.call(&strict).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn everything_goes_a_day_after_it_was_last_used() {
-    let world = World::new();
-    world.ask(1);
-    world.ask(2);
-    world.ask(3);
+    let world = RedisWorld::new();
+    world.request(1);
+    world.request(2);
+    world.request(3);
     world.release(1);
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert!(keys.len() >= 7, "{keys:?}");
@@ -410,8 +410,8 @@ fn everything_goes_a_day_after_it_was_last_used() {
 
 #[test]
 fn a_set_that_others_write_to_does_not_go_under_them() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
     world.renew(1);
@@ -425,23 +425,24 @@ fn a_set_that_others_write_to_does_not_go_under_them() {
 
 #[test]
 fn looking_writes_nothing() {
-    let world = World::new();
-    assert_eq!(world.look(), Snapshot::unused(&world.name));
+    let world = RedisWorld::new();
+    let looked = world.look();
+    assert_eq!(looked, Snapshot { known: looked.known, ..Snapshot::unused(&world.name) });
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
-    world.ask(1);
+    world.request(1);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(1).to_string()]);
     assert_eq!(world.look().holders, [], "its time is over");
     assert!(world.expiry(1).is_some());
 }
 
 #[test]
-fn a_full_memory_keeps_nobody_from_renewing_and_releasing() {
-    let world = World::new();
-    world.ask(1);
+fn a_full_memory_keeps_no_holder_from_renewing_and_releasing() {
+    let world = RedisWorld::new();
+    world.request(1);
     world.write(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(world.renew(1).status, Status::Held);
-    assert_eq!(world.ask(2).status, Status::Queued);
+    assert_eq!(world.renew(1).status, ReplyStatus::Holding);
+    assert_eq!(world.request(2).status, ReplyStatus::Waiting);
     world.release(1);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.request(2).status, ReplyStatus::Holding);
 }

@@ -7,12 +7,13 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::cli::messages::{CannotReload, ServerNews};
 use crate::serve::Greeting;
-use crate::serve::log::Event;
+use crate::serve::log::LogEvent;
 use crate::serve::routes::Routes;
 use crate::settings::CredentialFiles;
 
-/// How long the disk may take before that is said.
+/// How long the disk may take before that is logged.
 const SLOW: Duration = Duration::from_secs(5);
 
 pub(super) struct Reload {
@@ -30,37 +31,36 @@ impl Reload {
         Self { files, routes, tls }
     }
 
-    /// Reads them whenever it is told to, for ever. Told so meanwhile, however often, it reads them once
-    /// more.
-    pub(super) async fn whenever(&self, told: &Notify) {
+    /// Reads them whenever it is told to, for ever. Any number of requests during a reading cause
+    /// one more.
+    pub(super) async fn reload_on(&self, told: &Notify) {
         loop {
             told.notified().await;
-            let (event, text) = match self.read().await {
-                Ok(()) => (Event::Info, self.done()),
-                Err(why) => (Event::Alert, format!("SIGHUP: all stays as it was: {why}")),
-            };
-            self.routes.semaphores.log.say(event, &text);
+            match self.read().await {
+                Ok(()) => {
+                    let (options, keys) = (&*self.files.options(), self.files.has_keys());
+                    self.log(LogEvent::Info, &ServerNews::ReadAgain { options, keys });
+                }
+                Err(why) => self.log(LogEvent::Alert, &ServerNews::NotReadAgain(&why)),
+            }
         }
     }
 
-    /// All of them take the place of those before, or none. The error says which file is bad, and why.
-    async fn read(&self) -> Result<(), String> {
+    /// Replaces all of them, or none. The error says which file is bad, and why.
+    async fn read(&self) -> Result<(), CannotReload> {
         let files = self.files.clone();
         // Not in this thread: a disk that does not answer must not keep holders from renewing.
         let mut reading = spawn_blocking(move || files.read());
         let read = match timeout(SLOW, &mut reading).await {
             Ok(read) => read,
             Err(_elapsed) => {
-                let text = "SIGHUP: the files are not read yet, and all stays as it was until they \
-                            are";
-                self.routes.semaphores.log.say(Event::Alert, text);
+                self.log(LogEvent::Alert, &ServerNews::NotReadYet);
                 reading.await
             }
         };
-        let credentials =
-            read.map_err(|error| error.to_string())?.map_err(|bad| bad.to_string())?;
-        let keys = credentials.keys().map_err(|bad| bad.to_string())?;
-        let tls = credentials.tls().map_err(|bad| bad.to_string())?;
+        let credentials = read.map_err(CannotReload::Task)?.map_err(CannotReload::Settings)?;
+        let keys = credentials.keys().map_err(CannotReload::Settings)?;
+        let tls = credentials.tls().map_err(CannotReload::Settings)?;
         if let Some(keys) = keys {
             self.routes.keys.replace(Rc::new(keys));
         }
@@ -70,15 +70,7 @@ impl Reload {
         Ok(())
     }
 
-    fn done(&self) -> String {
-        let options = self.files.options();
-        let mut text = match &options[..] {
-            [] => "SIGHUP: there is nothing to read again".into(),
-            options => format!("SIGHUP: read again: {}", options.join(", ")),
-        };
-        if !self.files.has_keys() {
-            text += "; the API keys come from a variable, and stay";
-        }
-        text
+    fn log(&self, event: LogEvent, news: &ServerNews<'_>) {
+        self.routes.semaphores.log.log_text(event, &news.to_string());
     }
 }

@@ -1,8 +1,8 @@
-//! The lines of a journal, and what they come to. A line is all that was written at once, so that
-//! only the last one can be unfinished when the machine stops.
+//! The lines of a journal, and the state that they describe. A line is all that was written at
+//! once, so that only the last one can be unfinished when the machine stops.
 //!
 //! ```text
-//! 5f0c2a11 [{"begin":{"version":1,"boot":"…","last":1790000000000042,"longest_ms":0}}]
+//! 5f0c2a11 [{"begin":{"version":2,"boot":"…","last":1790000000000042,"longest_ms":0}}]
 //! 9d1e77b0 [{"grant":{"name":"deploy","id":"…","token":…,"terms":[1,30000],"record":{…}}}]
 //! 03ab4cde [{"end":{"name":"deploy","id":"…"}},{"grant":{…}}]
 //! 41c7b05e [{"pin":{"name":"deploy","limit":3}}]
@@ -10,36 +10,35 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::cloud::wire::millis;
-use crate::backends::{Phase, Record};
-use crate::serve::bearer::Print;
+use crate::backends::cloud::protocol::millis;
+use crate::backends::{HolderState, Record};
+use crate::serve::bearer::KeyFingerprint;
 use crate::serve::seals::Seals;
 
 /// A permit on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Grant {
+pub(crate) struct RecordedGrant {
     pub(crate) name: String,
     pub(crate) id: Uuid,
     pub(crate) token: u64,
-    /// The terms in force; none for a client that is alone as long as its connection lives.
+    /// The terms in force; none for an exclusive client of the original kind.
     pub(crate) terms: Option<(u32, u64)>,
-    /// For how long it stays taken, and from when, on the clock of this start of the machine.
+    /// For how long it stays taken, and from when, on the clock of this boot.
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) min_hold_ms: u64,
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
-    pub(crate) phase: Phase,
-    /// What tells the API key that it was taken with; earlier versions did not write it.
+    pub(crate) phase: HolderState,
+    /// The print of the API key that it was acquired with; earlier versions did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<Print>,
+    pub(crate) key: Option<KeyFingerprint>,
     pub(crate) record: Option<Record>,
 }
 
@@ -49,26 +48,25 @@ fn is_none(time: &u64) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-fn is_held(phase: &Phase) -> bool {
-    *phase == Phase::Held
+fn is_held(phase: &HolderState) -> bool {
+    *phase == HolderState::Holding
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Entry<'a> {
+pub(super) enum JournalEntry<'a> {
     Begin {
         version: u32,
         boot: String,
         last: u64,
-        /// The longest lease that the machine may have forgotten when it started, as long as that
-        /// is waited for.
+        /// The longest lease that the reboot may have lost, while we still wait for its end.
         longest_ms: u64,
     },
-    /// A later one stands for an earlier one with the same identity.
-    Grant(Cow<'a, Grant>),
+    /// A later one replaces an earlier one with the same identity.
+    Grant(Cow<'a, RecordedGrant>),
     Pin {
         name: String,
-        /// None: not any more.
+        /// None: unpinned.
         limit: Option<u32>,
     },
     End {
@@ -77,14 +75,15 @@ pub(super) enum Entry<'a> {
     },
 }
 
-/// The version of the format. Another one is refused.
-const VERSION: u32 = 1;
+/// The version of the format, and the oldest that is read. Another one is refused.
+const VERSION: u32 = 2;
+const OLDEST: u32 = 1;
 
 /// What was on record when the server started.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct RestoredState {
     /// In the order of their tokens.
-    pub(crate) grants: Vec<Grant>,
+    pub(crate) grants: Vec<RecordedGrant>,
     /// The limits that are pinned, by name.
     pub(crate) pins: BTreeMap<String, u32>,
     /// No number that was ever given out is greater.
@@ -93,32 +92,31 @@ pub(crate) struct Found {
     pub(crate) restarted: bool,
     /// The longest lease on record, if the machine has started since.
     pub(crate) rebooted: Option<Duration>,
-    /// When it was started, for the record.
+    /// The identity of the boot, for the record.
     pub(super) boot: String,
-    /// The key that is kept beside it.
+    /// The key of seals, kept beside the journal.
     pub(crate) seals: Option<Seals>,
 }
 
-/// What the journal is when nothing has been appended: a line to begin with, and one with all
-/// that is held.
+/// The journal before anything is appended: a first line, and one with all held permits.
 pub(super) fn snapshot(
     boot: &str,
     before: Option<&(String, Duration)>,
     last: u64,
     pins: &BTreeMap<String, u32>,
-    grants: &[Grant],
+    grants: &[RecordedGrant],
 ) -> Vec<u8> {
-    let json = |entry: &Entry<'_>| serde_json::to_string(entry).expect("plain data");
+    let json = |entry: &JournalEntry<'_>| serde_json::to_string(entry).expect("plain data");
     let (boot, longest) = match before {
         Some((boot, longest)) => (boot.clone(), *longest),
         None => (boot.into(), Duration::ZERO),
     };
-    let begin = Entry::Begin { version: VERSION, boot, last, longest_ms: millis(longest) };
+    let begin = JournalEntry::Begin { version: VERSION, boot, last, longest_ms: millis(longest) };
     let mut content = line(&[&json(&begin)]);
     let pin = |(name, limit): (&String, &u32)| {
-        json(&Entry::Pin { name: name.clone(), limit: Some(*limit) })
+        json(&JournalEntry::Pin { name: name.clone(), limit: Some(*limit) })
     };
-    let grant = |grant| json(&Entry::Grant(Cow::Borrowed(grant)));
+    let grant = |grant| json(&JournalEntry::Grant(Cow::Borrowed(grant)));
     let entries: Vec<_> = pins.iter().map(pin).chain(grants.iter().map(grant)).collect();
     if !entries.is_empty() {
         content.extend(line(&entries.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -131,7 +129,7 @@ pub(super) fn line(entries: &[&str]) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
 }
 
-pub(super) fn read_line(line: &[u8]) -> Option<Vec<Entry<'static>>> {
+pub(super) fn read_line(line: &[u8]) -> Option<Vec<JournalEntry<'static>>> {
     let line = std::str::from_utf8(line).ok()?;
     let (sum, json) = line.split_once(' ')?;
     let sum = u32::from_str_radix(sum, 16).ok().filter(|_| sum.len() == 8)?;
@@ -139,17 +137,17 @@ pub(super) fn read_line(line: &[u8]) -> Option<Vec<Entry<'static>>> {
     serde_json::from_str(json).ok()
 }
 
-/// What is wrong with a journal, and what to do about it.
+/// What is wrong with a journal. `cli/messages/journals.rs` has the words.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Damage {
-    /// It is of another version of semrun.
-    Format(u32),
-    /// What may have been on record is not.
+pub(crate) enum Damage {
+    /// It is of another version of semrun, which this one does not read.
+    Format { version: u32, oldest: u32, newest: u32 },
+    /// Something may have been on record that is missing.
     Lost {
         line: usize,
         /// Where the line begins, in bytes.
         at: usize,
-        what: &'static str,
+        what: DamagedLine,
         /// Whether nothing comes after it.
         is_last: bool,
         /// The longest lease before it.
@@ -157,48 +155,31 @@ pub(super) enum Damage {
     },
 }
 
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, at, what, is_last, longest) = match self {
-            Self::Format(version) => {
-                return write!(f, "it has format {version}, and this program writes {VERSION}");
-            }
-            Self::Lost { line, at, what, is_last, longest } => (line, at, what, is_last, longest),
-        };
-        write!(
-            f,
-            "line {line} is damaged: {what}, and what is held is not known. Wait until no command \
-             runs that relies on it"
-        )?;
-        if !longest.is_zero() {
-            let longest = humantime::format_duration(*longest);
-            write!(f, " (no lease on record is longer than {longest})")?;
-        }
-        f.write_str(", then move the file away")?;
-        if *is_last && *line > 1 {
-            write!(f, ", or keep what is before the damage: truncate -s {at}")?;
-        }
-        Ok(())
-    }
+/// What is wrong with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DamagedLine {
+    Garbled,
+    /// Where a record may have been.
+    Zeros,
+    NoEnd,
+    /// A permit before its end has the token of another one.
+    TokenTwice,
 }
 
-/// What is at the end of a journal behind the last line end.
-enum Tail {
-    /// A record, of which all was written but the line end.
-    Whole(Vec<Entry<'static>>),
-    /// The beginning of one, which was being written when the machine stopped: no client was told.
+/// What a journal has after its last line end.
+enum JournalTail {
+    /// A complete record without its line end.
+    Whole(Vec<JournalEntry<'static>>),
+    /// The beginning of a record, cut when the machine stopped: no client was told.
     Torn,
-    /// Something that no stop in the middle of writing leaves: a record may have been there.
-    Damaged(&'static str),
+    /// Something that no interrupted write leaves: a record may have been there.
+    Damaged(DamagedLine),
 }
 
-const GARBLED: &str = "it is not as semrun wrote it";
-const ZEROS: &str = "there are zeros where a record may have been";
-
-impl Tail {
+impl JournalTail {
     fn of(tail: &[u8]) -> Self {
         if tail.contains(&0) {
-            return Self::Damaged(ZEROS);
+            return Self::Damaged(DamagedLine::Zeros);
         }
         if let Some(entries) = read_line(tail) {
             return Self::Whole(entries);
@@ -214,7 +195,7 @@ impl Tail {
             Err(error) if error.error_len().is_none() => {
                 std::str::from_utf8(&json[..error.valid_up_to()]).unwrap_or_default()
             }
-            Err(_) => return Self::Damaged(GARBLED),
+            Err(_) => return Self::Damaged(DamagedLine::Garbled),
         };
         match serde_json::from_str::<IgnoredAny>(json) {
             Err(error)
@@ -222,17 +203,17 @@ impl Tail {
             {
                 Self::Torn
             }
-            _ => Self::Damaged(GARBLED),
+            _ => Self::Damaged(DamagedLine::Garbled),
         }
     }
 }
 
-/// What the lines come to. Only the last one may be unfinished, unless it is the first: it was being
-/// written when the machine stopped, and no client was told of it. Where more is missing a permit
-/// that is held could be granted again.
-pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
-    let mut found = Found { restarted: true, ..Found::default() };
-    let mut held: HashMap<(String, Uuid), Grant> = HashMap::new();
+/// The state that the lines describe. Only the last line may be unfinished, unless it is the first:
+/// the machine stopped while it was written, and no client was told of it. If more is missing, a
+/// held permit could be granted again.
+pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> {
+    let mut found = RestoredState { restarted: true, ..RestoredState::default() };
+    let mut held: HashMap<(String, Uuid), RecordedGrant> = HashMap::new();
     let mut longest = Duration::ZERO;
     let mut begun = false;
     let (mut at, mut line) = (0, 1);
@@ -244,45 +225,56 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
             Damage::Lost { line, at, what, is_last, longest }
         };
         let entries = match end {
-            Some(end) => read_line(&rest[..end])
-                .ok_or_else(|| lost(if rest[..end].contains(&0) { ZEROS } else { GARBLED }))?,
+            Some(end) => read_line(&rest[..end]).ok_or_else(|| {
+                lost(if rest[..end].contains(&0) {
+                    DamagedLine::Zeros
+                } else {
+                    DamagedLine::Garbled
+                })
+            })?,
             // The first line was on the disk before it got this name.
             None if !begun => {
                 let zeros = rest.contains(&0);
-                return Err(lost(if zeros { ZEROS } else { "its end is missing" }));
+                return Err(lost(if zeros { DamagedLine::Zeros } else { DamagedLine::NoEnd }));
             }
-            None => match Tail::of(rest) {
-                Tail::Whole(entries) => entries,
-                Tail::Torn => break,
-                Tail::Damaged(what) => return Err(lost(what)),
+            None => match JournalTail::of(rest) {
+                JournalTail::Whole(entries) => entries,
+                JournalTail::Torn => break,
+                JournalTail::Damaged(what) => return Err(lost(what)),
             },
         };
         for entry in entries {
             match entry {
-                Entry::Begin { version, .. } if version != VERSION => {
-                    return Err(Damage::Format(version));
+                JournalEntry::Begin { version, .. } if !(OLDEST..=VERSION).contains(&version) => {
+                    return Err(Damage::Format { version, oldest: OLDEST, newest: VERSION });
                 }
-                Entry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
+                JournalEntry::Begin { boot, last, longest_ms, .. } if !begun && last < GREATEST => {
                     begun = true;
                     found.boot = boot;
                     found.last = last;
                     longest = Duration::from_millis(longest_ms);
                 }
-                Entry::Grant(grant) if begun && grant.token < GREATEST => {
+                JournalEntry::Grant(grant) if begun && grant.token < GREATEST => {
                     let grant = grant.into_owned();
                     found.last = found.last.max(grant.token);
                     let ttl = grant.terms.map_or(0, |(_, ttl)| ttl);
                     longest = longest.max(Duration::from_millis(ttl));
                     held.insert((grant.name.clone(), grant.id), grant);
                 }
-                Entry::End { name, id } if begun => drop(held.remove(&(name, id))),
-                Entry::Pin { name, limit: Some(limit) } if begun => {
+                JournalEntry::End { name, id } if begun => drop(held.remove(&(name, id))),
+                JournalEntry::Pin { name, limit: Some(limit) } if begun => {
                     found.pins.insert(name, limit);
                 }
-                Entry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
+                JournalEntry::Pin { name, limit: None } if begun => drop(found.pins.remove(&name)),
                 _ => {
                     let is_last = end.is_none_or(|end| at + end + 1 == bytes.len());
-                    return Err(Damage::Lost { line, at, what: GARBLED, is_last, longest });
+                    return Err(Damage::Lost {
+                        line,
+                        at,
+                        what: DamagedLine::Garbled,
+                        is_last,
+                        longest,
+                    });
                 }
             }
         }
@@ -293,9 +285,10 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<Found, Damage> {
     found
         .grants
         .sort_unstable_by(|one, other| (one.token, &one.name).cmp(&(other.token, &other.name)));
-    let twice = |pair: &[Grant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
+    let twice =
+        |pair: &[RecordedGrant]| (pair[0].token, &pair[0].name) == (pair[1].token, &pair[1].name);
     if found.grants.windows(2).any(twice) {
-        let what = "two permits have the same token";
+        let what = DamagedLine::TokenTwice;
         return Err(Damage::Lost { line: line - 1, at, what, is_last: false, longest });
     }
     found.rebooted = (found.boot != boot).then_some(longest);

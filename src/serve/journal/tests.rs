@@ -5,24 +5,24 @@ use tempfile::TempDir;
 
 use super::format::{line, read_line};
 use super::*;
-use crate::backends::Phase;
-use crate::serve::bearer::Print;
+use crate::backends::HolderState;
+use crate::serve::bearer::KeyFingerprint;
 
-fn grant(number: u64) -> Grant {
-    Grant {
+fn grant(number: u64) -> RecordedGrant {
+    RecordedGrant {
         name: format!("n{}", number % 3),
         id: Uuid::from_u128(number.into()),
         token: number,
         terms: Some((2, 30_000)),
         min_hold_ms: 0,
         since_ms: 0,
-        phase: Phase::Held,
+        phase: HolderState::Holding,
         key: None,
         record: None,
     }
 }
 
-fn found(directory: &TempDir) -> Vec<Grant> {
+fn found(directory: &TempDir) -> Vec<RecordedGrant> {
     Journal::open_at(directory.path(), "b".into()).unwrap().1.grants
 }
 
@@ -47,7 +47,7 @@ fn what_was_granted_and_not_ended_is_found_again() {
 #[test]
 fn what_tells_a_key_is_on_record_and_the_key_is_not_and_older_records_have_none() {
     let directory = TempDir::new().unwrap();
-    let taken = Grant { key: Some(Print::of(b"a-key-for-tests")), ..grant(1) };
+    let taken = RecordedGrant { key: Some(KeyFingerprint::of(b"a-key-for-tests")), ..grant(1) };
     let (journal, _) = Journal::open_at(directory.path(), "b".into()).unwrap();
     journal.granted(&taken);
     journal.granted(&grant(2));
@@ -56,6 +56,36 @@ fn what_tells_a_key_is_on_record_and_the_key_is_not_and_older_records_have_none(
     assert!(!text.contains("a-key-for-tests"), "{text}");
     assert_eq!(text.matches("\"key\"").count(), 1, "{text}");
     assert_eq!(found(&directory), [taken, grant(2)]);
+}
+
+#[test]
+fn a_journal_of_format_1_is_read_and_one_of_a_later_format_is_refused() {
+    let written = |version: u32, held: &str, revoked: &str, kept: &str| {
+        let begin =
+            format!(r#"{{"begin":{{"version":{version},"boot":"b","last":9,"longest_ms":0}}}}"#);
+        let grant = |token: u64, phase: &str| {
+            let id = Uuid::from_u128(token.into());
+            format!(
+                r#"{{"grant":{{"name":"x","id":"{id}","token":{token},"terms":[3,5000],"phase":"{phase}","record":null}}}}"#
+            )
+        };
+        let grants = [grant(1, held), grant(2, revoked), grant(3, kept)];
+        let grants: Vec<_> = grants.iter().map(String::as_str).collect();
+        [line(&[&begin]), line(&grants)].concat()
+    };
+    let words = [("held", "evicted", "kept"), ("holding", "revoking", "min_hold")];
+    for (version, (held, revoked, kept)) in (1..).zip(words) {
+        let found = replay(&written(version, held, revoked, kept), "b").unwrap();
+        let phases: Vec<_> = found.grants.iter().map(|grant| grant.phase).collect();
+        assert_eq!(
+            phases,
+            [HolderState::Holding, HolderState::Revoking, HolderState::MinHold],
+            "{version}"
+        );
+    }
+    let later = replay(&written(3, "holding", "revoking", "min_hold"), "b").unwrap_err();
+    let text = "it has format 3, and this semrun reads 1 to 2; start the semrun that wrote it";
+    assert!(later.to_string().starts_with(text), "{later}");
 }
 
 #[test]
@@ -93,8 +123,9 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
 fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
     let directory = TempDir::new().unwrap();
     let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
-    let kept = Grant { phase: Phase::Kept, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
-    let pins = |found: &Found| found.pins.clone().into_iter().collect::<Vec<_>>();
+    let kept =
+        RecordedGrant { phase: HolderState::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let pins = |found: &RestoredState| found.pins.clone().into_iter().collect::<Vec<_>>();
     let (journal, _) = open();
     journal.granted(&grant(1));
     journal.pinned("a", Some(3));
@@ -126,7 +157,7 @@ fn one_directory_serves_one_server() {
 #[test]
 fn damage_before_the_end_is_not_taken_for_nothing() {
     let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[grant(1), grant(2)]);
-    let end = Entry::End { name: "n1".into(), id: Uuid::from_u128(1) };
+    let end = JournalEntry::End { name: "n1".into(), id: Uuid::from_u128(1) };
     bytes.extend(line(&[&serde_json::to_string(&end).unwrap()]));
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -138,11 +169,11 @@ fn damage_before_the_end_is_not_taken_for_nothing() {
 proptest! {
     // A machine may stop at any moment: what is found is what was recorded until some entry.
     #[test]
-    fn a_torn_end_loses_only_what_nobody_was_told(cut in 0..2000_usize) {
+    fn a_torn_end_loses_only_what_no_client_was_told(cut in 0..2000_usize) {
         let mut bytes = snapshot("b", None, 0, &BTreeMap::new(), &[]);
         let begin = bytes.len();
         for number in 1..=9 {
-            let entry = Entry::Grant(Cow::Owned(grant(number)));
+            let entry = JournalEntry::Grant(Cow::Owned(grant(number)));
             bytes.extend(line(&[&serde_json::to_string(&entry).unwrap()]));
         }
         let cut = begin + cut % (bytes.len() - begin + 1);

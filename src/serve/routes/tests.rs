@@ -1,4 +1,4 @@
-//! Names and paths as the original reads them, and any requests in any order.
+//! Tests: names and paths as the original reads them, and random requests in random order.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use hyper::header::HOST;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backends::cloud::wire::{
-    ABOUT, EVICT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN,
+use crate::backends::cloud::protocol::{
+    ABOUT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE,
 };
 use crate::serve::bearer::Bearer;
-use crate::serve::door::{Door, Room};
+use crate::serve::connections::{ConnectionLimits, Connections};
 
 #[test]
 fn a_name_is_what_the_original_makes_of_it() {
@@ -40,13 +40,21 @@ fn paths_are_found_in_any_case() {
     assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
     assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
     assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
-    assert_eq!(route(Method::GET, "/semrun/EVICT"), Some(Route::Evict));
+    assert_eq!(route(Method::POST, "/semrun/REVOKE"), Some(Route::Revoke));
+    assert_eq!(route(Method::POST, "/semrun/limit"), Some(Route::Limit));
+    assert_eq!(route(Method::DELETE, "/semrun/limit"), Some(Route::Limit));
     for (method, path) in [
         (Method::GET, "/logconfig"),
         (Method::POST, "/semaphore/register"),
         (Method::GET, "/semaphore/register//"),
         (Method::GET, "/"),
         (Method::HEAD, "/logconfig"),
+        (Method::GET, RENEW),
+        (Method::GET, RETURN),
+        (Method::GET, REVOKE),
+        (Method::GET, LIMIT),
+        (Method::HEAD, LIMIT),
+        (Method::DELETE, REVOKE),
     ] {
         assert_eq!(route(method, path), None, "{path}");
     }
@@ -55,48 +63,48 @@ fn paths_are_found_in_any_case() {
 const KEY: &str = "a-key-for-tests";
 
 fn routes() -> Rc<Routes> {
-    let log = log::Log::new(&[], log::Format::Text);
+    let log = log::Log::new(&[], log::Format::Text, log::Sink::TEST);
     let journal = crate::serve::journal::Journal::none();
     let semaphores = Semaphores::new(
         journal,
-        crate::serve::journal::Found::default(),
+        crate::serve::journal::RestoredState::default(),
         crate::serve::bounds::Bounds::default(),
         log,
     );
-    Routes::new(semaphores, Keys::of_words(KEY).unwrap())
+    Routes::new(semaphores, ApiKeys::of_words(KEY).unwrap())
 }
 
 /// A key that may do everything.
-fn anybody() -> Rc<Bearer> {
+fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
-/// A connection to a server that has no other.
+/// The only connection to a server.
 fn alone(stream: tokio::net::TcpStream) -> Peer {
-    let door = Door::new(Room::within(1024, None, None));
+    let door = Connections::new(ConnectionLimits::within(1024, None, None));
     let address = stream.peer_addr().unwrap().ip();
     Peer::new(stream, door.enter(address))
 }
 
-/// A request of anybody's, about one of a few semaphores and clients.
+/// A request of any client, about one of a few semaphores and clients.
 #[derive(Debug, Clone)]
-struct Sent {
+struct SentRequest {
     method: &'static str,
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Which of the identities that were given out goes with it.
+    /// The identity that it carries, of those that were given out.
     client: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
-enum Step {
-    Send(Sent),
+enum RouteStep {
+    Send(SentRequest),
     /// The connection of one of the requests that are open ends.
     Close(usize),
 }
 
-fn sensible() -> impl Strategy<Value = Sent> {
+fn sensible() -> impl Strategy<Value = SentRequest> {
     let path = prop::sample::select(vec![
         "/semaphore/register",
         "/semaphore/monitor",
@@ -105,7 +113,7 @@ fn sensible() -> impl Strategy<Value = Sent> {
         "/semaphore/observe",
         RENEW,
         RETURN,
-        EVICT,
+        REVOKE,
         LIMIT,
     ]);
     let name = prop::sample::select(vec!["?name=a", "?name=b", ""]);
@@ -133,11 +141,16 @@ fn sensible() -> impl Strategy<Value = Sent> {
                 headers.push((ID_HEADER, id.to_string()));
             }
         }
-        Sent { method: "GET", path: format!("{path}{name}"), headers, body: vec![], client }
+        let method = match path {
+            LIMIT if pinned == "none" => "DELETE",
+            RENEW | RETURN | REVOKE | LIMIT => "POST",
+            _ => "GET",
+        };
+        SentRequest { method, path: format!("{path}{name}"), headers, body: vec![], client }
     })
 }
 
-fn junk() -> impl Strategy<Value = Sent> {
+fn junk() -> impl Strategy<Value = SentRequest> {
     let method = prop::sample::select(vec!["GET", "HEAD", "PATCH", "POST", "DELETE"]);
     let path = prop_oneof![
         Just("/logconfig".to_owned()),
@@ -157,16 +170,16 @@ fn junk() -> impl Strategy<Value = Sent> {
             if json {
                 headers.push(("content-type", "application/json".into()));
             }
-            Sent { method, path: format!("{path}{query}"), headers, body, client: None }
+            SentRequest { method, path: format!("{path}{query}"), headers, body, client: None }
         },
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = RouteStep> {
     prop_oneof![
-        6 => sensible().prop_map(Step::Send),
-        1 => junk().prop_map(Step::Send),
-        2 => (0..20_usize).prop_map(Step::Close),
+        6 => sensible().prop_map(RouteStep::Send),
+        1 => junk().prop_map(RouteStep::Send),
+        2 => (0..20_usize).prop_map(RouteStep::Close),
     ]
 }
 
@@ -177,9 +190,9 @@ async fn settle() {
     }
 }
 
-async fn any_history(steps: Vec<Step>) {
+async fn any_history(steps: Vec<RouteStep>) {
     let routes = routes();
-    // Somebody who stays.
+    // A client that stays.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
@@ -189,7 +202,7 @@ async fn any_history(steps: Vec<Step>) {
     let mut held: HashMap<&str, usize> = HashMap::new();
     for step in steps {
         match step {
-            Step::Send(Sent { method, path, mut headers, body, client }) => {
+            RouteStep::Send(SentRequest { method, path, mut headers, body, client }) => {
                 if let Some(id) = client.and_then(|client| clients.get(client)) {
                     headers.push((ID_HEADER, id.to_string()));
                 }
@@ -205,8 +218,8 @@ async fn any_history(steps: Vec<Step>) {
                     Rc::clone(&routes).answer(request, peer.clone()),
                 ));
             }
-            Step::Close(which) if which < open.len() => open.swap_remove(which).abort(),
-            Step::Close(_) => {}
+            RouteStep::Close(which) if which < open.len() => open.swap_remove(which).abort(),
+            RouteStep::Close(_) => {}
         }
         settle().await;
         let mut waiting = Vec::new();
@@ -217,7 +230,7 @@ async fn any_history(steps: Vec<Step>) {
             }
             let Ok(Ok(answer)) = request.await else { continue };
             let status = answer.status().as_u16();
-            assert!([200, 400, 401, 404, 422, 500, 503].contains(&status), "{status}");
+            assert!([200, 400, 401, 403, 404, 422, 500, 503].contains(&status), "{status}");
             // What one of ours waits with stays open.
             if answer.body().then.is_some() {
                 waiting.push(tokio::task::spawn_local(async move {
@@ -231,33 +244,33 @@ async fn any_history(steps: Vec<Step>) {
         }
         open = waiting;
         for name in ["a", "b", "undefined"] {
-            let look = routes.semaphores.look(&name.into(), &anybody());
+            let look = routes.semaphores.look(&name.into(), &unrestricted());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
-            // A limit that was lowered stops nobody.
+            // A limit that was lowered stops no holder.
             let most = if alone { 1 } else { limit.max(held.get(name).copied().unwrap_or(0)) };
             assert!(look.holders.len() <= most, "{look:?}");
             held.insert(name, look.holders.len());
             assert!(
                 !look.holders.is_empty() || look.waiters.iter().all(|one| one.record.is_some())
             );
-            let observed = routes.semaphores.observe(&name.into(), &anybody());
+            let observed = routes.semaphores.observe(&name.into(), &unrestricted());
             if let Some(observed) = observed {
                 serde_json::from_str::<Value>(&observed).unwrap();
             }
         }
     }
-    // Once all connections have ended, and ours have given back what they had, nobody is left.
+    // Once all connections have ended, and ours have given back what they had, no holder is left.
     open.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
     for name in ["a", "b", "undefined"] {
         for who in 0..4_u8 {
             let (name, id) = (name.into(), Uuid::from_u128(who.into()));
             let _ = routes.semaphores.signal(&name, id, "".into());
-            // One that is kept is not free before it was taken away.
-            routes.semaphores.evict(&name, id, Eviction::Now, "".into());
+            // One that is kept is not free before it was revoked.
+            routes.semaphores.revoke(&name, id, Revocation::Forced, "".into());
         }
-        let look = routes.semaphores.look(&name.into(), &anybody());
+        let look = routes.semaphores.look(&name.into(), &unrestricted());
         assert!(look.holders.is_empty() && look.waiters.is_empty(), "{look:?}");
     }
 }
@@ -275,12 +288,12 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn who_waits_hears_now_and_then_that_the_server_is_there() {
     let beats = Some(interval_at(Instant::now() + BEAT, BEAT));
-    let then: Pending<'static, Verdict> = Box::pin(async {
+    let then: LocalFuture<'static, RequestEnd> = Box::pin(async {
         tokio::time::sleep(BEAT * 5 / 2).await;
-        Verdict::Granted
+        RequestEnd::Granted
     });
     let mut content =
-        Content { first: Some("told\n".into()), then: Some(then), beats, asking: None };
+        ResponseBody { first: Some("told\n".into()), then: Some(then), beats, asking: None };
     let began = Instant::now();
     let mut heard = Vec::new();
     while let Some(frame) = content.frame().await {
@@ -303,7 +316,14 @@ async fn answered(
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
     let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
-    let request = Request::get(format!("{path}?name=a"))
+    let method = match (path, header) {
+        (LIMIT, (LIMIT_HEADER, "none")) => Method::DELETE,
+        (RENEW | RETURN | REVOKE | LIMIT, _) => Method::POST,
+        _ => Method::GET,
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{path}?name=a"))
         .header(KEY_HEADER, KEY)
         .header(HOST, "x")
         .header(VERSION_HEADER, VERSION)
@@ -324,9 +344,9 @@ async fn what_says_too_little_changes_nothing() {
     let routes = routes();
     let id = Some(Uuid::new_v4());
     for (path, id, header) in [
-        (EVICT, id, NOTHING),
-        (EVICT, id, (HOW_HEADER, "quickly")),
-        (EVICT, None, (HOW_HEADER, "now")),
+        (REVOKE, id, NOTHING),
+        (REVOKE, id, (HOW_HEADER, "quickly")),
+        (REVOKE, None, (HOW_HEADER, "now")),
         (RETURN, None, NOTHING),
         (LIMIT, None, NOTHING),
         (LIMIT, None, (LIMIT_HEADER, "")),
@@ -335,18 +355,18 @@ async fn what_says_too_little_changes_nothing() {
     ] {
         assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
     }
-    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
+    assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
 }
 
 #[tokio::test]
-async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
+async fn permits_are_revoked_and_limits_pinned_as_it_is_written() {
     let routes = routes();
     let id = Uuid::new_v4();
     let who = r#"{"label":"l","host":"h","pid":1,"user":"u","detached":true}"#;
     let asking =
         format!(r#"{{"id":"{id}","limit":1,"ttl_ms":60000,"min_hold_ms":60000,"who":{who}}}"#);
     let asked = answered(&routes, "/semaphore/register", None, (ASK_HEADER, &asking)).await;
-    assert!(asked.1.contains(r#""outcome":"held""#), "{asked:?}");
+    assert!(asked.1.contains(r#""outcome":"holding""#), "{asked:?}");
     let limit = answered(&routes, LIMIT, None, (LIMIT_HEADER, "3")).await;
     assert_eq!(limit, (200, String::new()));
     let now = answered(&routes, RETURN, Some(id), NOTHING).await;
@@ -355,13 +375,13 @@ async fn permits_are_taken_away_and_limits_pinned_as_it_is_written() {
     assert_eq!(before.1, r#"{"outcome":"before"}"#);
     let (_, look) = answered(&routes, "/semaphore/observe", None, NOTHING).await;
     assert!(look.contains(r#""limit":3,"pinned":true"#), "{look}");
-    assert!(look.contains(r#""phase":"kept""#), "{look}");
+    assert!(look.contains(r#""phase":"min_hold""#), "{look}");
     for held in [true, false] {
-        let evicted = answered(&routes, EVICT, Some(id), (HOW_HEADER, "gently")).await;
-        assert_eq!(evicted.1, format!(r#"{{"held":{held}}}"#));
+        let revoked = answered(&routes, REVOKE, Some(id), (HOW_HEADER, "gently")).await;
+        assert_eq!(revoked.1, format!(r#"{{"held":{held}}}"#));
     }
     answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
-    assert!(routes.semaphores.page("", &anybody()).semaphores.is_empty());
+    assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
     let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
     assert!(about.contains(r#""remembers":false"#), "{about}");
 }

@@ -2,32 +2,47 @@ mod journals;
 mod places;
 
 use super::*;
-use crate::backends::cloud::wire::millis;
-use crate::backends::{Eviction, GivenBack, Phase as Held, Who};
-use crate::serve::log::Format;
+use crate::backends::cloud::protocol::{SemaphoreView, millis};
+use crate::backends::{ClientInfo, HolderState as Held, ReleaseOutcome, Revocation};
+use crate::serve::log::{Format, Sink};
 
-fn semaphores(journal: Journal, found: Found) -> Rc<Semaphores> {
-    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text))
+fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {
+    Semaphores::new(journal, found, Bounds::default(), Log::new(&[], Format::Text, Sink::TEST))
 }
 
 /// A key that may do everything.
-fn anybody() -> Rc<Bearer> {
+fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
-fn asking(id: Uuid, ttl_ms: u64) -> Asking {
-    let who =
-        Who { label: "l".into(), host: "h".into(), pid: 1, user: "u".into(), detached: false };
+fn asking(id: Uuid, ttl_ms: u64) -> RegisterRequest {
+    let who = ClientInfo {
+        label: "l".into(),
+        host: "h".into(),
+        pid: 1,
+        user: "u".into(),
+        detached: false,
+    };
     let (limit, ticket, seal, min_hold_ms) = (1, 0, String::new(), 0);
-    Asking { id, limit, ttl_ms, ticket, seal, nonblock: false, strict: false, min_hold_ms, who }
+    RegisterRequest {
+        id,
+        limit,
+        ttl_ms,
+        ticket,
+        seal,
+        nonblock: false,
+        strict: false,
+        min_hold_ms,
+        who,
+    }
 }
 
 #[test]
-fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+fn idle_names_are_forgotten_with_all_that_was_due() {
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let register = |name: &str| semaphores.register(&name.into(), "actor".into()).unwrap();
     let client = register("victim");
-    let mut both = [Which::Monitor, Which::Wait]
+    let mut both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| semaphores.attach(&"victim".into(), client, which, &"".into()).ok().unwrap());
     semaphores.signal(&"victim".into(), client, "".into()).unwrap();
     for request in &mut both {
@@ -36,27 +51,27 @@ fn names_that_nobody_uses_are_forgotten_with_all_that_was_due() {
     for number in 0..=MOST_NAMES {
         let name: Rc<str> = number.to_string().into();
         let (_, waits) =
-            semaphores.ask(&name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
+            semaphores.request(&name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
         assert!(waits.is_none());
     }
-    assert!(!semaphores.all.borrow().contains_key("victim"), "nobody used it");
+    assert!(!semaphores.all.borrow().contains_key("victim"), "no client used it");
     assert_eq!(semaphores.all.borrow().len(), MOST_NAMES + 1, "all others are held");
     // Otherwise the server would look after it for ever.
     assert!(semaphores.due.borrow().iter().all(|(_, name)| &**name != "victim"));
 }
 
 #[test]
-fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
+fn a_client_that_asks_again_after_its_lease_has_ended_is_on_record_again() {
     let directory = tempfile::TempDir::new().unwrap();
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
     for ttl in [1, 60_000] {
-        let (told, _) = semaphores.ask(&name, asking(id, ttl), &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, Outcome::Held);
+        let (told, _) = semaphores.request(&name, asking(id, ttl), &"".into()).ok().unwrap();
+        assert_eq!(told.outcome, RegisterOutcome::Holding);
         std::thread::sleep(Duration::from_millis(3));
     }
-    assert!(semaphores.observe(&name, &anybody()).unwrap().contains(&format!("\"{id}\": {{")));
+    assert!(semaphores.observe(&name, &unrestricted()).unwrap().contains(&format!("\"{id}\": {{")));
     drop(semaphores);
     let (_, found) = Journal::open(directory.path()).unwrap();
     assert_eq!(found.grants.iter().map(|grant| grant.id).collect::<Vec<_>>(), [id]);
@@ -64,39 +79,43 @@ fn one_who_asks_again_after_its_lease_has_ended_is_on_record_again() {
 
 #[test]
 fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
-    semaphores.finish(id, &anybody());
-    let (told, _) = semaphores.ask(&name, asking(id, 60_000), &"".into()).ok().unwrap();
-    assert_eq!(told.outcome, Outcome::Lost);
-    assert!(semaphores.look(&name, &anybody()).holders.is_empty());
+    semaphores.finish(id, &unrestricted());
+    let (told, _) = semaphores.request(&name, asking(id, 60_000), &"".into()).ok().unwrap();
+    assert_eq!(told.outcome, RegisterOutcome::Lost);
+    assert!(semaphores.look(&name, &unrestricted()).holders.is_empty());
 }
 
 #[test]
-fn one_who_registers_and_never_comes_back_is_forgotten_after_a_minute() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+fn a_client_that_registers_and_never_comes_back_is_forgotten_after_a_minute() {
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
-    let [gone, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
-    let _wait = semaphores.attach(&name, stays, Which::Wait, &"".into()).ok().unwrap();
-    let known = |id: Uuid| semaphores.observe(&name, &anybody()).unwrap().contains(&id.to_string());
+    let [stage, stays] = [(), ()].map(|()| semaphores.register(&name, "".into()).unwrap());
+    let _wait = semaphores.attach(&name, stays, RequestKind::Wait, &"".into()).ok().unwrap();
+    let known =
+        |id: Uuid| semaphores.observe(&name, &unrestricted()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
         semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
-        assert_eq!((known(gone), known(stays)), (is_known, true), "{seconds}");
+        assert_eq!((known(stage), known(stays)), (is_known, true), "{seconds}");
     }
 }
 
 /// A client of ours that asks for a semaphore called `x`.
-fn ask(semaphores: &Rc<Semaphores>, asking: Asking) -> (Told, Option<Attached>) {
-    semaphores.ask(&"x".into(), asking, &"".into()).ok().unwrap()
+fn request(
+    semaphores: &Rc<Semaphores>,
+    asking: RegisterRequest,
+) -> (RegisterReply, Option<AttachedRequest>) {
+    semaphores.request(&"x".into(), asking, &"".into()).ok().unwrap()
 }
 
-fn hold(id: Uuid, min_hold: Duration) -> Asking {
-    Asking { min_hold_ms: millis(min_hold), ..asking(id, 60_000) }
+fn hold(id: Uuid, min_hold: Duration) -> RegisterRequest {
+    RegisterRequest { min_hold_ms: millis(min_hold), ..asking(id, 60_000) }
 }
 
-fn look(semaphores: &Rc<Semaphores>) -> Look {
-    semaphores.look(&"x".into(), &anybody())
+fn look(semaphores: &Rc<Semaphores>) -> SemaphoreView {
+    semaphores.look(&"x".into(), &unrestricted())
 }
 
 /// The server with what it remembers, each time it is started anew.
@@ -108,7 +127,7 @@ fn started(directory: &tempfile::TempDir) -> Rc<Semaphores> {
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
+fn a_limit_stays_pinned_through_a_restart_and_while_the_name_is_idle() {
     let directory = tempfile::TempDir::new().unwrap();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
@@ -118,9 +137,9 @@ fn a_limit_stays_pinned_through_a_restart_and_while_nobody_uses_the_name() {
     drop(server);
     let server = started(&directory);
     assert_eq!((look(&server).limit, look(&server).pinned), (Some(7), true));
-    let page = server.page("", &anybody());
+    let page = server.page("", &unrestricted());
     assert_eq!(page.semaphores.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["x"]);
-    // Names that nobody uses are forgotten, and what is written anew is all that counts.
+    // Idle names are forgotten, and what is written anew is all that counts.
     for number in 0..=MOST_NAMES {
         server.change(&number.to_string().into(), |_| Vec::new());
     }
@@ -135,7 +154,7 @@ fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_a
     let directory = tempfile::TempDir::new().unwrap();
     let server = started(&directory);
     server.pin(&"x".into(), Some(7), &"".into()).unwrap();
-    ask(&server, asking(Uuid::new_v4(), 60_000));
+    request(&server, asking(Uuid::new_v4(), 60_000));
     drop(server);
     let server = started(&directory);
     assert_eq!(look(&server).limit, Some(7));
@@ -148,14 +167,14 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
     let directory = tempfile::TempDir::new().unwrap();
     let id = Uuid::new_v4();
     let server = started(&directory);
-    ask(&server, hold(id, HOUR));
+    request(&server, hold(id, HOUR));
     server.signal(&"x".into(), id, "".into()).unwrap();
     let left = |server: &_| look(server).holders.first().map(|party| (party.phase, party.left_ms));
-    let Some((Held::Kept, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
+    let Some((Held::MinHold, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
     std::thread::sleep(Duration::from_millis(20));
     drop(server);
     let server = started(&directory);
-    let Some((Held::Kept, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
+    let Some((Held::MinHold, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
     assert!(after + 19 <= before, "{before} {after}");
     let held_until = clock::now() + Duration::from_millis(after + 1);
     server.change(&"x".into(), |semaphore| semaphore.what_is_due(held_until));
@@ -164,19 +183,19 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
 
 #[test]
 fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_server() {
-    let grant = Grant {
+    let grant = RecordedGrant {
         name: "x".into(),
         id: Uuid::new_v4(),
         token: 7,
         terms: Some((1, 60_000)),
         min_hold_ms: millis(HOUR),
         since_ms: 1,
-        phase: Held::Kept,
+        phase: Held::MinHold,
         key: None,
         record: None,
     };
     for (rebooted, least) in [(Some(Duration::ZERO), HOUR), (None, Duration::ZERO)] {
-        let mut found = Found::default();
+        let mut found = RestoredState::default();
         (found.grants, found.rebooted) = (vec![grant.clone()], rebooted);
         let now = clock::now();
         let server = semaphores(Journal::none(), found);
@@ -194,14 +213,14 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     let id = Uuid::new_v4();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
-    ask(&server, hold(id, HOUR));
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    request(&server, hold(id, HOUR));
+    assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Evicted);
-    assert_eq!(ask(&server, hold(id, HOUR)).0.outcome, Outcome::Evicted);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Revoking);
+    assert_eq!(request(&server, hold(id, HOUR)).0.outcome, RegisterOutcome::Revoking);
     let mut watched = server.watch(&name, id).ok().unwrap();
-    assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+    assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
     server.signal(&name, id, "".into()).unwrap();
     assert!(look(&server).holders.is_empty(), "it is not kept");
     drop((watched, server));
@@ -214,73 +233,77 @@ fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
     let [first, second] = [(); 2].map(|()| Uuid::new_v4());
     let on_record = || Journal::open(directory.path()).unwrap().1.grants;
     let server = started(&directory);
-    ask(&server, asking(first, 60_000));
-    let (_, waits) = ask(&server, hold(second, HOUR));
+    request(&server, asking(first, 60_000));
+    let (_, waits) = request(&server, hold(second, HOUR));
     server.signal(&"x".into(), first, "".into()).unwrap();
-    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(Verdict::Granted));
+    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(RequestEnd::Granted));
     drop(server);
     assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
     let server = started(&directory);
     // It asks again because it was told, and knows nothing of the restart.
-    ask(&server, hold(second, HOUR));
+    request(&server, hold(second, HOUR));
     drop(server);
-    let kept = |grant: &Grant| (grant.id, grant.min_hold_ms);
+    let kept = |grant: &RecordedGrant| (grant.id, grant.min_hold_ms);
     assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
 }
 
 #[test]
 fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     for (how, verdict) in [
-        (Some(Eviction::Gently), Verdict::Evicted),
-        (Some(Eviction::Now), Verdict::Released),
-        (None, Verdict::Released),
+        (Some(Revocation::Graceful), RequestEnd::Revoked),
+        (Some(Revocation::Forced), RequestEnd::Released),
+        (None, RequestEnd::Released),
     ] {
         let id = Uuid::new_v4();
-        ask(&server, hold(id, HOUR));
+        request(&server, hold(id, HOUR));
         let mut watched = server.watch(&name, id).ok().unwrap();
         match how {
-            Some(how) => assert!(server.evict(&name, id, how, "".into())),
+            Some(how) => assert!(server.revoke(&name, id, how, "".into())),
             None => server.signal(&name, id, "".into()).unwrap(),
         }
         assert_eq!(watched.verdict.try_recv(), Ok(verdict), "{how:?}");
-        server.evict(&name, id, Eviction::Now, "".into());
-        assert_eq!(ask(&server, asking(id, 60_000)).0.outcome, Outcome::Lost, "it comes too late");
+        server.revoke(&name, id, Revocation::Forced, "".into());
+        assert_eq!(
+            request(&server, asking(id, 60_000)).0.outcome,
+            RegisterOutcome::Lost,
+            "it comes too late"
+        );
     }
 }
 
 #[test]
 fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let id = Uuid::new_v4();
-    ask(&server, asking(id, 60_000));
-    let [mut first, gone, mut last] = [(); 3].map(|()| server.watch(&name, id).ok().unwrap());
-    drop(gone);
+    request(&server, asking(id, 60_000));
+    let [mut first, stage, mut last] = [(); 3].map(|()| server.watch(&name, id).ok().unwrap());
+    drop(stage);
     for watched in [&mut first, &mut last] {
         assert!(watched.verdict.try_recv().is_err(), "nothing has happened");
     }
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     for watched in [&mut first, &mut last] {
-        assert_eq!(watched.verdict.try_recv(), Ok(Verdict::Evicted));
+        assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
     }
 }
 
 #[test]
 fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
-    let server = semaphores(Journal::none(), Found::default());
+    let server = semaphores(Journal::none(), RestoredState::default());
     let name: Rc<str> = "x".into();
     let id = server.register(&name, "".into()).unwrap();
-    let _both = [Which::Monitor, Which::Wait]
+    let _both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
     server.pin(&name, Some(9), &"".into()).unwrap();
-    let (told, _waits) = ask(&server, asking(Uuid::new_v4(), 60_000));
-    assert_eq!(told.outcome, Outcome::Queued);
-    assert!(server.evict(&name, id, Eviction::Gently, "".into()));
+    let (told, _waits) = request(&server, asking(Uuid::new_v4(), 60_000));
+    assert_eq!(told.outcome, RegisterOutcome::Waiting);
+    assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     assert_eq!(look(&server).holders.len(), 1);
-    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Unknown);
-    assert!(server.evict(&name, id, Eviction::Now, "".into()));
+    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Unknown);
+    assert!(server.revoke(&name, id, Revocation::Forced, "".into()));
     assert_eq!(look(&server).waiters.len(), 0, "the one that waited has it");
 }
 
@@ -289,14 +312,14 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     let directory = tempfile::TempDir::new().unwrap();
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
     let plain = hold(id, Duration::ZERO);
-    let who = Who { detached: true, ..plain.who.clone() };
+    let who = ClientInfo { detached: true, ..plain.who.clone() };
     let server = started(&directory);
-    ask(&server, Asking { who, ..plain });
+    request(&server, RegisterRequest { who, ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &anybody()).outcome, Outcome::Held);
-    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Now);
-    assert_eq!(server.give_back(&name, id, "".into()), GivenBack::Before);
+    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Holding);
+    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Now);
+    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Before);
     drop(server);
-    assert_eq!(started(&directory).give_back(&name, id, "".into()), GivenBack::Unknown);
+    assert_eq!(started(&directory).give_back(&name, id, "".into()), ReleaseOutcome::Unknown);
 }

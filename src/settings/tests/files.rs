@@ -1,10 +1,10 @@
-//! What configuration files say, beside variables and flags.
+//! Tests of configuration files, beside variables and flags.
 
 use super::*;
 
 #[test]
 fn files_are_below_variables_and_the_users_above_the_systems() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "limit = 3\nttl = 40\nwait = \"2s\"\n");
     home.write("system", "limit = 4\norphans = \"kill\"\nnonblock = true\nquiet = true\n");
     let run = home.run("semrun --name x true", &[]);
@@ -22,7 +22,7 @@ fn files_are_below_variables_and_the_users_above_the_systems() {
 
 #[test]
 fn a_file_that_is_named_counts_instead_of_the_users() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "limit = 3\nlabel = \"user\"\n");
     home.write("system", "limit = 4\n");
     let other = home.write("other", "ttl = \"1m\"\n").display().to_string();
@@ -32,14 +32,14 @@ fn a_file_that_is_named_counts_instead_of_the_users() {
     assert_eq!(run.request.ttl, Duration::from_mins(1));
     let run = home.run("semrun --config /dev/null --name x true", &[]);
     assert_eq!(run.request.limit, 4);
-    let misuse = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
-    assert_eq!(misuse.failure, Failure::Unsupported);
-    assert!(misuse.to_string().contains("/nonexistent"), "{misuse}");
+    let settings_error = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
+    assert_eq!(settings_error.failure, Failure::Unsupported);
+    assert!(settings_error.to_string().contains("/nonexistent"), "{settings_error}");
 }
 
 #[test]
 fn a_semaphore_may_have_settings_of_its_own() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let text = "
         limit = 2
         backend = \"file:///all\"
@@ -67,37 +67,46 @@ fn a_semaphore_may_have_settings_of_its_own() {
     let run = home.run("semrun true", &[("SEMRUN_NAME", "a b")]);
     assert_eq!(run.request.ttl, Duration::from_mins(5));
     let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@deploy";
-    let Ok(Task::Renew(renew)) = home.read("semrun renew", &[("SEMRUN_PERMIT", permit)]) else {
+    let Ok(RequestedCommand::Renew(renew)) =
+        home.read("semrun renew", &[("SEMRUN_PERMIT", permit)])
+    else {
         panic!()
     };
     assert_eq!(path(&renew.location), "/deploys");
-    let Ok(Task::Limit(limit)) = home.read("semrun limit deploy", &[]) else { panic!() };
+    let Ok(RequestedCommand::Limit(limit)) = home.read("semrun limit deploy", &[]) else {
+        panic!()
+    };
     assert_eq!(path(&limit.location), "/deploys");
     // Each name is looked up where it lives.
-    let Ok(Task::Status(status)) = home.read("semrun status a deploy b c", &[]) else { panic!() };
+    let Ok(RequestedCommand::Status(status)) = home.read("semrun status a deploy b c", &[]) else {
+        panic!()
+    };
     let places: Vec<_> =
         status.places.iter().map(|(place, names)| (path(place), names.len())).collect();
     let expected = [("/all".into(), 1), ("/deploys".into(), 1), ("/all".into(), 2)];
     assert_eq!(places, expected);
-    let Ok(Task::Serve(serve)) = home.read("semrun serve", &[]) else { panic!() };
+    let Ok(RequestedCommand::Serve(serve)) = home.read("semrun serve", &[]) else { panic!() };
     assert_eq!((serve.listen.as_str(), serve.log.len()), ("127.0.0.1:1", 2));
 }
 
 #[test]
 fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let cases = [
         ("limit = 1\nlimt = 3\n", "2: unknown key 'limt'; did you mean 'limit'?"),
         ("kill_after = 3", "1: unknown key 'kill_after'; did you mean 'kill-after'?"),
         ("zzz = 3", "1: unknown key 'zzz'"),
         ("\n[semaphore.x]\n", "2: unknown section 'semaphore'; did you mean"),
-        ("[semaphores.x]\nwait = 3\n", "2: unknown key of a semaphore 'wait'"),
+        ("[semaphores.x]\nwait = 3\n", "2: unknown key 'wait' in [semaphores.x]"),
         ("[semaphores]\nx = 3\n", "2: each semaphore has a section of its own, [semaphores.x]"),
         (
             "[serve]\nlisten = 3\nlist = 4",
-            "3: unknown key in [serve] 'list'; did you mean 'listen'?",
+            "3: unknown key 'list' in [serve]; did you mean 'listen'?",
         ),
-        ("listen = \"x\"", "1: 'listen' belongs to a server: into the section [serve]"),
+        (
+            "listen = \"x\"",
+            "1: 'listen' is an option of the server; move it into the section [serve]",
+        ),
         ("limit = true", "1: 'limit' wants a text or a number"),
         ("limit = [1]", "1: 'limit' wants a text or a number"),
         ("nonblock = \"maybe\"", "1: 'nonblock' wants true or false"),
@@ -115,18 +124,23 @@ fn a_mistake_in_a_file_has_its_line_and_the_nearest_word() {
         assert!(rest.is_some() && !complaint.contains("geheim"), "{text:?}: {complaint}");
     }
     let both = home.write("user", "wait = 1\nnonblock = true\n");
-    let misuse = home.read("semrun --name x true", &[]).unwrap_err().to_string();
-    assert!(misuse.starts_with(&format!("the keys in {} conflict", both.display())), "{misuse}");
+    let settings_error = home.read("semrun --name x true", &[]).unwrap_err().to_string();
+    assert!(
+        settings_error.starts_with(&format!("the keys in {} conflict", both.display())),
+        "{settings_error}"
+    );
     // Help works all the same.
-    assert!(matches!(home.read("semrun --help", &[]), Ok(Task::Print(_))));
+    assert!(matches!(home.read("semrun --help", &[]), Ok(RequestedCommand::Print(_))));
 }
 
 #[test]
 fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let set_mode = |mode| {
         fs::set_permissions(home.path("user"), fs::Permissions::from_mode(mode)).unwrap();
-        home.read("semrun --name x true", &[]).map(drop).map_err(|misuse| misuse.to_string())
+        home.read("semrun --name x true", &[])
+            .map(drop)
+            .map_err(|settings_error| settings_error.to_string())
     };
     home.write("user", "limit = 3\n");
     assert_eq!(set_mode(0o644), Ok(()));
@@ -145,13 +159,13 @@ fn a_file_that_others_can_write_or_that_shows_a_secret_is_refused() {
 
 #[test]
 fn a_password_counts_by_its_layer() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "password = \"from-file\"\nbackend = \"redis://:in-url@h\"\n");
     let password = |line: &str, set: &[(&str, &str)]| match home.run(line, set).request.location {
         Location::Redis(place) => place.url.password(),
         other => panic!("{other:?}"),
     };
-    // Of one layer, what was said apart.
+    // Of one layer, the separate secret counts.
     assert_eq!(password("semrun --name x true", &[]).as_deref(), Some("from-file"));
     let url = [("SEMRUN_BACKEND", "redis://:in-variable@h")];
     assert_eq!(password("semrun --name x true", &url).as_deref(), Some("in-variable"));

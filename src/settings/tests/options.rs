@@ -1,17 +1,18 @@
-//! What is promised of every option: its variable, its key, its default and its other names.
+//! Tests of every option: its variable, its key, its default and its other names.
 
 use rustix::process::Signal;
 
 use super::*;
 use crate::settings::files::Config;
 use crate::settings::layers::Source;
+use crate::settings::sources::ConfigFiles;
 use crate::supervise::policy::OnLost;
 
-/// What is meant for one call alone.
+/// Options that are meant for one call alone.
 const ONE_CALL: [&str; 10] =
     ["command", "force", "help", "json", "now", "shell", "unpin", "version", "watch", "while-pid"];
 
-/// Something that an option may say.
+/// A valid value of an option.
 fn sample(option: &str) -> &'static str {
     match option {
         "limit"
@@ -35,6 +36,7 @@ fn sample(option: &str) -> &'static str {
         "log-format" => "json",
         "permit" => "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@x",
         "backend" => "file:///a",
+        "listen" => "127.0.0.1:0",
         "config" => "/dev/null",
         _ => "word",
     }
@@ -42,7 +44,7 @@ fn sample(option: &str) -> &'static str {
 
 /// Where an option comes from that is in a variable, in a file, or in both.
 fn sources<T: clap::Args>(option: &str, is_switch: bool, places: &[&str]) -> Option<Source> {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let in_file = if is_switch { "true".into() } else { format!("\"{}\"", sample(option)) };
     let section =
         if T::augment_args(Command::new("")).get_arguments().any(|a| a.get_id() == "listen") {
@@ -59,9 +61,10 @@ fn sources<T: clap::Args>(option: &str, is_switch: bool, places: &[&str]) -> Opt
     let user_file = || Ok(Some(home.path("user")));
     let system_file = &home.path("system");
     let around =
-        Surroundings { variables: &set.into_iter().collect(), user_file: &user_file, system_file };
-    let mut all = All::of_line_and_variables::<T>(Vec::new(), Vec::new(), &around).unwrap();
-    let files = Files::read(&all.layers, &around).unwrap();
+        Environment { variables: &set.into_iter().collect(), user_file: &user_file, system_file };
+    let mut all =
+        CommandSources::of_line_and_variables::<T>(Vec::new(), Vec::new(), &around).unwrap();
+    let files = ConfigFiles::read(&all.layers, &around).unwrap();
     all.add_files(&files, None).unwrap();
     for file in files.0 {
         all.layers.add_entries(&file.path, &file.serve).unwrap();
@@ -92,16 +95,16 @@ fn has_variables_and_keys<T: clap::Args>() {
 
 #[test]
 fn every_option_has_a_variable_and_below_it_a_key() {
-    has_variables_and_keys::<cli::Run>();
-    has_variables_and_keys::<cli::Status>();
-    has_variables_and_keys::<cli::Acquire>();
-    has_variables_and_keys::<cli::Renew>();
-    has_variables_and_keys::<cli::Release>();
-    has_variables_and_keys::<cli::Limit>();
-    has_variables_and_keys::<cli::Doctor>();
-    has_variables_and_keys::<cli::Serve>();
+    has_variables_and_keys::<cli::RunArgs>();
+    has_variables_and_keys::<cli::StatusArgs>();
+    has_variables_and_keys::<cli::AcquireArgs>();
+    has_variables_and_keys::<cli::RenewArgs>();
+    has_variables_and_keys::<cli::ReleaseArgs>();
+    has_variables_and_keys::<cli::LimitArgs>();
+    has_variables_and_keys::<cli::DoctorArgs>();
+    has_variables_and_keys::<cli::ServeArgs>();
     for option in ONE_CALL {
-        let complaint = Home::new().complains(&format!("{option} = true\n"));
+        let complaint = ConfigHome::new().complains(&format!("{option} = true\n"));
         assert!(complaint.starts_with(&format!("1: unknown key '{option}'")), "{complaint}");
     }
 }
@@ -114,21 +117,27 @@ fn what_is_meant_for_one_call_is_typed_or_not_meant() {
     let set: Vec<_> = set.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let read =
         |line: &str| read_with(line, &[set.as_slice(), &[("SEMRUN_PERMIT", permit)]].concat());
-    assert!(matches!(read("semrun limit x"), Ok(Task::Limit(Limit { change: None, .. }))));
-    let Ok(Task::Release(release)) = read("semrun release") else { panic!() };
+    assert!(matches!(
+        read("semrun limit x"),
+        Ok(RequestedCommand::Limit(LimitSettings { change: None, .. }))
+    ));
+    let Ok(RequestedCommand::Release(release)) = read("semrun release") else { panic!() };
     assert!(!release.force && !release.now);
-    assert!(matches!(read("semrun renew"), Ok(Task::Renew(Renew { while_pid: None, .. }))));
-    let Ok(Task::Acquire(acquire)) = read("semrun acquire --name x") else { panic!() };
-    assert_eq!(acquire.printed, Printed::Plain);
-    let Ok(Task::Status(status)) = read("semrun status") else { panic!() };
+    assert!(matches!(
+        read("semrun renew"),
+        Ok(RequestedCommand::Renew(RenewSettings { while_pid: None, .. }))
+    ));
+    let Ok(RequestedCommand::Acquire(acquire)) = read("semrun acquire --name x") else { panic!() };
+    assert_eq!(acquire.printed, AcquireOutput::Plain);
+    let Ok(RequestedCommand::Status(status)) = read("semrun status") else { panic!() };
     assert!(!status.json && !status.watch);
     assert_eq!(command(&run_with("semrun --name x true", &set)), "true");
 }
 
 #[test]
-fn what_nobody_says_is_as_documented() {
+fn defaults_are_as_documented() {
     let run = run_with("semrun --name x true", &[]);
-    let Run { request, lost_exit_code, supervision, .. } = run;
+    let RunSettings { request, lost_exit_code, supervision, .. } = run;
     assert_eq!(
         (request.limit, request.ttl, request.wait),
         (1, Duration::from_secs(30), Wait::ForEver)
@@ -168,15 +177,15 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
         assert_eq!(run(signal).supervision.rules.stop_signal, Signal::INT);
     }
     assert_eq!(run("-k 3").supervision.kill_after, Some(Duration::from_secs(3)));
-    // Of what is said twice the last counts.
+    // Of options given twice the last counts.
     assert_eq!(run("-l 3 -l 4").request.limit, 4);
 }
 
 #[test]
 fn what_was_typed_silences_what_conflicts_with_it_below() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "retry-interval = \"1s\"\n");
-    // An interval for whoever counts attempts is no mistake where nobody does.
+    // An interval for runs that count attempts is no mistake for one that does not.
     assert_eq!(home.run("semrun --name x true", &[]).request.wait, Wait::ForEver);
     let attempts = home.run("semrun --name x --max-attempts 3 true", &[]).request.wait;
     assert_eq!(attempts, Wait::AtMost(Duration::from_secs(3)));
@@ -190,43 +199,46 @@ fn what_does_not_fit_together_is_named_where_it_was_said() {
         ("client-key = \"/k\"\n", "2: --client-cert and --client-key go together"),
         ("prefix = \"{a}\"\n", "2: the prefix '{a}' has braces"),
     ] {
-        let complaint = Home::new().complains(&format!("{redis}{text}"));
+        let complaint = ConfigHome::new().complains(&format!("{redis}{text}"));
         assert!(complaint.starts_with(message), "{complaint}");
     }
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "[serve]\ntls-cert = \"/c\"\n");
     let set = [("SEMRUN_API_KEY", "a-key-for-tests")];
-    let misuse = home.read("semrun serve", &set).unwrap_err();
-    let text = misuse.to_string();
-    assert_eq!(misuse.failure, Failure::Unsupported, "{text}");
+    let settings_error = home.read("semrun serve", &set).unwrap_err();
+    let text = settings_error.to_string();
+    assert_eq!(settings_error.failure, Failure::Unsupported, "{text}");
     assert!(text.ends_with("user:2: --tls-cert and --tls-key go together"), "{text}");
     let set = [("SEMRUN_CLIENT_CERT", "/c"), ("SEMRUN_BACKEND", "redis://h")];
-    let misuse = read_with("semrun --name x true", &set).unwrap_err();
-    assert_eq!(misuse.failure, Failure::Usage);
-    assert!(misuse.to_string().starts_with("SEMRUN_CLIENT_CERT: "), "{misuse}");
+    let settings_error = read_with("semrun --name x true", &set).unwrap_err();
+    assert_eq!(settings_error.failure, Failure::Usage);
+    assert!(settings_error.to_string().starts_with("SEMRUN_CLIENT_CERT: "), "{settings_error}");
 }
 
 #[test]
 fn a_home_that_is_no_directory_has_no_file() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("null", "");
     assert!(Config::read(&home.path("null/.config/semrun/config.toml")).unwrap().is_none());
 }
 
 #[test]
 fn help_is_there_whatever_the_surroundings_are() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     home.write("user", "broken");
     let set = [("SEMRUN_LIMIT", "broken"), ("SEMRUN_CONFIG", "/nonexistent")];
     for sub in ["", "status ", "acquire ", "renew ", "release ", "limit ", "serve ", "doctor "] {
         for flag in ["--help", "-h"] {
             let line = format!("semrun {sub}{flag}");
-            assert!(matches!(home.read(&line, &set), Ok(Task::Print(_))), "{line}");
+            assert!(matches!(home.read(&line, &set), Ok(RequestedCommand::Print(_))), "{line}");
         }
     }
-    assert!(matches!(home.read("semrun --version", &set), Ok(Task::Print(_))));
-    assert!(matches!(home.read("semrun man", &set), Ok(Task::Man(None))));
-    assert!(matches!(home.read("semrun completions zsh", &set), Ok(Task::Completions(_))));
+    assert!(matches!(home.read("semrun --version", &set), Ok(RequestedCommand::Print(_))));
+    assert!(matches!(home.read("semrun man", &set), Ok(RequestedCommand::Man(None))));
+    assert!(matches!(
+        home.read("semrun completions zsh", &set),
+        Ok(RequestedCommand::Completions(_))
+    ));
 }
 
 #[test]
@@ -238,16 +250,16 @@ fn the_backend_may_be_chosen_on_both_sides_of_every_subcommand() {
             format!("semrun --backend redis://h --prefix p {sub}"),
             format!("semrun --backend redis://h {word} --prefix p {rest}"),
             format!("semrun {word} --backend redis://h --prefix p {rest}"),
-            // What is said behind it is said last.
+            // The later of two options counts.
             format!("semrun --backend file:///a {word} --backend redis://h --prefix p {rest}"),
         ] {
             let location = match read_with(line.trim(), &permit) {
-                Ok(Task::Status(status)) => status.places.into_iter().next().unwrap().0,
-                Ok(Task::Acquire(acquire)) => acquire.request.location,
-                Ok(Task::Renew(renew)) => renew.location,
-                Ok(Task::Release(release)) => release.location,
-                Ok(Task::Limit(limit)) => limit.location,
-                Ok(Task::Doctor(doctor)) => doctor.examined.unwrap().location,
+                Ok(RequestedCommand::Status(status)) => status.places.into_iter().next().unwrap().0,
+                Ok(RequestedCommand::Acquire(acquire)) => acquire.request.location,
+                Ok(RequestedCommand::Renew(renew)) => renew.location,
+                Ok(RequestedCommand::Release(release)) => release.location,
+                Ok(RequestedCommand::Limit(limit)) => limit.location,
+                Ok(RequestedCommand::Doctor(doctor)) => doctor.examined.unwrap().location,
                 other => panic!("{line}: {other:?}"),
             };
             let Location::Redis(place) = location else { panic!("{line}") };
@@ -258,7 +270,7 @@ fn the_backend_may_be_chosen_on_both_sides_of_every_subcommand() {
 
 #[test]
 fn a_file_with_a_secret_is_refused_if_everybody_can_read_it() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let secret = home.write("secret", "a-key-for-tests label\n");
     let secret = secret.display();
     let redis = "semrun --name x --backend rediss://h";
@@ -276,9 +288,12 @@ fn a_file_with_a_secret_is_refused_if_everybody_can_read_it() {
             fs::set_permissions(home.path("secret"), fs::Permissions::from_mode(mode)).unwrap();
             match home.read(line, if line.contains("tls-key") { &key } else { &[] }) {
                 Ok(_) => assert!(private, "{line}"),
-                Err(misuse) => {
-                    assert!(!private && misuse.failure == Failure::Unsupported, "{line}: {misuse}");
-                    let text = misuse.to_string();
+                Err(settings_error) => {
+                    assert!(
+                        !private && settings_error.failure == Failure::Unsupported,
+                        "{line}: {settings_error}"
+                    );
+                    let text = settings_error.to_string();
                     assert!(text.contains("secret") && text.contains("chmod o="), "{text}");
                     assert!(!text.contains("a-key"), "{text}");
                 }
@@ -289,7 +304,7 @@ fn a_file_with_a_secret_is_refused_if_everybody_can_read_it() {
 
 #[test]
 fn an_api_key_counts_by_its_layer() {
-    let home = Home::new();
+    let home = ConfigHome::new();
     let typed = home.write("typed", "a-typed-key label\nanother-key\n").display().to_string();
     let by_file = home.write("by-file", "a-key-by-file\n").display().to_string();
     home.write("user", &format!("backend = \"http://h:1\"\napi-key-file = \"{by_file}\"\n"));

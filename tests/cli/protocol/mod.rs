@@ -1,5 +1,5 @@
-//! What goes over the wire between a cloud-semaphore server and its clients. A variable has the
-//! same tests ask a double of the original, except where ours must do better.
+//! What goes over the wire between a cloud-semaphore server and its clients. A variable makes the
+//! same tests use a double of the original, except where ours must do better.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -112,7 +112,7 @@ fn is_refused(pending: &mut Pending) {
     assert_eq!((answer.status, &*answer.reason), (500, GONE));
 }
 
-/// Nobody waits or holds, and one can.
+/// No client waits or holds, and one can.
 #[track_caller]
 fn is_free(client: &Client, name: &str) {
     let free = json!({"nodes": {}, "waiting": [], "running": null, "name": name});

@@ -1,4 +1,4 @@
-//! What nobody should send, and what comes slowly or not at all.
+//! Invalid requests, and requests that come slowly or not at all.
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn what_is_not_http_is_turned_away() {
 }
 
 #[test]
-fn what_is_too_large_keeps_nobody_from_being_served() {
+fn what_is_too_large_keeps_no_client_from_being_served() {
     on_a_server(|_, client| {
         let line = format!("x-padding: {}\r\n", "x".repeat(1000));
         let head = format!(
@@ -107,7 +107,7 @@ fn what_is_too_large_keeps_nobody_from_being_served() {
 }
 
 #[test]
-fn who_says_nothing_or_little_keeps_nobody_from_being_served() {
+fn a_client_that_says_nothing_or_little_keeps_no_other_from_being_served() {
     on_a_server(|_, client| {
         let silent: Vec<TcpStream> = (0..200).map(|_| client.connect()).collect();
         let slow = ["G", "GET /semaphore/observe?name=x HTTP/1.1\r\nHost"].map(|start| {
@@ -179,7 +179,7 @@ fn a_double_of_the_original_has_its_weak_points() {
     server.kill();
     assert!(holder.monitor.try_answer().is_err());
     server.start_again();
-    // A waiter that signals is granted nonetheless, and nobody knows.
+    // A waiter that signals is granted the permit nonetheless, and is not told.
     let holder = client.wait_on_semaphore("x");
     let mut hasty = waiter(&client, "x");
     assert_eq!(client.signal("x", &hasty.id).status, 422);

@@ -1,4 +1,4 @@
-//! Who waits, who holds, and how a permit passes on.
+//! The order of waiters and holders, and how a permit passes on.
 
 use std::collections::HashMap;
 
@@ -156,7 +156,7 @@ fn closing_the_wait_alone_changes_nothing() {
 }
 
 #[test]
-fn whoever_has_a_key_may_release_for_another() {
+fn a_client_that_has_a_key_may_release_for_another() {
     on_a_server(|server, client| {
         let mut holder = client.wait_on_semaphore("x");
         let other = Client::new(server.port(), OTHER_KEY);
@@ -183,7 +183,7 @@ fn who_does_not_hold_cannot_signal() {
 }
 
 #[test]
-fn nobody_attaches_to_a_semaphore_that_is_unknown() {
+fn no_client_attaches_to_a_semaphore_that_is_unknown() {
     on_a_server(|_, client| {
         for action in ["monitor", "wait", "signal"] {
             assert_eq!(client.get(&path(action, "x"), &[]).status, 404);
@@ -204,7 +204,7 @@ fn an_id_that_is_unknown_is_refused_and_the_server_lives() {
                 let answer = client.get(&path(action, "x"), &[("x-client-uuid", id)]);
                 assert_eq!(answer.status, 404, "{action} of {id:?}");
             }
-            assert_eq!(client.get(&path(action, "x"), &[]).status, 404, "{action} of nobody");
+            assert_eq!(client.get(&path(action, "x"), &[]).status, 404, "{action} of no client");
         }
         let Semaphore { id, monitor, .. } = client.wait_on_semaphore("y");
         drop(monitor);
@@ -275,7 +275,7 @@ fn five_hundred_clients_hold_one_by_one_in_order() {
             let at = clients.iter().position(|one| one.id == id).unwrap();
             let mut one = clients.swap_remove(at);
             succeeds(&mut one.wait);
-            assert!(clients.iter().all(|other| other.wait.is_open()), "nobody else holds");
+            assert!(clients.iter().all(|other| other.wait.is_open()), "no other client holds");
             assert_eq!(client.signal("x", &id).status, 200);
             assert_eq!(one.monitor.answer().status, 200);
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn registering_yields_a_fresh_uuid_and_queues_nobody() {
+fn registering_yields_a_fresh_uuid_and_queues_no_client() {
     on_a_server(|_, client| {
         let answer = client.get("/semaphore/register?name=x", &[]);
         assert_eq!((answer.status, &*answer.reason), (200, "OK"));
@@ -57,17 +57,17 @@ fn a_stranger_changes_no_logging() {
 fn malformed_json_is_noticed_before_all_else() {
     on_a_server(|server, client| {
         let stranger = Client::new(server.port(), "another-key");
-        for somebody in [client, &stranger] {
+        for sender in [client, &stranger] {
             for (method, route) in
                 ROUTES.into_iter().chain([("POST", "/nowhere"), ("PUT", "/logconfig")])
             {
                 for body in ["{", "{\"server\":", "nonsense", "{'server':{}}"] {
-                    let answer = somebody.request(method, route, &[JSON], body);
+                    let answer = sender.request(method, route, &[JSON], body);
                     assert_eq!(answer.status, 400, "{method} {route} with {body}");
                 }
             }
         }
-        assert_eq!(client.observe("x"), Value::Null, "nobody has registered");
+        assert_eq!(client.observe("x"), Value::Null, "no client has registered");
     });
 }
 
@@ -89,8 +89,8 @@ fn what_is_not_there_is_noticed_before_the_key() {
             ("PATCH", "/semaphore/register?name=x"),
             ("DELETE", "/semaphore/signal?name=x"),
         ] {
-            for somebody in [client, &stranger] {
-                let answer = somebody.request(method, route, &[], "");
+            for sender in [client, &stranger] {
+                let answer = sender.request(method, route, &[], "");
                 assert_eq!(answer.status, 404, "{method} {route}");
             }
         }
@@ -206,7 +206,7 @@ fn names_that_mean_something_elsewhere_are_just_names() {
 }
 
 #[test]
-fn one_who_observes_sees_a_document_of_a_certain_form() {
+fn an_observer_sees_a_document_of_a_certain_form() {
     on_a_server(|_, client| {
         let empty = client.get("/semaphore/observe?name=deploy", &[]);
         assert_eq!(parts(&empty), (200, ""));

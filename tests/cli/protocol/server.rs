@@ -130,7 +130,7 @@ fn events_are_logged_as_json_if_asked_for() {
 }
 
 #[test]
-fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
+fn a_reader_of_neither_its_start_line_nor_its_log_holds_no_client_up() {
     let directory = TempDir::new().unwrap();
     write_keys(&directory, KEY);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -158,7 +158,7 @@ fn who_reads_neither_its_start_line_nor_its_log_holds_nobody_up() {
 }
 
 #[test]
-fn without_descriptors_those_who_come_wait_and_nobody_spins() {
+fn without_descriptors_new_clients_wait_and_the_server_does_not_spin() {
     on_ours(&[], |server, client| {
         let mut kept = client.open(&path("observe", "x"), &[]);
         assert_eq!(kept.answer().status, 200);
@@ -201,30 +201,31 @@ fn the_log_says_who_gave_back_what_another_held() {
 }
 
 #[test]
-fn the_log_says_who_takes_permits_away_and_who_pins_limits() {
+fn the_log_says_who_revokes_permits_and_who_pins_limits() {
     on_ours(&["--log", "sem_transition"], |server, client| {
         let other = Client::new(server.port(), OTHER_KEY);
         let who = json!({ "label": "l", "host": "h", "pid": 1, "user": "u" });
         let asks = |id: &str| {
             let asking = json!({ "id": id, "limit": 1, "ttl_ms": 60_000, "min_hold_ms": 60_000, "who": who });
             let asking = asking.to_string();
-            let headers = [("x-semrun", "1"), ("x-semrun-ask", asking.as_str())];
+            let headers = [("x-semrun", "2"), ("x-semrun-ask", asking.as_str())];
             assert_eq!(client.get(&path("register", "x"), &headers).status, 200);
         };
         let beyond = |action: &str, headers: &[(&str, &str)]| {
-            let ours = [&[("x-semrun", "1")], headers].concat();
-            assert_eq!(other.get(&format!("/semrun/{action}?name=x"), &ours).status, 200);
+            let ours = [&[("x-semrun", "2")], headers].concat();
+            assert_eq!(other.post(&format!("/semrun/{action}?name=x"), &ours).status, 200);
         };
-        let [evicted, kept] = [(), ()].map(|()| Uuid::new_v4().to_string());
-        asks(&evicted);
+        let [revoked, kept] = [(), ()].map(|()| Uuid::new_v4().to_string());
+        asks(&revoked);
         for how in ["gently", "now"] {
-            beyond("evict", &[("x-client-uuid", &evicted), ("x-semrun-how", how)]);
+            beyond("revoke", &[("x-client-uuid", &revoked), ("x-semrun-how", how)]);
         }
         asks(&kept);
         assert_eq!(client.signal("x", &kept).status, 200);
         beyond("limit", &[("x-semrun-limit", "3")]);
         beyond("limit", &[("x-semrun-limit", "3")]);
-        beyond("limit", &[("x-semrun-limit", "none")]);
+        let unpin = other.request("DELETE", "/semrun/limit?name=x", &[("x-semrun", "2")], "");
+        assert_eq!(unpin.status, 200);
         wait_until("all is logged", || server.log().contains("unpinned"));
         let actions = |id: &str| {
             let lines = logged(server, id);
@@ -234,11 +235,11 @@ fn the_log_says_who_takes_permits_away_and_who_pins_limits() {
             };
             lines.iter().filter_map(action).collect::<Vec<_>>()
         };
-        let took = |how| format!("took away {how} what was taken with first");
-        let expected = ["holding", &took("gently"), "evicting", &took("at once"), "releasing"];
-        assert_eq!(actions(&evicted), expected);
-        assert_eq!(actions(&kept), ["holding", "kept"]);
-        assert!(logged(server, &evicted)[1].contains(":second] "), "{}", server.log());
+        let took = |how| format!("revoked {how} what was taken with first");
+        let expected = ["holding", &took("gently"), "revoking", &took("at once"), "releasing"];
+        assert_eq!(actions(&revoked), expected);
+        assert_eq!(actions(&kept), ["holding", "min_hold"]);
+        assert!(logged(server, &revoked)[1].contains(":second] "), "{}", server.log());
         let pinned = logged(server, "[x:-:second]");
         let expected = ["limit 3", "limit unpinned"]
             .map(|what| format!("server: [x:-:second] {what} from 127.0.0.1"));

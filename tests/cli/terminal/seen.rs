@@ -24,7 +24,7 @@ fn watching_redraws_what_fits_and_leaves_the_terminal_as_it_was() {
     assert!(Command::new("sh").args(["-c", &resized]).status().unwrap().success());
     let rest = terminal.shows("\x1b[J");
     assert!(rest.starts_with("\x1b[H") && !rest.contains("\x1b[2J"), "{rest:?}");
-    wait_until("all of it is shown", || terminal.shows("\x1b[J").matches("holds").count() == 6);
+    wait_until("all of it is shown", || terminal.shows("\x1b[J").matches("holding").count() == 6);
     terminal.types('c');
     terminal.shows("ready> ");
     terminal.enters(
@@ -41,18 +41,18 @@ fn watching_where_nothing_can_be_redrawn_or_no_size_is_known_shows_it_all() {
     let mut terminal = Terminal::open(&world);
     terminal.enters("stty cols 0 rows 0; $semrun status --watch x");
     terminal.shows("x: 1 of 1 held");
-    terminal.shows("holds");
+    terminal.shows("holding");
     terminal.types('c');
     terminal.shows("ready> ");
     terminal.enters("stty cols 80 rows 24; TERM=dumb $semrun status --watch x");
     terminal.shows("\r\n");
-    let page = terminal.shows("holds");
+    let page = terminal.shows("holding");
     assert!(!page.contains('\x1b'), "{page:?}");
     terminal.types('c');
     terminal.shows("ready> ");
     terminal.enters("$semrun status --watch x > page");
     let page = content(&world.path("page"));
-    assert!(page.contains("holds") && !page.contains('\x1b'), "{page:?}");
+    assert!(page.contains("holding") && !page.contains('\x1b'), "{page:?}");
     terminal.types('c');
     terminal.shows("ready> ");
 }
@@ -62,25 +62,25 @@ fn acquiring_waits_in_one_line_that_is_gone_when_the_permit_is_printed() {
     let world = World::with_details();
     let holder = world.holder(&[]);
     let mut terminal = Terminal::open(&world);
-    // Its output goes to a script, as in `permit=$(…)`, and the line to whoever looks.
+    // Its output goes to a script, as in `permit=$(…)`, and the line to the terminal.
     terminal.enters("$semrun acquire --name x > permit; echo \"co\"\"de=$?\"");
-    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
+    terminal.shows(" for 'x', 1st in line; held for ");
     terminal.types('c');
     terminal.shows("\r\x1b[K");
     terminal.shows("code=130");
     assert_eq!(world.waiters(), [0; 0]);
     terminal.enters("$semrun acquire --name x | tee permit");
-    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
+    terminal.shows(" for 'x', 1st in line; held for ");
     terminal.types('z');
     terminal.shows("Stopped");
     terminal.shows("ready> ");
     terminal.enters("fg");
-    terminal.shows("\rsemrun: waiting for 'x', 1st in line; held for ");
+    terminal.shows(" for 'x', 1st in line; held for ");
     drop(holder);
     let line = terminal.shows("@x\r\n");
     let (_, cleared) = line.rsplit_once("\x1b[K").unwrap();
     assert_eq!(cleared.len(), 36, "{line:?}");
-    // Whoever renews it goes when the terminal says so, and the permit stays.
+    // The renewing process goes when the terminal says so, and the permit stays.
     terminal.shows("ready> ");
     terminal.enters("echo $$ > shell; $semrun renew --permit $(cat permit) --while-pid $$");
     let shell = pid_in(&world.path("shell"));
@@ -111,7 +111,7 @@ fn a_random_time_can_be_stopped_and_ended() {
 }
 
 #[test]
-fn colours_are_for_terminals_and_not_for_those_who_want_none() {
+fn colours_are_for_terminals_and_not_for_users_who_want_none() {
     let world = World::on_this_machine();
     let mut terminal = Terminal::open(&world);
     for (line, coloured) in [
@@ -120,11 +120,35 @@ fn colours_are_for_terminals_and_not_for_those_who_want_none() {
         ("$semrun --help | cat", false),
         ("NO_COLOR=1 $semrun limit --help", false),
         ("$semrun --limit 0 --name x true", false),
-        ("$semrun doctor", false),
+        ("$semrun doctor", true),
+        ("NO_COLOR=1 $semrun doctor", false),
+        ("TERM=dumb $semrun doctor", false),
         ("$semrun status x", false),
     ] {
         terminal.enters(&format!("{line}; echo \"that-is\"\"-all\""));
         let text = terminal.shows("that-is-all");
         assert_eq!(text.contains("\x1b["), coloured, "{line}: {text:?}");
     }
+}
+
+#[test]
+fn the_waiting_line_goes_on_and_says_what_matters_in_few_columns() {
+    let world = World::on_this_machine();
+    let _holder = world.holder(&[]);
+    let mut terminal = Terminal::open(&world);
+    terminal.enters("stty cols 40; $semrun --name x -- true");
+    // Nothing happens, and it is drawn again, with other times.
+    let mut times = std::collections::HashSet::new();
+    while times.len() < 3 {
+        let text = terminal.shows("s, 1st in line; held for ");
+        times.insert(text.rsplit('\r').next().unwrap().to_owned());
+    }
+    terminal.types('c');
+    terminal.shows("ready> ");
+    terminal.enters("stty cols 200; $semrun --name x -- true");
+    terminal.shows("semrun: waiting ");
+    terminal.shows(" for 'x', 1st in line; held for ");
+    terminal.shows(" by sh (pid ");
+    terminal.types('c');
+    terminal.shows("ready> ");
 }

@@ -168,7 +168,7 @@ impl Arena<'_> {
             .filter(|(polled, _)| polled.revents().contains(PollFlags::HUP))
             .map(|(_, (at, _))| *at)
             .collect();
-        // Nobody may say that it lived for longer than it was seen to, however late we look.
+        // Count it as alive only until it was last seen alive, however late we look.
         let alive = std::mem::replace(&mut self.looked, Moment::now());
         for at in gone {
             self.clients[at].tree = None;

@@ -1,4 +1,4 @@
-//! What goes wrong: with one client, or with the place where the permits live.
+//! Faults: of one client, or of the place where the permits live.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ const CLIENT_FAULTS: [&str; 15] = [
     "interrupt-shell",
 ];
 
-/// What somebody can do to permits and limits, where that is known.
-const INTERVENTIONS: [&str; 6] = ["evict", "evict", "evict", "evict", "pin-limit", "pin-limit"];
+/// What an operator can do to permits and limits, where the server knows of that.
+const INTERVENTIONS: [&str; 6] = ["revoke", "revoke", "revoke", "revoke", "pin-limit", "pin-limit"];
 
 /// How many waiters are stopped in a row at least.
 const IN_A_ROW: usize = 4;
@@ -41,7 +41,7 @@ impl Arena<'_> {
         // A lost host is rare among so many, and says most.
         let more = ["kill-both"; 3];
         let client_faults = CLIENT_FAULTS.iter().chain(&CLIENT_FAULTS).chain(&more).copied();
-        // A server like the original knows of no interventions, and passes over nobody.
+        // A server like the original knows of no interventions, and passes over no waiter.
         let known = self.place.knows_interventions();
         let more = if known { &INTERVENTIONS[..] } else { &[] };
         let queue = known.then_some(STOP_QUEUE);
@@ -55,8 +55,8 @@ impl Arena<'_> {
             return;
         }
         let kind = self.dice.pick(&kinds);
-        if kind == "evict" {
-            self.evict();
+        if kind == "revoke" {
+            self.revoke();
         } else if kind == "pin-limit" {
             self.pin();
         } else if kind == STOP_QUEUE {
@@ -64,7 +64,7 @@ impl Arena<'_> {
         } else if CLIENT_FAULTS.contains(&kind) {
             self.strike_client(kind);
         } else if self.strike.is_none() && Instant::now() > self.spared {
-            // The order that is to hold behind it as well.
+            // The order that must hold after it as well.
             for semaphore in self.place.semaphores().to_vec() {
                 self.look(semaphore);
             }
@@ -146,7 +146,7 @@ impl Arena<'_> {
                 let client = &self.clients[*at];
                 let ask = self.history.ask(client.run);
                 let fits = match kind {
-                    // Nobody would stop one that goes on behind the end of its lease.
+                    // No process would stop a command that goes on after the end of its lease.
                     _ if ask.job.kind == Kind::Step => {
                         matches!(kind, "kill-guardian" | "kill-waiter" | "terminate")
                     }

@@ -1,4 +1,4 @@
-//! What somebody does to permits and limits while they are used: permits are taken away, limits pinned.
+//! What operators do to permits and limits while they are used: permits are revoked, limits pinned.
 
 use std::process::Command;
 use std::time::Instant;
@@ -8,10 +8,9 @@ use crate::torture::history::{Moment, Pin, Run, Semaphore, What};
 use crate::torture::places::moving;
 
 impl Arena<'_> {
-    /// Takes a permit from whoever has one, gently; also from one that cannot hear of it, and one that
-    /// nobody uses any more.
-    pub(super) fn evict(&mut self) {
-        if self.nobody_is_there() {
+    /// Revokes a permit gently; also one whose holder cannot hear of it, or has gone.
+    pub(super) fn revoke(&mut self) {
+        if self.is_away() {
             return;
         }
         let semaphore = self.dice.pick(self.place.semaphores());
@@ -33,7 +32,7 @@ impl Arena<'_> {
         self.dress(&mut release, by_proxy);
         self.aside.push(release.args(["release", "--force", "--permit", &permit]).spawn().unwrap());
         self.history
-            .add_at(before, What::Struck { kind: "evict", runs: vec![run], detail: permit });
+            .add_at(before, What::Struck { kind: "revoke", runs: vec![run], detail: permit });
     }
 
     /// Pins the limit of one that several may have, lower than they ask for: it has as many lock files
@@ -41,7 +40,7 @@ impl Arena<'_> {
     pub(super) fn pin(&mut self) {
         let several = |one: &Semaphore| one.limit > 1 && one.judge.locks();
         let Some(semaphore) = self.place.semaphores().iter().copied().find(several) else { return };
-        if self.pinned.is_some() || self.nobody_is_there() || self.may_be_forgotten() {
+        if self.pinned.is_some() || self.is_away() || self.may_be_forgotten() {
             return;
         }
         let limit = 1 + self.dice.below(semaphore.limit - 1);
@@ -55,7 +54,7 @@ impl Arena<'_> {
         if done {
             let (from, to) = (Moment::now(), None);
             self.history.pins.push(Pin { semaphore, limit, from, to });
-            // Who waits now is granted its permit under that limit.
+            // The present waiters are granted their permits under that limit.
             self.look(semaphore);
         }
     }
@@ -64,7 +63,7 @@ impl Arena<'_> {
     pub(super) fn unpin(&mut self, at_once: bool) {
         let Some((until, semaphore)) = self.pinned else { return };
         let not_yet = Instant::now() < until && !at_once;
-        if not_yet || self.nobody_is_there() || self.may_be_forgotten() {
+        if not_yet || self.is_away() || self.may_be_forgotten() {
             return;
         }
         self.unpinned();
@@ -89,8 +88,8 @@ impl Arena<'_> {
         limit.args(["limit", semaphore.name, word]).status().unwrap().success()
     }
 
-    /// Whoever asks now would only be kept waiting.
-    fn nobody_is_there(&self) -> bool {
+    /// A client that asks now would only be kept waiting.
+    fn is_away(&self) -> bool {
         let down = self.strike.is_some_and(|(_, kind)| {
             matches!(kind, "kill-server" | "restart-server" | "stop-server")
         });

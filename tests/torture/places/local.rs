@@ -9,7 +9,7 @@ use crate::torture::dice::Dice;
 use crate::torture::history::{Judge, Semaphore};
 use crate::torture::processes::Process;
 
-/// Whose the shared directory is, and who may use it besides.
+/// The group of the shared directory, and its users.
 const GROUP: u32 = 61_000;
 const USERS: [u32; 2] = [61_001, 61_002];
 
@@ -61,7 +61,7 @@ impl Place for Local {
             self.disk.fill();
             return Some(Strike::lasting(dice.millis(100..2500)));
         }
-        // As far as it can be: somebody may be making new files in it.
+        // As far as it can be: a process may be making new files in it.
         let _ = fs::remove_dir_all(self.disk.path().join("removed"));
         Some(Strike::lasting(dice.millis(100..1000)))
     }

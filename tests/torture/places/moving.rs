@@ -21,7 +21,7 @@ mod director;
 mod set;
 mod sight;
 
-/// What replaces the primary or takes everything from it.
+/// Faults that replace the primary, or cut it off from all others.
 const MOVES: [&str; 9] = [
     "crash",
     "freeze-primary",

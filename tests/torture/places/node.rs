@@ -57,7 +57,7 @@ impl Place for Node {
             "kill-server" => {
                 self.server.kill();
                 self.down = true;
-                // Whoever held learns of it at once; another server needs some time to start.
+                // The holder learns of it at once; another server needs some time to start.
                 return Some(Strike::lasting(dice.millis(300..1500)));
             }
             "stop-server" => {

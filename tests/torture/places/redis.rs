@@ -121,7 +121,8 @@ impl Place for Redis {
     }
 
     fn may_stop_workers(&self, _kind: &str) -> bool {
-        // Whoever cannot renew while the clock leaps can lose its permit too early: documented.
+        // A holder that cannot renew while the clock leaps can lose its permit too early:
+        // documented.
         !self.leaping
     }
 
@@ -144,8 +145,8 @@ impl Place for Redis {
                 self.next_kill = Instant::now() + 3 * TTL;
                 self.server.kill();
                 if let Some(clock) = &self.clock {
-                    // Tokens that are forgotten grow by the clock, and so it must not be behind then:
-                    // documented.
+                    // Tokens that are forgotten grow by the clock, and so the clock must not be
+                    // late then: documented.
                     clock.leap(self.furthest - self.ahead);
                     self.ahead = self.furthest;
                     self.floor = self.furthest;
@@ -347,9 +348,10 @@ pub(super) fn commands(info: &str) -> u64 {
     info.lines().filter_map(calls).sum()
 }
 
-/// Whether a key may be there though nobody holds or waits; given the milliseconds that are left of it.
+/// Whether a key may be there though no client holds or waits; given the milliseconds that are left
+/// of it.
 pub(super) fn may_stay(key: &str, left: impl FnOnce() -> i64) -> bool {
-    // What nobody collected goes by itself.
+    // What was not collected expires.
     let goes = || key.contains("}:wake:") && left() > 0;
     ["}:state", "}:done", "}:server"].iter().any(|end| key.ends_with(end)) || goes()
 }

@@ -127,7 +127,7 @@ fn watch(port: u16) -> Watch {
         let mut all = Vec::new();
         for Semaphore { name, .. } in SEMAPHORES {
             let before = Moment::now();
-            let seen = ask(port, name, "X-Semrun: 1\r\n").ok()?;
+            let seen = ask(port, name, "X-Semrun: 2\r\n").ok()?;
             for holder in seen["holders"].as_array().into_iter().flatten() {
                 let (id, left) = (holder["id"].as_str()?, holder["left_ms"].as_u64());
                 let until = before.plus(Duration::from_millis(left.unwrap_or(0)));
@@ -138,7 +138,7 @@ fn watch(port: u16) -> Watch {
     })
 }
 
-/// Whom the server knows; a name that nobody uses it does not.
+/// The clients that the server knows; it does not know an idle name.
 fn nodes(port: u16, semaphore: &str) -> Vec<String> {
     let seen = ask(port, semaphore, "").unwrap();
     let nodes = seen["nodes"].as_object().cloned().unwrap_or_default();
@@ -157,7 +157,7 @@ fn ask(port: u16, name: &str, header: &str) -> io::Result<Value> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body.trim());
-    // There is none about a name that nobody uses.
+    // There is none about an idle name.
     if text.starts_with("HTTP/1.1 200") && body.is_empty() {
         return Ok(Value::Null);
     }

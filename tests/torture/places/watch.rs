@@ -42,8 +42,8 @@ impl Watch {
         Self { shared, thread: Some(thread) }
     }
 
-    /// The clock by which the server counts has leapt, and says nothing about time: whoever is
-    /// there now is left out.
+    /// The clock by which the server counts has leapt, and says nothing about time: the clients
+    /// that are there now are left out.
     pub(super) fn leapt(&self) {
         self.shared.leapt.store(true, Ordering::Relaxed);
     }

@@ -59,7 +59,7 @@ impl Network {
         let (weather, lasts) = match kind {
             "slow-replies" => (Weather::SlowReplies(dice.millis(100..2500)), short),
             "slow-network" => (Weather::Slow(dice.millis(20..1500)), short),
-            // The worst for whoever counts from a late answer: a permit that was granted just
+            // The worst for a client that counts from a late answer: a permit that was granted just
             // before cannot be renewed once.
             "slow-then-lost" => {
                 let slow = dice.millis(2500..5000);

@@ -1,5 +1,5 @@
-//! What a process leaves that is killed half-way, made by hand, file by file; and the order in which
-//! the files are made and removed, which makes that harmless.
+//! What a process that is killed half-way leaves, made by hand, file by file; and the order of
+//! making and removing files, which makes that harmless.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,9 +10,9 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkfifoat};
 use super::*;
 
 /// What happens to the files of a directory, in its order.
-struct Events(OwnedFd);
+struct FileEvents(OwnedFd);
 
-impl Events {
+impl FileEvents {
     fn of(path: &Path) -> Self {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
         let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::DELETE;
@@ -47,9 +47,9 @@ fn mkfifo(path: &Path) -> OwnedFd {
 }
 
 /// Has a permit granted and given back at once, and says that nothing is left.
-async fn passes(world: &World, what: &str) {
+async fn passes(world: &LocalWorld, what: &str) {
     let begin = Instant::now();
-    world.granted(ask()).await.release(PATIENCE).await.unwrap();
+    world.granted(request()).await.release(PATIENCE).await.unwrap();
     assert!(begin.elapsed() < Duration::from_millis(800), "{what}: {:?}", begin.elapsed());
     let left = world.files().into_iter().filter(|file| file != "done" && file != "mutex");
     assert_eq!(left.collect::<Vec<_>>(), [""; 0], "{what}");
@@ -57,28 +57,28 @@ async fn passes(world: &World, what: &str) {
 
 #[test]
 fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         passes(&world, "the first").await;
-        let events = Events::of(&world.path());
+        let events = FileEvents::of(&world.path());
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
         assert_eq!(events.so_far(), ["+k.", "+k..json", "~k..json", "~k."]);
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
         assert_eq!(events.so_far(), ["+done", "~done", "~k.", "-k..json", "-k."]);
 
-        let asked = Ask { min_hold: HOUR, ..detached(HOUR) };
+        let asked = AcquireRequest { min_hold: HOUR, ..detached(HOUR) };
         drop(world.granted(asked.clone()).await);
         events.so_far();
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
         assert_eq!(events.so_far(), ["~done", "~k."], "kept");
-        assert!(world.evict(asked.id, Eviction::Now).await);
+        assert!(world.revoke(asked.id, Revocation::Forced).await);
         assert_eq!(events.so_far(), ["~k.", "-k..json", "-k."]);
 
-        let asked = Ask { min_hold: HOUR, ..ask() };
+        let asked = AcquireRequest { min_hold: HOUR, ..request() };
         let lease = world.granted(asked.clone()).await;
         let made = ["+s.", "+s..json", "~s..json", "+k.", "+k..json", "~k..json", "~k."];
         assert_eq!(events.so_far(), made);
-        assert!(world.evict(asked.id, Eviction::Now).await);
+        assert!(world.revoke(asked.id, Revocation::Forced).await);
         // What is written to a FIFO is no event.
         let removed = ["-s..json", "-s.", "~k.", "-k..json", "-k."];
         assert_eq!(events.so_far(), removed);
@@ -88,7 +88,7 @@ fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that()
 
 #[test]
 fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the_next() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
         let [file, record] = ["", "json"].map(|end| {
@@ -96,7 +96,7 @@ fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the
             world.path().join(world.files().into_iter().find(is_it).unwrap())
         });
         let content = fs::read(&record).unwrap();
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
         for (what, written) in [
             ("no record yet", None),
             ("half a record", Some(&content[..40])),
@@ -108,7 +108,7 @@ fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the
             }
             assert_eq!(world.phases().await, [], "{what}");
             fs::write(&file, "").unwrap();
-            assert_eq!(world.give_back(asked.id).await, GivenBack::Before, "{what}");
+            assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before, "{what}");
             passes(&world, what).await;
         }
     });
@@ -116,15 +116,15 @@ fn a_detached_permit_that_is_half_made_or_half_removed_is_none_and_goes_with_the
 
 #[test]
 fn a_permit_that_was_remembered_but_not_ended_is_given_back_again() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
         let done = world.path().join("done");
         fs::write(&done, format!("{:020} {}\n", 1, asked.id)).unwrap();
-        assert_eq!(world.phases().await, [Phase::Held]);
-        let waiting = world.waits(ask()).await;
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        assert_eq!(world.phases().await, [HolderState::Holding]);
+        let waiting = world.waits(request()).await;
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before);
         waiting.granted().await.release(PATIENCE).await.unwrap();
         passes(&world, "given back").await;
     });
@@ -132,12 +132,12 @@ fn a_permit_that_was_remembered_but_not_ended_is_given_back_again() {
 
 #[test]
 fn who_is_killed_while_it_remembers_spoils_no_other_memory() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let mut given = Vec::new();
         for _ in 0..70 {
             let asked = detached(HOUR);
             drop(world.granted(asked.clone()).await);
-            assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
+            assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
             given.push(asked.id);
         }
         // The next one has the place of the one that is the oldest now, the seventh.
@@ -149,21 +149,21 @@ fn who_is_killed_while_it_remembers_spoils_no_other_memory() {
             text[6 * line.len()..][..torn].copy_from_slice(&line.as_bytes()[..torn]);
             fs::write(&done, text).unwrap();
             for id in &given[7..] {
-                assert_eq!(world.give_back(*id).await, GivenBack::Before, "{torn} bytes");
+                assert_eq!(world.give_back(*id).await, ReleaseOutcome::Before, "{torn} bytes");
             }
         }
         // Nor does an unfinished first one.
         fs::write(&done, &line[..30]).unwrap();
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Now);
-        assert_eq!(world.give_back(asked.id).await, GivenBack::Before);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
+        assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Before);
     });
 }
 
 #[test]
-fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
-    World::run(async |world| {
+fn fifos_that_are_half_made_or_half_removed_have_no_owner() {
+    LocalWorld::run(async |world| {
         passes(&world, "the first").await;
         for letter in ['q', 'p', 's'] {
             let fifo = world.path().join(format!("{letter}.{:020}", 5));
@@ -191,18 +191,18 @@ fn fifos_that_are_half_made_or_half_removed_are_nobodys() {
 
 #[test]
 fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
-    World::run(async |world| {
-        let ask = || Ask { limit: 3, ..ask() };
+    LocalWorld::run(async |world| {
+        let request = || AcquireRequest { limit: 3, ..request() };
         let begin = Instant::now();
         for dead in [1, 2] {
             for _ in 0..dead {
-                drop(world.granted(ask()).await);
+                drop(world.granted(request()).await);
             }
             assert_eq!(world.files().len(), 1 + 2 * dead, "{:?}", world.files());
-            // Not while any process is in the middle of its end that may have had such a permit.
+            // Not while a process that may have had such a permit is still ending.
             while world.files() != ["mutex"] {
                 assert!(begin.elapsed() < PATIENCE, "{:?}", world.files());
-                world.granted(ask()).await.release(PATIENCE).await.unwrap();
+                world.granted(request()).await.release(PATIENCE).await.unwrap();
             }
         }
     });
@@ -210,15 +210,15 @@ fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
 
 #[test]
 fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
-    World::run(async |world| {
+    LocalWorld::run(async |world| {
         let asked = detached(HOUR);
         drop(world.granted(asked.clone()).await);
         let record = world.files().into_iter().find(|file| file.ends_with("json")).unwrap();
         let record = world.path().join(record);
         fs::remove_file(&record).unwrap();
-        // Cannot be opened, whoever we are.
+        // Cannot be opened, whichever user we are.
         std::os::unix::fs::symlink("/", &record).unwrap();
-        assert!(world.client().give_back(&name(), asked.id).await.is_err());
-        assert!(world.client().evict(&name(), asked.id, Eviction::Now).await.is_err());
+        assert!(world.client().release_detached(&name(), asked.id).await.is_err());
+        assert!(world.client().revoke(&name(), asked.id, Revocation::Forced).await.is_err());
     });
 }

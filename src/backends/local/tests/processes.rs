@@ -1,4 +1,4 @@
-//! What a permit has to do with the process that holds it: its threads, its runtime.
+//! How a permit depends on the process that holds it: its threads, its runtime.
 
 use std::fs::{self, File};
 
@@ -13,8 +13,8 @@ fn runtime() -> Runtime {
 
 #[test]
 fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for() {
-    World::run(async |world| {
-        drop(world.granted(ask()).await);
+    LocalWorld::run(async |world| {
+        drop(world.granted(request()).await);
         let path = world.path().join("mutex");
         let mutex = File::open(&path).unwrap();
         flock(&mutex, FlockOperation::LockExclusive).unwrap();
@@ -22,8 +22,8 @@ fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for()
             let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
             open.filter(|open| fs::read_link(open.path()).is_ok_and(|to| to == path)).count()
         };
-        let asking = world.asks(ask());
-        // Ours, that of the one who asks, and that of its thread.
+        let asking = world.asks(request());
+        // Ours, that of the client that asks, and that of its thread.
         while opened() < 3 {
             tokio::task::yield_now().await;
         }
@@ -35,22 +35,22 @@ fn a_granted_permit_leaves_no_thread_behind_also_when_the_mutex_was_waited_for()
 
 #[test]
 fn a_permit_outlives_the_runtime_in_which_it_was_granted() {
-    let world = World(TempDir::new().unwrap());
-    let asked = ask();
+    let world = LocalWorld(TempDir::new().unwrap());
+    let asked = request();
     let mut lease = runtime().block_on(async {
-        let (turn, _notices) = Turn::channel();
-        match world.client().acquire(&asked, &turn, Cancel::pair().1).await.unwrap() {
-            Acquired::Granted(lease) => lease,
+        let (progress, _notices) = ProgressSender::channel();
+        match world.client().acquire(&asked, &progress, CancelToken::pair().1).await.unwrap() {
+            Acquisition::Granted(lease) => lease,
             _ => panic!("not granted"),
         }
     });
     runtime().block_on(async {
-        let (lost, evicted) = tokio::join!(tokio::time::timeout(PATIENCE, lease.lost()), async {
+        let (lost, revoked) = tokio::join!(tokio::time::timeout(PATIENCE, lease.lost()), async {
             tokio::task::yield_now().await;
-            world.evict(asked.id, Eviction::Gently).await
+            world.revoke(asked.id, Revocation::Graceful).await
         });
-        assert!(evicted);
-        assert_eq!(lost.expect("hears of it").gone, Gone::NotYet);
+        assert!(revoked);
+        assert_eq!(lost.expect("hears of it").stage, LossStage::Revoking);
         lease.release(PATIENCE).await.unwrap();
     });
     assert_eq!(world.files(), ["mutex"]);

@@ -1,24 +1,26 @@
-//! What a client hears of its permit, and of the server.
+//! What a client learns about its permit, and about the server.
 
 use std::future::Future;
 
 use super::*;
+use crate::backends::finding::FindingKind;
 use crate::backends::redis::Redis;
 use crate::backends::{
-    Acquired, Ask, Backend, Cancel, Error, Eviction, Finding, Gone, Grade, Lease, Lost, Turn, Who,
+    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, ClientInfo, Error, Finding, Grade,
+    Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
 use crate::clock;
 
 const SOON: Duration = Duration::from_secs(5);
 
-impl World {
+impl RedisWorld {
     fn client(&self) -> Redis {
-        Redis::new(self.place()).unwrap()
+        Redis::new(self.config()).unwrap()
     }
 
-    fn examine(&self, place: Place) -> Vec<Finding> {
-        let client = Redis::new(place).unwrap();
-        self.runtime.block_on(async { client.examine().await.unwrap() })
+    fn examine(&self, config: RedisConfig) -> Vec<Finding> {
+        let client = Redis::new(config).unwrap();
+        self.runtime.block_on(async { client.diagnose().await.unwrap() })
     }
 
     /// How many clients wait on a list.
@@ -45,8 +47,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("soon")
 }
 
-fn an_ask() -> Ask {
-    Ask {
+fn an_ask() -> AcquireRequest {
+    AcquireRequest {
         name: "a".parse().unwrap(),
         id: Uuid::new_v4(),
         limit: 1,
@@ -54,82 +56,84 @@ fn an_ask() -> Ask {
         strict: false,
         min_hold: Duration::ZERO,
         nonblock: false,
-        who: serde_json::from_str::<Who>(WHO).unwrap(),
+        who: serde_json::from_str::<ClientInfo>(WHO).unwrap(),
     }
 }
 
-async fn acquired(client: &Redis, ask: &Ask) -> Result<Acquired, Error> {
-    let (turn, _notices) = Turn::channel();
-    let (_canceller, cancel) = Cancel::pair();
-    client.acquire(ask, &turn, cancel).await
+async fn acquired(client: &Redis, request: &AcquireRequest) -> Result<Acquisition, Error> {
+    let (progress, _notices) = ProgressSender::channel();
+    let (_canceller, cancel) = CancelToken::pair();
+    client.acquire(request, &progress, cancel).await
 }
 
 async fn granted(client: &Redis) -> Box<dyn Lease> {
     granted_as(client, &an_ask()).await
 }
 
-async fn granted_as(client: &Redis, ask: &Ask) -> Box<dyn Lease> {
-    match acquired(client, ask).await.unwrap() {
-        Acquired::Granted(lease) => lease,
-        Acquired::Busy | Acquired::Cancelled => panic!("not granted"),
+async fn granted_as(client: &Redis, request: &AcquireRequest) -> Box<dyn Lease> {
+    match acquired(client, request).await.unwrap() {
+        Acquisition::Granted(lease) => lease,
+        Acquisition::Busy | Acquisition::Cancelled => panic!("not granted"),
     }
 }
 
 #[test]
-fn a_holder_hears_at_once_that_it_was_evicted() {
-    for (how, expected) in [(Eviction::Gently, Gone::NotYet), (Eviction::Now, Gone::Before)] {
-        let world = World::new();
+fn a_holder_hears_at_once_that_it_was_revoked() {
+    for (how, expected) in
+        [(Revocation::Graceful, LossStage::Revoking), (Revocation::Forced, LossStage::Before)]
+    {
+        let world = RedisWorld::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             world.hears(&mut *lease).await;
-            assert!(client.evict(&world.name, lease.permit().id, how).await.unwrap());
-            let Lost { why, gone } = soon(lease.lost()).await;
+            assert!(client.revoke(&world.name, lease.permit().id, how).await.unwrap());
+            let Loss { reason: why, stage: gone } = soon(lease.lost()).await;
             assert_eq!(gone, expected);
-            assert!(why.contains("semrun release --force"), "{why}");
+            assert_eq!(why, LossReason::Revoked { now: how == Revocation::Forced });
         });
     }
 }
 
 #[test]
-fn who_has_just_been_evicted_at_once_knows_that_it_is_now() {
-    let world = World::new();
+fn who_has_just_been_revoked_at_once_knows_that_it_is_now() {
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
         let listened = tokio::time::timeout(Duration::from_millis(5_500), lease.lost()).await;
         assert!(listened.is_err(), "{listened:?}");
-        assert!(client.evict(&world.name, lease.permit().id, Eviction::Now).await.unwrap());
-        assert_eq!(soon(lease.lost()).await.gone, Gone::Now);
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Forced).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.stage, LossStage::Now);
     });
 }
 
 #[test]
-fn one_who_could_not_hear_that_it_was_evicted_asks_as_soon_as_it_can() {
-    for evicted in [false, true] {
-        let world = World::new();
+fn a_holder_that_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
+    for revoked in [false, true] {
+        let world = RedisWorld::new();
         let client = world.client();
         world.runtime.block_on(async {
             let mut lease = granted(&client).await;
             let id = lease.permit().id;
             world.hears(&mut *lease).await;
-            if evicted {
-                assert!(client.evict(&world.name, id, Eviction::Gently).await.unwrap());
-                assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet);
+            if revoked {
+                assert!(client.revoke(&world.name, id, Revocation::Graceful).await.unwrap());
+                assert_eq!(soon(lease.lost()).await.stage, LossStage::Revoking);
                 world.hears(&mut *lease).await;
             }
             // What it would be told is not there any more when it is connected again.
             world.write(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-            assert!(client.evict(&world.name, id, Eviction::Now).await.unwrap());
+            assert!(client.revoke(&world.name, id, Revocation::Forced).await.unwrap());
             world.write(&["DEL", &world.keys().wake(id)]);
-            assert_eq!(soon(lease.lost()).await.gone, Gone::Before);
+            assert_eq!(soon(lease.lost()).await.stage, LossStage::Before);
         });
     }
 }
 
 #[test]
 fn a_message_that_is_left_over_from_waiting_does_no_harm() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
@@ -146,7 +150,7 @@ fn a_message_that_is_left_over_from_waiting_does_no_harm() {
 
 #[test]
 fn a_short_command_has_one_connection() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     let connections =
         || world.server.ask::<String>(&["CLIENT", "LIST"]).lines().count().saturating_sub(1);
@@ -161,16 +165,16 @@ fn a_short_command_has_one_connection() {
 
 #[test]
 fn what_was_begun_is_asked_once_and_counts_from_then() {
-    let world = World::new();
+    let world = RedisWorld::new();
     // At first the server does not know the script; what is repeated then is no EVALSHA.
     for _ in 0..2 {
-        let (client, ask) = (world.client(), an_ask());
+        let (client, request) = (world.client(), an_ask());
         world.write(&["CONFIG", "RESETSTAT"]);
-        assert!(client.begin(&ask));
+        assert!(client.prefetch(&request));
         let begun = clock::now();
         world.runtime.block_on(async {
-            let lease = granted_as(&client, &ask).await;
-            assert!(lease.tenure().unwrap().borrow().since <= begun);
+            let lease = granted_as(&client, &request).await;
+            assert!(lease.validity().unwrap().borrow().since <= begun);
             lease.release(SOON).await.unwrap();
         });
         let stats: String = world.server.ask(&["INFO", "commandstats"]);
@@ -180,39 +184,41 @@ fn what_was_begun_is_asked_once_and_counts_from_then() {
 
 #[test]
 fn what_a_server_grants_that_may_forget_it_is_given_back() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     for begins in [true, false] {
-        let (client, ask) = (world.client(), an_ask());
-        assert!(!begins || client.begin(&ask));
-        let refused = world.runtime.block_on(acquired(&client, &ask));
-        assert!(refused.is_err_and(|error| error.what.contains("allkeys-lru")));
+        let (client, request) = (world.client(), an_ask());
+        assert!(!begins || client.prefetch(&request));
+        let refused = world.runtime.block_on(acquired(&client, &request));
+        let evicts = StoreError::Evicts { policy: "allkeys-lru".into() };
+        assert!(refused.is_err_and(|error| error.cause == evicts));
         assert!(world.look().holders.is_empty());
     }
 }
 
 #[test]
-fn a_server_that_lets_nobody_in_is_heard_saying_why() {
-    let world = World::new();
+fn a_server_that_refuses_clients_is_heard_saying_why() {
+    let world = RedisWorld::new();
     let mut only = world.server.connection();
     let mut say = |words: &[&str]| redis::cmd(words[0]).arg(&words[1..]).exec(&mut only).unwrap();
     say(&["CONFIG", "SET", "maxclients", "1"]);
     say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     // It says so and closes the connection before it was asked anything, or a little later.
     for attempt in 0..4 {
-        let (client, ask) = (world.client(), Ask { nonblock: true, ..an_ask() });
+        let (client, request) = (world.client(), AcquireRequest { nonblock: true, ..an_ask() });
         if attempt % 2 == 0 {
-            client.begin(&ask);
+            client.prefetch(&request);
         }
-        let refused = world.runtime.block_on(acquired(&client, &ask));
-        let what = refused.err().unwrap().what;
-        assert!(what.contains("max number of clients"), "{what}");
+        let refused = world.runtime.block_on(acquired(&client, &request));
+        let cause = refused.err().unwrap().cause;
+        let StoreError::Refused(text) = &cause else { panic!("{cause}") };
+        assert!(text.contains("max number of clients"), "{text}");
     }
 }
 
 #[test]
-fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
+fn what_was_not_asked_for_is_not_taken_for_the_next_answer() {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -226,12 +232,13 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
             });
         }
     });
-    let world = World::new();
-    let url = crate::backends::redis::place::Url::parse(&url).unwrap();
-    let client = Redis::new(Place { url, ..world.place() }).unwrap();
+    let world = RedisWorld::new();
+    let url = crate::backends::redis::config::RedisUrl::parse(&url).unwrap();
+    let client = Redis::new(RedisConfig { url, ..world.config() }).unwrap();
     world.runtime.block_on(async {
         for _ in 0..3 {
-            let answer: String = client.shared.connection.ask(&redis::cmd("PING")).await.unwrap();
+            let answer: String =
+                client.server.connection.request(&redis::cmd("PING")).await.unwrap();
             assert_eq!(answer, "ours");
         }
     });
@@ -239,7 +246,7 @@ fn what_nobody_asked_for_is_not_taken_for_the_next_answer() {
 
 #[test]
 fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.runtime.block_on(async {
         granted(&client).await.release(SOON).await.unwrap();
@@ -254,7 +261,7 @@ fn an_idle_semaphore_is_known_as_long_as_its_limit_is_pinned() {
 
 #[test]
 fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_hides_nothing() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     world.write(&["SET", "p-other", "text"]);
     world.write(&["HSET", "{p-other}:queue", "pin", "1"]);
@@ -269,9 +276,10 @@ fn keys_of_other_programs_are_no_semaphores_and_what_is_broken_hides_nothing() {
         world.write(&["SET", "{p-broken}:grants", "text"]);
         let [whole, broken] = &client.observe_all().await.unwrap()[..] else { panic!("two") };
         assert_eq!((broken.name.as_str(), &whole.name, &whole.odd), ("broken", &world.name, &None));
-        assert!(broken.odd.as_ref().is_some_and(|odd| odd.contains("not a semaphore")));
-        let error = client.observe(&broken.name).await.unwrap_err().to_string();
-        assert!(error.contains("'broken'") && error.contains("not a semaphore"), "{error}");
+        assert_eq!(broken.odd, Some(StoreError::NotASemaphore));
+        let error = client.observe(&broken.name).await.unwrap_err();
+        assert_eq!(error.attempt.as_deref(), Some(&Attempt::Look(broken.name.clone())));
+        assert_eq!(error.cause, StoreError::NotASemaphore);
     });
 }
 
@@ -281,15 +289,15 @@ fn grade(findings: &[Finding], topic: &str) -> Option<Grade> {
 
 #[test]
 fn a_server_is_examined() {
-    let world = World::new();
-    let findings = world.examine(world.place());
-    assert!(findings[0].text.contains("edis ") || findings[0].text.contains("alkey "));
+    let world = RedisWorld::new();
+    let findings = world.examine(world.config());
+    assert!(matches!(findings[0].what, FindingKind::Redis { .. }), "{findings:#?}");
     for (topic, expected) in [
-        ("server", Some(Grade::Good)),
-        ("eviction", Some(Grade::Good)),
-        ("clock", Some(Grade::Good)),
-        ("persistence", Some(Grade::Doubtful)),
-        ("quarantine", Some(Grade::Doubtful)),
+        ("server", Some(Grade::Ok)),
+        ("eviction", Some(Grade::Ok)),
+        ("clock", Some(Grade::Ok)),
+        ("persistence", Some(Grade::Warning)),
+        ("quarantine", Some(Grade::Warning)),
         ("role", None),
         ("memory", None),
         ("disk", None),
@@ -298,27 +306,27 @@ fn a_server_is_examined() {
         assert_eq!(grade(&findings, topic), expected, "{topic}: {findings:#?}");
     }
     world.write(&["CONFIG", "SET", "appendonly", "yes"]);
-    assert_eq!(grade(&world.examine(world.place()), "persistence"), Some(Grade::Good));
+    assert_eq!(grade(&world.examine(world.config()), "persistence"), Some(Grade::Ok));
     world.write(&["CONFIG", "SET", "maxmemory", "1gb"]);
     world.write(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    assert_eq!(grade(&world.examine(world.place()), "eviction"), Some(Grade::Bad));
-    let place = Place { allow_eviction: true, ..world.place() };
-    assert_eq!(grade(&world.examine(place), "eviction"), Some(Grade::Doubtful));
+    assert_eq!(grade(&world.examine(world.config()), "eviction"), Some(Grade::Error));
+    let config = RedisConfig { allow_eviction: true, ..world.config() };
+    assert_eq!(grade(&world.examine(config), "eviction"), Some(Grade::Warning));
     world.write(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(grade(&world.examine(world.place()), "role"), Some(Grade::Bad));
+    assert_eq!(grade(&world.examine(world.config()), "role"), Some(Grade::Error));
 }
 
 #[test]
 fn a_server_that_does_not_tell_all_is_examined_as_far_as_it_goes() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-config"]);
-    let findings = world.examine(world.place());
-    assert_eq!(grade(&findings, "persistence"), Some(Grade::Doubtful));
+    let findings = world.examine(world.config());
+    assert_eq!(grade(&findings, "persistence"), Some(Grade::Warning));
     world.write(&["ACL", "SETUSER", "default", "-info"]);
-    let findings = world.examine(world.place());
+    let findings = world.examine(world.config());
     let [server, clock] = &findings[..] else { panic!("{findings:#?}") };
-    assert_eq!((server.grade, clock.grade), (Grade::Doubtful, Grade::Good));
-    assert!(server.text.contains("+info"), "{server:?}");
+    assert_eq!((server.grade, clock.grade), (Grade::Warning, Grade::Ok));
+    assert_eq!(server.what, FindingKind::NoInfo);
 }
 
 #[test]
@@ -326,7 +334,7 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
     let page = include_str!("../../../../docs/redis.md");
     let rules = page.split_once("An ACL needs").unwrap().1.split_once('.').unwrap().0;
     let allowed = rules.split(['`', ' ', '\n', ',']).filter(|word| word.starts_with('+'));
-    let world = World::new();
+    let world = RedisWorld::new();
     let client = world.client();
     let mut user = vec!["ACL", "SETUSER", "default", "resetkeys", "~p-*", "~{p-*}*", "-@all"];
     user.extend(allowed);
@@ -337,10 +345,10 @@ fn the_documented_rules_for_an_acl_allow_all_that_is_needed() {
         let held = tokio::time::timeout(Duration::from_millis(1_500), lease.lost()).await;
         assert!(held.is_err(), "{held:?}");
         assert_eq!(client.observe_all().await.unwrap().len(), 1);
-        assert!(client.evict(&world.name, lease.permit().id, Eviction::Gently).await.unwrap());
-        assert_eq!(soon(lease.lost()).await.gone, Gone::NotYet, "it may listen");
+        assert!(client.revoke(&world.name, lease.permit().id, Revocation::Graceful).await.unwrap());
+        assert_eq!(soon(lease.lost()).await.stage, LossStage::Revoking, "it may listen");
         lease.release(SOON).await.unwrap();
         client.set_limit(&world.name, None).await.unwrap();
-        client.examine().await.unwrap();
+        client.diagnose().await.unwrap();
     });
 }

@@ -1,33 +1,33 @@
-//! Permits that outlive their process, stay taken after it or are taken from it, and pinned limits.
+//! Permits that outlive their process, stay taken after it or are revoked, and pinned limits.
 
 use super::*;
-use crate::backends::Phase;
+use crate::backends::HolderState;
 
 const DETACHED: &str = r#"{"label":"job","host":"here","pid":1,"user":"me","detached":true}"#;
 const FOREIGN: u128 = 0x3333_3333_3333_4333_8333_3333_3333_3333;
 const HOLD: Duration = Duration::from_mins(1);
 const MINUTE: i64 = 60_000;
 
-impl World {
+impl RedisWorld {
     fn holds(&self, who: u128, hold: Duration) -> Reply {
-        self.call(&Call { hold, ..call(Operation::Ask, who) })
+        self.call(&Request { hold, ..call(Operation::Ask, who) })
     }
 
     fn detached(&self, who: u128) -> Reply {
-        self.call(&Call { who: DETACHED, ..call(Operation::Ask, who) })
+        self.call(&Request { who: DETACHED, ..call(Operation::Ask, who) })
     }
 
-    fn does(&self, operation: Operation, who: u128) -> Status {
+    fn does(&self, operation: Operation, who: u128) -> ReplyStatus {
         self.call(&call(operation, who)).status
     }
 
     fn pin(&self, limit: u32) -> Reply {
-        self.call(&Call { limit, ..call(Operation::Limit, 0) })
+        self.call(&Request { limit, ..call(Operation::Limit, 0) })
     }
 
     /// What is left, and how it is held.
-    fn left(&self, who: u128) -> Option<(Phase, i64)> {
-        let phase = self.look().holder(id(who))?.phase();
+    fn left(&self, who: u128) -> Option<(HolderState, i64)> {
+        let phase = self.look().holder(id(who))?.state();
         Some((phase, self.expiry(who)? - self.now()))
     }
 
@@ -48,13 +48,13 @@ impl World {
         self.remembers("last", self.now() + ahead);
     }
 
-    /// As if that much time had gone by since anybody called.
+    /// As if that much time had gone by since the last call.
     fn was_idle(&self, who: u128, time: i64) {
         self.was_ahead(who, -time);
     }
 }
 
-fn about(found: Option<(Phase, i64)>, phase: Phase, left: i64) {
+fn about(found: Option<(HolderState, i64)>, phase: HolderState, left: i64) {
     let (found, ms) = found.expect("it is held");
     assert_eq!(found, phase);
     assert!((left - 2_000..=left).contains(&ms), "{ms} ms left, not {left}");
@@ -62,116 +62,122 @@ fn about(found: Option<(Phase, i64)>, phase: Phase, left: i64) {
 
 #[test]
 fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
-    let world = World::new();
+    let world = RedisWorld::new();
     assert_eq!(world.holds(1, HOLD / 6).hold, HOLD / 6);
-    about(world.left(1), Phase::Held, 30_000);
-    world.ask(2);
+    about(world.left(1), HolderState::Holding, 30_000);
+    world.request(2);
     for _ in 0..2 {
-        assert_eq!(world.release(1).status, Status::Gone);
-        about(world.left(1), Phase::Kept, 10_000);
-        assert_eq!((world.renew(1).status, world.ask(1).status), (Status::Gone, Status::Gone));
+        assert_eq!(world.release(1).status, ReplyStatus::Gone);
+        about(world.left(1), HolderState::MinHold, 10_000);
+        assert_eq!(
+            (world.renew(1).status, world.request(1).status),
+            (ReplyStatus::Gone, ReplyStatus::Gone)
+        );
     }
     assert_eq!(world.woken(2)[0], "again");
-    assert!(world.ask(2).next.is_some_and(|next| next <= HOLD / 6));
-    // However long one may remember who has ended.
+    assert!(world.request(2).next.is_some_and(|next| next <= HOLD / 6));
+    // Even after the ended clients are forgotten.
     world.write(&["DEL", "{p-a}:done"]);
-    assert_eq!((world.renew(1).status, world.ask(1).status), (Status::Gone, Status::Gone));
+    assert_eq!(
+        (world.renew(1).status, world.request(1).status),
+        (ReplyStatus::Gone, ReplyStatus::Gone)
+    );
     world.was_idle(1, 10_000);
-    assert_eq!(world.ask(2).status, Status::Held);
+    assert_eq!(world.request(2).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn a_permit_that_nobody_has_used_is_not_kept() {
-    let world = World::new();
+fn a_permit_that_was_never_used_is_not_kept() {
+    let world = RedisWorld::new();
     world.holds(1, HOLD);
     world.does(Operation::Leave, 1);
     assert_eq!(world.left(1), None);
-    world.ask(2);
+    world.request(2);
     world.holds(3, HOLD);
     world.release(2);
-    about(world.left(3), Phase::Held, 5_000);
-    assert_eq!(world.release(3).status, Status::Gone);
+    about(world.left(3), HolderState::Holding, 5_000);
+    assert_eq!(world.release(3).status, ReplyStatus::Gone);
     assert_eq!(world.left(3), None, "it was granted, and never knew");
 }
 
 #[test]
 fn a_clock_that_went_back_leaves_of_a_hold_what_was_left() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.holds(1, HOLD);
     world.was_ahead(1, 60 * MINUTE);
-    world.ask(2);
-    about(world.left(1), Phase::Held, MINUTE);
+    world.request(2);
+    about(world.left(1), HolderState::Holding, MINUTE);
     world.release(1);
     world.was_ahead(1, 60 * MINUTE);
-    world.ask(2);
-    about(world.left(1), Phase::Kept, MINUTE);
+    world.request(2);
+    about(world.left(1), HolderState::MinHold, MINUTE);
     assert!(world.call(&call(Operation::Ask, 2)).paused.is_none());
 }
 
 #[test]
 fn a_clock_that_leapt_to_just_before_the_end_of_a_lease_leaves_its_holder_the_time_to_renew() {
-    let world = World::new();
-    world.ask(1);
-    world.ask(2);
+    let world = RedisWorld::new();
+    world.request(1);
+    world.request(2);
     let now = world.now();
     world.remembers("last", now - 19_000);
     world.write(&["ZADD", "p-a", &(now + 100).to_string(), &id(1).to_string()]);
-    let waiting = world.ask(2);
-    // Others are not kept from what is free.
-    assert_eq!((waiting.status, waiting.paused), (Status::Queued, None));
+    let waiting = world.request(2);
+    // Other clients are not kept from free permits.
+    assert_eq!((waiting.status, waiting.paused), (ReplyStatus::Waiting, None));
     let left = Duration::from_millis((world.expiry(1).unwrap() - world.now()).cast_unsigned());
     assert!(left <= TTL / 2 && left > TTL / 4, "{left:?}");
-    // One that renews in time anyway ends when it ended.
+    // A holder that renews in time keeps the old end.
     world.remembers("last", world.now() - 19_000);
     let ends = world.now() + 25_000;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(1).to_string()]);
-    world.ask(2);
+    world.request(2);
     assert_eq!(world.expiry(1), Some(ends));
 }
 
 #[test]
 fn after_a_leap_only_those_are_waited_for_who_may_still_be_there() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.holds(1, HOLD);
     world.release(1);
     world.was_idle(1, MINUTE);
-    assert_eq!(world.ask(2).status, Status::Held, "nobody uses what is kept");
-    assert_eq!(world.does(Operation::Evict, 2), Status::Evicted);
+    assert_eq!(world.request(2).status, ReplyStatus::Holding, "no client uses what is kept");
+    assert_eq!(world.does(Operation::Revoke, 2), ReplyStatus::Revoked);
     world.was_idle(2, 10 * MINUTE);
     // It was to end with its lease.
     let ends = world.now() - 9 * MINUTE;
     world.write(&["ZADD", "p-a", &ends.to_string(), &id(2).to_string()]);
-    let paused = world.ask(3).paused.unwrap();
+    let paused = world.request(3).paused.unwrap();
     assert!(paused <= TTL && paused > TTL / 2, "{paused:?}");
-    assert_eq!(world.renew(2).status, Status::Evicted);
-    assert_eq!(world.release(2).status, Status::Gone);
+    assert_eq!(world.renew(2).status, ReplyStatus::Revoked);
+    assert_eq!(world.release(2).status, ReplyStatus::Gone);
     world.remembers("pause", 0);
-    assert_eq!(world.ask(3).status, Status::Held);
+    assert_eq!(world.request(3).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn a_holder_that_was_forgotten_brings_back_what_is_left_of_its_hold_and_no_pinned_limit() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.pin(7);
-    let granted = world.ask(1);
+    let granted = world.request(1);
     assert_eq!((granted.limit, granted.pinned, granted.agreed), (7, true, 1));
     world.write(&["FLUSHALL"]);
-    let renews = Call {
+    let renews = Request {
         limit: granted.agreed,
         token: granted.token,
         hold: HOLD,
         ..call(Operation::Renew, 1)
     };
     let renewed = world.call(&renews);
-    assert_eq!((renewed.status, renewed.limit, renewed.pinned), (Status::Held, 1, false));
-    world.call(&Call { hold: Duration::ZERO, ..renews });
+    assert_eq!((renewed.status, renewed.limit, renewed.pinned), (ReplyStatus::Holding, 1, false));
+    world.call(&Request { hold: Duration::ZERO, ..renews });
     world.release(1);
-    about(world.left(1), Phase::Kept, MINUTE);
+    about(world.left(1), HolderState::MinHold, MINUTE);
 }
 
 #[test]
 fn a_hold_outlives_the_day_after_which_everything_goes() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.holds(1, Duration::from_hours(72));
     world.release(1);
     for key in ["p-a", "{p-a}:grants", "{p-a}:state"] {
@@ -185,48 +191,48 @@ fn a_hold_outlives_the_day_after_which_everything_goes() {
 
 #[test]
 fn only_a_permit_that_outlives_its_process_is_taken_up_and_returned() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let trick = r#"{"label":",\"detached\":true","host":"h","pid":1,"user":"u"}"#;
-    world.call(&Call { who: trick, ..call(Operation::Ask, 1) });
-    assert_eq!(world.does(Operation::Attach, 1), Status::Gone);
-    assert_eq!(world.does(Operation::Return, 1), Status::Gone);
-    about(world.left(1), Phase::Held, 30_000);
+    world.call(&Request { who: trick, ..call(Operation::Ask, 1) });
+    assert_eq!(world.does(Operation::Attach, 1), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::Return, 1), ReplyStatus::Gone);
+    about(world.left(1), HolderState::Holding, 30_000);
     world.release(1);
     let token = world.detached(2).token;
     let attached = world.call(&call(Operation::Attach, 2));
-    assert_eq!((attached.status, attached.token), (Status::Held, token));
+    assert_eq!((attached.status, attached.token), (ReplyStatus::Holding, token));
     assert!(attached.whose.is_some_and(|record| record.who.detached));
-    world.ask(3);
-    assert_eq!(world.does(Operation::Attach, 3), Status::Gone, "it waits");
-    assert_eq!(world.does(Operation::Return, 2), Status::Returned);
-    assert_eq!(world.does(Operation::Return, 2), Status::Done);
-    assert_eq!(world.woken(2), ["again"], "whoever renews it has reason to");
-    assert_eq!(world.ask(3).status, Status::Held);
+    world.request(3);
+    assert_eq!(world.does(Operation::Attach, 3), ReplyStatus::Gone, "it waits");
+    assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Returned);
+    assert_eq!(world.does(Operation::Return, 2), ReplyStatus::Done);
+    assert_eq!(world.woken(2), ["again"], "a process that renews it has reason to");
+    assert_eq!(world.request(3).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn returning_what_is_not_known_is_not_remembered() {
-    let world = World::new();
-    assert_eq!(world.does(Operation::Return, 1), Status::Gone);
-    assert_eq!(world.does(Operation::Attach, 1), Status::Gone);
-    assert_eq!(world.does(Operation::Evict, 1), Status::Gone);
-    assert_eq!(world.does(Operation::Remove, 1), Status::Gone);
+    let world = RedisWorld::new();
+    assert_eq!(world.does(Operation::Return, 1), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::Attach, 1), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Gone);
+    assert_eq!(world.does(Operation::Remove, 1), ReplyStatus::Gone);
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
-    assert_eq!(world.detached(1).status, Status::Held);
+    assert_eq!(world.detached(1).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn what_was_evicted_is_not_kept_and_never_comes_back() {
-    let world = World::new();
-    for operation in [Operation::Evict, Operation::Remove] {
-        let who = if operation == Operation::Evict { 1 } else { 2 };
+fn what_was_revoked_is_not_kept_and_never_comes_back() {
+    let world = RedisWorld::new();
+    for operation in [Operation::Revoke, Operation::Remove] {
+        let who = if operation == Operation::Revoke { 1 } else { 2 };
         let token = world.holds(who, HOLD).token;
-        assert_eq!(world.does(operation, who), Status::Evicted);
-        if operation == Operation::Evict {
-            about(world.left(who), Phase::Evicted, 30_000);
-            assert_eq!((world.renew(who).status, world.ask(who).status), {
-                (Status::Evicted, Status::Gone)
+        assert_eq!(world.does(operation, who), ReplyStatus::Revoked);
+        if operation == Operation::Revoke {
+            about(world.left(who), HolderState::Revoking, 30_000);
+            assert_eq!((world.renew(who).status, world.request(who).status), {
+                (ReplyStatus::Revoked, ReplyStatus::Gone)
             });
             assert_eq!(world.woken(who), ["gently"]);
             // Its lease ends.
@@ -234,99 +240,100 @@ fn what_was_evicted_is_not_kept_and_never_comes_back() {
         } else {
             assert_eq!(world.woken(who), ["now"]);
         }
-        world.ask(9);
+        world.request(9);
         assert_eq!(world.left(who), None);
         world.remembers("pause", world.now() + MINUTE);
-        let late = Call { token, ..call(Operation::Renew, who) };
-        assert_eq!(world.call(&late).status, Status::Gone);
-        assert_eq!(world.ask(who).status, Status::Gone);
-        assert_eq!(world.does(Operation::Return, who), Status::Gone, "nobody gave it back");
-        assert_eq!(world.does(operation, who), Status::Done);
+        let late = Request { token, ..call(Operation::Renew, who) };
+        assert_eq!(world.call(&late).status, ReplyStatus::Gone);
+        assert_eq!(world.request(who).status, ReplyStatus::Gone);
+        assert_eq!(world.does(Operation::Return, who), ReplyStatus::Gone, "it was not given back");
+        assert_eq!(world.does(operation, who), ReplyStatus::Done);
         world.remembers("pause", 0);
         world.release(9);
     }
 }
 
 #[test]
-fn a_hold_alone_keeps_nothing_that_is_evicted() {
-    let world = World::new();
-    world.call(&Call { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
+fn a_hold_alone_keeps_nothing_that_is_revoked() {
+    let world = RedisWorld::new();
+    world.call(&Request { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    assert_eq!(world.renew(1).status, Status::Held, "nobody else has it");
+    assert_eq!(world.renew(1).status, ReplyStatus::Holding, "no other client has it");
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
-    about(world.left(1), Phase::Held, 52_000);
-    assert_eq!(world.does(Operation::Evict, 1), Status::Evicted);
+    about(world.left(1), HolderState::Holding, 52_000);
+    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Revoked);
     assert_eq!(world.left(1), None);
 }
 
 #[test]
-fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_evicted() {
-    let world = World::new();
-    world.call(&Call { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
-    assert!(world.ask(2).next.is_some_and(|next| next > HOLD / 2));
-    assert_eq!(world.does(Operation::Evict, 1), Status::Evicted);
+fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_revoked() {
+    let world = RedisWorld::new();
+    world.call(&Request { ttl: TTL / 10, hold: HOLD, ..call(Operation::Ask, 1) });
+    assert!(world.request(2).next.is_some_and(|next| next > HOLD / 2));
+    assert_eq!(world.does(Operation::Revoke, 1), ReplyStatus::Revoked);
     assert_eq!(world.woken(2), ["again"]);
-    assert!(world.ask(2).next.is_some_and(|next| next <= TTL / 10));
+    assert!(world.request(2).next.is_some_and(|next| next <= TTL / 10));
 }
 
 #[test]
 fn a_foreign_permit_is_only_taken_at_once() {
-    let world = World::new();
+    let world = RedisWorld::new();
     let ends = (world.now() + MINUTE).to_string();
     world.write(&["ZADD", "p-a", &ends, &id(FOREIGN).to_string()]);
-    world.ask(1);
-    assert_eq!(world.does(Operation::Evict, FOREIGN), Status::Evicted);
-    assert_eq!(world.ask(1).status, Status::Queued);
-    assert_eq!(world.does(Operation::Remove, FOREIGN), Status::Evicted);
-    assert_eq!(world.ask(1).status, Status::Held);
+    world.request(1);
+    assert_eq!(world.does(Operation::Revoke, FOREIGN), ReplyStatus::Revoked);
+    assert_eq!(world.request(1).status, ReplyStatus::Waiting);
+    assert_eq!(world.does(Operation::Remove, FOREIGN), ReplyStatus::Revoked);
+    assert_eq!(world.request(1).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn whoever_is_evicted_before_it_knows_of_its_permit_holds_nobody_up() {
-    let world = World::new();
-    world.ask(1);
-    world.ask(2);
-    world.ask(3);
+fn a_waiter_revoked_before_it_knows_of_its_permit_holds_no_other_up() {
+    let world = RedisWorld::new();
+    world.request(1);
+    world.request(2);
+    world.request(3);
     world.release(1);
-    assert_eq!(world.does(Operation::Evict, 2), Status::Evicted);
-    assert_eq!(world.ask(2).status, Status::Gone);
-    assert_eq!(world.ask(3).status, Status::Held);
+    assert_eq!(world.does(Operation::Revoke, 2), ReplyStatus::Revoked);
+    assert_eq!(world.request(2).status, ReplyStatus::Gone);
+    assert_eq!(world.request(3).status, ReplyStatus::Holding);
     // What others do in its name does not say that a waiter knows of its permit.
-    world.ask(4);
+    world.request(4);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(3).to_string()]);
-    assert_eq!(world.does(Operation::Evict, 4), Status::Gone);
-    about(world.left(4), Phase::Held, 5_000);
+    assert_eq!(world.does(Operation::Revoke, 4), ReplyStatus::Gone);
+    about(world.left(4), HolderState::Holding, 5_000);
 }
 
 #[test]
-fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_nobody() {
-    let world = World::new();
+fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_no_client() {
+    let world = RedisWorld::new();
     world.pin(3);
     let fields: Vec<String> = world.server.ask(&["HKEYS", "{p-a}:state"]);
     assert_eq!(fields, ["pin"], "a server that has forgotten its permits must not look otherwise");
     let lasts = || world.server.ask::<i64>(&["PTTL", "{p-a}:state"]) == -1;
     assert!(lasts());
-    world.ask(1);
+    world.request(1);
     world.release(1);
     assert!(lasts());
     let snapshot = world.look();
     assert_eq!((snapshot.limit, snapshot.pinned), (Some(3), true));
     world.pin(0);
     assert!(!lasts());
-    assert_eq!(world.look(), Snapshot::unused(&world.name));
+    let looked = world.look();
+    assert_eq!(looked, Snapshot { known: looked.known, ..Snapshot::unused(&world.name) });
 }
 
 #[test]
 fn one_that_ended_unseen_and_whose_place_a_stranger_took_is_forgotten() {
-    let world = World::new();
-    world.ask(1);
+    let world = RedisWorld::new();
+    world.request(1);
     // PassBuddy has cleared it away, and its own member is there instead.
     world.remembers("soonest", world.now() - 1);
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
-    let granted = world.call(&Call { limit: 2, ..call(Operation::Ask, 2) });
-    assert_eq!((granted.status, granted.limit, granted.foreign), (Status::Held, 2, 1));
+    let granted = world.call(&Request { limit: 2, ..call(Operation::Ask, 2) });
+    assert_eq!((granted.status, granted.limit, granted.foreign), (ReplyStatus::Holding, 2, 1));
 }

@@ -3,13 +3,13 @@
 use rustix::process::Signal;
 
 use super::*;
+use crate::backends::StoreError;
 use crate::backends::Withheld;
-use crate::backends::trouble::{Trouble, TroubleKind};
 
 const LONG: Duration = Duration::from_secs(20);
 
-impl World {
-    fn tried(&self, call: &Call<'_>) -> Result<Reply, Trouble> {
+impl RedisWorld {
+    fn tried(&self, call: &Request<'_>) -> Result<Reply, StoreError> {
         let keys = self.keys();
         self.runtime.block_on(async { self.connection().call(&keys, call).await })
     }
@@ -21,7 +21,7 @@ impl World {
     }
 
     fn follow(&self, other: &Self) {
-        let url = crate::backends::redis::place::Url::parse(&other.server.url()).unwrap();
+        let url = crate::backends::redis::config::RedisUrl::parse(&other.server.url()).unwrap();
         let redis::ConnectionAddr::Tcp(host, port) = url.info().addr() else { panic!("no port") };
         self.write(&["REPLICAOF", host, &port.to_string()]);
         until(|| self.info("master_link_status") == "up" && in_step(other) > 0);
@@ -48,21 +48,20 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn in_step(world: &World) -> usize {
+fn in_step(world: &RedisWorld) -> usize {
     let info: String = world.server.ask(&["INFO", "replication"]);
     info.lines().filter(|line| line.contains("state=online") && line.contains("lag=0")).count()
 }
 
-fn with_replicas(operation: Operation, who: u128, replicas: u32) -> Call<'static> {
-    Call { replicas, ..call(operation, who) }
+fn with_replicas(operation: Operation, who: u128, replicas: u32) -> Request<'static> {
+    Request { replicas, ..call(operation, who) }
 }
 
-fn too_few(answer: &Result<Reply, Trouble>) -> Option<(u32, u32)> {
+fn too_few(answer: &Result<Reply, StoreError>) -> Option<(u32, u32)> {
     match answer {
-        Err(Trouble {
-            kind: TroubleKind::Withheld(Withheld::Replicas { in_step, needed }),
-            ..
-        }) => Some((*in_step, *needed)),
+        Err(StoreError::Withheld(Withheld::Replicas { in_step, needed })) => {
+            Some((*in_step, *needed))
+        }
         _ => None,
     }
 }
@@ -70,14 +69,14 @@ fn too_few(answer: &Result<Reply, Trouble>) -> Option<(u32, u32)> {
 #[test]
 fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     use Operation::{Ask, Limit, Release, Renew};
-    let (world, replica) = (World::new(), World::new());
+    let (world, replica) = (RedisWorld::new(), RedisWorld::new());
     assert_eq!(too_few(&world.tried(&with_replicas(Ask, 1, 1))), Some((0, 1)));
     assert_eq!(world.look(), Snapshot::unused(&world.name), "nothing was written");
     replica.follow(&world);
-    assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, Status::Held);
-    // Who asks for fewer is under the same rule, and learns it.
+    assert_eq!(world.call(&with_replicas(Ask, 1, 1)).status, ReplyStatus::Holding);
+    // A client that asks for fewer is under the same rule, and learns it.
     let queued = world.call(&with_replicas(Ask, 2, 0));
-    assert_eq!((queued.status, queued.replicas), (Status::Queued, 1));
+    assert_eq!((queued.status, queued.replicas), (ReplyStatus::Waiting, 1));
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     for call in [with_replicas(Renew, 1, 0), with_replicas(Ask, 2, 0), with_replicas(Limit, 0, 0)] {
@@ -87,29 +86,37 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     assert_eq!(seen.withheld, Some(Withheld::Replicas { in_step: 0, needed: 1 }));
     assert!(seen.full(9) && seen.holders.len() == 1 && seen.waiters.len() == 1);
     // What is given back is not granted here, where it may not count any more.
-    assert_eq!(world.call(&with_replicas(Release, 1, 0)).status, Status::Gone);
+    assert_eq!(world.call(&with_replicas(Release, 1, 0)).status, ReplyStatus::Gone);
     assert_eq!((world.look().holders.len(), world.look().waiters.len()), (0, 1));
     replica.follow(&world);
-    assert_eq!(world.call(&with_replicas(Ask, 2, 0)).status, Status::Held);
+    // On a busy machine the replica may be late to say that it is there.
+    until(|| {
+        let (keys, asks) = (world.keys(), with_replicas(Ask, 2, 0));
+        let asked = async { world.connection().call(&keys, &asks).await };
+        world.runtime.block_on(asked).is_ok_and(|reply| reply.status == ReplyStatus::Holding)
+    });
     world.call(&with_replicas(Release, 2, 0));
-    // Idle, it belongs to who comes next.
+    // Idle, it takes the terms of the next client.
     replica.write(&["REPLICAOF", "NO", "ONE"]);
     until(|| in_step(&world) == 0);
     let granted = world.call(&with_replicas(Ask, 3, 0));
-    assert_eq!((granted.status, granted.replicas), (Status::Held, 0));
+    assert_eq!((granted.status, granted.replicas), (ReplyStatus::Holding, 0));
 }
 
 #[test]
 fn a_server_that_thaws_and_counts_a_replica_that_has_gone_convinces_no_one() {
-    let (world, replica) = (World::new(), World::new());
+    let (world, replica) = (RedisWorld::new(), RedisWorld::new());
     replica.follow(&world);
     // What the replica said last is only read now; sometimes it shows that it has gone before the call.
     let (keys, connection) = (world.keys(), world.connection());
     let called =
-        |call: &Call<'_>| world.runtime.block_on(async { connection.call(&keys, call).await });
+        |call: &Request<'_>| world.runtime.block_on(async { connection.call(&keys, call).await });
     for round in 0..4 {
         let call = |operation| with_replicas(operation, round, 1);
-        assert_eq!(called(&call(Operation::Ask)).unwrap().status, Status::Held);
+        // On a busy machine the replica may confirm too late once; asking again is harmless.
+        until(|| {
+            called(&call(Operation::Ask)).is_ok_and(|reply| reply.status == ReplyStatus::Holding)
+        });
         world.server.signal(Signal::STOP);
         // It goes on saying that it is there, once a second.
         std::thread::sleep(Duration::from_millis(2_100));
@@ -125,13 +132,13 @@ fn a_server_that_thaws_and_counts_a_replica_that_has_gone_convinces_no_one() {
         });
         assert_eq!(too_few(&renews), Some((0, 1)), "{round}");
         replica.follow(&world);
-        called(&call(Operation::Release)).unwrap();
+        until(|| called(&call(Operation::Release)).is_ok());
     }
 }
 
 #[test]
 fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
-    let (world, replica) = (World::new(), World::new());
+    let (world, replica) = (RedisWorld::new(), RedisWorld::new());
     replica.follow(&world);
     world.call(&with_replicas(Operation::Ask, 1, 1));
     replica.write(&["REPLICAOF", "NO", "ONE"]);
@@ -141,59 +148,59 @@ fn a_lease_that_ends_while_replicas_are_missing_is_not_passed_on() {
     world.call(&with_replicas(Operation::Leave, 2, 0));
     assert_eq!(too_few(&world.tried(&with_replicas(Operation::Ask, 3, 0))), Some((0, 1)));
     assert_eq!(world.look().holders.len(), 1);
-    // Unless somebody says that it is not.
-    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, Status::Evicted);
-    assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, Status::Held);
+    // Unless an operator revokes it.
+    assert_eq!(world.call(&with_replicas(Operation::Remove, 1, 0)).status, ReplyStatus::Revoked);
+    assert_eq!(world.call(&with_replicas(Operation::Ask, 3, 0)).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn a_promoted_server_grants_nothing_of_a_name_that_it_does_not_know_for_a_lease() {
-    let world = World::promoted();
+    let world = RedisWorld::promoted();
     let quarantine = Some(Duration::from_mins(5));
-    let asks = |who| Call { quarantine, ..call(Operation::Ask, who) };
+    let asks = |who| Request { quarantine, ..call(Operation::Ask, who) };
     // It has not been up for longer than that.
     let waiting = world.call(&asks(1));
     assert!(waiting.paused.is_some_and(|left| left > TTL), "{waiting:?}");
     let seen = world.look().withheld.and_then(Withheld::left);
     assert!(seen.is_some_and(|left| left > TTL), "{seen:?}");
     let quarantine = Some(TTL);
-    let asks = |who| Call { quarantine, ttl: TTL / 2, ..call(Operation::Ask, who) };
+    let asks = |who| Request { quarantine, ttl: TTL / 2, ..call(Operation::Ask, who) };
     let at: i64 = world.record("with:0").unwrap().parse().unwrap();
     assert!((0..=10_000).contains(&(world.now() - at)));
     let ttl: i64 = world.server.ask(&["TTL", "{p-}:server"]);
     assert_eq!(ttl, -1, "it does not expire");
     // A while later, of another name.
-    let later = World { name: "b".parse().unwrap(), ..world };
+    let later = RedisWorld { name: "b".parse().unwrap(), ..world };
     later.write(&["HSET", "{p-}:server", "with:0", &(at - 60_000).to_string()]);
-    let quarantined = Call { quarantine: Some(Duration::from_secs(1)), ..asks(2) };
-    until(|| later.call(&quarantined).status == Status::Held);
+    let quarantined = Request { quarantine: Some(Duration::from_secs(1)), ..asks(2) };
+    until(|| later.call(&quarantined).status == ReplyStatus::Holding);
 }
 
 #[test]
 fn what_was_not_claimed_before_a_promotion_is_not_claimed_after_it() {
-    let (old, new) = (World::new(), World::new());
+    let (old, new) = (RedisWorld::new(), RedisWorld::new());
     new.follow(&old);
-    old.ask(1);
-    let ticket = old.ask(2).ticket;
+    old.request(1);
+    let ticket = old.request(2).ticket;
     old.release(1);
     // The second one has the permit, and has not heard of it.
     until(|| new.expiry(2).is_some());
     new.write(&["REPLICAOF", "NO", "ONE"]);
     // Meanwhile it went on to a third one at the old server.
     let quarantine = Some(TTL);
-    let claims = new.call(&Call { ticket, quarantine, ..call(Operation::Ask, 2) });
-    assert_eq!((claims.status, claims.held), (Status::Queued, 0), "{claims:?}");
-    let third = Call { token: claims.ticket, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(new.call(&third).status, Status::Held);
+    let claims = new.call(&Request { ticket, quarantine, ..call(Operation::Ask, 2) });
+    assert_eq!((claims.status, claims.held), (ReplyStatus::Waiting, 0), "{claims:?}");
+    let third = Request { token: claims.ticket, quarantine, ..call(Operation::Renew, 3) };
+    assert_eq!(new.call(&third).status, ReplyStatus::Holding);
 }
 
 #[test]
 fn each_promotion_is_one_of_its_own() {
-    let world = World::promoted();
-    world.ask(1);
+    let world = RedisWorld::promoted();
+    world.request(1);
     world.release(1);
     let first = world.record("history").unwrap();
-    let other = World::new();
+    let other = RedisWorld::new();
     world.follow(&other);
     world.write(&["REPLICAOF", "NO", "ONE"]);
     // The data are those of the other server, with what this one wrote down itself once.
@@ -201,66 +208,66 @@ fn each_promotion_is_one_of_its_own() {
     let run = world.info("master_replid");
     world.write(&["HSET", "{p-a}:state", "last", "1000", "history", &format!("{first}:0")]);
     let quarantine = Some(TTL);
-    let waiting = world.call(&Call { quarantine, ..call(Operation::Ask, 2) });
+    let waiting = world.call(&Request { quarantine, ..call(Operation::Ask, 2) });
     assert!(waiting.paused.is_some_and(|left| left > TTL / 2), "{waiting:?}");
     assert_eq!(world.record("history"), Some(run));
 }
 
 #[test]
-fn replicas_that_come_later_begin_the_wait_of_those_who_ask_for_them() {
-    let (world, replica) = (World::promoted(), World::new());
+fn replicas_that_come_later_begin_the_wait_of_clients_that_ask_for_them() {
+    let (world, replica) = (RedisWorld::promoted(), RedisWorld::new());
     let quarantine = Some(Duration::from_secs(5));
     let ttl = Duration::from_secs(1);
     let asks =
-        |who, replicas| Call { ttl, quarantine, ..with_replicas(Operation::Ask, who, replicas) };
-    until(|| world.call(&asks(1, 0)).status == Status::Held);
-    world.call(&Call { ttl, quarantine, ..call(Operation::Release, 1) });
+        |who, replicas| Request { ttl, quarantine, ..with_replicas(Operation::Ask, who, replicas) };
+    until(|| world.call(&asks(1, 0)).status == ReplyStatus::Holding);
+    world.call(&Request { ttl, quarantine, ..call(Operation::Release, 1) });
     replica.follow(&world);
     // The server before this one may have had the replica until a moment ago.
     let waiting = world.call(&asks(2, 1));
-    assert_eq!(waiting.status, Status::Queued);
+    assert_eq!(waiting.status, ReplyStatus::Waiting);
     assert!(waiting.paused.is_some_and(|left| left > ttl / 2), "{waiting:?}");
 }
 
 #[test]
 fn what_an_older_client_left_is_judged_by_the_server() {
-    let of_before = |world: &World, last: i64| {
+    let of_before = |world: &RedisWorld, last: i64| {
         let run: String = world.server.ask(&["INFO", "server"]);
         let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().to_owned();
         let state = ["HSET", "{p-a}:state", "run", &run, "last", &last.to_string(), "ttl", "30000"];
         world.write(&state);
     };
     // One that was never promoted, and has been up for longer than a lease.
-    let world = World::new();
+    let world = RedisWorld::new();
     let ttl = Duration::from_secs(1);
     std::thread::sleep(Duration::from_millis(2_100));
     of_before(&world, world.now());
     world.write(&["HSET", "{p-a}:state", "ttl", "1000"]);
-    let asks = Call { ttl, quarantine: None, ..call(Operation::Ask, 1) };
-    assert_eq!(world.call(&asks).status, Status::Held);
+    let asks = Request { ttl, quarantine: None, ..call(Operation::Ask, 1) };
+    assert_eq!(world.call(&asks).status, ReplyStatus::Holding);
     // One that was, and where an older client came first.
-    let world = World::promoted();
+    let world = RedisWorld::promoted();
     of_before(&world, world.now());
-    let asks = Call { quarantine: None, ..call(Operation::Ask, 1) };
+    let asks = Request { quarantine: None, ..call(Operation::Ask, 1) };
     let waiting = world.call(&asks);
     assert!(waiting.paused.is_some_and(|left| left > TTL / 2), "{waiting:?}");
 }
 
 #[test]
 fn replicas_cannot_be_counted_where_the_server_does_not_tell() {
-    let world = World::new();
+    let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-info"]);
     let refused = world.tried(&with_replicas(Operation::Ask, 1, 1)).unwrap_err();
-    assert!(refused.lasts() && refused.what.contains("+info"), "{refused:?}");
-    assert_eq!(world.ask(1).status, Status::Held);
+    assert_eq!((refused.is_permanent(), refused), (true, StoreError::Uncounted));
+    assert_eq!(world.request(1).status, ReplyStatus::Holding);
 }
 
 #[test]
-fn who_may_not_ask_for_info_is_told_and_disturbs_nobody() {
-    let world = World::new();
+fn a_client_that_may_not_ask_for_info_is_told_and_disturbs_no_other() {
+    let world = RedisWorld::new();
     world.write(&["ACL", "SETUSER", "default", "-info"]);
-    let blind = world.ask(1);
-    assert!(blind.blind && blind.status == Status::Held);
+    let blind = world.request(1);
+    assert!(blind.blind && blind.status == ReplyStatus::Holding);
     world.write(&["ACL", "SETUSER", "default", "+info"]);
     let seeing = world.renew(1);
     assert!(!seeing.blind && seeing.paused.is_none());

@@ -1,5 +1,5 @@
-//! What is on the disk may be other than what was written. A permit that was on record is held after
-//! a restart, or there is none.
+//! Damaged journals: a permit that was on record is held after a restart, or the server does not
+//! start.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -8,9 +8,9 @@ use super::*;
 /// A journal as a server leaves it, with what is held in the end, and where its lines end.
 fn journal() -> (Vec<u8>, Vec<Uuid>, Vec<usize>) {
     let mut bytes = snapshot("b", None, 3, &BTreeMap::new(), &[grant(1), grant(2)]);
-    let end = Entry::End { name: "n1".into(), id: Uuid::from_u128(1) };
-    let entries = (4..=7).map(|number| Entry::Grant(Cow::Owned(grant(number))));
-    for entry in entries.chain([end, Entry::Grant(Cow::Owned(grant(8)))]) {
+    let end = JournalEntry::End { name: "n1".into(), id: Uuid::from_u128(1) };
+    let entries = (4..=7).map(|number| JournalEntry::Grant(Cow::Owned(grant(number))));
+    for entry in entries.chain([end, JournalEntry::Grant(Cow::Owned(grant(8)))]) {
         bytes.extend(line(&[&serde_json::to_string(&entry).unwrap()]));
     }
     let held = [2, 4, 5, 6, 7, 8].map(Uuid::from_u128).into();
@@ -44,7 +44,7 @@ fn zeros_are_no_torn_end_wherever_they_are() {
     let (bytes, held, ends) = journal();
     for from in 0..=bytes.len() {
         for length in [1, 16, 100, 512, 4096] {
-            // In the place of what was there, or behind it as well.
+            // In the place of what was there, or after it as well.
             let to = from + length;
             let mut within = bytes.clone();
             within[from..to.min(bytes.len())].fill(0);
@@ -93,7 +93,7 @@ fn a_torn_record_is_not_damage() {
         assert_eq!((found.grants.len(), found.last), (5, 7), "{cut}");
     }
     // Letters of two bytes may be torn as well.
-    let name = Entry::Grant(Cow::Owned(Grant { name: "ä".into(), ..grant(9) }));
+    let name = JournalEntry::Grant(Cow::Owned(RecordedGrant { name: "ä".into(), ..grant(9) }));
     let more = line(&[&serde_json::to_string(&name).unwrap()]);
     let letter = more.iter().position(|byte| *byte > 0x7F).unwrap();
     assert_eq!(replay(&[&bytes[..], &more[..=letter]].concat(), "b").unwrap().last, 8);
@@ -105,9 +105,9 @@ fn a_number_that_leaves_no_room_for_another_is_none() {
         let bytes = snapshot("b", None, last, &BTreeMap::new(), &[]);
         assert!(replay(&bytes, "b").is_err(), "{last}");
     }
-    let same = [grant(4), Grant { name: "n0".into(), ..grant(4) }, grant(4)];
-    let twice =
-        [&same[0], &same[1], &Grant { id: Uuid::from_u128(9), ..grant(4) }].map(Clone::clone);
+    let same = [grant(4), RecordedGrant { name: "n0".into(), ..grant(4) }, grant(4)];
+    let twice = [&same[0], &same[1], &RecordedGrant { id: Uuid::from_u128(9), ..grant(4) }]
+        .map(Clone::clone);
     let bytes = snapshot("b", None, 9, &BTreeMap::new(), &twice);
     assert!(replay(&bytes, "b").is_err_and(|error| error.to_string().contains("same token")));
 }
@@ -131,7 +131,8 @@ fn what_is_not_a_file_of_ours_is_neither_waited_for_nor_followed() {
             fs::write(directory.path().join("victim"), "precious").unwrap();
             put(&directory.path().join(file));
             let opened = Journal::open_at(directory.path(), "b".into());
-            let Err(Unfit::Unsafe(error)) = opened else { panic!("{file} is {what}") };
+            let Err(UnsafeDirectory::Unsafe(error)) = opened else { panic!("{file} is {what}") };
+            let error = error.to_string();
             assert!(error.starts_with(file) && error.contains("not a regular file"), "{error}");
             assert_eq!(fs::read(directory.path().join("victim")).unwrap(), b"precious");
             assert!(!directory.path().join("nothing").exists());
@@ -152,8 +153,8 @@ fn a_state_directory_is_one_that_only_we_and_root_may_change() {
     let place = TempDir::new().unwrap();
     let at = |name: &str| place.path().join(name);
     let refusal = |path: &Path| match Journal::open_at(path, "b".into()) {
-        Err(Unfit::Unsafe(what)) => what,
-        Err(Unfit::Io(error)) => panic!("{error}"),
+        Err(UnsafeDirectory::Unsafe(what)) => what.to_string(),
+        Err(UnsafeDirectory::Io(error)) => panic!("{error}"),
         Ok(_) => String::new(),
     };
     let mode = |name: &str, mode| {
@@ -176,5 +177,5 @@ fn a_state_directory_is_one_that_only_we_and_root_may_change() {
     symlink("a/b/c", at("link")).unwrap();
     assert!(refusal(&at("link/")).contains("symbolic link"));
     symlink("a/b", at("above")).unwrap();
-    assert_eq!(refusal(&at("above/c")), "", "where nobody else could have put it");
+    assert_eq!(refusal(&at("above/c")), "", "where no other user could have put it");
 }

@@ -1,5 +1,5 @@
-//! Journals that somebody or something has changed: a server does not start with one, or keeps all
-//! that was held.
+//! Journals that were changed from outside: a server does not start with one, or keeps all that was
+//! held.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +9,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 
-/// What becomes of a journal.
+/// How a journal is changed.
 #[derive(Debug, Clone)]
-enum Change {
+enum JournalDamage {
     Flip {
         at: usize,
         bits: u8,
@@ -34,7 +34,7 @@ enum Change {
     },
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change() -> impl Strategy<Value = JournalDamage> {
     let at = 0..10_000_usize;
     let number = prop_oneof![
         Just(0),
@@ -46,16 +46,16 @@ fn change() -> impl Strategy<Value = Change> {
         any::<u64>()
     ];
     prop_oneof![
-        (at.clone(), 1..=255_u8).prop_map(|(at, bits)| Change::Flip { at, bits }),
-        (at.clone(), 1..2000_usize).prop_map(|(at, length)| Change::Zeros { at, length }),
+        (at.clone(), 1..=255_u8).prop_map(|(at, bits)| JournalDamage::Flip { at, bits }),
+        (at.clone(), 1..2000_usize).prop_map(|(at, length)| JournalDamage::Zeros { at, length }),
         (at.clone(), prop::collection::vec(any::<u8>(), 1..40))
-            .prop_map(|(at, bytes)| Change::Insert { at, bytes }),
-        at.prop_map(|at| Change::Cut { at }),
-        (0..100_usize, number).prop_map(|(which, to)| Change::Number { which, to }),
+            .prop_map(|(at, bytes)| JournalDamage::Insert { at, bytes }),
+        at.prop_map(|at| JournalDamage::Cut { at }),
+        (0..100_usize, number).prop_map(|(which, to)| JournalDamage::Number { which, to }),
     ]
 }
 
-impl Change {
+impl JournalDamage {
     fn make(&self, journal: &[u8]) -> Vec<u8> {
         let mut changed = journal.to_vec();
         let place = |at: usize| at % journal.len();
@@ -102,21 +102,21 @@ fn replaced(json: &str, which: usize, to: u64) -> String {
 }
 
 /// The journal of a server that was killed while clients held.
-struct Left {
+struct LeftJournal {
     journal: Vec<u8>,
     permits: Vec<(Rc<str>, Uuid)>,
     last: u64,
 }
 
 /// One of the semaphores was used before.
-fn left(directory: &Path) -> Left {
+fn left(directory: &Path) -> LeftJournal {
     let (journal, found) = Journal::open(directory).unwrap();
     let semaphores = semaphores(journal, found);
     let hold = |name: &str, min_hold_ms| {
         let (name, id): (Rc<str>, _) = (name.into(), Uuid::new_v4());
-        let asking = Asking { min_hold_ms, ..asking(id, 60_000) };
-        let (told, _) = semaphores.ask(&name, asking, &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, Outcome::Held);
+        let asking = RegisterRequest { min_hold_ms, ..asking(id, 60_000) };
+        let (told, _) = semaphores.request(&name, asking, &"".into()).ok().unwrap();
+        assert_eq!(told.outcome, RegisterOutcome::Holding);
         (name, id)
     };
     let (name, id) = hold("again", 0);
@@ -124,7 +124,7 @@ fn left(directory: &Path) -> Left {
     let permits = vec![hold("one", 0), hold("again", 0), hold("kept", 50_000)];
     let last = semaphores.last.get();
     drop(semaphores);
-    Left { journal: fs::read(directory.join("journal")).unwrap(), permits, last }
+    LeftJournal { journal: fs::read(directory.join("journal")).unwrap(), permits, last }
 }
 
 #[test]
@@ -132,29 +132,29 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
     const CASES: u32 = 600;
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path();
-    let Left { journal, permits, last } = left(path);
+    let LeftJournal { journal, permits, last } = left(path);
     let started = Cell::new(0);
-    let test = |change: Change| {
+    let test = |change: JournalDamage| {
         let changed = change.make(&journal);
         fs::write(path.join("journal"), &changed).unwrap();
         let Ok((opened, found)) = Journal::open(path) else { return Ok(()) };
         started.set(started.get() + 1);
         let again = semaphores(opened, found);
-        // The records that were whole in what was cut off are no more.
+        // The complete records in the part that was cut off are gone.
         let is_there = |id: &Uuid| {
             let text = String::from_utf8_lossy(&changed);
             text.lines().any(|line| line.contains(&id.to_string()) && line.ends_with("}]"))
         };
-        let is_cut = matches!(change, Change::Cut { .. });
-        let is_number = matches!(change, Change::Number { .. });
+        let is_cut = matches!(change, JournalDamage::Cut { .. });
+        let is_number = matches!(change, JournalDamage::Number { .. });
         for (name, id) in &permits {
-            let look = again.look(name, &anybody());
+            let look = again.look(name, &unrestricted());
             let holds = look.holders.iter().any(|holder| holder.id == *id);
             // A permit may end at once by a number.
             prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");
             let (told, _) =
-                again.ask(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
-            prop_assert!(told.outcome != Outcome::Held, "{change:?}: {name}");
+                again.request(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
+            prop_assert!(told.outcome != RegisterOutcome::Holding, "{change:?}: {name}");
         }
         if !is_cut && !is_number {
             prop_assert!(again.last.get() >= last, "{change:?}");

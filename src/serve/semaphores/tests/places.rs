@@ -1,4 +1,4 @@
-//! A place in the queue belongs to the client that it was given to, and to nobody else.
+//! A place in the queue belongs to the client that it was given to, and to no other.
 
 use tempfile::TempDir;
 
@@ -6,28 +6,28 @@ use super::*;
 
 const LEASE: u64 = 60_000;
 
-/// One that remembers what is in a directory, with a permit of `x` and one of `y` held.
+/// A server that remembers what is in a directory, with a permit of `x` and one of `y` held.
 fn remembering(directory: &TempDir, holders: [Uuid; 2]) -> Rc<Semaphores> {
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
     for (name, holder) in ["x", "y"].into_iter().zip(holders) {
-        let told = ask(&semaphores, name, asking(holder, LEASE), "web").0;
-        assert_eq!(told.outcome, Outcome::Held);
+        let told = request(&semaphores, name, asking(holder, LEASE), "web").0;
+        assert_eq!(told.outcome, RegisterOutcome::Holding);
     }
     semaphores
 }
 
-fn ask(
+fn request(
     semaphores: &Rc<Semaphores>,
     name: &str,
-    asking: Asking,
+    asking: RegisterRequest,
     actor: &str,
-) -> (Told, Option<Attached>) {
-    semaphores.ask(&name.into(), asking, &actor.into()).ok().unwrap()
+) -> (RegisterReply, Option<AttachedRequest>) {
+    semaphores.request(&name.into(), asking, &actor.into()).ok().unwrap()
 }
 
-fn with_place(id: Uuid, ticket: u64, seal: &str) -> Asking {
-    Asking { ticket, seal: seal.into(), ..asking(id, LEASE) }
+fn with_place(id: Uuid, ticket: u64, seal: &str) -> RegisterRequest {
+    RegisterRequest { ticket, seal: seal.into(), ..asking(id, LEASE) }
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
     let directory = TempDir::new().unwrap();
     let [holder, other, first, second] = [(); 4].map(|()| Uuid::new_v4());
     let before = remembering(&directory, [holder, other]);
-    let places = [first, second].map(|id| ask(&before, "x", asking(id, LEASE), "web"));
-    let elsewhere = ask(&before, "y", asking(second, LEASE), "web").0;
+    let places = [first, second].map(|id| request(&before, "x", asking(id, LEASE), "web"));
+    let elsewhere = request(&before, "y", asking(second, LEASE), "web").0;
     before.close();
     let [first_place, second_place] = places.map(|(told, _)| told);
     assert_eq!((first_place.ahead, second_place.ahead), (0, 1));
@@ -45,14 +45,17 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
     let after = remembering(&directory, [holder, other]);
     assert_eq!(first_place.server, Some(after.seals.server()), "it has not forgotten");
     let (ticket, its) = (first_place.ticket, &*first_place.seal);
-    let lie = |seal: &str| ask(&after, "x", with_place(second, ticket, seal), "web");
+    let lie = |seal: &str| request(&after, "x", with_place(second, ticket, seal), "web");
     for seal in ["0", its, &second_place.seal, &elsewhere.seal] {
         let (told, _waits) = lie(seal);
-        assert!(told.outcome == Outcome::Queued && told.ticket > second_place.ticket, "{seal}");
+        assert!(
+            told.outcome == RegisterOutcome::Waiting && told.ticket > second_place.ticket,
+            "{seal}"
+        );
         let _ = after.signal(&"x".into(), second, "web".into());
     }
     let _waits = lie("");
-    let (told, _also_waits) = ask(&after, "x", with_place(first, ticket, its), "web");
+    let (told, _also_waits) = request(&after, "x", with_place(first, ticket, its), "web");
     assert_eq!((told.ticket, told.ahead, &*told.seal), (ticket, 0, its));
     assert_eq!(lie("").0.ahead, 1, "it is behind");
 }
@@ -61,34 +64,37 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
 fn a_server_that_forgets_all_honours_no_place_of_before() {
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
     let start = || {
-        let semaphores = semaphores(Journal::none(), Found::default());
-        assert_eq!(ask(&semaphores, "x", asking(holder, LEASE), "web").0.outcome, Outcome::Held);
+        let semaphores = semaphores(Journal::none(), RestoredState::default());
+        assert_eq!(
+            request(&semaphores, "x", asking(holder, LEASE), "web").0.outcome,
+            RegisterOutcome::Holding
+        );
         semaphores
     };
     let (before, after) = (start(), start());
-    let told = ask(&before, "x", asking(first, LEASE), "web").0;
-    let again = ask(&after, "x", with_place(first, told.ticket, &told.seal), "web").0;
-    assert!(again.outcome == Outcome::Queued && again.ticket != told.ticket);
+    let told = request(&before, "x", asking(first, LEASE), "web").0;
+    let again = request(&after, "x", with_place(first, told.ticket, &told.seal), "web").0;
+    assert!(again.outcome == RegisterOutcome::Waiting && again.ticket != told.ticket);
     assert!(told.server.is_some() && told.server != again.server, "it says that it is another one");
 }
 
 #[test]
 fn an_identity_that_a_client_with_another_key_has_learnt_gives_it_neither_place_nor_permit() {
-    let semaphores = semaphores(Journal::none(), Found::default());
+    let semaphores = semaphores(Journal::none(), RestoredState::default());
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
-    let held = ask(&semaphores, "x", asking(holder, LEASE), "web").0;
-    let (place, _waits) = ask(&semaphores, "x", asking(first, LEASE), "web");
+    let held = request(&semaphores, "x", asking(holder, LEASE), "web").0;
+    let (place, _waits) = request(&semaphores, "x", asking(first, LEASE), "web");
     for id in [holder, first] {
         for seal in ["", &semaphores.seals.of("x", holder, place.ticket)] {
             let asking = with_place(id, place.ticket, seal);
-            let (told, waits) = ask(&semaphores, "x", asking, "thief");
-            assert!(told.outcome == Outcome::Lost && told.token == 0 && waits.is_none());
+            let (told, waits) = request(&semaphores, "x", asking, "thief");
+            assert!(told.outcome == RegisterOutcome::Lost && told.token == 0 && waits.is_none());
         }
     }
     // The answer may have been lost on its way, and its key may have another label since.
-    let again = ask(&semaphores, "x", asking(holder, LEASE), "web").0;
-    assert_eq!((again.outcome, again.token), (Outcome::Held, held.token));
+    let again = request(&semaphores, "x", asking(holder, LEASE), "web").0;
+    assert_eq!((again.outcome, again.token), (RegisterOutcome::Holding, held.token));
     let asking = with_place(first, place.ticket, &place.seal);
-    let (told, _waits) = ask(&semaphores, "x", asking, "relabelled");
-    assert_eq!((told.outcome, told.ticket), (Outcome::Queued, place.ticket));
+    let (told, _waits) = request(&semaphores, "x", asking, "relabelled");
+    assert_eq!((told.outcome, told.ticket), (RegisterOutcome::Waiting, place.ticket));
 }

@@ -1,4 +1,4 @@
-//! What replaces the primary, step by step. Most of that is waiting, so it has a thread of its own.
+//! Replacing the primary, step by step. Most of that is waiting, so it has a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use crate::torture::arena::TTL;
 use crate::torture::dice::Dice;
 use crate::torture::servers::address::{Address, Old};
 
-/// Behind a change of the primary nothing is granted for so long: a TTL, three seconds, and what it
+/// After a change of the primary nothing is granted for so long: a TTL, three seconds, and what it
 /// takes to ask.
 const PAUSE: Duration = TTL.saturating_add(Duration::from_millis(3500));
 

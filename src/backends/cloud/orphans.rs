@@ -1,0 +1,42 @@
+//! Places in the queue of a server of the original kind that we lost sight of, because a connection
+//! broke silently.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::node_lease::{self, ObserveAnswer, ServerKind};
+use super::{CloudServer, LEAVING, OBSERVE};
+use crate::backends::Name;
+use crate::backends::StoreError;
+use crate::backends::retry::{ATTEMPT_TIMEOUT, with_timeout};
+
+/// How often a waiter that had to start over checks whether one of its earlier places was granted.
+const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
+
+/// A server of the original kind does not notice that a connection is dead, and grants permits to
+/// clients that are gone with it; to us too, if we lost sight of a place in its queue. Until such a
+/// permit is given back, no other waiter gets it.
+pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uuid]) -> Infallible {
+    if orphans.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
+        // A look that fails is repeated next time.
+        let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, orphans)).await;
+    }
+}
+
+pub(super) async fn lay_one(
+    server: &CloudServer,
+    name: &Name,
+    ghosts: &[Uuid],
+) -> Result<(), StoreError> {
+    let (_, body) = server.exchange(server.dialler.request(OBSERVE, name.as_str())).await?;
+    match ObserveAnswer::parse(&body)?.held_by(ghosts) {
+        Some(ghost) => node_lease::signal(server, name, ghost, LEAVING, ServerKind::Anybodys).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,78 @@
+//! A permit that expires unless it is renewed, whichever server it is from.
+
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Error, Lease, LocalFuture, Loss, LossStage, Permit, StoreError, Validity};
+
+/// What a server's client does to keep such a permit, and to let it go.
+pub(super) trait LeaseOps {
+    /// Renews it, for ever. Returns once it is known to be lost.
+    fn renew_until_lost(
+        self: Rc<Self>,
+        tenure: watch::Sender<Validity>,
+    ) -> LocalFuture<'static, Loss>;
+
+    /// Returns once a permit that was revoked gently is revoked at once.
+    fn until_forcibly_revoked(self: Rc<Self>) -> LocalFuture<'static, Loss>;
+
+    /// Gives it back; `patience` bounds how long that is tried.
+    fn release(self: Rc<Self>, patience: Duration) -> LocalFuture<'static, Result<(), StoreError>>;
+
+    /// The server's URL, without secrets.
+    fn shown(&self) -> &str;
+}
+
+pub(super) struct RenewingLease<G> {
+    permit: Permit,
+    tenure: watch::Receiver<Validity>,
+    keeping: LocalFuture<'static, Loss>,
+    lease: Rc<G>,
+}
+
+impl<G: LeaseOps> RenewingLease<G> {
+    pub(super) fn new(permit: Permit, tenure: Validity, lease: G) -> Self {
+        let (sender, tenure) = watch::channel(tenure);
+        let lease = Rc::new(lease);
+        Self { permit, tenure, keeping: Rc::clone(&lease).renew_until_lost(sender), lease }
+    }
+}
+
+impl<G: LeaseOps + 'static> Lease for RenewingLease<G> {
+    fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    fn validity(&self) -> Option<watch::Receiver<Validity>> {
+        Some(self.tenure.clone())
+    }
+
+    fn lost(&mut self) -> LocalFuture<'_, Loss> {
+        Box::pin(async {
+            let lost = self.keeping.as_mut().await;
+            self.keeping = match lost.stage {
+                LossStage::Revoking => Rc::clone(&self.lease).until_forcibly_revoked(),
+                LossStage::Now | LossStage::Before => Box::pin(std::future::pending()),
+            };
+            lost
+        })
+    }
+
+    fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn release(self: Box<Self>, patience: Duration) -> LocalFuture<'static, Result<(), Error>> {
+        Box::pin(async move {
+            let Self { permit, tenure, keeping, lease } = *self;
+            drop(keeping);
+            let released = Rc::clone(&lease).release(patience).await;
+            released.map_err(|error| {
+                error.while_doing(lease.shown(), tenure.borrow().release_attempt(&permit))
+            })
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! The body of an answer, and how much of all bodies is on the way at one time.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use tokio::time::Interval;
+
+use crate::backends::LocalFuture;
+use crate::serve::connection::OpenRequest;
+use crate::serve::semaphores::RequestEnd;
+
+/// How short an answer is not counted, and how much of longer ones may be on the way at once, in
+/// bytes. One always may, as it may list many clients.
+const SHORT: usize = 4 * 1024;
+const MOST: usize = 64 << 20;
+
+/// The body of an answer: some text, and for a waiter its end once it is worth to ask again, with
+/// an empty line now and then.
+pub(crate) struct ResponseBody {
+    pub(super) first: Option<Bytes>,
+    pub(super) then: Option<LocalFuture<'static, RequestEnd>>,
+    pub(super) beats: Option<Interval>,
+    /// The request, which is answered with the end of this.
+    pub(super) asking: Option<OpenRequest>,
+}
+
+impl ResponseBody {
+    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+        let text = text.into();
+        let first = (!text.is_empty()).then_some(text);
+        Self { first, then: None, beats: None, asking: None }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let Some(then) = &mut self.then else { return Poll::Ready(None) };
+        let over = then.as_mut().poll(context).is_ready();
+        if over {
+            self.then = None;
+        }
+        let beat = self.beats.as_mut().is_some_and(|beats| beats.poll_tick(context).is_ready());
+        if over || beat {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.then.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.then {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.first.as_ref().map_or(0, |first| first.len() as u64)),
+        }
+    }
+}
+
+/// Answers that are long and that their clients have not taken yet.
+#[derive(Default)]
+pub(super) struct LongAnswers(Arc<AtomicUsize>);
+
+/// One of them. It counts until its last byte is sent.
+struct CountedBytes {
+    text: Bytes,
+    all: Arc<AtomicUsize>,
+}
+
+impl LongAnswers {
+    /// Whether one of about that length can be on its way.
+    pub(super) fn has_room(&self, length: usize) -> bool {
+        let before = self.0.load(Ordering::Relaxed);
+        length <= SHORT || before == 0 || before + length <= MOST
+    }
+
+    /// None: there are too many.
+    pub(super) fn hold(&self, text: Bytes) -> Option<Bytes> {
+        if text.len() <= SHORT {
+            return Some(text);
+        }
+        if !self.has_room(text.len()) {
+            return None;
+        }
+        self.0.fetch_add(text.len(), Ordering::Relaxed);
+        Some(Bytes::from_owner(CountedBytes { text, all: Arc::clone(&self.0) }))
+    }
+}
+
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Drop for CountedBytes {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.text.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_answers_have_room_until_they_are_sent_and_short_ones_always() {
+        let answers = LongAnswers::default();
+        let text = |length| Bytes::from(vec![b'x'; length]);
+        let mut held: Vec<_> = (0..64).map(|_| answers.hold(text(1 << 20)).unwrap()).collect();
+        assert!(answers.hold(text(SHORT + 1)).is_none());
+        assert!(answers.hold(text(SHORT)).is_some());
+        // As hyper does it: the last piece counts for all.
+        let rest = held.pop().unwrap().split_off(10);
+        assert!(answers.hold(text(SHORT + 1)).is_none());
+        drop(rest);
+        assert!(answers.hold(text(SHORT + 1)).is_some());
+        held.clear();
+        assert!(answers.hold(text(MOST + 1)).is_some(), "one may always be");
+    }
+}
