@@ -5,7 +5,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use crate::backends::connect::Url;
-use crate::backends::{Name, Permit, cloud, local, redis};
+use crate::backends::{Name, PermitId, cloud, local, redis};
 use crate::printable::{Context, pitfall, printable, quoted};
 use crate::serve::{journal, routes};
 use crate::settings;
@@ -64,9 +64,9 @@ fn names(bytes: &[u8]) {
         let quoted = quoted(&text, among);
         assert!(!quoted.is_empty() && !quoted.contains(char::is_control), "{quoted:?}");
     }
-    for (id, name) in Permit::read_held(&text) {
-        let permit = Permit { id, name, token: None };
-        let held = Permit::read_held(&permit.with_backend("file:///x"));
+    for (id, name) in PermitId::read_held(&text) {
+        let permit = PermitId { id, name, token: None };
+        let held = PermitId::read_held(&permit.with_backend("file:///x"));
         assert_eq!(held, [(permit.id, permit.name)]);
     }
     if let Ok(name) = text.parse::<Name>() {

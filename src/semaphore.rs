@@ -384,7 +384,7 @@ pub struct Client {
 }
 
 impl Snapshot {
-    fn of(snapshot: &backends::Snapshot) -> Self {
+    fn of(snapshot: &backends::SemaphoreSnapshot) -> Self {
         let client = |id, record: Option<&backends::Record>| match record {
             Some(record) => Client {
                 id: Some(record.permit),
@@ -417,7 +417,7 @@ pub struct Error(Cause);
 enum Cause {
     Name,
     Url(BadLocation),
-    Backend(backends::Error),
+    Backend(backends::BackendError),
 }
 
 /// What a caller can do about an [`Error`].
@@ -443,17 +443,17 @@ impl Error {
         match &self.0 {
             Cause::Name | Cause::Url(_) => ErrorKind::Invalid,
             Cause::Backend(error) => match error.kind() {
-                backends::ErrorKind::Unavailable => ErrorKind::Unavailable,
-                backends::ErrorKind::Unsupported => ErrorKind::Unsupported,
-                backends::ErrorKind::Differs => ErrorKind::Differs,
-                backends::ErrorKind::Withheld => ErrorKind::Withheld,
+                backends::FailureClass::Unavailable => ErrorKind::Unavailable,
+                backends::FailureClass::Unsupported => ErrorKind::Unsupported,
+                backends::FailureClass::Differs => ErrorKind::Differs,
+                backends::FailureClass::Withheld => ErrorKind::Withheld,
             },
         }
     }
 }
 
-impl From<backends::Error> for Error {
-    fn from(error: backends::Error) -> Self {
+impl From<backends::BackendError> for Error {
+    fn from(error: backends::BackendError) -> Self {
         Self(Cause::Backend(error))
     }
 }

@@ -10,7 +10,7 @@ use super::cloud::{self, Cloud};
 use super::local::Local;
 use super::local::directory::LocalConfig;
 use super::redis::{self, RedisStore};
-use super::{Backend, Error};
+use super::{Backend, BackendError};
 use crate::engine::LeaseClient;
 use crate::user::User;
 
@@ -141,7 +141,7 @@ impl Location {
         }
     }
 
-    pub(crate) fn connect(&self, user: &User) -> Result<Box<dyn Backend>, Error> {
+    pub(crate) fn connect(&self, user: &User) -> Result<Box<dyn Backend>, BackendError> {
         Ok(match self {
             Self::Default => Box::new(Local::new(LocalConfig::default_for(user)?)),
             Self::Directory(path) => Box::new(Local::new(LocalConfig::named(Path::new(path)))),

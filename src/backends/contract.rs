@@ -35,9 +35,9 @@ use super::redis::RedisStore;
 use super::redis::config::{RedisConfig, RedisUrl};
 use super::tls::{Secret, Tls};
 use super::{
-    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Holder,
-    HolderState, Lease, Loss, LossReason, LossStage, Name, Progress, ProgressSender,
-    ReleaseOutcome, Revocation, Snapshot,
+    AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, FailureClass,
+    Holder, HolderState, Lease, Loss, LossReason, LossStage, Name, Progress, ProgressSender,
+    ReleaseOutcome, Revocation, SemaphoreSnapshot,
 };
 use crate::engine::LeaseClient;
 use crate::serve;
@@ -206,7 +206,7 @@ contract! { memory, local, redis, served: {
 /// A client that asked and may have to wait.
 struct PendingAcquire {
     id: Uuid,
-    acquiring: JoinHandle<Result<Acquisition, Error>>,
+    acquiring: JoinHandle<Result<Acquisition, BackendError>>,
     canceller: Canceller,
     notices: Vec<Progress>,
     more: mpsc::UnboundedReceiver<Progress>,
@@ -270,7 +270,7 @@ impl TestedBackend {
         (self.client)().set_limit(&name(semaphore), limit).await.unwrap();
     }
 
-    async fn snapshot(&self, semaphore: &str) -> Snapshot {
+    async fn snapshot(&self, semaphore: &str) -> SemaphoreSnapshot {
         (self.client)().observe(&name(semaphore)).await.unwrap()
     }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 pub(crate) use self::system::{Directory, SystemError};
 use super::tls::TlsError;
-use super::{AcquireRequest, Name, Permit, Withheld};
+use super::{AcquireRequest, Name, PermitId, Withheld};
 
 /// Why a backend could not do what was asked.
 #[derive(Debug)]
-pub(crate) struct Error {
+pub(crate) struct BackendError {
     /// The URL, without secrets.
     pub(crate) backend: String,
     /// What was tried. None: to use the backend at all, or the cause says it.
@@ -23,7 +23,7 @@ pub(crate) struct Error {
 
 /// The classes of failure, by what the caller can do about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
+pub(crate) enum FailureClass {
     /// It cannot be reached or refused us, now: another attempt may succeed.
     Unavailable,
     /// It cannot do this at all.
@@ -50,20 +50,20 @@ pub(crate) enum Attempt {
     SetLimit(Name),
     /// To give back whatever a dead client has there.
     Withdraw(Name),
-    Renew(Permit),
+    Renew(PermitId),
     /// Of a permit that no process holds.
-    GiveBack(Permit),
-    Revoke(Permit),
+    GiveBack(PermitId),
+    Revoke(PermitId),
     Examine,
     /// Of a permit whose lease ends by itself after that time.
     Release {
-        permit: Permit,
+        permit: PermitId,
         left: Duration,
     },
     /// Of a permit that lasts as long as its connection.
-    ReleaseConnection(Permit),
+    ReleaseConnection(PermitId),
     /// To go under a permit that is held around this process.
-    Join(Permit),
+    Join(PermitId),
 }
 
 /// What is wrong with a store of permits, or with the way to it.
@@ -335,14 +335,14 @@ impl StoreError {
         self.recoverability() == Recoverability::Final
     }
 
-    pub(crate) fn kind(&self) -> ErrorKind {
+    pub(crate) fn kind(&self) -> FailureClass {
         match self {
             Self::Original(_) | Self::Tls(_) | Self::Directory(Directory::Remote(_)) => {
-                ErrorKind::Unsupported
+                FailureClass::Unsupported
             }
-            Self::Differs(_) => ErrorKind::Differs,
-            Self::Withheld(_) => ErrorKind::Withheld,
-            _ => ErrorKind::Unavailable,
+            Self::Differs(_) => FailureClass::Differs,
+            Self::Withheld(_) => FailureClass::Withheld,
+            _ => FailureClass::Unavailable,
         }
     }
 
@@ -379,18 +379,18 @@ impl StoreError {
     }
 
     /// The error of an attempt that it made fail.
-    pub(crate) fn while_doing(self, backend: &str, attempt: Attempt) -> Error {
-        Error { backend: backend.into(), attempt: Some(Box::new(attempt)), cause: self }
+    pub(crate) fn while_doing(self, backend: &str, attempt: Attempt) -> BackendError {
+        BackendError { backend: backend.into(), attempt: Some(Box::new(attempt)), cause: self }
     }
 
     /// The same where the backend cannot be used at all.
-    pub(crate) fn of(self, backend: &str) -> Error {
-        Error { backend: backend.into(), attempt: None, cause: self }
+    pub(crate) fn of(self, backend: &str) -> BackendError {
+        BackendError { backend: backend.into(), attempt: None, cause: self }
     }
 }
 
-impl Error {
-    pub(crate) fn kind(&self) -> ErrorKind {
+impl BackendError {
+    pub(crate) fn kind(&self) -> FailureClass {
         self.cause.kind()
     }
 }
@@ -411,7 +411,7 @@ impl std::error::Error for StoreError {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, attempt, cause } = self;
         match attempt {
@@ -421,7 +421,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for BackendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
     }

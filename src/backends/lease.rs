@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{BoxFuture, Error, Lease, Loss, LossStage, Permit, StoreError, Validity};
+use super::{BackendError, BoxFuture, Lease, Loss, LossStage, PermitId, StoreError, Validity};
 
 /// What a server's client does to keep such a permit, and to let it go.
 pub(super) trait LeaseOps: Send + Sync {
@@ -27,14 +27,14 @@ pub(super) trait LeaseOps: Send + Sync {
 }
 
 pub(super) struct RenewingLease<G> {
-    permit: Permit,
+    permit: PermitId,
     tenure: watch::Receiver<Validity>,
     keeping: BoxFuture<'static, Loss>,
     lease: Arc<G>,
 }
 
 impl<G: LeaseOps> RenewingLease<G> {
-    pub(super) fn new(permit: Permit, tenure: Validity, lease: G) -> Self {
+    pub(super) fn new(permit: PermitId, tenure: Validity, lease: G) -> Self {
         let (sender, tenure) = watch::channel(tenure);
         let lease = Arc::new(lease);
         Self { permit, tenure, keeping: Arc::clone(&lease).renew_until_lost(sender), lease }
@@ -42,7 +42,7 @@ impl<G: LeaseOps> RenewingLease<G> {
 }
 
 impl<G: LeaseOps + 'static> Lease for RenewingLease<G> {
-    fn permit(&self) -> &Permit {
+    fn permit(&self) -> &PermitId {
         &self.permit
     }
 
@@ -65,7 +65,10 @@ impl<G: LeaseOps + 'static> Lease for RenewingLease<G> {
         None
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn release(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
         Box::pin(async move {
             let Self { permit, tenure, keeping, lease } = *self;
             drop(keeping);

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::finding::FindingKind;
 use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
 use super::{
-    BoxFuture, Error, Finding, Grade, Holder, HolderState, Name, QueueStatus, Record, Revocation,
-    Snapshot, StoreError, Waiter,
+    BackendError, BoxFuture, Finding, Grade, Holder, HolderState, Name, QueueStatus, Record,
+    Revocation, SemaphoreSnapshot, StoreError, Waiter,
 };
 use crate::clock::{self, Moment};
 use crate::engine::{Role, Store, Wakeup, ask_again};
@@ -172,7 +172,7 @@ impl MemorySemaphore {
         if held { Outcome::Revoked } else { Outcome::Lost }
     }
 
-    fn snapshot(&self, name: &Name) -> Snapshot {
+    fn snapshot(&self, name: &Name) -> SemaphoreSnapshot {
         let (ledger, now) = (&self.ledger, clock::now());
         let holders = ledger.holders().map(|holding| Holder::Known {
             token: Some(holding.token),
@@ -181,14 +181,14 @@ impl MemorySemaphore {
             left: holding.expires().map(|moment| moment.saturating_sub(now)),
         });
         let waiters = ledger.waiters().map(|claim| Waiter::known(Some(claim.record.clone())));
-        Snapshot {
+        SemaphoreSnapshot {
             known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
             ttl: ledger.terms().and_then(|terms| terms.ttl),
             holders: holders.collect(),
             waiters: waiters.collect(),
-            ..Snapshot::unused(name)
+            ..SemaphoreSnapshot::unused(name)
         }
     }
 }
@@ -262,18 +262,21 @@ impl Store for MemoryStore {
         })
     }
 
-    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+    fn snapshot<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, StoreError>> {
         Box::pin(async move {
             let mut semaphores = self.lock();
             let Some(semaphore) = semaphores.get_mut(name) else {
-                return Ok(Snapshot::unused(name));
+                return Ok(SemaphoreSnapshot::unused(name));
             };
             semaphore.update(Ledger::expire);
             Ok(semaphore.snapshot(name))
         })
     }
 
-    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         Box::pin(async move {
             let mut semaphores = self.lock();
             let looked = semaphores.iter_mut().filter_map(|(name, semaphore)| {

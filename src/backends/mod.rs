@@ -33,15 +33,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub(crate) use self::error::{Attempt, Error, ErrorKind, StoreError};
+pub(crate) use self::error::{Attempt, BackendError, FailureClass, StoreError};
 pub(crate) use self::finding::{Finding, Grade};
 #[cfg(feature = "cli")]
 pub(crate) use self::permit::BadName;
-pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, Permit, Validity};
+pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, PermitId, Validity};
 pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
 pub(crate) use self::snapshot::{
-    ClientInfo, Holder, HolderState, QueueStatus, Record, Snapshot, Waiter, Withheld,
+    ClientInfo, Holder, HolderState, QueueStatus, Record, SemaphoreSnapshot, Waiter, Withheld,
 };
 
 /// A future that any thread may poll.
@@ -67,14 +67,17 @@ pub(crate) trait Backend: Send + Sync {
         request: &'a AcquireRequest,
         turn: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>>;
+    ) -> BoxFuture<'a, Result<Acquisition, BackendError>>;
 
     /// The holders and the waiters. An idle name is an empty snapshot, and asking creates nothing.
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>>;
+    fn observe<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>>;
 
     /// The same of all semaphores that this backend knows, in the order of their names; not at one
     /// moment, but one after the other.
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>>;
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>>;
 
     /// Gives back the permit or the place in the queue of this identity, for a client that died
     /// without doing so. `patience` bounds how long it retries.
@@ -83,7 +86,7 @@ pub(crate) trait Backend: Send + Sync {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Attaches to a permit that outlives the process that acquired it ([`ClientInfo::detached`]): renews
     /// it at once, and for as long as [`Lease::lost`] runs. Dropping the lease leaves the permit as
@@ -92,14 +95,14 @@ pub(crate) trait Backend: Send + Sync {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>>;
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, BackendError>>;
 
     /// Gives back such a permit; the next waiter is told at once.
     fn release_detached<'a>(
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>>;
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, BackendError>>;
 
     /// Revokes a permit of whatever kind. False: it is not held.
     fn revoke<'a>(
@@ -107,10 +110,13 @@ pub(crate) trait Backend: Send + Sync {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>>;
+    ) -> BoxFuture<'a, Result<bool, BackendError>>;
 
     /// Which limit is in force, as in [`Backend::observe`]. An error where limits are not known.
-    fn limit<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         self.observe(name)
     }
 
@@ -120,11 +126,11 @@ pub(crate) trait Backend: Send + Sync {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    ) -> BoxFuture<'a, Result<(), BackendError>>;
 
     /// Examines the place where the permits live, and what endangers them. If it cannot be used at
     /// all, that is an error.
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>>;
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, BackendError>>;
 
     /// How long it takes until another server replaces one that does not answer.
     fn failover_time(&self) -> BoxFuture<'_, Failover> {
@@ -140,7 +146,7 @@ pub(crate) trait Backend: Send + Sync {
 
 /// A permit that is held. Dropping it without a release is what a crash does.
 pub(crate) trait Lease: Send {
-    fn permit(&self) -> &Permit;
+    fn permit(&self) -> &PermitId;
 
     /// Until when the permit is certainly ours; moves with each renewal. None: it cannot expire.
     fn validity(&self) -> Option<watch::Receiver<Validity>>;
@@ -156,7 +162,8 @@ pub(crate) trait Lease: Send {
 
     /// Gives the permit back; the next waiter is told at once. `patience` bounds how long it
     /// retries.
-    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>>;
+    fn release(self: Box<Self>, patience: Duration)
+    -> BoxFuture<'static, Result<(), BackendError>>;
 }
 
 /// What came of giving back a permit that no process holds.

@@ -22,7 +22,7 @@ pub(crate) struct Validity {
 
 impl Validity {
     /// The attempt that fails when the permit cannot be given back.
-    pub(crate) fn release_attempt(&self, permit: &Permit) -> Attempt {
+    pub(crate) fn release_attempt(&self, permit: &PermitId) -> Attempt {
         let left = (self.since + self.ttl).saturating_sub(clock::now());
         Attempt::Release { permit: permit.clone(), left }
     }
@@ -147,7 +147,7 @@ impl fmt::Display for Name {
 
 /// A permit that was granted, written `UUID@NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Permit {
+pub(crate) struct PermitId {
     pub(crate) id: Uuid,
     pub(crate) name: Name,
     /// Grows with every grant of this semaphore, so that storage can reject an older holder.
@@ -155,7 +155,7 @@ pub(crate) struct Permit {
     pub(crate) token: Option<u64>,
 }
 
-impl Permit {
+impl PermitId {
     /// A permit without a known token.
     pub(crate) fn of(name: &Name, id: Uuid) -> Self {
         Self { id, name: name.clone(), token: None }
@@ -182,7 +182,7 @@ impl Permit {
     }
 }
 
-impl fmt::Display for Permit {
+impl fmt::Display for PermitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.id, self.name)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AcquireRequest, Name, Permit, StoreError, sanitize};
+use super::{AcquireRequest, Name, PermitId, StoreError, sanitize};
 
 /// A holder or waiter, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub(crate) struct ClientInfo {
 
 /// A semaphore at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Snapshot {
+pub(crate) struct SemaphoreSnapshot {
     pub(crate) name: Name,
     /// Whether this name was ever used, as far as the backend remembers.
     pub(crate) known: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) odd: Option<StoreError>,
 }
 
-impl Snapshot {
+impl SemaphoreSnapshot {
     pub(crate) fn unused(name: &Name) -> Self {
         Self {
             name: name.clone(),
@@ -79,9 +79,9 @@ impl Snapshot {
     }
 
     /// The permit with this identity, if it is held and is to stay so.
-    pub(crate) fn held(&self, id: Uuid) -> Option<Permit> {
+    pub(crate) fn held(&self, id: Uuid) -> Option<PermitId> {
         let holder = self.holder(id).filter(|holder| holder.state() == HolderState::Holding)?;
-        Some(Permit { id, name: self.name.clone(), token: holder.token() })
+        Some(PermitId { id, name: self.name.clone(), token: holder.token() })
     }
 }
 
@@ -262,7 +262,7 @@ pub(crate) struct QueueStatus {
 
 impl QueueStatus {
     /// None: we are not in its queue any more.
-    pub(crate) fn of(snapshot: &Snapshot, id: Uuid) -> Option<Self> {
+    pub(crate) fn of(snapshot: &SemaphoreSnapshot, id: Uuid) -> Option<Self> {
         let now = SystemTime::now();
         let ours = |waiter: &Waiter| waiter.record.as_ref().is_some_and(|who| who.permit == id);
         let ahead = snapshot.waiters.iter().position(ours)?;

@@ -49,7 +49,7 @@ pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
 pub(crate) use self::words::{HolderText, Span};
 use crate::backends::{
-    self, HolderState, LossReason, Name, Permit, Revocation, Snapshot, StoreError,
+    self, HolderState, LossReason, Name, PermitId, Revocation, SemaphoreSnapshot, StoreError,
 };
 use crate::printable::{Context, Pitfall, quoted};
 use crate::settings::{NoShell, UnknownWord};
@@ -101,7 +101,7 @@ pub(crate) enum Warning<'a> {
         name: &'a Name,
         what: &'a StoreError,
     },
-    NotReleased(&'a crate::backends::Error),
+    NotReleased(&'a crate::backends::BackendError),
     HeldAround(&'a Name),
     Unproven(&'a Name),
     /// A variable that does nothing, and is nearly one of ours.
@@ -279,7 +279,7 @@ impl fmt::Display for Revoking<'_> {
 /// The holders of a semaphore, of which one has to be chosen.
 #[derive(Debug)]
 pub(crate) struct ChooseHolder {
-    pub(crate) snapshot: Snapshot,
+    pub(crate) snapshot: SemaphoreSnapshot,
     pub(crate) now: SystemTime,
 }
 
@@ -287,7 +287,7 @@ impl std::error::Error for ChooseHolder {}
 
 impl fmt::Display for ChooseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, holders, .. } = &self.snapshot;
+        let SemaphoreSnapshot { name, holders, .. } = &self.snapshot;
         write!(f, "'{name}' has {} holders; choose one: ", holders.len())?;
         for (at, holder) in holders.iter().enumerate() {
             if at > 0 {
@@ -362,9 +362,9 @@ impl fmt::Display for SupervisionFailed {
 /// What `-v` adds.
 pub(crate) enum Detail<'a> {
     Backend(&'a str),
-    Holding(&'a Permit),
-    Released(&'a Permit),
-    Outer(&'a Permit),
+    Holding(&'a PermitId),
+    Released(&'a PermitId),
+    Outer(&'a PermitId),
     /// What a command that has exited leaves running.
     Leaves(&'a [(Pid, String)]),
     Jitter(Duration),
@@ -372,7 +372,7 @@ pub(crate) enum Detail<'a> {
     Pitfall(&'a Name, Pitfall),
     NoShell(&'a NoShell),
     /// No permit is free; the snapshot has the holders.
-    Busy(&'a Snapshot),
+    Busy(&'a SemaphoreSnapshot),
 }
 
 impl fmt::Display for Detail<'_> {

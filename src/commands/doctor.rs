@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::runtime::{block_on, print, write_out};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
-    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, ErrorKind, Failover,
-    Grade, ProgressSender,
+    AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Failover,
+    FailureClass, Grade, ProgressSender,
 };
 use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
 use crate::exit::Exit;
@@ -141,7 +141,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
         },
     };
     let mut tried = one_trial(backend, &request).await;
-    if tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
+    if tried.as_ref().is_err_and(|error| error.kind() == FailureClass::Unsupported) {
         // The server has only one permit a name.
         request.limit = 1;
         tried = one_trial(backend, &request).await;
@@ -152,7 +152,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
             finding(topic, Grade::Ok, Examined::Trial { acquired, released })
         }
         Ok(None) => finding(topic, Grade::Warning, Examined::TrialBusy),
-        Err(error) if error.kind() == ErrorKind::Withheld => {
+        Err(error) if error.kind() == FailureClass::Withheld => {
             finding(topic, Grade::Warning, FailedText(&error))
         }
         Err(problem) => finding(topic, Grade::Error, ErrorText(&problem)),
@@ -163,7 +163,7 @@ async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
 async fn one_trial(
     backend: &dyn Backend,
     request: &AcquireRequest,
-) -> Result<Option<(Duration, Duration)>, Error> {
+) -> Result<Option<(Duration, Duration)>, BackendError> {
     let (progress, _notices) = ProgressSender::channel();
     let (_canceller, cancel) = CancelToken::pair();
     let begin = Instant::now();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::runtime::{block_on, print};
-use crate::backends::{Backend, Error, Snapshot};
+use crate::backends::{Backend, BackendError, SemaphoreSnapshot};
 use crate::cli::messages::{OddText, Output};
 use crate::exit::Exit;
 use crate::printable::{Context, quoted};
@@ -17,7 +17,7 @@ pub(super) fn run(settings: &LimitSettings, user: &User) -> anyhow::Result<Exit>
 }
 
 /// Makes the change, and returns the message for it.
-async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Output, Error> {
+async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Output, BackendError> {
     let LimitSettings { name, change, .. } = settings;
     let before = backend.limit(name).await?;
     let Some(change) = change else { return Ok(Output::of(LimitText::now(&before))) };
@@ -32,20 +32,20 @@ async fn change(backend: &dyn Backend, settings: &LimitSettings) -> Result<Outpu
 
 /// Which limit counts, and why.
 struct LimitText<'a> {
-    snapshot: &'a Snapshot,
+    snapshot: &'a SemaphoreSnapshot,
     /// The limit that counted before.
     before: Option<u32>,
 }
 
 impl<'a> LimitText<'a> {
-    fn now(snapshot: &'a Snapshot) -> Self {
+    fn now(snapshot: &'a SemaphoreSnapshot) -> Self {
         Self { snapshot, before: snapshot.limit }
     }
 }
 
 impl fmt::Display for LimitText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Snapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
+        let SemaphoreSnapshot { name, limit, pinned, holders, odd, .. } = self.snapshot;
         let odd = odd.as_ref().map(|odd| OddText(name, odd));
         let name = quoted(name.as_str(), Context::Front);
         if let Some(odd) = odd {

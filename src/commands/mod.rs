@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use self::runtime::{cannot_write, write_out};
 use crate::backends::connect::Location;
-use crate::backends::{self, ErrorKind};
+use crate::backends::{self, FailureClass};
 use crate::cli::messages::{
     CannotRun, CannotServe, ChooseHolder, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable,
     PermitRefused, ProcessesHidden, UnusedSecret, Warning,
@@ -198,10 +198,10 @@ pub(crate) fn class(error: &anyhow::Error) -> Failure {
     if let Some(settings_error) = error.downcast_ref::<SettingsError>() {
         return settings_error.failure;
     }
-    if let Some(error) = error.downcast_ref::<backends::Error>() {
+    if let Some(error) = error.downcast_ref::<backends::BackendError>() {
         return match error.kind() {
-            ErrorKind::Unavailable | ErrorKind::Withheld => Failure::Unavailable,
-            ErrorKind::Unsupported | ErrorKind::Differs => Failure::Unsupported,
+            FailureClass::Unavailable | FailureClass::Withheld => Failure::Unavailable,
+            FailureClass::Unsupported | FailureClass::Differs => Failure::Unsupported,
         };
     }
     if let Some(cannot) = error.downcast_ref::<CannotServe>() {

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backends::{
-    Attempt, Backend, BoxFuture, Error, Holder, Lease, Loss, LossReason, LossStage, Name, Permit,
-    Snapshot, Validity,
+    Attempt, Backend, BackendError, BoxFuture, Holder, Lease, Loss, LossReason, LossStage, Name,
+    PermitId, SemaphoreSnapshot, Validity,
 };
 use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, OuterNews};
@@ -25,7 +25,7 @@ pub(super) fn held_around() -> Option<String> {
 
 /// Those of them that are permits of this semaphore.
 pub(super) fn outer_permits(name: &Name) -> Vec<Uuid> {
-    let held = Permit::read_held(&held_around().unwrap_or_default());
+    let held = PermitId::read_held(&held_around().unwrap_or_default());
     held.into_iter().filter(|(_, of)| of == name).map(|(id, _)| id).collect()
 }
 
@@ -45,8 +45,8 @@ pub(super) async fn join(
     backend: &dyn Backend,
     name: &Name,
     outer: &[Uuid],
-    snapshot: Snapshot,
-) -> Result<OuterPermit, Error> {
+    snapshot: SemaphoreSnapshot,
+) -> Result<OuterPermit, BackendError> {
     let mut found = OuterPermit::None;
     for id in outer.iter().rev() {
         let Some(permit) = snapshot.held(*id) else { continue };
@@ -63,7 +63,7 @@ pub(super) async fn join(
             found = OuterPermit::Unproven;
             continue;
         };
-        let joined = joined.map_err(|error| Error {
+        let joined = joined.map_err(|error| BackendError {
             backend: backend.url(),
             attempt: Some(Box::new(Attempt::Join(permit.clone()))),
             cause: error.into(),
@@ -80,13 +80,13 @@ pub(super) async fn join(
 
 /// A permit that a semrun around us holds, renews and gives back.
 struct NestedLease {
-    permit: Permit,
+    permit: PermitId,
     nested: Nested,
     tenure: Option<watch::Sender<Validity>>,
 }
 
 impl NestedLease {
-    fn new(permit: Permit, nested: Nested, news: OuterNews) -> Self {
+    fn new(permit: PermitId, nested: Nested, news: OuterNews) -> Self {
         let tenure = match news {
             OuterNews::Held(Some((since, ttl))) => Some(Validity { since, ttl, error: None }),
             OuterNews::Held(None) | OuterNews::Lost(_) => None,
@@ -117,7 +117,7 @@ impl NestedLease {
 }
 
 impl Lease for NestedLease {
-    fn permit(&self) -> &Permit {
+    fn permit(&self) -> &PermitId {
         &self.permit
     }
 
@@ -135,7 +135,7 @@ impl Lease for NestedLease {
     }
 
     /// It is not ours to give back; the semrun around us learns that we do not need it.
-    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), BackendError>> {
         Box::pin(async { Ok(()) })
     }
 }

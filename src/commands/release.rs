@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::renew::is_running;
 use super::runtime::{block_on, print};
-use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, Snapshot};
+use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, SemaphoreSnapshot};
 use crate::cli::messages::{
     ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
 };
@@ -40,7 +40,7 @@ async fn release(backend: &dyn Backend, settings: &ReleaseSettings) -> anyhow::R
 }
 
 /// The holder, if there is exactly one.
-fn the_one_of(snapshot: &Snapshot) -> anyhow::Result<(Uuid, &Holder)> {
+fn the_one_of(snapshot: &SemaphoreSnapshot) -> anyhow::Result<(Uuid, &Holder)> {
     let name = &snapshot.name;
     match &*snapshot.holders {
         [] => Err(PermitRefused::of(name, WhyNotOurs::NoHolder).into()),

@@ -14,7 +14,7 @@ use self::json::StatusJson;
 use self::table::Table;
 use super::runtime::{block_on, print};
 use super::watch::{self, RedrawnScreen};
-use crate::backends::{Backend, Error, Name, Snapshot};
+use crate::backends::{Backend, BackendError, Name, SemaphoreSnapshot};
 use crate::cli::messages::Output;
 use crate::exit::Exit;
 use crate::settings::StatusSettings;
@@ -24,7 +24,7 @@ use crate::user::User;
 pub(super) fn run(settings: &StatusSettings, user: &User) -> anyhow::Result<Exit> {
     let places = settings.places.iter();
     let places = places.map(|(location, names)| Ok((location.connect(user)?, names.as_slice())));
-    let places: Vec<_> = places.collect::<Result<_, Error>>()?;
+    let places: Vec<_> = places.collect::<Result<_, BackendError>>()?;
     if settings.watch {
         return block_on(watch(&places, settings))?;
     }
@@ -41,7 +41,7 @@ pub(super) fn run(settings: &StatusSettings, user: &User) -> anyhow::Result<Exit
 
 type Places<'a> = [(Box<dyn Backend>, &'a [Name])];
 
-async fn look(places: &Places<'_>) -> Result<Vec<Snapshot>, Error> {
+async fn look(places: &Places<'_>) -> Result<Vec<SemaphoreSnapshot>, BackendError> {
     let mut snapshots = Vec::new();
     for (backend, names) in places {
         if names.is_empty() {
@@ -64,7 +64,7 @@ fn columns() -> usize {
 
 fn page(
     places: &Places<'_>,
-    snapshots: &[Snapshot],
+    snapshots: &[SemaphoreSnapshot],
     settings: &StatusSettings,
     columns: usize,
 ) -> Output {
@@ -122,10 +122,10 @@ async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result
 }
 
 /// What counts as a change: not the passing of time.
-fn changing(snapshots: &[Snapshot]) -> String {
+fn changing(snapshots: &[SemaphoreSnapshot]) -> String {
     let mut text = String::new();
     for snapshot in snapshots {
-        let Snapshot { name, limit, pinned, holders, waiters, odd, .. } = snapshot;
+        let SemaphoreSnapshot { name, limit, pinned, holders, waiters, odd, .. } = snapshot;
         let _ = write!(text, "{name:?} {limit:?} {pinned} {}", snapshot.withheld.is_some());
         for holder in holders {
             let _ = write!(text, " {:?} {:?} {:?}", holder.id(), holder.state(), holder.token());

@@ -12,8 +12,8 @@ use self::display::WaitingDisplay;
 use super::idle_memory::release_memory_during;
 use super::nested::{self, OuterPermit, outer_permits};
 use crate::backends::{
-    AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, Error, Lease, Name, Progress,
-    ProgressSender, StoreError,
+    AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Lease, Name,
+    Progress, ProgressSender, StoreError,
 };
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::exit::Exit;
@@ -92,7 +92,7 @@ async fn get(
     acquire_request: &AcquireRequest,
     progress: &ProgressSender,
     mut cancel: CancelToken,
-) -> Result<Obtained, Error> {
+) -> Result<Obtained, BackendError> {
     // One that outlives us is never another run's.
     let outer = if acquire_request.who.detached {
         Vec::new()

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep_until};
 use super::lease::StoreLease;
 use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
 use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, ClientInfo, Error, Progress, ProgressSender, StoreError,
+    AcquireRequest, Acquisition, Attempt, BackendError, ClientInfo, Progress, ProgressSender,
+    StoreError,
 };
 use crate::engine::retry::{
     ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_retries, with_timeout,
@@ -97,7 +98,7 @@ impl<'a, S: Store> Acquire<'a, S> {
     }
 
     /// Waits in turn.
-    pub(super) async fn run(&mut self) -> Result<Acquisition, Error> {
+    pub(super) async fn run(&mut self) -> Result<Acquisition, BackendError> {
         let mut backoff = Backoff::new();
         let begin = Instant::now();
         let give_up = begin + RETRY_FOR;
@@ -170,11 +171,11 @@ impl<'a, S: Store> Acquire<'a, S> {
         }
     }
 
-    fn error(&self, attempt: Attempt, error: StoreError) -> Error {
+    fn error(&self, attempt: Attempt, error: StoreError) -> BackendError {
         error.while_doing(self.store.url(), attempt)
     }
 
-    fn cannot_acquire(&self, error: StoreError) -> Error {
+    fn cannot_acquire(&self, error: StoreError) -> BackendError {
         self.error(Attempt::Acquire(self.wanted.name.clone()), error)
     }
 

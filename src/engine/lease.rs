@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
 use crate::backends::{
-    BoxFuture, ClientInfo, Error, Lease, Loss, LossReason, LossStage, Name, Permit, Revocation,
-    StoreError, Validity,
+    BackendError, BoxFuture, ClientInfo, Lease, Loss, LossReason, LossStage, Name, PermitId,
+    Revocation, StoreError, Validity,
 };
 use crate::clock::{self, Moment};
 use crate::engine::renewal::{Renewed, renew_loop};
@@ -34,7 +34,7 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 /// A lease. Dropping it without a release is what a crash does.
 pub(super) struct StoreLease<S> {
     held: Arc<Held<S>>,
-    permit: Permit,
+    permit: PermitId,
     validity: watch::Receiver<Validity>,
     losses: mpsc::UnboundedReceiver<Loss>,
     task: JoinHandle<()>,
@@ -64,7 +64,7 @@ impl<S: Store> StoreLease<S> {
         client: Arc<ClientInfo>,
         reply: &Reply,
     ) -> Self {
-        let permit = Permit { id, name: name.clone(), token: Some(reply.token) };
+        let permit = PermitId { id, name: name.clone(), token: Some(reply.token) };
         let off = mutants::is_off(Guard::DeadlineFromRequest);
         let since = if off { clock::now() } else { reply.since };
         let (sender, validity) = watch::channel(Validity { since, ttl: reply.ttl, error: None });
@@ -195,7 +195,7 @@ impl<S> Drop for StoreLease<S> {
 }
 
 impl<S: Store> Lease for StoreLease<S> {
-    fn permit(&self) -> &Permit {
+    fn permit(&self) -> &PermitId {
         &self.permit
     }
 
@@ -216,7 +216,10 @@ impl<S: Store> Lease for StoreLease<S> {
         None
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn release(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
         Box::pin(async move {
             self.task.abort();
             let held = &self.held;

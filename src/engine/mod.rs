@@ -18,9 +18,9 @@ pub(crate) use self::acquire::ask_again;
 use self::lease::StoreLease;
 use self::retry::{RETRY_FOR, with_retries};
 use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Failover,
-    Finding, Lease, Loss, Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot,
-    StoreError,
+    AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Failover,
+    Finding, Lease, Loss, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation,
+    SemaphoreSnapshot, StoreError,
 };
 use crate::request::{Operation, Outcome, Reply, Request};
 
@@ -64,10 +64,13 @@ pub(crate) trait Store: Send + Sync + 'static {
         Loss::unknown_to_server()
     }
 
-    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>>;
+    fn snapshot<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, StoreError>>;
 
     /// The snapshots of all semaphores that the store knows, in the order of their names.
-    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>>;
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>>;
 
     fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, StoreError>>;
 
@@ -146,7 +149,7 @@ impl<S: Store> LeaseClient<S> {
         &self.store
     }
 
-    fn error(&self, attempt: Attempt, error: StoreError) -> Error {
+    fn error(&self, attempt: Attempt, error: StoreError) -> BackendError {
         error.while_doing(self.store.url(), attempt)
     }
 
@@ -181,7 +184,7 @@ impl<S: Store> Backend for LeaseClient<S> {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         mut cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, BackendError>> {
         Box::pin(async move {
             let mut acquire = Acquire::new(&self.store, request, progress);
             let done = tokio::select! {
@@ -203,14 +206,17 @@ impl<S: Store> Backend for LeaseClient<S> {
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         Box::pin(async move {
             let looked = with_retries(RETRY_FOR, || self.store.snapshot(name)).await;
             looked.map_err(|error| self.error(Attempt::Look(name.clone()), error))
         })
     }
 
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         self.store.snapshots()
     }
 
@@ -219,7 +225,7 @@ impl<S: Store> Backend for LeaseClient<S> {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             let request = Request::of(Operation::Release, id);
             let released = self.repeat(name, &request, patience).await;
@@ -232,11 +238,11 @@ impl<S: Store> Backend for LeaseClient<S> {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, BackendError>> {
         Box::pin(async move {
             let request = Request::of(Operation::Attach, id);
             let attached = self.repeat(name, &request, RETRY_FOR).await;
-            let attempt = Attempt::Renew(Permit::of(name, id));
+            let attempt = Attempt::Renew(PermitId::of(name, id));
             let (reply, _) = attached.map_err(|error| self.error(attempt, error))?;
             let Some(record) = reply.record.as_ref().filter(|_| reply.outcome == Outcome::Holding)
             else {
@@ -252,11 +258,11 @@ impl<S: Store> Backend for LeaseClient<S> {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, BackendError>> {
         Box::pin(async move {
             let request = Request::of(Operation::ReleaseDetached, id);
             let released = self.repeat(name, &request, RETRY_FOR).await;
-            let attempt = Attempt::GiveBack(Permit::of(name, id));
+            let attempt = Attempt::GiveBack(PermitId::of(name, id));
             let (reply, _) = released.map_err(|error| self.error(attempt, error))?;
             Ok(match reply.outcome {
                 Outcome::Released => ReleaseOutcome::Now,
@@ -271,11 +277,11 @@ impl<S: Store> Backend for LeaseClient<S> {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
         Box::pin(async move {
             let request = Request::of(Operation::Revoke(how), id);
             let revoked = self.repeat(name, &request, RETRY_FOR).await;
-            let attempt = Attempt::Revoke(Permit::of(name, id));
+            let attempt = Attempt::Revoke(PermitId::of(name, id));
             let (reply, attempts) = revoked.map_err(|error| self.error(attempt, error))?;
             Ok(match reply.outcome {
                 Outcome::Revoked => true,
@@ -290,7 +296,7 @@ impl<S: Store> Backend for LeaseClient<S> {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             let request = match limit {
                 Some(limit) => Request { limit, ..Request::of(Operation::Pin, Uuid::nil()) },
@@ -302,7 +308,7 @@ impl<S: Store> Backend for LeaseClient<S> {
         })
     }
 
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, BackendError>> {
         Box::pin(async move {
             let found = with_retries(RETRY_FOR, || self.store.diagnose()).await;
             found.map_err(|error| self.error(Attempt::Examine, error))

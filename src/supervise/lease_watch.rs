@@ -212,7 +212,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::backends::{BoxFuture, Error, Permit, StoreError};
+    use crate::backends::{BackendError, BoxFuture, PermitId, StoreError};
 
     const TTL: Duration = Duration::from_millis(600);
 
@@ -224,7 +224,7 @@ mod tests {
     }
 
     impl Lease for TestLease {
-        fn permit(&self) -> &Permit {
+        fn permit(&self) -> &PermitId {
             unreachable!("no test asks for it")
         }
 
@@ -243,7 +243,7 @@ mod tests {
             None
         }
 
-        fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
+        fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), BackendError>> {
             Box::pin(async { Ok(()) })
         }
     }

@@ -11,7 +11,7 @@ use super::protocol::{
 };
 use super::{CloudServer, SIGNAL, parse_body};
 use crate::backends::error::{MissingFeature, StoreError};
-use crate::backends::{Name, Record, ReleaseOutcome, Revocation, Snapshot};
+use crate::backends::{Name, Record, ReleaseOutcome, Revocation, SemaphoreSnapshot};
 
 impl CloudServer {
     /// The record of a detached permit that is held.
@@ -73,7 +73,7 @@ impl CloudServer {
         }
     }
 
-    pub(super) async fn limit(&self, name: &Name) -> Result<Snapshot, StoreError> {
+    pub(super) async fn limit(&self, name: &Name) -> Result<SemaphoreSnapshot, StoreError> {
         match self.look_at(name).await? {
             (true, snapshot) => Ok(snapshot),
             (false, _) => Err(StoreError::Original(MissingFeature::Limits)),

@@ -36,8 +36,8 @@ use self::store::ServeStore;
 use super::error::{MissingFeature, StoreError};
 use super::slot::Slot;
 use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
-    Name, ProgressSender, ReleaseOutcome, Revocation, Snapshot, sanitize,
+    AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Finding,
+    Lease, Name, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, sanitize,
 };
 use crate::engine::LeaseClient;
 use crate::engine::retry::{RETRY_FOR, RetryBudget, with_retries};
@@ -65,7 +65,7 @@ struct CloudServer {
 }
 
 impl Cloud {
-    pub(crate) fn new(config: CloudConfig) -> Result<Self, Error> {
+    pub(crate) fn new(config: CloudConfig) -> Result<Self, BackendError> {
         let shown = config.url.shown();
         let dialler = HttpDialer::new(config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
@@ -130,17 +130,17 @@ impl CloudServer {
         &self,
         done: Result<T, StoreError>,
         attempt: impl FnOnce() -> Attempt,
-    ) -> Result<T, Error> {
+    ) -> Result<T, BackendError> {
         done.map_err(|error| error.while_doing(&self.shown, attempt()))
     }
 
-    async fn look(&self, name: &Name) -> Result<Snapshot, StoreError> {
+    async fn look(&self, name: &Name) -> Result<SemaphoreSnapshot, StoreError> {
         let (_, snapshot) = self.look_at(name).await?;
         Ok(snapshot)
     }
 
     /// The same, and whether the server is one of ours.
-    async fn look_at(&self, name: &Name) -> Result<(bool, Snapshot), StoreError> {
+    async fn look_at(&self, name: &Name) -> Result<(bool, SemaphoreSnapshot), StoreError> {
         let (status, ours, body) =
             self.exchange_with(self.dialler.request(OBSERVE, name.as_str())).await?;
         if status != StatusCode::OK {
@@ -165,7 +165,7 @@ impl CloudServer {
     }
 
     /// All semaphores, in the order of their names.
-    async fn list(&self) -> Result<Vec<Snapshot>, StoreError> {
+    async fn list(&self) -> Result<Vec<SemaphoreSnapshot>, StoreError> {
         let (mut snapshots, mut behind) = (Vec::new(), String::new());
         let mut patience = RetryBudget::new();
         loop {
@@ -208,7 +208,7 @@ impl Cloud {
         wanted: &AcquireRequest,
         progress: &ProgressSender,
         mut cancel: CancelToken,
-    ) -> Result<Acquisition, Error> {
+    ) -> Result<Acquisition, BackendError> {
         let store = self.leases.store();
         let (canceller, called_off) = CancelToken::pair();
         let mut acquiring = self.leases.acquire(wanted, progress, called_off);
@@ -238,7 +238,7 @@ impl Backend for Cloud {
         wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, BackendError>> {
         Box::pin(async move {
             loop {
                 let done = self.acquire_lease(wanted, progress, cancel.clone()).await;
@@ -256,11 +256,14 @@ impl Backend for Cloud {
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         self.leases.observe(name)
     }
 
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         self.leases.observe_all()
     }
 
@@ -270,7 +273,7 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
         patience: Duration,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             let withdrawn = node_lease::signal(
                 &self.server,
@@ -288,7 +291,7 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, BackendError>> {
         self.leases.attach(name, id)
     }
 
@@ -296,7 +299,7 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, BackendError>> {
         self.leases.release_detached(name, id)
     }
 
@@ -305,11 +308,14 @@ impl Backend for Cloud {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.leases.revoke(name, id, how)
     }
 
-    fn limit<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+    fn limit<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         Box::pin(async move {
             let looked = with_retries(RETRY_FOR, || async { self.server.limit(name).await }).await;
             self.server.done(looked, || Attempt::LookAtLimit(name.clone()))
@@ -320,11 +326,11 @@ impl Backend for Cloud {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         self.leases.set_limit(name, limit)
     }
 
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, BackendError>> {
         self.leases.diagnose()
     }
 

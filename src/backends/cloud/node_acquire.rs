@@ -15,7 +15,8 @@ use super::orphans;
 use super::{CloudServer, LEAVING};
 use crate::backends::error::{Attempt, StoreError};
 use crate::backends::{
-    AcquireRequest, Acquisition, CancelToken, Error, Lease, Progress, ProgressSender, QueueStatus,
+    AcquireRequest, Acquisition, BackendError, CancelToken, Lease, Progress, ProgressSender,
+    QueueStatus,
 };
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 
@@ -74,7 +75,10 @@ impl<'a> NodeAcquire<'a> {
     }
 
     /// Waits in turn, unless it is called off.
-    pub(super) async fn run(mut self, mut cancel: CancelToken) -> Result<Acquisition, Error> {
+    pub(super) async fn run(
+        mut self,
+        mut cancel: CancelToken,
+    ) -> Result<Acquisition, BackendError> {
         let taking = Arc::clone(&self.taking);
         let mut leaving = LEAVING;
         let done = {
@@ -120,7 +124,7 @@ impl<'a> NodeAcquire<'a> {
         }
     }
 
-    async fn advance(&mut self) -> Result<Acquisition, Error> {
+    async fn advance(&mut self) -> Result<Acquisition, BackendError> {
         let mut backoff = Backoff::new();
         let give_up = Instant::now() + RETRY_FOR;
         let mut before = PreviousError::default();
@@ -270,7 +274,7 @@ impl<'a> NodeAcquire<'a> {
         Ok(())
     }
 
-    fn error(&self, error: StoreError) -> Error {
+    fn error(&self, error: StoreError) -> BackendError {
         error.while_doing(&self.server.shown, Attempt::Acquire(self.wanted.name.clone()))
     }
 }

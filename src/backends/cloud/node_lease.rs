@@ -19,8 +19,8 @@ use super::{CloudServer, OBSERVE, SIGNAL};
 use crate::backends::error::{Attempt, StoreError};
 use crate::backends::sanitize::identity;
 use crate::backends::{
-    BoxFuture, Error, Holder, Lease, Loss, LossStage, Name, Permit, QueueStatus, Snapshot,
-    Validity, Waiter,
+    BackendError, BoxFuture, Holder, Lease, Loss, LossStage, Name, PermitId, QueueStatus,
+    SemaphoreSnapshot, Validity, Waiter,
 };
 use crate::engine::retry::{RETRY_FOR, with_retries, with_timeout};
 
@@ -72,16 +72,16 @@ impl ObserveAnswer {
         self.running.is_none() && self.waiting.is_empty()
     }
 
-    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+    pub(super) fn snapshot(self, name: &Name) -> SemaphoreSnapshot {
         let in_use = !self.is_free();
         let holder =
             |permit: String| Holder::Foreign { permit: identity(&permit), left: None, key: None };
-        Snapshot {
+        SemaphoreSnapshot {
             known: self.known,
             limit: in_use.then_some(1),
             holders: self.running.into_iter().map(holder).collect(),
             waiters: self.waiting.iter().map(|permit| Waiter::foreign(permit, None)).collect(),
-            ..Snapshot::unused(name)
+            ..SemaphoreSnapshot::unused(name)
         }
     }
 
@@ -207,7 +207,7 @@ impl NodeRegistration {
     }
 
     pub(super) fn lease(self, server: Arc<CloudServer>, name: Name) -> NodeLease {
-        let permit = Permit { id: self.id, name, token: None };
+        let permit = PermitId { id: self.id, name, token: None };
         NodeLease { permit, monitor: self.monitor, known: false, server }
     }
 }
@@ -241,7 +241,7 @@ fn waiting(
 
 /// A permit in a server of the original kind.
 pub(super) struct NodeLease {
-    permit: Permit,
+    permit: PermitId,
     monitor: Monitor,
     /// Whether the permit is lost and the server knows.
     known: bool,
@@ -249,7 +249,7 @@ pub(super) struct NodeLease {
 }
 
 impl Lease for NodeLease {
-    fn permit(&self) -> &Permit {
+    fn permit(&self) -> &PermitId {
         &self.permit
     }
 
@@ -269,7 +269,10 @@ impl Lease for NodeLease {
         Some(self.monitor.socket.as_fd())
     }
 
-    fn release(self: Box<Self>, patience: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn release(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
         Box::pin(async move {
             let Self { permit, monitor, known, server } = *self;
             if known {

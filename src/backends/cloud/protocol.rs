@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::backends::sanitize;
 use crate::backends::{
-    ClientInfo, Holder, HolderState, Name, Record, ReleaseOutcome, Revocation, Snapshot,
+    ClientInfo, Holder, HolderState, Name, Record, ReleaseOutcome, Revocation, SemaphoreSnapshot,
     StoreError, Waiter, Withheld,
 };
 use crate::clock::Moment;
@@ -267,7 +267,7 @@ pub(crate) struct ClientView {
 
 impl SemaphoreView {
     /// Impossible values are left out; the rest is shown.
-    pub(super) fn snapshot(self, name: &Name) -> Snapshot {
+    pub(super) fn snapshot(self, name: &Name) -> SemaphoreSnapshot {
         let holder = |party: ClientView| match (party.record, sanitize::time_if_any(party.left_ms))
         {
             (record @ Some(_), Ok(left)) => {
@@ -296,7 +296,7 @@ impl SemaphoreView {
         let limit = self.limit.map(sanitize::limit).transpose();
         let ttl = sanitize::time_if_any(self.ttl_ms);
         let paused = sanitize::time_if_any(self.paused_ms);
-        Snapshot {
+        SemaphoreSnapshot {
             name: name.clone(),
             known: self.known,
             limit: sanitize::or_note(limit, &mut odd),

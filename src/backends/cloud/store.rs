@@ -23,8 +23,8 @@ use super::{CloudServer, parse_body};
 use crate::backends::error::StoreError;
 use crate::backends::slot::Slot;
 use crate::backends::{
-    Attempt, BoxFuture, Error, Finding, Loss, LossReason, LossStage, Name, ReleaseOutcome,
-    Revocation, Snapshot,
+    Attempt, BackendError, BoxFuture, Finding, Loss, LossReason, LossStage, Name, ReleaseOutcome,
+    Revocation, SemaphoreSnapshot,
 };
 use crate::clock;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
@@ -260,11 +260,14 @@ impl Store for ServeStore {
         Loss { reason: LossReason::ExpiredOrForgotten, stage: LossStage::Before }
     }
 
-    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+    fn snapshot<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, StoreError>> {
         Box::pin(self.server.look(name))
     }
 
-    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         Box::pin(async move {
             let listed = self.server.list().await;
             listed.map_err(|error| error.while_doing(&self.server.shown, Attempt::List))

@@ -84,7 +84,7 @@ fn request(name: &Name, detached: bool, min_hold: Duration) -> AcquireRequest {
     }
 }
 
-fn is_unsupported<T>(done: Result<T, Error>) -> bool {
+fn is_unsupported<T>(done: Result<T, BackendError>) -> bool {
     done.is_err_and(|error| matches!(error.cause, StoreError::Original(_)))
 }
 

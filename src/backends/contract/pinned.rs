@@ -3,7 +3,7 @@
 use super::*;
 
 pub(super) async fn a_pinned_limit_stands_also_while_the_semaphore_is_idle(store: TestedBackend) {
-    let pinned = |snapshot: &Snapshot| (snapshot.limit, snapshot.pinned);
+    let pinned = |snapshot: &SemaphoreSnapshot| (snapshot.limit, snapshot.pinned);
     store.set_limit("a", Some(2)).await;
     let idle = store.snapshot("a").await;
     assert_eq!((pinned(&idle), idle.full(9)), ((Some(2), true), false));
@@ -54,7 +54,7 @@ pub(super) async fn a_limit_that_is_not_pinned_any_more_is_that_of_the_users(sto
     store.set_limit("a", None).await;
     let snapshot = store.snapshot("a").await;
     let known = snapshot.known;
-    assert_eq!(snapshot, Snapshot { known, ..Snapshot::unused(&name("a")) });
+    assert_eq!(snapshot, SemaphoreSnapshot { known, ..SemaphoreSnapshot::unused(&name("a")) });
     let first = store.granted(&request("a", 1)).await;
     store.set_limit("a", Some(2)).await;
     let second = store.granted(&request("a", 1)).await;
@@ -76,7 +76,7 @@ pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_strict_cli
     let strict = |limit| AcquireRequest { strict: true, ..request("a", limit) };
     for limit in [1, 3] {
         let refused = within(PATIENCE, store.request(strict(limit)).acquiring).await.unwrap();
-        assert!(refused.is_err_and(|error| error.kind() == ErrorKind::Differs));
+        assert!(refused.is_err_and(|error| error.kind() == FailureClass::Differs));
     }
     let _lease = store.granted(&strict(2)).await;
     assert_eq!(store.snapshot("a").await.waiters, []);

@@ -107,7 +107,7 @@ pub(super) async fn another_limit_is_an_error_for_strict_clients(store: TestedBa
     let first = store.granted(&request("a", 1)).await;
     let strict = |limit| AcquireRequest { strict: true, ..request("a", limit) };
     let refused = within(PATIENCE, store.request(strict(2)).acquiring).await.unwrap();
-    assert!(refused.is_err_and(|error| error.kind() == ErrorKind::Differs));
+    assert!(refused.is_err_and(|error| error.kind() == FailureClass::Differs));
     assert_eq!(store.snapshot("a").await.waiters, []);
     let same = store.waits(strict(1)).await;
     first.release(PATIENCE).await.unwrap();
@@ -127,7 +127,7 @@ pub(super) async fn a_waiter_keeps_the_semaphore_in_use(store: TestedBackend) {
 }
 
 pub(super) async fn an_idle_name_is_an_empty_snapshot(store: TestedBackend) {
-    assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
+    assert_eq!(store.snapshot("never").await, SemaphoreSnapshot::unused(&name("never")));
     assert_eq!(store.names().await, []);
 }
 

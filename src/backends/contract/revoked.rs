@@ -109,7 +109,7 @@ pub(super) async fn no_permit_is_revoked_where_none_is_held(store: TestedBackend
         assert!(!store.revoke("never", lease.permit().id, how).await);
     }
     store.becomes("a", Some(1), &[lease.permit().id], &[waiter.id]).await;
-    assert_eq!(store.snapshot("never").await, Snapshot::unused(&name("never")));
+    assert_eq!(store.snapshot("never").await, SemaphoreSnapshot::unused(&name("never")));
 }
 
 /// The holder listens, and the permit is its own.

@@ -17,7 +17,7 @@ use super::semaphore_files::SemaphoreFiles;
 use super::{directory, revoke};
 use crate::backends::lease::{self, RenewingLease};
 use crate::backends::{
-    AcquireRequest, BoxFuture, HolderState, Lease, Loss, Name, Permit, Record, ReleaseOutcome,
+    AcquireRequest, BoxFuture, HolderState, Lease, Loss, Name, PermitId, Record, ReleaseOutcome,
     StoreError, Validity,
 };
 use crate::clock;
@@ -72,7 +72,7 @@ fn lease(
 ) -> Box<dyn Lease> {
     let shown = directory::url(semaphore.base());
     let lease = DetachedLease { semaphore: Arc::clone(semaphore), entry, id, shown };
-    let permit = Permit { id, name: name.clone(), token: Some(entry.number) };
+    let permit = PermitId { id, name: name.clone(), token: Some(entry.number) };
     Box::new(RenewingLease::new(permit, validity, lease))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::StatFs;
 
 use super::directory::{self, LocalConfig, Sharing};
-use crate::backends::error::{Directory, Error, StoreError};
+use crate::backends::error::{BackendError, Directory, StoreError};
 use crate::backends::finding::{Finding, FindingKind, Grade, SharedWith};
 
 /// Below this, in bytes, a disk is nearly full however small it is.
@@ -14,7 +14,7 @@ const LITTLE: u64 = 1024 * 1024;
 /// The same for the number of files: a permit is two, and so is a waiter.
 const FEW: u64 = 100;
 
-pub(super) fn diagnose(config: &LocalConfig) -> Result<Vec<Finding>, Error> {
+pub(super) fn diagnose(config: &LocalConfig) -> Result<Vec<Finding>, BackendError> {
     let (path, base) = config.usable()?;
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let filesystem = rustix::fs::statfs(there).map_err(|errno| {

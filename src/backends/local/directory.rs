@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
 use rustix::process::geteuid;
 
-use crate::backends::error::{Directory, Error, StoreError, SystemError};
+use crate::backends::error::{BackendError, Directory, StoreError, SystemError};
 use crate::files::create::{moved_by, with_exact_modes};
 use crate::user::{Home, User, stands_for_unmapped};
 
@@ -56,7 +56,7 @@ impl LocalConfig {
     }
 
     /// The directory for a user who named none: the same for a login shell and for cron.
-    pub(crate) fn default_for(user: &User) -> Result<Self, Error> {
+    pub(crate) fn default_for(user: &User) -> Result<Self, BackendError> {
         if user.uid == 0 {
             let path = "/run/semrun".into();
             return Ok(Self {
@@ -87,7 +87,7 @@ impl LocalConfig {
 
     /// Opens the directory, or says why it cannot be used. Makes it first if `create`;
     /// otherwise a missing one is None.
-    pub(super) fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
+    pub(super) fn open(&self, create: bool) -> Result<Option<BaseDirectory>, BackendError> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
         for candidate in others {
             match candidate.open(create) {
@@ -108,7 +108,7 @@ impl LocalConfig {
 
     /// The directory that a client asking for a permit uses; not open if it has to be made first.
     /// Makes nothing.
-    pub(super) fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), Error> {
+    pub(super) fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), BackendError> {
         let (last, others) = self.candidates.split_last().expect("there is always one");
         for candidate in others {
             match candidate.usable() {
@@ -121,7 +121,7 @@ impl LocalConfig {
 }
 
 impl DirectoryCandidate {
-    fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), Error> {
+    fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), BackendError> {
         match self.open(false)? {
             None if !self.could_be_made() => {
                 Err(self.failed(Directory::NotFound, rustix::io::Errno::NOENT))
@@ -140,7 +140,7 @@ impl DirectoryCandidate {
         }
     }
 
-    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
+    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, BackendError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) if !create => return Ok(None),
@@ -163,14 +163,14 @@ impl DirectoryCandidate {
         Ok(Some(BaseDirectory { fd, path: self.path.clone(), sharing: Sharing::of(&stat) }))
     }
 
-    fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), Error> {
+    fn refuse_foreign(&self, filesystem: &StatFs) -> Result<(), BackendError> {
         if let Some(kind) = foreign_filesystem(filesystem_type(filesystem)) {
             return Err(self.error(Directory::Remote(kind)));
         }
         Ok(())
     }
 
-    fn make(&self) -> Result<(), Error> {
+    fn make(&self) -> Result<(), BackendError> {
         let mut missing: Vec<&Path> =
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
@@ -198,7 +198,7 @@ impl DirectoryCandidate {
         made && rustix::fs::accessat(CWD, parent, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
     }
 
-    fn refuse_open(&self, error: io::Error) -> Error {
+    fn refuse_open(&self, error: io::Error) -> BackendError {
         let link = rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
         let fault = match error.kind() {
@@ -212,7 +212,7 @@ impl DirectoryCandidate {
 
     /// A stranger who owns the directory could swap files under our feet, and if all users may
     /// write it without the sticky bit, it belongs to all of them.
-    fn check_owner(&self, stat: &Stat) -> Result<(), Error> {
+    fn check_owner(&self, stat: &Stat) -> Result<(), BackendError> {
         let me = geteuid().as_raw();
         if stat.st_uid != me && stat.st_uid != 0 {
             let (uid, unmapped) = (stat.st_uid, stands_for_unmapped(stat.st_uid));
@@ -227,7 +227,7 @@ impl DirectoryCandidate {
 
     /// A user who can move the directory away can send the next semrun to another one, where it
     /// meets no holder. A user who named the directory also chose who shares its parents.
-    fn check_way(&self) -> Result<(), Error> {
+    fn check_way(&self) -> Result<(), BackendError> {
         match moved_by(&self.path) {
             Ok(None) => Ok(()),
             Ok(Some(doubt)) => Err(self.error(Directory::Movable(doubt))),
@@ -235,16 +235,20 @@ impl DirectoryCandidate {
         }
     }
 
-    fn failed(&self, fault: fn(SystemError) -> Directory, errno: rustix::io::Errno) -> Error {
+    fn failed(
+        &self,
+        fault: fn(SystemError) -> Directory,
+        errno: rustix::io::Errno,
+    ) -> BackendError {
         self.error(fault(errno.into()))
     }
 
-    fn error(&self, fault: Directory) -> Error {
+    fn error(&self, fault: Directory) -> BackendError {
         StoreError::Directory(fault).of(&url(&self.path))
     }
 }
 
-impl Error {
+impl BackendError {
     /// Whether a home directory that answers so is passed over: missing, read-only, not ours, or
     /// a network file system. A full disk is not among these, nor a directory that looks
     /// tampered with: then semrun must not quietly use another directory, where it meets no holder.

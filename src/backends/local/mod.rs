@@ -42,8 +42,9 @@ use self::mutex::{GIVE_UP, MutexGuard, MutexWait};
 use self::semaphore_files::SemaphoreFiles;
 use super::error::TermsMismatch;
 use super::{
-    AcquireRequest, Acquisition, Attempt, Backend, BoxFuture, CancelToken, Error, Finding, Lease,
-    Name, Permit, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
+    AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Finding,
+    Lease, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
+    StoreError,
 };
 use crate::sys::raise_file_size_limit;
 
@@ -63,7 +64,7 @@ impl Local {
         Self { config, found: OnceLock::new() }
     }
 
-    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, Error> {
+    fn open(&self, create: bool) -> Result<Option<BaseDirectory>, BackendError> {
         raise_file_size_limit();
         let base = self.config.open(create)?;
         if let Some(base) = &base {
@@ -73,7 +74,7 @@ impl Local {
     }
 
     /// `doing` fits "cannot …".
-    fn error(&self, attempt: Attempt, error: io::Error) -> Error {
+    fn error(&self, attempt: Attempt, error: io::Error) -> BackendError {
         StoreError::from(error).while_doing(&self.url(), attempt)
     }
 
@@ -81,7 +82,7 @@ impl Local {
         &self,
         request: &AcquireRequest,
         progress: &ProgressSender,
-    ) -> Result<Acquisition, Error> {
+    ) -> Result<Acquisition, BackendError> {
         let attempt = || Attempt::Acquire(request.name.clone());
         // Several rounds only if the files are deleted under us.
         for _ in 0..100 {
@@ -106,7 +107,7 @@ impl Local {
         Err(StoreError::DeletedAgain.while_doing(&self.url(), attempt()))
     }
 
-    fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> Error {
+    fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> BackendError {
         let queue::LimitMismatch { stands, pinned } = differs;
         let (name, pinned, stands) = (request.name.clone(), *pinned, (*stands, None));
         let asked = (request.limit, None);
@@ -121,7 +122,7 @@ impl Local {
         create: bool,
         attempt: &Attempt,
         act: impl FnOnce(&Arc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
-    ) -> Result<Option<T>, Error> {
+    ) -> Result<Option<T>, BackendError> {
         let Some(base) = self.open(create)? else { return Ok(None) };
         self.under_mutex_in(&base, name, create, attempt, act).await
     }
@@ -133,7 +134,7 @@ impl Local {
         create: bool,
         attempt: &Attempt,
         act: impl FnOnce(&Arc<SemaphoreFiles>, &MutexGuard<'_>) -> io::Result<T>,
-    ) -> Result<Option<T>, Error> {
+    ) -> Result<Option<T>, BackendError> {
         let done = async {
             let Some(semaphore) = SemaphoreFiles::open(base, name, create)? else {
                 return Ok(None);
@@ -147,21 +148,25 @@ impl Local {
         done.await.map_err(|error| self.error(attempt.clone(), error))
     }
 
-    async fn look(&self, name: &Name) -> Result<Snapshot, Error> {
+    async fn look(&self, name: &Name) -> Result<SemaphoreSnapshot, BackendError> {
         match self.open(false)? {
             Some(base) => self.look_in(&base, name).await,
-            None => Ok(Snapshot::unused(name)),
+            None => Ok(SemaphoreSnapshot::unused(name)),
         }
     }
 
-    async fn look_in(&self, base: &BaseDirectory, name: &Name) -> Result<Snapshot, Error> {
+    async fn look_in(
+        &self,
+        base: &BaseDirectory,
+        name: &Name,
+    ) -> Result<SemaphoreSnapshot, BackendError> {
         let look = |_: &_, locked: &MutexGuard<'_>| permits::snapshot(locked, name);
         let snapshot =
             self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
-        Ok(snapshot.unwrap_or_else(|| Snapshot::unused(name)))
+        Ok(snapshot.unwrap_or_else(|| SemaphoreSnapshot::unused(name)))
     }
 
-    async fn look_at_all(&self) -> Result<Vec<Snapshot>, Error> {
+    async fn look_at_all(&self) -> Result<Vec<SemaphoreSnapshot>, BackendError> {
         let Some(base) = self.open(false)? else { return Ok(Vec::new()) };
         let names = names_in(&base).map_err(|error| self.error(Attempt::List, error))?;
         let mut snapshots = Vec::with_capacity(names.len());
@@ -176,18 +181,18 @@ impl Local {
             let end = end.max(Instant::now() + BRIEFLY);
             snapshots.push(match timeout_at(end, self.look_in(&base, name)).await {
                 Ok(Ok(snapshot)) => snapshot,
-                Ok(Err(error)) => Snapshot::odd(name, error.cause),
-                Err(_elapsed) => Snapshot::odd(name, StoreError::Locked),
+                Ok(Err(error)) => SemaphoreSnapshot::odd(name, error.cause),
+                Err(_elapsed) => SemaphoreSnapshot::odd(name, StoreError::Locked),
             });
         }
         Ok(snapshots)
     }
 
-    async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), Error> {
+    async fn pin(&self, name: &Name, limit: Option<u32>) -> Result<(), BackendError> {
         let attempt = Attempt::SetLimit(name.clone());
         let is_there = async || {
             let there = self.under_mutex(name, false, &attempt, |_, _| Ok(())).await?;
-            Ok::<_, Error>(there.is_some())
+            Ok::<_, BackendError>(there.is_some())
         };
         if limit.is_none() && !is_there().await? {
             return Ok(());
@@ -210,23 +215,31 @@ impl Backend for Local {
         request: &'a AcquireRequest,
         progress: &'a ProgressSender,
         cancel: CancelToken,
-    ) -> BoxFuture<'a, Result<Acquisition, Error>> {
+    ) -> BoxFuture<'a, Result<Acquisition, BackendError>> {
         Box::pin(async move {
             let acquiring = cancel.unless_cancelled(self.take_turn(request, progress));
             acquiring.await.unwrap_or(Ok(Acquisition::Cancelled))
         })
     }
 
-    fn observe<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, Error>> {
+    fn observe<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         Box::pin(self.look(name))
     }
 
-    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn observe_all(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         Box::pin(self.look_at_all())
     }
 
     /// Nothing to do: what the dead had is free.
-    fn cancel<'a>(&'a self, _: &'a Name, _: Uuid, _: Duration) -> BoxFuture<'a, Result<(), Error>> {
+    fn cancel<'a>(
+        &'a self,
+        _: &'a Name,
+        _: Uuid,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -234,9 +247,9 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, BackendError>> {
         Box::pin(async move {
-            let renew = Attempt::Renew(Permit::of(name, id));
+            let renew = Attempt::Renew(PermitId::of(name, id));
             let attach = |semaphore: &_, locked: &MutexGuard<'_>| {
                 detached::attach(semaphore, locked, name, id)
             };
@@ -249,9 +262,9 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         id: Uuid,
-    ) -> BoxFuture<'a, Result<ReleaseOutcome, Error>> {
+    ) -> BoxFuture<'a, Result<ReleaseOutcome, BackendError>> {
         Box::pin(async move {
-            let giving_back = Attempt::GiveBack(Permit::of(name, id));
+            let giving_back = Attempt::GiveBack(PermitId::of(name, id));
             let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id);
             let given = self.under_mutex(name, false, &giving_back, give_back).await?;
             Ok(given.unwrap_or(ReleaseOutcome::Unknown))
@@ -263,9 +276,9 @@ impl Backend for Local {
         name: &'a Name,
         id: Uuid,
         how: Revocation,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
         Box::pin(async move {
-            let revoking = Attempt::Revoke(Permit::of(name, id));
+            let revoking = Attempt::Revoke(PermitId::of(name, id));
             let revoke = |_: &_, locked: &MutexGuard<'_>| revoke::revoke(locked, id, how);
             let revoked = self.under_mutex(name, false, &revoking, revoke).await?;
             Ok(revoked.unwrap_or(false))
@@ -276,11 +289,11 @@ impl Backend for Local {
         &'a self,
         name: &'a Name,
         limit: Option<u32>,
-    ) -> BoxFuture<'a, Result<(), Error>> {
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(self.pin(name, limit))
     }
 
-    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, Error>> {
+    fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, BackendError>> {
         Box::pin(async { diagnose::diagnose(&self.config) })
     }
 

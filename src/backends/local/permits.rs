@@ -8,7 +8,7 @@ use super::file_names::{FileKind, FileName, Listing};
 use super::mutex::MutexGuard;
 use super::records::PermitRecord;
 use super::semaphore_files;
-use crate::backends::{Holder, HolderState, Name, Snapshot, Waiter};
+use crate::backends::{Holder, HolderState, Name, SemaphoreSnapshot, Waiter};
 use crate::clock;
 
 pub(super) struct TakenPermit {
@@ -79,7 +79,7 @@ impl TakenPermit {
     }
 }
 
-pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<Snapshot> {
+pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<SemaphoreSnapshot> {
     let Listing { waiters, passed_over, permits, kept } = locked.0.list()?;
     let TakenPermits { taken, .. } = TakenPermits::look(locked, permits, kept)?;
     let holders: Vec<_> = taken.iter().map(|taken| taken.holder(locked)).collect();
@@ -101,7 +101,15 @@ pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<Snaps
     let in_use = !holders.is_empty() || !waiters.is_empty();
     let limit = state.pinned().or(in_use.then_some(state.limit));
     let pinned = state.pinned().is_some();
-    Ok(Snapshot { known: true, limit, pinned, ttl, holders, waiters, ..Snapshot::unused(name) })
+    Ok(SemaphoreSnapshot {
+        known: true,
+        limit,
+        pinned,
+        ttl,
+        holders,
+        waiters,
+        ..SemaphoreSnapshot::unused(name)
+    })
 }
 
 /// The record of a permit that lasts has the number of its FIFO, if it has one.

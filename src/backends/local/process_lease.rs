@@ -16,7 +16,9 @@ use super::permits::kept_entry;
 use super::records::PermitRecord;
 use super::revoke;
 use super::semaphore_files::{FifoMessage, SemaphoreFiles};
-use crate::backends::{AcquireRequest, BoxFuture, Error, Lease, Loss, Permit, Record, Validity};
+use crate::backends::{
+    AcquireRequest, BackendError, BoxFuture, Lease, Loss, PermitId, Record, Validity,
+};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::sys;
@@ -26,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Uses no runtime before [`Lease::lost`] is called: it may be granted in another one.
 pub(super) struct ProcessLease {
-    permit: Permit,
+    permit: PermitId,
     semaphore: Arc<SemaphoreFiles>,
     entry: FileName,
     /// Others write there too, to revoke the permit.
@@ -59,7 +61,7 @@ impl ProcessLease {
         };
         let hold_end = (!request.min_hold.is_zero()).then(keep).transpose();
         let hold_end = hold_end.inspect_err(|_| semaphore.remove(entry))?;
-        let permit = Permit { id: request.id, name: request.name.clone(), token: Some(token) };
+        let permit = PermitId { id: request.id, name: request.name.clone(), token: Some(token) };
         let semaphore = Arc::clone(semaphore);
         Ok(Self {
             permit,
@@ -104,7 +106,7 @@ impl ProcessLease {
 }
 
 impl Lease for ProcessLease {
-    fn permit(&self) -> &Permit {
+    fn permit(&self) -> &PermitId {
         &self.permit
     }
 
@@ -122,7 +124,7 @@ impl Lease for ProcessLease {
 
     /// Needs no mutex and writes nothing to the disk, so neither a stopped process nor a full
     /// disk can keep a permit from passing on.
-    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), Error>> {
+    fn release(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), BackendError>> {
         Box::pin(async move {
             self.semaphore.hand_over(self.entry, &self.fifo);
             let off = mutants::is_off(Guard::Hold);

@@ -7,14 +7,14 @@ use std::thread;
 use super::directory::BaseDirectory;
 use super::permits;
 use super::semaphore_files::SemaphoreFiles;
-use crate::backends::{Name, Snapshot};
+use crate::backends::{Name, SemaphoreSnapshot};
 
 /// How many names are worth a thread.
 const WORTH_A_THREAD: usize = 200;
 
 /// In the order of the names. None: another process still has the mutex, or something is wrong; a
 /// look at that name alone reports what.
-pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Snapshot>> {
+pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<SemaphoreSnapshot>> {
     let threads = match names.len() / WORTH_A_THREAD {
         0 => 1,
         enough => thread::available_parallelism().map_or(1, |all| all.get().min(enough)),
@@ -38,7 +38,7 @@ pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Snapshot>
     })
 }
 
-fn look_now(base: &BaseDirectory, name: &Name) -> io::Result<Option<Snapshot>> {
+fn look_now(base: &BaseDirectory, name: &Name) -> io::Result<Option<SemaphoreSnapshot>> {
     let Some(semaphore) = SemaphoreFiles::open(base, name, false)? else { return Ok(None) };
     let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
     permits::snapshot(&locked, name).map(Some)

@@ -19,7 +19,7 @@ use super::directory::LocalConfig;
 use crate::backends::progress::Canceller;
 use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, HolderState, Lease, LossStage,
-    Name, Progress, ProgressSender, ReleaseOutcome, Revocation, Snapshot, StoreError,
+    Name, Progress, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, StoreError,
 };
 
 /// Longer than anything takes that works.
@@ -71,7 +71,7 @@ impl LocalWorld {
         self.asks(request).granted().await
     }
 
-    async fn snapshot(&self) -> Snapshot {
+    async fn snapshot(&self) -> SemaphoreSnapshot {
         self.client().observe(&name()).await.unwrap()
     }
 

@@ -23,7 +23,7 @@ use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 /// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);
 
-pub(super) struct Client {
+pub(super) struct RedisClient {
     dialler: RedisDialer,
     /// While it is idle.
     idle: Slot<Connection>,
@@ -102,7 +102,7 @@ impl Script {
     }
 }
 
-impl Client {
+impl RedisClient {
     pub(super) fn new(dialler: RedisDialer) -> Self {
         Self {
             dialler,
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// Sends a call of the script that decides, with something asked before it. [`Client::script`]
+    /// Sends a call of the script that decides, with something asked before it. [`RedisClient::script`]
     /// waits for the answer when it is called in the same way. Needs no runtime.
     pub(super) fn begin(&self, question: ScriptCall<'_>) {
         let questions = question.whole(Script::decide().known(question.keys, question.arguments));

@@ -27,14 +27,16 @@ use redis::Cmd;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
-use self::client::Client;
+use self::client::RedisClient;
 use self::config::RedisConfig;
 use self::connection::RedisDialer;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::script::SemaphoreKeys;
 use self::server::ServerHandle;
-use super::{Attempt, BoxFuture, Error, Failover, Finding, Name, Snapshot, StoreError};
+use super::{
+    Attempt, BackendError, BoxFuture, Failover, Finding, Name, SemaphoreSnapshot, StoreError,
+};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, RetryBudget, with_timeout};
 use crate::engine::{Role, Store, Wakeup, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
@@ -51,11 +53,11 @@ pub(crate) struct RedisStore {
 }
 
 impl RedisStore {
-    pub(crate) fn new(config: RedisConfig) -> Result<Self, Error> {
+    pub(crate) fn new(config: RedisConfig) -> Result<Self, BackendError> {
         let shown = config.url.shown();
         let dialler = RedisDialer::new(&config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
-        let connection = Client::new(dialler);
+        let connection = RedisClient::new(dialler);
         let server = Arc::new(ServerHandle { config, shown, connection });
         Ok(Self { server, checked: AtomicBool::new(false) })
     }
@@ -121,11 +123,14 @@ impl Store for RedisStore {
         Box::pin(wakeup::listen(Arc::clone(&self.server), self.keys(name).wake(id), wakeups))
     }
 
-    fn snapshot<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Snapshot, StoreError>> {
+    fn snapshot<'a>(
+        &'a self,
+        name: &'a Name,
+    ) -> BoxFuture<'a, Result<SemaphoreSnapshot, StoreError>> {
         Box::pin(self.server.snapshot(name))
     }
 
-    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, Error>> {
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         Box::pin(async move {
             let names = self.server.names().await?;
             let mut snapshots = Vec::with_capacity(names.len());

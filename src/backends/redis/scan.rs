@@ -6,7 +6,7 @@ use redis::{Cmd, cmd};
 
 use super::can_name;
 use super::server::ServerHandle;
-use crate::backends::{Attempt, Error, Name, StoreError, sanitize};
+use crate::backends::{Attempt, BackendError, Name, StoreError, sanitize};
 use crate::engine::retry::RetryBudget;
 
 /// What surrounds a name in the keys that show that a semaphore exists, and their types.
@@ -18,7 +18,7 @@ const MOST_STEPS: u32 = 1 << 20;
 
 impl ServerHandle {
     /// In their order.
-    pub(super) async fn names(&self) -> Result<Vec<Name>, Error> {
+    pub(super) async fn names(&self) -> Result<Vec<Name>, BackendError> {
         let prefix = format!("{}-", self.config.prefix);
         let mut names = HashSet::new();
         let mut patience = RetryBudget::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use uuid::Uuid;
 
-use super::client::{Client, Script, ScriptCall};
+use super::client::{RedisClient, Script, ScriptCall};
 use super::snapshot::{lossy, of, parse_grant, pause, written};
 use crate::backends::sanitize;
 use crate::backends::{ClientInfo, HolderState, Name, Revocation, StoreError, Withheld};
@@ -163,7 +163,7 @@ fn describe(client: &ClientInfo) -> String {
     serde_json::to_string(client).expect("plain text")
 }
 
-impl Client {
+impl RedisClient {
     #[cfg(test)]
     pub(super) async fn call(
         &self,
@@ -174,7 +174,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends what [`Client::call_beside`] then only waits for. Needs no runtime.
+    /// Sends what [`RedisClient::call_beside`] then only waits for. Needs no runtime.
     pub(super) fn begin_call(&self, keys: &SemaphoreKeys, call: &Request, beside: Option<&Cmd>) {
         let (keys, arguments) = (&keys.declared, &call.arguments(keys));
         self.begin(ScriptCall { keys, arguments, beside, replicas: call.confirmations() });

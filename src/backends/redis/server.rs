@@ -2,22 +2,22 @@
 
 use redis::{Cmd, Value, cmd};
 
-use super::client::{Client, optional};
+use super::client::{RedisClient, optional};
 use super::config::RedisConfig;
 use super::diagnose::Info;
 use super::script::SemaphoreKeys;
-use crate::backends::{Attempt, Error, Name, Snapshot, StoreError};
+use crate::backends::{Attempt, BackendError, Name, SemaphoreSnapshot, StoreError};
 use crate::engine::retry::RetryBudget;
 
 /// A Redis as its users here see it.
 pub(super) struct ServerHandle {
     pub(super) config: RedisConfig,
     pub(super) shown: String,
-    pub(super) connection: Client,
+    pub(super) connection: RedisClient,
 }
 
 impl ServerHandle {
-    pub(super) fn error(&self, attempt: Attempt, error: StoreError) -> Error {
+    pub(super) fn error(&self, attempt: Attempt, error: StoreError) -> BackendError {
         error.while_doing(&self.shown, attempt)
     }
 
@@ -36,7 +36,7 @@ impl ServerHandle {
         Err(StoreError::Evicts { policy: policy.into() })
     }
 
-    pub(super) async fn snapshot(&self, name: &Name) -> Result<Snapshot, StoreError> {
+    pub(super) async fn snapshot(&self, name: &Name) -> Result<SemaphoreSnapshot, StoreError> {
         let keys = SemaphoreKeys::new(&self.config.prefix, name);
         self.connection.look(&keys, name, &self.config).await
     }
@@ -47,10 +47,10 @@ impl ServerHandle {
         &self,
         name: &Name,
         patience: &mut RetryBudget,
-    ) -> Result<Snapshot, Error> {
+    ) -> Result<SemaphoreSnapshot, BackendError> {
         let looked = patience.with(|| async {
             match self.snapshot(name).await {
-                Err(error) if !error.is_unreachable() => Ok(Snapshot::odd(name, error)),
+                Err(error) if !error.is_unreachable() => Ok(SemaphoreSnapshot::odd(name, error)),
                 looked => looked,
             }
         });
@@ -58,7 +58,10 @@ impl ServerHandle {
     }
 
     /// The same in one round trip.
-    pub(super) async fn snapshots(&self, names: &[Name]) -> Result<Vec<Snapshot>, StoreError> {
+    pub(super) async fn snapshots(
+        &self,
+        names: &[Name],
+    ) -> Result<Vec<SemaphoreSnapshot>, StoreError> {
         let keys: Vec<_> =
             names.iter().map(|name| SemaphoreKeys::new(&self.config.prefix, name)).collect();
         self.connection.look_at_each(&keys, names, &self.config).await

@@ -6,25 +6,26 @@ use std::time::{Duration, SystemTime};
 
 use redis::{FromRedisValue, Value, from_redis_value};
 
-use super::client::{Client, Script, ScriptCall};
+use super::client::{RedisClient, Script, ScriptCall};
 use super::config::RedisConfig;
 use super::script::SemaphoreKeys;
 use crate::backends::sanitize;
 use crate::backends::{
-    ClientInfo, Holder, HolderState, Name, Record, Snapshot, StoreError, Waiter, Withheld, millis,
+    ClientInfo, Holder, HolderState, Name, Record, SemaphoreSnapshot, StoreError, Waiter, Withheld,
+    millis,
 };
 
 /// The TTL of foreign members where none is in force: PassBuddy's own default.
 const FOREIGN_TTL: Duration = Duration::from_secs(5);
 
-impl Client {
+impl RedisClient {
     /// Looks without changing anything.
     pub(super) async fn look(
         &self,
         keys: &SemaphoreKeys,
         name: &Name,
         config: &RedisConfig,
-    ) -> Result<Snapshot, StoreError> {
+    ) -> Result<SemaphoreSnapshot, StoreError> {
         let arguments = &to_look(keys, config);
         let question = ScriptCall { keys: keys.to_look(), arguments, beside: None, replicas: 0 };
         let looked = self.script(&Script::look(), question).await?;
@@ -38,7 +39,7 @@ impl Client {
         keys: &[SemaphoreKeys],
         names: &[Name],
         config: &RedisConfig,
-    ) -> Result<Vec<Snapshot>, StoreError> {
+    ) -> Result<Vec<SemaphoreSnapshot>, StoreError> {
         let program = Script::look();
         let question = |keys: &SemaphoreKeys| program.known(keys.to_look(), &to_look(keys, config));
         let questions: Vec<_> = keys.iter().map(question).collect();
@@ -61,7 +62,7 @@ pub(super) fn written(quarantine: Option<Duration>) -> String {
     quarantine.map_or("-1".into(), |time| time.as_millis().to_string())
 }
 
-fn snapshot(name: &Name, looked: Looked) -> Snapshot {
+fn snapshot(name: &Name, looked: Looked) -> SemaphoreSnapshot {
     let (limit, pinned, ttl, paused, in_step, needed, holders, waiters, known) = looked;
     let mut holders: Vec<_> = holders.into_iter().map(holder).collect();
     // The order of the grants; holders without a token come last.
@@ -86,7 +87,17 @@ fn snapshot(name: &Name, looked: Looked) -> Snapshot {
         _ => paused.map(Withheld::Quarantine),
     };
     let known = of(known) != Some(0_u8);
-    Snapshot { name: name.clone(), known, limit, pinned, ttl, withheld, holders, waiters, odd }
+    SemaphoreSnapshot {
+        name: name.clone(),
+        known,
+        limit,
+        pinned,
+        ttl,
+        withheld,
+        holders,
+        waiters,
+        odd,
+    }
 }
 
 fn holder(said: Value) -> Holder {

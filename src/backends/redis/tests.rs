@@ -12,10 +12,10 @@ use semrun_testkit::redis_server::RedisServer;
 use uuid::Uuid;
 
 use super::RedisConfig;
-use super::client::Client;
+use super::client::RedisClient;
 use super::connection::RedisDialer;
 use super::script::SemaphoreKeys;
-use crate::backends::{ClientInfo, Holder, Name, Revocation, Snapshot};
+use crate::backends::{ClientInfo, Holder, Name, Revocation, SemaphoreSnapshot};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -39,8 +39,8 @@ impl RedisWorld {
         SemaphoreKeys::new(&"p".parse().unwrap(), &self.name)
     }
 
-    fn connection(&self) -> Client {
-        Client::new(RedisDialer::new(&self.config()).unwrap())
+    fn connection(&self) -> RedisClient {
+        RedisClient::new(RedisDialer::new(&self.config()).unwrap())
     }
 
     fn config(&self) -> RedisConfig {
@@ -64,11 +64,11 @@ impl RedisWorld {
         self.call(&call(Operation::Release, who))
     }
 
-    fn look(&self) -> Snapshot {
+    fn look(&self) -> SemaphoreSnapshot {
         self.runtime.block_on(self.look_at())
     }
 
-    async fn look_at(&self) -> Snapshot {
+    async fn look_at(&self) -> SemaphoreSnapshot {
         let keys = self.keys();
         self.connection().look(&keys, &self.name, &self.config()).await.unwrap()
     }
@@ -434,7 +434,10 @@ fn a_set_that_others_write_to_does_not_go_under_them() {
 fn looking_writes_nothing() {
     let world = RedisWorld::new();
     let looked = world.look();
-    assert_eq!(looked, Snapshot { known: looked.known, ..Snapshot::unused(&world.name) });
+    assert_eq!(
+        looked,
+        SemaphoreSnapshot { known: looked.known, ..SemaphoreSnapshot::unused(&world.name) }
+    );
     let keys: Vec<String> = world.server.ask(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
     world.request(1);

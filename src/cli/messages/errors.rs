@@ -6,11 +6,11 @@ use rustix::io::Errno;
 
 use super::directories::DirectoryText;
 use super::stores::StoreErrorText;
-use crate::backends::error::{Attempt, Error, StoreError, SystemError};
+use crate::backends::error::{Attempt, BackendError, StoreError, SystemError};
 use crate::backends::{Name, Withheld};
 
 /// What failed at which backend.
-pub(crate) struct ErrorText<'a>(pub(crate) &'a Error);
+pub(crate) struct ErrorText<'a>(pub(crate) &'a BackendError);
 
 impl fmt::Display for ErrorText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,11 +19,11 @@ impl fmt::Display for ErrorText<'_> {
 }
 
 /// The same where the backend is known.
-pub(crate) struct FailedText<'a>(pub(crate) &'a Error);
+pub(crate) struct FailedText<'a>(pub(crate) &'a BackendError);
 
 impl fmt::Display for FailedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Error { attempt, cause, .. } = self.0;
+        let BackendError { attempt, cause, .. } = self.0;
         let said = StoreErrorText(cause);
         let attempt = match (cause, attempt) {
             (StoreError::Directory(directory), _) => return DirectoryText(directory).fmt(f),
@@ -198,12 +198,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::backends::Permit;
+    use crate::backends::PermitId;
     use crate::backends::error::{Directory, MissingFeature};
 
     fn text(attempt: Option<Attempt>, cause: StoreError) -> String {
         let attempt = attempt.map(Box::new);
-        ErrorText(&Error { backend: "x://h".into(), attempt, cause }).to_string()
+        ErrorText(&BackendError { backend: "x://h".into(), attempt, cause }).to_string()
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
             "x://h: cannot list the semaphores: a cloud-semaphore server of the original kind does not \
              tell its names; give the NAME"
         );
-        let permit = Permit::of(&name, uuid::Uuid::nil());
+        let permit = PermitId::of(&name, uuid::Uuid::nil());
         let release = Attempt::Release { permit, left: Duration::from_millis(900) };
         assert_eq!(
             text(Some(release), StoreError::Replaced),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::stores::{StoreErrorText, WithheldText};
 use super::words::{HolderText, Ordinal, Span};
 use crate::backends::{
-    self, HolderState, Name, QueueStatus, Record, Snapshot, StoreError, Withheld,
+    self, HolderState, Name, QueueStatus, Record, SemaphoreSnapshot, StoreError, Withheld,
 };
 use crate::printable::{Context, quoted};
 
@@ -93,7 +93,7 @@ pub(super) struct HeldBy<'a> {
 }
 
 impl<'a> HeldBy<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot, now: SystemTime) -> Self {
+    pub(super) fn of(snapshot: &'a SemaphoreSnapshot, now: SystemTime) -> Self {
         let oldest = snapshot.holders.first();
         let kept = oldest.filter(|holder| holder.state() == HolderState::MinHold);
         let key = match oldest {

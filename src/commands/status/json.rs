@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::stopped::is_stopped;
-use crate::backends::{self, HolderState, Record, Snapshot, Withheld};
+use crate::backends::{self, HolderState, Record, SemaphoreSnapshot, Withheld};
 use crate::cli::messages::OddText;
 
 /// The JSON document. Fields are only ever added; a change of meaning is a new version.
@@ -85,13 +85,13 @@ struct ClientJson<'a> {
 }
 
 impl<'a> StatusJson<'a> {
-    pub(super) fn of(snapshots: &'a [Snapshot]) -> Self {
+    pub(super) fn of(snapshots: &'a [SemaphoreSnapshot]) -> Self {
         Self { version: 1, semaphores: snapshots.iter().map(SemaphoreJson::of).collect() }
     }
 }
 
 impl<'a> SemaphoreJson<'a> {
-    fn of(snapshot: &'a Snapshot) -> Self {
+    fn of(snapshot: &'a SemaphoreSnapshot) -> Self {
         let name = &snapshot.name;
         let person = |record: Option<&'a Record>| {
             let record = record?;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::stopped;
-use crate::backends::{Holder, HolderState, Name, Record, Snapshot, Waiter, Withheld};
+use crate::backends::{Holder, HolderState, Name, Record, SemaphoreSnapshot, Waiter, Withheld};
 use crate::cli::messages::{OddText, Output, Span};
 use crate::printable::{Context, printable, quoted};
 use crate::terminal::cut;
@@ -34,7 +34,7 @@ const LITTLE: usize = 4;
 
 impl Table<'_> {
     /// A heading for each semaphore, and a row for each holder and waiter.
-    pub(super) fn page(&self, snapshots: &[Snapshot]) -> Output {
+    pub(super) fn page(&self, snapshots: &[SemaphoreSnapshot]) -> Output {
         let mut page = Output::default();
         let mut idle = Vec::new();
         for snapshot in snapshots {
@@ -141,7 +141,7 @@ impl Table<'_> {
     }
 
     /// How a semaphore stands as a whole.
-    fn heading(&self, snapshot: &Snapshot) -> String {
+    fn heading(&self, snapshot: &SemaphoreSnapshot) -> String {
         let name = quoted(snapshot.name.as_str(), Context::Front);
         let odd = snapshot.odd.as_ref().map(|odd| OddText(&snapshot.name, odd));
         let odd = odd.map(|odd| format!("; {odd}")).unwrap_or_default();
@@ -177,8 +177,8 @@ impl Table<'_> {
 }
 
 /// Whether it is idle and has nothing to report.
-fn is_idle(snapshot: &Snapshot) -> bool {
-    let Snapshot { holders, waiters, pinned, odd, withheld, .. } = snapshot;
+fn is_idle(snapshot: &SemaphoreSnapshot) -> bool {
+    let SemaphoreSnapshot { holders, waiters, pinned, odd, withheld, .. } = snapshot;
     holders.is_empty() && waiters.is_empty() && !pinned && odd.is_none() && withheld.is_none()
 }
 
@@ -291,8 +291,8 @@ mod tests {
         Record { permit: Uuid::nil(), who, since: UNIX_EPOCH + Duration::from_mins(1) }
     }
 
-    fn local() -> Snapshot {
-        Snapshot {
+    fn local() -> SemaphoreSnapshot {
+        SemaphoreSnapshot {
             known: true,
             limit: Some(1),
             holders: vec![Holder::Known {
@@ -302,13 +302,13 @@ mod tests {
                 left: None,
             }],
             waiters: vec![Waiter::known(Some(record("日本", 1))), Waiter::known(None)],
-            ..Snapshot::unused(&"deploy".parse().unwrap())
+            ..SemaphoreSnapshot::unused(&"deploy".parse().unwrap())
         }
     }
 
-    fn server() -> Snapshot {
+    fn server() -> SemaphoreSnapshot {
         let left = Duration::from_millis(4_200);
-        Snapshot {
+        SemaphoreSnapshot {
             known: true,
             limit: Some(2),
             ttl: Some(Duration::from_secs(5)),
@@ -322,29 +322,37 @@ mod tests {
                 },
                 Holder::Foreign { permit: "f0".into(), left: Some(Duration::ZERO), key: None },
             ],
-            ..Snapshot::unused(&"shared".parse().unwrap())
+            ..SemaphoreSnapshot::unused(&"shared".parse().unwrap())
         }
     }
 
-    fn shown(snapshots: &[Snapshot], columns: Option<usize>, verbose: bool, all: bool) -> String {
+    fn shown(
+        snapshots: &[SemaphoreSnapshot],
+        columns: Option<usize>,
+        verbose: bool,
+        all: bool,
+    ) -> String {
         let now = UNIX_EPOCH + Duration::from_secs(125);
         let table = Table { asked: 10, now, columns, verbose, all, mark: "…" };
         table.page(snapshots).text().into()
     }
 
-    fn theirs() -> Snapshot {
+    fn theirs() -> SemaphoreSnapshot {
         let key = Some("web 1".into());
         let (permit, left) = ("f0".into(), Some(Duration::ZERO));
-        Snapshot {
+        SemaphoreSnapshot {
             holders: vec![Holder::Foreign { permit, left, key }],
-            ..Snapshot::unused(&"theirs".parse().unwrap())
+            ..SemaphoreSnapshot::unused(&"theirs".parse().unwrap())
         }
     }
 
     #[test]
     fn the_table_is_aligned_and_says_what_it_does_not_know() {
-        let unused = Snapshot::unused(&"unused".parse().unwrap());
-        let idle = Snapshot { known: true, ..Snapshot::unused(&"idle".parse().unwrap()) };
+        let unused = SemaphoreSnapshot::unused(&"unused".parse().unwrap());
+        let idle = SemaphoreSnapshot {
+            known: true,
+            ..SemaphoreSnapshot::unused(&"idle".parse().unwrap())
+        };
         let text = shown(&[local(), unused, idle, server(), theirs()], Some(80), false, false);
         let expected = "\
 deploy: 1 of 1 held, 2 waiting
@@ -385,7 +393,7 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
             phase: HolderState::MinHold,
             left: Some(Duration::from_secs(598)),
         };
-        let snapshot = Snapshot { holders: vec![kept], ..local() };
+        let snapshot = SemaphoreSnapshot { holders: vec![kept], ..local() };
         let text = shown(std::slice::from_ref(&snapshot), Some(80), false, false);
         assert!(text.lines().all(|line| line.width() <= 80), "{text}");
         let expected =
@@ -400,9 +408,11 @@ shared: 2 of 2 held, 0 waiting, none granted for 1.5s
 
     #[test]
     fn of_all_semaphores_the_idle_ones_are_in_one_line() {
-        let idle =
-            |name: &str| Snapshot { known: true, ..Snapshot::unused(&name.parse().unwrap()) };
-        let pinned = Snapshot { limit: Some(3), pinned: true, ..idle("pinned") };
+        let idle = |name: &str| SemaphoreSnapshot {
+            known: true,
+            ..SemaphoreSnapshot::unused(&name.parse().unwrap())
+        };
+        let pinned = SemaphoreSnapshot { limit: Some(3), pinned: true, ..idle("pinned") };
         let text = shown(&[idle("a"), pinned.clone(), idle("b c")], Some(80), false, true);
         assert_eq!(text, "pinned: free, limit 3 pinned\nnot in use: a, \"b c\"\n");
         let many: Vec<_> = (0..30).map(|at| idle(&format!("name-{at}"))).collect();

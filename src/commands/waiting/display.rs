@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use super::until;
 use crate::backends::{
-    AcquireRequest, Backend, BoxFuture, Error, Progress, QueueStatus, Snapshot, StoreError,
-    Withheld,
+    AcquireRequest, Backend, BackendError, BoxFuture, Progress, QueueStatus, SemaphoreSnapshot,
+    StoreError, Withheld,
 };
 use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
 use crate::settings::PermitRequest;
@@ -46,7 +46,7 @@ pub(super) struct WaitingDisplay<'a> {
     pub(super) next_tick: Option<Instant>,
     /// Since when we wait.
     pub(super) started: Instant,
-    looking: Option<BoxFuture<'a, Result<Snapshot, Error>>>,
+    looking: Option<BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>>>,
 }
 
 impl<'a> WaitingDisplay<'a> {
@@ -186,7 +186,7 @@ impl<'a> WaitingDisplay<'a> {
     }
 
     /// Looks at the queue when it is time to: a waiter far back in it is not told when it moves.
-    pub(super) async fn looking(&mut self) -> Result<Snapshot, Error> {
+    pub(super) async fn looking(&mut self) -> Result<SemaphoreSnapshot, BackendError> {
         if self.backend.pushes_queue_status() {
             return std::future::pending().await;
         }
@@ -200,7 +200,7 @@ impl<'a> WaitingDisplay<'a> {
         }
     }
 
-    pub(super) fn on_look(&mut self, snapshot: Result<Snapshot, Error>) {
+    pub(super) fn on_look(&mut self, snapshot: Result<SemaphoreSnapshot, BackendError>) {
         self.looking = None;
         // Ignore errors here; acquiring reports them.
         let queue_status =

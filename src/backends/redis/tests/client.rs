@@ -6,8 +6,8 @@ use super::*;
 use crate::backends::finding::FindingKind;
 use crate::backends::redis::RedisStore;
 use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, Backend, CancelToken, ClientInfo, Error, Finding, Grade,
-    Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
+    AcquireRequest, Acquisition, Attempt, Backend, BackendError, CancelToken, ClientInfo, Finding,
+    Grade, Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
 use crate::clock;
 use crate::engine::LeaseClient;
@@ -64,7 +64,7 @@ fn an_ask() -> AcquireRequest {
 async fn acquired(
     client: &LeaseClient<RedisStore>,
     request: &AcquireRequest,
-) -> Result<Acquisition, Error> {
+) -> Result<Acquisition, BackendError> {
     let (progress, _notices) = ProgressSender::channel();
     let (_canceller, cancel) = CancelToken::pair();
     client.acquire(request, &progress, cancel).await

@@ -328,7 +328,10 @@ fn a_pinned_limit_stays_until_it_is_unpinned_and_remembers_no_client() {
     world.pin(0);
     assert!(!lasts());
     let looked = world.look();
-    assert_eq!(looked, Snapshot { known: looked.known, ..Snapshot::unused(&world.name) });
+    assert_eq!(
+        looked,
+        SemaphoreSnapshot { known: looked.known, ..SemaphoreSnapshot::unused(&world.name) }
+    );
 }
 
 #[test]

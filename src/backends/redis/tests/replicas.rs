@@ -71,7 +71,7 @@ fn nothing_is_granted_or_renewed_while_replicas_are_missing() {
     use Operation::{Acquire, Pin, Release, Renew};
     let (world, replica) = (RedisWorld::new(), RedisWorld::new());
     assert_eq!(too_few(&world.tried(&with_replicas(Acquire, 1, 1))), Some((0, 1)));
-    assert_eq!(world.look(), Snapshot::unused(&world.name), "nothing was written");
+    assert_eq!(world.look(), SemaphoreSnapshot::unused(&world.name), "nothing was written");
     replica.follow(&world);
     assert_eq!(world.call(&with_replicas(Acquire, 1, 1)).outcome, Outcome::Holding);
     // A client that asks for fewer is under the same rule, and learns it.
