@@ -17,7 +17,7 @@ use super::{
     Revocation, SemaphoreSnapshot, StoreError, Waiter,
 };
 use crate::clock::{self, Moment};
-use crate::engine::{Role, Store, Wakeup, ask_again};
+use crate::engine::{ListenAs, Store, Wakeup, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many waiters are woken when something is due earlier than before: the first may be gone.
@@ -242,7 +242,7 @@ impl Store for MemoryStore {
         &self,
         name: &Name,
         id: Uuid,
-        _: Role,
+        _: ListenAs,
         wakeups: UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError> {
         let (store, name) = (self.clone(), name.clone());

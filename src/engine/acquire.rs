@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::lease::StoreLease;
-use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
+use super::{HEARTBEAT, ListenAs, Listening, Store, Wakeup};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, BackendError, ClientInfo, Progress, ProgressSender,
     StoreError,
@@ -214,7 +214,7 @@ impl<'a, S: Store> Acquire<'a, S> {
     ) -> Result<(), StoreError> {
         let until = next.map(|next| Instant::now() + next);
         let listening = self.listening.get_or_insert_with(|| {
-            Listening::start(&**self.store, &self.wanted.name, self.wanted.id, Role::Waiter)
+            Listening::start(&**self.store, &self.wanted.name, self.wanted.id, ListenAs::Waiter)
         });
         loop {
             let wakeup = tokio::select! {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{HEARTBEAT, Listening, Role, Store, Wakeup};
+use super::{HEARTBEAT, ListenAs, Listening, Store, Wakeup};
 use crate::backends::{
     BackendError, BoxFuture, ClientInfo, Lease, Loss, LossReason, LossStage, Name, PermitId,
     Revocation, StoreError, Validity,
@@ -134,7 +134,7 @@ impl<S: Store> Held<S> {
 
     /// Returns once a wake-up says that the permit was revoked.
     async fn told(&self, granted_by: Option<Uuid>, renew_now: &Notify) -> Loss {
-        let role = Role::Holder { granted_by };
+        let role = ListenAs::Holder { granted_by };
         let mut listening = Listening::start(&*self.store, &self.name, self.id, role);
         loop {
             match listening.next().await {

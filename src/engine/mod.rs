@@ -49,7 +49,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         &self,
         name: &Name,
         id: Uuid,
-        role: Role,
+        role: ListenAs,
         wakeups: mpsc::UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError>;
 
@@ -84,7 +84,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 
 /// As what a client listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ListenAs {
     Waiter,
     /// `granted_by`: the server that granted the permit a moment ago, where servers tell themselves
     /// apart.
@@ -115,7 +115,7 @@ struct Listening {
 }
 
 impl Listening {
-    fn start(store: &impl Store, name: &Name, id: Uuid, role: Role) -> Self {
+    fn start(store: &impl Store, name: &Name, id: Uuid, role: ListenAs) -> Self {
         let (sender, wakeups) = mpsc::unbounded_channel();
         Self { wakeups, task: tokio::spawn(store.listen(name, id, role, sender)) }
     }

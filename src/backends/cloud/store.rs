@@ -28,7 +28,7 @@ use crate::backends::{
 };
 use crate::clock;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
-use crate::engine::{Role, Store, Wakeup};
+use crate::engine::{ListenAs, Store, Wakeup};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 const REGISTER: &str = "/semaphore/register";
@@ -240,12 +240,12 @@ impl Store for ServeStore {
         &self,
         name: &Name,
         id: Uuid,
-        role: Role,
+        role: ListenAs,
         wakeups: UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError> {
         match role {
-            Role::Waiter => Box::pin(wait(self.open_answer(id), wakeups)),
-            Role::Holder { granted_by } => {
+            ListenAs::Waiter => Box::pin(wait(self.open_answer(id), wakeups)),
+            ListenAs::Holder { granted_by } => {
                 let (server, name) = (Arc::clone(&self.server), name.clone());
                 Box::pin(async move { watch(&server, &name, id, granted_by, &wakeups).await })
             }

@@ -38,7 +38,7 @@ use super::{
     Attempt, BackendError, BoxFuture, Failover, Finding, Name, SemaphoreSnapshot, StoreError,
 };
 use crate::engine::retry::{ATTEMPT_TIMEOUT, RetryBudget, with_timeout};
-use crate::engine::{Role, Store, Wakeup, ask_again};
+use crate::engine::{ListenAs, Store, Wakeup, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many names are looked at in one round trip. Other clients wait for that, so it has to be
@@ -117,7 +117,7 @@ impl Store for RedisStore {
         &self,
         name: &Name,
         id: Uuid,
-        _: Role,
+        _: ListenAs,
         wakeups: UnboundedSender<Wakeup>,
     ) -> BoxFuture<'static, StoreError> {
         Box::pin(wakeup::listen(Arc::clone(&self.server), self.keys(name).wake(id), wakeups))
