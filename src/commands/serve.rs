@@ -21,6 +21,7 @@ use crate::serve::log::{Log, LogEvent, Sink};
 use crate::serve::routes::Routes;
 use crate::serve::semaphores::Semaphores;
 use crate::settings::ServeSettings;
+use crate::supervise::process_tree::collect_preexisting;
 use crate::supervise::signals::{HandlersInstalled, Signals, hold_back};
 use crate::sys::{open_files_limit, raise_open_files_limit};
 use crate::terminal;
@@ -113,6 +114,9 @@ async fn told_to_end(mut signals: Signals, again: &Notify) {
         match arrival.signal {
             Signal::TERM | Signal::INT | Signal::QUIT => return,
             Signal::HUP => again.notify_one(),
+            Signal::CHILD => {
+                collect_preexisting();
+            }
             _ => {}
         }
     }

@@ -115,23 +115,21 @@ impl Guardian {
     /// Returns when the worker has ended, and nothing of the command can do any more harm.
     /// `unkillable` is told of processes that we may not kill.
     pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<WorkerEnd> {
+        signals::hold_back(Signal::CHILD);
         let mut quiet = Timespec::try_from(QUIET).ok();
         loop {
-            let mut ready = [
-                PollFd::new(&self.link, PollFlags::IN),
-                PollFd::from_borrowed_fd(self.timer.fd(), PollFlags::IN),
-            ];
-            match poll(&mut ready, quiet.as_ref()) {
-                Ok(0) => {
-                    quiet = None;
-                    program_memory::release_unused();
-                    continue;
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            let [link, timer] = ready.map(|one| !one.revents().is_empty());
             self.reap_others();
+            let [link, timer] =
+                match signals::poll_or_child([self.link.as_fd(), self.timer.fd()], quiet) {
+                    Ok([false, false]) => {
+                        quiet = None;
+                        program_memory::release_unused();
+                        continue;
+                    }
+                    Ok(ready) => ready,
+                    Err(Errno::INTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                };
             // Read it even if the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable)?;

@@ -376,10 +376,21 @@ fn failed<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> LaunchEr
     move |error| LaunchError::Failed(doing, error.into())
 }
 
+/// Collects the children that have ended, to be called before semrun starts anything: they come from
+/// the program that became semrun by exec(2). Returns whether others are left.
+pub(crate) fn collect_preexisting() -> bool {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
 /// The descendants of semrun before it starts anything.
 pub(super) fn preexisting() -> Vec<Process> {
-    let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    if waitid(WaitId::All, any).is_err() {
+    if !collect_preexisting() {
         // There are none, as nearly always.
         return Vec::new();
     }

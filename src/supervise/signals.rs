@@ -5,8 +5,12 @@
 mod handlers;
 
 use std::borrow::Cow;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use rustix::event::Timespec;
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 pub(crate) use self::handlers::{Arrival, HandlersInstalled, Origin, Signals};
@@ -153,7 +157,8 @@ impl Inherited {
     }
 }
 
-/// Keeps an early signal pending until [`HandlersInstalled`] hears it.
+/// Keeps a signal pending: an early one until [`HandlersInstalled`] hears it, SIGCHLD until
+/// [`poll_or_child`] waits.
 pub(crate) fn hold_back(signal: Signal) {
     change_mask(libc::SIG_BLOCK, [signal.as_raw()].into_iter());
 }
@@ -222,6 +227,38 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
         }
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
+}
+
+/// Waits until one of these can be read, and says which. A child's end interrupts the wait, even if
+/// it came before: once [`hold_back`] has been told of SIGCHLD, only this lets it in.
+///
+/// # Errors
+///
+/// `Errno::INTR` for a child, and what poll(2) has.
+pub(super) fn poll_or_child<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    timeout: Option<Timespec>,
+) -> Result<[bool; N], Errno> {
+    let mut polled = descriptors.map(|descriptor| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let timeout = timeout
+        .map(|timeout| libc::timespec { tv_sec: timeout.tv_sec, tv_nsec: timeout.tv_nsec as _ });
+    let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| &raw const *timeout);
+    // SAFETY: the descriptors are borrowed for the call, an array has its own length, and an
+    // absent timeout is null. The mask is this thread's own, without one signal.
+    let ready = unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask);
+        libc::sigdelset(&raw mut mask, libc::SIGCHLD);
+        libc::ppoll(polled.as_mut_ptr(), N as libc::nfds_t, timeout, &raw const mask)
+    };
+    if ready == -1 {
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL));
+    }
+    Ok(polled.map(|one| one.revents != 0))
 }
 
 /// The name of a signal without its SIG.

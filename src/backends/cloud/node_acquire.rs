@@ -267,7 +267,7 @@ impl<'a> NodeAcquire<'a> {
         if !self.orphans.is_empty() {
             let _ = with_timeout(
                 patience,
-                orphans::lay_one(&self.server, &self.wanted.name, &self.orphans),
+                orphans::unregister_one(&self.server, &self.wanted.name, &self.orphans),
             )
             .await;
         }

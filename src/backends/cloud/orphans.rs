@@ -13,7 +13,7 @@ use crate::backends::StoreError;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How often a waiter that had to start over checks whether one of its earlier places was granted.
-const LOOKING_FOR_GHOSTS: Duration = Duration::from_secs(2);
+const CHECKING_ORPHANS: Duration = Duration::from_secs(2);
 
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
 /// clients that are gone with it; to us too, if we lost sight of a place in its queue. Until such a
@@ -23,20 +23,22 @@ pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uui
         return std::future::pending().await;
     }
     loop {
-        tokio::time::sleep(LOOKING_FOR_GHOSTS).await;
+        tokio::time::sleep(CHECKING_ORPHANS).await;
         // A look that fails is repeated next time.
-        let _ = with_timeout(ATTEMPT_TIMEOUT, lay_one(server, name, orphans)).await;
+        let _ = with_timeout(ATTEMPT_TIMEOUT, unregister_one(server, name, orphans)).await;
     }
 }
 
-pub(super) async fn lay_one(
+pub(super) async fn unregister_one(
     server: &CloudServer,
     name: &Name,
-    ghosts: &[Uuid],
+    orphans: &[Uuid],
 ) -> Result<(), StoreError> {
     let (_, body) = server.exchange(server.dialler.request(OBSERVE, name.as_str())).await?;
-    match ObserveAnswer::parse(&body)?.held_by(ghosts) {
-        Some(ghost) => node_lease::signal(server, name, ghost, LEAVING, ServerKind::Anybodys).await,
+    match ObserveAnswer::parse(&body)?.held_by(orphans) {
+        Some(orphan) => {
+            node_lease::signal(server, name, orphan, LEAVING, ServerKind::Anybodys).await
+        }
         None => Ok(()),
     }
 }

@@ -14,6 +14,7 @@ use crate::backends::{
 use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
 use crate::settings::PermitRequest;
 use crate::supervise::guardian::FrontProcess;
+use crate::supervise::process_tree::collect_preexisting;
 use crate::supervise::signals::StopTarget;
 use crate::terminal::{Console, Loudness};
 
@@ -78,9 +79,12 @@ impl<'a> WaitingDisplay<'a> {
     /// The signal, if it ends the waiting.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Option<Signal> {
         match signal {
-            // Children of the program that became us by exec(2); and by default the other signal
-            // does nothing.
-            Signal::CHILD | Signal::URG => None,
+            Signal::CHILD => {
+                collect_preexisting();
+                None
+            }
+            // By default it does nothing.
+            Signal::URG => None,
             Signal::WINCH | Signal::CONT => {
                 self.draw();
                 None

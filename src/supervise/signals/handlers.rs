@@ -269,8 +269,9 @@ impl Signals {
     }
 }
 
-/// Set with each SIGCHLD of this process: a lost one would leave us waiting for ever.
-static CHILD_CHANGED: AtomicBool = AtomicBool::new(false);
+/// Set with each SIGCHLD of this process: a lost one would leave us waiting for ever. Set from the
+/// start, as a child that we were started with may have ended before the handler was there.
+static CHILD_CHANGED: AtomicBool = AtomicBool::new(true);
 
 /// Whether a signal has ever been sent to semrun.
 pub(in crate::supervise) fn received(signal: Signal) -> bool {
