@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) seal: String,
     /// The fencing token that it has, or 0.
     pub(crate) token: u64,
+    /// The client that is told when there is something new about the permit; nil: none is.
+    pub(crate) listener: Uuid,
     /// What others may see of the client.
     pub(crate) client: Option<Arc<ClientInfo>>,
 }
@@ -136,6 +138,7 @@ impl Request {
             ticket: 0,
             seal: String::new(),
             token: 0,
+            listener: Uuid::nil(),
             client: None,
         }
     }

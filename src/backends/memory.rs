@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use super::finding::FindingKind;
@@ -17,27 +16,50 @@ use super::{
     Revocation, SemaphoreSnapshot, StoreError, Waiter,
 };
 use crate::clock::{self, Moment};
-use crate::engine::{ListenAs, Store, Wakeup, ask_again};
+use crate::engine::{Store, Wakeup, Wakeups, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many waiters are woken when something is due earlier than before: the first may be gone.
 const AWAKE: usize = 4;
 
 #[derive(Clone, Default)]
-pub(crate) struct MemoryStore(Arc<Mutex<BTreeMap<Name, MemorySemaphore>>>);
+pub(crate) struct MemoryStore(Arc<Mutex<Memory>>);
+
+#[derive(Default)]
+struct Memory {
+    semaphores: BTreeMap<Name, MemorySemaphore>,
+    listeners: HashMap<Uuid, Arc<Unheard>>,
+}
+
+/// What a client is told, and has not heard yet.
+#[derive(Default)]
+struct Unheard {
+    wakeups: Mutex<Vec<(Uuid, Wakeup)>>,
+    more: Notify,
+}
+
+impl Unheard {
+    fn take(&self) -> Vec<(Uuid, Wakeup)> {
+        mem::take(&mut self.wakeups.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put(&self, id: Uuid, wakeup: Wakeup) {
+        self.wakeups.lock().unwrap_or_else(PoisonError::into_inner).push((id, wakeup));
+        self.more.notify_one();
+    }
+}
 
 #[derive(Default)]
 struct MemorySemaphore {
     ledger: Ledger<Record>,
-    /// What clients are told, and have not heard yet.
-    wakeups: HashMap<Uuid, Vec<Wakeup>>,
-    told: Arc<Notify>,
+    /// The clients that listen, by the permit that they have or wait for.
+    listeners: HashMap<Uuid, Arc<Unheard>>,
     /// The detached permits that were released.
     released: HashSet<Uuid>,
 }
 
 impl MemoryStore {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, MemorySemaphore>> {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -55,7 +77,10 @@ impl MemorySemaphore {
                 LedgerEvent::Kept(id) | LedgerEvent::Gone(id) => {
                     (id, Wakeup::Revoked { how: Revocation::Forced, fresh: true })
                 }
-                LedgerEvent::Lapsed(_) => continue,
+                LedgerEvent::Lapsed(id) => {
+                    self.listeners.remove(&id);
+                    continue;
+                }
             };
             self.tell(id, wakeup);
         }
@@ -69,8 +94,9 @@ impl MemorySemaphore {
     }
 
     fn tell(&mut self, id: Uuid, wakeup: Wakeup) {
-        self.wakeups.entry(id).or_default().push(wakeup);
-        self.told.notify_waiters();
+        if let Some(listener) = self.listeners.get(&id) {
+            listener.put(id, wakeup);
+        }
     }
 
     fn acquire(&mut self, name: &Name, request: &Request) -> Reply {
@@ -143,6 +169,7 @@ impl MemorySemaphore {
             self.released.insert(id);
         }
         self.update(|ledger, now| ledger.release(now, id));
+        self.listeners.remove(&id);
         Outcome::Lost
     }
 
@@ -153,6 +180,7 @@ impl MemorySemaphore {
             changes.extend(ledger.release(now, id));
             changes
         });
+        self.listeners.remove(&id);
         Outcome::Lost
     }
 
@@ -204,7 +232,8 @@ impl Store for MemoryStore {
         request: &'a Request,
     ) -> BoxFuture<'a, Result<Reply, StoreError>> {
         Box::pin(async move {
-            let mut semaphores = self.lock();
+            let mut memory = self.lock();
+            let Memory { semaphores, listeners } = &mut *memory;
             let creates =
                 matches!(request.operation, Operation::Acquire | Operation::Pin | Operation::Unpin);
             if !creates && !semaphores.contains_key(name) {
@@ -213,6 +242,10 @@ impl Store for MemoryStore {
             let semaphore = semaphores.entry(name.clone()).or_default();
             semaphore.update(Ledger::expire);
             let id = request.id;
+            if !request.listener.is_nil() {
+                let listener = listeners.entry(request.listener).or_default();
+                semaphore.listeners.insert(id, Arc::clone(listener));
+            }
             let outcome = match request.operation {
                 Operation::Acquire => return Ok(semaphore.acquire(name, request)),
                 Operation::Renew => return Ok(semaphore.renew(id)),
@@ -238,26 +271,14 @@ impl Store for MemoryStore {
         true
     }
 
-    fn listen(
-        &self,
-        name: &Name,
-        id: Uuid,
-        _: ListenAs,
-        wakeups: UnboundedSender<Wakeup>,
-    ) -> BoxFuture<'static, StoreError> {
-        let (store, name) = (self.clone(), name.clone());
+    fn listen(&self, listener: Uuid, wakeups: Wakeups) -> BoxFuture<'static, StoreError> {
+        let heard = self.lock().listeners.entry(listener).or_default().clone();
         Box::pin(async move {
             loop {
-                let (words, told) = {
-                    let mut semaphores = store.lock();
-                    let semaphore = semaphores.entry(name.clone()).or_default();
-                    let words = semaphore.wakeups.get_mut(&id).map(mem::take).unwrap_or_default();
-                    (words, Arc::clone(&semaphore.told).notified_owned())
-                };
-                for word in words {
-                    let _ = wakeups.send(word);
+                for (id, wakeup) in heard.take() {
+                    wakeups.send(id, wakeup);
                 }
-                told.await;
+                heard.more.notified().await;
             }
         })
     }
@@ -267,8 +288,8 @@ impl Store for MemoryStore {
         name: &'a Name,
     ) -> BoxFuture<'a, Result<SemaphoreSnapshot, StoreError>> {
         Box::pin(async move {
-            let mut semaphores = self.lock();
-            let Some(semaphore) = semaphores.get_mut(name) else {
+            let mut memory = self.lock();
+            let Some(semaphore) = memory.semaphores.get_mut(name) else {
                 return Ok(SemaphoreSnapshot::unused(name));
             };
             semaphore.update(Ledger::expire);
@@ -278,8 +299,8 @@ impl Store for MemoryStore {
 
     fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
         Box::pin(async move {
-            let mut semaphores = self.lock();
-            let looked = semaphores.iter_mut().filter_map(|(name, semaphore)| {
+            let mut memory = self.lock();
+            let looked = memory.semaphores.iter_mut().filter_map(|(name, semaphore)| {
                 semaphore.update(Ledger::expire);
                 let known = semaphore.ledger.in_use() || semaphore.ledger.pinned().is_some();
                 known.then(|| semaphore.snapshot(name))

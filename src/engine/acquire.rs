@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::lease::StoreLease;
-use super::{HEARTBEAT, ListenAs, Listening, Store, Wakeup};
+use super::wakeups::Subscription;
+use super::{HEARTBEAT, Store, StoreHandle, Wakeup};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, BackendError, ClientInfo, Progress, ProgressSender,
     StoreError,
@@ -36,7 +37,7 @@ const FOREIGN: Duration = Duration::from_millis(250);
 
 /// One acquisition, until it has led to a permit.
 pub(super) struct Acquire<'a, S> {
-    store: &'a Arc<S>,
+    handle: &'a Arc<StoreHandle<S>>,
     wanted: &'a AcquireRequest,
     progress: &'a ProgressSender,
     client: Arc<ClientInfo>,
@@ -47,7 +48,8 @@ pub(super) struct Acquire<'a, S> {
     /// How many replicas the semaphore's users need, as far as we know.
     replicas: u32,
     shown: WarningsShown,
-    listening: Option<Listening>,
+    /// From the first request on.
+    wakeups: Option<Subscription>,
 }
 
 /// What the user has been told already.
@@ -61,12 +63,12 @@ struct WarningsShown {
 
 impl<'a, S: Store> Acquire<'a, S> {
     pub(super) fn new(
-        store: &'a Arc<S>,
+        handle: &'a Arc<StoreHandle<S>>,
         wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
     ) -> Self {
         Self {
-            store,
+            handle,
             wanted,
             progress,
             client: Arc::new(wanted.who.clone()),
@@ -75,7 +77,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             seal: String::new(),
             replicas: 0,
             shown: WarningsShown::default(),
-            listening: None,
+            wakeups: None,
         }
     }
 
@@ -92,6 +94,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             window: heartbeat(ttl) * MISSED,
             ticket: self.ticket,
             seal: self.seal.clone(),
+            listener: self.handle.listener,
             client: Some(Arc::clone(&self.client)),
             ..Request::of(Operation::Acquire, self.wanted.id)
         }
@@ -99,6 +102,8 @@ impl<'a, S: Store> Acquire<'a, S> {
 
     /// Waits in turn.
     pub(super) async fn run(&mut self) -> Result<Acquisition, BackendError> {
+        // A wake-up may come before the answer to the request.
+        self.wakeups = Some(self.handle.wakeups.subscribe(self.wanted.id));
         let mut backoff = Backoff::new();
         let begin = Instant::now();
         let give_up = begin + RETRY_FOR;
@@ -108,7 +113,8 @@ impl<'a, S: Store> Acquire<'a, S> {
             let left = give_up.saturating_duration_since(Instant::now());
             let time = if waits { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             let request = self.request();
-            let answer = with_timeout(time, self.store.execute(&self.wanted.name, &request)).await;
+            let answer =
+                with_timeout(time, self.handle.store.execute(&self.wanted.name, &request)).await;
             self.outcome = true;
             let reply = match answer {
                 Ok(reply) => reply,
@@ -124,14 +130,16 @@ impl<'a, S: Store> Acquire<'a, S> {
                         }
                         nonblock && begin.elapsed() >= FOR_REPLICAS
                     } else {
-                        let over = self.store.gives_up(&error, waits) || nonblock;
+                        let over = self.handle.store.gives_up(&error, waits) || nonblock;
                         if !over {
                             self.tell_trouble(error.clone(), waits && again);
                         }
                         over
                     };
                     // We may be listening to a server that is not the primary any more.
-                    self.listening = None;
+                    if let Some(wakeups) = &mut self.wakeups {
+                        wakeups.pause();
+                    }
                     if over || !backoff.sleep_while(waits, give_up).await {
                         return Err(self.cannot_acquire(error));
                     }
@@ -172,7 +180,7 @@ impl<'a, S: Store> Acquire<'a, S> {
     }
 
     fn error(&self, attempt: Attempt, error: StoreError) -> BackendError {
-        error.while_doing(self.store.url(), attempt)
+        error.while_doing(self.handle.store.url(), attempt)
     }
 
     fn cannot_acquire(&self, error: StoreError) -> BackendError {
@@ -213,29 +221,24 @@ impl<'a, S: Store> Acquire<'a, S> {
         heartbeat: Duration,
     ) -> Result<(), StoreError> {
         let until = next.map(|next| Instant::now() + next);
-        let listening = self.listening.get_or_insert_with(|| {
-            Listening::start(&**self.store, &self.wanted.name, self.wanted.id, ListenAs::Waiter)
-        });
         loop {
             let wakeup = tokio::select! {
-                wakeup = listening.next() => wakeup,
+                wakeup = next_wakeup(&mut self.wakeups, self.handle) => wakeup,
                 () = at(until) => return Ok(()),
             };
             match wakeup {
                 Ok(Wakeup::Ask | Wakeup::Released | Wakeup::Revoked { .. }) => return Ok(()),
                 Ok(Wakeup::Missed) => {}
                 Ok(Wakeup::Deaf) => self.progress.tell(Progress::Deaf { heartbeat }),
-                Err(error) => {
-                    self.listening = None;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    fn lease(&self, reply: &Reply) -> StoreLease<S> {
-        let (store, client) = (Arc::clone(self.store), Arc::clone(&self.client));
-        StoreLease::start(store, &self.wanted.name, self.wanted.id, client, reply)
+    fn lease(&mut self, reply: &Reply) -> StoreLease<S> {
+        let (handle, client) = (Arc::clone(self.handle), Arc::clone(&self.client));
+        let wakeups = self.wakeups.take();
+        StoreLease::start(handle, &self.wanted.name, self.wanted.id, client, wakeups, reply)
     }
 
     /// Leaves the queue because the user has waited for long enough; says so if it is not known
@@ -252,13 +255,23 @@ impl<'a, S: Store> Acquire<'a, S> {
     /// Leaves the queue, or releases a permit that was granted at the same moment. Where that fails,
     /// we do not count any more after three missed heartbeats.
     pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
-        self.listening = None;
-        if !self.store.has_reached() {
+        self.wakeups = None;
+        if !self.handle.store.has_reached() {
             return Ok(());
         }
         let request = Request { operation: Operation::Leave, ..self.request() };
-        let left = with_retries(LEAVING, || self.store.execute(&self.wanted.name, &request));
+        let left = with_retries(LEAVING, || self.handle.store.execute(&self.wanted.name, &request));
         left.await.map(drop)
+    }
+}
+
+async fn next_wakeup<S: Store>(
+    wakeups: &mut Option<Subscription>,
+    handle: &StoreHandle<S>,
+) -> Result<Wakeup, StoreError> {
+    match wakeups {
+        Some(wakeups) => wakeups.next(handle).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! revoked.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{HEARTBEAT, ListenAs, Listening, Store, Wakeup};
+use super::wakeups::Subscription;
+use super::{HEARTBEAT, Store, StoreHandle, Wakeup};
 use crate::backends::{
     BackendError, BoxFuture, ClientInfo, Lease, Loss, LossReason, LossStage, Name, PermitId,
     Revocation, StoreError, Validity,
@@ -28,9 +29,6 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How often a holder that was revoked, and may have missed a wake-up, asks.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How often a holder that was revoked listens again, where the server says so each time.
-const LISTEN_AGAIN: Duration = Duration::from_millis(500);
-
 /// A lease. Dropping it without a release is what a crash does.
 pub(super) struct StoreLease<S> {
     held: Arc<Held<S>>,
@@ -42,67 +40,96 @@ pub(super) struct StoreLease<S> {
 
 /// What is needed to keep a permit and to let it go.
 struct Held<S> {
-    store: Arc<S>,
+    handle: Arc<StoreHandle<S>>,
     name: Name,
     id: Uuid,
     client: Arc<ClientInfo>,
     token: u64,
-    /// The limit, the TTL and the number of replicas that the semaphore's users have agreed on: a
-    /// server that has forgotten them learns them from us.
-    agreed: Mutex<(u32, Duration, u32)>,
+    agreed: Mutex<Agreed>,
     granted_by: Option<Uuid>,
     /// Until when the permit stays taken, whatever happens. A server learns it in the same way.
     kept_until: Moment,
 }
 
+/// What the semaphore's users have agreed on: a server that has forgotten it learns it from us.
+#[derive(Clone, Copy)]
+struct Agreed {
+    limit: u32,
+    ttl: Duration,
+    replicas: u32,
+    /// The start of the lease that the server last gave us.
+    since: Moment,
+}
+
+impl Agreed {
+    fn of(reply: &Reply) -> Self {
+        Self { limit: reply.agreed, ttl: reply.ttl, replicas: reply.replicas, since: reply.since }
+    }
+}
+
 impl<S: Store> StoreLease<S> {
     /// The lease of a permit that the server says we hold.
     pub(super) fn start(
-        store: Arc<S>,
+        handle: Arc<StoreHandle<S>>,
         name: &Name,
         id: Uuid,
         client: Arc<ClientInfo>,
+        wakeups: Option<Subscription>,
         reply: &Reply,
     ) -> Self {
         let permit = PermitId { id, name: name.clone(), token: Some(reply.token) };
         let off = mutants::is_off(Guard::DeadlineFromRequest);
         let since = if off { clock::now() } else { reply.since };
         let (sender, validity) = watch::channel(Validity { since, ttl: reply.ttl, error: None });
-        let agreed = Mutex::new((reply.agreed, reply.ttl, reply.replicas));
+        let agreed = Mutex::new(Agreed::of(reply));
         let (name, kept_until) = (name.clone(), clock::now() + reply.min_hold);
         let (token, granted_by) = (reply.token, reply.server);
-        let held = Held { store, name, id, client, token, agreed, granted_by, kept_until };
+        let held = Held { handle, name, id, client, token, agreed, granted_by, kept_until };
         let held = Arc::new(held);
         let (losses, heard) = mpsc::unbounded_channel();
-        let task = tokio::spawn(Arc::clone(&held).keep(sender, losses));
+        let task = tokio::spawn(Arc::clone(&held).keep(wakeups, sender, losses));
         Self { held, permit, validity, losses: heard, task }
     }
 }
 
 impl<S: Store> Held<S> {
+    fn agreed(&self) -> MutexGuard<'_, Agreed> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the lease has not ended by our own clock.
+    fn is_valid(&self) -> bool {
+        let Agreed { ttl, since, .. } = *self.agreed();
+        clock::now() < since + ttl
+    }
+
     fn request(&self, operation: Operation) -> Request {
-        let (limit, ttl, replicas) = *self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Agreed { limit, ttl, replicas, .. } = *self.agreed();
         Request {
             limit,
             ttl,
             replicas,
             min_hold: self.kept_until.saturating_sub(clock::now()),
             token: self.token,
+            listener: self.handle.listener,
             client: Some(Arc::clone(&self.client)),
             ..Request::of(operation, self.id)
         }
     }
 
     async fn renew(&self) -> Result<Renewed, StoreError> {
-        let reply = self.store.execute(&self.name, &self.request(Operation::Renew)).await?;
+        let reply = self.handle.store.execute(&self.name, &self.request(Operation::Renew)).await?;
         match reply.outcome {
             Outcome::Holding => {
-                *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) =
-                    (reply.agreed, reply.ttl, reply.replicas);
+                *self.agreed() = Agreed::of(&reply);
                 Ok(Renewed::For(reply.ttl))
             }
             Outcome::Revoked => Ok(Renewed::Lost(Loss::revoked())),
-            _ => Ok(Renewed::Lost(self.store.unknown_permit())),
+            // The server that granted it remembers its leases until they end.
+            _ if reply.server.is_some() && reply.server == self.granted_by && self.is_valid() => {
+                Ok(Renewed::Lost(Loss { reason: LossReason::GivenBack, stage: LossStage::Now }))
+            }
+            _ => Ok(Renewed::Lost(self.handle.store.unknown_permit())),
         }
     }
 
@@ -110,14 +137,18 @@ impl<S: Store> Held<S> {
     /// once.
     async fn keep(
         self: Arc<Self>,
+        wakeups: Option<Subscription>,
         validity: watch::Sender<Validity>,
         losses: mpsc::UnboundedSender<Loss>,
     ) {
         let renew_now = Notify::new();
         let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
+        // A permit that was waited for goes on to listen.
+        let quiet = if wakeups.is_some() { Duration::ZERO } else { QUIET };
+        let mut wakeups = wakeups.unwrap_or_else(|| self.handle.wakeups.subscribe(self.id));
         let told = async {
-            sleep(QUIET).await;
-            self.told(self.granted_by, &renew_now).await
+            sleep(quiet).await;
+            self.told(&mut wakeups, &renew_now).await
         };
         let lost = tokio::select! {
             lost = renew_loop(self.id, validity, &renew_now, attempt) => lost,
@@ -126,18 +157,16 @@ impl<S: Store> Held<S> {
         let revoking = lost.stage == LossStage::Revoking;
         let _ = losses.send(lost);
         if revoking {
-            let _ = losses.send(self.forcibly_revoked().await);
+            let _ = losses.send(self.forcibly_revoked(&mut wakeups).await);
         }
         // The receiver has to tell silence from an end.
         losses.closed().await;
     }
 
     /// Returns once a wake-up says that the permit was revoked.
-    async fn told(&self, granted_by: Option<Uuid>, renew_now: &Notify) -> Loss {
-        let role = ListenAs::Holder { granted_by };
-        let mut listening = Listening::start(&*self.store, &self.name, self.id, role);
+    async fn told(&self, wakeups: &mut Subscription, renew_now: &Notify) -> Loss {
         loop {
-            match listening.next().await {
+            match wakeups.next(&self.handle).await {
                 Ok(Wakeup::Revoked { how: Revocation::Graceful, .. }) => return Loss::revoked(),
                 Ok(Wakeup::Revoked { how: Revocation::Forced, fresh }) => {
                     let stage = if fresh { LossStage::Now } else { LossStage::Before };
@@ -155,16 +184,15 @@ impl<S: Store> Held<S> {
         }
     }
 
-    async fn forcibly_revoked(&self) -> Loss {
+    async fn forcibly_revoked(&self, wakeups: &mut Subscription) -> Loss {
         let renew_now = Notify::new();
         let told = async {
             loop {
-                let lost = self.told(None, &renew_now).await;
+                let lost = self.told(wakeups, &renew_now).await;
                 // A renewal may have heard it first.
                 if lost.stage != LossStage::Revoking {
                     return lost;
                 }
-                sleep(LISTEN_AGAIN).await;
             }
         };
         let asked = async {
@@ -224,10 +252,11 @@ impl<S: Store> Lease for StoreLease<S> {
             self.task.abort();
             let held = &self.held;
             let request = held.request(Operation::Release);
-            let released = with_retries(patience, || held.store.execute(&held.name, &request));
+            let released =
+                with_retries(patience, || held.handle.store.execute(&held.name, &request));
             released.await.map(drop).map_err(|error| {
                 let attempt = self.validity.borrow().release_attempt(&self.permit);
-                error.while_doing(held.store.url(), attempt)
+                error.while_doing(held.handle.store.url(), attempt)
             })
         })
     }

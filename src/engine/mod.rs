@@ -5,18 +5,18 @@ mod acquire;
 mod lease;
 pub(crate) mod renewal;
 pub(crate) mod retry;
+mod wakeups;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use self::acquire::Acquire;
 pub(crate) use self::acquire::ask_again;
 use self::lease::StoreLease;
 use self::retry::{RETRY_FOR, with_retries};
+pub(crate) use self::wakeups::{Wakeup, Wakeups};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Failover,
     Finding, Lease, Loss, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation,
@@ -44,14 +44,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Whether a request may have reached the server, so that there may be something to leave.
     fn has_reached(&self) -> bool;
 
-    /// Sends the wake-ups of one permit, until it is dropped. Returns if no more will come.
-    fn listen(
-        &self,
-        name: &Name,
-        id: Uuid,
-        role: ListenAs,
-        wakeups: mpsc::UnboundedSender<Wakeup>,
-    ) -> BoxFuture<'static, StoreError>;
+    /// Puts the wake-ups of a client there: of all permits for which its requests name it as the
+    /// [listener](Request::listener). Returns if no more will come.
+    fn listen(&self, listener: Uuid, wakeups: Wakeups) -> BoxFuture<'static, StoreError>;
 
     /// Whether there is no sense in asking again after an error; `waits`: there is a place in the
     /// queue already.
@@ -82,75 +77,36 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn url(&self) -> &str;
 }
 
-/// As what a client listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ListenAs {
-    Waiter,
-    /// `granted_by`: the server that granted the permit a moment ago, where servers tell themselves
-    /// apart.
-    Holder {
-        granted_by: Option<Uuid>,
-    },
-}
-
-/// What a server tells a client of its own accord.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wakeup {
-    /// There is a reason to ask.
-    Ask,
-    /// The permit was revoked; `fresh`: a moment ago.
-    Revoked { how: Revocation, fresh: bool },
-    /// Another client released the permit.
-    Released,
-    /// Wake-ups may have been missed.
-    Missed,
-    /// The server lets no client listen; waiters ask at each heartbeat.
-    Deaf,
-}
-
-/// Wake-ups of one permit, which come as long as this lives.
-struct Listening {
-    wakeups: mpsc::UnboundedReceiver<Wakeup>,
-    task: JoinHandle<StoreError>,
-}
-
-impl Listening {
-    fn start(store: &impl Store, name: &Name, id: Uuid, role: ListenAs) -> Self {
-        let (sender, wakeups) = mpsc::unbounded_channel();
-        Self { wakeups, task: tokio::spawn(store.listen(name, id, role, sender)) }
-    }
-
-    /// The error: no more will come. Cancel-safe.
-    async fn next(&mut self) -> Result<Wakeup, StoreError> {
-        if let Some(wakeup) = self.wakeups.recv().await {
-            return Ok(wakeup);
-        }
-        (&mut self.task).await.map_err(|_| StoreError::Silent).and_then(Err)
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// A store as one client uses it.
+pub(crate) struct StoreHandle<S> {
+    store: S,
+    /// The client, to those that wake it up.
+    listener: Uuid,
+    wakeups: Wakeups,
 }
 
 /// The client of a store.
 pub(crate) struct LeaseClient<S> {
-    store: Arc<S>,
+    handle: Arc<StoreHandle<S>>,
 }
 
 impl<S: Store> LeaseClient<S> {
     pub(crate) fn new(store: S) -> Self {
-        Self { store: Arc::new(store) }
+        let (listener, wakeups) = (Uuid::new_v4(), Wakeups::default());
+        Self { handle: Arc::new(StoreHandle { store, listener, wakeups }) }
     }
 
     pub(crate) fn store(&self) -> &S {
-        &self.store
+        &self.handle.store
+    }
+
+    #[cfg(test)]
+    pub(crate) fn listener(&self) -> Uuid {
+        self.handle.listener
     }
 
     fn error(&self, attempt: Attempt, error: StoreError) -> BackendError {
-        error.while_doing(self.store.url(), attempt)
+        error.while_doing(self.store().url(), attempt)
     }
 
     /// Repeats a request until there is an answer, as long as that makes sense; also returns the
@@ -164,7 +120,7 @@ impl<S: Store> LeaseClient<S> {
         let mut attempts = 0;
         let reply = with_retries(patience, || {
             attempts += 1;
-            self.store.execute(name, request)
+            self.store().execute(name, request)
         })
         .await?;
         Ok((reply, attempts))
@@ -174,9 +130,9 @@ impl<S: Store> LeaseClient<S> {
 impl<S: Store> Backend for LeaseClient<S> {
     fn prefetch(&self, request: &AcquireRequest) -> bool {
         let (progress, _notices) = ProgressSender::channel();
-        self.store
-            .prefetch(&request.name, &Acquire::new(&self.store, request, &progress).request());
-        self.store.has_reached()
+        let asked = Acquire::new(&self.handle, request, &progress).request();
+        self.store().prefetch(&request.name, &asked);
+        self.store().has_reached()
     }
 
     fn acquire<'a>(
@@ -186,7 +142,7 @@ impl<S: Store> Backend for LeaseClient<S> {
         mut cancel: CancelToken,
     ) -> BoxFuture<'a, Result<Acquisition, BackendError>> {
         Box::pin(async move {
-            let mut acquire = Acquire::new(&self.store, request, progress);
+            let mut acquire = Acquire::new(&self.handle, request, progress);
             let done = tokio::select! {
                 biased;
                 done = acquire.run() => Some(done),
@@ -211,13 +167,13 @@ impl<S: Store> Backend for LeaseClient<S> {
         name: &'a Name,
     ) -> BoxFuture<'a, Result<SemaphoreSnapshot, BackendError>> {
         Box::pin(async move {
-            let looked = with_retries(RETRY_FOR, || self.store.snapshot(name)).await;
+            let looked = with_retries(RETRY_FOR, || self.store().snapshot(name)).await;
             looked.map_err(|error| self.error(Attempt::Look(name.clone()), error))
         })
     }
 
     fn observe_all(&self) -> BoxFuture<'_, Result<Vec<SemaphoreSnapshot>, BackendError>> {
-        self.store.snapshots()
+        self.store().snapshots()
     }
 
     fn cancel<'a>(
@@ -240,7 +196,8 @@ impl<S: Store> Backend for LeaseClient<S> {
         id: Uuid,
     ) -> BoxFuture<'a, Result<Option<Box<dyn Lease>>, BackendError>> {
         Box::pin(async move {
-            let request = Request::of(Operation::Attach, id);
+            let listener = self.handle.listener;
+            let request = Request { listener, ..Request::of(Operation::Attach, id) };
             let attached = self.repeat(name, &request, RETRY_FOR).await;
             let attempt = Attempt::Renew(PermitId::of(name, id));
             let (reply, _) = attached.map_err(|error| self.error(attempt, error))?;
@@ -249,7 +206,7 @@ impl<S: Store> Backend for LeaseClient<S> {
                 return Ok(None);
             };
             let client = Arc::new(record.who.clone());
-            let lease = StoreLease::start(Arc::clone(&self.store), name, id, client, &reply);
+            let lease = StoreLease::start(Arc::clone(&self.handle), name, id, client, None, &reply);
             Ok(Some(Box::new(lease) as Box<dyn Lease>))
         })
     }
@@ -310,13 +267,13 @@ impl<S: Store> Backend for LeaseClient<S> {
 
     fn diagnose(&self) -> BoxFuture<'_, Result<Vec<Finding>, BackendError>> {
         Box::pin(async move {
-            let found = with_retries(RETRY_FOR, || self.store.diagnose()).await;
+            let found = with_retries(RETRY_FOR, || self.store().diagnose()).await;
             found.map_err(|error| self.error(Attempt::Examine, error))
         })
     }
 
     fn failover_time(&self) -> BoxFuture<'_, Failover> {
-        self.store.failover_time()
+        self.store().failover_time()
     }
 
     fn pushes_queue_status(&self) -> bool {
@@ -324,6 +281,6 @@ impl<S: Store> Backend for LeaseClient<S> {
     }
 
     fn url(&self) -> String {
-        self.store.url().into()
+        self.store().url().into()
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -28,7 +27,7 @@ use crate::backends::{
 };
 use crate::clock;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
-use crate::engine::{ListenAs, Store, Wakeup};
+use crate::engine::{Store, Wakeup, Wakeups};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 const REGISTER: &str = "/semaphore/register";
@@ -236,20 +235,8 @@ impl Store for ServeStore {
         self.asked.load(Relaxed)
     }
 
-    fn listen(
-        &self,
-        name: &Name,
-        id: Uuid,
-        role: ListenAs,
-        wakeups: UnboundedSender<Wakeup>,
-    ) -> BoxFuture<'static, StoreError> {
-        match role {
-            ListenAs::Waiter => Box::pin(wait(self.open_answer(id), wakeups)),
-            ListenAs::Holder { granted_by } => {
-                let (server, name) = (Arc::clone(&self.server), name.clone());
-                Box::pin(async move { watch(&server, &name, id, granted_by, &wakeups).await })
-            }
-        }
+    fn listen(&self, _listener: Uuid, _wakeups: Wakeups) -> BoxFuture<'static, StoreError> {
+        Box::pin(std::future::pending())
     }
 
     fn gives_up(&self, error: &StoreError, waits: bool) -> bool {
@@ -284,7 +271,10 @@ impl Store for ServeStore {
 }
 
 /// Sends a wake-up whenever an open answer ends.
-async fn wait(open: Arc<OpenAnswer>, wakeups: UnboundedSender<Wakeup>) -> StoreError {
+async fn wait(
+    open: Arc<OpenAnswer>,
+    wakeups: tokio::sync::mpsc::UnboundedSender<Wakeup>,
+) -> StoreError {
     let mut backoff = Backoff::new();
     let mut quick = 0;
     loop {
@@ -321,7 +311,7 @@ async fn watch(
     name: &Name,
     id: Uuid,
     mut granted_by: Option<Uuid>,
-    wakeups: &UnboundedSender<Wakeup>,
+    wakeups: &tokio::sync::mpsc::UnboundedSender<Wakeup>,
 ) -> StoreError {
     let mut backoff = Backoff::new();
     loop {

@@ -13,6 +13,7 @@ use redis::{
 };
 
 use super::connection::{Connection, ConnectionError, PrefetchedRequest, RedisDialer, is_refusal};
+use super::wakeup::ListEnd;
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::slot::Slot;
@@ -195,20 +196,28 @@ impl RedisClient {
         self.query(questions).await?.into_iter().map(parsed).collect()
     }
 
-    /// Waits on a connection of its own, for as long as the answer takes. None: the server does not
-    /// allow it.
-    pub(super) async fn wait<T: FromRedisValue>(
-        &self,
-        question: &Cmd,
-    ) -> Result<Option<T>, StoreError> {
-        let mut conversation = tokio::time::timeout(ATTEMPT_TIMEOUT, self.dialler.dial())
-            .await
-            .map_err(|_| StoreError::Silent)??;
-        let answers = conversation.request(std::slice::from_ref(question)).await?;
-        match answers.into_iter().next().map(Value::extract_error) {
-            Some(Err(error)) if will_pass(&error) => Err(error.into()),
-            Some(Ok(answer)) => Ok(optional(answer)),
-            _ => Ok(None),
+    /// Takes what is put on a list, on a connection of its own, until that ends.
+    pub(super) async fn take_all(&self, list: &str, mut heard: impl FnMut(&str)) -> ListEnd {
+        let dialled = tokio::time::timeout(ATTEMPT_TIMEOUT, self.dialler.dial()).await;
+        let mut conversation = match dialled {
+            Ok(Ok(conversation)) => conversation,
+            Ok(Err(error)) => return ListEnd::Failed(error.into()),
+            Err(_) => return ListEnd::Failed(StoreError::Silent),
+        };
+        let question = [cmd("BLPOP").arg(list).arg(0).clone()];
+        loop {
+            let answers = match conversation.request(&question).await {
+                Ok(answers) => answers,
+                Err(error) => return ListEnd::Failed(error.into()),
+            };
+            match answers.into_iter().next().map(Value::extract_error) {
+                Some(Err(error)) if will_pass(&error) => return ListEnd::Failed(error.into()),
+                Some(Ok(answer)) => match optional::<(String, String)>(answer) {
+                    Some((_, word)) => heard(&word),
+                    None => return ListEnd::Refused,
+                },
+                _ => return ListEnd::Refused,
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::config::RedisConfig;
 use super::replication;
-use super::script::SemaphoreKeys;
+use super::script::wake_list;
 use super::server::ServerHandle;
 use crate::backends::finding::{ClockOffset, FindingKind, Persistence};
 use crate::backends::sanitize;
@@ -88,8 +88,7 @@ impl ServerHandle {
 
     /// Nothing where a waiter can be woken.
     async fn wakes(&self) -> Result<Option<Finding>, StoreError> {
-        let keys = SemaphoreKeys::new(&self.config.prefix, &"semrun".parse().expect("a good name"));
-        let list = keys.wake(Uuid::new_v4());
+        let list = wake_list(&self.config.prefix, Uuid::new_v4());
         let question = cmd("BLPOP").arg(list).arg(0.001).clone();
         let granted: Option<Option<(String, String)>> =
             self.connection.ask_if_granted(&question).await?;

@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use redis::Cmd;
-use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use self::client::RedisClient;
@@ -38,7 +37,7 @@ use super::{
     Attempt, BackendError, BoxFuture, Failover, Finding, Name, SemaphoreSnapshot, StoreError,
 };
 use crate::engine::retry::{ATTEMPT_TIMEOUT, RetryBudget, with_timeout};
-use crate::engine::{ListenAs, Store, Wakeup, ask_again};
+use crate::engine::{Store, Wakeups, ask_again};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How many names are looked at in one round trip. Other clients wait for that, so it has to be
@@ -113,14 +112,9 @@ impl Store for RedisStore {
         self.server.connection.has_reached()
     }
 
-    fn listen(
-        &self,
-        name: &Name,
-        id: Uuid,
-        _: ListenAs,
-        wakeups: UnboundedSender<Wakeup>,
-    ) -> BoxFuture<'static, StoreError> {
-        Box::pin(wakeup::listen(Arc::clone(&self.server), self.keys(name).wake(id), wakeups))
+    fn listen(&self, listener: Uuid, wakeups: Wakeups) -> BoxFuture<'static, StoreError> {
+        let list = script::wake_list(&self.server.config.prefix, listener);
+        Box::pin(wakeup::listen(Arc::clone(&self.server), list, wakeups))
     }
 
     fn snapshot<'a>(

@@ -17,7 +17,6 @@ use crate::request::{Operation, Outcome, Reply, Request};
 #[derive(Debug, Clone)]
 pub(super) struct SemaphoreKeys {
     declared: Vec<String>,
-    wake: String,
     /// What the server remembers of itself, for all semaphores of the prefix. No semaphore has an empty
     /// name.
     pub(super) server: String,
@@ -28,20 +27,19 @@ impl SemaphoreKeys {
         let permits = format!("{prefix}-{name}");
         let beside = |what: &str| format!("{{{permits}}}:{what}");
         let others = ["queue", "alive", "asks", "grants", "state", "done"].map(beside);
-        let wake = beside("wake");
         let server = format!("{{{prefix}-}}:server");
-        Self { declared: [permits].into_iter().chain(others).collect(), wake, server }
+        Self { declared: [permits].into_iter().chain(others).collect(), server }
     }
 
     /// All keys but the last, which remembers clients that have given back.
     pub(super) fn to_look(&self) -> &[String] {
         &self.declared[..6]
     }
+}
 
-    /// The list on which a waiter or a holder is told something.
-    pub(super) fn wake(&self, id: Uuid) -> String {
-        format!("{}:{id}", self.wake)
-    }
+/// The list on which a client is told of its permits, whatever their semaphores.
+pub(super) fn wake_list(prefix: &Name, listener: Uuid) -> String {
+    format!("{{{prefix}-}}:wake:{listener}")
 }
 
 impl Request {
@@ -50,7 +48,7 @@ impl Request {
         if self.operation.needs_replicas() { self.replicas } else { 0 }
     }
 
-    fn arguments(&self, keys: &SemaphoreKeys) -> [String; 14] {
+    fn arguments(&self, keys: &SemaphoreKeys) -> [String; 15] {
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
@@ -71,6 +69,7 @@ impl Request {
             self.min_hold.as_millis().to_string(),
             self.replicas.to_string(),
             keys.server.clone(),
+            self.listener.to_string(),
         ]
     }
 }
@@ -217,7 +216,7 @@ mod tests {
         let keys = SemaphoreKeys::new(&"passbuddy".parse().unwrap(), &"test lock".parse().unwrap());
         assert_eq!(keys.declared[0], "passbuddy-test lock");
         assert!(keys.declared[1..].iter().all(|key| key.starts_with("{passbuddy-test lock}:")));
-        let wake = keys.wake(Uuid::nil());
-        assert_eq!(wake, "{passbuddy-test lock}:wake:00000000-0000-0000-0000-000000000000");
+        let wake = wake_list(&"passbuddy".parse().unwrap(), Uuid::nil());
+        assert_eq!(wake, "{passbuddy-}:wake:00000000-0000-0000-0000-000000000000");
     }
 }

@@ -11,6 +11,7 @@
 --       9 for how long a waiter counts, ms   10 nonblock, or empty   11 strict, or empty
 --       12 hold: for how long from its grant a permit stays taken, ms
 --       13 how many replicas must be in step   14 key of what the server remembers of itself
+--       15 the client that is told of this permit, by the name of its list
 --
 -- Waiters and holders call ask, renew and release; and leave, the release of a client that has not
 -- used what it may have got. Any client calls attach (a renewal) and return (a release) for a
@@ -21,14 +22,12 @@ local operation, id, who = ARGV[1], ARGV[2], ARGV[5]
 local asked_limit, asked_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 local has_ticket, has_token = tonumber(ARGV[6]), tonumber(ARGV[7])
 local asked_hold = tonumber(ARGV[12])
-local asked_replicas, server = tonumber(ARGV[13]), ARGV[14]
+local asked_replicas, server, listener = tonumber(ARGV[13]), ARGV[14], ARGV[15]
 
 local UNCLAIMED = 5000 -- ms for which a waiter's permit is kept until it says that it has it
 local WAKE = 30000 -- ms for which a wake-up is kept
 local HOUR, DAY, YEAR = 3600000, 86400000, 31536000000
 local NEAR = 4 -- how many of those in line have a timer for what ends next
-
-local function wake_list(waiter) return '{' .. permits .. '}:wake:' .. waiter end
 
 local names = {
     'run', 'history', 'replicas', 'last', 'pause', 'token', 'ticket', 'limit', 'ttl', 'shared', 'soonest', 'pin',
@@ -70,26 +69,32 @@ local function leave_queue(waiter)
     call('ZREM', alive, waiter)
     call('HDEL', asks, waiter)
 end
-local function wake(one, word)
-    call('RPUSH', wake_list(one), word)
-    call('PEXPIRE', wake_list(one), WAKE)
+
+-- A client has one list for all that it holds or waits for. A word there reads ID WORD.
+local function tell(client, one, word)
+    local list = string.gsub(server, 'server$', 'wake:') .. client
+    call('RPUSH', list, one .. ' ' .. word)
+    call('PEXPIRE', list, WAKE)
 end
 
--- A grant reads TOKEN SINCE HOLD LEASE PHASE WHO. LEASE is when its lease ends, where a hold makes it
--- stay for longer. The phases: '-' its waiter has not said that it has it, 'h' held, 'r' being revoked,
+-- A grant reads TOKEN SINCE HOLD LEASE PHASE LISTENER WHO. LEASE is when its lease ends, where a hold
+-- makes it stay for longer. LISTENER is the client that is told of it. What a waiter asks for reads
+-- SINCE HOLD 0 - LISTENER WHO. The phases: '-' its waiter has not said that it has it, 'h' held, 'r' being revoked,
 -- 'm' given back and kept for what is left of its hold.
 local function read(member)
     local grant = call('HGET', grants, member)
     if not grant then return nil end
-    local number, since, hold, lease, phase, whose =
-        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) (.*)$')
-    if not number then return { token = '0', since = now, hold = 0, lease = 0, phase = 'h', who = grant } end
+    local number, since, hold, lease, phase, told, whose =
+        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) (%S+) (.*)$')
+    if not number then
+        return { token = '0', since = now, hold = 0, lease = 0, phase = 'h', listener = listener, who = grant }
+    end
     since, hold, lease = tonumber(since), tonumber(hold), tonumber(lease)
-    return { token = number, since = since, hold = hold, lease = lease, phase = phase, who = whose }
+    return { token = number, since = since, hold = hold, lease = lease, phase = phase, listener = told, who = whose }
 end
 local function write(member, grant)
     local since, hold, lease = text(grant.since), text(grant.hold), text(grant.lease)
-    local words = { grant.token, since, hold, lease, grant.phase, grant.who }
+    local words = { grant.token, since, hold, lease, grant.phase, grant.listener, grant.who }
     call('HSET', grants, member, table.concat(words, ' '))
 end
 local function drop(member)
@@ -219,8 +224,8 @@ local function remember(ended) call('ZADD', done, text(now + math.min(4 * ttl, H
 
 -- The holder is there: it has the permit for one TTL from now.
 local function extend()
-    if mine.phase == '-' or mine.hold > 0 then
-        mine.phase, mine.lease = 'h', now + ttl
+    if mine.phase == '-' or mine.hold > 0 or mine.listener ~= listener then
+        mine.phase, mine.lease, mine.listener = 'h', now + ttl, listener
         write(id, mine)
     end
     call('ZADD', permits, text(math.max(now + ttl, mine.since + mine.hold)), id)
@@ -228,7 +233,10 @@ end
 
 -- What those in line have heard of may end sooner.
 local function tell_of_the_end()
-    for _, waiter in ipairs(call('ZRANGE', queue, 0, NEAR - 1)) do wake(waiter, 'again') end
+    for _, waiter in ipairs(call('ZRANGE', queue, 0, NEAR - 1)) do
+        local told = string.match(call('HGET', asks, waiter) or '', '^%d+ %d+ 0 %- (%S+) ')
+        if told then tell(told, waiter, 'again') end
+    end
 end
 
 local function give_back()
@@ -243,8 +251,7 @@ local function give_back()
     end
     if waits then leave_queue(id) end
     remember(id)
-    call('DEL', wake_list(id))
-    if operation == 'return' then wake(id, 'again') end -- a process may be renewing it
+    if mine and operation == 'return' then tell(mine.listener, id, 'again') end -- a process may be renewing it
 end
 
 local function next_token()
@@ -265,7 +272,8 @@ if operation == 'ask' then
         leave_queue(id)
     elseif now >= pause and call('ZCARD', queue) == 0 and call('ZCARD', permits) < (pin or limit) then
         -- The queue is empty and a permit is free: nothing has to be kept of the asking.
-        mine = { token = next_token(), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
+        mine = { token = next_token(), since = now, hold = asked_hold, lease = 0, phase = '-' }
+        mine.listener, mine.who = listener, who
         extend()
         status = 'holding'
     else
@@ -278,7 +286,7 @@ if operation == 'ask' then
                 place = ticket
             end
             call('ZADD', queue, text(place), id)
-            call('HSET', asks, id, text(now) .. ' ' .. text(asked_hold) .. ' 0 - ' .. who)
+            call('HSET', asks, id, text(now) .. ' ' .. text(asked_hold) .. ' 0 - ' .. listener .. ' ' .. who)
         end
         call('ZADD', alive, text(now + tonumber(ARGV[9])), id)
         status = 'waiting'
@@ -295,7 +303,8 @@ elseif operation == 'renew' then
         limit, ttl = asked_limit, asked_ttl
         if auto then pause = math.max(pause, began(server, replicas, true) + ttl) end
         token = math.max(token, has_token)
-        mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-', who = who }
+        mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-' }
+        mine.listener, mine.who = listener, who
         extend()
         status = 'holding'
     end
@@ -329,7 +338,7 @@ elseif operation == 'revoke' or operation == 'remove' then
     elseif ends and operation == 'remove' then
         drop(id)
         remember(revoked(id))
-        if mine then wake(id, 'now') end
+        if mine then tell(mine.listener, id, 'now') end
     elseif held then
         -- What is left of a hold does not count any more, and a holder that has not confirmed has
         -- not begun.
@@ -343,7 +352,7 @@ elseif operation == 'revoke' or operation == 'remove' then
             if mine.hold > 0 then tell_of_the_end() end
         end
         remember(revoked(id))
-        wake(id, 'gently')
+        tell(mine.listener, id, 'gently')
     end
 elseif operation == 'limit' then
     pin = asked_limit > 0 and asked_limit or nil
@@ -367,7 +376,8 @@ while not alone and now >= pause and count < (pin or limit) do
             status = 'holding'
         else
             call('ZADD', permits, text(now + math.min(ttl, UNCLAIMED)), head)
-            wake(head, text(token))
+            local told = string.match(grant, '^%d+ %d+ %d+ 0 %- (%S+) ')
+            if told then tell(told, head, text(token)) end
         end
     end
 end

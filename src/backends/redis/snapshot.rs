@@ -165,13 +165,13 @@ pub(super) fn parse_grant(id: &str, grant: &str) -> Option<GrantRecord> {
     Some(GrantRecord { token: token.parse().ok()?, phase, hold, record })
 }
 
-/// Reads `SINCE HOLD LEASE - WHO`.
+/// Reads `SINCE HOLD LEASE - LISTENER WHO`.
 fn parse_waiter(id: &str, request: &str) -> Option<Record> {
     Some(parse_former_holder(id, request)?.2)
 }
 
 fn parse_former_holder(id: &str, text: &str) -> Option<(HolderState, u64, Record)> {
-    let mut parts = text.splitn(5, ' ');
+    let mut parts = text.splitn(6, ' ');
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
     let (hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
     let phase = match phase {
@@ -179,6 +179,7 @@ fn parse_former_holder(id: &str, text: &str) -> Option<(HolderState, u64, Record
         "m" => HolderState::MinHold,
         _ => HolderState::Holding,
     };
+    let _listener = parts.next()?;
     let who: ClientInfo = serde_json::from_str(parts.next()?).ok()?;
     let hold = hold.parse().unwrap_or(0);
     Some((phase, hold, Record { permit: id.parse().ok()?, who, since }))
@@ -195,10 +196,12 @@ mod tests {
         let who = r#"{"label":"a b","host":"h","pid":1,"user":"u"}"#;
         let id = Uuid::nil().to_string();
         let GrantRecord { token, phase, record, .. } =
-            parse_grant(&id, &format!("7 1000 0 0 r {who}")).unwrap();
+            parse_grant(&id, &format!("7 1000 0 0 r {id} {who}")).unwrap();
         assert_eq!((token, phase, record.who.label.as_str()), (7, HolderState::Revoking, "a b"));
-        assert_eq!(parse_waiter(&id, &format!("1000 50 0 - {who}")).unwrap(), record);
-        for bad in ["", "7", "7 x 0 0 h {}", "7 1 0 0 h {", "x 1 0 0 h {}", "7 1 {}"] {
+        assert_eq!(parse_waiter(&id, &format!("1000 50 0 - {id} {who}")).unwrap(), record);
+        for bad in
+            ["", "7", "7 x 0 0 h x {}", "7 1 0 0 h x {", "x 1 0 0 h x {}", "7 1 0 0 h {}", "7 1 {}"]
+        {
             assert!(parse_grant(&id, bad).is_none(), "{bad}");
         }
     }

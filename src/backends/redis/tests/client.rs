@@ -44,6 +44,11 @@ impl RedisWorld {
     }
 }
 
+/// Where a client is told of its permits.
+fn list_of(client: &LeaseClient<RedisStore>) -> String {
+    format!("{{p-}}:wake:{}", client.listener())
+}
+
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("soon")
 }
@@ -129,7 +134,7 @@ fn a_holder_that_could_not_hear_that_it_was_revoked_asks_as_soon_as_it_can() {
             // What it would be told is not there any more when it is connected again.
             world.write(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
             assert!(client.revoke(&world.name, id, Revocation::Forced).await.unwrap());
-            world.write(&["DEL", &world.keys().wake(id)]);
+            world.write(&["DEL", &list_of(&client)]);
             assert_eq!(soon(lease.lost()).await.stage, LossStage::Before);
         });
     }
@@ -141,8 +146,12 @@ fn a_message_that_is_left_over_from_waiting_does_no_harm() {
     let client = world.client();
     world.runtime.block_on(async {
         let mut lease = granted(&client).await;
-        let list = world.keys().wake(lease.permit().id);
+        let (list, id) = (list_of(&client), lease.permit().id);
         for word in ["1795338000000000", "again"] {
+            world.write(&["RPUSH", &list, &format!("{id} {word}")]);
+        }
+        // And of a permit that has gone, and of no permit at all.
+        for word in [&format!("{} now", Uuid::new_v4()), "now", ""] {
             world.write(&["RPUSH", &list, word]);
         }
         world.hears(&mut *lease).await;

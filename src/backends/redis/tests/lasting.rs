@@ -35,7 +35,11 @@ impl RedisWorld {
     }
 
     fn woken(&self, who: u128) -> Vec<String> {
-        self.server.ask(&["LRANGE", &self.keys().wake(id(who)), "0", "-1"])
+        let list = format!("{{p-}}:wake:{}", Uuid::nil());
+        let words: Vec<String> = self.server.ask(&["LRANGE", &list, "0", "-1"]);
+        let id = id(who).to_string();
+        let of_it = |word: String| Some(word.strip_prefix(&id)?.trim_start().to_owned());
+        words.into_iter().filter_map(of_it).collect()
     }
 
     /// As if all that has happened had been by a clock that was ahead by this much.
