@@ -144,7 +144,8 @@ impl<S: Store> Held<S> {
         let renew_now = Notify::new();
         let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
         // A permit that was waited for goes on to listen.
-        let quiet = if wakeups.is_some() { Duration::ZERO } else { QUIET };
+        let listens = wakeups.as_ref().is_some_and(Subscription::is_listening);
+        let quiet = if listens { Duration::ZERO } else { QUIET };
         let mut wakeups = wakeups.unwrap_or_else(|| self.handle.wakeups.subscribe(self.id));
         let told = async {
             sleep(quiet).await;

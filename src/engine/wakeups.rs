@@ -111,6 +111,10 @@ impl Subscription {
         self.heard.recv().await.unwrap_or(Err(StoreError::Silent))
     }
 
+    pub(super) fn is_listening(&self) -> bool {
+        self.listens
+    }
+
     /// Stops to listen until [`Subscription::next`], if no other permit listens.
     pub(super) fn pause(&mut self) {
         if std::mem::take(&mut self.listens) {

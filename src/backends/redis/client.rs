@@ -1,19 +1,21 @@
-//! One conversation with a Redis at a time. After any error the connection is thrown away: a late
-//! answer could belong to another request, and another server may be there by now.
+//! Questions to a Redis, and what their answers mean. After an error of the server no more is asked
+//! on that connection: another server may be there by now.
 
 use std::borrow::Cow;
 use std::error::Error as _;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::connection::{Connection, ConnectionError, PrefetchedRequest, RedisDialer, is_refusal};
-use super::wakeup::ListEnd;
+use super::connection::{
+    Connection, ConnectionError, HANDSHAKE, PrefetchedRequest, RedisDialer, handshake, is_refusal,
+};
+use super::pipeline::{Pipeline, answer_of};
 use crate::backends::Withheld;
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::slot::Slot;
@@ -26,8 +28,9 @@ const CONFIRMING: Duration = Duration::from_millis(500);
 
 pub(super) struct RedisClient {
     dialler: RedisDialer,
-    /// While it is idle.
-    idle: Slot<Connection>,
+    current: Mutex<Option<Arc<Pipeline>>>,
+    /// Requests that find no connection wait for the same new one.
+    dialling: tokio::sync::Mutex<()>,
     begun: Slot<(Vec<Cmd>, Moment, PrefetchedRequest)>,
     /// Whether a request may have reached the server.
     reached: AtomicBool,
@@ -107,7 +110,8 @@ impl RedisClient {
     pub(super) fn new(dialler: RedisDialer) -> Self {
         Self {
             dialler,
-            idle: Slot::empty(),
+            current: Mutex::new(None),
+            dialling: tokio::sync::Mutex::default(),
             begun: Slot::empty(),
             reached: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -139,7 +143,7 @@ impl RedisClient {
         let answers = match begun {
             Some((_, moment, begun)) => {
                 since = moment;
-                self.proceed(begun, &questions).await
+                self.proceed(begun, moment, &questions).await
             }
             None => self.query(&questions).await,
         };
@@ -159,7 +163,7 @@ impl RedisClient {
         let confirmed = confirmed.map(parsed).transpose()?.unwrap_or(0);
         let answer = from_redis_value(answer).map_err(|error| {
             // The answer may belong to another question, and so may the next one.
-            self.idle.take();
+            self.put_current(None);
             RedisError::from(error)
         })?;
         Ok(ScriptAnswer { answer, since, beside: answers.pop(), confirmed })
@@ -196,38 +200,21 @@ impl RedisClient {
         self.query(questions).await?.into_iter().map(parsed).collect()
     }
 
-    /// Takes what is put on a list, on a connection of its own, until that ends.
-    pub(super) async fn take_all(&self, list: &str, mut heard: impl FnMut(&str)) -> ListEnd {
-        let dialled = tokio::time::timeout(ATTEMPT_TIMEOUT, self.dialler.dial()).await;
-        let mut conversation = match dialled {
-            Ok(Ok(conversation)) => conversation,
-            Ok(Err(error)) => return ListEnd::Failed(error.into()),
-            Err(_) => return ListEnd::Failed(StoreError::Silent),
-        };
-        let question = [cmd("BLPOP").arg(list).arg(0).clone()];
-        loop {
-            let answers = match conversation.request(&question).await {
-                Ok(answers) => answers,
-                Err(error) => return ListEnd::Failed(error.into()),
-            };
-            match answers.into_iter().next().map(Value::extract_error) {
-                Some(Err(error)) if will_pass(&error) => return ListEnd::Failed(error.into()),
-                Some(Ok(answer)) => match optional::<(String, String)>(answer) {
-                    Some((_, word)) => heard(&word),
-                    None => return ListEnd::Refused,
-                },
-                _ => return ListEnd::Refused,
-            }
+    /// A connection beside the one for requests, on which it was said who we are.
+    pub(super) async fn introduced_connection(&self) -> Result<Connection, StoreError> {
+        let mut connection = self.dialler.dial().await?;
+        connection.say(&handshake()).await.map_err(StoreError::from)?;
+        for _ in 0..HANDSHAKE {
+            // An error as the answer does not matter.
+            connection.read_reply().await.map_err(StoreError::from)?;
         }
+        Ok(connection)
     }
 
     /// What the server says on a channel first.
     pub(super) async fn listen(&self, channel: &str) -> Result<Value, StoreError> {
         let mut conversation = self.dialler.dial().await?;
-        let answers = conversation.request(&[cmd("SUBSCRIBE").arg(channel).clone()]).await?;
-        for answer in answers {
-            answer.extract_error()?;
-        }
+        conversation.request(cmd("SUBSCRIBE").arg(channel)).await?;
         Ok(conversation.read_reply().await?)
     }
 
@@ -236,19 +223,18 @@ impl RedisClient {
         Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
     }
 
-    /// Dropping this drops the connection.
     async fn query(&self, questions: &[Cmd]) -> Result<Vec<Value>, ConnectionError> {
         // A connection that was idle for a while may have been closed for that.
-        if let Some(conversation) = self.idle.take() {
-            match self.query_on(conversation, questions).await {
+        if let Some(pipeline) = self.usable() {
+            match self.query_on(&pipeline, questions).await {
                 Err(error) if error.is_io() => {}
                 answers => return answers,
             }
         }
         let answers = async {
-            let conversation = self.dialler.dial().await?;
+            let pipeline = self.dialled().await?;
             self.reached.store(true, Relaxed);
-            self.query_on(conversation, questions).await
+            self.query_on(&pipeline, questions).await
         };
         match answers.await {
             Err(error) if error.is_io() && !self.answered.load(Relaxed) => {
@@ -260,34 +246,58 @@ impl RedisClient {
 
     async fn query_on(
         &self,
-        mut conversation: Connection,
+        pipeline: &Pipeline,
         questions: &[Cmd],
     ) -> Result<Vec<Value>, ConnectionError> {
-        let answers = conversation.request(questions).await?;
-        self.keep_idle(conversation, &answers);
+        let answers = pipeline.request(questions).await?;
+        self.judge(pipeline, &answers);
         Ok(answers)
     }
 
     async fn proceed(
         &self,
         begun: PrefetchedRequest,
+        since: Moment,
         questions: &[Cmd],
     ) -> Result<Vec<Value>, ConnectionError> {
-        let mut conversation = begun.proceed(questions).await?;
+        let connection = begun.proceed(questions).await?;
         self.reached.store(true, Relaxed);
-        let answers = conversation.read_handshake(questions.len()).await?;
-        self.keep_idle(conversation, &answers);
+        let (pipeline, answers) = Pipeline::proceed(connection, since, questions.len());
+        self.put_current(Some(Arc::clone(&pipeline)));
+        let answers = answer_of(answers).await?;
+        self.judge(&pipeline, &answers);
         Ok(answers)
     }
 
-    fn keep_idle(&self, conversation: Connection, answers: &[Value]) {
+    fn usable(&self) -> Option<Arc<Pipeline>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().filter(|pipeline| pipeline.is_usable()).cloned()
+    }
+
+    fn put_current(&self, pipeline: Option<Arc<Pipeline>>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = pipeline;
+    }
+
+    async fn dialled(&self) -> Result<Arc<Pipeline>, ConnectionError> {
+        let _one_at_a_time = self.dialling.lock().await;
+        if let Some(pipeline) = self.usable() {
+            return Ok(pipeline);
+        }
+        let pipeline = Pipeline::start(self.dialler.dial().await?);
+        self.put_current(Some(Arc::clone(&pipeline)));
+        Ok(pipeline)
+    }
+
+    /// After an error of the server the next request asks on a new connection: another server may be
+    /// there by now.
+    fn judge(&self, pipeline: &Pipeline, answers: &[Value]) {
         self.answered.store(true, Relaxed);
         let fine = |answer: &Value| match answer {
             Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
             _ => true,
         };
-        if conversation.has_heard_all() && answers.iter().all(fine) {
-            self.idle.put(conversation);
+        if !answers.iter().all(fine) {
+            pipeline.retire();
         }
     }
 }
@@ -304,7 +314,7 @@ pub(super) fn optional<T: FromRedisValue>(answer: Value) -> Option<T> {
 }
 
 /// Whether the error will pass: the server has just changed its role, or is about to.
-fn will_pass(error: &RedisError) -> bool {
+pub(super) fn will_pass(error: &RedisError) -> bool {
     let words = ["UNBLOCKED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
     error.code().is_some_and(|code| words.contains(&code))
 }
@@ -324,7 +334,7 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("snapshot.lu
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "37720b5e0c72d3b106560c1f60c276c703df2e21";
+const DECIDE_HASH: &str = "e73775bc5b65b37bfab94522023da6bd6038faf7";
 const LOOK_HASH: &str = "bdd1de5df0de7bfc256cf4e1b41aab018f736bfa";
 
 #[cfg(not(feature = "mutants"))]

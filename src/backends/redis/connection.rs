@@ -44,8 +44,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 pub(super) struct Connection {
     stream: Box<dyn ByteStream>,
     inbox: ReplyBuffer,
-    /// Whether it was said who we are.
-    introduced: bool,
 }
 
 /// Questions that were sent before there was a runtime to wait with.
@@ -55,7 +53,7 @@ pub(super) struct PrefetchedRequest {
 }
 
 /// What ended a conversation: a fact about the server, or what the library says of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum ConnectionError {
     Known(StoreError),
     Library(RedisError),
@@ -239,8 +237,8 @@ impl PrefetchedRequest {
         self.sent > 0
     }
 
-    /// Goes on from there, with the same questions, until [`Connection::read_handshake`] has to wait for
-    /// the answers.
+    /// Goes on from there, with the same questions, until only the answers are missing, after those
+    /// to the handshake.
     pub(super) async fn proceed(self, questions: &[Cmd]) -> Result<Connection, ConnectionError> {
         let sent = self.is_sent();
         let mut conversation = Connection::over(connected(self.socket, sent).await?);
@@ -251,62 +249,16 @@ impl PrefetchedRequest {
 
 impl Connection {
     fn over(stream: Box<dyn ByteStream>) -> Self {
-        Self { stream, inbox: ReplyBuffer::default(), introduced: false }
+        Self { stream, inbox: ReplyBuffer::default() }
     }
 
-    /// Asks several things at once. An error among the answers is one of those, and if it is a
-    /// [refusal](is_refusal) the last one.
-    pub(super) async fn request(
-        &mut self,
-        questions: &[Cmd],
-    ) -> Result<Vec<Value>, ConnectionError> {
-        if !self.introduced {
-            self.say(&with_handshake(questions)).await?;
-            return self.read_handshake(questions.len()).await;
-        }
-        self.say(&packed(questions)).await?;
-        self.answers(questions.len()).await
+    /// Asks one thing, where nothing else is under way.
+    pub(super) async fn request(&mut self, question: &Cmd) -> Result<Value, ConnectionError> {
+        self.say(&question.get_packed_command()).await?;
+        Ok(self.read_reply().await?.extract_error()?)
     }
 
-    /// Waits for the answers to the first questions.
-    pub(super) async fn read_handshake(
-        &mut self,
-        count: usize,
-    ) -> Result<Vec<Value>, ConnectionError> {
-        self.introduced = true;
-        let mut refusal = None;
-        for _ in client_info() {
-            match self.read_reply().await {
-                // Servers before 7.2 do not know it, which does not matter.
-                Ok(Value::ServerError(error)) => refusal = Some(error),
-                Ok(_) => {}
-                // Then it was no answer, but the reason for closing the connection.
-                Err(error) => return Err(refusal.map_or(error, ConnectionError::from)),
-            }
-        }
-        self.answers(count).await
-    }
-
-    async fn answers(&mut self, count: usize) -> Result<Vec<Value>, ConnectionError> {
-        let mut answers = Vec::with_capacity(count);
-        for _ in 0..count {
-            let answer = self.read_reply().await?;
-            let refused = is_refusal(&answer);
-            answers.push(answer);
-            // What was asked after it is answered only after a while.
-            if refused {
-                break;
-            }
-        }
-        Ok(answers)
-    }
-
-    /// Whether no unexpected answer is left.
-    pub(super) fn has_heard_all(&self) -> bool {
-        self.inbox.received.is_empty()
-    }
-
-    async fn say(&mut self, text: &[u8]) -> Result<(), ConnectionError> {
+    pub(super) async fn say(&mut self, text: &[u8]) -> Result<(), ConnectionError> {
         let said = async {
             self.stream.write_all(text).await?;
             self.stream.flush().await
@@ -345,9 +297,7 @@ pub(super) async fn sentinel_says(
     name: &str,
 ) -> Result<Value, ConnectionError> {
     let stream = connected(open(&address.into())?, false).await?;
-    let mut conversation = Connection::over(stream);
-    let answers = conversation.request(&[cmd("SENTINEL").arg("MASTER").arg(name).clone()]).await?;
-    Ok(answers.into_iter().next().unwrap_or(Value::Nil).extract_error()?)
+    Connection::over(stream).request(cmd("SENTINEL").arg("MASTER").arg(name)).await
 }
 
 /// Returns if a server that says nothing to a TLS greeting has an answer to a plain question.
@@ -373,8 +323,11 @@ async fn found(
     Ok(addresses(host, port).await?)
 }
 
+/// How many answers there are to the handshake.
+pub(super) const HANDSHAKE: usize = 2;
+
 /// What `CLIENT LIST` shows of us.
-fn client_info() -> [Cmd; 2] {
+fn client_info() -> [Cmd; HANDSHAKE] {
     let say = |what: &str, value: &str| {
         let mut question = cmd("CLIENT");
         question.arg("SETINFO").arg(what).arg(value);
@@ -385,10 +338,14 @@ fn client_info() -> [Cmd; 2] {
 
 /// The questions as they are sent first on a connection: who we are takes no round trip of its own.
 fn with_handshake(questions: &[Cmd]) -> Vec<u8> {
-    [packed(&client_info()), packed(questions)].concat()
+    [handshake(), packed(questions)].concat()
 }
 
-fn packed(questions: &[Cmd]) -> Vec<u8> {
+pub(super) fn handshake() -> Vec<u8> {
+    packed(&client_info())
+}
+
+pub(super) fn packed(questions: &[Cmd]) -> Vec<u8> {
     questions.iter().flat_map(Cmd::get_packed_command).collect()
 }
 

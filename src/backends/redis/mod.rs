@@ -10,6 +10,7 @@ mod diagnose;
 mod fuzz;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod pipeline;
 mod replication;
 mod resp;
 mod scan;

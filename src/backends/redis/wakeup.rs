@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::cmd;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::client::{RedisClient, optional, will_pass};
+use super::connection::ConnectionError;
 use super::server::ServerHandle;
 use crate::backends::{Revocation, StoreError};
-use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff};
+use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::engine::{Wakeup, Wakeups};
 
 /// After how many refusals in a row listening is hopeless: one may be a change of roles.
@@ -27,7 +30,7 @@ pub(super) async fn listen(
     wakeups: Wakeups,
 ) -> StoreError {
     let mut backoff = Backoff::new();
-    let mut refusals = 0;
+    let (mut refusals, mut interrupted) = (0, false);
     loop {
         let since = Instant::now();
         let heard = |word: &str| {
@@ -37,11 +40,18 @@ pub(super) async fn listen(
                 wakeups.send(id, wakeup);
             }
         };
-        let interrupted = server.connection.take_all(&list, heard).await;
+        let connected = || {
+            // Where there was none, words may have come and gone.
+            if interrupted {
+                wakeups.send_to_all(Wakeup::Missed);
+            }
+        };
+        let end = take_all(&server.connection, &list, connected, heard).await;
+        interrupted = true;
         if since.elapsed() > ATTEMPT_TIMEOUT {
             (backoff, refusals) = (Backoff::new(), 0);
         }
-        let missed = match interrupted {
+        let missed = match end {
             ListEnd::Refused => {
                 refusals += 1;
                 if refusals == HOPELESS { Wakeup::Deaf } else { Wakeup::Missed }
@@ -62,10 +72,39 @@ pub(super) async fn listen(
 }
 
 /// Why no more words can be taken.
-pub(super) enum ListEnd {
+enum ListEnd {
     /// The server does not allow it.
     Refused,
     Failed(StoreError),
+}
+
+/// Takes what is put on a list, on a connection of its own, until that ends.
+async fn take_all(
+    client: &RedisClient,
+    list: &str,
+    connected: impl FnOnce(),
+    mut heard: impl FnMut(&str),
+) -> ListEnd {
+    let connection = with_timeout(ATTEMPT_TIMEOUT, client.introduced_connection()).await;
+    let mut connection = match connection {
+        Ok(connection) => connection,
+        Err(error) => return ListEnd::Failed(error),
+    };
+    connected();
+    loop {
+        match connection.request(cmd("BLPOP").arg(list).arg(0)).await {
+            Ok(answer) => match optional::<(String, String)>(answer) {
+                Some((_, word)) => heard(&word),
+                None => return ListEnd::Refused,
+            },
+            Err(ConnectionError::Library(error))
+                if error.code().is_some() && !will_pass(&error) =>
+            {
+                return ListEnd::Refused;
+            }
+            Err(error) => return ListEnd::Failed(error.into()),
+        }
+    }
 }
 
 /// A word reads ID WORD.
