@@ -97,6 +97,18 @@ impl Semaphore {
         })
     }
 
+    /// Another semaphore in the same place, with the same settings. All semaphores that come from one
+    /// [`Semaphore::connect`] share its connections, which are two, however many permits are held or
+    /// waited for; a directory takes up to four descriptors for each permit.
+    ///
+    /// # Errors
+    ///
+    /// If the name cannot be understood.
+    pub fn named(&self, name: &str) -> Result<Self, Error> {
+        let name = name.parse().map_err(|_| Error(Cause::Name))?;
+        Ok(Self { name, ..self.clone() })
+    }
+
     /// How many permits there are in all: 1 to 10,000. While the semaphore is in use its limit
     /// stands, whatever its other users ask for.
     #[must_use]
@@ -133,8 +145,8 @@ impl Semaphore {
         self
     }
 
-    /// Waits in line for a permit: first come, first served. Dropping the future leaves the queue,
-    /// at the latest when the place there is missed.
+    /// Waits in line for a permit: first come, first served. Dropping the future leaves the queue: at
+    /// once within a tokio runtime, elsewhere when the place there is missed.
     ///
     /// # Errors
     ///
@@ -208,7 +220,7 @@ impl Semaphore {
                 detached: false,
             },
         };
-        let (progress, _unheard) = ProgressSender::channel();
+        let progress = ProgressSender::unheard();
         Ok(self.backend.acquire(&request, &progress, cancel).await?)
     }
 }

@@ -33,17 +33,24 @@ pub(crate) enum Progress {
 
 /// Where notices go.
 #[derive(Debug, Clone)]
-pub(crate) struct ProgressSender(mpsc::UnboundedSender<Progress>);
+pub(crate) struct ProgressSender(Option<mpsc::UnboundedSender<Progress>>);
 
 impl ProgressSender {
     pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Progress>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        (Self(Some(sender)), receiver)
+    }
+
+    /// One to which no reader listens.
+    pub(crate) fn unheard() -> Self {
+        Self(None)
     }
 
     /// The waiter may not listen any more; that is no trouble of the backend.
     pub(crate) fn tell(&self, notice: Progress) {
-        let _ = self.0.send(notice);
+        if let Some(sender) = &self.0 {
+            let _ = sender.send(notice);
+        }
     }
 }
 

@@ -164,7 +164,7 @@ async fn one_trial(
     backend: &dyn Backend,
     request: &AcquireRequest,
 ) -> Result<Option<(Duration, Duration)>, BackendError> {
-    let (progress, _notices) = ProgressSender::channel();
+    let progress = ProgressSender::unheard();
     let (_canceller, cancel) = CancelToken::pair();
     let begin = Instant::now();
     let Acquisition::Granted(lease) = backend.acquire(request, &progress, cancel).await? else {

@@ -36,13 +36,15 @@ const COURTESY: Duration = Duration::from_millis(30);
 const FOREIGN: Duration = Duration::from_millis(250);
 
 /// One acquisition, until it has led to a permit.
-pub(super) struct Acquire<'a, S> {
+pub(super) struct Acquire<'a, S: Store> {
     handle: &'a Arc<StoreHandle<S>>,
     wanted: &'a AcquireRequest,
     progress: &'a ProgressSender,
     client: Arc<ClientInfo>,
     /// Whether any request had a result.
     outcome: bool,
+    /// Whether the server may know of us, so that there may be something to leave.
+    asked: bool,
     ticket: u64,
     seal: String,
     /// How many replicas the semaphore's users need, as far as we know.
@@ -73,6 +75,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             progress,
             client: Arc::new(wanted.who.clone()),
             outcome: false,
+            asked: false,
             ticket: 0,
             seal: String::new(),
             replicas: 0,
@@ -113,6 +116,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             let left = give_up.saturating_duration_since(Instant::now());
             let time = if waits { ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT.min(left) };
             let request = self.request();
+            self.asked = true;
             let answer =
                 with_timeout(time, self.handle.store.execute(&self.wanted.name, &request)).await;
             self.outcome = true;
@@ -153,6 +157,7 @@ impl<'a, S: Store> Acquire<'a, S> {
             }
             match reply.outcome {
                 Outcome::Holding => {
+                    self.asked = false;
                     return Ok(Acquisition::Granted(Box::new(self.lease(&reply))));
                 }
                 Outcome::Busy => {
@@ -259,9 +264,31 @@ impl<'a, S: Store> Acquire<'a, S> {
         if !self.handle.store.has_reached() {
             return Ok(());
         }
-        let request = Request { operation: Operation::Leave, ..self.request() };
+        let request = self.leaving();
         let left = with_retries(LEAVING, || self.handle.store.execute(&self.wanted.name, &request));
-        left.await.map(drop)
+        let left = left.await;
+        self.asked = false;
+        left.map(drop)
+    }
+
+    fn leaving(&self) -> Request {
+        Request { operation: Operation::Leave, ..self.request() }
+    }
+}
+
+/// A future that is dropped while it waits must not stay in the queue as long as its client lives.
+impl<S: Store> Drop for Acquire<'_, S> {
+    fn drop(&mut self) {
+        if self.asked
+            && self.handle.store.has_reached()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (handle, name) = (Arc::clone(self.handle), self.wanted.name.clone());
+            let request = self.leaving();
+            runtime.spawn(async move {
+                with_retries(LEAVING, || handle.store.execute(&name, &request)).await.map(drop)
+            });
+        }
     }
 }
 

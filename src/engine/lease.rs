@@ -5,11 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use super::inbox::Inbox;
 use super::wakeups::Subscription;
 use super::{HEARTBEAT, Store, StoreHandle, Wakeup};
 use crate::backends::{
@@ -34,7 +35,7 @@ pub(super) struct StoreLease<S> {
     held: Arc<Held<S>>,
     permit: PermitId,
     validity: watch::Receiver<Validity>,
-    losses: mpsc::UnboundedReceiver<Loss>,
+    losses: Arc<Inbox<Loss>>,
     task: JoinHandle<()>,
 }
 
@@ -86,9 +87,9 @@ impl<S: Store> StoreLease<S> {
         let (token, granted_by) = (reply.token, reply.server);
         let held = Held { handle, name, id, client, token, agreed, granted_by, kept_until };
         let held = Arc::new(held);
-        let (losses, heard) = mpsc::unbounded_channel();
-        let task = tokio::spawn(Arc::clone(&held).keep(wakeups, sender, losses));
-        Self { held, permit, validity, losses: heard, task }
+        let losses = Arc::default();
+        let task = tokio::spawn(Arc::clone(&held).keep(wakeups, sender, Arc::clone(&losses)));
+        Self { held, permit, validity, losses, task }
     }
 }
 
@@ -139,7 +140,7 @@ impl<S: Store> Held<S> {
         self: Arc<Self>,
         wakeups: Option<Subscription>,
         validity: watch::Sender<Validity>,
-        losses: mpsc::UnboundedSender<Loss>,
+        losses: Arc<Inbox<Loss>>,
     ) {
         let renew_now = Notify::new();
         let attempt = || -> BoxFuture<'_, _> { Box::pin(self.renew()) };
@@ -156,12 +157,10 @@ impl<S: Store> Held<S> {
             lost = told => lost,
         };
         let revoking = lost.stage == LossStage::Revoking;
-        let _ = losses.send(lost);
+        losses.put(lost);
         if revoking {
-            let _ = losses.send(self.forcibly_revoked(&mut wakeups).await);
+            losses.put(self.forcibly_revoked(&mut wakeups).await);
         }
-        // The receiver has to tell silence from an end.
-        losses.closed().await;
     }
 
     /// Returns once a wake-up says that the permit was revoked.
@@ -233,12 +232,7 @@ impl<S: Store> Lease for StoreLease<S> {
     }
 
     fn lost(&mut self) -> BoxFuture<'_, Loss> {
-        Box::pin(async {
-            match self.losses.recv().await {
-                Some(lost) => lost,
-                None => std::future::pending().await,
-            }
-        })
+        Box::pin(self.losses.next())
     }
 
     fn inherited_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -2,6 +2,7 @@
 //! and releases. What differs between servers is a [`Store`].
 
 mod acquire;
+mod inbox;
 mod lease;
 pub(crate) mod renewal;
 pub(crate) mod retry;
@@ -129,7 +130,7 @@ impl<S: Store> LeaseClient<S> {
 
 impl<S: Store> Backend for LeaseClient<S> {
     fn prefetch(&self, request: &AcquireRequest) -> bool {
-        let (progress, _notices) = ProgressSender::channel();
+        let progress = ProgressSender::unheard();
         let asked = Acquire::new(&self.handle, request, &progress).request();
         self.store().prefetch(&request.name, &asked);
         self.store().has_reached()

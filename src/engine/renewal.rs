@@ -28,7 +28,7 @@ pub(crate) async fn renew_loop<'a>(
 ) -> Loss {
     loop {
         let Validity { since, ttl, .. } = *validity.borrow();
-        let next = since + jittered(ttl / 3, id);
+        let next = together(since + jittered(ttl / 3, id), ttl);
         tokio::select! {
             () = sleep(next.saturating_sub(clock::now())) => {}
             () = renew_now.notified() => {}
@@ -100,6 +100,14 @@ fn jittered(interval: Duration, id: Uuid) -> Duration {
     interval.saturating_sub(interval / 10 * u32::from(id.as_bytes()[15]) / 255)
 }
 
+/// A little earlier, at a moment that the other permits of this process have as well: their
+/// renewals are sent together.
+fn together(moment: Moment, ttl: Duration) -> Moment {
+    let grid = (ttl / 300).as_nanos().max(1);
+    let early = u64::try_from(moment.as_nanos() % grid).unwrap_or(0);
+    moment.saturating_sub(Duration::from_nanos(early))
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -152,6 +160,23 @@ mod tests {
         assert!((9_900..=10_000).contains(&asked[0]), "{asked:?}");
         assert!((19_800..=20_001).contains(&asked[1]), "{asked:?}");
         assert_eq!(validity.error, None);
+    }
+
+    #[test]
+    fn permits_of_a_process_are_renewed_together_and_not_all_at_once() {
+        let ttl = Duration::from_secs(30);
+        let moments = |id| {
+            (0..100).map(move |at| {
+                let since = Duration::from_millis(123_456 + at);
+                let next = together(since + jittered(ttl / 3, id), ttl);
+                assert!(next <= since + ttl / 3 && next >= since + ttl / 4);
+                next
+            })
+        };
+        let of_one: std::collections::BTreeSet<_> = moments(Uuid::nil()).collect();
+        assert!(of_one.len() <= 2, "{of_one:?}");
+        let all = (0..=255).flat_map(|last| moments(Uuid::from_bytes([last; 16])));
+        assert!(all.collect::<std::collections::BTreeSet<_>>().len() >= 10);
     }
 
     #[test]

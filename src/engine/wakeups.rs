@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::inbox::Inbox;
 use super::{Store, StoreHandle};
 use crate::backends::{Revocation, StoreError};
 
@@ -32,7 +32,7 @@ pub(crate) struct Wakeups(Arc<Mutex<Subscriptions>>);
 
 #[derive(Default)]
 struct Subscriptions {
-    permits: BTreeMap<Uuid, UnboundedSender<Result<Wakeup, StoreError>>>,
+    permits: BTreeMap<Uuid, Arc<Inbox<Result<Wakeup, StoreError>>>>,
     /// How many of them listen.
     listening: usize,
     /// Whether the server lets no client listen.
@@ -44,7 +44,7 @@ struct Subscriptions {
 pub(super) struct Subscription {
     id: Uuid,
     wakeups: Wakeups,
-    heard: UnboundedReceiver<Result<Wakeup, StoreError>>,
+    heard: Arc<Inbox<Result<Wakeup, StoreError>>>,
     listens: bool,
 }
 
@@ -54,7 +54,7 @@ impl Wakeups {
         let mut subscriptions = self.lock();
         subscriptions.deaf = false;
         if let Some(permit) = subscriptions.permits.get(&id) {
-            let _ = permit.send(Ok(wakeup));
+            permit.put(Ok(wakeup));
         }
     }
 
@@ -63,14 +63,14 @@ impl Wakeups {
         let mut subscriptions = self.lock();
         subscriptions.deaf |= wakeup == Wakeup::Deaf;
         for permit in subscriptions.permits.values() {
-            let _ = permit.send(Ok(wakeup));
+            permit.put(Ok(wakeup));
         }
     }
 
     /// Notes that a permit may be told something, which costs nothing yet.
     pub(super) fn subscribe(&self, id: Uuid) -> Subscription {
-        let (sender, heard) = unbounded_channel();
-        self.lock().permits.insert(id, sender);
+        let heard = Arc::default();
+        self.lock().permits.insert(id, Arc::clone(&heard));
         Subscription { id, wakeups: self.clone(), heard, listens: false }
     }
 
@@ -78,7 +78,7 @@ impl Wakeups {
         let mut subscriptions = self.lock();
         subscriptions.listener = None;
         for permit in subscriptions.permits.values() {
-            let _ = permit.send(Err(error.clone()));
+            permit.put(Err(error.clone()));
         }
     }
 
@@ -108,7 +108,7 @@ impl Subscription {
                 return Ok(Wakeup::Deaf);
             }
         }
-        self.heard.recv().await.unwrap_or(Err(StoreError::Silent))
+        self.heard.next().await
     }
 
     pub(super) fn is_listening(&self) -> bool {
@@ -132,10 +132,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.pause();
-        self.heard.close();
         let mut subscriptions = self.wakeups.lock();
         // Another part of the engine may have subscribed in its place.
-        if subscriptions.permits.get(&self.id).is_some_and(UnboundedSender::is_closed) {
+        let own = |one: &Arc<_>| Arc::ptr_eq(one, &self.heard);
+        if subscriptions.permits.get(&self.id).is_some_and(own) {
             subscriptions.permits.remove(&self.id);
         }
     }

@@ -103,7 +103,7 @@ fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() 
         ] {
             let (_canceller, cancel) = CancelToken::pair();
             assert!(is_unsupported(
-                cloud.acquire(&request, &ProgressSender::channel().0, cancel).await
+                cloud.acquire(&request, &ProgressSender::unheard(), cancel).await
             ));
         }
         assert!(is_unsupported(cloud.attach(&name, id).await));

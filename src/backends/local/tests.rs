@@ -434,7 +434,7 @@ fn an_idle_semaphore_is_pinned_as_well() {
         let limit = Progress::Limit { asked: 1, stands: 3, pinned: true };
         assert_eq!(waiting.notices.recv().await, Some(limit));
         let strict = AcquireRequest { strict: true, ..request() };
-        let (turn, _notices) = ProgressSender::channel();
+        let turn = ProgressSender::unheard();
         let refused = world.client().acquire(&strict, &turn, CancelToken::pair().1).await;
         let Err(error) = refused else { panic!("refused") };
         let StoreError::Differs(differs) = error.cause else { panic!("{error}") };

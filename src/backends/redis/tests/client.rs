@@ -70,7 +70,7 @@ async fn acquired(
     client: &LeaseClient<RedisStore>,
     request: &AcquireRequest,
 ) -> Result<Acquisition, BackendError> {
-    let (progress, _notices) = ProgressSender::channel();
+    let progress = ProgressSender::unheard();
     let (_canceller, cancel) = CancelToken::pair();
     client.acquire(request, &progress, cancel).await
 }

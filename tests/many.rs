@@ -1,0 +1,118 @@
+//! Many permits of one process: how many connections and how much memory they take, and whether they
+//! are served in order. A program of its own, so that its memory is its own.
+
+#[cfg(test)]
+mod many {
+    use std::fs;
+    use std::time::Duration;
+
+    use semrun::{Permit, Semaphore};
+    use semrun_testkit::redis_server::RedisServer;
+    use tokio::task::JoinSet;
+
+    const EACH: usize = 1_000;
+    const NAMES: usize = 10;
+    const MOST: usize = 8 * 1024;
+
+    /// The resident memory of this process, in bytes.
+    fn memory() -> usize {
+        let pages = fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+
+    /// How many connections this process has to a port.
+    fn connections(port: u16) -> usize {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let sockets: Vec<_> = open
+            .filter_map(|fd| fs::read_link(fd.path()).ok()?.to_str().map(str::to_owned))
+            .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        let port = format!(":{port:04X}");
+        let lines = fs::read_to_string("/proc/net/tcp").unwrap();
+        let ours = |line: &&str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.get(2).is_some_and(|to| to.ends_with(&port))
+                && words.get(9).is_some_and(|inode| sockets.iter().any(|one| one == inode))
+        };
+        lines.lines().filter(ours).count()
+    }
+
+    async fn waiting(semaphores: &[Semaphore], count: usize) {
+        for _ in 0..1_000 {
+            let mut found = 0;
+            for semaphore in semaphores {
+                found += semaphore.snapshot().await.unwrap().waiters.len();
+            }
+            if found == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not in time: {count} wait");
+    }
+
+    fn hold_and_wait(url: &str, port: u16) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let first = Semaphore::connect(url, "0").unwrap().limit(100);
+            let names = (0..NAMES).map(|name| first.named(&name.to_string()).unwrap());
+            let semaphores: Vec<_> = names.collect();
+            // What is needed once.
+            semaphores[0].acquire().await.unwrap().release().await.unwrap();
+            let before = memory();
+            let mut holders: Vec<Vec<Permit>> = Vec::new();
+            for semaphore in &semaphores {
+                let mut asking = JoinSet::new();
+                for _ in 0..EACH / NAMES {
+                    let semaphore = semaphore.clone();
+                    asking.spawn(async move { semaphore.acquire().await.unwrap() });
+                }
+                holders.push(asking.join_all().await);
+            }
+            let mut waiters = JoinSet::new();
+            for (name, semaphore) in semaphores.iter().enumerate() {
+                for _ in 0..EACH / NAMES {
+                    let semaphore = semaphore.clone();
+                    waiters.spawn(async move { (name, semaphore.acquire().await.unwrap()) });
+                }
+            }
+            waiting(&semaphores, EACH).await;
+            let each = memory().saturating_sub(before) / (2 * EACH);
+            assert!(each <= MOST, "{each} bytes for each permit");
+            assert_eq!(connections(port), 2);
+            // One permit of each name after the other goes to the first in line.
+            let mut lines: Vec<Vec<_>> = Vec::new();
+            for semaphore in &semaphores {
+                let snapshot = semaphore.snapshot().await.unwrap();
+                lines.push(snapshot.waiters.iter().map(|waiter| waiter.id.unwrap()).collect());
+            }
+            let mut served = vec![Vec::new(); NAMES];
+            while let Some(held) = holders.iter_mut().find(|held| !held.is_empty()) {
+                held.pop().unwrap().release().await.unwrap();
+                let (name, permit) = waiters.join_next().await.unwrap().unwrap();
+                served[name].push((permit.id(), permit.fencing_token()));
+                permit.release().await.unwrap();
+            }
+            for (served, line) in served.iter().zip(&lines) {
+                assert!(served.is_sorted_by_key(|(_, token)| *token));
+                let ids: Vec<_> = served.iter().map(|(id, _)| *id).collect();
+                assert_eq!(&ids, line);
+            }
+        });
+    }
+
+    #[test]
+    fn two_thousand_permits_take_two_connections_to_a_redis() {
+        let server = RedisServer::start();
+        // As if the semaphores had been in use before: so nothing waits for the end of a quarantine.
+        let info: String = server.ask(&["INFO", "replication"]);
+        let history = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
+        let time: (u64, u64) = server.ask(&["TIME"]);
+        let (history, last) = (format!("{history}:0"), (time.0 * 1000).to_string());
+        for name in 0..NAMES {
+            let state = format!("{{semrun-{name}}}:state");
+            server.ask::<()>(&["HSET", &state, "history", &history, "last", &last]);
+        }
+        hold_and_wait(&server.url(), server.port());
+    }
+}
