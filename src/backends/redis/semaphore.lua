@@ -70,8 +70,10 @@ local function leave_queue(waiter)
     call('HDEL', asks, waiter)
 end
 
--- A client has one list for all that it holds or waits for. A word there reads ID WORD.
+-- A client has one list for all that it holds or waits for. A word there reads ID WORD. Older clients
+-- have none, and find out when they ask again.
 local function tell(client, one, word)
+    if not client or client == '' then return end
     local list = string.gsub(server, 'server$', 'wake:') .. client
     call('RPUSH', list, one .. ' ' .. word)
     call('PEXPIRE', list, WAKE)
@@ -85,7 +87,7 @@ local function read(member)
     local grant = call('HGET', grants, member)
     if not grant then return nil end
     local number, since, hold, lease, phase, told, whose =
-        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) (%S+) (.*)$')
+        string.match(grant, '^(%d+) (%d+) (%d+) (%d+) ([-hrm]) ([%x-]*) ?(.*)$')
     if not number then
         return { token = '0', since = now, hold = 0, lease = 0, phase = 'h', listener = listener, who = grant }
     end
@@ -234,8 +236,7 @@ end
 -- What those in line have heard of may end sooner.
 local function tell_of_the_end()
     for _, waiter in ipairs(call('ZRANGE', queue, 0, NEAR - 1)) do
-        local told = string.match(call('HGET', asks, waiter) or '', '^%d+ %d+ 0 %- (%S+) ')
-        if told then tell(told, waiter, 'again') end
+        tell(string.match(call('HGET', asks, waiter) or '', '^%d+ %d+ 0 %- ([%x-]*)'), waiter, 'again')
     end
 end
 
@@ -376,8 +377,7 @@ while not alone and now >= pause and count < (pin or limit) do
             status = 'holding'
         else
             call('ZADD', permits, text(now + math.min(ttl, UNCLAIMED)), head)
-            local told = string.match(grant, '^%d+ %d+ %d+ 0 %- (%S+) ')
-            if told then tell(told, head, text(token)) end
+            tell(string.match(grant, '^%d+ %d+ %d+ 0 %- ([%x-]*)'), head, text(token))
         end
     end
 end

@@ -171,7 +171,7 @@ fn parse_waiter(id: &str, request: &str) -> Option<Record> {
 }
 
 fn parse_former_holder(id: &str, text: &str) -> Option<(HolderState, u64, Record)> {
-    let mut parts = text.splitn(6, ' ');
+    let mut parts = text.splitn(5, ' ');
     let since: SystemTime = millis::at(parts.next()?.parse().ok()?);
     let (hold, _lease, phase) = (parts.next()?, parts.next()?, parts.next()?);
     let phase = match phase {
@@ -179,8 +179,10 @@ fn parse_former_holder(id: &str, text: &str) -> Option<(HolderState, u64, Record
         "m" => HolderState::MinHold,
         _ => HolderState::Holding,
     };
-    let _listener = parts.next()?;
-    let who: ClientInfo = serde_json::from_str(parts.next()?).ok()?;
+    let listener_and_who = parts.next()?;
+    // Older clients say no listener.
+    let who = listener_and_who.find('{').map(|at| &listener_and_who[at..])?;
+    let who: ClientInfo = serde_json::from_str(who).ok()?;
     let hold = hold.parse().unwrap_or(0);
     Some((phase, hold, Record { permit: id.parse().ok()?, who, since }))
 }
@@ -198,9 +200,10 @@ mod tests {
         let GrantRecord { token, phase, record, .. } =
             parse_grant(&id, &format!("7 1000 0 0 r {id} {who}")).unwrap();
         assert_eq!((token, phase, record.who.label.as_str()), (7, HolderState::Revoking, "a b"));
+        assert_eq!(parse_grant(&id, &format!("7 1000 0 0 r {who}")).unwrap().record, record);
         assert_eq!(parse_waiter(&id, &format!("1000 50 0 - {id} {who}")).unwrap(), record);
         for bad in
-            ["", "7", "7 x 0 0 h x {}", "7 1 0 0 h x {", "x 1 0 0 h x {}", "7 1 0 0 h {}", "7 1 {}"]
+            ["", "7", "7 x 0 0 h x {}", "7 1 0 0 h x {", "x 1 0 0 h x {}", "7 1 0 0 h x", "7 1 {}"]
         {
             assert!(parse_grant(&id, bad).is_none(), "{bad}");
         }
