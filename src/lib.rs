@@ -14,6 +14,8 @@ mod cli;
 mod clock;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod engine;
 #[cfg(feature = "cli")]
 mod exit;
@@ -33,6 +35,7 @@ mod semaphore;
 mod serve;
 #[cfg(feature = "cli")]
 mod settings;
+pub mod store;
 #[cfg(feature = "cli")]
 mod supervise;
 mod sys;

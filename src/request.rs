@@ -7,46 +7,52 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::backends::{ClientInfo, QueueStatus, Record, Revocation, Withheld};
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 
 /// A request. Repeating it changes nothing: the permit's id makes it the same one.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) operation: Operation,
+pub struct Request {
+    /// What is asked for.
+    pub operation: Operation,
     /// The identity of the permit; nil where a request is about none.
-    pub(crate) id: Uuid,
+    pub id: Uuid,
     /// The limit and the TTL that are asked for, or those that the semaphore's users agreed on: a
     /// server that has forgotten them learns them from its holders.
-    pub(crate) limit: u32,
-    pub(crate) ttl: Duration,
+    pub limit: u32,
+    /// See the limit.
+    pub ttl: Duration,
     /// Fail if other terms are in force.
-    pub(crate) strict: bool,
+    pub strict: bool,
     /// Do not join the queue.
-    pub(crate) nonblock: bool,
+    pub nonblock: bool,
     /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
-    pub(crate) min_hold: Duration,
+    pub min_hold: Duration,
     /// How many replicas must be in step with the server.
-    pub(crate) replicas: u32,
+    pub replicas: u32,
     /// For how long a server that remembers nothing grants nothing; none: as the store sees fit.
-    pub(crate) quarantine: Option<Duration>,
+    pub quarantine: Option<Duration>,
     /// For how long the client counts as waiting unless it asks again.
-    pub(crate) window: Duration,
+    pub window: Duration,
     /// The place in the queue that it has had, or 0, and the proof of it.
-    pub(crate) ticket: u64,
-    pub(crate) seal: String,
+    pub ticket: u64,
+    /// Opaque to the client; empty where the store needs none.
+    pub seal: String,
     /// The fencing token that it has, or 0.
-    pub(crate) token: u64,
+    pub token: u64,
     /// The client that is told when there is something new about the permit; nil: none is.
-    pub(crate) listener: Uuid,
+    pub listener: Uuid,
     /// What others may see of the client.
-    pub(crate) client: Option<Arc<ClientInfo>>,
+    pub client: Option<Arc<ClientInfo>>,
 }
 
+/// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
     /// Joins the queue, or confirms a grant.
     Acquire,
+    /// Extends a lease by a TTL from now.
     Renew,
+    /// Gives a permit back, or leaves the queue.
     Release,
     /// Leaves the queue, or releases a permit that its client has never used.
     Leave,
@@ -54,17 +60,22 @@ pub(crate) enum Operation {
     Attach,
     /// Releases a detached permit.
     ReleaseDetached,
+    /// Revokes a permit of any client.
     Revoke(Revocation),
     /// Pins the limit of the request.
     Pin,
+    /// The limit is that of the users again.
     Unpin,
 }
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// The client holds the permit, for a TTL from now.
     Holding,
+    /// It is in the queue.
     Waiting,
+    /// No permit was free, and the client does not wait.
     Busy,
     /// Another limit or TTL is in force, and the client is strict.
     Differs,
@@ -80,45 +91,50 @@ pub(crate) enum Outcome {
 
 /// The answer to a request.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
-    pub(crate) outcome: Outcome,
+pub struct Reply {
+    /// What became of the request.
+    pub outcome: Outcome,
     /// The fencing token of a holder, or 0.
-    pub(crate) token: u64,
+    pub token: u64,
     /// The place of a waiter, or 0, and the proof of it.
-    pub(crate) ticket: u64,
-    pub(crate) seal: String,
+    pub ticket: u64,
+    /// See the ticket.
+    pub seal: String,
     /// How many waiters are before it.
-    pub(crate) ahead: usize,
-    pub(crate) held: usize,
+    pub ahead: usize,
+    /// How many permits are held.
+    pub held: usize,
     /// How many permits clients of another kind hold.
-    pub(crate) foreign: usize,
+    pub foreign: usize,
     /// When it is worth to ask again, unless a wake-up comes before.
-    pub(crate) next: Option<Duration>,
+    pub next: Option<Duration>,
     /// The limit in force.
-    pub(crate) limit: u32,
-    pub(crate) pinned: bool,
+    pub limit: u32,
+    /// Whether that is a pinned one.
+    pub pinned: bool,
     /// The limit that the semaphore's users have agreed on.
-    pub(crate) agreed: u32,
-    pub(crate) ttl: Duration,
+    pub agreed: u32,
+    /// The TTL in force.
+    pub ttl: Duration,
     /// The rest of the time for which the permit stays taken.
-    pub(crate) min_hold: Duration,
+    pub min_hold: Duration,
     /// How many replicas must be in step: the most that one of its users asks for.
-    pub(crate) replicas: u32,
+    pub replicas: u32,
     /// For how long no permit is granted.
-    pub(crate) paused: Option<Duration>,
+    pub paused: Option<Duration>,
     /// For a waiter: the client that has held a permit for the longest time. For an attached permit:
     /// its own client.
-    pub(crate) record: Option<Record>,
+    pub record: Option<Record>,
     /// Of a holder without a record: the label of its API key, where that is known.
-    pub(crate) key: Option<String>,
+    pub key: Option<String>,
     /// Until when that permit stays taken, if it was released.
-    pub(crate) kept_until: Option<SystemTime>,
+    pub kept_until: Option<SystemTime>,
     /// Which server answered, where servers tell themselves apart.
-    pub(crate) server: Option<Uuid>,
+    pub server: Option<Uuid>,
     /// Whether the server does not say which one it is.
-    pub(crate) blind: bool,
+    pub blind: bool,
     /// A moment before the request was sent.
-    pub(crate) since: Moment,
+    pub since: Moment,
 }
 
 impl Request {
@@ -146,6 +162,11 @@ impl Request {
 
 impl Reply {
     /// An answer without any details.
+    #[must_use]
+    pub fn new(outcome: Outcome) -> Self {
+        Self::of(outcome, clock::now())
+    }
+
     pub(crate) fn of(outcome: Outcome, since: Moment) -> Self {
         Self {
             outcome,

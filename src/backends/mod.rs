@@ -1,5 +1,5 @@
 //! The interface of backends, which hand out permits of named semaphores. The traits [`Backend`]
-//! and [`Lease`] are the contract in words, `contract.rs` is the same as tests. Backends know
+//! and [`Lease`] are the contract in words, `src/contract.rs` is the same as tests. Backends know
 //! nothing of processes, exit codes or the words that people read.
 
 pub(crate) mod cloud;
@@ -20,9 +20,7 @@ pub(crate) mod tls;
 
 // The backend that all others are compared with.
 #[cfg(test)]
-mod contract;
-#[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 
 use std::future::Future;
 use std::os::fd::BorrowedFd;
@@ -38,14 +36,13 @@ pub(crate) use self::finding::{Finding, Grade};
 #[cfg(feature = "cli")]
 pub(crate) use self::permit::BadName;
 pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, PermitId, Validity};
-pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
+pub(crate) use self::progress::{CancelToken, Canceller, Progress, ProgressSender};
 use self::snapshot::millis;
-pub(crate) use self::snapshot::{
-    ClientInfo, Holder, HolderState, QueueStatus, Record, SemaphoreSnapshot, Waiter, Withheld,
-};
+pub use self::snapshot::{ClientInfo, HolderState, Record};
+pub(crate) use self::snapshot::{Holder, QueueStatus, SemaphoreSnapshot, Waiter, Withheld};
 
 /// A future that any thread may poll.
-pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Hands out permits of named counting semaphores.
 pub(crate) trait Backend: Send + Sync {
@@ -179,7 +176,7 @@ pub(crate) enum ReleaseOutcome {
 
 /// How to revoke a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Revocation {
+pub enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
     /// lease ends. One whose holder has gone already ([`HolderState::MinHold`]) ends at once. A foreign
     /// one is left as it is: its holder cannot be told.

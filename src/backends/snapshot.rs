@@ -9,18 +9,22 @@ use super::{AcquireRequest, Name, PermitId, StoreError, sanitize};
 
 /// A holder or waiter, as others may see it. Never an argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ClientInfo {
+pub struct ClientInfo {
     #[serde(deserialize_with = "sanitize::text")]
-    pub(crate) label: String,
+    /// What the client calls itself: the name of its command, say.
+    pub label: String,
     #[serde(deserialize_with = "sanitize::text")]
-    pub(crate) host: String,
-    pub(crate) pid: u32,
+    /// The name of its host.
+    pub host: String,
+    /// Its process, there.
+    pub pid: u32,
     #[serde(deserialize_with = "sanitize::text")]
-    pub(crate) user: String,
+    /// The user whose process it is.
+    pub user: String,
     /// Whether the permit is to outlive the process that asks for it, as long as its lease is renewed
     /// ([`super::Backend::attach`]): on every backend it has one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) detached: bool,
+    pub detached: bool,
 }
 
 /// A semaphore at one moment.
@@ -104,9 +108,10 @@ pub(crate) enum Holder {
 /// How a permit is held. The other words are those of older journals.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum HolderState {
+pub enum HolderState {
     #[default]
     #[serde(alias = "held")]
+    /// It is renewed.
     Holding,
     /// It was revoked gently, and its holder has not gone yet.
     #[serde(alias = "evicted")]
@@ -179,13 +184,15 @@ impl Waiter {
 /// What a holder or waiter leaves for others to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredRecord")]
-pub(crate) struct Record {
-    pub(crate) permit: Uuid,
+pub struct Record {
+    /// The identity of its permit.
+    pub permit: Uuid,
     #[serde(flatten)]
-    pub(crate) who: ClientInfo,
+    /// Who it is.
+    pub who: ClientInfo,
     /// By the wall clock, for people; nothing is decided by it.
     #[serde(with = "millis")]
-    pub(crate) since: SystemTime,
+    pub since: SystemTime,
 }
 
 impl Record {
@@ -193,7 +200,8 @@ impl Record {
         Self::at(request.id, request.who.clone(), SystemTime::now())
     }
 
-    pub(crate) fn at(permit: Uuid, who: ClientInfo, since: SystemTime) -> Self {
+    /// The record of a permit.
+    pub fn at(permit: Uuid, who: ClientInfo, since: SystemTime) -> Self {
         // Records are kept in milliseconds, and one that was just made equals itself read back.
         Self { permit, who, since: millis::truncate(since) }
     }

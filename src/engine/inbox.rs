@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+#[derive(Debug)]
 pub(super) struct Inbox<T> {
     messages: Mutex<VecDeque<T>>,
     more: Notify,

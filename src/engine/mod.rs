@@ -17,7 +17,7 @@ use self::acquire::Acquire;
 pub(crate) use self::acquire::ask_again;
 use self::lease::StoreLease;
 use self::retry::{RETRY_FOR, with_retries};
-pub(crate) use self::wakeups::{Wakeup, Wakeups};
+pub use self::wakeups::{Wakeup, Wakeups};
 use crate::backends::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Failover,
     Finding, Lease, Loss, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation,

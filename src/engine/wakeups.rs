@@ -13,11 +13,16 @@ use crate::backends::{Revocation, StoreError};
 
 /// What a server tells a client of its own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wakeup {
+pub enum Wakeup {
     /// There is a reason to ask.
     Ask,
     /// The permit was revoked; `fresh`: a moment ago.
-    Revoked { how: Revocation, fresh: bool },
+    Revoked {
+        /// How.
+        how: Revocation,
+        /// See above.
+        fresh: bool,
+    },
     /// Another client released the permit.
     Released,
     /// Wake-ups may have been missed.
@@ -27,10 +32,10 @@ pub(crate) enum Wakeup {
 }
 
 /// Where a store puts the wake-ups of one client.
-#[derive(Clone, Default)]
-pub(crate) struct Wakeups(Arc<Mutex<Subscriptions>>);
+#[derive(Debug, Clone, Default)]
+pub struct Wakeups(Arc<Mutex<Subscriptions>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Subscriptions {
     permits: BTreeMap<Uuid, Arc<Inbox<Result<Wakeup, StoreError>>>>,
     /// How many of them listen.
@@ -50,7 +55,7 @@ pub(super) struct Subscription {
 
 impl Wakeups {
     /// Tells one permit, if anything still waits for that.
-    pub(crate) fn send(&self, id: Uuid, wakeup: Wakeup) {
+    pub fn send(&self, id: Uuid, wakeup: Wakeup) {
         let mut subscriptions = self.lock();
         subscriptions.deaf = false;
         if let Some(permit) = subscriptions.permits.get(&id) {
@@ -59,7 +64,7 @@ impl Wakeups {
     }
 
     /// Tells all permits of the client.
-    pub(crate) fn send_to_all(&self, wakeup: Wakeup) {
+    pub fn send_to_all(&self, wakeup: Wakeup) {
         let mut subscriptions = self.lock();
         subscriptions.deaf |= wakeup == Wakeup::Deaf;
         for permit in subscriptions.permits.values() {

@@ -20,7 +20,10 @@ const CHANGES: [(Guard, &[Change]); 9] = [
     (Guard::Replicas, &[("local alone = in_step < replicas", "local alone = false")]),
     (Guard::Promoted, &[("if known or promoted then", "if known then")]),
     (Guard::ForeignRule, &[("text(now - ttl)", "text(now)")]),
-    (Guard::WakeUp, &[("tell(string.match(grant, '^%d+ %d+ %d+ 0 %- ([%x-]*)'), head, text(token))", "")]),
+    (
+        Guard::WakeUp,
+        &[("tell(string.match(grant, '^%d+ %d+ %d+ 0 %- ([%x-]*)'), head, text(token))", "")],
+    ),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
     (Guard::Order, &[("call('ZRANGE', queue, 0, 0)[1]", "call('ZRANGE', queue, -1, -1)[1]")]),
     (

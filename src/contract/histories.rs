@@ -7,6 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use semrun_testkit::redis_server::RedisServer;
+
+use super::backends::{local, memory, redis_at, served};
 use super::*;
 use crate::backends::ledger::{Claim, Ledger, Terms};
 
