@@ -24,6 +24,7 @@ mod fuzz;
 pub mod fuzz;
 mod mutants;
 mod printable;
+mod proc;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod program;

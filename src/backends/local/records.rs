@@ -9,7 +9,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -24,6 +23,7 @@ use super::mutex::MutexGuard;
 use crate::backends::{AcquireRequest, HolderState, Record, sanitize};
 use crate::clock::{self, Moment};
 use crate::files::create;
+use crate::proc::this_boot;
 use crate::sys;
 
 /// How many of the permits that were given back last are remembered.
@@ -245,17 +245,6 @@ fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {
 fn write_whole(file: &OwnedFd, text: &str) -> io::Result<()> {
     let written = rustix::io::pwrite(file, text.as_bytes(), 0)?;
     if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-}
-
-/// The boot that this machine is in, by a number that no other boot has.
-fn this_boot() -> io::Result<Uuid> {
-    static BOOT: OnceLock<Uuid> = OnceLock::new();
-    if let Some(boot) = BOOT.get() {
-        return Ok(*boot);
-    }
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let boot = text.trim().parse().map_err(io::Error::other)?;
-    Ok(*BOOT.get_or_init(|| boot))
 }
 
 fn micros(time: Duration) -> u64 {
