@@ -23,6 +23,7 @@ mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod mutants;
+mod net;
 mod printable;
 mod proc;
 #[cfg(feature = "cli")]

@@ -28,7 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use rustls::ServerConfig;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -41,6 +41,7 @@ use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
 use crate::cli::messages::ServerNews;
+use crate::net::{self, VanishedPeer};
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -110,17 +111,17 @@ pub(crate) async fn run(
 /// Every connection is as its listener: small answers are sent at once, and a peer that vanished
 /// silently is noticed after half a minute.
 fn prepare(listener: &TcpListener) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
+    let vanished = VanishedPeer {
+        silence: Duration::from_secs(15),
+        interval: Duration::from_secs(5),
+        unacknowledged: None,
+    };
     let socket = SockRef::from(listener);
-    socket.set_tcp_keepalive(&keepalive)?;
+    net::prepare(&socket, vanished)?;
     // We bound what clients do not read, not the kernel.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     // A client that is not accepted at once comes again after a second, or three.
-    socket.listen(LONGEST_QUEUE)?;
-    socket.set_tcp_nodelay(true)
+    socket.listen(LONGEST_QUEUE)
 }
 
 /// The next one that comes. Without a free descriptor it waits, and the present connections go on.
