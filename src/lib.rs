@@ -22,6 +22,8 @@ mod files;
 mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
+#[cfg(test)]
+mod house_tests;
 mod mutants;
 mod net;
 mod printable;

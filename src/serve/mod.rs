@@ -5,6 +5,7 @@ pub(crate) mod bearer;
 pub(crate) mod bounds;
 pub(crate) mod connection;
 pub(crate) mod connections;
+pub(crate) mod facts;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
@@ -37,10 +38,10 @@ use tokio_rustls::TlsAcceptor;
 
 use self::connection::SLOWEST_HEAD;
 use self::connections::Connections;
+use self::facts::ServerFact;
 use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
-use crate::cli::messages::ServerNews;
 use crate::net::{self, VanishedPeer};
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
@@ -101,7 +102,7 @@ pub(crate) async fn run(
                 door.watch(peer.connection(), ends, peer.stream());
                 drop(peer);
                 if door.make_room(from.ip()).await > 0 {
-                    say_seldom(&crowded, &semaphores.log, &ServerNews::Crowded);
+                    say_seldom(&crowded, &semaphores.log, &ServerFact::Crowded);
                 }
             }
         }
@@ -141,17 +142,17 @@ async fn next_connection(
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            say_seldom(said, log, &ServerNews::NoDescriptors(error));
+            say_seldom(said, log, &ServerFact::NoDescriptors(error));
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
         }
     }
 }
 
 /// Logs a recurring condition only once in a while.
-fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerNews<'_>) {
+fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerFact<'_>) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.log_text(LogEvent::Alert, &news.to_string());
+        log.tell(LogEvent::Alert, news);
     }
 }
 
@@ -162,8 +163,8 @@ async fn tell_of_trouble(routes: &Routes) {
     while progress.changed().await.is_ok() {
         let error = progress.borrow_and_update().error.clone();
         if error != known {
-            let news = error.as_deref().map_or(ServerNews::Records, ServerNews::DoesNotRecord);
-            routes.semaphores.log.log_text(LogEvent::Alert, &news.to_string());
+            let news = error.as_deref().map_or(ServerFact::Records, ServerFact::DoesNotRecord);
+            routes.semaphores.log.tell(LogEvent::Alert, &news);
             known = error;
         }
     }

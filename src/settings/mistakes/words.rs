@@ -7,8 +7,7 @@ use clap::{Command, CommandFactory};
 use rustix::fs::{Access, access};
 
 use super::{Slip, is_name};
-use crate::cli::Cli;
-use crate::cli::messages::RUNS;
+use crate::cli::{Cli, RUNS};
 use crate::settings::error::printable;
 
 /// How similar a word has to be to a known one.
