@@ -274,8 +274,7 @@ impl MutexGuard<'_> {
 
     pub(super) fn set_state(&self, state: StateFile) -> io::Result<()> {
         let text = state.to_text();
-        let written = rustix::io::pwrite(&self.0.mutex, text.as_bytes(), 0)?;
-        if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        write_whole(&self.0.mutex, text.as_bytes())
     }
 
     /// Opens a waiter's FIFO to watch it, if its owner lives. A dead one is removed: None.
@@ -329,8 +328,7 @@ impl MutexGuard<'_> {
         let file = create::create(directory, &entry.record_file(), sharing.file_mode())?;
         let boot_us = u64::try_from(clock::now().as_micros()).unwrap_or(0);
         let text = serde_json::to_vec(&FifoRecord { record, boot_us })?;
-        let written = rustix::io::write(&file, &text)?;
-        if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        write_whole(&file, &text)
     }
 
     /// Makes a waiter one that was passed over, or back.
@@ -368,6 +366,12 @@ impl FifoMessage {
             _ => Self::Released,
         })
     }
+}
+
+/// Writes a short file from its beginning, in one go: a disk that takes only a part is full.
+pub(super) fn write_whole(file: &OwnedFd, text: &[u8]) -> io::Result<()> {
+    let written = rustix::io::pwrite(file, text, 0)?;
+    if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
 
 /// Where other users may make files, some may not be ours.
