@@ -27,7 +27,18 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("cli", &["backends", "serve", "supervise"]),
     (
         "settings",
-        &["backends", "cli", "exit", "files", "serve", "supervise", "sys", "terminal", "user"],
+        &[
+            "backends",
+            "cli",
+            "exit",
+            "files",
+            "printable",
+            "serve",
+            "supervise",
+            "sys",
+            "terminal",
+            "user",
+        ],
     ),
     (
         "messages",

@@ -10,12 +10,11 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::error::{
-    ConflictingLayer, Mistake, SettingsError, misconfigured, printable, settings_error,
-};
+use super::error::{ConflictingLayer, Mistake, SettingsError, misconfigured, settings_error};
 use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
+use crate::printable::printable_os;
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub(crate) struct Layers {
 impl GivenValue {
     pub(crate) fn shown(&self) -> String {
         match self {
-            Self::Text(text) => printable(text),
+            Self::Text(text) => printable_os(text),
             Self::On => "true".into(),
             Self::Off => "false".into(),
         }
@@ -183,7 +182,7 @@ impl Layers {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
-                    let what = Mistake::NotASwitch(printable(value));
+                    let what = Mistake::NotASwitch(printable_os(value));
                     return Err(Source::Variable(variable).settings_error(what));
                 }
                 _ => GivenValue::Text(value.clone()),
