@@ -1,5 +1,10 @@
 //! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
 //! and what ends it come from outside.
+//!
+//! On hyper alone, without axum or another framework. Clients of the original rely on what Express
+//! does: which queries, bodies and methods it takes, and how it answers others. A client may close
+//! its end and still wait for its answer, and the server has to notice when it goes. And each of
+//! thousands of waiters is an open request, for which there are 25 KiB (docs/performance.md).
 
 pub(crate) mod bearer;
 pub(crate) mod bounds;

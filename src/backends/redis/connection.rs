@@ -1,4 +1,10 @@
 //! One connection to a Redis: dialled, let in, and then questions and their answers, in order.
+//!
+//! The crate `redis` is the codec, not the client. Its async connections want a runtime, and ours sends
+//! the first question before there is one, so that the server works on it while semrun forks. Who we
+//! are is said with that question and costs no round trip, a refused client hears why, and a
+//! question is paired with its answer or its connection is dropped: an unknown outcome is asked
+//! again by the permit's id, and never guessed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
