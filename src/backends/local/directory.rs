@@ -290,16 +290,23 @@ impl Sharing {
             return Ok(create::create_directory(base, file)?);
         }
         // No name of a semaphore: those begin with no dot.
-        let unfinished = format!(".new.{}", geteuid().as_raw());
+        let me = geteuid();
+        let unfinished = format!(".new.{}", me.as_raw());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Several rounds only if other processes of this user have given it names of theirs.
         for _ in 0..100 {
             create::create_directory(base, &*unfinished)?;
             let directory = match rustix::fs::openat(base, &unfinished, flags, Mode::empty()) {
                 Err(Errno::NOENT) => continue,
+                // Another user has taken the name, and must not keep us from ours.
+                Err(Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => break,
                 opened => opened?,
             };
-            self.apply(&directory, &rustix::fs::fstat(&directory)?)?;
+            let stat = rustix::fs::fstat(&directory)?;
+            if stat.st_uid != me.as_raw() {
+                break;
+            }
+            self.apply(&directory, &stat)?;
             match create::rename_new(base, &unfinished, file) {
                 Err(Errno::NOENT) => {}
                 Err(Errno::EXIST | Errno::INVAL) => {

@@ -241,6 +241,11 @@ fn what_users_share_has_its_mode_before_its_name_and_what_is_left_unfinished_goe
             assert_eq!(modes(&world.path().join(file)), 0o660, "{file}");
         }
         assert_eq!(files.len(), 3, "{files:?}");
+        let taken = base.join(format!(".new.{me}"));
+        fs::write(&taken, "by another user").unwrap();
+        let other = AcquireRequest { name: "y".parse().unwrap(), ..request() };
+        world.granted(other).await.release(PATIENCE).await.unwrap();
+        assert_eq!(modes(&base.join("y")), 0o2770);
         drop(mkfifo(&world.path().join("new.1")));
         fs::write(world.path().join("new.2"), "half").unwrap();
         lease.release(PATIENCE).await.unwrap();
