@@ -311,6 +311,9 @@ pub(crate) struct SubOnly {
     pub(crate) subcommand: SubcommandArgs,
 }
 
+/// Words that other programs have for a run.
+pub(crate) const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
+
 /// The prefix of the options' variables.
 const VARIABLES: &str = "SEMRUN_";
 

@@ -22,6 +22,14 @@ pub(crate) fn now() -> Moment {
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
+/// Waits for something; if there is nothing to wait for, for ever.
+pub(crate) async fn if_any<T: Future>(awaited: Option<T>) -> T::Output {
+    match awaited {
+        Some(awaited) => awaited.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A moment to wait for, which several processes can share.
 #[derive(Debug)]
 pub(crate) struct Timer(OwnedFd);

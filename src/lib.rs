@@ -24,8 +24,12 @@ mod files;
 mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
+#[cfg(test)]
+mod house_tests;
 mod mutants;
+mod net;
 mod printable;
+mod proc;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod program;

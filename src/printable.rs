@@ -2,6 +2,7 @@
 //! in a line, or be taken for words of this program.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt::Write;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
@@ -56,6 +57,11 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     } else {
         text.replace(is_hidden, "\u{FFFD}").into()
     }
+}
+
+/// The same for a word as it was typed.
+pub(crate) fn printable_os(word: &OsStr) -> String {
+    printable(&word.to_string_lossy()).into_owned()
 }
 
 /// Equivalent JSON that has such characters only as escapes. Line breaks and blanks between its

@@ -1,5 +1,7 @@
 //! The library: a semaphore by its URL and name, and a permit of it.
 
+mod error;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::error::Cause;
+pub use self::error::{Error, ErrorKind};
 use crate::backends::cloud::config::CloudConfig;
-use crate::backends::connect::{BadLocation, Location, Url};
+use crate::backends::connect::{Location, Url};
 use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::Tls;
 use crate::backends::{
@@ -16,6 +20,8 @@ use crate::backends::{
     LossReason, LossStage, Name, ProgressSender, Validity,
 };
 use crate::clock;
+use crate::engine::LeaseClient;
+use crate::store::{AdaptedStore, CustomStore};
 use crate::user::{self, User};
 
 /// The namespace of the keys in Redis, as `--prefix` has it.
@@ -86,15 +92,29 @@ impl Semaphore {
             }
         };
         let backend = location.connect(&User::current()).map_err(Error::from)?;
-        Ok(Self {
-            backend: backend.into(),
+        Ok(Self::new(backend.into(), name))
+    }
+
+    /// A semaphore whose permits live in a store of this program's own.
+    ///
+    /// # Errors
+    ///
+    /// If the name cannot be understood.
+    pub fn over(store: impl CustomStore, name: &str) -> Result<Self, Error> {
+        let name = name.parse().map_err(|_| Error(Cause::Name))?;
+        Ok(Self::new(Arc::new(LeaseClient::new(AdaptedStore(store))), name))
+    }
+
+    fn new(backend: Arc<dyn Backend>, name: Name) -> Self {
+        Self {
+            backend,
             name,
             limit: 1,
             ttl: Duration::from_secs(30),
             strict: false,
             min_hold: Duration::ZERO,
             label: program(),
-        })
+        }
     }
 
     /// Another semaphore in the same place, with the same settings. All semaphores that come from one
@@ -147,6 +167,9 @@ impl Semaphore {
 
     /// Waits in line for a permit: first come, first served. Dropping the future leaves the queue: at
     /// once within a tokio runtime, elsewhere when the place there is missed.
+    ///
+    /// In a directory, permits are small files, and a waiter has one open for each that is taken:
+    /// the limits of open files and of a file's size are the program's to raise.
     ///
     /// # Errors
     ///
@@ -420,64 +443,3 @@ impl Snapshot {
         Self { limit: snapshot.limit, holders: holders.collect(), waiters: waiters.collect() }
     }
 }
-
-/// Why a semaphore could not be used.
-#[derive(Debug)]
-pub struct Error(Cause);
-
-#[derive(Debug)]
-enum Cause {
-    Name,
-    Url(BadLocation),
-    Backend(backends::BackendError),
-}
-
-/// What a caller can do about an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The URL or the name is wrong.
-    Invalid,
-    /// The store cannot be reached or refused us, now: another attempt may succeed.
-    Unavailable,
-    /// The store cannot do this at all.
-    Unsupported,
-    /// The limit or TTL in force is another one, and the semaphore is strict.
-    Differs,
-    /// The store grants no permit yet, although one is free.
-    Withheld,
-}
-
-impl Error {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match &self.0 {
-            Cause::Name | Cause::Url(_) => ErrorKind::Invalid,
-            Cause::Backend(error) => match error.kind() {
-                backends::FailureClass::Unavailable => ErrorKind::Unavailable,
-                backends::FailureClass::Unsupported => ErrorKind::Unsupported,
-                backends::FailureClass::Differs => ErrorKind::Differs,
-                backends::FailureClass::Withheld => ErrorKind::Withheld,
-            },
-        }
-    }
-}
-
-impl From<backends::BackendError> for Error {
-    fn from(error: backends::BackendError) -> Self {
-        Self(Cause::Backend(error))
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Cause::Name => f.write_str("the name of a semaphore has 1 to 200 bytes of UTF-8"),
-            Cause::Url(bad) => write!(f, "not a URL of a store of permits: {bad:?}"),
-            Cause::Backend(error) => write!(f, "{}: {:?}", error.backend, error.cause),
-        }
-    }
-}
-
-impl std::error::Error for Error {}

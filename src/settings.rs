@@ -25,7 +25,7 @@ pub(crate) use self::credentials::CredentialFiles;
 use self::error::settings_error;
 pub(crate) use self::error::{
     BadSecret, ConflictingLayer, HelpPage, Mistake, OptionsApart, SecretKind, SettingsError,
-    UrlMistake, printable,
+    UrlMistake,
 };
 #[cfg(any(test, fuzzing))]
 use self::files::Config;

@@ -7,6 +7,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::geteuid;
 
+use crate::proc;
+
 /// The effective user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
@@ -61,20 +63,12 @@ pub(crate) fn host() -> String {
 
 /// Whether a user's number also stands for all users that our user namespace does not map.
 pub(crate) fn stands_for_unmapped(uid: u32) -> bool {
-    let read = |path| fs::read_to_string(path).ok();
-    let overflow = read("/proc/sys/kernel/overflowuid").and_then(|text| text.trim().parse().ok());
-    let unmapped = overflow == Some(uid) || overflow.is_none() && uid == OVERFLOW;
-    unmapped && read("/proc/self/uid_map").is_some_and(|map| mapped(&map) < u64::from(u32::MAX))
+    let unmapped = proc::overflow_uid().unwrap_or(OVERFLOW) == uid;
+    unmapped && proc::mapped_users().is_some_and(|mapped| mapped < u64::from(u32::MAX))
 }
 
 /// The kernel's default number for those.
 const OVERFLOW: u32 = 65534;
-
-/// How many users a namespace maps, by its `uid_map`: see `user_namespaces(7)`.
-fn mapped(map: &str) -> u64 {
-    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
-    map.lines().filter_map(count).sum()
-}
 
 /// Where getent(1) may be: not looked up in PATH, which cron and a login shell do not share.
 const GETENT: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];

@@ -80,6 +80,46 @@ mod library {
         });
     }
 
+    /// What a library may not change of a process: the umask, the signals that are caught, ignored
+    /// and blocked, and the limits.
+    fn process_state() -> Vec<String> {
+        let kept = ["Umask:", "SigBlk:", "SigIgn:", "SigCgt:"];
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let is_kept = |line: &&str| kept.iter().any(|field| line.starts_with(field));
+        let state: Vec<_> = status.lines().filter(is_kept).chain(limits.lines()).collect();
+        assert!(state.len() > 15, "{state:?}");
+        state.into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_library_changes_no_state_of_the_process() {
+        use std::os::unix::fs::PermissionsExt;
+
+        use rustix::process::{Resource, getrlimit, setrlimit};
+
+        // There has to be something to raise.
+        let limit = getrlimit(Resource::Nofile);
+        let below = limit.maximum.map(|most| most - 1).or(Some(1 << 20));
+        setrlimit(Resource::Nofile, rustix::process::Rlimit { current: below, ..limit }).unwrap();
+        let world = World::new();
+        let before = process_state();
+        for mode in [0o700, 0o2770] {
+            let base = world.directory.path().join("permits");
+            let _ = std::fs::create_dir(&base);
+            std::fs::set_permissions(&base, PermissionsExt::from_mode(mode)).unwrap();
+            world.runtime.block_on(async {
+                let semaphore = world.semaphore();
+                let permit = semaphore.acquire().await.unwrap();
+                assert_eq!(process_state(), before, "{mode:o}");
+                let brief = Duration::from_millis(50);
+                assert!(semaphore.acquire_timeout(brief).await.unwrap().is_none());
+                permit.release().await.unwrap();
+            });
+            assert_eq!(process_state(), before, "{mode:o}");
+        }
+    }
+
     #[test]
     fn a_permit_may_be_waited_for_and_held_on_any_thread() {
         let world = World::new();
@@ -117,12 +157,14 @@ mod library {
     /// Every public item, one a line: what a change of it breaks for users of the library.
     #[test]
     fn the_public_items_are_those_of_the_list() {
-        let source = include_str!("../src/semaphore.rs");
-        let mut items: Vec<_> = source
-            .lines()
+        let sources =
+            [include_str!("../src/semaphore.rs"), include_str!("../src/semaphore/error.rs")];
+        let mut items: Vec<_> = sources
+            .iter()
+            .flat_map(|source| source.lines())
             .map(str::trim)
-            .filter(|line| line.starts_with("pub "))
-            .map(|line| line.trim_end_matches(['{', ',', ' ']).to_owned())
+            .filter(|line| line.starts_with("pub ") && !line.starts_with("pub use "))
+            .map(|line| line.trim_end_matches(['{', ',', ' ']).replace("pub(super) ", ""))
             .collect();
         let exported =
             include_str!("../src/lib.rs").lines().filter(|line| line.starts_with("pub use"));

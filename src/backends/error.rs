@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(crate) use self::system::{Directory, SystemError};
 use super::tls::TlsError;
 use super::{AcquireRequest, Name, PermitId, Withheld};
+use crate::net::HostNotFound;
 
 /// Why a backend could not do what was asked.
 #[derive(Debug)]
@@ -229,14 +230,6 @@ enum Recoverability {
     Lasting,
     /// A retry makes no sense.
     Final,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum HostNotFound {
-    NameServerSilent,
-    NoAddress,
-    /// What the system says.
-    Said(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,6 @@ pub(crate) mod local;
 mod permit;
 mod progress;
 pub(crate) mod redis;
-mod resolve;
 mod sanitize;
 mod slot;
 mod snapshot;

@@ -70,6 +70,9 @@ pub(crate) struct Tls {
     pub(crate) client: Option<(Vec<u8>, Secret)>,
 }
 
+/// How we speak to a host, and the name that its certificate has to have.
+pub(super) type TlsPeer = (Arc<ClientConfig>, ServerName<'static>);
+
 /// Bytes that are never shown.
 #[derive(Clone)]
 pub(crate) struct Secret(pub(crate) Vec<u8>);
@@ -103,9 +106,11 @@ impl Tls {
         Some(greeting)
     }
 
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+    /// What a connection to a host begins with.
+    pub(super) fn to_host(&self, host: &str) -> Result<TlsPeer, TlsError> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::BadHost)?;
         self.check()?;
-        self.configured()
+        Ok((self.configured()?, name))
     }
 
     fn configured(&self) -> Result<Arc<ClientConfig>, TlsError> {

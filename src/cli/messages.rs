@@ -35,7 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
-pub(crate) use self::cannot_run::{CannotRun, RUNS};
+pub(crate) use self::cannot_run::CannotRun;
 pub(crate) use self::errors::{ErrorText, FailedText, GaveUpWaiting, HolderUnreachable, OddText};
 pub(crate) use self::examined::{Examined, Summary};
 pub(crate) use self::exposed::{ExposedSecret, UnusedSecret};
@@ -43,9 +43,8 @@ pub(crate) use self::findings::Check;
 pub(crate) use self::losses::LossText;
 pub(crate) use self::not_ours::{PermitRefused, WhyNotOurs};
 pub(crate) use self::output::Output;
-pub(crate) use self::serving::{CannotReload, CannotServe, ServerNews};
+pub(crate) use self::serving::{CannotReload, CannotServe, ServerNews, server_fact};
 use self::stores::StoreErrorText;
-pub(crate) use self::versions::OtherVersion;
 pub(crate) use self::waiting::WaitingText;
 pub(crate) use self::words::{HolderText, Span};
 use crate::backends::{

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::nested::{held_around, outer_permits};
-use super::runtime::{block_on, cannot_write};
+use super::runtime::{block_on, cannot_write, connect};
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, wait_in_turn};
 use crate::backends::{AcquireRequest, Lease};
 use crate::cli::messages::{Detail, Output, Warning};
@@ -33,7 +33,7 @@ async fn acquire(
     let AcquireSettings { request, printed, .. } = settings;
     let mut signals = caught.listen().context("cannot listen to signals")?;
     let mut console = Console::new(request.loudness);
-    let backend = request.location.connect(user)?;
+    let backend = connect(&request.location, user)?;
     if !outer_permits(&acquire_request.name).is_empty() {
         console.say(Loudness::Normal, Warning::HeldAround(&acquire_request.name));
     }

@@ -8,7 +8,7 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::runtime::{block_on, print, write_out};
+use super::runtime::{block_on, connect, print, write_out};
 use crate::backends::connect::{Location, Url};
 use crate::backends::{
     AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Failover,
@@ -74,7 +74,7 @@ async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
     if location.expires() && !descendants::can_be_found() {
         checks.push(finding("processes", Grade::Error, Examined::ProcessesHidden));
     }
-    let backend = match location.connect(user) {
+    let backend = match connect(location, user) {
         Ok(backend) => backend,
         Err(problem) => {
             checks.push(finding("backend", Grade::Error, ErrorText(&problem)));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::runtime::{block_on, print};
+use super::runtime::{block_on, connect, print};
 use crate::backends::{Backend, BackendError, SemaphoreSnapshot};
 use crate::cli::messages::{OddText, Output};
 use crate::exit::Exit;
@@ -11,7 +11,7 @@ use crate::settings::{LimitChange, LimitSettings};
 use crate::user::User;
 
 pub(super) fn run(settings: &LimitSettings, user: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(user)?;
+    let backend = connect(&settings.location, user)?;
     let page = block_on(change(&*backend, settings))??;
     print(&page)
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::renew::is_running;
-use super::runtime::{block_on, print};
+use super::runtime::{block_on, connect, print};
 use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, SemaphoreSnapshot};
 use crate::cli::messages::{
     ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
@@ -15,7 +15,7 @@ use crate::settings::ReleaseSettings;
 use crate::user::User;
 
 pub(super) fn run(settings: &ReleaseSettings, user: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(user)?;
+    let backend = connect(&settings.location, user)?;
     block_on(release(&*backend, settings))?
 }
 

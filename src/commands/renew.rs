@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 
 use super::nested::outer_permits;
-use super::runtime::block_on;
+use super::runtime::{block_on, connect};
 use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
 use crate::cli::messages::{PermitRefused, WhyNotOurs};
 use crate::clock::{self, Alarm};
@@ -19,7 +19,7 @@ use crate::sys::watch;
 use crate::user::User;
 
 pub(super) fn run(settings: &RenewSettings, user: &User) -> anyhow::Result<Exit> {
-    let backend = settings.location.connect(user)?;
+    let backend = connect(&settings.location, user)?;
     block_on(renew(&*backend, settings))?
 }
 

@@ -8,7 +8,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Rlimit;
 
 use super::nested::held_around;
-use super::runtime::block_on;
+use super::runtime::{block_on, connect};
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
 use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
 use crate::cli::messages::{
@@ -40,7 +40,7 @@ pub(super) fn run(settings: &RunSettings, user: &User) -> anyhow::Result<Exit> {
     let descriptors = open_files_limit();
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
     let acquire_request = acquire_request(&settings.request, user, false);
-    let backend = settings.request.location.connect(user)?;
+    let backend = connect(&settings.request.location, user)?;
     let story = RunTask { settings, user, acquire_request: &acquire_request, descriptors, caught };
     if settings.request.location.expires() {
         story.tell_in_two_processes(backend)
@@ -65,7 +65,7 @@ fn guard(
     }
     console.take_over();
     // No process is left that could run under the permit, or wait for it.
-    let backend = settings.request.location.connect(user)?;
+    let backend = connect(&settings.request.location, user)?;
     if let Err(error) = block_on(backend.cancel(name, acquire_request.id, GIVING_BACK))? {
         console.say(Loudness::Normal, Warning::NotReleased(&error));
     }

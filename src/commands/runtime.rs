@@ -5,8 +5,12 @@ use std::io::{self, Write};
 use anyhow::Context;
 
 use super::idle_memory;
+use crate::backends::connect::Location;
+use crate::backends::{Backend, BackendError};
 use crate::cli::messages::Output;
 use crate::exit::Exit;
+use crate::sys::{raise_file_size_limit, raise_open_files_limit};
+use crate::user::User;
 
 /// Runs a task to its end. It does not wait for other threads, which may hang in a name server's
 /// lookup.
@@ -19,6 +23,17 @@ pub(super) fn block_on<T>(task: impl Future<Output = T>) -> anyhow::Result<T> {
     let done = runtime.block_on(task);
     runtime.shutdown_background();
     Ok(done)
+}
+
+/// Connects to the place of permits. Those in a directory are files: a waiter has one open for each
+/// permit it watches, as many as can be, and limits that are meant for the command must not cost us
+/// the permit. The command gets the original ones.
+pub(super) fn connect(location: &Location, user: &User) -> Result<Box<dyn Backend>, BackendError> {
+    if !location.expires() {
+        raise_file_size_limit();
+        raise_open_files_limit();
+    }
+    location.connect(user)
 }
 
 /// Shows something on standard output.

@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use self::reload::Reload;
 use super::runtime::block_on;
-use crate::cli::messages::{CannotServe, ServerNews};
+use crate::cli::messages::{CannotServe, ServerNews, server_fact};
 use crate::exit::Exit;
 use crate::serve::connections::{ConnectionLimits, Connections};
 use crate::serve::journal::{Journal, RestoredState};
@@ -56,7 +56,8 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     };
     // Only now: until here a signal ends the program, whatever it waits for.
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
-    let log = Log::new(&log, log_format, Sink { line: terminal::log, last: terminal::last_log });
+    let sink = Sink { line: terminal::log, last: terminal::last_log, words: server_fact };
+    let log = Log::new(&log, log_format, sink);
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
     block_on(LocalSet::new().run_until(async {

@@ -12,7 +12,7 @@ use rustix::termios::tcgetwinsize;
 
 use self::json::StatusJson;
 use self::table::Table;
-use super::runtime::{block_on, print};
+use super::runtime::{block_on, connect, print};
 use super::watch::{self, RedrawnScreen};
 use crate::backends::{Backend, BackendError, Name, SemaphoreSnapshot};
 use crate::cli::messages::Output;
@@ -23,7 +23,7 @@ use crate::user::User;
 
 pub(super) fn run(settings: &StatusSettings, user: &User) -> anyhow::Result<Exit> {
     let places = settings.places.iter();
-    let places = places.map(|(location, names)| Ok((location.connect(user)?, names.as_slice())));
+    let places = places.map(|(location, names)| Ok((connect(location, user)?, names.as_slice())));
     let places: Vec<_> = places.collect::<Result<_, BackendError>>()?;
     if settings.watch {
         return block_on(watch(&places, settings))?;

@@ -16,6 +16,7 @@ use crate::backends::{
     Progress, ProgressSender, StoreError,
 };
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
+use crate::clock::if_any;
 use crate::exit::Exit;
 use crate::printable::pitfall;
 use crate::settings::{PermitRequest, Wait};
@@ -207,10 +208,10 @@ pub(super) async fn wait_in_turn(
                 GuardianEvent::NotStopped => None,
             },
             got = &mut acquiring => break got,
-            () = until(deadline), if stop_reason.is_none() => Some(StopReason::WaitedLongEnough),
+            () = if_any(deadline.map(sleep_until)), if stop_reason.is_none() => Some(StopReason::WaitedLongEnough),
             Some(notice) = notices.recv() => { display.on_notice(notice); None }
             snapshot = display.looking() => { display.on_look(snapshot); None }
-            () = until(tick) => { display.draw(); None }
+            () = if_any(tick.map(sleep_until)) => { display.draw(); None }
         };
         if let (None, Some(reason)) = (stop_reason, stop) {
             stop_reason = Some(reason);
@@ -276,13 +277,6 @@ pub(super) async fn wait_in_turn(
             WaitOutcome::Away(Exit::NotAcquired(request.conflict_exit_code))
         }
     })
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

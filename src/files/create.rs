@@ -5,11 +5,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, chmodat, fchmod, fstat, mkdirat, mkfifoat,
+    openat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use rustix::process::geteuid;
+use uuid::Uuid;
 
 use super::permissions::{UnsafePath, UnsafeReason, stranger, writers};
 use super::walk::{ResolvedPath, link_of, walk};
@@ -98,31 +102,58 @@ fn make_directory(path: &Path) -> Result<(), UnsafeDirectory> {
         return Err(Errno::NOENT.into());
     };
     let above = reach(parent)?;
-    match with_exact_modes(Mode::RWXU, || mkdirat(&above.directory, name, Mode::RWXU)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    Ok(create_directory(&above.directory, name)?)
+}
+
+/// Makes a private directory, unless there is something of that name, whatever our umask.
+pub(crate) fn create_directory(above: impl AsFd, name: impl Arg + Copy) -> Result<(), Errno> {
+    match mkdirat(&above, name, Mode::RWXU) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(errno),
     }
+    let made = statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if Mode::from_raw_mode(made.st_mode).contains(Mode::RWXU) {
+        return Ok(());
+    }
+    chmodat(&above, name, Mode::RWXU, AtFlags::empty())
 }
 
 /// Makes a file to read and write that was not there before.
 pub(crate) fn create(directory: impl AsFd, file: &str, mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    with_exact_modes(mode, || openat(directory, file, flags, mode))
+    with_exact_mode(&directory, file, mode, |name| openat(&directory, name, flags, mode))
 }
 
-/// The same for a private file, in any thread: its mode does not depend on the umask.
+/// The same for a private file.
 pub(crate) fn create_private(directory: impl AsFd, file: &str) -> io::Result<File> {
-    const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = openat(directory, file, flags, MODE)?;
-    fchmod(&made, MODE)?;
-    Ok(made.into())
+    Ok(create(directory, file, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// Makes a FIFO that was not there before, and opens both of its ends.
+pub(crate) fn create_fifo(directory: impl AsFd, file: &str, mode: Mode) -> Result<OwnedFd, Errno> {
+    with_exact_mode(&directory, file, mode, |name| {
+        mkfifoat(&directory, name, mode)?;
+        let open = || open(&directory, name, OFlags::RDWR);
+        let opened = match open() {
+            // The umask takes rights from the owner too.
+            Err(Errno::ACCESS) => {
+                chmodat(&directory, name, mode, AtFlags::empty()).and_then(|()| open())
+            }
+            opened => opened,
+        };
+        opened.inspect_err(|_| remove(&directory, name))
+    })
+}
+
+fn remove(directory: impl AsFd, file: &str) {
+    let _ = unlinkat(directory, file, AtFlags::empty());
 }
 
 /// A private file with this content, on the disk, to replace another one. A leftover of a crash is
 /// removed, not written to.
 pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> io::Result<File> {
-    let remove = || unlinkat(&directory, file, AtFlags::empty());
+    let remove = || remove(&directory, file);
     let write = || {
         let mut made = create_private(&directory, file)?;
         made.write_all(content)?;
@@ -130,10 +161,10 @@ pub(crate) fn write_aside(directory: impl AsFd, file: &str, content: &[u8]) -> i
         Ok(made)
     };
     // If it cannot be removed, making the new file fails.
-    let _ = remove();
+    remove();
     write().inspect_err(|_: &io::Error| {
         // An incomplete file would only take room.
-        let _ = remove();
+        remove();
     })
 }
 
@@ -177,25 +208,45 @@ pub(crate) fn is_single(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(is_regular(&stat) && stat.st_nlink == 1)
 }
 
-/// Makes something with the right mode from the start, whatever our umask: so users that share it
-/// can always use it. If the umask would change that mode, no other thread of ours makes files
-/// meanwhile.
-pub(crate) fn with_exact_modes<T>(mode: Mode, make: impl FnOnce() -> T) -> T {
-    static ALONE: Mutex<()> = Mutex::new(());
-    static UMASK: OnceLock<Mode> = OnceLock::new();
-    let umask = rustix::process::umask;
-    // There is no other way to read the umask.
-    let ours = *UMASK.get_or_init(|| {
-        let ours = umask(Mode::empty());
-        umask(ours);
-        ours
-    });
-    if !ours.intersects(mode) {
-        return make();
+/// How the names begin that files of several users have while they are made.
+pub(crate) const UNFINISHED: &str = "new.";
+
+/// Makes something that was not there before, with this mode whatever our umask.
+///
+/// What other users share has its mode before it has its name, so that they can use it even if we
+/// are killed meanwhile; what is left of it then begins with [`UNFINISHED`]. A private file lacks
+/// nothing at first, unless the umask takes rights from the owner.
+fn with_exact_mode(
+    directory: impl AsFd,
+    file: &str,
+    mode: Mode,
+    make: impl Fn(&str) -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
+    let make_as = |name: &str| {
+        let opened = make(name)?;
+        fchmod(&opened, mode).inspect_err(|_| remove(&directory, name))?;
+        Ok(opened)
+    };
+    if Mode::RWXU.contains(mode) {
+        return make_as(file);
     }
-    let _alone = ALONE.lock();
-    umask(Mode::empty());
-    let result = make();
-    umask(ours);
-    result
+    let unfinished = format!("{UNFINISHED}{}", Uuid::new_v4().simple());
+    let opened = make_as(&unfinished)?;
+    match rename_new(&directory, &unfinished, file) {
+        Ok(()) => return Ok(opened),
+        // The file system cannot do that.
+        Err(Errno::INVAL) => {}
+        Err(errno) => {
+            remove(&directory, &unfinished);
+            // Only a process that uses the files removes what is unfinished: so they are there.
+            return Err(if errno == Errno::NOENT { Errno::EXIST } else { errno });
+        }
+    }
+    remove(&directory, &unfinished);
+    make_as(file)
+}
+
+/// Gives something another name that nothing has.
+pub(crate) fn rename_new(directory: impl AsFd, from: &str, to: &str) -> Result<(), Errno> {
+    renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE)
 }

@@ -8,7 +8,7 @@ mod writer;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,6 +29,7 @@ use self::writer::{
 };
 use crate::files::create::{self, UnsafeDirectory};
 use crate::mutants::{self, Guard};
+use crate::proc::this_boot;
 use crate::serve::seals::Seals;
 use crate::sys::{file_size_limit, with_signals_blocked};
 
@@ -71,7 +72,7 @@ impl Journal {
 
     /// Reads the journal in a directory, which is made if need be, and continues it.
     pub(crate) fn open(directory: &Path) -> Result<(Self, RestoredState), UnsafeDirectory> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let boot = this_boot()?.to_string();
         Self::open_at(directory, boot)
     }
 

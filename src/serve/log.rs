@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bearer::Actor;
+use super::facts::ServerFact;
 use crate::printable::{Context, quoted, truncated};
 
 /// What can be logged.
@@ -62,19 +63,21 @@ pub(crate) struct Subject<'a> {
     pub(crate) actor: &'a Actor,
 }
 
-/// Where lines go. Each of the two returns whether it took the line.
+/// Where lines go, and the words for facts. Each of the first two returns whether it took the line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sink {
     /// Takes a line if that does not block.
     pub(crate) line: fn(&str) -> bool,
     /// The same for the last lines, which may block for a while.
     pub(crate) last: fn(&str) -> bool,
+    pub(crate) words: fn(&ServerFact<'_>) -> String,
 }
 
 impl Sink {
     /// For tests, which print it where they fail.
     #[cfg(any(test, fuzzing))]
-    pub(crate) const TEST: Self = Self { line: Self::print, last: Self::print };
+    pub(crate) const TEST: Self =
+        Self { line: Self::print, last: Self::print, words: |fact| format!("{fact:?}") };
 
     #[cfg(any(test, fuzzing))]
     fn print(line: &str) -> bool {
@@ -148,6 +151,16 @@ impl Log {
             Format::Json => line_of(event, json!({ "message": text })),
         };
         self.write(event, line);
+    }
+
+    /// Logs a fact about the whole server.
+    pub(crate) fn tell(&self, event: LogEvent, fact: &ServerFact<'_>) {
+        self.log_text(event, &self.words(fact));
+    }
+
+    /// A fact as people read it.
+    pub(crate) fn words(&self, fact: &ServerFact<'_>) -> String {
+        (self.sink.words)(fact)
     }
 
     /// Writes the owed lines, as many as can be written now.

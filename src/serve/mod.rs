@@ -1,10 +1,16 @@
 //! A cloud-semaphore server: the original's protocol, and leases for our own client. The listener
 //! and what ends it come from outside.
+//!
+//! On hyper alone, without axum or another framework. Clients of the original rely on what Express
+//! does: which queries, bodies and methods it takes, and how it answers others. A client may close
+//! its end and still wait for its answer, and the server has to notice when it goes. And each of
+//! thousands of waiters is an open request, for which there are 25 KiB (docs/performance.md).
 
 pub(crate) mod bearer;
 pub(crate) mod bounds;
 pub(crate) mod connection;
 pub(crate) mod connections;
+pub(crate) mod facts;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
@@ -28,7 +34,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use rustls::ServerConfig;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -37,10 +43,11 @@ use tokio_rustls::TlsAcceptor;
 
 use self::connection::SLOWEST_HEAD;
 use self::connections::Connections;
+use self::facts::ServerFact;
 use self::log::{Log, LogEvent};
 use self::peer::Peer;
 use self::routes::Routes;
-use crate::cli::messages::ServerNews;
+use crate::net::{self, VanishedPeer};
 
 /// The longest head. A name of 4,096 bytes fits in, however it is encoded.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -100,7 +107,7 @@ pub(crate) async fn run(
                 door.watch(peer.connection(), ends, peer.stream());
                 drop(peer);
                 if door.make_room(from.ip()).await > 0 {
-                    say_seldom(&crowded, &semaphores.log, &ServerNews::Crowded);
+                    say_seldom(&crowded, &semaphores.log, &ServerFact::Crowded);
                 }
             }
         }
@@ -110,17 +117,17 @@ pub(crate) async fn run(
 /// Every connection is as its listener: small answers are sent at once, and a peer that vanished
 /// silently is noticed after half a minute.
 fn prepare(listener: &TcpListener) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
+    let vanished = VanishedPeer {
+        silence: Duration::from_secs(15),
+        interval: Duration::from_secs(5),
+        unacknowledged: None,
+    };
     let socket = SockRef::from(listener);
-    socket.set_tcp_keepalive(&keepalive)?;
+    net::prepare(&socket, vanished)?;
     // We bound what clients do not read, not the kernel.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     // A client that is not accepted at once comes again after a second, or three.
-    socket.listen(LONGEST_QUEUE)?;
-    socket.set_tcp_nodelay(true)
+    socket.listen(LONGEST_QUEUE)
 }
 
 /// The next one that comes. Without a free descriptor it waits, and the present connections go on.
@@ -140,17 +147,17 @@ async fn next_connection(
         );
         // Otherwise it was gone before we saw it.
         if none_left {
-            say_seldom(said, log, &ServerNews::NoDescriptors(error));
+            say_seldom(said, log, &ServerFact::NoDescriptors(error));
             tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
         }
     }
 }
 
 /// Logs a recurring condition only once in a while.
-fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerNews<'_>) {
+fn say_seldom(said: &Cell<Option<Instant>>, log: &Log, news: &ServerFact<'_>) {
     if said.get().is_none_or(|when| when.elapsed() > NOT_AGAIN) {
         said.set(Some(Instant::now()));
-        log.log_text(LogEvent::Alert, &news.to_string());
+        log.tell(LogEvent::Alert, news);
     }
 }
 
@@ -161,8 +168,8 @@ async fn tell_of_trouble(routes: &Routes) {
     while progress.changed().await.is_ok() {
         let error = progress.borrow_and_update().error.clone();
         if error != known {
-            let news = error.as_deref().map_or(ServerNews::Records, ServerNews::DoesNotRecord);
-            routes.semaphores.log.log_text(LogEvent::Alert, &news.to_string());
+            let news = error.as_deref().map_or(ServerFact::Records, ServerFact::DoesNotRecord);
+            routes.semaphores.log.tell(LogEvent::Alert, &news);
             known = error;
         }
     }

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::connections::group;
+use super::facts::ServerFact;
 use super::log::{Log, LogEvent};
-use crate::cli::messages::ServerNews;
 
 /// How long until the next line about the same address.
 const NOT_AGAIN: Duration = Duration::from_mins(1);
@@ -85,7 +85,7 @@ impl RejectedKeys {
 }
 
 fn say(log: &Log, address: Option<IpAddr>, times: u64) {
-    log.log_text(LogEvent::Alert, &ServerNews::WrongKeys { address, times }.to_string());
+    log.tell(LogEvent::Alert, &ServerFact::WrongKeys { address, times });
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Routes {
     ) -> RouteResult {
         if let Some(version) = head.headers.get(VERSION_HEADER).filter(|_| !ours && is_clear(head))
         {
-            return RouteResult::Answered(of_another_version(version));
+            return RouteResult::Answered(of_another_version(version, &self.semaphores.log));
         }
         match self.parse(head, json, ours, peer) {
             Ok(wanted) => self.act(wanted, peer),

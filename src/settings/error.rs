@@ -1,6 +1,5 @@
 //! What is wrong with settings, as facts without a secret. `cli/messages/settings.rs` has the words.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,9 +183,4 @@ pub(super) fn settings_error(what: impl Into<Mistake>) -> SettingsError {
 /// A file, or a demand on a backend, is wrong.
 pub(super) fn misconfigured(what: impl Into<Mistake>) -> SettingsError {
     SettingsError::new(Failure::Unsupported, what)
-}
-
-/// Text that cannot disturb a terminal.
-pub(crate) fn printable(text: &OsStr) -> String {
-    text.to_string_lossy().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

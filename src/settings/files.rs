@@ -10,12 +10,13 @@ use clap::{ArgAction, CommandFactory};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Mistake, SettingsError, misconfigured, printable};
+use super::error::{Mistake, SettingsError, misconfigured};
 use super::location::unreadable;
 use super::mistakes::nearest;
 use crate::backends::{BadName, Name};
 use crate::cli::{self, Cli, Merged, ServeArgs};
 use crate::files::trusted::{self, TrustedContent, UntrustedFile};
+use crate::printable::printable_os;
 use crate::sys::keep_from_core_files;
 
 /// The configuration of the whole machine.
@@ -333,7 +334,7 @@ impl UnknownWord {
     ) -> Self {
         const NEAR: f64 = 0.7;
         let nearest = nearest(word, known.map(String::as_str), NEAR).map(str::to_owned);
-        Self { kind, word: printable(word.as_ref()), nearest }
+        Self { kind, word: printable_os(word.as_ref()), nearest }
     }
 
     /// Whether a slip or two made it of the nearest, and it is hardly meant for something else.

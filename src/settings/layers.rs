@@ -10,12 +10,11 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Variables;
-use super::error::{
-    ConflictingLayer, Mistake, SettingsError, misconfigured, printable, settings_error,
-};
+use super::error::{ConflictingLayer, Mistake, SettingsError, misconfigured, settings_error};
 use super::files::{ConfigEntry, ConfigValue};
 use crate::cli::{self, Merged};
 use crate::exit::Failure;
+use crate::printable::printable_os;
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub(crate) struct Layers {
 impl GivenValue {
     pub(crate) fn shown(&self) -> String {
         match self {
-            Self::Text(text) => printable(text),
+            Self::Text(text) => printable_os(text),
             Self::On => "true".into(),
             Self::Off => "false".into(),
         }
@@ -98,6 +97,12 @@ impl GivenOption {
 
 /// The options that name a semaphore or permit. Of two, one would be ignored.
 const ONCE: [&str; 2] = ["name", "permit"];
+
+/// What an option sets. A secret and the file with it are one setting; of one layer both are taken,
+/// and the secret counts.
+fn setting(option: &str) -> &str {
+    option.strip_suffix("-file").unwrap_or(option)
+}
 
 /// The same command, which counts how often those were typed.
 pub(super) fn once(command: Command) -> Command {
@@ -177,7 +182,7 @@ impl Layers {
                 (ArgAction::SetTrue, Some("1" | "true")) => GivenValue::On,
                 (ArgAction::SetTrue, Some("0" | "false")) => GivenValue::Off,
                 (ArgAction::SetTrue, _) => {
-                    let what = Mistake::NotASwitch(printable(value));
+                    let what = Mistake::NotASwitch(printable_os(value));
                     return Err(Source::Variable(variable).settings_error(what));
                 }
                 _ => GivenValue::Text(value.clone()),
@@ -237,26 +242,19 @@ impl Layers {
         })
     }
 
-    /// Whether a present layer overrides an option of a lower one.
+    /// Whether a present layer overrides an option of a lower one: it has the same setting, or one
+    /// that `cli` says conflicts with it.
     fn silences(&self, option: &str) -> bool {
-        let any = |wanted: &dyn Fn(&GivenOption) -> bool| self.given.iter().any(wanted);
-        let given = |name: &str| any(&|one| one.option == name);
-        let is_on = |name: &str| any(&|one| one.option == name && one.value != GivenValue::Off);
-        let bounds_waiting = || ["wait", "nonblock", "max-attempts"].into_iter().any(is_on);
-        given(option)
-            || match option {
-                "wait" | "nonblock" | "max-attempts" => bounds_waiting(),
-                // The interval between attempts may come from a lower layer.
-                "retry-interval" => bounds_waiting() && !given("max-attempts"),
-                "verbose" => is_on("quiet"),
-                "quiet" => is_on("verbose"),
-                "password" => given("password-file"),
-                "api-key" => given("api-key-file"),
-                // Of one layer the secret itself counts more than the file.
-                "password-file" => given("password"),
-                "api-key-file" => given("api-key"),
-                _ => false,
-            }
+        let command = self.command.borrow();
+        let named = |long: &str| command.get_arguments().find(|one| one.get_long() == Some(long));
+        let excludes = |one: &str, other: &str| {
+            let conflicts = named(one).map(|one| command.get_arg_conflicts_with(one));
+            conflicts.is_some_and(|all| all.iter().any(|one| one.get_long() == Some(other)))
+        };
+        self.given.iter().any(|GivenOption { option: given, value, .. }| {
+            let conflicts = || excludes(given, option) || excludes(option, given);
+            setting(given) == setting(option) || *value != GivenValue::Off && conflicts()
+        })
     }
 
     /// All of it together.

@@ -16,8 +16,8 @@ pub(super) use self::urls::url;
 use self::words::is_program;
 pub(crate) use self::words::{Nameless, NearCommand, OtherCommand, no_subcommand};
 pub(super) use self::words::{nameless, near_subcommand, nearest, other_dash};
-use super::error::printable;
 use crate::cli::Cli;
+use crate::printable::printable_os;
 
 /// A command line that looks like one that would be right. All that is repeated of it is printable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +86,8 @@ fn switch_with_value(switch: Option<&str>, value: &str) -> Slip {
     let waits = ["-n", "--nonblock", "--nb", "--no-wait"];
     Slip::SwitchWithValue {
         limit: switch.is_some_and(|switch| waits.contains(&switch)) && value.parse::<u32>().is_ok(),
-        switch: switch.map(|switch| printable(switch.as_ref())),
-        value: printable(value.as_ref()),
+        switch: switch.map(|switch| printable_os(switch.as_ref())),
+        value: printable_os(value.as_ref()),
     }
 }
 

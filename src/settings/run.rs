@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::error::{Mistake, OptionsApart, SettingsError, printable, settings_error};
+use super::error::{Mistake, OptionsApart, SettingsError, settings_error};
 use super::files::UnknownWord;
 use super::layers::Layers;
 use super::location::{Secrets, fits_redis, location, types_a_password};
@@ -17,6 +17,7 @@ use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, LONGEST, LoudnessOptions, PermitOptions, SupervisionOptions};
 use crate::exit::{LOST, NOT_ACQUIRED};
+use crate::printable::printable_os;
 use crate::supervise::Supervision;
 use crate::supervise::deadline::{default_kill_after, shortest_ttl};
 use crate::supervise::policy::{OnLost, Orphans, Rules};
@@ -102,7 +103,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
         }
     };
     let file_name = Path::new(&program).file_name().unwrap_or(&program);
-    let label = printable(file_name);
+    let label = printable_os(file_name);
     let request = request(permit_options, &loudness, location, label, &all.layers)?;
     let kill_after =
         kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use rustix::process::{Pid, getppid};
 use uuid::Uuid;
 
-use super::error::{Mistake, SettingsError, printable, settings_error};
+use super::error::{Mistake, SettingsError, settings_error};
 use super::files::UnknownWord;
 use super::layers::GivenValue;
 use super::location::{Secrets, fits_redis, location, types_a_password};
@@ -17,6 +17,7 @@ use super::{Environment, GivenOption};
 use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, BackendOptions, Merged};
+use crate::printable::printable_os;
 use crate::supervise::descendants;
 
 /// The options as they were typed.
@@ -165,7 +166,7 @@ pub(super) fn acquire(all: &CommandSources<'_>) -> Result<AcquireSettings, Setti
 /// The name of the program that called us, a script say; never an argument.
 fn callers_name() -> String {
     let caller = getppid().map(descendants::name).unwrap_or_default();
-    if caller.is_empty() { "acquire".into() } else { printable(OsStr::new(&caller)) }
+    if caller.is_empty() { "acquire".into() } else { printable_os(OsStr::new(&caller)) }
 }
 
 pub(super) fn renew(

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
 
+use crate::proc::{self, ProcessStat};
+
 /// A process, by its number and start: another process that gets the number began at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -21,7 +23,7 @@ pub(crate) struct Process {
 impl Process {
     /// The process that has this number now.
     pub(crate) fn of(pid: Pid) -> Self {
-        Self { pid, began: Stat::of(pid).map(|stat| stat.began) }
+        Self { pid, began: ProcessStat::of_pid(pid).map(|stat| stat.began) }
     }
 }
 
@@ -38,7 +40,7 @@ impl Descendant {
     /// number until we collect it.
     pub(super) fn is_still_there(self) -> bool {
         self.is_our_child()
-            || Stat::of(self.pid)
+            || ProcessStat::of_pid(self.pid)
                 .and_then(|stat| stat.parent)
                 .is_some_and(|parent| parent == self.parent || parent == getpid())
     }
@@ -59,7 +61,7 @@ pub(crate) fn are_visible() -> bool {
 /// Whether all of a command's processes can be found, also those that /proc hides from us.
 pub(crate) fn can_be_found() -> bool {
     // Where /proc hides other users' processes (hidepid), it hides process 1 too.
-    are_visible() && (children_are_listed() || Stat::of(Pid::INIT).is_some())
+    are_visible() && (children_are_listed() || ProcessStat::of_pid(Pid::INIT).is_some())
 }
 
 /// Whether a process descends from another one, as far as /proc shows that.
@@ -68,7 +70,7 @@ pub(super) fn is_below(pid: Pid, ancestor: Pid) -> bool {
     // A parent may end while we look, and then its child has another one.
     let mut attempts = 3;
     loop {
-        match Stat::of(next).map(|stat| stat.parent) {
+        match ProcessStat::of_pid(next).map(|stat| stat.parent) {
             Some(Some(parent)) if parent == ancestor => return true,
             Some(Some(parent)) => next = parent,
             None if attempts > 0 => {
@@ -141,54 +143,17 @@ fn listed(parent: Pid) -> Vec<Pid> {
 /// All processes that can be seen, by their parents.
 fn by_parent() -> HashMap<Pid, Vec<Pid>> {
     let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
-        let pid = pid.and_then(Pid::from_raw);
-        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, Stat::of(pid)?.parent?))) {
+    for pid in proc::numbers("/proc").filter_map(Pid::from_raw) {
+        if let Some(parent) = ProcessStat::of_pid(pid).and_then(|stat| stat.parent) {
             children.entry(parent).or_default().push(pid);
         }
     }
     children
 }
 
-/// What is needed of proc(5)'s `/proc/pid/stat`.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    /// None where it lies outside our pid namespace.
-    parent: Option<Pid>,
-    began: u64,
-}
-
-impl Stat {
-    /// None: it is gone, or hidden from us.
-    fn of(pid: Pid) -> Option<Self> {
-        let text = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-        Self::read(&String::from_utf8_lossy(&text))
-    }
-
-    /// The fourth field and the twenty-second. The second is a name in parentheses that may contain
-    /// anything.
-    fn read(text: &str) -> Option<Self> {
-        let mut fields = text.rsplit_once(") ")?.1.split(' ');
-        let parent = Pid::from_raw(fields.nth(1)?.parse().ok()?);
-        Some(Self { parent, began: fields.nth(17)?.parse().ok()? })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parent_and_begin_are_found_behind_any_name() {
-        let read = |name: &str| {
-            Stat::read(&format!("42 ({name}) S 7 42 42 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 1234 99 99"))
-        };
-        let expected = Some(Stat { parent: Pid::from_raw(7), began: 1234 });
-        assert_eq!(read("sh"), expected);
-        assert_eq!(read("a) S 9 (b) "), expected);
-        assert_eq!(Stat::read("garbage"), None);
-    }
 
     #[test]
     fn grandchildren_are_found_and_what_is_excepted_is_not() {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::deadline::{self, Deadline};
 use crate::backends::{Lease, Loss, LossReason, LossStage, Validity};
-use crate::clock::{self, Alarm, Moment};
+use crate::clock::{self, Alarm, Moment, if_any};
 
 /// How long a command has to end when another client may have its permit already.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -139,15 +139,8 @@ impl<'a> LeaseWatch<'a> {
                 };
                 Ok(LeaseEvent::Lost { why: reason, left })
             }
-            change = next(self.expiring.as_mut(), self.lost.is_some()) => change,
+            change = if_any(self.expiring.as_mut().map(|one| one.next(self.lost.is_some()))) => change,
         }
-    }
-}
-
-async fn next(expiring: Option<&mut ExpiringLease>, lost: bool) -> io::Result<LeaseEvent> {
-    match expiring {
-        Some(expiring) => expiring.next(lost).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -28,6 +28,7 @@ use self::process_tree::{Reaped, Tree};
 use self::signals::{Arrival, Signals, StopTarget};
 use self::spawn::LaunchError;
 use crate::backends::{LossReason, LossStage};
+use crate::clock::if_any;
 use crate::mutants::{self, Guard};
 use crate::sys::own_group;
 
@@ -173,7 +174,7 @@ impl<F: FnMut(SupervisionNotice<'_>)> Supervised<'_, '_, F> {
                     }
                 },
                 error = self.tree.failed_to_launch() => return Err(SupervisionError::NotLaunched(error)),
-                () = reached(due) => return Ok(PolicyEvent::GraceOver),
+                () = if_any(due.map(sleep_until)) => return Ok(PolicyEvent::GraceOver),
                 () = self.end.runtime.over() => {
                     self.end.runtime = RuntimeLimit::Over;
                     (self.remark)(SupervisionNotice::RanTooLong);
@@ -394,10 +395,3 @@ impl SupervisionEnd {
 
 /// The signals of which semrun dies itself when the command has.
 const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
-
-async fn reached(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}

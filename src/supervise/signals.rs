@@ -1,5 +1,11 @@
 //! The only files that touch signal handlers: here the signal settings that semrun inherited and
 //! passes to the command, and stopping or dying by a signal. `handlers.rs` has the handlers.
+//!
+//! No crate does this. Whether the kernel or a process sent a signal, by its `si_code`, decides
+//! whether the command has had it already: `tokio::signal` does not say, and signal-hook only with a
+//! piece of C. Its registry, which is copied with each of sixty signals, and the looking up of
+//! variables were 5 % of a run together (docs/performance.md). And a command inherits the
+//! dispositions and the mask that semrun was started with: they are recorded before they change.
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
 mod handlers;

@@ -17,23 +17,23 @@ use hyper::http::request;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::OBSERVE;
 use super::config::CloudConfig;
 use super::protocol::{KEY_HEADER, LIMIT, LIST, RENEW, RETURN, REVOKE, VERSION, VERSION_HEADER};
 use crate::backends::error::{Protocol, StoreError};
-use crate::backends::resolve::addresses;
-use crate::backends::tls::{self, Secret, TlsError};
+use crate::backends::tls::{self, Secret, TlsError, TlsPeer};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::net::{self, VanishedPeer, connected_tcp, open};
 
-/// How long one of several addresses may take to answer.
-const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
+/// A server that has vanished is noticed within eleven seconds.
+const VANISHED: VanishedPeer = VanishedPeer {
+    silence: Duration::from_secs(5),
+    interval: Duration::from_secs(2),
+    unacknowledged: Some(Duration::from_secs(10)),
+};
 
 /// The largest answer to most requests; to one about all clients of a semaphore, which may be
 /// thousands; and the largest line.
@@ -44,7 +44,7 @@ const LONGEST_LINE: usize = 64 << 10;
 /// What is known before anything is connected.
 pub(super) struct HttpDialer {
     pub(super) config: CloudConfig,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<TlsPeer>,
 }
 
 /// One connection, with one request on it at a time.
@@ -69,37 +69,30 @@ pub(super) struct HttpResponse {
 
 impl HttpDialer {
     pub(super) fn new(config: CloudConfig) -> Result<Self, TlsError> {
-        let tls = if config.url.tls {
-            let name = ServerName::try_from(config.url.host.clone());
-            let name = name.map_err(|_| TlsError::BadHost)?;
-            Some((config.tls.config()?, name))
-        } else {
-            None
-        };
+        let tls = config.url.tls.then(|| config.tls.to_host(&config.url.host)).transpose()?;
         Ok(Self { config, tls })
     }
 
     pub(super) async fn dial(&self) -> Result<HttpConnection, StoreError> {
         let url = &self.config.url;
-        let found = addresses(&url.host, url.port).await;
-        let mut last = None;
-        let mut servers = found?.peekable();
-        while let Some(server) = servers.next() {
-            // An address that never answers must not keep us from another that works.
-            let time = if servers.peek().is_some() { ONE_OF_SEVERAL } else { ATTEMPT_TIMEOUT };
-            match with_timeout(time, self.dial_to(server)).await {
-                Ok(link) => return Ok(link),
-                Err(error) if error.is_permanent() => return Err(error),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or(StoreError::NoAddress))
+        let found = net::addresses(&url.host, url.port).await;
+        let found =
+            found.map_err(|why| StoreError::HostNotFound { host: url.host.clone(), why })?;
+        let dial = |server, time: Option<Duration>| {
+            with_timeout(time.unwrap_or(ATTEMPT_TIMEOUT), self.dial_to(server))
+        };
+        let dialled = net::first_of(found, dial, StoreError::is_permanent).await;
+        dialled.map_err(|last| last.unwrap_or(StoreError::NoAddress))
     }
 
     /// Connects to a server that was found already.
     pub(super) async fn dial_to(&self, server: SocketAddr) -> Result<HttpConnection, StoreError> {
-        let stream = TcpStream::connect(server).await.map_err(|error| unreachable(&error))?;
-        let socket = prepare(&stream).map_err(|error| unreachable(&error))?;
+        let connecting = async {
+            let stream = connected_tcp(open(&server.into(), VANISHED)?, false).await?;
+            let socket = stream.as_fd().try_clone_to_owned()?;
+            Ok((stream, socket))
+        };
+        let (stream, socket) = connecting.await.map_err(|error| unreachable(&error))?;
         match &self.tls {
             None => HttpConnection::over(stream, socket, server).await,
             Some((config, name)) => {
@@ -147,12 +140,12 @@ impl HttpConnection {
         Ok(Self { requests, traffic: Some(Box::pin(traffic)), socket, server })
     }
 
-    /// A descriptor of the connection; the server sees its end when all of them are closed.
     /// The address of its other end.
     pub(super) fn server(&self) -> SocketAddr {
         self.server
     }
 
+    /// A descriptor of the connection; the server sees its end when all of them are closed.
     pub(super) fn socket(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
     }
@@ -246,19 +239,6 @@ async fn with<T>(
     }
     // The connection has ended, and with it whatever was under way.
     what.await
-}
-
-/// A peer that vanished is noticed within eleven seconds, and small requests are sent at once.
-fn prepare(stream: &TcpStream) -> io::Result<OwnedFd> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(5))
-        .with_interval(Duration::from_secs(2))
-        .with_retries(3);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
-    socket.set_tcp_nodelay(true)?;
-    stream.as_fd().try_clone_to_owned()
 }
 
 fn unreachable(error: &io::Error) -> StoreError {

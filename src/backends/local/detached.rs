@@ -79,7 +79,7 @@ fn lease(
 /// The detached permit of this identity, if it counts. One that is held by processes too is not
 /// detached.
 fn find(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Option<(FileName, PermitRecord)>> {
-    let found = locked.0.find(locked.0.list()?.kept, |entry| *entry, id)?;
+    let found = locked.0.find(locked.list()?.kept, |entry| *entry, id)?;
     let Some(entry) = found else { return Ok(None) };
     Ok(locked.kept(entry)?.map(|kept| (entry, kept)))
 }

@@ -101,7 +101,7 @@ mod tests {
         let directory = |exists| FindingKind::Directory { path: path.clone(), named: true, exists };
         assert_eq!(facts()[0], directory(false));
         assert!(!path.exists());
-        // Whatever the umask is, which other tests change.
+        // Whatever the umask is.
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(facts()[..2], [directory(true), FindingKind::Sharing(SharedWith::Nobody)]);

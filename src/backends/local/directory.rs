@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::backends::error::{BackendError, Directory, StoreError, SystemError};
-use crate::files::create::{moved_by, with_exact_modes};
+use crate::files::create::{self, moved_by};
 use crate::user::{Home, User, stands_for_unmapped};
 
 /// The directory in which each semaphore has one of its own.
@@ -123,11 +124,9 @@ impl LocalConfig {
 impl DirectoryCandidate {
     fn usable(&self) -> Result<(&Path, Option<BaseDirectory>), BackendError> {
         match self.open(false)? {
-            None if !self.could_be_made() => {
-                Err(self.failed(Directory::NotFound, rustix::io::Errno::NOENT))
-            }
+            None if !self.could_be_made() => Err(self.failed(Directory::NotFound, Errno::NOENT)),
             Some(_) if !self.is_writable() => {
-                Err(self.failed(Directory::NotWritable, rustix::io::Errno::ACCESS))
+                Err(self.failed(Directory::NotWritable, Errno::ACCESS))
             }
             Some(base) => Ok((&self.path, Some(base))),
             None => {
@@ -143,8 +142,8 @@ impl DirectoryCandidate {
     fn open(&self, create: bool) -> Result<Option<BaseDirectory>, BackendError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) if !create => return Ok(None),
-            Err(rustix::io::Errno::NOENT) => {
+            Err(Errno::NOENT) if !create => return Ok(None),
+            Err(Errno::NOENT) => {
                 self.make()?;
                 rustix::fs::openat(CWD, &self.path, flags, Mode::empty())
             }
@@ -175,12 +174,8 @@ impl DirectoryCandidate {
             self.path.ancestors().take(self.parents + 1).filter(|path| !path.exists()).collect();
         while let Some(path) = missing.pop() {
             // Private: a user who wants to share it uses chmod.
-            match with_exact_modes(Mode::RWXU, || rustix::fs::mkdirat(CWD, path, Mode::RWXU)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => {
-                    return Err(self.failed(Directory::NotCreated, errno));
-                }
-            }
+            create::create_directory(CWD, path)
+                .map_err(|errno| self.failed(Directory::NotCreated, errno))?;
         }
         Ok(())
     }
@@ -235,11 +230,7 @@ impl DirectoryCandidate {
         }
     }
 
-    fn failed(
-        &self,
-        fault: fn(SystemError) -> Directory,
-        errno: rustix::io::Errno,
-    ) -> BackendError {
+    fn failed(&self, fault: fn(SystemError) -> Directory, errno: Errno) -> BackendError {
         self.error(fault(errno.into()))
     }
 
@@ -286,13 +277,47 @@ impl Sharing {
         self.directory.contains(Mode::WOTH)
     }
 
-    pub(super) fn directory_mode(self) -> Mode {
-        self.directory
-    }
-
     pub(super) fn file_mode(self) -> Mode {
         self.directory
             & (Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH)
+    }
+
+    /// Makes a directory in the base. One that is shared has its mode and its group before it has
+    /// its name, so that other users can use it even if we are killed meanwhile; what is left then
+    /// is what the next call begins with.
+    pub(super) fn make_directory(self, base: &OwnedFd, file: &str) -> io::Result<()> {
+        if !self.server() {
+            return Ok(create::create_directory(base, file)?);
+        }
+        // No name of a semaphore: those begin with no dot.
+        let me = geteuid();
+        let unfinished = format!(".new.{}", me.as_raw());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Several rounds only if other processes of this user have given it names of theirs.
+        for _ in 0..100 {
+            create::create_directory(base, &*unfinished)?;
+            let directory = match rustix::fs::openat(base, &unfinished, flags, Mode::empty()) {
+                Err(Errno::NOENT) => continue,
+                // Another user has taken the name, and must not keep us from ours.
+                Err(Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => break,
+                opened => opened?,
+            };
+            let stat = rustix::fs::fstat(&directory)?;
+            if stat.st_uid != me.as_raw() {
+                break;
+            }
+            self.apply(&directory, &stat)?;
+            match create::rename_new(base, &unfinished, file) {
+                Err(Errno::NOENT) => {}
+                Err(Errno::EXIST | Errno::INVAL) => {
+                    let _ = rustix::fs::unlinkat(base, &unfinished, AtFlags::REMOVEDIR);
+                    break;
+                }
+                renamed => return Ok(renamed?),
+            }
+        }
+        // It is there already, or the file system cannot give it such a name.
+        Ok(create::create_directory(base, file)?)
     }
 
     /// Gives a directory that we made, or meant to before we were killed, to the group that shares
@@ -380,7 +405,7 @@ mod tests {
         let mut modes = |mode| {
             stat.st_mode = mode;
             let sharing = Sharing::of(&stat);
-            (sharing.directory_mode().as_raw_mode(), sharing.file_mode().as_raw_mode())
+            (sharing.directory.as_raw_mode(), sharing.file_mode().as_raw_mode())
         };
         assert_eq!(modes(0o40700), (0o700, 0o600));
         assert_eq!(modes(0o40755), (0o700, 0o600));

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
+use super::semaphore_files::write_whole;
 use crate::backends::{Name, StoreError};
 use crate::files::create;
 
@@ -70,15 +71,7 @@ pub(super) fn check_true_name(
             match create::create(directory, "name", mode) {
                 Err(rustix::io::Errno::EXIST) => Ok(()),
                 Err(errno) => Err(errno.into()),
-                Ok(file) => {
-                    let text = name.as_str().as_bytes();
-                    let written = rustix::io::write(file, text)?;
-                    if written == text.len() {
-                        Ok(())
-                    } else {
-                        Err(io::ErrorKind::StorageFull.into())
-                    }
-                }
+                Ok(file) => write_whole(&file, name.as_str().as_bytes()),
             }
         }
     }

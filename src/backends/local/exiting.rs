@@ -2,7 +2,6 @@
 //! one after the other, and the kernel gives up a lock with a high number (ours) before one with a
 //! low number (the command's own, say). Until then the permit has no holder, and is not free yet.
 
-use std::fs::{self, DirEntry};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::file_names::FileName;
 use super::semaphore_files::SemaphoreFiles;
 use crate::clock::Moment;
+use crate::proc::{self, ProcessStat};
 
 /// How long it nearly always takes.
 const USUAL: Duration = Duration::from_millis(2);
@@ -79,54 +79,38 @@ impl ExitingProcesses {
 
     fn has(&self, pid: u32, since: Moment) -> bool {
         let process = self.proc.join(pid.to_string());
-        let Ok(stat) = fs::read_to_string(process.join("stat")) else { return false };
+        let Some(stat) = ProcessStat::at(&process) else { return false };
         if !self.pids.contains(&pid) && !is_younger(&stat, since) {
             return false;
         }
         // The files are closed with the last thread. The first may have ended before, normally.
-        let threads = || fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-        let ends = |thread: DirEntry| {
-            fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| is_ending(&stat))
+        let threads = process.join("task");
+        let ends = |thread: u32| {
+            ProcessStat::at(threads.join(thread.to_string())).is_some_and(|stat| stat.is_ending())
         };
-        is_ending(&stat) || (field(&stat, 3) == Some("Z") && threads().any(ends))
+        stat.is_ending() || (stat.is_zombie() && proc::numbers(&threads).any(ends))
     }
 
     fn all(&self) -> impl Iterator<Item = u32> {
-        let processes = fs::read_dir(&self.proc).into_iter().flatten().flatten();
-        processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
+        proc::numbers(&self.proc)
     }
 
     /// Whether no process is hidden from us, as far as process 1 shows.
     fn sees_all(&self) -> bool {
-        fs::read_to_string(self.proc.join("1/stat")).is_ok()
+        ProcessStat::at(self.proc.join("1")).is_some()
     }
 }
 
-/// By the fields of proc(5)'s `/proc/pid/stat`, the first of which is number one.
-fn field(stat: &str, number: usize) -> Option<&str> {
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(number - 3)
-}
-
-fn number(stat: &str, at: usize) -> Option<u64> {
-    field(stat, at)?.trim_end().parse().ok()
-}
-
-/// A zombie has ended: it has no files.
-fn is_ending(stat: &str) -> bool {
-    const PF_EXITING: u64 = 4;
-    let lives = field(stat, 3).is_some_and(|state| !matches!(state, "X" | "Z"));
-    lives && number(stat, 9).is_some_and(|flags| flags & PF_EXITING != 0)
-}
-
 /// Whether a process began at that moment or later.
-fn is_younger(stat: &str, moment: Moment) -> bool {
-    // The kernel counts in hundredths of a second here, and drops what is beyond.
-    number(stat, 22).is_none_or(|begin| u128::from(begin) >= moment.as_millis() / 10)
+fn is_younger(stat: &ProcessStat, moment: Moment) -> bool {
+    // The kernel drops what is beyond a hundredth of a second.
+    u128::from(stat.began) >= moment.as_millis() / 10
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -134,6 +118,10 @@ mod tests {
 
     fn stat(state: &str, flags: u32, begin: u64) -> String {
         format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {begin}\n")
+    }
+
+    fn parsed(stat: &str) -> ProcessStat {
+        ProcessStat::parse(stat).unwrap()
     }
 
     /// A /proc in which the first process is not ending.
@@ -166,11 +154,9 @@ mod tests {
 
     #[test]
     fn only_those_in_the_middle_of_their_end_are_ending() {
-        assert!(is_ending(&stat("R", ENDING, 99)));
-        assert!(is_ending(&stat("D", ENDING, 99)));
-        assert!(!is_ending(&stat("S", 0x40_0000, 99)));
-        assert!(!is_ending(&stat("Z", ENDING, 99)));
-        assert!(!is_ending("garbage"));
+        let is_ending = |state, flags| parsed(&stat(state, flags, 99)).is_ending();
+        assert!(is_ending("R", ENDING) && is_ending("D", ENDING));
+        assert!(!is_ending("S", 0x40_0000) && !is_ending("Z", ENDING));
     }
 
     #[test]
@@ -229,11 +215,10 @@ mod tests {
     #[test]
     fn who_began_before_a_permit_was_granted_never_had_it() {
         let granted = Duration::from_millis(12_345);
-        assert!(!is_younger(&stat("D", 4, 1233), granted));
-        assert!(is_younger(&stat("D", 4, 1234), granted), "in the same hundredth");
-        assert!(is_younger(&stat("D", 4, 1235), granted));
-        assert!(is_younger("garbage", granted), "unknown");
-        let own = fs::read_to_string("/proc/self/stat").unwrap();
+        let younger = |began| is_younger(&parsed(&stat("D", 4, began)), granted);
+        assert!(!younger(1233) && younger(1235));
+        assert!(younger(1234), "in the same hundredth");
+        let own = ProcessStat::of(std::process::id()).unwrap();
         assert!(is_younger(&own, Duration::ZERO) && !is_younger(&own, clock::now() * 2));
     }
 }

@@ -46,7 +46,6 @@ use super::{
     Lease, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
     StoreError,
 };
-use crate::sys::raise_file_size_limit;
 
 /// How long one of many semaphores may take if its files are locked.
 const BRIEFLY: Duration = Duration::from_millis(100);
@@ -65,7 +64,6 @@ impl Local {
     }
 
     fn open(&self, create: bool) -> Result<Option<BaseDirectory>, BackendError> {
-        raise_file_size_limit();
         let base = self.config.open(create)?;
         if let Some(base) = &base {
             let _ = self.found.set(base.path.clone());
@@ -197,9 +195,9 @@ impl Local {
         if limit.is_none() && !is_there().await? {
             return Ok(());
         }
-        let pin = |semaphore: &Arc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
+        let pin = |_: &Arc<SemaphoreFiles>, locked: &MutexGuard<'_>| {
             // Before the new limit is written, as always when waking.
-            locked.wake(semaphore.list()?.waiters)?;
+            locked.wake(locked.list()?.waiters)?;
             locked.set_state(StateFile { pinned: limit.unwrap_or(0), ..locked.state()? })
         };
         if self.under_mutex(name, true, &attempt, pin).await?.is_none() {

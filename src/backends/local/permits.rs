@@ -80,7 +80,7 @@ impl TakenPermit {
 }
 
 pub(super) fn snapshot(locked: &MutexGuard<'_>, name: &Name) -> io::Result<SemaphoreSnapshot> {
-    let Listing { waiters, passed_over, permits, kept } = locked.0.list()?;
+    let Listing { waiters, passed_over, permits, kept } = locked.list()?;
     let TakenPermits { taken, .. } = TakenPermits::look(locked, permits, kept)?;
     let holders: Vec<_> = taken.iter().map(|taken| taken.holder(locked)).collect();
     let ttl = taken.iter().find_map(|taken| match taken.by {

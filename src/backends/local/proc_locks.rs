@@ -5,6 +5,8 @@ use std::fs;
 
 use rustix::fs::Stat;
 
+use crate::proc::ProcessStat;
+
 /// The locks of this moment, with the pids as our own pid namespace counts them. Locks of processes
 /// in other namespaces are missing.
 pub(super) struct Locks(String);
@@ -29,10 +31,7 @@ impl Locks {
 
 /// Whether a process is stopped, by a signal or a debugger. None: it is gone, or hidden from us.
 pub(super) fn is_stopped(pid: u32) -> Option<bool> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The state follows the command in parentheses, which may contain anything.
-    let state = stat.rsplit_once(") ")?.1.chars().next()?;
-    Some(matches!(state, 'T' | 't'))
+    ProcessStat::of(pid).map(|stat| stat.is_stopped() || stat.is_traced())
 }
 
 struct Flock<'a> {

@@ -28,7 +28,6 @@ use crate::backends::{
     StoreError,
 };
 use crate::clock::{self, Moment};
-use crate::sys::raise_open_files_limit;
 
 /// How many of the waiters before it a waiter watches. If fewer are before it or after it, it
 /// watches the permits too. So the first waiters learn of a free permit; if many in a row are
@@ -69,8 +68,6 @@ pub(super) async fn take_turn(
     request: &AcquireRequest,
     progress: &ProgressSender,
 ) -> io::Result<Option<Result<Acquisition, LimitMismatch>>> {
-    // To watch as many permits as can be; the command gets the original limit.
-    raise_open_files_limit();
     let give_up = Instant::now() + TRY_ON;
     let mut turn_ends = None;
     let mut pass =
@@ -122,7 +119,7 @@ impl QueuePass<'_> {
         let locking = while_answering(self.place.as_ref(), semaphore.lock(for_mutex));
         let Some(locked) = locking.await? else { return Ok(QueueStep::Deleted) };
         let state = locked.state()?;
-        let survey = QueueSnapshot::take(semaphore, &locked, self.place.as_ref(), state, request)?;
+        let survey = QueueSnapshot::take(&locked, self.place.as_ref(), state, request)?;
         let Some(mut survey) = survey else { return Ok(QueueStep::Deleted) };
         let QueueSnapshot { limit: stands, agreed, .. } = survey;
         let pinned = state.pinned().is_some();
@@ -249,13 +246,12 @@ struct QueueSnapshot {
 impl QueueSnapshot {
     /// None: our own files are gone.
     fn take(
-        semaphore: &SemaphoreFiles,
         locked: &MutexGuard<'_>,
         place: Option<&QueuePlace>,
         state: StateFile,
         request: &AcquireRequest,
     ) -> io::Result<Option<Self>> {
-        let Listing { waiters, passed_over, permits, kept } = semaphore.list()?;
+        let Listing { waiters, passed_over, permits, kept } = locked.list()?;
         if let Some(place) = place {
             let ours = |entry: &&FileName| entry.number == place.number;
             if let Some(entry) = passed_over.iter().find(ours) {

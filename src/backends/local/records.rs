@@ -9,7 +9,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -21,9 +20,11 @@ use uuid::Uuid;
 
 use super::file_names::FileName;
 use super::mutex::MutexGuard;
+use super::semaphore_files::write_whole;
 use crate::backends::{AcquireRequest, HolderState, Record, sanitize};
 use crate::clock::{self, Moment};
 use crate::files::create;
+use crate::proc::this_boot;
 use crate::sys;
 
 /// How many of the permits that were given back last are remembered.
@@ -128,13 +129,13 @@ impl MutexGuard<'_> {
             let mode = self.0.sharing.file_mode();
             let file = create::create(&self.0.directory, &entry.file(), mode)?;
             self.write_record(entry, record)?;
-            write_whole(&file, &kept.to_text())
+            write_whole(&file, kept.to_text().as_bytes())
         };
         write().inspect_err(|_| self.0.remove(entry))
     }
 
     pub(super) fn rewrite_kept(&self, entry: FileName, kept: PermitRecord) -> io::Result<()> {
-        write_whole(&self.open_file(&entry.file(), OFlags::WRONLY)?, &kept.to_text())
+        write_whole(&self.open_file(&entry.file(), OFlags::WRONLY)?, kept.to_text().as_bytes())
     }
 
     /// Makes the processes that renew it look at once: see [`watch`].
@@ -240,22 +241,6 @@ fn read_whole<const LONGEST: usize>(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let length = rustix::io::pread(file, &mut text, 0)?;
     text.truncate(length);
     Ok(text)
-}
-
-fn write_whole(file: &OwnedFd, text: &str) -> io::Result<()> {
-    let written = rustix::io::pwrite(file, text.as_bytes(), 0)?;
-    if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-}
-
-/// The boot that this machine is in, by a number that no other boot has.
-fn this_boot() -> io::Result<Uuid> {
-    static BOOT: OnceLock<Uuid> = OnceLock::new();
-    if let Some(boot) = BOOT.get() {
-        return Ok(*boot);
-    }
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let boot = text.trim().parse().map_err(io::Error::other)?;
-    Ok(*BOOT.get_or_init(|| boot))
 }
 
 fn micros(time: Duration) -> u64 {

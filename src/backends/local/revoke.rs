@@ -23,7 +23,7 @@ pub(super) fn loss_from(said: FifoMessage) -> Option<Loss> {
 
 /// False: no permit has this identity.
 pub(super) fn revoke(locked: &MutexGuard<'_>, id: Uuid, how: Revocation) -> io::Result<bool> {
-    let listing = locked.0.list()?;
+    let listing = locked.list()?;
     let TakenPermits { taken, .. } = TakenPermits::look(locked, listing.permits, listing.kept)?;
     let how = if mutants::is_off(Guard::Revocation) { Revocation::Forced } else { how };
     let found = locked.0.find(taken, |taken| taken.entry, id)?;
@@ -56,7 +56,7 @@ pub(super) fn revoke(locked: &MutexGuard<'_>, id: Uuid, how: Revocation) -> io::
 
 /// Ends a permit that lasts without a process.
 pub(super) fn end(locked: &MutexGuard<'_>, entry: FileName) -> io::Result<()> {
-    locked.wake(locked.0.list()?.waiters)?;
+    locked.wake(locked.list()?.waiters)?;
     locked.0.remove(entry);
     Ok(())
 }
@@ -67,7 +67,7 @@ pub(super) fn shorten(
     entry: FileName,
     kept: PermitRecord,
 ) -> io::Result<()> {
-    locked.wake(locked.0.list()?.waiters)?;
+    locked.wake(locked.list()?.waiters)?;
     locked.rewrite_kept(entry, kept)?;
     locked.tell(entry);
     Ok(())

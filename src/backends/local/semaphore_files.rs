@@ -15,6 +15,7 @@
 //! held, which the kernel gives up with the last process that has it open; that of a permit also
 //! stops counting when [`RELEASED`] is written to it. `docs/backends.md` has the reasons.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -33,7 +34,7 @@ use super::file_names::{FileKind, FileName, Listing, StateFile};
 use super::mutex::{MutexGuard, check_mutex, identity, open_mutex};
 use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
-use crate::files::create::{self, with_exact_modes};
+use crate::files::create;
 
 /// What is written to a permit's FIFO when it is given back, or revoked at once. It is never read:
 /// its length says what has happened.
@@ -110,11 +111,7 @@ impl SemaphoreFiles {
         let directory = match open() {
             Err(Errno::NOENT) if !create => return Ok(None),
             Err(Errno::NOENT) => {
-                let mode = base.sharing.directory_mode();
-                match with_exact_modes(mode, || rustix::fs::mkdirat(&base.fd, &file, mode)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
+                base.sharing.make_directory(&base.fd, &file)?;
                 open()?
             }
             opened => opened?,
@@ -223,14 +220,27 @@ impl SemaphoreFiles {
         self.remove(permit);
     }
 
+    /// The entries at this moment.
     pub(super) fn list(&self) -> io::Result<Listing> {
+        self.list_beside(|_| {})
+    }
+
+    /// The same, and does something with what crashes have left unfinished.
+    fn list_beside(&self, unfinished: impl Fn(&CStr)) -> io::Result<Listing> {
         let mut listing = Listing::default();
         // Without another descriptor for it, but then from wherever the last one got to.
         rustix::fs::seek(&self.directory, SeekFrom::Start(0))?;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut files = RawDir::new(&self.directory, &mut buffer);
         while let Some(file) = files.next() {
-            let Some(entry) = FileName::parse(file?.file_name().to_bytes()) else { continue };
+            let file = file?;
+            let name = file.file_name();
+            let Some(entry) = FileName::parse(name.to_bytes()) else {
+                if name.to_bytes().starts_with(create::UNFINISHED.as_bytes()) {
+                    unfinished(name);
+                }
+                continue;
+            };
             match entry.kind {
                 FileKind::Waiter => listing.waiters.push(entry),
                 FileKind::PassedOver => listing.passed_over.push(entry),
@@ -247,6 +257,15 @@ impl SemaphoreFiles {
 }
 
 impl MutexGuard<'_> {
+    /// The entries; what crashes have left unfinished goes. Only a process that has the mutex makes
+    /// entries, and one that makes the mutex now comes too late.
+    pub(super) fn list(&self) -> io::Result<Listing> {
+        let directory = &self.0.directory;
+        self.0.list_beside(|file| {
+            let _ = rustix::fs::unlinkat(directory, file, AtFlags::empty());
+        })
+    }
+
     pub(super) fn state(&self) -> io::Result<StateFile> {
         let mut text = [0; 64];
         let length = rustix::io::pread(&self.0.mutex, &mut text, 0)?;
@@ -255,8 +274,7 @@ impl MutexGuard<'_> {
 
     pub(super) fn set_state(&self, state: StateFile) -> io::Result<()> {
         let text = state.to_text();
-        let written = rustix::io::pwrite(&self.0.mutex, text.as_bytes(), 0)?;
-        if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        write_whole(&self.0.mutex, text.as_bytes())
     }
 
     /// Opens a waiter's FIFO to watch it, if its owner lives. A dead one is removed: None.
@@ -296,15 +314,13 @@ impl MutexGuard<'_> {
     /// failure leaves nothing.
     pub(super) fn create(&self, entry: FileName, record: &Record) -> io::Result<OwnedFd> {
         let SemaphoreFiles { directory, sharing, .. } = self.0;
-        let mode = sharing.file_mode();
-        with_exact_modes(mode, || rustix::fs::mkfifoat(directory, entry.file(), mode))?;
-        let open = || -> io::Result<OwnedFd> {
-            let fifo = create::open(directory, &entry.file(), OFlags::RDWR)?;
+        let fifo = create::create_fifo(directory, &entry.file(), sharing.file_mode())?;
+        let lock = || -> io::Result<()> {
             rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockExclusive)?;
-            self.write_record(entry, record)?;
-            Ok(fifo)
+            self.write_record(entry, record)
         };
-        open().inspect_err(|_| self.0.remove(entry))
+        lock().inspect_err(|_| self.0.remove(entry))?;
+        Ok(fifo)
     }
 
     pub(super) fn write_record(&self, entry: FileName, record: &Record) -> io::Result<()> {
@@ -312,8 +328,7 @@ impl MutexGuard<'_> {
         let file = create::create(directory, &entry.record_file(), sharing.file_mode())?;
         let boot_us = u64::try_from(clock::now().as_micros()).unwrap_or(0);
         let text = serde_json::to_vec(&FifoRecord { record, boot_us })?;
-        let written = rustix::io::write(&file, &text)?;
-        if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        write_whole(&file, &text)
     }
 
     /// Makes a waiter one that was passed over, or back.
@@ -351,6 +366,12 @@ impl FifoMessage {
             _ => Self::Released,
         })
     }
+}
+
+/// Writes a short file from its beginning, in one go: a disk that takes only a part is full.
+pub(super) fn write_whole(file: &OwnedFd, text: &[u8]) -> io::Result<()> {
+    let written = rustix::io::pwrite(file, text, 0)?;
+    if written == text.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
 
 /// Where other users may make files, some may not be ours.

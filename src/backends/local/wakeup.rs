@@ -41,7 +41,7 @@ impl SemaphoreFiles {
             _ => {}
         }
         let Some(locked) = self.lock(MutexWait::Bounded).await? else { return Ok(()) };
-        let Listing { mut waiters, passed_over, permits, kept } = self.list()?;
+        let Listing { mut waiters, passed_over, permits, kept } = locked.list()?;
         locked.pass_over_stopped(&mut waiters)?;
         // Waiters remove what is dead before them, so look from the end.
         for entry in waiters.iter().chain(&passed_over).rev() {

@@ -1,29 +1,33 @@
 //! One connection to a Redis: dialled, let in, and then questions and their answers, in order.
+//!
+//! The crate `redis` is the codec, not the client. Its async connections want a runtime, and ours sends
+//! the first question before there is one, so that the server works on it while semrun forks. Who we
+//! are is said with that question and costs no round trip, and a refused client hears why.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ConnectionAddr, RedisError, ServerError, Value, cmd};
-use rustix::io::Errno;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use socket2::{SockAddr, Socket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::config::{RedisConfig, RedisUrl};
 use super::resp::ReplyBuffer;
 use crate::backends::error::{Protocol, StoreError};
-use crate::backends::resolve::addresses;
-use crate::backends::tls::{Tls, TlsError};
+use crate::backends::tls::{Tls, TlsError, TlsPeer};
+use crate::net::{self, ByteStream, VanishedPeer, connected, open};
 
-/// How long one of several addresses may take to answer.
-const ONE_OF_SEVERAL: Duration = Duration::from_millis(400);
+/// How soon a server that has vanished is noticed.
+const VANISHED: VanishedPeer = VanishedPeer {
+    silence: Duration::from_secs(10),
+    interval: Duration::from_secs(5),
+    unacknowledged: Some(Duration::from_secs(10)),
+};
 
 /// How long a greeting is usually answered at the latest.
 const GREETING: Duration = Duration::from_millis(600);
@@ -34,11 +38,8 @@ const ROOM: usize = 8 * 1024;
 /// What is known before anything is connected.
 pub(super) struct RedisDialer {
     url: RedisUrl,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<TlsPeer>,
 }
-
-trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A connection that we were let in on.
 pub(super) struct Connection {
@@ -97,11 +98,7 @@ impl RedisDialer {
     pub(super) fn new(config: &RedisConfig) -> Result<Self, TlsError> {
         let url = config.url.clone();
         let tls = match url.info().addr() {
-            ConnectionAddr::TcpTls { host, .. } => {
-                let name = ServerName::try_from(host.clone());
-                let name = name.map_err(|_| TlsError::BadHost)?;
-                Some((config.tls.config()?, name))
-            }
+            ConnectionAddr::TcpTls { host, .. } => Some(config.tls.to_host(host)?),
             _ => None,
         };
         Ok(Self { url, tls })
@@ -115,9 +112,11 @@ impl RedisDialer {
         }
         let socket = match self.url.info().addr() {
             ConnectionAddr::Tcp(host, port) => {
-                open(&SocketAddr::new(host.parse::<IpAddr>().ok()?, *port).into())
+                open(&SocketAddr::new(host.parse::<IpAddr>().ok()?, *port).into(), VANISHED)
             }
-            ConnectionAddr::Unix(path) => SockAddr::unix(path).and_then(|path| open(&path)),
+            ConnectionAddr::Unix(path) => {
+                SockAddr::unix(path).and_then(|path| open(&path, VANISHED))
+            }
             _ => return None,
         };
         let socket = socket.ok()?;
@@ -133,7 +132,9 @@ impl RedisDialer {
     /// The caller bounds the time.
     pub(super) async fn dial(&self) -> Result<Connection, ConnectionError> {
         let stream = match self.url.info().addr() {
-            ConnectionAddr::Unix(path) => connected(open(&SockAddr::unix(path)?)?, false).await?,
+            ConnectionAddr::Unix(path) => {
+                connected(open(&SockAddr::unix(path)?, VANISHED)?, false).await?
+            }
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 self.dial_one_of(found(host, *port).await?).await?
             }
@@ -162,27 +163,19 @@ impl RedisDialer {
         &self,
         addresses: impl Iterator<Item = SocketAddr>,
     ) -> Result<Box<dyn ByteStream>, ConnectionError> {
-        let mut addresses = addresses.peekable();
-        let mut last = io::Error::from(io::ErrorKind::NotFound).into();
-        while let Some(address) = addresses.next() {
-            let dialled = self.dial_to(address);
-            // An address that never answers must not keep us from another that works.
-            let dialled = match addresses.peek() {
-                Some(_) => timeout(ONE_OF_SEVERAL, dialled)
-                    .await
-                    .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
-                None => dialled.await,
-            };
-            match dialled {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let dial = async |address, time: Option<Duration>| match time {
+            Some(time) => timeout(time, self.dial_to(address))
+                .await
+                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+            None => self.dial_to(address).await,
+        };
+        let dialled = net::first_of(addresses, dial, |_| false).await;
+        dialled
+            .map_err(|last| last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
     }
 
     async fn dial_to(&self, address: SocketAddr) -> Result<Box<dyn ByteStream>, ConnectionError> {
-        let stream = connected(open(&address.into())?, false).await?;
+        let stream = connected(open(&address.into(), VANISHED)?, false).await?;
         let Some((config, name)) = &self.tls else { return Ok(stream) };
         let connector = TlsConnector::from(Arc::clone(config));
         tokio::select! {
@@ -207,7 +200,7 @@ impl RedisDialer {
             first_byte(address, &greeting).await.map_err(ConnectionError::from)
         };
         // A TLS record: an alert, or the next part of the handshake.
-        matches!(timeout(ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
+        matches!(timeout(net::ONE_OF_SEVERAL, greeted).await, Ok(Ok(0x15 | 0x16)))
     }
 
     /// What has to be answered before anything else may be asked: a client that is not let in, or
@@ -296,7 +289,7 @@ pub(super) async fn sentinel_says(
     address: SocketAddr,
     name: &str,
 ) -> Result<Value, ConnectionError> {
-    let stream = connected(open(&address.into())?, false).await?;
+    let stream = connected(open(&address.into(), VANISHED)?, false).await?;
     Connection::over(stream).request(cmd("SENTINEL").arg("MASTER").arg(name)).await
 }
 
@@ -310,7 +303,7 @@ async fn answers_without_tls(address: SocketAddr) {
 
 /// How a server begins its answer, on a connection of its own.
 async fn first_byte(address: SocketAddr, question: &[u8]) -> io::Result<u8> {
-    let mut stream = connected(open(&address.into())?, false).await?;
+    let mut stream = connected(open(&address.into(), VANISHED)?, false).await?;
     stream.write_all(question).await?;
     stream.flush().await?;
     stream.read_u8().await
@@ -320,7 +313,8 @@ async fn found(
     host: &str,
     port: u16,
 ) -> Result<impl Iterator<Item = SocketAddr> + use<>, ConnectionError> {
-    Ok(addresses(host, port).await?)
+    let found = net::addresses(host, port).await;
+    Ok(found.map_err(|why| StoreError::HostNotFound { host: host.into(), why })?)
 }
 
 /// How many answers there are to the handshake.
@@ -347,42 +341,4 @@ pub(super) fn handshake() -> Vec<u8> {
 
 pub(super) fn packed(questions: &[Cmd]) -> Vec<u8> {
     questions.iter().flat_map(Cmd::get_packed_command).collect()
-}
-
-/// Begins to connect.
-fn open(address: &SockAddr) -> io::Result<Socket> {
-    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    if address.domain() != Domain::UNIX {
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(10))
-            .with_interval(Duration::from_secs(5))
-            .with_retries(3);
-        // A peer that vanished is noticed, and small requests are sent at once.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
-    }
-    match socket.connect(address) {
-        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Ok(socket),
-    }
-}
-
-/// Waits for a connection that was begun. If something was sent, it was connected, and the reader
-/// finds its state: there may be something to read before an error.
-async fn connected(socket: Socket, was: bool) -> io::Result<Box<dyn ByteStream>> {
-    let unix = socket.local_addr()?.domain() == Domain::UNIX;
-    let (stream, error): (Box<dyn ByteStream>, _) = if unix {
-        let stream = UnixStream::from_std(StdUnixStream::from(socket))?;
-        stream.writable().await?;
-        let error = if was { None } else { stream.take_error()? };
-        (Box::new(stream), error)
-    } else {
-        let stream = TcpStream::from_std(socket.into())?;
-        stream.writable().await?;
-        let error = if was { None } else { stream.take_error()? };
-        (Box::new(stream), error)
-    };
-    error.map_or(Ok(stream), Err)
 }

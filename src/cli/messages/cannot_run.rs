@@ -79,9 +79,6 @@ const BUILT_IN: [&str; 20] = [
     "set", "source", "trap", "ulimit", "umask", "unset", "until", "while",
 ];
 
-/// Words that other programs have for a run.
-pub(crate) const RUNS: [&str; 5] = ["run", "exec", "lock", "with", "do"];
-
 /// The variable that a word of a shell sets.
 fn assigned(word: &str) -> Option<&str> {
     let (variable, _) = word.split_once('=')?;
@@ -116,7 +113,7 @@ impl fmt::Display for Suggestion<'_> {
         if BUILT_IN.contains(program) {
             return f.write_str("; only a shell has it: semrun --name NAME -c 'LINE'");
         }
-        if RUNS.contains(program) {
+        if cli::RUNS.contains(program) {
             return f.write_str("; a run needs no subcommand: semrun --name NAME -- COMMAND");
         }
         if !program.contains('/') && Path::new(program).is_file() {

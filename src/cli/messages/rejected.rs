@@ -5,7 +5,7 @@ use std::fmt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::settings::printable;
+use crate::printable::printable_os;
 
 pub(super) struct RejectedText<'a>(pub(super) &'a clap::Error);
 
@@ -53,12 +53,12 @@ fn in_one_line(text: &str) -> String {
     });
     let text = told.collect::<Vec<_>>().join("; ");
     let text = text.trim().trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>();
-    printable(OsStr::new(&text.join(" ")))
+    printable_os(OsStr::new(&text.join(" ")))
 }
 
 fn shortened(value: &str) -> String {
     const SHOWN: usize = 60;
-    let mut text: String = printable(OsStr::new(value)).chars().take(SHOWN).collect();
+    let mut text: String = printable_os(OsStr::new(value)).chars().take(SHOWN).collect();
     if text.len() < value.len() && text.chars().count() == SHOWN {
         text.push('…');
     }

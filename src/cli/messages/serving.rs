@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::versions::OtherVersion;
 use super::words::{Span, SystemErrorText};
 use crate::files::create::UnsafeDirectory;
+use crate::serve::facts::ServerFact;
 use crate::settings::SettingsError;
 
 /// Why a server does not start.
@@ -49,7 +50,7 @@ impl fmt::Display for CannotServe {
 
 impl std::error::Error for CannotServe {}
 
-/// What a server logs of itself: its start, its end, its files and what troubles it.
+/// What the program logs of its server: its start, its end, and its files.
 pub(crate) enum ServerNews<'a> {
     /// Other machines reach it without TLS.
     ClearText,
@@ -72,18 +73,6 @@ pub(crate) enum ServerNews<'a> {
     },
     NotReadYet,
     NotReadAgain(&'a CannotReload),
-    /// Connections without a key are closed for others.
-    Crowded,
-    /// Connections cannot be taken now.
-    NoDescriptors(io::Error),
-    /// The disk refuses what has to be recorded, or takes it again.
-    DoesNotRecord(&'a str),
-    Records,
-    /// So many from there. None: from addresses that are not counted one by one.
-    WrongKeys {
-        address: Option<IpAddr>,
-        times: u64,
-    },
 }
 
 /// Why files are not read again.
@@ -134,27 +123,6 @@ impl fmt::Display for ServerNews<'_> {
                 "SIGHUP: the files are not read yet, and all stays as it was until they are",
             ),
             Self::NotReadAgain(why) => write!(f, "SIGHUP: all stays as it was: {why}"),
-            Self::Crowded => f.write_str(
-                "connections that have shown no key are closed for others that come: there are more \
-                 than --max-unauthenticated, or of one address than \
-                 --max-unauthenticated-per-address",
-            ),
-            Self::NoDescriptors(error) => {
-                write!(f, "cannot take more connections for now: {error}")
-            }
-            Self::DoesNotRecord(why) => {
-                write!(f, "cannot write to the state directory, granting nothing: {why}")
-            }
-            Self::Records => f.write_str("the state directory can be written again"),
-            // In a form that fail2ban can read: docs/operations/fail2ban.md has the filter.
-            Self::WrongKeys { address, times } => {
-                f.write_str("wrong API key from ")?;
-                match address {
-                    Some(from) => from.fmt(f)?,
-                    None => f.write_str("further addresses")?,
-                }
-                write!(f, " ({times} {})", if *times == 1 { "time" } else { "times" })
-            }
         }
     }
 }
@@ -165,5 +133,31 @@ impl fmt::Display for CannotReload {
             Self::Settings(error) => error.fmt(f),
             Self::Task(error) => error.fmt(f),
         }
+    }
+}
+
+/// The words for what a server tells.
+pub(crate) fn server_fact(fact: &ServerFact<'_>) -> String {
+    match fact {
+        ServerFact::Crowded => {
+            "connections that have shown no key are closed for others that come: \
+                                there are more than --max-unauthenticated, or of one address than \
+                                --max-unauthenticated-per-address"
+                .into()
+        }
+        ServerFact::NoDescriptors(error) => {
+            format!("cannot take more connections for now: {error}")
+        }
+        ServerFact::DoesNotRecord(why) => {
+            format!("cannot write to the state directory, granting nothing: {why}")
+        }
+        ServerFact::Records => "the state directory can be written again".into(),
+        // In a form that fail2ban can read: docs/operations/fail2ban.md has the filter.
+        ServerFact::WrongKeys { address, times } => {
+            let from = address.map_or_else(|| "further addresses".into(), |from| from.to_string());
+            let times_word = if *times == 1 { "time" } else { "times" };
+            format!("wrong API key from {from} ({times} {times_word})")
+        }
+        ServerFact::OtherVersion(theirs) => OtherVersion::Client(theirs).to_string(),
     }
 }

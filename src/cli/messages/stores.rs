@@ -9,9 +9,9 @@ use super::versions::OtherVersion;
 use super::words::SystemErrorText;
 use crate::backends::Withheld;
 use crate::backends::error::{
-    HostNotFound, ImplausibleValue, MissingFeature, OtherProtocol, Protocol, StoreError,
-    TermsMismatch,
+    ImplausibleValue, MissingFeature, OtherProtocol, Protocol, StoreError, TermsMismatch,
 };
+use crate::net::HostNotFound;
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);
 

@@ -4,14 +4,14 @@ use std::mem;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::until;
 use crate::backends::{
     AcquireRequest, Backend, BackendError, BoxFuture, Progress, QueueStatus, SemaphoreSnapshot,
     StoreError, Withheld,
 };
 use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
+use crate::clock::if_any;
 use crate::settings::PermitRequest;
 use crate::supervise::guardian::FrontProcess;
 use crate::supervise::process_tree::collect_preexisting;
@@ -195,13 +195,10 @@ impl<'a> WaitingDisplay<'a> {
             return std::future::pending().await;
         }
         if self.looking.is_none() {
-            until(self.next_look).await;
+            if_any(self.next_look.map(sleep_until)).await;
             self.looking = Some(self.backend.observe(&self.acquire_request.name));
         }
-        match &mut self.looking {
-            Some(looking) => looking.await,
-            None => std::future::pending().await,
-        }
+        if_any(self.looking.as_mut()).await
     }
 
     pub(super) fn on_look(&mut self, snapshot: Result<SemaphoreSnapshot, BackendError>) {

@@ -3,6 +3,8 @@
 
 mod damage;
 
+use std::fs;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 

@@ -9,8 +9,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use super::Answer;
 use super::authorization::Denied;
 use super::body::ResponseBody;
-use crate::cli::messages::OtherVersion;
 use crate::serve::bounds::LimitReached;
+use crate::serve::facts::ServerFact;
+use crate::serve::log::Log;
 use crate::serve::semaphores::SemaphoreError;
 
 /// Why something cannot be done now. `cli/messages/refusals.rs` has the words.
@@ -50,10 +51,10 @@ pub(super) fn not_allowed(forbidden: Denied) -> Answer {
 
 /// To a client of ours that speaks another version. It would misread our answer, or take it for one
 /// of the original.
-pub(super) fn of_another_version(version: &HeaderValue) -> Answer {
+pub(super) fn of_another_version(version: &HeaderValue, log: &Log) -> Answer {
     let version = String::from_utf8_lossy(version.as_bytes());
     let mut answer = empty(StatusCode::FORBIDDEN);
-    *answer.body_mut() = ResponseBody::text(OtherVersion::Client(&version).to_string());
+    *answer.body_mut() = ResponseBody::text(log.words(&ServerFact::OtherVersion(&version)));
     answer
 }
 

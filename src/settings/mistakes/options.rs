@@ -9,7 +9,8 @@ use clap::{Arg, Command, CommandFactory};
 use super::words::{NEAR, nearest};
 use super::{Slip, is_name, switch_with_value};
 use crate::cli::Cli;
-use crate::settings::error::{Mistake, printable};
+use crate::printable::printable_os;
+use crate::settings::error::Mistake;
 
 /// A command line that clap refuses.
 pub(in crate::settings) struct RejectedCommandLine<'a> {
@@ -188,7 +189,7 @@ impl RejectedCommandLine<'_> {
                 hint.or_else(|| self.of_another(has)).unwrap_or(Hint::None)
             }
         };
-        Slip::Unexpected { argument: printable(word.as_ref()), hint }.into()
+        Slip::Unexpected { argument: printable_os(word.as_ref()), hint }.into()
     }
 
     /// A value that looks like an option: `-w -5`.
@@ -217,7 +218,7 @@ impl RejectedCommandLine<'_> {
             Some(reason) => Some(reason.into()),
             None if word.starts_with("--") => None,
             None => {
-                let value = printable(word.as_ref());
+                let value = printable_os(word.as_ref());
                 Some(Slip::ValueLikeOption { option: long.into(), value }.into())
             }
         }
@@ -244,7 +245,7 @@ impl RejectedCommandLine<'_> {
             None => None,
         });
         let value = value.flatten().or_else(|| words.next()).unwrap_or("NAME");
-        let (subcommand, name) = (subcommand.to_owned(), printable(value.as_ref()));
+        let (subcommand, name) = (subcommand.to_owned(), printable_os(value.as_ref()));
         match &*subcommand {
             "status" | "limit" => Hint::NameAsOperand { subcommand, name },
             "renew" | "release" => Hint::NameInPermit { subcommand, name },
@@ -291,7 +292,7 @@ impl RejectedCommandLine<'_> {
             && let Some(typed) =
                 self.words.iter().find(|word| names.iter().any(|name| *word == name))
         {
-            return Some(Hint::GoesAfter(printable(typed)));
+            return Some(Hint::GoesAfter(printable_os(typed)));
         }
         let those = names.iter().copied().map(str::to_owned).collect();
         Some(Hint::OfOthers { those, not_of: self.subcommand.map(str::to_owned) })

@@ -7,9 +7,8 @@ use clap::{Command, CommandFactory};
 use rustix::fs::{Access, access};
 
 use super::{Slip, is_name};
-use crate::cli::Cli;
-use crate::cli::messages::RUNS;
-use crate::settings::error::printable;
+use crate::cli::{Cli, RUNS};
+use crate::printable::printable_os;
 
 /// How similar a word has to be to a known one.
 pub(super) const NEAR: f64 = 0.8;
@@ -71,7 +70,7 @@ pub(in crate::settings) fn near_subcommand(word: &OsStr) -> Option<Slip> {
         Some(meant) => NearCommand::Other(meant),
         None => NearCommand::Near(nearest_subcommand(word.to_str()?)?),
     };
-    Some(Slip::NearSubcommand { word: printable(word), meant })
+    Some(Slip::NearSubcommand { word: printable_os(word), meant })
 }
 
 /// The subcommand for which other programs have this word.
@@ -90,7 +89,7 @@ pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<Slip> {
     if is_program(word) {
         return None;
     }
-    let option = printable(text.trim_start_matches([dash, '-']).as_ref());
+    let option = printable_os(text.trim_start_matches([dash, '-']).as_ref());
     Some(Slip::OtherDash { dash, option })
 }
 
@@ -98,7 +97,7 @@ pub(in crate::settings) fn other_dash(word: &OsStr) -> Option<Slip> {
 pub(crate) fn no_subcommand(word: &str) -> Slip {
     let all = Cli::command();
     Slip::NoSubcommand {
-        word: printable(word.as_ref()),
+        word: printable_os(word.as_ref()),
         near: nearest_subcommand(word),
         all: all.get_subcommands().map(|one| one.get_name().to_owned()).collect(),
     }
@@ -113,7 +112,7 @@ fn nearest_subcommand(word: &str) -> Option<String> {
 /// A command, but no name of a semaphore.
 pub(in crate::settings) fn nameless(operands: &[OsString]) -> Nameless {
     let Some(first) = operands.first() else { return Nameless::All };
-    let shown = printable(first);
+    let shown = printable_os(first);
     let named_later = operands[1..].iter().any(is_name);
     if is_program(first) && named_later {
         return Nameless::NamedLater(shown);
@@ -130,7 +129,7 @@ pub(in crate::settings) fn nameless(operands: &[OsString]) -> Nameless {
         Some(at @ 1..) => (Some(&operands[at - 1]), operands.get(at + 1)),
         _ => (Some(first).filter(|_| !runs), None),
     };
-    let [name, command] = [name, command].map(|word| word.map(|word| printable(word)));
+    let [name, command] = [name, command].map(|word| word.map(|word| printable_os(word)));
     Nameless::Word { word: shown, name, command }
 }
 

@@ -14,7 +14,7 @@ use crate::backends::local::file_names::{FileKind, FileName, StateFile};
 use crate::backends::local::mutex::MutexGuard;
 use crate::backends::local::semaphore_files::{FifoMessage, SemaphoreFiles};
 use crate::backends::{AcquireRequest, Record};
-use crate::clock::{Alarm, Moment};
+use crate::clock::{Alarm, Moment, if_any};
 use crate::mutants::{self, Guard};
 use crate::sys::watch;
 
@@ -88,15 +88,10 @@ impl QueuePlace {
         let permit_is_free = async {
             tokio::select! {
                 () = given_back => Ok(()),
-                rung = wait_for(alarm.as_ref()) => rung,
+                rung = if_any(alarm.as_ref().map(Alarm::wait)) => rung,
             }
         };
-        let out_of_patience = async {
-            match patience {
-                Some(patience) => sleep_until(patience.end).await,
-                None => std::future::pending().await,
-            }
-        };
+        let out_of_patience = if_any(patience.map(|patience| sleep_until(patience.end)));
         tokio::select! {
             () = concerns_us() => {}
             () = out_of_patience => {}
@@ -149,13 +144,6 @@ fn alarm_at(moment: Moment) -> io::Result<Alarm> {
     let alarm = Alarm::new()?;
     alarm.set(Some(moment))?;
     Ok(alarm)
-}
-
-async fn wait_for(alarm: Option<&Alarm>) -> io::Result<()> {
-    match alarm {
-        Some(alarm) => alarm.wait().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Whether another process wrote into our own FIFO; empties it.

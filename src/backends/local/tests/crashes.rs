@@ -1,7 +1,7 @@
 //! What a process that is killed half-way leaves, made by hand, file by file; and the order of
 //! making and removing files, which makes that harmless.
 
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -220,5 +220,41 @@ fn a_permit_whose_owner_cannot_be_read_is_not_taken_for_another_ones() {
         std::os::unix::fs::symlink("/", &record).unwrap();
         assert!(world.client().release_detached(&name(), asked.id).await.is_err());
         assert!(world.client().revoke(&name(), asked.id, Revocation::Forced).await.is_err());
+    });
+}
+
+#[test]
+fn what_users_share_has_its_mode_before_its_name_and_what_is_left_unfinished_goes() {
+    LocalWorld::run(async |world| {
+        let base = world.0.path().join("permits");
+        fs::create_dir(&base).unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o2770)).unwrap();
+        let me = rustix::process::geteuid().as_raw();
+        // Left by a process of this user that was killed while it made a semaphore.
+        fs::create_dir(base.join(format!(".new.{me}"))).unwrap();
+        let lease = world.granted(request()).await;
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 1, "the semaphore");
+        let modes = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(modes(&world.path()), 0o2770);
+        let files = world.files();
+        for file in &files {
+            assert_eq!(modes(&world.path().join(file)), 0o660, "{file}");
+        }
+        assert_eq!(files.len(), 3, "{files:?}");
+        let taken = base.join(format!(".new.{me}"));
+        fs::write(&taken, "by another user").unwrap();
+        let other = AcquireRequest { name: "y".parse().unwrap(), ..request() };
+        world.granted(other).await.release(PATIENCE).await.unwrap();
+        assert_eq!(modes(&base.join("y")), 0o2770);
+        drop(mkfifo(&world.path().join("new.1")));
+        fs::write(world.path().join("new.2"), "half").unwrap();
+        lease.release(PATIENCE).await.unwrap();
+        let events = FileEvents::of(&world.path());
+        let lease = world.granted(request()).await;
+        let made: Vec<_> =
+            events.so_far().into_iter().filter(|what| what.starts_with('+')).collect();
+        assert!(made.len() == 2 && made.iter().all(|what| what.starts_with("+new.")), "{made:?}");
+        lease.release(PATIENCE).await.unwrap();
+        assert_eq!(world.files(), ["mutex"]);
     });
 }

@@ -1,0 +1,165 @@
+//! Tests that the parts of the source know only those below them (CONTRIBUTING.md, The house).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each part may use, and does use; each of these has to stand above it.
+///
+/// The messages are a part of their own: `cli` is what may be typed, which settings are made of,
+/// and messages have words for what is wrong with settings. The engine and requests count as
+/// backends, whose traits and names they share.
+const ARROWS: [(&str, &[&str]); 21] = [
+    ("mutants", &[]),
+    ("net", &[]),
+    ("printable", &[]),
+    ("proc", &[]),
+    ("sys", &[]),
+    ("clock", &["sys"]),
+    ("terminal", &["printable", "sys"]),
+    ("user", &["proc"]),
+    ("files", &["user"]),
+    ("backends", &["clock", "files", "mutants", "net", "proc", "sys", "user"]),
+    ("store", &["backends", "clock"]),
+    ("semaphore", &["backends", "clock", "store", "user"]),
+    ("serve", &["backends", "clock", "files", "mutants", "net", "printable", "proc", "sys"]),
+    ("supervise", &["backends", "clock", "mutants", "proc", "sys"]),
+    ("exit", &["supervise"]),
+    ("cli", &["backends", "serve", "supervise"]),
+    (
+        "settings",
+        &[
+            "backends",
+            "cli",
+            "exit",
+            "files",
+            "printable",
+            "serve",
+            "supervise",
+            "sys",
+            "terminal",
+            "user",
+        ],
+    ),
+    (
+        "messages",
+        &["backends", "cli", "files", "net", "printable", "serve", "settings", "supervise", "user"],
+    ),
+    (
+        "commands",
+        &[
+            "backends",
+            "cli",
+            "clock",
+            "exit",
+            "files",
+            "messages",
+            "mutants",
+            "printable",
+            "proc",
+            "serve",
+            "settings",
+            "supervise",
+            "sys",
+            "terminal",
+            "user",
+        ],
+    ),
+    ("program", &["commands", "exit", "messages", "supervise", "sys", "terminal"]),
+    ("lib", &[]),
+];
+
+/// A file or a directory of the source.
+pub(crate) fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
+}
+
+/// All files that are compiled into the program.
+pub(crate) fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if ["tests", "contract", "memory"].contains(&name) {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The code of a file without its tests.
+pub(crate) fn code_of(path: &Path) -> String {
+    let code = fs::read_to_string(path).unwrap();
+    code.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+}
+
+/// Where a path of modules belongs.
+fn part(path: &str) -> &str {
+    match path.split("::").next().unwrap() {
+        "cli" if path.starts_with("cli::messages") => "messages",
+        "engine" | "request" => "backends",
+        first => first,
+    }
+}
+
+/// The parts that a piece of code names.
+fn used(code: &str) -> BTreeSet<&str> {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let after = lines.flat_map(|line| line.split("crate::").skip(1));
+    let paths = after.flat_map(|rest| match rest.strip_prefix('{') {
+        Some(list) => list.split([',', '}']).map(str::trim).collect(),
+        None => vec![rest],
+    });
+    let paths = paths.map(|path| path.split(|c| !is_path(c)).next().unwrap());
+    paths.filter(|path| !path.is_empty()).map(part).collect()
+}
+
+#[test]
+fn every_part_uses_only_those_below_it() {
+    let root = source("");
+    for (at, (name, allowed)) in ARROWS.iter().enumerate() {
+        let above = |part: &&str| ARROWS[..at].iter().any(|(one, _)| one == part);
+        assert!(allowed.iter().all(above), "{name} uses what is not above it");
+    }
+    let mut found = vec![BTreeSet::new(); ARROWS.len()];
+    for path in sources(&root) {
+        let file = path.strip_prefix(&root).unwrap().with_extension("");
+        let module = file.to_str().unwrap().replace('/', "::");
+        let name = part(&module);
+        if ["fuzz", "house_tests", "main"].contains(&name) || module.ends_with("::fuzz") {
+            continue;
+        }
+        let at = ARROWS.iter().position(|(one, _)| *one == name);
+        let at = at.unwrap_or_else(|| panic!("{name} is in no row"));
+        let code = code_of(&path);
+        for part in used(&code).into_iter().filter(|part| *part != name) {
+            assert!(ARROWS[at].1.contains(&part), "{module} uses {part}");
+            found[at].insert(part.to_owned());
+        }
+    }
+    for ((name, allowed), found) in ARROWS.iter().zip(found) {
+        let allowed: BTreeSet<_> = allowed.iter().map(ToString::to_string).collect();
+        assert_eq!(found, allowed, "{name} no longer uses one of these");
+    }
+}
+
+#[test]
+fn parts_are_found_in_code_and_not_in_comments() {
+    let code = "
+        use crate::cli::messages::Output;
+        use crate::cli::{self, messages_of};
+        // crate::exit
+        use crate::{user, files::walk};
+        let x = crate::sys::watch(crate::engine::retry::RETRY_FOR);
+    ";
+    let expected: BTreeSet<_> = ["messages", "cli", "sys", "backends", "user", "files"].into();
+    assert_eq!(used(code), expected);
+    assert_eq!(part("cli::messages"), "messages");
+    assert_eq!(part("cli::help_text"), "cli");
+}
