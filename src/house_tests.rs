@@ -1,4 +1,4 @@
-//! Tests that the parts of the source know only those below them (CONTRIBUTING.md, The house).
+//! Tests that the parts of the source know only those below them (docs/ARCHITECTURE.md).
 
 use std::collections::BTreeSet;
 use std::fs;

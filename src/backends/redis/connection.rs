@@ -2,7 +2,10 @@
 //!
 //! The crate `redis` is the codec, not the client. Its async connections want a runtime, and ours sends
 //! the first question before there is one, so that the server works on it while semrun forks. Who we
-//! are is said with that question and costs no round trip, and a refused client hears why.
+//! are is said with that question and costs no round trip, and a refused client hears why. Measured with
+//! `benches/redis-connection/run` (medians of 600 processes in turn, twice): with the crate's
+//! connection a process that asks twice takes 1.14 to 1.21 times as long, 1.12 to 1.14 times without
+//! saying who it is, and is 0.5 MB larger.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
