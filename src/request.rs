@@ -1,48 +1,69 @@
 //! One request about one semaphore, and its answer: all that a client and a lease server say to
-//! each other about permits. A new thing that can be asked of a semaphore is a field here.
+//! each other about permits. A new thing that can be asked of a semaphore is a field here. As JSON,
+//! times are whole milliseconds, and what is left out is 0, false, empty or null.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::{ClientInfo, QueueStatus, Record, Revocation, Withheld};
 use crate::clock::Moment;
 
 /// A request. Repeating it changes nothing: the permit's id makes it the same one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) operation: Operation,
     /// The identity of the permit; nil where a request is about none.
     pub(crate) id: Uuid,
     /// The limit and the TTL that are asked for, or those that the semaphore's users agreed on: a
     /// server that has forgotten them learns them from its holders.
+    #[serde(default)]
     pub(crate) limit: u32,
+    #[serde(rename = "ttl_ms", with = "millis", default)]
     pub(crate) ttl: Duration,
     /// Fail if other terms are in force.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) strict: bool,
     /// Do not join the queue.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) nonblock: bool,
     /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
+    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub(crate) min_hold: Duration,
     /// How many replicas must be in step with the server.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) replicas: u32,
     /// For how long a server that remembers nothing grants nothing; none: as the store sees fit.
+    #[serde(
+        rename = "quarantine_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub(crate) quarantine: Option<Duration>,
     /// For how long the client counts as waiting unless it asks again.
+    #[serde(rename = "window_ms", with = "millis", default)]
     pub(crate) window: Duration,
     /// The place in the queue that it has had, or 0, and the proof of it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) ticket: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) seal: String,
     /// The fencing token that it has, or 0.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) token: u64,
     /// The client that is told when there is something new about the permit; nil: none is.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) listener: Uuid,
     /// What others may see of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) client: Option<Arc<ClientInfo>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Operation {
     /// Joins the queue, or confirms a grant.
     Acquire,
@@ -61,7 +82,8 @@ pub(crate) enum Operation {
 }
 
 /// The result of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     Holding,
     Waiting,
@@ -79,45 +101,75 @@ pub(crate) enum Outcome {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Reply {
     pub(crate) outcome: Outcome,
     /// The fencing token of a holder, or 0.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) token: u64,
     /// The place of a waiter, or 0, and the proof of it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) ticket: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) seal: String,
     /// How many waiters are before it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) ahead: usize,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) held: usize,
     /// How many permits clients of another kind hold.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) foreign: usize,
     /// When it is worth to ask again, unless a wake-up comes before.
+    #[serde(
+        rename = "next_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub(crate) next: Option<Duration>,
     /// The limit in force.
+    #[serde(default)]
     pub(crate) limit: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) pinned: bool,
     /// The limit that the semaphore's users have agreed on.
+    #[serde(default)]
     pub(crate) agreed: u32,
+    #[serde(rename = "ttl_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub(crate) ttl: Duration,
     /// The rest of the time for which the permit stays taken.
+    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub(crate) min_hold: Duration,
     /// How many replicas must be in step: the most that one of its users asks for.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) replicas: u32,
     /// For how long no permit is granted.
+    #[serde(
+        rename = "paused_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub(crate) paused: Option<Duration>,
     /// For a waiter: the client that has held a permit for the longest time. For an attached permit:
     /// its own client.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) record: Option<Record>,
     /// Of a holder without a record: the label of its API key, where that is known.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) key: Option<String>,
     /// Until when that permit stays taken, if it was released.
+    #[serde(rename = "kept_ms", with = "from_now", default, skip_serializing_if = "is_default")]
     pub(crate) kept_until: Option<SystemTime>,
     /// Which server answered, where servers tell themselves apart.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) server: Option<Uuid>,
     /// Whether the server does not say which one it is.
+    #[serde(skip)]
     pub(crate) blind: bool,
     /// A moment before the request was sent.
+    #[serde(skip)]
     pub(crate) since: Moment,
 }
 
@@ -186,5 +238,68 @@ impl Reply {
             kept_until: self.kept_until,
             withheld: self.withheld(),
         }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A time as it is written.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+mod millis {
+    use super::{Deserialize, Duration};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(super::millis(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+mod millis_if_any {
+    use super::{Deserialize, Duration};
+    use serde::{Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(super::millis).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::deserialize(from)?.map(Duration::from_millis))
+    }
+}
+
+/// A moment, for people, as the time until then: the clocks of both ends differ.
+mod from_now {
+    use std::time::SystemTime;
+
+    use super::{Duration, millis_if_any};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        moment: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let left = |moment: SystemTime| moment.duration_since(SystemTime::now());
+        millis_if_any::serialize(&moment.map(|moment| left(moment).unwrap_or_default()), to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let left: Option<Duration> = millis_if_any::deserialize(from)?;
+        Ok(left.and_then(|left| SystemTime::now().checked_add(left)))
     }
 }

@@ -172,8 +172,7 @@ fn a_permit_that_its_waiter_does_not_claim_goes_to_the_next_soon() {
     world.release(1);
     let unclaimed = world.expiry(2).unwrap() - world.now();
     assert!((4_000..=5_000).contains(&unclaimed), "{unclaimed}");
-    let woken: i64 = world.server.ask(&["LLEN", &world.keys().wake(id(2))]);
-    assert_eq!(woken, 1);
+    assert_eq!(world.woken(2).len(), 1);
     world.write(&["ZADD", "p-a", &(world.now() - 1).to_string(), &id(2).to_string()]);
     assert_eq!(world.request(3).outcome, Outcome::Holding);
     // It comes back, to the place it had: before the fourth.

@@ -7,32 +7,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use tokio::time::Interval;
 
 use crate::serve::LocalFuture;
 use crate::serve::connection::OpenRequest;
-use crate::serve::semaphores::RequestEnd;
 
 /// How short an answer is not counted, and how much of longer ones may be on the way at once, in
 /// bytes. One always may, as it may list many clients.
 const SHORT: usize = 4 * 1024;
 const MOST: usize = 64 << 20;
 
-/// The body of an answer: some text, and for a waiter its end once it is worth to ask again, with
-/// an empty line now and then.
+/// The body of an answer: some text, and for a client that listens what comes later.
 pub(crate) struct ResponseBody {
     pub(super) first: Option<Bytes>,
-    pub(super) then: Option<LocalFuture<'static, RequestEnd>>,
-    pub(super) beats: Option<Interval>,
+    pub(super) then: Option<Later>,
     /// The request, which is answered with the end of this.
     pub(super) asking: Option<OpenRequest>,
+}
+
+/// Gives the next piece of an answer, which ends without one.
+pub(super) struct Later {
+    pub(super) next: Box<dyn Fn() -> LocalFuture<'static, Option<Bytes>>>,
+    pub(super) coming: LocalFuture<'static, Option<Bytes>>,
 }
 
 impl ResponseBody {
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
         let first = (!text.is_empty()).then_some(text);
-        Self { first, then: None, beats: None, asking: None }
+        Self { first, then: None, asking: None }
     }
 }
 
@@ -48,15 +50,17 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let Some(then) = &mut self.then else { return Poll::Ready(None) };
-        let over = then.as_mut().poll(context).is_ready();
-        if over {
-            self.then = None;
+        match then.coming.as_mut().poll(context) {
+            Poll::Ready(Some(piece)) => {
+                then.coming = (then.next)();
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Poll::Ready(None) => {
+                self.then = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
         }
-        let beat = self.beats.as_mut().is_some_and(|beats| beats.poll_tick(context).is_ready());
-        if over || beat {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
-        }
-        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {

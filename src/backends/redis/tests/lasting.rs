@@ -34,7 +34,7 @@ impl RedisWorld {
         Some((phase, self.expiry(who)? - self.now()))
     }
 
-    fn woken(&self, who: u128) -> Vec<String> {
+    pub(super) fn woken(&self, who: u128) -> Vec<String> {
         let list = format!("{{p-}}:wake:{}", Uuid::nil());
         let words: Vec<String> = self.server.ask(&["LRANGE", &list, "0", "-1"]);
         let id = id(who).to_string();
