@@ -267,6 +267,7 @@ mod millis_if_any {
     use super::{Deserialize, Duration};
     use serde::{Deserializer, Serialize, Serializer};
 
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
     pub(super) fn serialize<S: Serializer>(
         time: &Option<Duration>,
         to: S,
@@ -288,6 +289,7 @@ mod from_now {
     use super::{Duration, millis_if_any};
     use serde::{Deserializer, Serializer};
 
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
     pub(super) fn serialize<S: Serializer>(
         moment: &Option<SystemTime>,
         to: S,

@@ -3,6 +3,7 @@
 
 mod authorization;
 mod body;
+mod ours;
 pub(crate) mod request;
 mod responses;
 
@@ -20,10 +21,9 @@ use uuid::Uuid;
 
 pub(crate) use self::authorization::{Denied, DeniedAction};
 use self::authorization::{Ownership, authorize};
-use self::body::{Later, LongAnswers, ResponseBody};
-use self::request::{
-    LONGEST_NAME, Route, id_in, is_clear, is_json, name_in, read_json, read_requests, sensible,
-};
+use self::body::{LongAnswers, ResponseBody};
+use self::ours::event_stream;
+use self::request::{LONGEST_NAME, Route, id_in, is_clear, is_json, name_in, read_json};
 pub(crate) use self::responses::Refusal;
 use self::responses::{
     empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
@@ -34,15 +34,9 @@ use super::keys::ApiKeys;
 use super::log::{self, LogEvent};
 use super::peer::Peer;
 use super::rejected_keys::RejectedKeys;
-use super::semaphores::{
-    AttachedRequest, COMING_BACK, EventStream, RequestEnd, RequestKind, SemaphoreError, Semaphores,
-};
-use crate::backends::cloud::protocol::{
-    Answer as OurAnswer, BEAT, Greeting, KEY_HEADER, NamedRequest, ServerInfo, VERSION,
-    VERSION_HEADER,
-};
-use crate::request::{Operation, Outcome, millis};
-use crate::serve::LocalFuture;
+use super::semaphores::{AttachedRequest, RequestEnd, RequestKind, Semaphores};
+use crate::backends::cloud::protocol::{KEY_HEADER, ServerInfo, VERSION, VERSION_HEADER};
+use crate::request::millis;
 
 /// Answers requests.
 pub(crate) struct Routes {
@@ -64,16 +58,6 @@ struct RequestedAction {
     id: Option<Uuid>,
     actor: Actor,
     json: Option<Value>,
-}
-
-/// What has to be on record before a request is answered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum OnRecord {
-    Nothing,
-    Grant,
-    Limit,
-    /// As far as it can be.
-    End,
 }
 
 /// The result of a request.
@@ -139,11 +123,8 @@ impl Routes {
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
-                RouteResult::InBody(actor) => match body.map(read_requests) {
-                    Some(requests) => match requests.await {
-                        Ok(requests) => self.execute(requests, &actor, &peer).await,
-                        Err(()) => empty(StatusCode::BAD_REQUEST),
-                    },
+                RouteResult::InBody(actor) => match body {
+                    Some(body) => self.execute_all(body, &actor, &peer).await,
                     None => empty(StatusCode::BAD_REQUEST),
                 },
             };
@@ -292,78 +273,6 @@ impl Routes {
         }
     }
 
-    /// Carries out the requests of one of our clients, and answers when all are on record.
-    async fn execute(&self, requests: Vec<NamedRequest>, actor: &Actor, peer: &Peer) -> Answer {
-        let mut answers: Vec<_> =
-            requests.into_iter().map(|named| self.execute_one(named, actor, peer)).collect();
-        if answers.iter().any(|(_, record)| *record == OnRecord::End) {
-            // The waiters for this are told first.
-            tokio::task::yield_now().await;
-        }
-        if answers.iter().any(|(_, record)| *record != OnRecord::Nothing)
-            && let Err(error) = self.semaphores.journal.written().await
-        {
-            for (answer, record) in &mut answers {
-                let why = match record {
-                    OnRecord::Nothing | OnRecord::End => continue,
-                    OnRecord::Grant => Refusal::GrantNotRecorded(error.clone()),
-                    OnRecord::Limit => Refusal::LimitNotRecorded(error.clone()),
-                };
-                *answer = OurAnswer::Refused(why.to_string());
-            }
-        }
-        plain_json(&answers.into_iter().map(|(answer, _)| answer).collect::<Vec<_>>())
-    }
-
-    fn execute_one(
-        &self,
-        named: NamedRequest,
-        actor: &Actor,
-        peer: &Peer,
-    ) -> (OurAnswer, OnRecord) {
-        let not_done = |answer| (answer, OnRecord::Nothing);
-        let Some(NamedRequest { name, request }) = sensible(named) else {
-            return not_done(OurAnswer::Invalid);
-        };
-        let (name, operation) = (self.semaphores.known(name), request.operation);
-        let whose = self.whose(&name, Some(request.id), actor);
-        if let Err(denied) = authorize(&actor.bearer, operation.into(), Some(&name), whose) {
-            return not_done(OurAnswer::Denied(denied.to_string()));
-        }
-        // A client that died while we were held up must not be granted anything.
-        if operation == Operation::Acquire && peer.has_gone() {
-            return not_done(OurAnswer::Invalid);
-        }
-        if let Some(pause) = self.semaphores.paused().filter(|pause| *pause <= COMING_BACK)
-            && request.nonblock
-        {
-            return not_done(OurAnswer::Later(millis(pause) + 1));
-        }
-        let reply = match self.semaphores.execute(&name, &request, actor) {
-            Ok(reply) => reply,
-            Err(SemaphoreError::Full(full)) => {
-                return not_done(OurAnswer::Refused(Refusal::Full(full).to_string()));
-            }
-            Err(SemaphoreError::Unknown | SemaphoreError::NotHolder) => {
-                return not_done(OurAnswer::Invalid);
-            }
-        };
-        let holds = reply.outcome == Outcome::Holding;
-        if holds {
-            peer.connection().renews_within(reply.ttl);
-        }
-        let record = match operation {
-            Operation::Acquire if holds => OnRecord::Grant,
-            Operation::Pin | Operation::Unpin => OnRecord::Limit,
-            Operation::Acquire | Operation::Renew | Operation::Attach => OnRecord::Nothing,
-            Operation::Release
-            | Operation::Leave
-            | Operation::ReleaseDetached
-            | Operation::Revoke(_) => OnRecord::End,
-        };
-        (OurAnswer::Reply(Box::new(reply)), record)
-    }
-
     /// An answer that may be long, if it may be on its way beside others.
     fn long(&self, answer: Answer) -> Answer {
         let (head, ResponseBody { first, .. }) = answer.into_parts();
@@ -387,32 +296,6 @@ impl Routes {
             Err(log::LogConfigError::Null) => empty(StatusCode::NOT_FOUND),
         }
     }
-}
-
-/// The answer to a client that listens: a line for each event, and an empty one now and then.
-fn event_stream(greeting: &Greeting, events: EventStream, peer: &Peer) -> Answer {
-    let mut answer = with_content_type("application/json", line(greeting));
-    // A proxy must not keep the first line until there is a second one.
-    answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    let (events, peer) = (Rc::new(events), peer.clone());
-    let next = move || -> LocalFuture<'static, Option<Bytes>> {
-        let (events, peer) = (Rc::clone(&events), peer.clone());
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                told = events.next() => told.map(|told| told.iter().map(line).collect::<String>().into()),
-                () = peer.stage() => None,
-                () = tokio::time::sleep(BEAT) => Some(Bytes::from_static(b"\n")),
-            }
-        })
-    };
-    let coming = next();
-    answer.body_mut().then = Some(Later { next: Box::new(next), coming });
-    answer
-}
-
-fn line(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("plain data") + "\n"
 }
 
 /// Waits for the end of a request that stays open. The end of its connection counts too: its client

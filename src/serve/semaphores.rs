@@ -407,9 +407,8 @@ impl Semaphores {
             match (renewal, semaphore.ledger.terms()) {
                 (Renewal::Held, Some(terms)) => {
                     told = semaphore.reply(Outcome::Holding, id, now, terms, &actor.bearer);
-                    let holding = semaphore.ledger.holding(id).filter(|_| attaches);
-                    if let Some(holding) = holding {
-                        told.record = holding.claim.record.clone();
+                    if let Some(holding) = semaphore.ledger.holding(id).filter(|_| attaches) {
+                        told.record.clone_from(&holding.claim.record);
                     }
                 }
                 (Renewal::Revoked, _) => told = Reply::of(Outcome::Revoked, now),

@@ -75,14 +75,20 @@ impl Body for ResponseBody {
     }
 }
 
-/// Answers that are long and that their clients have not taken yet.
+/// Answers that are long and that their clients have not taken yet, and long requests.
 #[derive(Default)]
 pub(super) struct LongAnswers(Arc<AtomicUsize>);
 
-/// One of them. It counts until its last byte is sent.
+/// The room of one of them.
+pub(super) struct Room {
+    length: usize,
+    all: Arc<AtomicUsize>,
+}
+
+/// It counts until its last byte is sent.
 struct CountedBytes {
     text: Bytes,
-    all: Arc<AtomicUsize>,
+    _room: Room,
 }
 
 impl LongAnswers {
@@ -97,11 +103,17 @@ impl LongAnswers {
         if text.len() <= SHORT {
             return Some(text);
         }
-        if !self.has_room(text.len()) {
+        let room = self.reserve(text.len())?;
+        Some(Bytes::from_owner(CountedBytes { text, _room: room }))
+    }
+
+    /// None: there are too many.
+    pub(super) fn reserve(&self, length: usize) -> Option<Room> {
+        if !self.has_room(length) {
             return None;
         }
-        self.0.fetch_add(text.len(), Ordering::Relaxed);
-        Some(Bytes::from_owner(CountedBytes { text, all: Arc::clone(&self.0) }))
+        self.0.fetch_add(length, Ordering::Relaxed);
+        Some(Room { length, all: Arc::clone(&self.0) })
     }
 }
 
@@ -111,9 +123,9 @@ impl AsRef<[u8]> for CountedBytes {
     }
 }
 
-impl Drop for CountedBytes {
+impl Drop for Room {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.text.len(), Ordering::Relaxed);
+        self.all.fetch_sub(self.length, Ordering::Relaxed);
     }
 }
 

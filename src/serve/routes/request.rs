@@ -22,8 +22,8 @@ use crate::request::{Operation, Request};
 
 /// The largest body that is read, the largest one with requests of ours, and how long it may take to
 /// come.
-const LARGEST_BODY: usize = 16 * 1024;
-const LARGEST_BATCH: usize = 256 * 1024;
+pub(super) const LARGEST_BODY: usize = 16 * 1024;
+pub(super) const LARGEST_BATCH: usize = 256 * 1024;
 const SLOWEST_BODY: Duration = Duration::from_secs(5);
 
 /// The longest name, in bytes. The protocol knows no bound, and our own client has 200.

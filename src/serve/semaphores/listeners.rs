@@ -92,10 +92,12 @@ impl Listeners {
             return;
         }
         if client.listeners.len() >= FEW {
-            let (there, absent) = client.listeners.iter().partition(|one| self.is_there(one));
+            let (there, absent): (Vec<_>, Vec<_>) =
+                client.listeners.iter().partition(|one| self.is_there(one));
             client.listeners = there;
-            let absent: Vec<_> = absent;
-            absent.iter().for_each(|one| self.forget(one, id, name));
+            for one in absent {
+                self.forget(&one, id, name);
+            }
         }
         client.listeners.push(listener);
         self.0.entry(listener).or_default().permits.insert((id, Rc::clone(name)));

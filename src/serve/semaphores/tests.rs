@@ -95,13 +95,13 @@ fn due(server: &Semaphores, semaphore: &mut ServerSemaphore, now: Moment) -> Vec
 }
 
 /// A client of ours that asks for a semaphore called `x`.
-fn request(semaphores: &Semaphores, request: Request) -> Reply {
-    semaphores.execute(&"x".into(), &request, &"".into()).unwrap()
+fn request(semaphores: &Semaphores, request: &Request) -> Reply {
+    semaphores.execute(&"x".into(), request, &"".into()).unwrap()
 }
 
 /// The same about a permit.
 fn asks(semaphores: &Semaphores, operation: Operation, id: Uuid) -> Outcome {
-    request(semaphores, Request::of(operation, id)).outcome
+    request(semaphores, &Request::of(operation, id)).outcome
 }
 
 fn hold(id: Uuid, min_hold: Duration) -> Request {
@@ -162,7 +162,7 @@ fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_a
     let directory = tempfile::TempDir::new().unwrap();
     let server = started(&directory);
     server.pin(&"x".into(), Some(7), &"".into()).unwrap();
-    request(&server, asking(Uuid::new_v4(), MINUTE));
+    request(&server, &asking(Uuid::new_v4(), MINUTE));
     drop(server);
     let server = started(&directory);
     assert_eq!(look(&server).limit, Some(7));
@@ -175,7 +175,7 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
     let directory = tempfile::TempDir::new().unwrap();
     let id = Uuid::new_v4();
     let server = started(&directory);
-    request(&server, hold(id, HOUR));
+    request(&server, &hold(id, HOUR));
     server.signal(&"x".into(), id, "".into()).unwrap();
     let left = |server: &_| look(server).holders.first().map(|party| (party.phase, party.left_ms));
     let Some((Held::MinHold, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
@@ -221,12 +221,12 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     let id = Uuid::new_v4();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
-    request(&server, hold(id, HOUR));
+    request(&server, &hold(id, HOUR));
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     drop(server);
     let server = started(&directory);
     assert_eq!(asks(&server, Operation::Renew, id), Outcome::Revoked);
-    assert_eq!(request(&server, hold(id, HOUR)).outcome, Outcome::Revoked);
+    assert_eq!(request(&server, &hold(id, HOUR)).outcome, Outcome::Revoked);
     server.signal(&name, id, "".into()).unwrap();
     assert!(look(&server).holders.is_empty(), "it is not kept");
     drop(server);
@@ -239,15 +239,15 @@ fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
     let [first, second] = [(); 2].map(|()| Uuid::new_v4());
     let on_record = || Journal::open(directory.path()).unwrap().1.grants;
     let server = started(&directory);
-    request(&server, asking(first, MINUTE));
-    request(&server, hold(second, HOUR));
+    request(&server, &asking(first, MINUTE));
+    request(&server, &hold(second, HOUR));
     server.signal(&"x".into(), first, "".into()).unwrap();
     assert_eq!(look(&server).holders[0].id, second);
     drop(server);
     assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
     let server = started(&directory);
     // It asks again because it was told, and knows nothing of the restart.
-    request(&server, hold(second, HOUR));
+    request(&server, &hold(second, HOUR));
     drop(server);
     let kept = |grant: &RecordedGrant| (grant.id, grant.min_hold_ms);
     assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
@@ -261,7 +261,7 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
     let _both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
     server.pin(&name, Some(9), &"".into()).unwrap();
-    assert_eq!(request(&server, asking(Uuid::new_v4(), MINUTE)).outcome, Outcome::Waiting);
+    assert_eq!(request(&server, &asking(Uuid::new_v4(), MINUTE)).outcome, Outcome::Waiting);
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     assert_eq!(look(&server).holders.len(), 1);
     assert_eq!(asks(&server, Operation::ReleaseDetached, id), Outcome::Lost);
@@ -276,7 +276,7 @@ fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     let plain = hold(id, Duration::ZERO);
     let client = ClientInfo { detached: true, ..(**plain.client.as_ref().unwrap()).clone() };
     let server = started(&directory);
-    request(&server, Request { client: Some(client.into()), ..plain });
+    request(&server, &Request { client: Some(client.into()), ..plain });
     drop(server);
     let server = started(&directory);
     assert_eq!(asks(&server, Operation::Attach, id), Outcome::Holding);

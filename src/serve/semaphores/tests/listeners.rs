@@ -4,7 +4,7 @@ use super::*;
 
 /// A client asks for a permit of `x`, and names itself.
 fn ask(server: &Semaphores, listener: Uuid, id: Uuid) -> Outcome {
-    request(server, Request { listener, ..asking(id, MINUTE) }).outcome
+    request(server, &Request { listener, ..asking(id, MINUTE) }).outcome
 }
 
 fn listen(server: &Rc<Semaphores>, listener: Uuid) -> (bool, EventStream) {
@@ -28,7 +28,7 @@ fn a_holder_hears_what_becomes_of_its_permit() {
         (None, EventKind::Released),
     ] {
         let id = Uuid::new_v4();
-        let held = request(&server, Request { listener, ..hold(id, HOUR) });
+        let held = request(&server, &Request { listener, ..hold(id, HOUR) });
         assert_eq!(held.outcome, Outcome::Holding);
         let (missed, stream) = listen(&server, listener);
         assert!(!missed && heard(&stream).is_empty());
@@ -50,17 +50,17 @@ fn all_who_listen_to_a_permit_are_told_and_its_own_release_is_no_news() {
     assert_eq!(ask(&server, first, id), Outcome::Holding);
     for _ in 0..20 {
         let renewal = Request { listener: Uuid::new_v4(), ..Request::of(Operation::Renew, id) };
-        request(&server, renewal);
+        request(&server, &renewal);
     }
     let both = [first, last].map(|one| listen(&server, one).1);
     for listener in [first, last] {
-        request(&server, Request { listener, ..Request::of(Operation::Renew, id) });
+        request(&server, &Request { listener, ..Request::of(Operation::Renew, id) });
     }
     assert!(server.revoke(&"x".into(), id, Revocation::Graceful, "".into()));
     for stream in &both {
         assert_eq!(heard(stream), [EventKind::Revoked]);
     }
-    request(&server, Request { listener: first, ..Request::of(Operation::Release, id) });
+    request(&server, &Request { listener: first, ..Request::of(Operation::Release, id) });
     assert_eq!(both.each_ref().map(heard), [vec![], vec![EventKind::Released]]);
     drop(both);
     assert!(server.listeners.borrow().is_empty(), "nothing is kept of those that never listened");
