@@ -26,8 +26,8 @@ use super::journal::{Journal, RecordedGrant, RestoredState};
 use super::log::Log;
 use super::seals::Seals;
 use super::tombstones::Tombstones;
+use crate::backends::Record;
 use crate::backends::ledger::{Claim, LedgerEvent, Renewal, Terms};
-use crate::backends::{HolderState, Record};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::request::{Operation, Outcome, Reply, Request};
@@ -232,9 +232,7 @@ impl Semaphores {
             if client.is_attached() && phase == ClientPhase::Registered {
                 client.phase = ClientPhase::Waiting;
                 self.log_transition(name, id, client, "waiting");
-                let min_hold = Duration::ZERO;
-                let claim = Claim { id, terms: None, min_hold, record: None };
-                return ledger.request(clock::now(), claim, None);
+                return ledger.request(clock::now(), Claim::exclusive(id, None), None);
             }
             Vec::new()
         });
@@ -317,9 +315,7 @@ impl Semaphores {
         request: &Request,
         actor: &Actor,
     ) -> Result<Reply, SemaphoreError> {
-        let now = clock::now();
-        let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
-        let id = request.id;
+        let (now, id) = (clock::now(), request.id);
         if self.finished.borrow().contains(id, &actor.bearer) {
             return Ok(self.signed(name, id, Reply::of(Outcome::Lost, now)));
         }
@@ -332,33 +328,22 @@ impl Semaphores {
                 told = Ok(Reply::of(Outcome::Lost, now));
                 return Vec::new();
             }
-            let known =
-                semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
-            let stands = semaphore.ledger.terms_or(asked);
+            let known = semaphore.ledger.knows(id);
             if !known && let Err(refused) = self.has_room_in(semaphore, request.nonblock) {
                 told = Err(refused);
                 return Vec::new();
             }
-            if !known && request.strict && stands != asked {
-                told = Ok(semaphore.reply(Outcome::Differs, id, now, stands, &actor.bearer));
-                return Vec::new();
-            }
             let client = request.client.as_deref().cloned();
             let record = client.map(|client| Record::at(id, client, SystemTime::now()));
-            let claim = Claim { id, terms: Some(asked), min_hold: request.min_hold, record };
             // A place without the right seal does not count, and the client queues at the end.
             let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &request.seal);
             let ticket = Some(request.ticket).filter(given);
-            let mut changes = semaphore.ledger.request(now, claim, ticket);
-            let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
-            let held = phase.is_some();
-            if !held && !known && request.nonblock {
-                changes.extend(semaphore.ledger.release(now, id));
-                // A client that never was in the queue does not leave it either.
-                changes.retain(|change| *change != LedgerEvent::Gone(id));
-                told = Ok(semaphore.reply(Outcome::Busy, id, now, stands, &actor.bearer));
+            let (outcome, changes) = semaphore.ledger.acquire(now, request, record, ticket);
+            told = Ok(semaphore.reply(now, outcome, request, &actor.bearer));
+            if matches!(outcome, Outcome::Differs | Outcome::Busy) {
                 return changes;
             }
+            let held = outcome != Outcome::Waiting;
             if !semaphore.clients.contains_key(&id) {
                 self.admit(semaphore, id, actor.clone(), true);
             }
@@ -366,13 +351,6 @@ impl Semaphores {
                 // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }
-            let outcome = match phase {
-                Some(HolderState::Holding) => Outcome::Holding,
-                Some(HolderState::Revoking) => Outcome::Revoked,
-                Some(HolderState::MinHold) => Outcome::Lost,
-                None => Outcome::Waiting,
-            };
-            told = Ok(semaphore.reply(outcome, id, now, asked, &actor.bearer));
             let ServerSemaphore { clients, unattached, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return changes };
             self.log_if_anothers(name, id, client, actor, "asked for");
@@ -404,15 +382,15 @@ impl Semaphores {
                 return Vec::new();
             }
             let renewal = semaphore.ledger.renew(now, id);
-            match (renewal, semaphore.ledger.terms()) {
-                (Renewal::Held, Some(terms)) => {
-                    told = semaphore.reply(Outcome::Holding, id, now, terms, &actor.bearer);
+            match renewal {
+                Renewal::Held => {
+                    told = semaphore.reply(now, Outcome::Holding, request, &actor.bearer);
                     if let Some(holding) = semaphore.ledger.holding(id).filter(|_| attaches) {
                         told.record.clone_from(&holding.claim.record);
                     }
                 }
-                (Renewal::Revoked, _) => told = Reply::of(Outcome::Revoked, now),
-                _ => return Vec::new(),
+                Renewal::Revoked => told = Reply::of(Outcome::Revoked, now),
+                Renewal::Lost => return Vec::new(),
             }
             if let Some(client) = semaphore.clients.get_mut(&id) {
                 let listener = (request.listener, actor.bearer.print);

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::COMING_BACK;
 use super::listeners::{ListenerId, Listeners};
 use crate::backends::cloud::protocol::{ClientView, EventKind, SemaphoreView};
-use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Terms};
+use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder};
 use crate::backends::{self, Record};
 use crate::clock::Moment;
-use crate::request::{Outcome, Reply, millis};
+use crate::request::{Outcome, Reply, Request, millis};
 use crate::serve::bearer::{Actor, Bearer};
 
 /// How long a client that registers has to attach its requests.
@@ -122,33 +122,22 @@ impl ServerSemaphore {
     /// What one of our clients with this key is told.
     pub(super) fn reply(
         &self,
-        outcome: Outcome,
-        id: Uuid,
         now: Moment,
-        otherwise: Terms,
+        outcome: Outcome,
+        request: &Request,
         asks: &Bearer,
     ) -> Reply {
-        let terms = self.ledger.terms_or(otherwise);
-        let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
         let oldest =
             self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
         let kept = oldest.filter(|holding| holding.phase == backends::HolderState::MinHold);
         let kept = kept.and_then(LedgerHolder::expires);
         let key = oldest.filter(|holding| holding.claim.record.is_none());
         Reply {
-            limit: terms.limit,
-            pinned: self.ledger.pinned().is_some(),
-            agreed: self.ledger.agreed_terms().unwrap_or(terms).limit,
-            ttl: terms.ttl.unwrap_or_default(),
-            token: self.ledger.holding(id).map_or(0, |holding| holding.token),
-            ticket,
-            ahead,
-            held: self.ledger.holders().len(),
             record: oldest.and_then(|holding| holding.claim.record.clone()),
             key: key.and_then(|holding| self.key(holding.claim.id)),
             kept_until: kept.map(|end| SystemTime::now() + end.saturating_sub(now)),
             paused: self.paused(now),
-            ..Reply::of(outcome, now)
+            ..self.ledger.reply(now, outcome, request)
         }
     }
 
