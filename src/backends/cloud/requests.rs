@@ -141,3 +141,28 @@ async fn exchange(server: &CloudServer, body: Bytes) -> Result<Vec<Answer>, Stor
 fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_bounded_and_what_its_client_gave_up_does_not_go() {
+        let mut queue = Queue { senders: 1, ..Queue::default() };
+        let mut answers = Vec::new();
+        for number in 0..250 {
+            let json = if number < 225 { "{}".into() } else { "x".repeat(LARGEST / 2) };
+            let (answer, heard) = oneshot::channel();
+            queue.pending.push_back(PendingRequest { json, answer });
+            answers.push(heard);
+        }
+        answers.drain(..20);
+        let lengths = std::iter::from_fn(|| queue.next_for(1).map(|batch| batch.len()));
+        let lengths: Vec<_> = lengths.collect();
+        assert_eq!(lengths[..2], [MOST_REQUESTS; 2]);
+        assert_eq!(lengths[2], 7, "five short ones and two long ones");
+        assert!(lengths[3..].iter().all(|length| *length <= 2), "{lengths:?}");
+        assert_eq!(lengths.iter().sum::<usize>(), 230);
+        assert!(queue.busy.is_none() && queue.next_for(2).is_none());
+    }
+}

@@ -5,10 +5,13 @@ use std::future::pending;
 
 use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::protocol::Answer;
+use super::requests::Requests;
 use super::*;
 use crate::backends::{LossStage, Progress};
 
@@ -20,6 +23,8 @@ struct Relay {
     /// The connections that are open, and whether each is such a stream.
     open: RefCell<Vec<(bool, JoinHandle<()>)>>,
     cuts_events: Cell<bool>,
+    /// Ends what passes, and lets no side know.
+    held_up: Notify,
 }
 
 impl Relay {
@@ -33,10 +38,14 @@ impl Relay {
                 if hears && this.cuts_events.get() {
                     return;
                 }
+                let its = Rc::clone(&this);
                 let passes = spawn_local(async move {
                     let mut server = TcpStream::connect(server).await.unwrap();
                     server.write_all(&first[..length]).await.unwrap();
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        () = its.held_up.notified() => pending().await,
+                    }
                 });
                 this.open.borrow_mut().push((hears, passes));
             });
@@ -46,6 +55,10 @@ impl Relay {
     fn count(&self) -> usize {
         self.open.borrow_mut().retain(|(_, passes)| !passes.is_finished());
         self.open.borrow().len()
+    }
+
+    fn hold_up(&self) {
+        self.held_up.notify_waiters();
     }
 
     fn cut_events(&self) {
@@ -156,5 +169,33 @@ fn a_stream_of_events_that_breaks_costs_no_place_and_hides_no_revocation() {
         assert!(!second.is_finished());
         held.release(PATIENCE).await.unwrap();
         within(second).await.unwrap();
+    });
+}
+
+#[test]
+fn a_connection_that_hangs_holds_up_no_other_request_for_long() {
+    settle(async {
+        let (cloud, relay, _) = world().await;
+        let requests = Requests::default();
+        let ask = async || {
+            let request = Request::of(Operation::Renew, Uuid::new_v4());
+            requests.ask(&cloud.server, &x(), &request).await
+        };
+        ask().await.unwrap();
+        assert_eq!(relay.count(), 1);
+        relay.hold_up();
+        let mut hangs = std::pin::pin!(ask());
+        // It is sent before the next one is there; that one waits for the same connection first.
+        let next = async {
+            sleep(Duration::from_millis(20)).await;
+            ask().await
+        };
+        tokio::select! {
+            biased;
+            answer = &mut hangs => panic!("it is answered: {answer:?}"),
+            answer = next => assert!(matches!(answer, Ok(Answer::Reply(_))), "{answer:?}"),
+        }
+        assert_eq!(hangs.await.unwrap_err(), StoreError::Silent);
+        ask().await.unwrap();
     });
 }
