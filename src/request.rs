@@ -1,16 +1,18 @@
 //! One request about one semaphore, and its answer: all that a client and a lease server say to
-//! each other about permits. A new thing that can be asked of a semaphore is a field here.
+//! each other about permits. A new thing that can be asked of a semaphore is a field here. As JSON,
+//! times are whole milliseconds, and what is left out is 0, false, empty or null.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::{ClientInfo, QueueStatus, Record, Revocation, Withheld};
 use crate::clock::{self, Moment};
 
 /// A request. Repeating it changes nothing: the permit's id makes it the same one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     /// What is asked for.
     pub operation: Operation,
@@ -18,35 +20,54 @@ pub struct Request {
     pub id: Uuid,
     /// The limit and the TTL that are asked for, or those that the semaphore's users agreed on: a
     /// server that has forgotten them learns them from its holders.
+    #[serde(default)]
     pub limit: u32,
-    /// See the limit.
+    /// The TTL, as the limit.
+    #[serde(rename = "ttl_ms", with = "millis", default)]
     pub ttl: Duration,
     /// Fail if other terms are in force.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub strict: bool,
     /// Do not join the queue.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub nonblock: bool,
     /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
+    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub min_hold: Duration,
     /// How many replicas must be in step with the server.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
     /// For how long a server that remembers nothing grants nothing; none: as the store sees fit.
+    #[serde(
+        rename = "quarantine_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub quarantine: Option<Duration>,
     /// For how long the client counts as waiting unless it asks again.
+    #[serde(rename = "window_ms", with = "millis", default)]
     pub window: Duration,
     /// The place in the queue that it has had, or 0, and the proof of it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ticket: u64,
-    /// Opaque to the client; empty where the store needs none.
+    /// See the ticket. Opaque to the client; empty where the store needs none.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub seal: String,
     /// The fencing token that it has, or 0.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub token: u64,
     /// The client that is told when there is something new about the permit; nil: none is.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub listener: Uuid,
     /// What others may see of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Arc<ClientInfo>>,
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// Joins the queue, or confirms a grant.
     Acquire,
@@ -69,7 +90,8 @@ pub enum Operation {
 }
 
 /// The result of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The client holds the permit, for a TTL from now.
     Holding,
@@ -90,50 +112,80 @@ pub enum Outcome {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
     /// What became of the request.
     pub outcome: Outcome,
     /// The fencing token of a holder, or 0.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub token: u64,
     /// The place of a waiter, or 0, and the proof of it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ticket: u64,
-    /// See the ticket.
+    /// See the ticket. Opaque to the client; empty where the store needs none.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub seal: String,
     /// How many waiters are before it.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ahead: usize,
     /// How many permits are held.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub held: usize,
     /// How many permits clients of another kind hold.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub foreign: usize,
     /// When it is worth to ask again, unless a wake-up comes before.
+    #[serde(
+        rename = "next_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub next: Option<Duration>,
     /// The limit in force.
+    #[serde(default)]
     pub limit: u32,
     /// Whether that is a pinned one.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pinned: bool,
     /// The limit that the semaphore's users have agreed on.
+    #[serde(default)]
     pub agreed: u32,
-    /// The TTL in force.
+    /// The TTL, as the limit.
+    #[serde(rename = "ttl_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub ttl: Duration,
     /// The rest of the time for which the permit stays taken.
+    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub min_hold: Duration,
     /// How many replicas must be in step: the most that one of its users asks for.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
     /// For how long no permit is granted.
+    #[serde(
+        rename = "paused_ms",
+        with = "millis_if_any",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     pub paused: Option<Duration>,
     /// For a waiter: the client that has held a permit for the longest time. For an attached permit:
     /// its own client.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub record: Option<Record>,
     /// Of a holder without a record: the label of its API key, where that is known.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub key: Option<String>,
     /// Until when that permit stays taken, if it was released.
+    #[serde(rename = "kept_ms", with = "from_now", default, skip_serializing_if = "is_default")]
     pub kept_until: Option<SystemTime>,
     /// Which server answered, where servers tell themselves apart.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub server: Option<Uuid>,
     /// Whether the server does not say which one it is.
+    #[serde(skip)]
     pub blind: bool,
     /// A moment before the request was sent.
+    #[serde(skip)]
     pub since: Moment,
 }
 
@@ -207,5 +259,70 @@ impl Reply {
             kept_until: self.kept_until,
             withheld: self.withheld(),
         }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A time as it is written.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+mod millis {
+    use super::{Deserialize, Duration};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(super::millis(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+mod millis_if_any {
+    use super::{Deserialize, Duration};
+    use serde::{Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(super::millis).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::deserialize(from)?.map(Duration::from_millis))
+    }
+}
+
+/// A moment, for people, as the time until then: the clocks of both ends differ.
+mod from_now {
+    use std::time::SystemTime;
+
+    use super::{Duration, millis_if_any};
+    use serde::{Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(super) fn serialize<S: Serializer>(
+        moment: &Option<SystemTime>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let left = |moment: SystemTime| moment.duration_since(SystemTime::now());
+        millis_if_any::serialize(&moment.map(|moment| left(moment).unwrap_or_default()), to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let left: Option<Duration> = millis_if_any::deserialize(from)?;
+        Ok(left.and_then(|left| SystemTime::now().checked_add(left)))
     }
 }

@@ -2,6 +2,7 @@
 //! tokens. No clock (`now` is passed in), no locks, no I/O. Every backend behaves like this.
 
 mod claims;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -245,7 +246,7 @@ impl<R> Ledger<R> {
     }
 
     /// What would be in force for a client that asked for this.
-    pub(crate) fn terms_or(&self, asked: Terms) -> Terms {
+    fn terms_or(&self, asked: Terms) -> Terms {
         self.with_pin(self.terms.unwrap_or(asked))
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::finding::FindingKind;
-use super::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Renewal, Terms};
+use super::ledger::{Ledger, LedgerEvent, LedgerHolder, Renewal};
 use super::{
     BackendError, BoxFuture, Finding, Grade, Holder, HolderState, Name, QueueStatus, Record,
     Revocation, SemaphoreSnapshot, StoreError, Waiter,
@@ -100,64 +100,30 @@ impl MemorySemaphore {
     }
 
     fn acquire(&mut self, name: &Name, request: &Request) -> Reply {
-        let asked = Terms { limit: request.limit, ttl: Some(request.ttl) };
-        let stands = self.ledger.terms_or(asked);
-        if stands != asked && request.strict {
-            return self.reply(Outcome::Differs, stands);
-        }
         let client = request.client.as_deref().expect("a client that asks says who it is").clone();
-        let record = Record::at(request.id, client, SystemTime::now());
-        let (id, min_hold) = (request.id, request.min_hold);
-        let claim = Claim { id, terms: Some(asked), min_hold, record };
-        self.update(|ledger, now| ledger.request(now, claim, None));
-        let stands = self.ledger.terms_or(asked);
-        if let Some(holder) = self.ledger.holding(id) {
-            let state = holder.phase;
-            let outcome = match state {
-                HolderState::Holding => Outcome::Holding,
-                HolderState::Revoking => Outcome::Revoked,
-                HolderState::MinHold => Outcome::Done,
-            };
-            let (token, min_hold) = (holder.token, holder.min_hold());
-            return Reply { token, min_hold, ..self.reply(outcome, stands) };
-        }
-        if request.nonblock {
-            self.update(|ledger, now| ledger.release(now, id));
-            return self.reply(Outcome::Busy, stands);
-        }
+        let (id, mut outcome) = (request.id, Outcome::Lost);
+        let record = Record::at(id, client, SystemTime::now());
+        self.update(|ledger, now| {
+            let (acquired, changes) = ledger.acquire(now, request, record, None);
+            outcome = acquired;
+            changes
+        });
+        let reply = self.ledger.reply(clock::now(), outcome, request);
         let snapshot = self.snapshot(name);
-        let status = QueueStatus::of(&snapshot, id).expect("it waits");
+        let Some(status) = QueueStatus::of(&snapshot, id) else { return reply };
         let next = self.ledger.next_expiry().map(|moment| moment.saturating_sub(clock::now()));
-        let reply = Reply {
-            ahead: status.ahead,
-            held: status.held,
-            record: status.holder,
-            kept_until: status.kept_until,
-            next,
-            ..self.reply(Outcome::Waiting, stands)
-        };
+        let (record, kept_until) = (status.holder, status.kept_until);
+        let reply = Reply { next, record, kept_until, ..reply };
         Reply { next: Some(ask_again(&reply)), ..reply }
     }
 
-    fn reply(&self, outcome: Outcome, terms: Terms) -> Reply {
-        Reply {
-            limit: terms.limit,
-            agreed: self.ledger.agreed_terms().map_or(terms.limit, |terms| terms.limit),
-            pinned: self.ledger.pinned().is_some(),
-            ttl: terms.ttl.unwrap_or_default(),
-            held: self.ledger.holders().len(),
-            ..Reply::of(outcome, clock::now())
-        }
-    }
-
-    fn renew(&mut self, id: Uuid) -> Reply {
-        let now = clock::now();
+    fn renew(&mut self, request: &Request) -> Reply {
+        let (now, id) = (clock::now(), request.id);
         match self.ledger.renew(now, id) {
             Renewal::Held => {
-                let terms = self.ledger.terms().expect("a holder brought some");
                 let holder = self.ledger.holding(id).expect("it was renewed");
-                let (token, record) = (holder.token, Some(holder.claim.record.clone()));
-                Reply { token, record, ..self.reply(Outcome::Holding, terms) }
+                let record = Some(holder.claim.record.clone());
+                Reply { record, ..self.ledger.reply(now, Outcome::Holding, request) }
             }
             Renewal::Revoked => Reply::of(Outcome::Revoked, now),
             Renewal::Lost => Reply::of(Outcome::Lost, now),
@@ -248,9 +214,9 @@ impl Store for MemoryStore {
             }
             let outcome = match request.operation {
                 Operation::Acquire => return Ok(semaphore.acquire(name, request)),
-                Operation::Renew => return Ok(semaphore.renew(id)),
+                Operation::Renew => return Ok(semaphore.renew(request)),
                 Operation::Attach if semaphore.ledger.holding(id).is_some_and(is_detached) => {
-                    return Ok(semaphore.renew(id));
+                    return Ok(semaphore.renew(request));
                 }
                 Operation::Attach => Outcome::Lost,
                 Operation::Release => semaphore.release(id),

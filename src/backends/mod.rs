@@ -163,8 +163,7 @@ pub(crate) trait Lease: Send {
 }
 
 /// What came of giving back a permit that no process holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReleaseOutcome {
     Now,
     /// It had been given back before, as far as the backend remembers.
@@ -174,13 +173,15 @@ pub(crate) enum ReleaseOutcome {
 }
 
 /// How to revoke a permit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Revocation {
     /// It cannot be renewed any more; its holder is told, stops its command and gives it back, or its
     /// lease ends. One whose holder has gone already ([`HolderState::MinHold`]) ends at once. A foreign
     /// one is left as it is: its holder cannot be told.
+    #[serde(rename = "gently")]
     Graceful,
     /// It is free at once, and its holder is told as soon as that is possible.
+    #[serde(rename = "now")]
     Forced,
 }
 

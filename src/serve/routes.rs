@@ -3,28 +3,27 @@
 
 mod authorization;
 mod body;
+mod ours;
 pub(crate) mod request;
 mod responses;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::{Body, Bytes};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde_json::Value;
-use tokio::time::{Instant, interval_at};
 use uuid::Uuid;
 
 pub(crate) use self::authorization::{Denied, DeniedAction};
 use self::authorization::{Ownership, authorize};
 use self::body::{LongAnswers, ResponseBody};
-use self::request::{
-    Pinning, Route, asking_in, how_in, id_in, is_clear, is_json, name_in, pinning_in, read_json,
-};
+use self::ours::event_stream;
+use self::request::{LONGEST_NAME, Route, id_in, is_clear, is_json, name_in, read_json};
 pub(crate) use self::responses::Refusal;
 use self::responses::{
     empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
@@ -35,16 +34,9 @@ use super::keys::ApiKeys;
 use super::log::{self, LogEvent};
 use super::peer::Peer;
 use super::rejected_keys::RejectedKeys;
-use super::semaphores::{AttachedRequest, COMING_BACK, RequestEnd, RequestKind, Semaphores};
-use crate::backends::Revocation;
-use crate::backends::cloud::protocol::{
-    ASK_HEADER, BEAT, KEY_HEADER, RegisterOutcome, RegisterReply, RegisterRequest, ReleaseReply,
-    RevokeReply, ServerInfo, VERSION, VERSION_HEADER, millis,
-};
-use crate::serve::LocalFuture;
-
-/// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
-const LONGEST_NAME: usize = 4096;
+use super::semaphores::{AttachedRequest, RequestEnd, RequestKind, Semaphores};
+use crate::backends::cloud::protocol::{KEY_HEADER, ServerInfo, VERSION, VERSION_HEADER};
+use crate::request::millis;
 
 /// Answers requests.
 pub(crate) struct Routes {
@@ -65,9 +57,6 @@ struct RequestedAction {
     name: Rc<str>,
     id: Option<Uuid>,
     actor: Actor,
-    asking: Option<RegisterRequest>,
-    how: Option<Revocation>,
-    pinning: Option<Pinning>,
     json: Option<Value>,
 }
 
@@ -76,15 +65,10 @@ enum RouteResult {
     Answered(Answer),
     /// It stays open until there is something to answer.
     Open(AttachedRequest, RequestKind),
-    /// The same for a holder of our own kind.
-    Watching(AttachedRequest),
-    Asked(RegisterReply, Option<AttachedRequest>),
     /// It is answered once it is on record, or that has failed.
     Changed(Answer),
-    /// It is answered when it is on record, and not before.
-    Pinned,
-    /// Not yet: it is to be done when the clients from before the restart have come back.
-    Later(RequestedAction),
+    /// What this client wants is in the body.
+    InBody(Actor),
 }
 
 impl Routes {
@@ -113,37 +97,24 @@ impl Routes {
         log.catch_up();
         let line =
             log.logs(LogEvent::Debug).then(|| format!("{} {}", head.method, head.uri.path()));
-        let ready = if is_json(&head.headers) {
+        let in_body = Route::of(&head.method, head.uri.path()) == Some(Route::Execute);
+        let ready = if is_json(&head.headers) && !in_body {
             Err((head, body))
         } else {
-            Ok(self.begin(&head, Ok(None), ours, &peer))
+            Ok((self.begin(&head, Ok(None), ours, &peer), in_body.then_some(body)))
         };
         async move {
             // Thousands of requests stay open, so only what is needed of them is kept.
-            let mut done = match ready {
-                Ok(done) => done,
+            let (done, body) = match ready {
+                Ok(begun) => begun,
                 Err((head, body)) => {
                     let json = read_json(body).await;
-                    self.begin(&head, json, ours, &peer)
+                    (self.begin(&head, json, ours, &peer), None)
                 }
             };
-            while let RouteResult::Later(wanted) = done {
-                tokio::time::sleep(self.semaphores.paused().unwrap_or_default()).await;
-                done = self.act(wanted, &peer);
-            }
             let mut answer = match done {
                 RouteResult::Answered(answer) => answer,
                 RouteResult::Open(attached, which) => self.verdict(attached, which, &peer).await,
-                RouteResult::Watching(attached) => match ending(attached, &peer).await {
-                    RequestEnd::Replaced => removed(),
-                    RequestEnd::Revoked => {
-                        // Record it first, so that it cannot be renewed after a restart either.
-                        let _ = self.semaphores.journal.written().await;
-                        plain_json(&RegisterReply::revoked())
-                    }
-                    _ => empty(StatusCode::OK),
-                },
-                RouteResult::Asked(told, attached) => self.tell(told, attached, peer).await,
                 RouteResult::Changed(answer) => {
                     // The waiter for this is told first.
                     tokio::task::yield_now().await;
@@ -152,12 +123,10 @@ impl Routes {
                     let _ = self.semaphores.journal.written().await;
                     answer
                 }
-                RouteResult::Pinned => match self.semaphores.journal.written().await {
-                    Ok(()) => empty(StatusCode::OK),
-                    Err(error) => refusal(&Refusal::LimitNotRecorded(error)),
+                RouteResult::InBody(actor) => match body {
+                    Some(body) => self.execute_all(body, &actor, &peer).await,
+                    None => empty(StatusCode::BAD_REQUEST),
                 },
-                // The loop has seen to it.
-                RouteResult::Later(_) => empty(StatusCode::SERVICE_UNAVAILABLE),
             };
             // With the client's version, so that a client of another version takes it for an answer
             // of ours, and shows it.
@@ -225,64 +194,41 @@ impl Routes {
         if name.len() > LONGEST_NAME {
             return Err(StatusCode::BAD_REQUEST);
         }
-        let asking = match head.headers.get(ASK_HEADER).filter(|_| ours) {
-            Some(text) => Some(asking_in(text.as_bytes()).ok_or(StatusCode::BAD_REQUEST)?),
-            None => None,
-        };
-        let name = self.semaphores.known(name);
-        let id = id_in(&head.headers);
-        let (how, pinning) = (how_in(&head.headers), pinning_in(&head.method, &head.headers));
-        Ok(RequestedAction { route, ours, name, id, actor, asking, how, pinning, json })
+        let (name, id) = (self.semaphores.known(name), id_in(&head.headers));
+        Ok(RequestedAction { route, ours, name, id, actor, json })
     }
 
-    /// Whether the key of a request may make it.
-    fn allows(&self, wanted: &RequestedAction) -> Result<(), Denied> {
-        let RequestedAction { route, name, actor, asking, .. } = wanted;
-        let asked = asking.as_ref().filter(|_| *route == Route::Register).map(|asking| asking.id);
-        let taker = asked.or(wanted.id).and_then(|id| self.semaphores.taker(name, id));
-        let whose = match taker {
+    /// Whose permit, or place in the queue, this is.
+    fn whose(&self, name: &str, id: Option<Uuid>, actor: &Actor) -> Ownership {
+        match id.and_then(|id| self.semaphores.taker(name, id)) {
             None => Ownership::Nobodys,
             Some(taker) if actor.bearer.owns(&taker) => Ownership::Own,
             Some(_) => Ownership::Anothers,
-        };
-        authorize(&actor.bearer, *route, name, whose)
+        }
     }
 
     /// Does what is wanted, as far as that can be done at once.
     fn act(&self, wanted: RequestedAction, peer: &Peer) -> RouteResult {
-        if let Err(forbidden) = self.allows(&wanted) {
-            return RouteResult::Answered(not_allowed(forbidden));
-        }
-        let soon = |pause: Duration| pause <= COMING_BACK;
-        if wanted.asking.as_ref().is_some_and(|asking| asking.nonblock)
-            && self.semaphores.paused().is_some_and(soon)
+        let RequestedAction { route, ours, name, id, actor, json } = wanted;
+        let its_name = route.has_name().then_some(&*name);
+        let whose = self.whose(&name, id, &actor);
+        if let Some(what) = route.action()
+            && let Err(denied) = authorize(&actor.bearer, what, its_name, whose)
         {
-            return RouteResult::Later(wanted);
+            return RouteResult::Answered(not_allowed(denied));
         }
-        let RequestedAction { route, ours, name, id, actor, asking, how, pinning, json } = wanted;
         let semaphores = &self.semaphores;
         RouteResult::Answered(match (route, id) {
-            (Route::Register, _) => match asking {
-                // A client that died while we were held up must not be granted anything.
-                Some(_) if peer.has_gone() => empty(StatusCode::BAD_REQUEST),
-                Some(asking) => match semaphores.request(&name, asking, &actor) {
-                    Ok((told, attached)) => {
-                        peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
-                        return RouteResult::Asked(told, attached);
-                    }
-                    Err(refused) => refused_for(refused),
-                },
-                None => match semaphores.register(&name, actor) {
-                    Ok(id) => html(id.to_string()),
-                    Err(refused) => refused_for(refused),
-                },
-            },
-            (Route::Attach(RequestKind::Monitor), Some(id)) if ours => {
-                match semaphores.watch(&name, id) {
-                    Ok(attached) => return RouteResult::Watching(attached),
-                    Err(refused) => refused_for(refused),
-                }
+            (Route::Execute, _) => return RouteResult::InBody(actor),
+            (Route::Events, Some(id)) => {
+                let (greeting, events) = semaphores.listen(id, &actor.bearer);
+                event_stream(&greeting, events, peer)
             }
+            (Route::Events, None) => empty(StatusCode::BAD_REQUEST),
+            (Route::Register, _) => match semaphores.register(&name, actor) {
+                Ok(id) => html(id.to_string()),
+                Err(refused) => refused_for(refused),
+            },
             // It lives as long as this connection, which does not last.
             (Route::Attach(_), Some(_)) if !peer.connection().is_known() => {
                 refusal(&Refusal::Connections)
@@ -293,11 +239,7 @@ impl Routes {
             },
             (Route::Attach(_), None) => empty(StatusCode::NOT_FOUND),
             (Route::Signal, id) => {
-                let id = id.unwrap_or_default();
-                if ours {
-                    semaphores.finish(id, &actor.bearer);
-                }
-                let done = semaphores.signal(&name, id, actor);
+                let done = semaphores.signal(&name, id.unwrap_or_default(), actor);
                 return RouteResult::Changed(
                     done.map_or_else(refused_for, |()| empty(StatusCode::OK)),
                 );
@@ -313,30 +255,6 @@ impl Routes {
                 self.long(html(semaphores.observe(&name, &actor.bearer).unwrap_or_default()))
             }
             (Route::LogConfig, _) => self.configure(json, &actor),
-            (Route::Renew, Some(id)) => {
-                let told = semaphores.renew(&name, id, &actor.bearer);
-                peer.connection().renews_within(Duration::from_millis(told.ttl_ms));
-                plain_json(&told)
-            }
-            (Route::Return, Some(id)) => {
-                let outcome = semaphores.give_back(&name, id, actor);
-                return RouteResult::Changed(plain_json(&ReleaseReply { outcome }));
-            }
-            (Route::Revoke, Some(id)) => match how {
-                Some(how) => {
-                    let held = semaphores.revoke(&name, id, how, actor);
-                    return RouteResult::Changed(plain_json(&RevokeReply { held }));
-                }
-                None => empty(StatusCode::BAD_REQUEST),
-            },
-            (Route::Renew | Route::Return | Route::Revoke, None) => empty(StatusCode::BAD_REQUEST),
-            (Route::Limit, _) => match pinning {
-                Some(pinning) => match semaphores.pin(&name, pinning.limit(), &actor) {
-                    Ok(()) => return RouteResult::Pinned,
-                    Err(refused) => refused_for(refused),
-                },
-                None => empty(StatusCode::BAD_REQUEST),
-            },
             (Route::About, _) => plain_json(&self.about()),
             (Route::List, _) => self.long(plain_json(&semaphores.page(&name, &actor.bearer))),
         })
@@ -353,30 +271,6 @@ impl Routes {
             (RequestKind::Monitor, RequestEnd::Released) => empty(StatusCode::OK),
             _ => removed(),
         }
-    }
-
-    async fn tell(
-        &self,
-        told: RegisterReply,
-        attached: Option<AttachedRequest>,
-        peer: Peer,
-    ) -> Answer {
-        if told.outcome == RegisterOutcome::Holding
-            && let Err(error) = self.semaphores.journal.written().await
-        {
-            return refusal(&Refusal::GrantNotRecorded(error));
-        }
-        let mut line = serde_json::to_string(&told).expect("plain data");
-        line.push('\n');
-        let mut answer = with_content_type("application/json", String::new());
-        // A proxy must not keep the first line until there is a second one.
-        answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-        let then = attached.map(|attached| -> LocalFuture<'static, RequestEnd> {
-            Box::pin(async move { ending(attached, &peer).await })
-        });
-        let beats = then.is_some().then(|| interval_at(Instant::now() + BEAT, BEAT));
-        *answer.body_mut() = ResponseBody { first: Some(line.into()), then, beats, asking: None };
-        answer
     }
 
     /// An answer that may be long, if it may be on its way beside others.

@@ -4,6 +4,7 @@
 
 mod admin;
 mod effects;
+mod listeners;
 mod semaphore;
 mod views;
 
@@ -15,7 +16,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use self::semaphore::{ClientPhase, HeldRequest, ServerSemaphore, UNATTACHED};
+pub(crate) use self::listeners::EventStream;
+use self::listeners::Listeners;
+use self::semaphore::{ClientPhase, HeldRequest, ServerSemaphore, UNATTACHED, UNHEARD};
 pub(crate) use self::semaphore::{RequestEnd, RequestKind};
 use super::bearer::{Actor, Bearer};
 use super::bounds::{Bounds, LimitReached};
@@ -23,11 +26,11 @@ use super::journal::{Journal, RecordedGrant, RestoredState};
 use super::log::Log;
 use super::seals::Seals;
 use super::tombstones::Tombstones;
-use crate::backends::cloud::protocol::{RegisterOutcome, RegisterReply, RegisterRequest};
+use crate::backends::Record;
 use crate::backends::ledger::{Claim, LedgerEvent, Renewal, Terms};
-use crate::backends::{self, Record};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How long the permit of a client of the original is kept after a restart. Its connection is
 /// gone, and it cannot come back; but its command may be running, and ends with a `signal`.
@@ -63,6 +66,7 @@ pub(crate) struct Semaphores {
     /// How many names there may be before idle ones are forgotten.
     enough_names: Cell<usize>,
     finished: RefCell<Tombstones>,
+    listeners: RefCell<Listeners>,
     not_before: Moment,
     seals: Seals,
     /// Whether connections end because the server does, which changes nothing on record.
@@ -125,6 +129,7 @@ impl Semaphores {
             registered: Cell::new(0),
             enough_names: Cell::new(MOST_NAMES),
             finished: RefCell::default(),
+            listeners: RefCell::default(),
             closing: Cell::new(false),
             seals: found.seals.unwrap_or_else(Seals::for_this_process),
             not_before: if pause.is_zero() { Moment::ZERO } else { now + pause },
@@ -184,7 +189,7 @@ impl Semaphores {
                 return Vec::new();
             }
             self.admit(semaphore, id, actor, false);
-            semaphore.unattached.push_back((clock::now() + UNATTACHED, id));
+            semaphore.unattached.insert((clock::now() + UNATTACHED, id));
             Vec::new()
         });
         outcome
@@ -227,9 +232,7 @@ impl Semaphores {
             if client.is_attached() && phase == ClientPhase::Registered {
                 client.phase = ClientPhase::Waiting;
                 self.log_transition(name, id, client, "waiting");
-                let min_hold = Duration::ZERO;
-                let claim = Claim { id, terms: None, min_hold, record: None };
-                return ledger.request(clock::now(), claim, None);
+                return ledger.request(clock::now(), Claim::exclusive(id, None), None);
             }
             Vec::new()
         });
@@ -245,22 +248,19 @@ impl Semaphores {
         self.change_known(name, |semaphore| {
             let ServerSemaphore { ledger, clients, .. } = semaphore;
             let Some(client) = clients.get_mut(&id) else { return Vec::new() };
-            client.watchers.retain(|(whose, _)| *whose != number);
             let request = client.request(which);
             if !matches!(request, HeldRequest::Open(whose, _) if *whose == number) {
                 return Vec::new();
             }
             *request = HeldRequest::Over;
             self.log_request(name, id, client, which, "closed");
-            let now = clock::now();
-            match (client.ours, which) {
-                // A client of the original lives as long as this connection.
-                (false, RequestKind::Monitor) if client.phase == ClientPhase::Registered => {
+            match which {
+                // The client lives as long as this connection.
+                RequestKind::Monitor if client.phase == ClientPhase::Registered => {
                     vec![LedgerEvent::Gone(id)]
                 }
-                (false, RequestKind::Monitor) => ledger.release(now, id),
-                (true, RequestKind::Wait) => ledger.leave(now, id),
-                (false, RequestKind::Wait) | (true, RequestKind::Monitor) => Vec::new(),
+                RequestKind::Monitor => ledger.release(clock::now(), id),
+                RequestKind::Wait => Vec::new(),
             }
         });
     }
@@ -270,139 +270,135 @@ impl Semaphores {
         self.closing.set(true);
     }
 
-    /// One of our clients asks for a permit, or repeats that. If it has to wait, it gets an open
-    /// request to wait with.
-    pub(crate) fn request(
-        self: &Rc<Self>,
+    /// Carries out a request of one of our clients.
+    pub(crate) fn execute(
+        &self,
         name: &Rc<str>,
-        asking: RegisterRequest,
+        request: &Request,
         actor: &Actor,
-    ) -> Result<(RegisterReply, Option<AttachedRequest>), SemaphoreError> {
-        let now = clock::now();
-        let asked = Terms { limit: asking.limit, ttl: Some(Duration::from_millis(asking.ttl_ms)) };
-        let id = asking.id;
-        let number = self.next_registration();
-        let (sender, verdict) = oneshot::channel();
+    ) -> Result<Reply, SemaphoreError> {
+        let id = request.id;
+        let outcome = match request.operation {
+            Operation::Acquire => return self.acquire(name, request, actor),
+            Operation::Renew | Operation::Attach => return Ok(self.renew(name, request, actor)),
+            Operation::Release | Operation::Leave => {
+                self.finish(id, &actor.bearer);
+                self.change_known(name, |semaphore| {
+                    if let Some(client) = semaphore.clients.get_mut(&id) {
+                        let listener = (request.listener, actor.bearer.print);
+                        self.listeners.borrow_mut().remove(listener, client, id, name);
+                    }
+                    Vec::new()
+                });
+                // What it does not have was released before.
+                let _ = self.signal(name, id, actor.clone());
+                Outcome::Lost
+            }
+            Operation::ReleaseDetached => self.release_detached(name, id, actor.clone()),
+            Operation::Revoke(how) => {
+                let held = self.revoke(name, id, how, actor.clone());
+                if held { Outcome::Revoked } else { Outcome::Lost }
+            }
+            Operation::Pin | Operation::Unpin => {
+                let limit = (request.operation == Operation::Pin).then_some(request.limit);
+                self.pin(name, limit, actor)?;
+                Outcome::Done
+            }
+        };
+        Ok(Reply::of(outcome, clock::now()))
+    }
+
+    /// A client asks for a permit, or repeats that.
+    fn acquire(
+        &self,
+        name: &Rc<str>,
+        request: &Request,
+        actor: &Actor,
+    ) -> Result<Reply, SemaphoreError> {
+        let (now, id) = (clock::now(), request.id);
         if self.finished.borrow().contains(id, &actor.bearer) {
-            return Ok((self.signed(name, id, RegisterReply::lost()), None));
+            return Ok(self.signed(name, id, Reply::of(Outcome::Lost, now)));
         }
         self.has_room(name)?;
         let mut told = Err(SemaphoreError::Unknown);
-        let mut waits = false;
         // Expire everything that is due before anything new begins.
         self.change(name, |semaphore| semaphore.ledger.expire(now));
         self.change(name, |semaphore| {
-            if self.is_of_another_key(name, semaphore, &asking, actor) {
-                told = Ok(RegisterReply::lost());
+            if self.is_of_another_key(name, semaphore, request, actor) {
+                told = Ok(Reply::of(Outcome::Lost, now));
                 return Vec::new();
             }
-            let known =
-                semaphore.ledger.holding(id).is_some() || semaphore.ledger.waiting(id).is_some();
-            let stands = semaphore.ledger.terms_or(asked);
-            if !known && let Err(refused) = self.has_room_in(semaphore, asking.nonblock) {
+            let known = semaphore.ledger.knows(id);
+            if !known && let Err(refused) = self.has_room_in(semaphore, request.nonblock) {
                 told = Err(refused);
                 return Vec::new();
             }
-            if !known && asking.strict && stands != asked {
-                told =
-                    Ok(semaphore.reply(RegisterOutcome::Differs, id, now, stands, &actor.bearer));
-                return Vec::new();
-            }
-            let record = Some(Record::at(id, asking.who, SystemTime::now()));
-            let min_hold = Duration::from_millis(asking.min_hold_ms);
-            let claim = Claim { id, terms: Some(asked), min_hold, record };
+            let client = request.client.as_deref().cloned();
+            let record = client.map(|client| Record::at(id, client, SystemTime::now()));
             // A place without the right seal does not count, and the client queues at the end.
-            let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &asking.seal);
-            let ticket = Some(asking.ticket).filter(given);
-            let mut changes = semaphore.ledger.request(now, claim, ticket);
-            let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
-            let held = phase.is_some();
-            if !held && !known && asking.nonblock {
-                changes.extend(semaphore.ledger.release(now, id));
-                // A client that never was in the queue does not leave it either.
-                changes.retain(|change| *change != LedgerEvent::Gone(id));
-                told = Ok(semaphore.reply(RegisterOutcome::Busy, id, now, stands, &actor.bearer));
+            let given = |ticket: &u64| self.seals.is_right(name, id, *ticket, &request.seal);
+            let ticket = Some(request.ticket).filter(given);
+            let (outcome, changes) = semaphore.ledger.acquire(now, request, record, ticket);
+            told = Ok(semaphore.reply(now, outcome, request, &actor.bearer));
+            if matches!(outcome, Outcome::Differs | Outcome::Busy) {
                 return changes;
             }
+            let held = outcome != Outcome::Waiting;
             if !semaphore.clients.contains_key(&id) {
                 self.admit(semaphore, id, actor.clone(), true);
             }
-            if held && known && asking.min_hold_ms > 0 {
+            if held && known && !request.min_hold.is_zero() {
                 // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }
-            let outcome = match phase {
-                Some(backends::HolderState::Holding) => RegisterOutcome::Holding,
-                Some(backends::HolderState::Revoking) => RegisterOutcome::Revoking,
-                Some(backends::HolderState::MinHold) => RegisterOutcome::Lost,
-                None => RegisterOutcome::Waiting,
-            };
-            told = Ok(semaphore.reply(outcome, id, now, asked, &actor.bearer));
-            let Some(client) = semaphore.clients.get_mut(&id) else { return changes };
+            let ServerSemaphore { clients, unattached, .. } = semaphore;
+            let Some(client) = clients.get_mut(&id) else { return changes };
             self.log_if_anothers(name, id, client, actor, "asked for");
             client.actor = actor.clone();
             client.ours = true;
-            if held {
-                client.wait = HeldRequest::Over;
-            } else {
+            let mut listeners = self.listeners.borrow_mut();
+            listeners.add((request.listener, actor.bearer.print), client, id, name);
+            if !held {
                 if !known {
                     client.phase = ClientPhase::Waiting;
                     self.log_transition(name, id, client, "waiting");
                 }
-                waits = true;
-                client.wait = HeldRequest::Open(number, sender);
+                if !listeners.are_there(client) {
+                    unattached.insert((now + UNHEARD, id));
+                }
             }
             changes
         });
-        let told = self.signed(name, id, told?);
-        let attached = waits.then(|| {
-            let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-            AttachedRequest { semaphores, name, id, which: RequestKind::Wait, number, verdict }
-        });
-        Ok((told, attached))
+        Ok(self.signed(name, id, told?))
     }
 
-    /// One of our clients keeps its permit.
-    pub(crate) fn renew(&self, name: &Rc<str>, id: Uuid, asks: &Bearer) -> RegisterReply {
-        let now = clock::now();
-        let mut told = RegisterReply::lost();
+    /// A client keeps its permit, or attaches to a detached one.
+    fn renew(&self, name: &Rc<str>, request: &Request, actor: &Actor) -> Reply {
+        let (now, id) = (clock::now(), request.id);
+        let mut told = Reply::of(Outcome::Lost, now);
         self.change_known(name, |semaphore| {
+            let attaches = request.operation == Operation::Attach;
+            if attaches && !semaphore.held(id).is_some_and(|(_, detached)| detached) {
+                return Vec::new();
+            }
             let renewal = semaphore.ledger.renew(now, id);
-            match (renewal, semaphore.ledger.terms()) {
-                (Renewal::Held, Some(terms)) => {
-                    told = semaphore.reply(RegisterOutcome::Holding, id, now, terms, asks);
+            match renewal {
+                Renewal::Held => {
+                    told = semaphore.reply(now, Outcome::Holding, request, &actor.bearer);
+                    if let Some(holding) = semaphore.ledger.holding(id).filter(|_| attaches) {
+                        told.record.clone_from(&holding.claim.record);
+                    }
                 }
-                (Renewal::Revoked, _) => told = RegisterReply::revoked(),
-                _ => {}
+                Renewal::Revoked => told = Reply::of(Outcome::Revoked, now),
+                Renewal::Lost => return Vec::new(),
+            }
+            if let Some(client) = semaphore.clients.get_mut(&id) {
+                let listener = (request.listener, actor.bearer.print);
+                self.listeners.borrow_mut().add(listener, client, id, name);
             }
             Vec::new()
         });
         self.signed(name, id, told)
-    }
-
-    /// A holder of our own kind wants to hear when its permit is lost.
-    pub(crate) fn watch(
-        self: &Rc<Self>,
-        name: &Rc<str>,
-        id: Uuid,
-    ) -> Result<AttachedRequest, SemaphoreError> {
-        let number = self.next_registration();
-        let (sender, verdict) = oneshot::channel();
-        let mut outcome = Err(SemaphoreError::Unknown);
-        self.change_known(name, |semaphore| {
-            let phase = semaphore.ledger.holding(id).map(|holding| holding.phase);
-            let Some(client) = semaphore.clients.get_mut(&id) else { return Vec::new() };
-            match phase.filter(|_| client.ours) {
-                Some(backends::HolderState::Holding) => client.watchers.push((number, sender)),
-                Some(backends::HolderState::Revoking) => drop(sender.send(RequestEnd::Revoked)),
-                Some(backends::HolderState::MinHold) | None => return Vec::new(),
-            }
-            outcome = Ok(());
-            Vec::new()
-        });
-        outcome?;
-        let (semaphores, name) = (Rc::clone(self), Rc::clone(name));
-        Ok(AttachedRequest { semaphores, name, id, which: RequestKind::Monitor, number, verdict })
     }
 }
 

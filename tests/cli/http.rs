@@ -5,7 +5,12 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use serde_json::{Value, json};
+
 use super::support::PATIENCE;
+
+/// What our own client says in every request.
+pub(crate) const OURS: (&str, &str) = ("x-semrun", "3");
 
 /// A client that has a key for a server on this machine. Every request has a connection of its own.
 #[derive(Clone)]
@@ -87,8 +92,19 @@ impl Client {
         self.request("GET", path, headers, "")
     }
 
-    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.request("POST", path, headers, "")
+    /// Requests as our own client makes them, each a name and what is asked about it.
+    pub(crate) fn execute(&self, requests: &[(&str, Value)]) -> Answer {
+        let named = |(name, request): &(&str, Value)| json!({ "name": name, "request": request });
+        let body = requests.iter().map(named).collect::<Vec<_>>();
+        self.request("POST", "/semrun/execute", &[OURS], &Value::from(body).to_string())
+    }
+
+    /// The answer to one of them.
+    #[track_caller]
+    pub(crate) fn ask(&self, name: &str, request: Value) -> Value {
+        let answer = self.execute(&[(name, request)]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str::<Value>(&answer.body).unwrap()[0].take()
     }
 
     /// Changes the log configuration.
@@ -115,11 +131,11 @@ impl Client {
     }
 
     /// What is known of a semaphore; null if it has never been heard of.
-    pub(crate) fn observe(&self, name: &str) -> serde_json::Value {
+    pub(crate) fn observe(&self, name: &str) -> Value {
         let answer = self.get(&path("observe", name), &[]);
         assert_eq!(answer.status, 200, "{}", answer.body);
         if answer.body.is_empty() {
-            return serde_json::Value::Null;
+            return Value::Null;
         }
         serde_json::from_str(&answer.body).unwrap()
     }
@@ -146,6 +162,25 @@ impl Semaphore {
         assert_eq!(self.client.signal(&self.name, &self.id).status, 200);
         assert_eq!(self.monitor.answer().status, 200);
     }
+}
+
+/// What our own client asks about a permit; there may be more to be said.
+pub(crate) fn about(operation: impl Into<Value>, id: &str) -> Value {
+    json!({ "operation": operation.into(), "id": id })
+}
+
+/// What it says when it asks for one.
+pub(crate) fn acquire(id: &str) -> Value {
+    let client = json!({ "label": "l", "host": "h", "pid": 1, "user": "u" });
+    json!({ "operation": "acquire", "id": id, "limit": 1, "ttl_ms": 60_000, "client": client })
+}
+
+/// The same with something else said.
+pub(crate) fn with(mut request: Value, more: &[(&str, Value)]) -> Value {
+    for (field, value) in more {
+        request[*field] = value.clone();
+    }
+    request
 }
 
 impl Answer {

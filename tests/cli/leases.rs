@@ -8,7 +8,7 @@ use semrun_testkit::cloud_server::{CloudServer, KEY};
 use semrun_testkit::proxy::{Proxy, Weather};
 
 use super::faults::{OPTIONS, TTL, family, stubborn_family};
-use super::http::{Client, path};
+use super::http::{Client, OURS, path};
 use super::support::{Leftover, Running, World, content, fails, is_alive, shows, wait_until};
 
 pub(crate) fn world() -> World {
@@ -254,8 +254,8 @@ fn an_answer_of_the_original_is_no_concern_of_a_client_that_does_not_ask_for_mor
     let client = client(&world);
     let answer = client.get(&path("register", "x"), &[]);
     assert_eq!((answer.header("x-semrun"), answer.body.len()), (None, 36));
-    let answer = client.get(&path("observe", "x"), &[("x-semrun", "2")]);
-    assert_eq!(answer.header("x-semrun"), Some("2"));
+    let answer = client.get(&path("observe", "x"), &[OURS]);
+    assert_eq!(answer.header("x-semrun"), Some("3"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use semrun_testkit::cloud_server::{CloudServer, KEY};
 use semrun_testkit::mutate::{Dice, changed};
 
 use super::hostile::both_are_clean;
+use super::http::{about, acquire, with};
 use super::strange::answering;
 use super::support::{SEMRUN, World};
 
@@ -132,15 +133,24 @@ fn no_answer_of_a_server_ends_a_client_otherwise_than_it_promises() {
 
 /// Requests as they should be.
 fn requests() -> Vec<Vec<u8>> {
-    let ask = format!(
-        r#"{{"id":"{PERMIT}","limit":3,"ttl_ms":5000,"who":{{"label":"l","host":"h","pid":1,"user":"u"}}}}"#
-    );
+    let named = |request: &serde_json::Value| format!(r#"{{"name":"x","request":{request}}}"#);
+    let asked = [
+        with(acquire(PERMIT), &[("listener", PERMIT.into()), ("limit", 3.into())]),
+        about("renew", PERMIT),
+        about(serde_json::json!({ "revoke": "now" }), PERMIT),
+        with(about("pin", PERMIT), &[("limit", 3.into())]),
+        about("release_detached", PERMIT),
+    ];
     let asks = |method: &str, path: &str, header: &str| {
         format!("{method} {path} HTTP/1.1\r\nHost: h\r\nx-api-key: {KEY}\r\n{header}\r\n")
             .into_bytes()
     };
     let get = |path: &str, header: &str| asks("GET", path, header);
-    let post = |path: &str, header: &str| asks("POST", path, header);
+    let post = |requests: &[serde_json::Value]| {
+        let body = format!("[{}]", requests.iter().map(named).collect::<Vec<_>>().join(","));
+        let header = format!("x-semrun: 3\r\ncontent-length: {}\r\n", body.len());
+        [asks("POST", "/semrun/execute", &header), body.into_bytes()].concat()
+    };
     let id = format!("x-client-uuid: {PERMIT}\r\n");
     let change = r#"{"server":{"debug":true}}"#;
     let patch = format!(
@@ -150,16 +160,15 @@ fn requests() -> Vec<Vec<u8>> {
     );
     vec![
         get("/semaphore/register?name=x", ""),
-        get("/semaphore/register?name=x", &format!("x-semrun: 2\r\nx-semrun-ask: {ask}\r\n")),
+        post(&asked),
+        post(&asked[..1]),
+        get("/semrun/events", &format!("x-semrun: 3\r\n{id}")),
         get("/semaphore/monitor?name=x", &id),
         get("/semaphore/wait?name=x", &id),
         get("/semaphore/signal?name=x", &id),
-        get("/semaphore/observe?name=x", "x-semrun: 2\r\n"),
-        post("/semrun/renew?name=x", &id),
-        post("/semrun/revoke?name=x", &format!("{id}x-semrun-how: now\r\n")),
-        post("/semrun/limit?name=x", "x-semrun-limit: 3\r\n"),
-        get("/semrun/semaphores?name=", "x-semrun: 2\r\n"),
-        get("/semrun/about?name=", "x-semrun: 2\r\n"),
+        get("/semaphore/observe?name=x", "x-semrun: 3\r\n"),
+        get("/semrun/semaphores?name=", "x-semrun: 3\r\n"),
+        get("/semrun/about?name=", "x-semrun: 3\r\n"),
         patch.into_bytes(),
     ]
 }

@@ -181,7 +181,7 @@ fn a_new_certificate_greets_new_clients_and_holders_keep_their_connections() {
     fails(&said, 69, &["TLS", "--ca-file"]);
     let busy = over_tls(&world, &["--ca-file", &new]);
     assert_eq!(busy.status.code(), Some(75), "{}", String::from_utf8_lossy(&busy.stderr));
-    let renewals = || server.log().matches("/semrun/renew: 200").count();
+    let renewals = || server.log().matches("/semrun/execute: 200").count();
     let before = renewals();
     wait_until("it is renewed twice more", || renewals() >= before + 2);
     fs::write(world.path("go"), "").unwrap();

@@ -6,7 +6,7 @@ use semrun_testkit::cloud_server::{CloudServer, KEY};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::http::{Answer, Client, path};
+use super::http::{Answer, Client, OURS, about, acquire, path, with};
 use super::support::{Running, World, fails, shows, wait_until};
 
 /// Those beside [`KEY`], which may do everything.
@@ -16,7 +16,6 @@ const VIEWS: &str = "a-key-that-views";
 const DEPLOYS: &str = "a-key-that-deploys";
 const RULES_DEPLOYS: &str = "a-key-that-rules-deploys";
 
-const OURS: (&str, &str) = ("x-semrun", "2");
 const NIL: &str = "00000000-0000-0000-0000-000000000000";
 
 fn server(options: &[&str]) -> CloudServer {
@@ -75,17 +74,33 @@ fn is_forbidden(answer: &Answer, words: &str) {
     assert!(answer.body.contains(words), "{}", answer.body);
 }
 
-fn ask(client: &Client, name: &str, id: &str) -> Answer {
+/// Asks for a detached permit without waiting.
+fn ask(client: &Client, name: &str, id: &str) -> Value {
     let who = json!({ "label": "l", "host": "h", "pid": 1, "user": "u", "detached": true });
-    let asking =
-        json!({ "id": id, "limit": 1, "ttl_ms": 60_000, "nonblock": true, "who": who }).to_string();
-    client.get(&path("register", name), &[OURS, ("x-semrun-ask", &asking)])
+    client.ask(name, with(acquire(id), &[("nonblock", true.into()), ("client", who)]))
 }
 
 /// A request about a permit that our own client makes.
-fn about(client: &Client, action: &str, name: &str, id: &str, more: &[(&str, &str)]) -> Answer {
-    let headers = [&[OURS, ("x-client-uuid", id)], more].concat();
-    client.post(&format!("/semrun/{action}?name={name}"), &headers)
+fn request(client: &Client, operation: impl Into<Value>, name: &str, id: &str) -> Value {
+    client.ask(name, with(about(operation, id), &[("limit", 2.into())]))
+}
+
+#[track_caller]
+fn is_denied(answer: &Value, words: &str) {
+    assert!(answer["denied"].as_str().is_some_and(|why| why.contains(words)), "{answer}");
+}
+
+#[track_caller]
+fn has(outcome: &str, answer: &Value) {
+    assert_eq!(answer["reply"]["outcome"], outcome, "{answer}");
+}
+
+/// All that changes something of a permit that there is, or of its name.
+fn interventions() -> [Value; 8] {
+    let words = ["renew", "attach", "release", "leave", "release_detached", "pin", "unpin"];
+    let [first @ .., last] = words.map(Value::from);
+    let [renew, attach, release, leave, detached, pin] = first;
+    [renew, attach, release, leave, detached, pin, last, json!({ "revoke": "now" })]
 }
 
 fn logged(world: &World, words: &str) -> bool {
@@ -110,10 +125,11 @@ fn a_key_that_views_sees_that_permits_are_taken_and_does_nothing() {
     for action in ["register", "monitor", "wait", "signal"] {
         is_forbidden(&views.get(&path(action, "x"), &[("x-client-uuid", &id)]), "its role is view");
     }
-    for action in ["renew", "return", "revoke", "limit"] {
-        let how = [("x-semrun-how", "now"), ("x-semrun-limit", "2")];
-        is_forbidden(&about(&views, action, "x", &id, &how), "its role is view");
+    for operation in interventions() {
+        is_denied(&request(&views, operation, "x", &id), "its role is view");
     }
+    is_denied(&ask(&views, "x", &id), "its role is view");
+    is_forbidden(&views.get("/semrun/events", &[OURS, ("x-client-uuid", &id)]), "its role is view");
     is_forbidden(&views.patch(r#"{"server":{"info":false}}"#), "may not change what is logged");
     is_forbidden(&views.request("HEAD", &path("register", "x"), &[], ""), "");
     let one = semrun(&world, VIEWS, &["status", "x", "--json"]);
@@ -132,18 +148,20 @@ fn a_key_that_uses_keeps_and_gives_back_what_is_its_own_and_nothing_else() {
     let world = world(&[]);
     let (mine, other) = (client(&world, USES), client(&world, USES_TOO));
     let id = Uuid::new_v4().to_string();
-    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"holding""#));
+    has("holding", &ask(&mine, "x", &id));
     let no = "to what another key has taken";
-    is_forbidden(&ask(&other, "x", &id), no);
+    is_denied(&ask(&other, "x", &id), no);
     for action in ["monitor", "wait", "signal"] {
         let headers = [OURS, ("x-client-uuid", &*id)];
         is_forbidden(&other.get(&path(action, "x"), &headers), no);
         is_forbidden(&other.get(&path(action, "x"), &headers[1..]), no);
     }
-    is_forbidden(&about(&other, "renew", "x", &id, &[]), no);
-    is_forbidden(&about(&other, "return", "x", &id, &[]), no);
-    is_forbidden(&about(&mine, "revoke", "x", &id, &[("x-semrun-how", "now")]), "its role is use");
-    is_forbidden(&about(&mine, "limit", "x", &id, &[("x-semrun-limit", "2")]), "its role is use");
+    for operation in ["renew", "attach", "release", "leave", "release_detached"] {
+        is_denied(&request(&other, operation, "x", &id), no);
+    }
+    for operation in ["pin".into(), "unpin".into(), json!({ "revoke": "now" })] {
+        is_denied(&request(&mine, operation, "x", &id), "its role is use");
+    }
     is_forbidden(&mine.patch("{}"), "its role is use");
     fails(&release(&world, USES_TOO, &id, &[]), 69, &[no]);
     let revoked = release(&world, USES, &id, &["--force", "--now"]);
@@ -152,14 +170,18 @@ fn a_key_that_uses_keeps_and_gives_back_what_is_its_own_and_nothing_else() {
     // Under another name it is unknown, and cannot be ended from there.
     let headers = [OURS, ("x-client-uuid", &*id)];
     assert_eq!(other.get(&path("signal", "y"), &headers).status, 404);
-    assert!(ask(&mine, "x", &id).body.contains(r#""outcome":"holding""#));
-    assert!(about(&mine, "renew", "x", &id, &[]).body.contains(r#""outcome":"holding""#));
+    has("lost", &request(&other, "release", "y", &id));
+    has("holding", &ask(&mine, "x", &id));
+    has("holding", &request(&mine, "renew", "x", &id));
+    // What is denied keeps nothing else of the same request from being done.
+    let both = other.execute(&[("x", about("renew", &id)), ("y", acquire(NIL))]);
+    let both: Value = serde_json::from_str(&both.body).unwrap();
+    is_denied(&both[0], no);
+    has("holding", &both[1]);
     // What waits is told that there is a holder, and no more.
-    let busy = ask(&other, "x", &Uuid::new_v4().to_string()).body;
-    let busy: Value = serde_json::from_str(&busy).unwrap();
-    assert_eq!((&busy["held"], &busy["holder"]), (&json!(1), &Value::Null));
-    let own: Value = serde_json::from_str(&ask(&mine, "x", NIL).body).unwrap();
-    assert_eq!(own["holder"]["label"], "l");
+    let busy = ask(&other, "x", &Uuid::new_v4().to_string());
+    assert_eq!((&busy["reply"]["held"], busy["reply"].get("record")), (&json!(1), None));
+    assert_eq!(ask(&mine, "x", NIL)["reply"]["record"]["label"], "l");
     shows(&release(&world, USES, &id, &[]), 0, "", "");
     shows(&semrun(&world, USES, &["--name", "x", "-n", "echo", "ran"]), 0, "ran\n", "");
 }
@@ -204,10 +226,9 @@ fn a_key_for_some_names_knows_no_other() {
         is_forbidden(&deploys.get(&path(action, "x"), &[("x-client-uuid", &id)]), no);
         is_forbidden(&deploys.get(&path(action, "x"), &[OURS, ("x-client-uuid", &id)]), no);
     }
-    for action in ["renew", "return", "revoke", "limit"] {
-        let how = [("x-semrun-how", "now"), ("x-semrun-limit", "2")];
-        is_forbidden(&about(&deploys, action, "x", &id, &how), no);
-        is_forbidden(&about(&deploys, action, "deploy", &id, &how), no);
+    for operation in interventions() {
+        is_denied(&request(&deploys, operation.clone(), "x", &id), no);
+        is_denied(&request(&deploys, operation, "deploy", &id), no);
     }
     is_forbidden(&deploys.patch(r#"{"server":{"info":false}}"#), "it is for some names only");
     for arguments in [
@@ -238,7 +259,7 @@ fn a_key_for_some_names_knows_no_other() {
 fn what_was_taken_with_a_key_is_its_own_after_a_restart() {
     let mut world = world(&["--state-dir", "state"]);
     let id = Uuid::new_v4().to_string();
-    assert!(ask(&client(&world, USES), "x", &id).body.contains(r#""outcome":"holding""#));
+    has("holding", &ask(&client(&world, USES), "x", &id));
     let node = client(&world, USES).wait_on_semaphore("y");
     let server = world.cloud.as_mut().unwrap();
     server.kill();
@@ -246,14 +267,10 @@ fn what_was_taken_with_a_key_is_its_own_after_a_restart() {
     assert!(!journal.contains(USES) && journal.contains(&id), "{journal}");
     server.start_again();
     let no = "to what another key has taken";
-    is_forbidden(&about(&client(&world, USES_TOO), "renew", "x", &id, &[]), no);
+    is_denied(&request(&client(&world, USES_TOO), "renew", "x", &id), no);
     is_forbidden(&client(&world, USES_TOO).signal("y", &node.id), no);
     fails(&release(&world, USES_TOO, &id, &[]), 69, &[no]);
-    assert!(
-        about(&client(&world, USES), "renew", "x", &id, &[])
-            .body
-            .contains(r#""outcome":"holding""#)
-    );
+    has("holding", &request(&client(&world, USES), "renew", "x", &id));
     assert_eq!(client(&world, USES).signal("y", &node.id).status, 200);
     shows(&release(&world, USES, &id, &[]), 0, "", "");
 }
@@ -277,7 +294,7 @@ fn no_client_switches_off_the_record_of_what_it_does_to_others() {
     }
     let id = Uuid::new_v4().to_string();
     ask(&client(&world, USES), "x", &id);
-    assert!(about(&boss, "revoke", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
+    has("revoked", &request(&boss, json!({ "revoke": "now" }), "x", &id));
     let node = client(&world, USES_TOO).wait_on_semaphore("x");
     assert_eq!(boss.signal("x", &node.id).status, 200);
     let registered = client(&world, USES).register("x");
@@ -339,7 +356,7 @@ fn who_fills_the_pipe_of_the_log_hides_nothing_that_it_does_to_others() {
     }
     let id = Uuid::new_v4().to_string();
     ask(&web, "x", &id);
-    assert!(about(&boss, "revoke", "x", &id, &[("x-semrun-how", "now")]).body.contains("true"));
+    has("revoked", &request(&boss, json!({ "revoke": "now" }), "x", &id));
     let line = format!("server: [x:{id}:boss] revoked at once what was taken with web1");
     let mut said = vec![0; 1 << 20];
     let filled = server.stderr.as_mut().unwrap().read(&mut said).unwrap();

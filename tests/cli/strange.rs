@@ -60,7 +60,7 @@ fn http(head: &str, body: &str) -> u16 {
 
 /// What takes itself for one of our servers.
 pub(crate) fn of_ours(body: &str) -> u16 {
-    http("200 OK\r\nx-semrun: 2", body)
+    http("200 OK\r\nx-semrun: 3", body)
 }
 
 /// Every command that asks a server, with little memory.
@@ -138,7 +138,9 @@ fn what_is_no_server_of_semaphores_is_known_at_once() {
 fn what_cannot_be_so_is_not_believed() {
     let world = World::on_this_machine();
     let told = |limit: &str, ttl: &str, more: &str| {
-        format!(r#"{{"outcome":"holding","limit":{limit},"ttl_ms":{ttl},"token":1{more}}}"#)
+        format!(
+            r#"[{{"reply":{{"outcome":"holding","limit":{limit},"agreed":1,"ttl_ms":{ttl},"token":1{more}}}}}]"#
+        )
     };
     let century = "18446744073709551615";
     for body in [
@@ -188,7 +190,8 @@ fn what_cannot_be_so_is_not_believed() {
 #[test]
 fn a_server_that_grants_nothing_yet_is_not_busy() {
     let world = World::on_this_machine();
-    let told = r#"{"outcome":"busy","limit":1,"ttl_ms":30000,"paused_ms":27000}"#;
+    let told =
+        r#"[{"reply":{"outcome":"busy","limit":1,"agreed":1,"ttl_ms":30000,"paused_ms":27000}}]"#;
     let backend = format!("http://127.0.0.1:{}", of_ours(told));
     let mut run = world.run(["--backend", &backend, "-n", "true"]);
     fails(&run.output().unwrap(), 69, &["no permit is granted for 27s yet"]);

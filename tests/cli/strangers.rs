@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use semrun_testkit::cloud_server::{CloudServer, KEY};
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use uuid::Uuid;
 
-use super::http::{Answer, Client, Pending, path};
+use super::http::{Answer, Client, OURS, Pending, about, acquire, path, with};
 use super::support::{Running, World, children, fails, shows, wait_until};
 
-const OURS: (&str, &str) = ("x-semrun", "2");
+/// The identity of no permit.
+const NIL: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Connections that say so much and no more. Those that the server closes are opened again, until the
 /// crowd is dropped.
@@ -83,22 +85,23 @@ fn memory(pid: Pid) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-/// How many connections have been granted a lease of `ttl_ms`, over one that stays open.
-fn holding(client: &Client, name: &str, ttl_ms: u64) -> (Pending, String) {
+/// A permit of that name, and the connection over which it was granted.
+fn holding(client: &Client, name: &str) -> (Pending, String) {
     let id = Uuid::new_v4().to_string();
-    let who = r#"{"label":"l","host":"h","pid":1,"user":"u"}"#;
-    let ask = format!(
-        r#"{{"id":"{id}","limit":1,"ttl_ms":{ttl_ms},"min_hold_ms":0,"ticket":0,"nonblock":true,"strict":false,"who":{who}}}"#
-    );
-    let mut connection = client.open(&path("register", name), &[OURS, ("x-semrun-ask", &ask)]);
-    let answer = connection.answer();
+    let mut connection = Pending::on(client.connect());
+    let answer = asked_over(client, &mut connection, name, &acquire(&id));
     assert!(answer.body.contains(r#""outcome":"holding""#), "{} {}", answer.status, answer.body);
     (connection, id)
 }
 
 fn renew(client: &Client, connection: &mut Pending, name: &str, id: &str) -> Answer {
-    let headers = [OURS, ("x-api-key", &*client.key), ("x-client-uuid", id)];
-    connection.send("POST", &format!("/semrun/renew?name={name}"), &headers, "");
+    asked_over(client, connection, name, &about("renew", id))
+}
+
+fn asked_over(client: &Client, connection: &mut Pending, name: &str, request: &Value) -> Answer {
+    let body = json!([{ "name": name, "request": request }]).to_string();
+    let headers = [OURS, ("x-api-key", &*client.key)];
+    connection.send("POST", "/semrun/execute", &headers, &body);
     connection.answer()
 }
 
@@ -158,9 +161,9 @@ fn no_renewal_has_to_dial() {
     let holder = world.holder(&["--ttl", "21s"]);
     wait_until("it watches over its permit", || connections(&holder, server.port()).len() == 2);
     let before = connections(&holder, server.port());
-    // One renewal goes before the watch.
-    let renewals = || server.log().matches("/semrun/renew: 200").count();
-    wait_until("it is renewed", || renewals() >= 3);
+    // The permit was asked for before that.
+    let requests = || server.log().matches("/semrun/execute: 200").count();
+    wait_until("it is renewed", || requests() >= 3);
     assert_eq!(connections(&holder, server.port()), before);
 }
 
@@ -168,7 +171,7 @@ fn no_renewal_has_to_dial() {
 fn half_heads_take_little_memory_and_those_of_one_address_have_little_room() {
     let server = CloudServer::ours_with_descriptors(4096, &[]);
     let client = Client::new(server.port(), KEY);
-    let (mut renews, id) = holding(&client, "x", 60_000);
+    let (mut renews, id) = holding(&client, "x");
     more_descriptors();
     let head = format!("GET / HTTP/1.1\r\nx-padding: {}", "x".repeat(30_000));
     let mut halves: Vec<_> =
@@ -221,7 +224,7 @@ fn taking_little(port: u16) -> TcpStream {
 fn answers_that_are_not_taken_have_room_in_all_and_a_renewal_needs_none_of_it() {
     let server = CloudServer::ours();
     let client = Client::new(server.port(), KEY);
-    let (mut renews, id) = holding(&client, "x", 60_000);
+    let (mut renews, id) = holding(&client, "x");
     more_descriptors();
     let mut registers = Pending::on(client.connect());
     let key = [("x-api-key", KEY)];
@@ -282,19 +285,20 @@ fn what_a_client_with_a_key_may_use_up_is_bounded_and_the_refusal_says_by_what()
         assert!(answer.body.contains(words), "{}", answer.body);
     };
     let register = |name: &str| client.get(&path("register", name), &[]);
-    let pin = |name: &str, limit: &str| {
-        client.post(&format!("/semrun/limit?name={name}"), &[OURS, ("x-semrun-limit", limit)])
+    let pin = |name: &str, limit: u32| {
+        client.ask(name, with(about("pin", NIL), &[("limit", limit.into())]))
     };
-    assert_eq!([pin("a", "2"), pin("b", "2"), pin("a", "3")].map(|answer| answer.status), [200; 3]);
-    refused(&pin("c", "2"), "2 limits are pinned already (--max-pins)");
+    for answer in [pin("a", 2), pin("b", 2), pin("a", 3)] {
+        assert_eq!(answer["reply"]["outcome"], "done", "{answer}");
+    }
+    assert_eq!(pin("c", 2)["refused"], "2 limits are pinned already (--max-pins)");
     assert_eq!([register("c"), register("c")].map(|answer| answer.status), [200; 2]);
     refused(&register("c"), "2 wait there already (--max-waiters)");
     assert_eq!(register("d").status, 200);
     refused(&register("e"), "4 semaphores are in use already (--max-names)");
     assert_eq!([register("a"), register("b")].map(|answer| answer.status), [200; 2]);
     refused(&register("a"), "it has 5 clients already (--max-clients)");
-    let unpin = client.request("DELETE", "/semrun/limit?name=b", &[OURS], "");
-    assert_eq!(unpin.status, 200);
+    assert_eq!(client.ask("b", about("unpin", NIL))["reply"]["outcome"], "done");
     let world = World::in_cloud(server);
     fails(
         &world.semrun(["--name", "a", "-w", "0.1s", "true"]).output().unwrap(),
@@ -319,11 +323,8 @@ fn a_head_that_says_two_things_or_not_to_whom_is_refused() {
     for twice in [
         "x-api-key: another-key\r\n",
         "Host: y\r\n",
-        "x-semrun: 1\r\nx-semrun: 2\r\n",
+        "x-semrun: 1\r\nx-semrun: 3\r\n",
         "x-client-uuid: a\r\nx-client-uuid: b\r\n",
-        "x-semrun-limit: 1\r\nx-semrun-limit: 2\r\n",
-        "x-semrun-how: now\r\nx-semrun-how: gently\r\n",
-        "x-semrun-ask: {}\r\nx-semrun-ask: {}\r\n",
         "content-type: text/plain\r\ncontent-type: application/json\r\n",
     ] {
         for headers in [format!("{host}{key}{twice}"), format!("{twice}{host}{key}")] {

@@ -23,7 +23,7 @@ fn older(port: u16) -> u16 {
                 return server.shutdown(std::net::Shutdown::Write);
             }
             let text =
-                String::from_utf8_lossy(&bytes[..count]).replace("x-semrun: 2", "x-other: 2");
+                String::from_utf8_lossy(&bytes[..count]).replace("x-semrun: 3", "x-other: 3");
             server.write_all(text.as_bytes())?;
         }
     })
@@ -64,14 +64,14 @@ fn a_server_tells_an_older_client_so_in_an_answer_that_it_shows() {
     for (method, path) in [
         ("GET", &*register),
         ("GET", &*observe),
-        ("GET", "/semrun/renew?name=x"),
+        ("POST", "/semrun/execute"),
         ("GET", "/semrun/about"),
     ] {
         let answer = client.request(method, path, &[("x-semrun", "1")], "");
         // With the version that it understands, or it would not read on.
         assert_eq!((answer.status, answer.header("x-semrun")), (403, Some("1")), "{path}");
         let text = "the client speaks version 1 of the protocol between semrun and semrun serve, and \
-                    this server version 2; install the same semrun on both sides";
+                    this server version 3; install the same semrun on both sides";
         assert_eq!(answer.body, text, "{path}");
     }
 }

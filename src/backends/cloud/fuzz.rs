@@ -1,9 +1,10 @@
 //! Fuzz targets: parsing a cloud-semaphore server's answers.
 
 use super::node_lease::ObserveAnswer;
-use super::protocol::{RegisterReply, RegisterRequest, ReleaseReply, RevokeReply, ServerInfo};
+use super::protocol::{Answer, Event, Greeting, NamedRequest, ServerInfo, validated};
 use super::{lenient, parse_body};
 use crate::backends::Name;
+use crate::request::Outcome;
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     let name: Name = "x".parse().expect("a good name");
@@ -14,12 +15,17 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
-    if let Ok(told) = parse_body::<RegisterReply>(bytes).and_then(RegisterReply::validated) {
-        let _ = told.reply(crate::clock::now()).queue_status();
+    for answer in parse_body::<Vec<Answer>>(bytes).into_iter().flatten() {
+        if let Answer::Reply(reply) = answer
+            && let Ok(reply) = validated(*reply)
+        {
+            assert!(reply.outcome != Outcome::Holding || (1..=10_000).contains(&reply.limit));
+            let _ = reply.queue_status();
+        }
     }
     let _ = parse_body::<ServerInfo>(bytes);
-    let _ = parse_body::<RegisterRequest>(bytes);
-    let _ = parse_body::<ReleaseReply>(bytes);
-    let _ = parse_body::<RevokeReply>(bytes);
+    let _ = parse_body::<Vec<NamedRequest>>(bytes);
+    let _ = parse_body::<Greeting>(bytes);
+    let _ = parse_body::<Event>(bytes);
     let _ = ObserveAnswer::parse(bytes).map(|observed| observed.snapshot(&name));
 }

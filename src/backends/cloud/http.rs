@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderMap, LOCATION};
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::OBSERVE;
 use super::config::CloudConfig;
-use super::protocol::{KEY_HEADER, LIMIT, LIST, RENEW, RETURN, REVOKE, VERSION, VERSION_HEADER};
+use super::protocol::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
 use crate::backends::error::{Protocol, StoreError};
 use crate::backends::tls::{self, Secret, TlsError, TlsPeer};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
@@ -49,7 +49,7 @@ pub(super) struct HttpDialer {
 
 /// One connection, with one request on it at a time.
 pub(super) struct HttpConnection {
-    requests: SendRequest<Empty<Bytes>>,
+    requests: SendRequest<Full<Bytes>>,
     /// Moves the bytes while it is polled; none once the connection has ended.
     traffic: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
     /// The same connection.
@@ -105,21 +105,19 @@ impl HttpDialer {
         }
     }
 
-    /// A request about a semaphore, with our key. One that changes something is a POST, if the path
-    /// is one of ours; those of the original are all GET.
+    /// A request about a semaphore, with our key.
     pub(super) fn request(&self, path: &str, name: &str) -> request::Builder {
-        let changes = [RENEW, RETURN, REVOKE, LIMIT].contains(&path);
-        let method = if changes { Method::POST } else { Method::GET };
-        self.request_by(method, path, name)
-    }
-
-    pub(super) fn request_by(&self, method: Method, path: &str, name: &str) -> request::Builder {
         const PLAIN: &AsciiSet =
             &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
         let name = utf8_percent_encode(name, PLAIN);
+        self.request_by(Method::GET, &format!("{path}?name={name}"))
+    }
+
+    /// The same of any kind.
+    pub(super) fn request_by(&self, method: Method, uri: &str) -> request::Builder {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{path}?name={name}"))
+            .uri(uri)
             .header(HOST, self.config.url.authority())
             .header(VERSION_HEADER, VERSION);
         match &self.config.key {
@@ -155,10 +153,19 @@ impl HttpConnection {
         &mut self,
         request: request::Builder,
     ) -> Result<HttpResponse, StoreError> {
+        self.send_with(request, Bytes::new()).await
+    }
+
+    /// The same with a body.
+    pub(super) async fn send_with(
+        &mut self,
+        request: request::Builder,
+        body: Bytes,
+    ) -> Result<HttpResponse, StoreError> {
         let path = request.uri_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
         let most = if [OBSERVE, LIST].contains(&&*path) { LARGEST_LOOK } else { LARGEST_ANSWER };
         let has_key = request.headers_ref().is_some_and(|headers| headers.contains_key(KEY_HEADER));
-        let request = request.body(Empty::new());
+        let request = request.body(Full::new(body));
         let request = request.map_err(|_| StoreError::ApiKeyMalformed)?;
         let answer = self.requests.send_request(request);
         let answer = with(&mut self.traffic, answer).await.map_err(|error| broken(&error))?;

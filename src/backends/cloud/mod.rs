@@ -13,6 +13,7 @@ mod node_lease;
 mod original;
 mod orphans;
 pub(crate) mod protocol;
+mod requests;
 mod store;
 
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
-use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use self::config::CloudConfig;
@@ -39,8 +39,9 @@ use super::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Finding,
     Lease, Name, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, sanitize,
 };
-use crate::engine::LeaseClient;
 use crate::engine::retry::{RETRY_FOR, RetryBudget, with_retries};
+use crate::engine::{LeaseClient, Store};
+use crate::request::{Operation, Request};
 
 const OBSERVE: &str = "/semaphore/observe";
 const SIGNAL: &str = "/semaphore/signal";
@@ -79,14 +80,15 @@ impl Cloud {
 impl CloudServer {
     /// Sends a request that may be repeated, and reads the whole answer.
     async fn exchange(&self, request: request::Builder) -> Result<(StatusCode, Bytes), StoreError> {
-        let (status, _, body) = self.exchange_with(request).await?;
+        let (status, _, body) = self.exchange_with(request, Bytes::new()).await?;
         Ok((status, body))
     }
 
-    /// The same, and whether the server is one of ours.
+    /// The same with a body, and whether the server is one of ours.
     async fn exchange_with(
         &self,
         request: request::Builder,
+        body: Bytes,
     ) -> Result<(StatusCode, bool, Bytes), StoreError> {
         // A connection that was idle for a while may have been closed for that.
         let idle = match self.idle.take() {
@@ -97,7 +99,7 @@ impl CloudServer {
             Some(link) => link,
             None => self.dialler.dial().await?,
         };
-        let answer = link.send(request).await?;
+        let answer = link.send_with(request, body).await?;
         let (status, ours) = (answer.status, answer.ours);
         let body = link.read(answer).await?;
         if !ours {
@@ -142,7 +144,7 @@ impl CloudServer {
     /// The same, and whether the server is one of ours.
     async fn look_at(&self, name: &Name) -> Result<(bool, SemaphoreSnapshot), StoreError> {
         let (status, ours, body) =
-            self.exchange_with(self.dialler.request(OBSERVE, name.as_str())).await?;
+            self.exchange_with(self.dialler.request(OBSERVE, name.as_str()), Bytes::new()).await?;
         if status != StatusCode::OK {
             return Err(unexpected(status, OBSERVE));
         }
@@ -154,7 +156,8 @@ impl CloudServer {
 
     /// Some semaphores, from the first after a name on.
     async fn page(&self, behind: &str) -> Result<SemaphorePage, StoreError> {
-        let (status, ours, body) = self.exchange_with(self.dialler.request(LIST, behind)).await?;
+        let (status, ours, body) =
+            self.exchange_with(self.dialler.request(LIST, behind), Bytes::new()).await?;
         if !ours {
             return Err(StoreError::Original(MissingFeature::Names));
         }
@@ -200,38 +203,6 @@ fn known<T>(read: serde_json::Result<T>) -> Result<T, StoreError> {
     read.map_err(|error| StoreError::UnknownAnswer(error.to_string()))
 }
 
-impl Cloud {
-    /// Waits in turn in a server of ours. A registration at a server of the original kind has to be
-    /// finished, so it is only called off after that.
-    async fn acquire_lease(
-        &self,
-        wanted: &AcquireRequest,
-        progress: &ProgressSender,
-        mut cancel: CancelToken,
-    ) -> Result<Acquisition, BackendError> {
-        let store = self.leases.store();
-        let (canceller, called_off) = CancelToken::pair();
-        let mut acquiring = self.leases.acquire(wanted, progress, called_off);
-        tokio::select! {
-            biased;
-            done = &mut acquiring => return done,
-            () = cancel.cancelled() => {}
-        }
-        let registered = async {
-            while store.registering.load(Relaxed) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            done = &mut acquiring => return done,
-            _ = timeout(LEAVING, registered) => {}
-        }
-        canceller.cancel();
-        acquiring.await
-    }
-}
-
 impl Backend for Cloud {
     fn acquire<'a>(
         &'a self,
@@ -241,13 +212,11 @@ impl Backend for Cloud {
     ) -> BoxFuture<'a, Result<Acquisition, BackendError>> {
         Box::pin(async move {
             loop {
-                let done = self.acquire_lease(wanted, progress, cancel.clone()).await;
+                let done = self.leases.acquire(wanted, progress, cancel.clone()).await;
                 if !matches!(&done, Err(error) if error.cause == StoreError::OtherKind) {
                     return done;
                 }
-                let registered = self.leases.store().met.take();
-                let server = Arc::clone(&self.server);
-                let waiting = NodeAcquire::new(server, wanted, progress, registered);
+                let waiting = NodeAcquire::new(Arc::clone(&self.server), wanted, progress);
                 let done = waiting.run(cancel.clone()).await;
                 if !matches!(&done, Err(error) if error.cause == StoreError::OtherKind) {
                     return done;
@@ -275,15 +244,9 @@ impl Backend for Cloud {
         patience: Duration,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
-            let withdrawn = node_lease::signal(
-                &self.server,
-                name,
-                id,
-                patience,
-                node_lease::ServerKind::Anybodys,
-            )
-            .await;
-            self.server.done(withdrawn, || Attempt::Withdraw(name.clone()))
+            let (store, request) = (self.leases.store(), Request::of(Operation::Leave, id));
+            let withdrawn = with_retries(patience, || store.execute(name, &request)).await;
+            self.server.done(withdrawn.map(drop), || Attempt::Withdraw(name.clone()))
         })
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::http::{HttpConnection, unexpected};
 use super::node_lease::NodeRegistration;
-use super::original::{granted_or_behind, look_if_original};
+use super::original::{beyond_the_original, granted_or_behind, look_if_original};
 use super::orphans;
 use super::{CloudServer, LEAVING};
 use crate::backends::error::{Attempt, StoreError};
@@ -30,8 +30,6 @@ pub(super) struct NodeAcquire<'a> {
     server: Arc<CloudServer>,
     wanted: &'a AcquireRequest,
     progress: &'a ProgressSender,
-    /// An identity that the server gave us already, and the connection over which it did.
-    registered: Option<(Uuid, HttpConnection)>,
     /// Whether a request was ever answered.
     outcome: bool,
     /// Whether we are in a queue, or were.
@@ -58,13 +56,11 @@ impl<'a> NodeAcquire<'a> {
         server: Arc<CloudServer>,
         wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
-        registered: Option<(Uuid, HttpConnection)>,
     ) -> Self {
         Self {
             server,
             wanted,
             progress,
-            registered,
             outcome: false,
             queued: false,
             place: None,
@@ -174,25 +170,28 @@ impl<'a> NodeAcquire<'a> {
         }
     }
 
-    /// Registers once, unless that was done, and takes the place that comes with it.
+    /// Registers once, and takes the place that comes with it.
     async fn step(&mut self) -> Result<AcquireStep, StoreError> {
-        let (id, link) = match self.registered.take() {
-            Some(registered) => {
-                self.taking.store(true, Relaxed);
-                registered
-            }
-            None => self.register().await?,
-        };
-        // Boxed: the rest needs much room.
-        Box::pin(self.take_place(id, link)).await
+        match self.register().await? {
+            // Boxed: the rest needs much room.
+            Some((id, link)) => Box::pin(self.take_place(id, link)).await,
+            None => Ok(AcquireStep::Done(Acquisition::Busy)),
+        }
     }
 
-    async fn register(&mut self) -> Result<(Uuid, HttpConnection), StoreError> {
+    /// None: no permit is free, and the client does not wait for one.
+    async fn register(&mut self) -> Result<Option<(Uuid, HttpConnection)>, StoreError> {
         let mut link = with_timeout(self.time, self.server.dialler.dial()).await?;
         // One of ours may have taken its place, and has no use for an empty request.
         let look = look_if_original(&self.server, &self.wanted.name, &mut link);
-        if with_timeout(self.time, look).await?.is_none() {
+        let Some(look) = with_timeout(self.time, look).await? else {
             return Err(StoreError::OtherKind);
+        };
+        if let Some(lack) = beyond_the_original(self.wanted) {
+            return Err(StoreError::Original(lack));
+        }
+        if self.wanted.nonblock && !look.is_free() {
+            return Ok(None);
         }
         // The server remembers every identity that it gave out, until its place has been taken and
         // left.
@@ -204,7 +203,7 @@ impl<'a> NodeAcquire<'a> {
         }
         let id = with_timeout(self.time, link.read(answer)).await?;
         let id = std::str::from_utf8(&id).ok().and_then(|id| Uuid::parse_str(id).ok());
-        Ok((id.ok_or(StoreError::NoIdentities)?, link))
+        Ok(Some((id.ok_or(StoreError::NoIdentities)?, link)))
     }
 
     /// Takes a place in the queue.

@@ -279,8 +279,7 @@ impl Lease for NodeLease {
                 return Ok(());
             }
             // Processes left of the command may keep the connection open, so we send a signal.
-            let signalled =
-                signal(&server, &permit.name, permit.id, patience, ServerKind::Anybodys).await;
+            let signalled = signal(&server, &permit.name, permit.id, patience).await;
             drop(monitor);
             signalled.map_err(|error| {
                 error.while_doing(&server.shown, Attempt::ReleaseConnection(permit))
@@ -289,22 +288,14 @@ impl Lease for NodeLease {
     }
 }
 
-/// What kind of server has to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ServerKind {
-    Ours,
-    Anybodys,
-}
-
 /// Gives back a permit or a place. A client that has neither has given it back already.
 pub(super) async fn signal(
     server: &CloudServer,
     name: &Name,
     id: Uuid,
     patience: Duration,
-    whose: ServerKind,
 ) -> Result<(), StoreError> {
-    with_retries(patience, || signal_once(server, name, id, whose)).await
+    with_retries(patience, || signal_once(server, name, id)).await
 }
 
 /// The same, without retries.
@@ -312,14 +303,10 @@ pub(super) async fn signal_once(
     server: &CloudServer,
     name: &Name,
     id: Uuid,
-    whose: ServerKind,
 ) -> Result<(), StoreError> {
     let request = server.dialler.request(SIGNAL, name.as_str()).header(ID_HEADER, id.to_string());
-    let (answer, ours, _) = server.exchange_with(request).await?;
-    if whose == ServerKind::Ours && !ours {
-        return Err(StoreError::Replaced);
-    }
-    match answer {
+    let (status, _) = server.exchange(request).await?;
+    match status {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_FOUND => Ok(()),
         status => Err(StoreError::UnexpectedStatus { status: status.to_string(), path: SIGNAL }),
     }

@@ -9,22 +9,18 @@ use super::http::{HttpConnection, unexpected};
 use super::node_lease::{NodeRegistration, ObserveAnswer};
 use super::protocol::ABOUT;
 use super::{CloudServer, OBSERVE};
-use crate::backends::Name;
 use crate::backends::error::{MissingFeature, StoreError};
+use crate::backends::{AcquireRequest, Name};
 
-/// What the request needs and a server of the original kind lacks.
-pub(super) fn beyond_the_original(
-    limit: u32,
-    detached: bool,
-    min_hold: Duration,
-) -> Option<MissingFeature> {
-    if limit > 1 {
-        return Some(MissingFeature::Permits(limit));
+/// What is wanted and a server of the original kind lacks.
+pub(super) fn beyond_the_original(wanted: &AcquireRequest) -> Option<MissingFeature> {
+    if wanted.limit > 1 {
+        return Some(MissingFeature::Permits(wanted.limit));
     }
-    if detached {
+    if wanted.who.detached {
         return Some(MissingFeature::Lasting);
     }
-    (!min_hold.is_zero()).then_some(MissingFeature::MinHold)
+    (!wanted.min_hold.is_zero()).then_some(MissingFeature::MinHold)
 }
 
 /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::node_lease::{self, ObserveAnswer, ServerKind};
+use super::node_lease::{self, ObserveAnswer};
 use super::{CloudServer, LEAVING, OBSERVE};
 use crate::backends::Name;
 use crate::backends::StoreError;
@@ -36,9 +36,7 @@ pub(super) async fn unregister_one(
 ) -> Result<(), StoreError> {
     let (_, body) = server.exchange(server.dialler.request(OBSERVE, name.as_str())).await?;
     match ObserveAnswer::parse(&body)?.held_by(orphans) {
-        Some(orphan) => {
-            node_lease::signal(server, name, orphan, LEAVING, ServerKind::Anybodys).await
-        }
+        Some(orphan) => node_lease::signal(server, name, orphan, LEAVING).await,
         None => Ok(()),
     }
 }

@@ -1,23 +1,20 @@
 //! What our client and `semrun serve` say to each other beyond the cloud-semaphore protocol. Both
 //! ends use these types; `docs/serve.md` describes them. Fields are only ever added.
 
-use std::fmt::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::sanitize;
 use crate::backends::{
-    ClientInfo, Holder, HolderState, Name, Record, ReleaseOutcome, Revocation, SemaphoreSnapshot,
-    StoreError, Waiter, Withheld,
+    Holder, HolderState, Name, Record, SemaphoreSnapshot, StoreError, Waiter, Withheld,
 };
-use crate::clock::Moment;
-use crate::request::{Outcome, Reply};
+use crate::request::{Outcome, Reply, Request, millis};
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";
-pub(crate) const VERSION: &str = "2";
+pub(crate) const VERSION: &str = "3";
 
 /// Whose API key it is.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
@@ -25,192 +22,91 @@ pub(crate) const KEY_HEADER: &str = "x-api-key";
 /// The client that a request is about.
 pub(crate) const ID_HEADER: &str = "x-client-uuid";
 
-/// On `register`: an [`RegisterRequest`] as JSON in ASCII. The answer is a line of JSON, a [`RegisterReply`]; if that
-/// says [`RegisterOutcome::Waiting`] the body stays open, and ends when it is worth to ask again. The open
-/// request shows that the waiter is there.
-pub(crate) const ASK_HEADER: &str = "x-semrun-ask";
-
 /// How often an empty line in an open answer says that the server is there, and that nothing between
 /// us has forgotten the connection.
 pub(crate) const BEAT: Duration = Duration::from_secs(10);
 /// A server that is silent for so long is out of reach: two beats are missing.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
-/// The paths that only `semrun serve` has; what changes something is a POST. A permit is renewed for a
-/// [`RegisterReply`].
-pub(crate) const RENEW: &str = "/semrun/renew";
+/// The paths that only `semrun serve` has. A POST of a list of [`NamedRequest`]s, at most
+/// [`MOST_REQUESTS`], is answered by a list of [`Answer`]s in the same order.
+pub(crate) const EXECUTE: &str = "/semrun/execute";
+pub(crate) const MOST_REQUESTS: usize = 100;
+/// What happens to the permits of a client, which [`ID_HEADER`] names: the body stays open, and has
+/// a line for each event. The first line is a [`Greeting`], an empty one a [`BEAT`], every other an
+/// [`Event`].
+pub(crate) const EVENTS: &str = "/semrun/events";
 /// The semaphores whose names come after the one that is named, or the first of them: a [`SemaphorePage`].
 pub(crate) const LIST: &str = "/semrun/semaphores";
-/// A detached permit is given back, for a [`ReleaseReply`].
-pub(crate) const RETURN: &str = "/semrun/return";
-/// Revokes a permit, gently or at once as [`HOW_HEADER`] says. The answer is a [`RevokeReply`].
-pub(crate) const REVOKE: &str = "/semrun/revoke";
-/// A limit is pinned to what [`LIMIT_HEADER`] says; with DELETE it is not any more.
-pub(crate) const LIMIT: &str = "/semrun/limit";
-/// What the server is, an [`ServerInfo`].
+/// What the server is, a [`ServerInfo`].
 pub(crate) const ABOUT: &str = "/semrun/about";
 
-/// `gently` or `now`.
-pub(crate) const HOW_HEADER: &str = "x-semrun-how";
-
-/// A number: without it nothing is changed.
-pub(crate) const LIMIT_HEADER: &str = "x-semrun-limit";
-
-/// What is asked for.
+/// A request, and the semaphore that it is about.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct RegisterRequest {
-    pub(crate) id: Uuid,
-    pub(crate) limit: u32,
-    pub(crate) ttl_ms: u64,
-    /// The place in the queue that we had, or 0.
-    #[serde(default)]
-    pub(crate) ticket: u64,
-    /// What came with it. Without the right one there is no place to come back to.
-    #[serde(default)]
-    pub(crate) seal: String,
-    #[serde(default)]
-    pub(crate) nonblock: bool,
-    #[serde(default)]
-    pub(crate) strict: bool,
-    /// For how long from its grant the permit stays taken.
-    #[serde(default)]
-    pub(crate) min_hold_ms: u64,
-    pub(crate) who: ClientInfo,
+pub(crate) struct NamedRequest {
+    pub(crate) name: String,
+    pub(crate) request: Request,
 }
 
-/// How things stand for a client that asked or renewed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RegisterReply {
-    pub(crate) outcome: RegisterOutcome,
-    /// What is in force.
-    pub(crate) limit: u32,
-    #[serde(default)]
-    pub(crate) pinned: bool,
-    pub(crate) ttl_ms: u64,
-    /// The fencing token of a holder.
-    #[serde(default)]
-    pub(crate) token: u64,
-    /// The place of a waiter.
-    #[serde(default)]
-    pub(crate) ticket: u64,
-    /// The server's seal on that place, for the client that it was given to; only the server can
-    /// make it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) seal: String,
-    #[serde(default)]
-    pub(crate) ahead: usize,
-    #[serde(default)]
-    pub(crate) held: usize,
-    #[serde(default)]
-    pub(crate) holder: Option<Record>,
-    /// The label of the API key of a holder without a record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<String>,
-    /// For how long the holder's permit stays taken, if it was given back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) kept_ms: Option<u64>,
-    #[serde(default)]
-    pub(crate) paused_ms: Option<u64>,
-    /// Which server says so: another one after a restart that forgets all.
-    #[serde(default)]
-    pub(crate) server: Option<Uuid>,
+/// What became of a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Reply(Box<Reply>),
+    /// To be asked again after so many milliseconds: clients from before a restart come back first.
+    Later(u64),
+    /// The key may not do it, with the reason.
+    Denied(String),
+    /// It cannot be done now, with the reason.
+    Refused(String),
+    /// It asks for what no semaphore has.
+    Invalid,
+}
+
+/// The beginning of the events.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    pub(crate) server: Uuid,
+    /// Whether there may have been events that this client was not told of.
+    pub(crate) missed: bool,
+}
+
+/// Something has happened to a permit, or to a place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) id: Uuid,
+    pub(crate) event: EventKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum RegisterOutcome {
-    /// The permit is ours, for the TTL from the moment of the answer.
-    Holding,
-    Waiting,
-    /// No permit was free, and the client does not wait for one.
-    Busy,
-    /// The limit or TTL in force is not the one asked for.
-    Differs,
-    /// The permit that was to be renewed was revoked gently: it is ours until it is given back
-    /// or its lease ends.
-    Revoking,
-    /// The permit that was to be renewed is not ours.
-    Lost,
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EventKind {
+    /// A waiter was granted its permit, or has lost its place: it is worth to ask.
+    Ask,
+    /// The permit was revoked gently: it is its holder's until it is released or its lease ends.
+    Revoked,
+    RevokedNow,
+    /// Another client released the permit, or it expired.
+    Released,
 }
 
-impl From<RegisterOutcome> for Outcome {
-    fn from(outcome: RegisterOutcome) -> Self {
-        match outcome {
-            RegisterOutcome::Holding => Self::Holding,
-            RegisterOutcome::Waiting => Self::Waiting,
-            RegisterOutcome::Busy => Self::Busy,
-            RegisterOutcome::Differs => Self::Differs,
-            RegisterOutcome::Revoking => Self::Revoked,
-            RegisterOutcome::Lost => Self::Lost,
-        }
+/// An error: no server of ours says that.
+pub(super) fn validated(reply: Reply) -> Result<Reply, StoreError> {
+    let Reply { outcome, limit, agreed, ahead, held, seal, .. } = &reply;
+    if matches!(outcome, Outcome::Holding | Outcome::Waiting | Outcome::Busy | Outcome::Differs) {
+        sanitize::limit(*limit)?;
+        sanitize::limit(*agreed)?;
     }
-}
-
-impl RegisterReply {
-    /// The permit is not known.
-    pub(crate) fn lost() -> Self {
-        Self {
-            outcome: RegisterOutcome::Lost,
-            limit: 0,
-            pinned: false,
-            ttl_ms: 0,
-            token: 0,
-            ticket: 0,
-            seal: String::new(),
-            ahead: 0,
-            held: 0,
-            holder: None,
-            key: None,
-            kept_ms: None,
-            paused_ms: None,
-            server: None,
-        }
+    let time = if *outcome == Outcome::Holding { sanitize::lease } else { sanitize::time };
+    time(millis(reply.ttl))?;
+    for other in [Some(reply.min_hold), reply.paused, reply.next] {
+        sanitize::time_if_any(other.map(millis))?;
     }
-
-    /// The permit is its holder's until that gives it back or its lease ends.
-    pub(crate) fn revoked() -> Self {
-        Self { outcome: RegisterOutcome::Revoking, ..Self::lost() }
-    }
-
-    /// An error: no server of ours says that.
-    pub(super) fn validated(self) -> Result<Self, StoreError> {
-        if !matches!(self.outcome, RegisterOutcome::Lost | RegisterOutcome::Revoking) {
-            sanitize::limit(self.limit)?;
-        }
-        let time =
-            if self.outcome == RegisterOutcome::Holding { sanitize::lease } else { sanitize::time };
-        time(self.ttl_ms)?;
-        sanitize::time_if_any(self.paused_ms)?;
-        sanitize::time_if_any(self.kept_ms)?;
-        sanitize::count(self.ahead)?;
-        sanitize::count(self.held)?;
-        sanitize::seal(&self.seal)?;
-        Ok(self)
-    }
-
-    /// As the engine has it.
-    pub(super) fn reply(self, since: Moment) -> Reply {
-        let kept_until = self
-            .kept_ms
-            .and_then(|left| SystemTime::now().checked_add(Duration::from_millis(left)));
-        Reply {
-            token: self.token,
-            ticket: self.ticket,
-            seal: self.seal,
-            ahead: self.ahead,
-            held: self.held,
-            limit: self.limit,
-            pinned: self.pinned,
-            agreed: self.limit,
-            ttl: Duration::from_millis(self.ttl_ms),
-            paused: self.paused_ms.map(Duration::from_millis),
-            record: self.holder,
-            key: self.key.as_deref().map(sanitize::label),
-            kept_until,
-            server: self.server,
-            ..Reply::of(self.outcome.into(), since)
-        }
-    }
+    sanitize::count(*ahead)?;
+    sanitize::count(*held)?;
+    sanitize::seal(seal)?;
+    let key = reply.key.as_deref().map(sanitize::label);
+    Ok(Reply { key, ..reply })
 }
 
 /// A semaphore at one moment.
@@ -310,19 +206,6 @@ impl SemaphoreView {
     }
 }
 
-/// The result of giving back a detached permit.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ReleaseReply {
-    pub(crate) outcome: ReleaseOutcome,
-}
-
-/// The result of revoking a permit.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct RevokeReply {
-    /// Whether a client held it.
-    pub(crate) held: bool,
-}
-
 /// What a server says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ServerInfo {
@@ -332,60 +215,4 @@ pub(crate) struct ServerInfo {
     pub(crate) remembers: bool,
     /// Its time of day, since the epoch.
     pub(crate) time_ms: u64,
-}
-
-/// How a revocation is written.
-pub(crate) const HOW: [(&str, Revocation); 2] =
-    [("gently", Revocation::Graceful), ("now", Revocation::Forced)];
-
-/// A time as it is told.
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// JSON for a header: in ASCII, whatever is in it.
-pub(crate) fn ascii_json<T: Serialize>(value: &T) -> String {
-    let json = serde_json::to_string(value).expect("plain data");
-    let mut text = String::with_capacity(json.len());
-    for unit in json.chars() {
-        if unit.is_ascii() {
-            text.push(unit);
-        } else {
-            for half in unit.encode_utf16(&mut [0; 2]) {
-                let _ = write!(text, "\\u{half:04x}");
-            }
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_asked_survives_a_header_whatever_is_in_it() {
-        let who = ClientInfo {
-            label: "日本 \"x\" 🚀\\".into(),
-            host: "ü".into(),
-            pid: 7,
-            user: String::new(),
-            detached: false,
-        };
-        let asking = RegisterRequest {
-            id: Uuid::nil(),
-            limit: 3,
-            ttl_ms: 1,
-            ticket: 9,
-            seal: "5ea1".into(),
-            nonblock: true,
-            strict: false,
-            min_hold_ms: 0,
-            who,
-        };
-        let text = ascii_json(&asking);
-        assert!(text.is_ascii() && !text.contains(char::is_control), "{text}");
-        let read: RegisterRequest = serde_json::from_str(&text).unwrap();
-        assert_eq!((read.who, read.ticket, read.seal), (asking.who, 9, asking.seal));
-    }
 }

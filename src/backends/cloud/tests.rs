@@ -1,5 +1,7 @@
 //! Tests of our client with servers of either kind, without a command.
 
+mod events;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

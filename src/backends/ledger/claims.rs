@@ -78,6 +78,11 @@ impl<R> LedgerHolder<R> {
         }
     }
 
+    /// Whether its holder has said that it knows of it.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
     /// For how long from its grant it stays taken. Not at all before its holder knows of it.
     pub(crate) fn min_hold(&self) -> Duration {
         let counts = self.confirmed && !mutants::is_off(Guard::Hold);

@@ -16,8 +16,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::cloud::protocol::millis;
 use crate::backends::{HolderState, Record};
+use crate::request::millis;
 use crate::serve::bearer::KeyFingerprint;
 use crate::serve::seals::Seals;
 

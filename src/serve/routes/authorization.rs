@@ -1,6 +1,6 @@
 //! Which key may do what: every request is checked here, before anything is done for it.
 
-use super::request::Route;
+use crate::request::Operation;
 use crate::serve::bearer::{Bearer, Role};
 
 /// Whose permit, or place in the queue, a request is about.
@@ -39,32 +39,43 @@ pub(crate) enum DeniedAction {
     ChangeLog,
 }
 
-/// Whether a key may make a request.
+impl DeniedAction {
+    fn role(self) -> Role {
+        match self {
+            Self::Look => Role::View,
+            Self::Take | Self::Wait | Self::Renew | Self::GiveBack => Role::Use,
+            Self::Revoke | Self::Pin | Self::ChangeLog => Role::Admin,
+        }
+    }
+}
+
+impl From<Operation> for DeniedAction {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Acquire => Self::Take,
+            Operation::Renew | Operation::Attach => Self::Renew,
+            Operation::Release | Operation::Leave | Operation::ReleaseDetached => Self::GiveBack,
+            Operation::Revoke(_) => Self::Revoke,
+            Operation::Pin | Operation::Unpin => Self::Pin,
+        }
+    }
+}
+
+/// Whether a key may do something with a name, or with what is under no name.
 pub(super) fn authorize(
     bearer: &Bearer,
-    route: Route,
-    name: &str,
+    what: DeniedAction,
+    name: Option<&str>,
     whose: Ownership,
 ) -> Result<(), Denied> {
-    let (needed, what) = match route {
-        // Names that the key is not for are left out of the list.
-        Route::About | Route::List => return Ok(()),
-        Route::Observe => (Role::View, DeniedAction::Look),
-        Route::Register => (Role::Use, DeniedAction::Take),
-        Route::Attach(_) => (Role::Use, DeniedAction::Wait),
-        Route::Renew => (Role::Use, DeniedAction::Renew),
-        Route::Signal | Route::Return => (Role::Use, DeniedAction::GiveBack),
-        Route::Revoke => (Role::Admin, DeniedAction::Revoke),
-        Route::Limit => (Role::Admin, DeniedAction::Pin),
-        Route::LogConfig => (Role::Admin, DeniedAction::ChangeLog),
-    };
+    let needed = what.role();
     if bearer.role < needed {
         return Err(Denied::Role(bearer.role, what));
     }
-    if route == Route::LogConfig {
-        return if bearer.names.is_none() { Ok(()) } else { Err(Denied::AllNames) };
+    if what == DeniedAction::ChangeLog && bearer.names.is_some() {
+        return Err(Denied::AllNames);
     }
-    if !bearer.is_for(name) {
+    if name.is_some_and(|name| !bearer.is_for(name)) {
         return Err(Denied::Name);
     }
     if needed == Role::Use && bearer.role == Role::Use && whose == Ownership::Anothers {
@@ -77,41 +88,35 @@ pub(super) fn authorize(
 mod tests {
     use super::*;
     use crate::serve::bearer::Pattern;
-    use crate::serve::semaphores::RequestKind;
 
     #[test]
     fn each_role_may_do_what_its_row_says() {
         const WHOSE: [Ownership; 3] = [Ownership::Nobodys, Ownership::Own, Ownership::Anothers];
-        let view = "view use admin";
         let uses = ["use admin", "use admin", "admin"];
         let rows = [
-            (Route::About, [view; 3]),
-            (Route::List, [view; 3]),
-            (Route::Observe, [view; 3]),
-            (Route::Register, uses),
-            (Route::Attach(RequestKind::Monitor), uses),
-            (Route::Attach(RequestKind::Wait), uses),
-            (Route::Renew, uses),
-            (Route::Return, uses),
-            (Route::Signal, uses),
-            (Route::Revoke, ["admin"; 3]),
-            (Route::Limit, ["admin"; 3]),
-            (Route::LogConfig, ["admin"; 3]),
+            (DeniedAction::Look, ["view use admin"; 3]),
+            (DeniedAction::Take, uses),
+            (DeniedAction::Wait, uses),
+            (DeniedAction::Renew, uses),
+            (DeniedAction::GiveBack, uses),
+            (DeniedAction::Revoke, ["admin"; 3]),
+            (DeniedAction::Pin, ["admin"; 3]),
+            (DeniedAction::ChangeLog, ["admin"; 3]),
         ];
-        for (route, allowed) in rows {
+        for (what, allowed) in rows {
             for (whose, allowed) in WHOSE.into_iter().zip(allowed) {
                 for (word, role) in Role::ALL {
                     for names in [None, Some(Pattern::new("a*"))] {
                         let bounded = names.is_some();
                         let bearer = Bearer { label: "".into(), role, names, print: None };
                         let is_allowed = allowed.split(' ').any(|one| one == word);
-                        let for_all = matches!(route, Route::About | Route::List);
-                        let of_all = route == Route::LogConfig;
-                        for (name, is_its) in [("a1", true), ("b1", !bounded)] {
-                            let expected =
-                                is_allowed && (for_all || if of_all { !bounded } else { is_its });
-                            let decided = authorize(&bearer, route, name, whose);
-                            let case = format!("{route:?} {whose:?} {word} {bounded} {name}");
+                        let of_all = what == DeniedAction::ChangeLog;
+                        for (name, is_its) in
+                            [(None, true), (Some("a1"), true), (Some("b1"), !bounded)]
+                        {
+                            let expected = is_allowed && is_its && !(of_all && bounded);
+                            let decided = authorize(&bearer, what, name, whose);
+                            let case = format!("{what:?} {whose:?} {word} {bounded} {name:?}");
                             assert_eq!(decided.is_ok(), expected, "{case}: {decided:?}");
                         }
                     }

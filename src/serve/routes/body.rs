@@ -7,32 +7,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use tokio::time::Interval;
 
 use crate::serve::LocalFuture;
 use crate::serve::connection::OpenRequest;
-use crate::serve::semaphores::RequestEnd;
 
 /// How short an answer is not counted, and how much of longer ones may be on the way at once, in
 /// bytes. One always may, as it may list many clients.
 const SHORT: usize = 4 * 1024;
 const MOST: usize = 64 << 20;
 
-/// The body of an answer: some text, and for a waiter its end once it is worth to ask again, with
-/// an empty line now and then.
+/// The body of an answer: some text, and for a client that listens what comes later.
 pub(crate) struct ResponseBody {
     pub(super) first: Option<Bytes>,
-    pub(super) then: Option<LocalFuture<'static, RequestEnd>>,
-    pub(super) beats: Option<Interval>,
+    pub(super) then: Option<Later>,
     /// The request, which is answered with the end of this.
     pub(super) asking: Option<OpenRequest>,
+}
+
+/// Gives the next piece of an answer, which ends without one.
+pub(super) struct Later {
+    pub(super) next: Box<dyn Fn() -> LocalFuture<'static, Option<Bytes>>>,
+    pub(super) coming: LocalFuture<'static, Option<Bytes>>,
 }
 
 impl ResponseBody {
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
         let first = (!text.is_empty()).then_some(text);
-        Self { first, then: None, beats: None, asking: None }
+        Self { first, then: None, asking: None }
     }
 }
 
@@ -48,15 +50,17 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let Some(then) = &mut self.then else { return Poll::Ready(None) };
-        let over = then.as_mut().poll(context).is_ready();
-        if over {
-            self.then = None;
+        match then.coming.as_mut().poll(context) {
+            Poll::Ready(Some(piece)) => {
+                then.coming = (then.next)();
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Poll::Ready(None) => {
+                self.then = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
         }
-        let beat = self.beats.as_mut().is_some_and(|beats| beats.poll_tick(context).is_ready());
-        if over || beat {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"\n")))));
-        }
-        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
@@ -71,14 +75,20 @@ impl Body for ResponseBody {
     }
 }
 
-/// Answers that are long and that their clients have not taken yet.
+/// Answers that are long and that their clients have not taken yet, and long requests.
 #[derive(Default)]
 pub(super) struct LongAnswers(Arc<AtomicUsize>);
 
-/// One of them. It counts until its last byte is sent.
+/// The room of one of them.
+pub(super) struct Room {
+    length: usize,
+    all: Arc<AtomicUsize>,
+}
+
+/// It counts until its last byte is sent.
 struct CountedBytes {
     text: Bytes,
-    all: Arc<AtomicUsize>,
+    _room: Room,
 }
 
 impl LongAnswers {
@@ -93,11 +103,17 @@ impl LongAnswers {
         if text.len() <= SHORT {
             return Some(text);
         }
-        if !self.has_room(text.len()) {
+        let room = self.reserve(text.len())?;
+        Some(Bytes::from_owner(CountedBytes { text, _room: room }))
+    }
+
+    /// None: there are too many.
+    pub(super) fn reserve(&self, length: usize) -> Option<Room> {
+        if !self.has_room(length) {
             return None;
         }
-        self.0.fetch_add(text.len(), Ordering::Relaxed);
-        Some(Bytes::from_owner(CountedBytes { text, all: Arc::clone(&self.0) }))
+        self.0.fetch_add(length, Ordering::Relaxed);
+        Some(Room { length, all: Arc::clone(&self.0) })
     }
 }
 
@@ -107,9 +123,9 @@ impl AsRef<[u8]> for CountedBytes {
     }
 }
 
-impl Drop for CountedBytes {
+impl Drop for Room {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.text.len(), Ordering::Relaxed);
+        self.all.fetch_sub(self.length, Ordering::Relaxed);
     }
 }
 

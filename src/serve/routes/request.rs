@@ -1,6 +1,7 @@
 //! Parsing a request: its route and parameters, as the original reads them.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -12,16 +13,21 @@ use percent_encoding::percent_decode;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::RequestKind;
-use crate::backends::Revocation;
+use super::{DeniedAction, RequestKind};
 use crate::backends::cloud::protocol::{
-    ABOUT, ASK_HEADER, HOW, HOW_HEADER, ID_HEADER, KEY_HEADER, LIMIT, LIMIT_HEADER, LIST, RENEW,
-    RETURN, REVOKE, RegisterRequest, VERSION_HEADER,
+    ABOUT, EVENTS, EXECUTE, ID_HEADER, KEY_HEADER, LIST, MOST_REQUESTS, NamedRequest,
+    VERSION_HEADER,
 };
+use crate::request::{Operation, Request};
 
-/// The largest body that is read, and how long it may take to come.
-const LARGEST_BODY: usize = 16 * 1024;
+/// The largest body that is read, the largest one with requests of ours, and how long it may take to
+/// come.
+pub(super) const LARGEST_BODY: usize = 16 * 1024;
+pub(super) const LARGEST_BATCH: usize = 256 * 1024;
 const SLOWEST_BODY: Duration = Duration::from_secs(5);
+
+/// The longest name, in bytes. The protocol knows no bound, and our own client has 200.
+pub(super) const LONGEST_NAME: usize = 4096;
 
 /// The longest text that is kept of what a client says of itself, in bytes: there are many, and all
 /// are listed.
@@ -35,10 +41,8 @@ pub(super) enum Route {
     Signal,
     Observe,
     LogConfig,
-    Renew,
-    Return,
-    Revoke,
-    Limit,
+    Execute,
+    Events,
     List,
     About,
 }
@@ -55,11 +59,8 @@ impl Route {
             "/semaphore/signal" => (Method::GET, Self::Signal),
             "/semaphore/observe" => (Method::GET, Self::Observe),
             "/logconfig" => (Method::PATCH, Self::LogConfig),
-            RENEW => (Method::POST, Self::Renew),
-            RETURN => (Method::POST, Self::Return),
-            REVOKE => (Method::POST, Self::Revoke),
-            LIMIT if *method == Method::DELETE => (Method::DELETE, Self::Limit),
-            LIMIT => (Method::POST, Self::Limit),
+            EXECUTE => (Method::POST, Self::Execute),
+            EVENTS => (Method::GET, Self::Events),
             LIST => (Method::GET, Self::List),
             ABOUT => (Method::GET, Self::About),
             _ => return None,
@@ -67,21 +68,29 @@ impl Route {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         (*method == method_of_it).then_some(route)
     }
+
+    /// What the key has to allow, unless each of the requests or names within is asked about.
+    pub(super) fn action(self) -> Option<DeniedAction> {
+        match self {
+            Self::About | Self::List | Self::Execute => None,
+            Self::Observe => Some(DeniedAction::Look),
+            Self::Register => Some(DeniedAction::Take),
+            Self::Attach(_) | Self::Events => Some(DeniedAction::Wait),
+            Self::Signal => Some(DeniedAction::GiveBack),
+            Self::LogConfig => Some(DeniedAction::ChangeLog),
+        }
+    }
+
+    /// Whether it is about one name.
+    pub(super) fn has_name(self) -> bool {
+        !matches!(self, Self::LogConfig | Self::Events)
+    }
 }
 
 /// Whether each header that matters is there only once: of two keys a gateway may check one and we
 /// the other.
 pub(super) fn is_clear(head: &Parts) -> bool {
-    const DECIDING: [&str; 8] = [
-        "host",
-        "content-type",
-        KEY_HEADER,
-        VERSION_HEADER,
-        ID_HEADER,
-        ASK_HEADER,
-        HOW_HEADER,
-        LIMIT_HEADER,
-    ];
+    const DECIDING: [&str; 5] = ["host", "content-type", KEY_HEADER, VERSION_HEADER, ID_HEADER];
     let headers = &head.headers;
     let once = |name: &&str| headers.get_all(*name).iter().nth(1).is_none();
     DECIDING.iter().all(once) && (head.version < Version::HTTP_11 || headers.contains_key(HOST))
@@ -99,14 +108,36 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let read = tokio::time::timeout(SLOWEST_BODY, Limited::new(body, LARGEST_BODY).collect());
-    let bytes = read.await.map_err(drop)?.map_err(drop)?.to_bytes();
+    let bytes = read(body, LARGEST_BODY).await?;
     if bytes.is_empty() {
         return Ok(None);
     }
     // As Express does: nothing but objects and arrays.
     let json: Value = serde_json::from_slice(&bytes).map_err(drop)?;
     if json.is_object() || json.is_array() { Ok(Some(json)) } else { Err(()) }
+}
+
+/// The requests of one of our clients.
+pub(super) async fn read_requests<B>(body: B) -> Result<Vec<NamedRequest>, ()>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    requests_in(&read(body, LARGEST_BATCH).await?)
+}
+
+fn requests_in(bytes: &[u8]) -> Result<Vec<NamedRequest>, ()> {
+    let requests: Vec<NamedRequest> = serde_json::from_slice(bytes).map_err(drop)?;
+    if requests.len() > MOST_REQUESTS { Err(()) } else { Ok(requests) }
+}
+
+async fn read<B>(body: B, most: usize) -> Result<Bytes, ()>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let read = tokio::time::timeout(SLOWEST_BODY, Limited::new(body, most).collect());
+    Ok(read.await.map_err(drop)?.map_err(drop)?.to_bytes())
 }
 
 /// The semaphore that a query names. One without a name is `undefined`, as in the original.
@@ -128,50 +159,29 @@ pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
     (id.to_string() == text).then_some(id)
 }
 
-/// What one of our clients asks for, if it is valid.
-pub(super) fn asking_in(text: &[u8]) -> Option<RegisterRequest> {
-    const LONGEST: u64 = 1000 * 60 * 60 * 24 * 366 * 100;
-    let mut asking: RegisterRequest = serde_json::from_slice(text).ok()?;
-    for text in [&mut asking.who.label, &mut asking.who.host, &mut asking.who.user] {
-        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
-    }
-    let sensible = LIMITS.contains(&asking.limit)
-        && (1..=LONGEST).contains(&asking.ttl_ms)
-        && asking.min_hold_ms <= LONGEST;
-    sensible.then_some(asking)
-}
-
-/// How a permit is to be revoked.
-pub(super) fn how_in(headers: &HeaderMap) -> Option<Revocation> {
-    let text = headers.get(HOW_HEADER)?;
-    HOW.iter().find(|(word, _)| text == word).map(|(_, how)| *how)
-}
-
-/// How to change a limit.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Pinning {
-    To(u32),
-    Off,
-}
-
-impl Pinning {
-    pub(super) fn limit(self) -> Option<u32> {
-        match self {
-            Self::To(limit) => Some(limit),
-            Self::Off => None,
+/// What one of our clients asks for, if a semaphore can have it.
+pub(super) fn sensible(named: NamedRequest) -> Option<NamedRequest> {
+    const LONGEST: Duration = Duration::from_hours(24 * 366 * 100);
+    const LIMITS: RangeInclusive<u32> = 1..=10_000;
+    let NamedRequest { name, mut request } = named;
+    let Request { limit, ttl, min_hold, .. } = request;
+    let terms = LIMITS.contains(&limit)
+        && (Duration::from_millis(1)..=LONGEST).contains(&ttl)
+        && min_hold <= LONGEST;
+    let is_sensible = name.len() <= LONGEST_NAME
+        && match request.operation {
+            Operation::Acquire => terms && request.client.is_some(),
+            Operation::Pin => LIMITS.contains(&limit),
+            _ => true,
+        };
+    if let Some(client) = &mut request.client {
+        let client = Arc::make_mut(client);
+        for text in [&mut client.label, &mut client.host, &mut client.user] {
+            text.truncate(text.floor_char_boundary(LONGEST_TEXT));
         }
     }
+    is_sensible.then_some(NamedRequest { name, request })
 }
-
-pub(super) fn pinning_in(method: &Method, headers: &HeaderMap) -> Option<Pinning> {
-    if *method == Method::DELETE {
-        return Some(Pinning::Off);
-    }
-    let text = headers.get(LIMIT_HEADER)?.to_str().ok()?;
-    text.parse().ok().filter(|limit| LIMITS.contains(limit)).map(Pinning::To)
-}
-
-const LIMITS: RangeInclusive<u32> = 1..=10_000;
 
 /// A request as a function of bytes: a line with its path and query, one for each header, and its body.
 #[cfg(any(test, fuzzing))]
@@ -179,25 +189,21 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let mut lines = bytes.splitn(8, |byte| *byte == b'\n');
     let target = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST, Method::DELETE] {
+    for method in [Method::GET, Method::HEAD, Method::PATCH, Method::POST] {
         let _ = Route::of(&method, path);
     }
     let name = name_in(query);
     assert!(name.len() <= 3 * query.len() + 9, "{name:?}");
     for line in lines {
-        if let Some(asking) = asking_in(line) {
-            assert!(LIMITS.contains(&asking.limit) && asking.who.label.len() < 2_000);
+        for named in requests_in(line).into_iter().flatten().filter_map(sensible) {
+            let label = named.request.client.as_ref().map_or("", |client| &client.label);
+            assert!(label.len() < 2_000 && named.name.len() <= LONGEST_NAME);
         }
         let Ok(value) = HeaderValue::from_bytes(line) else { continue };
         let mut headers = HeaderMap::new();
-        for header in [ID_HEADER, HOW_HEADER, LIMIT_HEADER] {
-            headers.insert(header, value.clone());
-        }
+        headers.insert(ID_HEADER, value.clone());
         headers.insert(CONTENT_TYPE, value);
-        let _ = (id_in(&headers), how_in(&headers), is_json(&headers));
-        if let Some(limit) = pinning_in(&Method::POST, &headers).and_then(Pinning::limit) {
-            assert!(LIMITS.contains(&limit));
-        }
+        let _ = (id_in(&headers), is_json(&headers));
     }
     let body = http_body_util::Full::new(Bytes::copy_from_slice(bytes));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();

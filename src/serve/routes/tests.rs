@@ -6,11 +6,11 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::header::HOST;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
-use crate::backends::cloud::protocol::{
-    ABOUT, HOW_HEADER, ID_HEADER, LIMIT, LIMIT_HEADER, RENEW, RETURN, REVOKE,
-};
+use crate::backends::Revocation;
+use crate::backends::cloud::protocol::{ABOUT, EVENTS, EXECUTE, ID_HEADER};
 use crate::serve::bearer::Bearer;
 use crate::serve::connections::{ConnectionLimits, Connections};
 
@@ -40,21 +40,17 @@ fn paths_are_found_in_any_case() {
     assert_eq!(route(Method::GET, "/Semaphore/REGISTER/"), Some(Route::Register));
     assert_eq!(route(Method::HEAD, "/semaphore/observe"), Some(Route::Observe));
     assert_eq!(route(Method::PATCH, "/logconfig"), Some(Route::LogConfig));
-    assert_eq!(route(Method::POST, "/semrun/REVOKE"), Some(Route::Revoke));
-    assert_eq!(route(Method::POST, "/semrun/limit"), Some(Route::Limit));
-    assert_eq!(route(Method::DELETE, "/semrun/limit"), Some(Route::Limit));
+    assert_eq!(route(Method::POST, "/semrun/EXECUTE"), Some(Route::Execute));
+    assert_eq!(route(Method::GET, "/semrun/events/"), Some(Route::Events));
     for (method, path) in [
         (Method::GET, "/logconfig"),
         (Method::POST, "/semaphore/register"),
         (Method::GET, "/semaphore/register//"),
         (Method::GET, "/"),
         (Method::HEAD, "/logconfig"),
-        (Method::GET, RENEW),
-        (Method::GET, RETURN),
-        (Method::GET, REVOKE),
-        (Method::GET, LIMIT),
-        (Method::HEAD, LIMIT),
-        (Method::DELETE, REVOKE),
+        (Method::GET, EXECUTE),
+        (Method::HEAD, EXECUTE),
+        (Method::POST, EVENTS),
     ] {
         assert_eq!(route(method, path), None, "{path}");
     }
@@ -111,43 +107,60 @@ fn sensible() -> impl Strategy<Value = SentRequest> {
         "/semaphore/wait",
         "/semaphore/signal",
         "/semaphore/observe",
-        RENEW,
-        RETURN,
-        REVOKE,
-        LIMIT,
     ]);
     let name = prop::sample::select(vec!["?name=a", "?name=b", ""]);
-    let ours = prop::option::of((0..4_u8, 0..3_u32, any::<bool>(), 0..9_u64));
-    let how = prop::sample::select(vec!["gently", "now", "at once"]);
-    let limit = prop::sample::select(vec!["none", "1", "2", "3", "0", "-1"]);
-    let beyond = (how, limit, any::<bool>(), prop_oneof![Just(0), Just(60_000)]);
     let client = prop::option::of(0..6_usize);
-    (path, name, ours, beyond, client).prop_map(|(path, name, ours, beyond, client)| {
-        let (how, pinned, detached, min_hold) = beyond;
-        let mut headers = vec![(KEY_HEADER, KEY.to_owned())];
-        headers.extend([(HOW_HEADER, how.to_owned()), (LIMIT_HEADER, pinned.to_owned())]);
-        if let Some((who, limit, nonblock, ticket)) = ours {
-            let id = Uuid::from_u128(who.into());
+    (path, name, client).prop_map(|(path, name, client)| {
+        let headers = vec![(KEY_HEADER, KEY.to_owned())];
+        SentRequest { method: "GET", path: format!("{path}{name}"), headers, body: vec![], client }
+    })
+}
+
+/// What one of our clients asks for.
+fn of_ours() -> impl Strategy<Value = SentRequest> {
+    let operation = prop::sample::select(vec![
+        r#""acquire""#,
+        r#""acquire""#,
+        r#""renew""#,
+        r#""release""#,
+        r#""leave""#,
+        r#""attach""#,
+        r#""release_detached""#,
+        r#"{"revoke":"gently"}"#,
+        r#"{"revoke":"now"}"#,
+        r#"{"revoke":"at once"}"#,
+        r#""pin""#,
+        r#""unpin""#,
+    ]);
+    let name = prop::sample::select(vec!["a", "b", "undefined"]);
+    let terms = (0..4_u32, any::<bool>(), any::<bool>(), prop_oneof![Just(0), Just(60_000)]);
+    let one = (operation, name, 0..4_u8, terms, 0..3_u8, 0..9_u64).prop_map(
+        |(operation, name, who, (limit, nonblock, detached, min_hold), listener, ticket)| {
+            let (id, listener) = (Uuid::from_u128(who.into()), Uuid::from_u128(listener.into()));
             let who =
                 format!(r#"{{"label":"l","host":"h","pid":1,"user":"u","detached":{detached}}}"#);
-            headers.push((VERSION_HEADER, VERSION.to_owned()));
-            headers.push((
-                ASK_HEADER,
-                format!(
-                    r#"{{"id":"{id}","limit":{limit},"ttl_ms":60000,"min_hold_ms":{min_hold},"nonblock":{nonblock},"ticket":{ticket},"who":{who}}}"#
-                ),
-            ));
-            if client.is_none() {
-                headers.push((ID_HEADER, id.to_string()));
-            }
-        }
-        let method = match path {
-            LIMIT if pinned == "none" => "DELETE",
-            RENEW | RETURN | REVOKE | LIMIT => "POST",
-            _ => "GET",
-        };
-        SentRequest { method, path: format!("{path}{name}"), headers, body: vec![], client }
-    })
+            format!(
+                r#"{{"name":"{name}","request":{{"operation":{operation},"id":"{id}","limit":{limit},"ttl_ms":60000,"min_hold_ms":{min_hold},"nonblock":{nonblock},"ticket":{ticket},"listener":"{listener}","client":{who}}}}}"#
+            )
+        },
+    );
+    let executes = prop::collection::vec(one, 0..4).prop_map(|requests| SentRequest {
+        method: "POST",
+        path: EXECUTE.to_owned(),
+        headers: ours(),
+        body: format!("[{}]", requests.join(",")).into_bytes(),
+        client: None,
+    });
+    let listens = (1..3_u8).prop_map(|listener| {
+        let id = Uuid::from_u128(listener.into()).to_string();
+        let headers = [ours(), vec![(ID_HEADER, id)]].concat();
+        SentRequest { method: "GET", path: EVENTS.to_owned(), headers, body: vec![], client: None }
+    });
+    prop_oneof![4 => executes, 1 => listens]
+}
+
+fn ours() -> Vec<(&'static str, String)> {
+    vec![(KEY_HEADER, KEY.to_owned()), (VERSION_HEADER, VERSION.to_owned())]
 }
 
 fn junk() -> impl Strategy<Value = SentRequest> {
@@ -155,10 +168,11 @@ fn junk() -> impl Strategy<Value = SentRequest> {
     let path = prop_oneof![
         Just("/logconfig".to_owned()),
         Just("/semaphore/register".to_owned()),
+        Just(EXECUTE.to_owned()),
         "/[a-z/]{0,12}"
     ];
     let query = "[?][ -~&&[^#<>\"`{}| ]]{0,40}|";
-    let name = prop::sample::select(vec![KEY_HEADER, ID_HEADER, VERSION_HEADER, ASK_HEADER]);
+    let name = prop::sample::select(vec![KEY_HEADER, ID_HEADER, VERSION_HEADER]);
     let header = (name, "[ -~]{0,40}");
     let body = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),
@@ -177,7 +191,8 @@ fn junk() -> impl Strategy<Value = SentRequest> {
 
 fn step() -> impl Strategy<Value = RouteStep> {
     prop_oneof![
-        6 => sensible().prop_map(RouteStep::Send),
+        3 => sensible().prop_map(RouteStep::Send),
+        3 => of_ours().prop_map(RouteStep::Send),
         1 => junk().prop_map(RouteStep::Send),
         2 => (0..20_usize).prop_map(RouteStep::Close),
     ]
@@ -201,11 +216,13 @@ async fn any_history(steps: Vec<RouteStep>) {
     let mut clients: Vec<Uuid> = Vec::new();
     let mut held: HashMap<&str, usize> = HashMap::new();
     for step in steps {
+        let mut pins = false;
         match step {
             RouteStep::Send(SentRequest { method, path, mut headers, body, client }) => {
                 if let Some(id) = client.and_then(|client| clients.get(client)) {
                     headers.push((ID_HEADER, id.to_string()));
                 }
+                pins = String::from_utf8_lossy(&body).contains("pin");
                 let mut request =
                     Request::builder().method(method).uri(path.as_str()).header(HOST, "x");
                 for (name, value) in headers {
@@ -231,7 +248,7 @@ async fn any_history(steps: Vec<RouteStep>) {
             let Ok(Ok(answer)) = request.await else { continue };
             let status = answer.status().as_u16();
             assert!([200, 400, 401, 403, 404, 422, 500, 503].contains(&status), "{status}");
-            // What one of ours waits with stays open.
+            // What one of ours listens to stays open.
             if answer.body().then.is_some() {
                 waiting.push(tokio::task::spawn_local(async move {
                     let _ = answer.into_body().collect().await;
@@ -247,8 +264,9 @@ async fn any_history(steps: Vec<RouteStep>) {
             let look = routes.semaphores.look(&name.into(), &unrestricted());
             let limit = look.limit.unwrap_or(1) as usize;
             let alone = look.holders.iter().any(|party| party.record.is_none());
-            // A limit that was lowered stops no holder.
-            let most = if alone { 1 } else { limit.max(held.get(name).copied().unwrap_or(0)) };
+            // A limit that was lowered stops no holder; it may have been raised in the same body.
+            let before = if pins { 3 } else { held.get(name).copied().unwrap_or(0) };
+            let most = if alone { 1 } else { limit.max(before) };
             assert!(look.holders.len() <= most, "{look:?}");
             held.insert(name, look.holders.len());
             assert!(
@@ -285,51 +303,20 @@ proptest! {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_waits_hears_now_and_then_that_the_server_is_there() {
-    let beats = Some(interval_at(Instant::now() + BEAT, BEAT));
-    let then: LocalFuture<'static, RequestEnd> = Box::pin(async {
-        tokio::time::sleep(BEAT * 5 / 2).await;
-        RequestEnd::Granted
-    });
-    let mut content =
-        ResponseBody { first: Some("told\n".into()), then: Some(then), beats, asking: None };
-    let began = Instant::now();
-    let mut heard = Vec::new();
-    while let Some(frame) = content.frame().await {
-        let text = frame.unwrap().into_data().unwrap();
-        heard.push((began.elapsed().as_secs(), String::from_utf8(text.into()).unwrap()));
-    }
-    let line = |at: u64, text: &str| (at, text.to_owned());
-    // The last one is the grant.
-    assert_eq!(heard, [line(0, "told\n"), line(10, "\n"), line(20, "\n"), line(25, "\n")]);
-}
-
 /// What a request of our client's is answered.
-async fn answered(
-    routes: &Rc<Routes>,
-    path: &str,
-    id: Option<Uuid>,
-    header: (&'static str, &str),
-) -> (u16, String) {
+async fn answered(routes: &Rc<Routes>, method: Method, path: &str, body: &str) -> (u16, String) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
     let (_stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
-    let method = match (path, header) {
-        (LIMIT, (LIMIT_HEADER, "none")) => Method::DELETE,
-        (RENEW | RETURN | REVOKE | LIMIT, _) => Method::POST,
-        _ => Method::GET,
-    };
     let request = Request::builder()
         .method(method)
-        .uri(format!("{path}?name=a"))
+        .uri(path)
         .header(KEY_HEADER, KEY)
         .header(HOST, "x")
         .header(VERSION_HEADER, VERSION)
-        .header(header.0, header.1);
-    let request = id.into_iter().fold(request, |to, id| to.header(ID_HEADER, id.to_string()));
-    let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        .body(http_body_util::Full::from(Bytes::copy_from_slice(body.as_bytes())))
+        .unwrap();
     let answer = Rc::clone(routes).answer(request, peer).await.unwrap();
     assert_eq!(answer.headers().get(VERSION_HEADER).unwrap(), VERSION);
     let status = answer.status().as_u16();
@@ -337,24 +324,59 @@ async fn answered(
     (status, String::from_utf8(body.into()).unwrap())
 }
 
-const NOTHING: (&str, &str) = ("x-nothing", "");
+/// What requests about a name are answered.
+async fn executed(routes: &Rc<Routes>, requests: &[String]) -> Vec<Value> {
+    let named: Vec<_> =
+        requests.iter().map(|request| format!(r#"{{"name":"a","request":{request}}}"#)).collect();
+    let body = format!("[{}]", named.join(","));
+    let (status, answers) = answered(routes, Method::POST, EXECUTE, &body).await;
+    assert_eq!(status, 200, "{answers}");
+    serde_json::from_str(&answers).unwrap()
+}
+
+fn asks(operation: &str, id: Uuid) -> String {
+    format!(r#"{{"operation":{operation},"id":"{id}"}}"#)
+}
+
+fn acquires(id: Uuid, more: &str) -> String {
+    let client = r#"{"label":"l","host":"h","pid":1,"user":"u","detached":true}"#;
+    format!(
+        r#"{{"operation":"acquire","id":"{id}","limit":1,"ttl_ms":60000,"client":{client}{more}}}"#
+    )
+}
 
 #[tokio::test]
 async fn what_says_too_little_changes_nothing() {
     let routes = routes();
-    let id = Some(Uuid::new_v4());
-    for (path, id, header) in [
-        (REVOKE, id, NOTHING),
-        (REVOKE, id, (HOW_HEADER, "quickly")),
-        (REVOKE, None, (HOW_HEADER, "now")),
-        (RETURN, None, NOTHING),
-        (LIMIT, None, NOTHING),
-        (LIMIT, None, (LIMIT_HEADER, "")),
-        (LIMIT, None, (LIMIT_HEADER, "0")),
-        (LIMIT, None, (LIMIT_HEADER, "10001")),
+    let id = Uuid::new_v4();
+    for body in [
+        "",
+        "{}",
+        "[7]",
+        &format!(r#"[{{"request":{}}}]"#, asks(r#""pin""#, id)),
+        &format!(r#"[{{"name":"a","request":{}}}]"#, asks(r#"{"revoke":"quickly"}"#, id)),
+        &format!(r#"[{{"name":"a","request":{}}}]"#, asks(r#""revoke""#, id)),
+        r#"[{"name":"a","request":{"operation":"renew"}}]"#,
     ] {
-        assert_eq!(answered(&routes, path, id, header).await.0, 400, "{path} {header:?}");
+        assert_eq!(answered(&routes, Method::POST, EXECUTE, body).await.0, 400, "{body}");
     }
+    assert_eq!(answered(&routes, Method::GET, EVENTS, "").await.0, 400, "it names no client");
+    let pin =
+        |limit: &str| asks(r#""pin""#, Uuid::nil()).replace('}', &format!(r#","limit":{limit}}}"#));
+    let odd = [
+        asks(r#""pin""#, id),
+        pin("0"),
+        pin("10001"),
+        acquires(id, "").replace(r#""limit":1"#, r#""limit":0"#),
+        acquires(id, "").replace("60000", "0"),
+        acquires(id, r#","min_hold_ms":18446744073709551615"#),
+        acquires(id, "").replace("client", "other"),
+    ];
+    assert_eq!(executed(&routes, &odd).await, vec![Value::from("invalid"); odd.len()]);
+    let many = vec![asks(r#""renew""#, id); 100];
+    assert_eq!(executed(&routes, &many).await.len(), 100);
+    let body = serde_json::to_string(&vec![Value::Null; 101]).unwrap();
+    assert_eq!(answered(&routes, Method::POST, EXECUTE, &body).await.0, 400);
     assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
 }
 
@@ -362,26 +384,54 @@ async fn what_says_too_little_changes_nothing() {
 async fn permits_are_revoked_and_limits_pinned_as_it_is_written() {
     let routes = routes();
     let id = Uuid::new_v4();
-    let who = r#"{"label":"l","host":"h","pid":1,"user":"u","detached":true}"#;
-    let asking =
-        format!(r#"{{"id":"{id}","limit":1,"ttl_ms":60000,"min_hold_ms":60000,"who":{who}}}"#);
-    let asked = answered(&routes, "/semaphore/register", None, (ASK_HEADER, &asking)).await;
-    assert!(asked.1.contains(r#""outcome":"holding""#), "{asked:?}");
-    let limit = answered(&routes, LIMIT, None, (LIMIT_HEADER, "3")).await;
-    assert_eq!(limit, (200, String::new()));
-    let now = answered(&routes, RETURN, Some(id), NOTHING).await;
-    assert_eq!(now, (200, r#"{"outcome":"now"}"#.into()));
-    let before = answered(&routes, RETURN, Some(id), NOTHING).await;
-    assert_eq!(before.1, r#"{"outcome":"before"}"#);
-    let (_, look) = answered(&routes, "/semaphore/observe", None, NOTHING).await;
-    assert!(look.contains(r#""limit":3,"pinned":true"#), "{look}");
-    assert!(look.contains(r#""phase":"min_hold""#), "{look}");
-    for held in [true, false] {
-        let revoked = answered(&routes, REVOKE, Some(id), (HOW_HEADER, "gently")).await;
-        assert_eq!(revoked.1, format!(r#"{{"held":{held}}}"#));
+    let pin = asks(r#""pin""#, Uuid::nil()).replace('}', r#","limit":3}"#);
+    let release = asks(r#""release_detached""#, id);
+    let requests = [acquires(id, r#","min_hold_ms":60000"#), pin, release.clone(), release];
+    let outcomes: Vec<_> = executed(&routes, &requests)
+        .await
+        .into_iter()
+        .map(|answer| answer["reply"]["outcome"].clone())
+        .collect();
+    assert_eq!(outcomes, ["holding", "done", "released", "done"]);
+    let look = routes.semaphores.look(&"a".into(), &unrestricted());
+    assert_eq!((look.limit, look.pinned), (Some(3), true));
+    let revoke = asks(r#"{"revoke":"gently"}"#, id);
+    for outcome in ["revoked", "lost"] {
+        let answers = executed(&routes, std::slice::from_ref(&revoke)).await;
+        assert_eq!(answers[0]["reply"]["outcome"], outcome);
     }
-    answered(&routes, LIMIT, None, (LIMIT_HEADER, "none")).await;
+    executed(&routes, &[asks(r#""unpin""#, Uuid::nil())]).await;
     assert!(routes.semaphores.page("", &unrestricted()).semaphores.is_empty());
-    let (_, about) = answered(&routes, ABOUT, None, NOTHING).await;
+    let (_, about) = answered(&routes, Method::GET, ABOUT, "").await;
     assert!(about.contains(r#""remembers":false"#), "{about}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_listens_hears_events_and_now_and_then_that_the_server_is_there() {
+    let routes = routes();
+    let [listener, id] = [(); 2].map(|()| Uuid::new_v4());
+    let listener_of = format!(r#","listener":"{listener}""#);
+    executed(&routes, &[acquires(Uuid::new_v4(), ""), acquires(id, &listener_of)]).await;
+    let bearer = routes.keys.borrow().bearer(KEY.as_bytes()).unwrap();
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let connected = tokio::join!(tokio::net::TcpStream::connect(address), tcp.accept());
+    let (stays, peer) = (connected.0.unwrap(), alone(connected.1.unwrap().0));
+    let (greeting, events) = routes.semaphores.listen(listener, &bearer);
+    assert!(!greeting.missed, "it was there in time");
+    let mut body = event_stream(&greeting, events, &peer).into_body();
+    let began = Instant::now();
+    let heard = async |body: &mut ResponseBody| {
+        let text = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        (began.elapsed().as_secs(), String::from_utf8(text.into()).unwrap())
+    };
+    assert_eq!(heard(&mut body).await.0, 0);
+    assert_eq!(heard(&mut body).await, (10, "\n".to_owned()));
+    executed(&routes, &[asks(r#"{"revoke":"now"}"#, id)]).await;
+    let looked = routes.semaphores.look(&"a".into(), &unrestricted());
+    let holder = looked.holders[0].id;
+    executed(&routes, &[asks(r#"{"revoke":"now"}"#, holder)]).await;
+    assert_eq!(heard(&mut body).await, (10, format!("{{\"id\":\"{id}\",\"event\":\"ask\"}}\n")));
+    drop(stays);
+    assert!(body.frame().await.is_none(), "it has gone");
 }

@@ -6,9 +6,11 @@ use uuid::Uuid;
 
 use super::semaphore::ServerClient;
 use super::{SemaphoreError, Semaphores};
-use crate::backends::{HolderState, ReleaseOutcome, Revocation};
+use crate::backends::cloud::protocol::EventKind;
+use crate::backends::{HolderState, Revocation};
 use crate::clock;
 use crate::printable::{Context, quoted, truncated};
+use crate::request::Outcome;
 use crate::serve::bearer::{Actor, Bearer, KeyFingerprint, Role};
 use crate::serve::bounds::LimitReached;
 use crate::serve::log::{LogEvent, Subject};
@@ -50,8 +52,8 @@ impl Semaphores {
         outcome
     }
 
-    /// Gives back a detached permit, and says what there was to give back.
-    pub(crate) fn give_back(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> ReleaseOutcome {
+    /// Releases a detached permit: now, before, or there is none.
+    pub(super) fn release_detached(&self, name: &Rc<str>, id: Uuid, actor: Actor) -> Outcome {
         let now = clock::now();
         let bearer = Rc::clone(&actor.bearer);
         let mut held = None;
@@ -61,13 +63,13 @@ impl Semaphores {
             changes
         });
         match held {
-            Some((HolderState::MinHold, true)) => ReleaseOutcome::Before,
+            Some((HolderState::MinHold, true)) => Outcome::Done,
             Some((_, true)) => {
                 let _ = self.signal(name, id, actor);
-                ReleaseOutcome::Now
+                Outcome::Released
             }
-            None if self.finished.borrow().was_given_back(id, &bearer) => ReleaseOutcome::Before,
-            _ => ReleaseOutcome::Unknown,
+            None if self.finished.borrow().was_given_back(id, &bearer) => Outcome::Done,
+            _ => Outcome::Lost,
         }
     }
 
@@ -88,6 +90,9 @@ impl Semaphores {
                         Revocation::Forced => "revoked at once",
                     };
                     self.log_intervention(name, id, client, &actor, what);
+                    if how == Revocation::Forced {
+                        self.listeners.borrow_mut().tell(client, id, EventKind::RevokedNow);
+                    }
                     client.actor = actor;
                 }
             }

@@ -12,10 +12,11 @@ use super::semaphore::{
 };
 use super::{MOST_NAMES, SemaphoreError, Semaphores};
 use crate::backends::Record;
-use crate::backends::cloud::protocol::{RegisterReply, RegisterRequest, millis};
+use crate::backends::cloud::protocol::EventKind;
 use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder, Terms};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
+use crate::request::{Reply, Request, millis};
 use crate::serve::bearer::Actor;
 use crate::serve::bounds::{Bounds, LimitReached};
 use crate::serve::journal::RecordedGrant;
@@ -33,7 +34,7 @@ impl Semaphores {
             while let Some(name) = self.first_due(now) {
                 self.change_known(&name, |semaphore| {
                     semaphore.due = None;
-                    semaphore.what_is_due(now)
+                    semaphore.what_is_due(now, &mut self.listeners.borrow_mut())
                 });
             }
             if self.not_before <= now && self.journal.is_of_another_boot() {
@@ -72,11 +73,11 @@ impl Semaphores {
         let number = self.next_registration();
         let holds = semaphore.ledger.holding(id).is_some();
         let phase = if holds { ClientPhase::Holding } else { ClientPhase::Registered };
-        let (monitor, wait, watchers) = (HeldRequest::Expected, HeldRequest::Expected, Vec::new());
+        let (monitor, wait, listeners) = (HeldRequest::Expected, HeldRequest::Expected, Vec::new());
         let taker = Rc::clone(&actor.bearer);
         semaphore.clients.insert(
             id,
-            ServerClient { number, taker, actor, ours, phase, monitor, wait, watchers },
+            ServerClient { number, taker, actor, ours, phase, monitor, wait, listeners },
         );
         self.clients.set(self.clients.get() + 1);
     }
@@ -134,10 +135,10 @@ impl Semaphores {
     }
 
     /// Adds the server's identity and seal.
-    pub(super) fn signed(&self, name: &str, id: Uuid, told: RegisterReply) -> RegisterReply {
-        let waits = told.ticket > 0;
-        let seal = if waits { self.seals.of(name, id, told.ticket) } else { String::new() };
-        RegisterReply { seal, server: Some(self.seals.server()), ..told }
+    pub(super) fn signed(&self, name: &str, id: Uuid, reply: Reply) -> Reply {
+        let waits = reply.ticket > 0;
+        let seal = if waits { self.seals.of(name, id, reply.ticket) } else { String::new() };
+        Reply { seal, server: Some(self.seals.server()), ..reply }
     }
 
     /// Whether a client asks under another key's identity without the seal of its place: every key
@@ -146,10 +147,10 @@ impl Semaphores {
         &self,
         name: &str,
         semaphore: &ServerSemaphore,
-        asking: &RegisterRequest,
+        request: &Request,
         actor: &Actor,
     ) -> bool {
-        let RegisterRequest { id, seal, .. } = asking;
+        let Request { id, seal, .. } = request;
         let taker = semaphore.clients.get(id).map(|client| &client.actor.bearer);
         let of_another =
             taker.is_some_and(|taker| taker.print.is_some() && !actor.bearer.owns(taker));
@@ -207,10 +208,10 @@ impl Semaphores {
                     }
                 }
                 LedgerEvent::Kept(id) => {
-                    self.change_state(name, semaphore, id, "min_hold", RequestEnd::Released);
+                    self.change_state(name, semaphore, id, "min_hold", EventKind::Released);
                 }
                 LedgerEvent::Revoked(id) => {
-                    self.change_state(name, semaphore, id, "revoking", RequestEnd::Revoked);
+                    self.change_state(name, semaphore, id, "revoking", EventKind::Revoked);
                 }
                 LedgerEvent::Gone(id) => self.stage(name, semaphore, id),
             }
@@ -219,12 +220,16 @@ impl Semaphores {
 
     fn record_grant(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore, id: Uuid) {
         let Some(holding) = semaphore.ledger.holding(id) else { return };
+        let asks = holding.is_confirmed();
         self.journal.granted(&on_record(name, holding, semaphore));
         let Some(client) = semaphore.clients.get_mut(&id) else { return };
         client.phase = ClientPhase::Holding;
         self.log_transition(name, id, client, "holding");
         if mutants::is_off(Guard::WakeUp) {
             return;
+        }
+        if !asks {
+            self.listeners.borrow_mut().tell(client, id, EventKind::Ask);
         }
         if let HeldRequest::Open(_, sender) = std::mem::replace(&mut client.wait, HeldRequest::Over)
         {
@@ -233,21 +238,19 @@ impl Semaphores {
         }
     }
 
-    /// A permit is held in another way than before, and its watchers hear so.
+    /// A permit is held in another way than before, and its listeners hear so.
     fn change_state(
         &self,
         name: &Rc<str>,
         semaphore: &mut ServerSemaphore,
         id: Uuid,
         action: &str,
-        verdict: RequestEnd,
+        event: EventKind,
     ) {
         self.record(name, semaphore, id);
-        let Some(client) = semaphore.clients.get_mut(&id) else { return };
+        let Some(client) = semaphore.clients.get(&id) else { return };
         self.log_transition(name, id, client, action);
-        for (_, sender) in client.watchers.drain(..) {
-            let _ = sender.send(verdict);
-        }
+        self.listeners.borrow_mut().tell(client, id, event);
     }
 
     /// Puts on record how a permit is held now.
@@ -267,9 +270,9 @@ impl Semaphores {
         if client.phase != ClientPhase::Registered {
             self.log_transition(name, id, &client, "releasing");
         }
-        for (_, sender) in client.watchers {
-            let _ = sender.send(RequestEnd::Released);
-        }
+        let mut listeners = self.listeners.borrow_mut();
+        listeners.tell(&client, id, if held { EventKind::Released } else { EventKind::Ask });
+        listeners.forget_all(&client, id, name);
         for (request, verdict) in [
             (client.wait, RequestEnd::Removed),
             (client.monitor, if held { RequestEnd::Released } else { RequestEnd::Removed }),
@@ -282,10 +285,10 @@ impl Semaphores {
 
     fn schedule(&self, name: &Rc<str>, semaphore: &mut ServerSemaphore) {
         let ServerSemaphore { unattached, clients, .. } = semaphore;
-        while unattached.front().is_some_and(|(_, id)| !clients.contains_key(id)) {
-            unattached.pop_front();
+        while unattached.first().is_some_and(|(_, id)| !clients.contains_key(id)) {
+            unattached.pop_first();
         }
-        let unattached = semaphore.unattached.front().map(|(moment, _)| *moment);
+        let unattached = semaphore.unattached.first().map(|(moment, _)| *moment);
         let next = semaphore.ledger.next_expiry().into_iter().chain(unattached).min();
         if next == semaphore.due {
             return;

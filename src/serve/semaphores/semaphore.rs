@@ -1,29 +1,32 @@
 //! One semaphore of a server, and the clients that it knows.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::COMING_BACK;
-use crate::backends::cloud::protocol::{
-    ClientView, RegisterOutcome, RegisterReply, SemaphoreView, millis,
-};
-use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder, Terms};
+use super::listeners::{ListenerId, Listeners};
+use crate::backends::cloud::protocol::{ClientView, EventKind, SemaphoreView};
+use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder};
 use crate::backends::{self, Record};
 use crate::clock::Moment;
+use crate::request::{Outcome, Reply, Request, millis};
 use crate::serve::bearer::{Actor, Bearer};
 
 /// How long a client that registers has to attach its requests.
 pub(super) const UNATTACHED: Duration = Duration::from_mins(1);
 
+/// How long a waiter of ours counts as there before its client listens.
+pub(super) const UNHEARD: Duration = Duration::from_secs(2);
+
 pub(super) struct ServerSemaphore {
     pub(super) ledger: Ledger<Option<Record>>,
     pub(super) clients: HashMap<Uuid, ServerClient>,
-    /// Clients that registered, in order, and when to check whether they came back.
-    pub(super) unattached: VecDeque<(Moment, Uuid)>,
+    /// When to check whether clients that registered or asked came back, or listen.
+    pub(super) unattached: BTreeSet<(Moment, Uuid)>,
     pub(super) due: Option<Moment>,
 }
 
@@ -38,9 +41,9 @@ pub(super) struct ServerClient {
     pub(super) phase: ClientPhase,
     pub(super) monitor: HeldRequest,
     pub(super) wait: HeldRequest,
-    /// The clients to tell when a permit of ours is revoked: its semrun, and any number that renew
-    /// a detached one.
-    pub(super) watchers: Vec<(u64, oneshot::Sender<RequestEnd>)>,
+    /// The clients of ours to tell what happens: its semrun, and any number that renew a detached
+    /// permit.
+    pub(super) listeners: Vec<ListenerId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub(super) enum HeldRequest {
     Over,
 }
 
-/// Which of them. Ours wait with the request that asks.
+/// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestKind {
     Monitor,
@@ -72,8 +75,6 @@ pub(crate) enum RequestKind {
 pub(crate) enum RequestEnd {
     Granted,
     Released,
-    /// The permit was revoked gently.
-    Revoked,
     Removed,
     /// The same client has opened another one instead.
     Replaced,
@@ -84,24 +85,33 @@ impl ServerSemaphore {
         Self {
             ledger: Ledger::after(last, not_before),
             clients: HashMap::new(),
-            unattached: VecDeque::new(),
+            unattached: BTreeSet::new(),
             due: None,
         }
     }
 
-    pub(super) fn what_is_due(&mut self, now: Moment) -> Vec<LedgerEvent> {
+    pub(super) fn what_is_due(
+        &mut self,
+        now: Moment,
+        listeners: &mut Listeners,
+    ) -> Vec<LedgerEvent> {
         let mut changes = self.ledger.expire(now);
-        while let Some((moment, id)) = self.unattached.front().copied()
+        while let Some((moment, id)) = self.unattached.first().copied()
             && moment <= now
         {
-            self.unattached.pop_front();
+            self.unattached.pop_first();
             let Some(client) = self.clients.get(&id) else { continue };
             let open = |request: &HeldRequest| matches!(request, HeldRequest::Open(..));
+            if client.ours && client.phase == ClientPhase::Waiting && !listeners.are_there(client) {
+                changes.extend(self.ledger.leave(now, id));
+                // Once it listens it has to ask, to be there again.
+                listeners.tell(client, id, EventKind::Ask);
+            }
             if client.phase != ClientPhase::Registered {
                 continue;
             }
             if open(&client.monitor) || open(&client.wait) {
-                self.unattached.push_back((now + UNATTACHED, id));
+                self.unattached.insert((now + UNATTACHED, id));
             } else {
                 changes.push(LedgerEvent::Gone(id));
             }
@@ -112,34 +122,22 @@ impl ServerSemaphore {
     /// What one of our clients with this key is told.
     pub(super) fn reply(
         &self,
-        outcome: RegisterOutcome,
-        id: Uuid,
         now: Moment,
-        otherwise: Terms,
+        outcome: Outcome,
+        request: &Request,
         asks: &Bearer,
-    ) -> RegisterReply {
-        let terms = self.ledger.terms_or(otherwise);
-        let (ticket, ahead) = self.ledger.waiting(id).unwrap_or_default();
+    ) -> Reply {
         let oldest =
             self.ledger.holders().next().filter(|holding| self.is_seen(holding.claim.id, asks));
         let kept = oldest.filter(|holding| holding.phase == backends::HolderState::MinHold);
         let kept = kept.and_then(LedgerHolder::expires);
         let key = oldest.filter(|holding| holding.claim.record.is_none());
-        RegisterReply {
-            outcome,
-            limit: terms.limit,
-            pinned: self.ledger.pinned().is_some(),
-            ttl_ms: millis(terms.ttl.unwrap_or_default()),
-            token: self.ledger.holding(id).map_or(0, |holding| holding.token),
-            ticket,
-            seal: String::new(),
-            ahead,
-            held: self.ledger.holders().len(),
-            holder: oldest.and_then(|holding| holding.claim.record.clone()),
+        Reply {
+            record: oldest.and_then(|holding| holding.claim.record.clone()),
             key: key.and_then(|holding| self.key(holding.claim.id)),
-            kept_ms: kept.map(|end| millis(end.saturating_sub(now))),
-            paused_ms: self.paused(now),
-            server: None,
+            kept_until: kept.map(|end| SystemTime::now() + end.saturating_sub(now)),
+            paused: self.paused(now),
+            ..self.ledger.reply(now, outcome, request)
         }
     }
 
@@ -167,8 +165,8 @@ impl ServerSemaphore {
     }
 
     /// The short pause after a restart, in which others come back, is not reported.
-    fn paused(&self, now: Moment) -> Option<u64> {
-        self.ledger.paused(now).filter(|left| *left > COMING_BACK).map(millis)
+    fn paused(&self, now: Moment) -> Option<Duration> {
+        self.ledger.paused(now).filter(|left| *left > COMING_BACK)
     }
 
     /// As this key may see it: of other keys' clients only that they hold or wait.
@@ -201,7 +199,7 @@ impl ServerSemaphore {
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),
             ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
-            paused_ms: self.paused(now),
+            paused_ms: self.paused(now).map(millis),
             holders: self.ledger.holders().map(holder).map(seen).collect(),
             waiters: self.ledger.waiters().map(waiter).map(seen).collect(),
         }
@@ -246,7 +244,7 @@ impl ServerSemaphore {
                 waiter: client.ours || arrived(&client.wait),
                 error: None,
                 ref_count: [&client.monitor, &client.wait].iter().filter(open).count()
-                    + client.watchers.len(),
+                    + client.listeners.len(),
             }
         };
         let observed = ObservedView {

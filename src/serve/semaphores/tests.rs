@@ -2,11 +2,13 @@
 //! brings back.
 
 mod journals;
+mod listeners;
 mod places;
 
 use super::*;
-use crate::backends::cloud::protocol::{SemaphoreView, millis};
-use crate::backends::{ClientInfo, HolderState as Held, ReleaseOutcome, Revocation};
+use crate::backends::cloud::protocol::{Event, EventKind, SemaphoreView};
+use crate::backends::{ClientInfo, HolderState as Held, Revocation};
+use crate::request::millis;
 use crate::serve::log::{Format, Sink};
 
 fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {
@@ -18,26 +20,10 @@ fn unrestricted() -> Rc<Bearer> {
     Actor::from("").bearer
 }
 
-fn asking(id: Uuid, ttl_ms: u64) -> RegisterRequest {
-    let who = ClientInfo {
-        label: "l".into(),
-        host: "h".into(),
-        pid: 1,
-        user: "u".into(),
-        detached: false,
-    };
-    let (limit, ticket, seal, min_hold_ms) = (1, 0, String::new(), 0);
-    RegisterRequest {
-        id,
-        limit,
-        ttl_ms,
-        ticket,
-        seal,
-        nonblock: false,
-        strict: false,
-        min_hold_ms,
-        who,
-    }
+fn asking(id: Uuid, ttl: Duration) -> Request {
+    let (label, host, user) = ("l".into(), "h".into(), "u".into());
+    let client = ClientInfo { label, host, pid: 1, user, detached: false };
+    Request { ttl, client: Some(client.into()), ..Request::of(Operation::Acquire, id) }
 }
 
 #[test]
@@ -53,9 +39,8 @@ fn idle_names_are_forgotten_with_all_that_was_due() {
     }
     for number in 0..=MOST_NAMES {
         let name: Rc<str> = number.to_string().into();
-        let (_, waits) =
-            semaphores.request(&name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
-        assert!(waits.is_none());
+        let told = semaphores.execute(&name, &asking(Uuid::new_v4(), MINUTE), &"".into());
+        assert_eq!(told.unwrap().outcome, Outcome::Holding);
     }
     assert!(!semaphores.all.borrow().contains_key("victim"), "no client used it");
     assert_eq!(semaphores.all.borrow().len(), MOST_NAMES + 1, "all others are held");
@@ -69,9 +54,9 @@ fn a_client_that_asks_again_after_its_lease_has_ended_is_on_record_again() {
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
-    for ttl in [1, 60_000] {
-        let (told, _) = semaphores.request(&name, asking(id, ttl), &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, RegisterOutcome::Holding);
+    for ttl in [Duration::from_millis(1), MINUTE] {
+        let told = semaphores.execute(&name, &asking(id, ttl), &"".into()).unwrap();
+        assert_eq!(told.outcome, Outcome::Holding);
         std::thread::sleep(Duration::from_millis(3));
     }
     assert!(semaphores.observe(&name, &unrestricted()).unwrap().contains(&format!("\"{id}\": {{")));
@@ -85,8 +70,8 @@ fn a_request_that_comes_after_its_client_has_given_back_takes_nothing() {
     let semaphores = semaphores(Journal::none(), RestoredState::default());
     let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
     semaphores.finish(id, &unrestricted());
-    let (told, _) = semaphores.request(&name, asking(id, 60_000), &"".into()).ok().unwrap();
-    assert_eq!(told.outcome, RegisterOutcome::Lost);
+    let told = semaphores.execute(&name, &asking(id, MINUTE), &"".into()).unwrap();
+    assert_eq!(told.outcome, Outcome::Lost);
     assert!(semaphores.look(&name, &unrestricted()).holders.is_empty());
 }
 
@@ -100,21 +85,40 @@ fn a_client_that_registers_and_never_comes_back_is_forgotten_after_a_minute() {
         |id: Uuid| semaphores.observe(&name, &unrestricted()).unwrap().contains(&id.to_string());
     for (seconds, is_known) in [(59, true), (60, false)] {
         let then = clock::now() + Duration::from_secs(seconds);
-        semaphores.change_known(&name, |semaphore| semaphore.what_is_due(then));
+        semaphores.change_known(&name, |semaphore| due(&semaphores, semaphore, then));
         assert_eq!((known(stage), known(stays)), (is_known, true), "{seconds}");
     }
 }
 
-/// A client of ours that asks for a semaphore called `x`.
-fn request(
-    semaphores: &Rc<Semaphores>,
-    asking: RegisterRequest,
-) -> (RegisterReply, Option<AttachedRequest>) {
-    semaphores.request(&"x".into(), asking, &"".into()).ok().unwrap()
+fn due(server: &Semaphores, semaphore: &mut ServerSemaphore, now: Moment) -> Vec<LedgerEvent> {
+    semaphore.what_is_due(now, &mut server.listeners.borrow_mut())
 }
 
-fn hold(id: Uuid, min_hold: Duration) -> RegisterRequest {
-    RegisterRequest { min_hold_ms: millis(min_hold), ..asking(id, 60_000) }
+/// A client of ours that asks for a semaphore called `x`.
+fn request(semaphores: &Semaphores, request: &Request) -> Reply {
+    semaphores.execute(&"x".into(), request, &"".into()).unwrap()
+}
+
+/// The same about a permit.
+fn asks(semaphores: &Semaphores, operation: Operation, id: Uuid) -> Outcome {
+    request(semaphores, &Request::of(operation, id)).outcome
+}
+
+fn hold(id: Uuid, min_hold: Duration) -> Request {
+    Request { min_hold, ..asking(id, MINUTE) }
+}
+
+/// What a client has heard since it began to listen, or heard last.
+fn heard(stream: &EventStream) -> Vec<EventKind> {
+    let mut next = std::pin::pin!(stream.next());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match next.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(Some(events)) => {
+            events.into_iter().map(|Event { event, .. }| event).collect()
+        }
+        std::task::Poll::Ready(None) => panic!("it has ended"),
+        std::task::Poll::Pending => Vec::new(),
+    }
 }
 
 fn look(semaphores: &Rc<Semaphores>) -> SemaphoreView {
@@ -127,6 +131,7 @@ fn started(directory: &tempfile::TempDir) -> Rc<Semaphores> {
     semaphores(journal, found)
 }
 
+const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
@@ -157,7 +162,7 @@ fn what_the_users_agreed_on_counts_again_after_a_restart_when_it_is_not_pinned_a
     let directory = tempfile::TempDir::new().unwrap();
     let server = started(&directory);
     server.pin(&"x".into(), Some(7), &"".into()).unwrap();
-    request(&server, asking(Uuid::new_v4(), 60_000));
+    request(&server, &asking(Uuid::new_v4(), MINUTE));
     drop(server);
     let server = started(&directory);
     assert_eq!(look(&server).limit, Some(7));
@@ -170,7 +175,7 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
     let directory = tempfile::TempDir::new().unwrap();
     let id = Uuid::new_v4();
     let server = started(&directory);
-    request(&server, hold(id, HOUR));
+    request(&server, &hold(id, HOUR));
     server.signal(&"x".into(), id, "".into()).unwrap();
     let left = |server: &_| look(server).holders.first().map(|party| (party.phase, party.left_ms));
     let Some((Held::MinHold, Some(before))) = left(&server) else { panic!("{:?}", look(&server)) };
@@ -180,7 +185,7 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
     let Some((Held::MinHold, Some(after))) = left(&server) else { panic!("{:?}", look(&server)) };
     assert!(after + 19 <= before, "{before} {after}");
     let held_until = clock::now() + Duration::from_millis(after + 1);
-    server.change(&"x".into(), |semaphore| semaphore.what_is_due(held_until));
+    server.change(&"x".into(), |semaphore| due(&server, semaphore, held_until));
     assert!(look(&server).holders.is_empty());
 }
 
@@ -216,17 +221,15 @@ fn a_permit_that_was_taken_away_gently_is_not_renewed_after_a_restart() {
     let id = Uuid::new_v4();
     let name: Rc<str> = "x".into();
     let server = started(&directory);
-    request(&server, hold(id, HOUR));
+    request(&server, &hold(id, HOUR));
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Revoking);
-    assert_eq!(request(&server, hold(id, HOUR)).0.outcome, RegisterOutcome::Revoking);
-    let mut watched = server.watch(&name, id).ok().unwrap();
-    assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
+    assert_eq!(asks(&server, Operation::Renew, id), Outcome::Revoked);
+    assert_eq!(request(&server, &hold(id, HOUR)).outcome, Outcome::Revoked);
     server.signal(&name, id, "".into()).unwrap();
     assert!(look(&server).holders.is_empty(), "it is not kept");
-    drop((watched, server));
+    drop(server);
     assert!(look(&started(&directory)).holders.is_empty());
 }
 
@@ -236,61 +239,18 @@ fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
     let [first, second] = [(); 2].map(|()| Uuid::new_v4());
     let on_record = || Journal::open(directory.path()).unwrap().1.grants;
     let server = started(&directory);
-    request(&server, asking(first, 60_000));
-    let (_, waits) = request(&server, hold(second, HOUR));
+    request(&server, &asking(first, MINUTE));
+    request(&server, &hold(second, HOUR));
     server.signal(&"x".into(), first, "".into()).unwrap();
-    assert_eq!(waits.unwrap().verdict.try_recv(), Ok(RequestEnd::Granted));
+    assert_eq!(look(&server).holders[0].id, second);
     drop(server);
     assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
     let server = started(&directory);
     // It asks again because it was told, and knows nothing of the restart.
-    request(&server, hold(second, HOUR));
+    request(&server, &hold(second, HOUR));
     drop(server);
     let kept = |grant: &RecordedGrant| (grant.id, grant.min_hold_ms);
     assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
-}
-
-#[test]
-fn who_watches_over_its_permit_is_told_what_becomes_of_it() {
-    let server = semaphores(Journal::none(), RestoredState::default());
-    let name: Rc<str> = "x".into();
-    for (how, verdict) in [
-        (Some(Revocation::Graceful), RequestEnd::Revoked),
-        (Some(Revocation::Forced), RequestEnd::Released),
-        (None, RequestEnd::Released),
-    ] {
-        let id = Uuid::new_v4();
-        request(&server, hold(id, HOUR));
-        let mut watched = server.watch(&name, id).ok().unwrap();
-        match how {
-            Some(how) => assert!(server.revoke(&name, id, how, "".into())),
-            None => server.signal(&name, id, "".into()).unwrap(),
-        }
-        assert_eq!(watched.verdict.try_recv(), Ok(verdict), "{how:?}");
-        server.revoke(&name, id, Revocation::Forced, "".into());
-        assert_eq!(
-            request(&server, asking(id, 60_000)).0.outcome,
-            RegisterOutcome::Lost,
-            "it comes too late"
-        );
-    }
-}
-
-#[test]
-fn all_who_watch_over_a_permit_are_told_and_none_takes_the_place_of_another() {
-    let server = semaphores(Journal::none(), RestoredState::default());
-    let name: Rc<str> = "x".into();
-    let id = Uuid::new_v4();
-    request(&server, asking(id, 60_000));
-    let [mut first, stage, mut last] = [(); 3].map(|()| server.watch(&name, id).ok().unwrap());
-    drop(stage);
-    for watched in [&mut first, &mut last] {
-        assert!(watched.verdict.try_recv().is_err(), "nothing has happened");
-    }
-    assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
-    for watched in [&mut first, &mut last] {
-        assert_eq!(watched.verdict.try_recv(), Ok(RequestEnd::Revoked));
-    }
 }
 
 #[test]
@@ -301,11 +261,10 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
     let _both = [RequestKind::Monitor, RequestKind::Wait]
         .map(|which| server.attach(&name, id, which, &"".into()).ok().unwrap());
     server.pin(&name, Some(9), &"".into()).unwrap();
-    let (told, _waits) = request(&server, asking(Uuid::new_v4(), 60_000));
-    assert_eq!(told.outcome, RegisterOutcome::Waiting);
+    assert_eq!(request(&server, &asking(Uuid::new_v4(), MINUTE)).outcome, Outcome::Waiting);
     assert!(server.revoke(&name, id, Revocation::Graceful, "".into()));
     assert_eq!(look(&server).holders.len(), 1);
-    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Unknown);
+    assert_eq!(asks(&server, Operation::ReleaseDetached, id), Outcome::Lost);
     assert!(server.revoke(&name, id, Revocation::Forced, "".into()));
     assert_eq!(look(&server).waiters.len(), 0, "the one that waited has it");
 }
@@ -313,16 +272,16 @@ fn clients_of_the_original_are_left_alone_gently_and_alone_with_any_limit() {
 #[test]
 fn a_detached_permit_outlives_restarts_and_is_given_back_once() {
     let directory = tempfile::TempDir::new().unwrap();
-    let (name, id): (Rc<str>, _) = ("x".into(), Uuid::new_v4());
+    let id = Uuid::new_v4();
     let plain = hold(id, Duration::ZERO);
-    let who = ClientInfo { detached: true, ..plain.who.clone() };
+    let client = ClientInfo { detached: true, ..(**plain.client.as_ref().unwrap()).clone() };
     let server = started(&directory);
-    request(&server, RegisterRequest { who, ..plain });
+    request(&server, &Request { client: Some(client.into()), ..plain });
     drop(server);
     let server = started(&directory);
-    assert_eq!(server.renew(&name, id, &unrestricted()).outcome, RegisterOutcome::Holding);
-    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Now);
-    assert_eq!(server.give_back(&name, id, "".into()), ReleaseOutcome::Before);
+    assert_eq!(asks(&server, Operation::Attach, id), Outcome::Holding);
+    assert_eq!(asks(&server, Operation::ReleaseDetached, id), Outcome::Released);
+    assert_eq!(asks(&server, Operation::ReleaseDetached, id), Outcome::Done);
     drop(server);
-    assert_eq!(started(&directory).give_back(&name, id, "".into()), ReleaseOutcome::Unknown);
+    assert_eq!(asks(&started(&directory), Operation::ReleaseDetached, id), Outcome::Lost);
 }

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::{COMING_BACK, MOST_LOOKS, MOST_PARTIES, Semaphores};
-use crate::backends::cloud::protocol::{NamedSemaphore, SemaphorePage, SemaphoreView, millis};
+use crate::backends::cloud::protocol::{NamedSemaphore, SemaphorePage, SemaphoreView};
 use crate::clock;
+use crate::request::millis;
 use crate::serve::bearer::Bearer;
 
 impl Semaphores {

@@ -1,5 +1,6 @@
 //! The start, the end and the log of a server.
 
+use super::super::http::{about, acquire, with};
 use super::*;
 
 #[test]
@@ -204,28 +205,21 @@ fn the_log_says_who_gave_back_what_another_held() {
 fn the_log_says_who_revokes_permits_and_who_pins_limits() {
     on_ours(&["--log", "sem_transition"], |server, client| {
         let other = Client::new(server.port(), OTHER_KEY);
-        let who = json!({ "label": "l", "host": "h", "pid": 1, "user": "u" });
-        let asks = |id: &str| {
-            let asking = json!({ "id": id, "limit": 1, "ttl_ms": 60_000, "min_hold_ms": 60_000, "who": who });
-            let asking = asking.to_string();
-            let headers = [("x-semrun", "2"), ("x-semrun-ask", asking.as_str())];
-            assert_eq!(client.get(&path("register", "x"), &headers).status, 200);
-        };
-        let beyond = |action: &str, headers: &[(&str, &str)]| {
-            let ours = [&[("x-semrun", "2")], headers].concat();
-            assert_eq!(other.post(&format!("/semrun/{action}?name=x"), &ours).status, 200);
-        };
+        let outcome =
+            |client: &Client, request| client.ask("x", request)["reply"]["outcome"].take();
         let [revoked, kept] = [(), ()].map(|()| Uuid::new_v4().to_string());
-        asks(&revoked);
+        let hold = |id: &str| with(acquire(id), &[("min_hold_ms", 60_000.into())]);
+        assert_eq!(outcome(client, hold(&revoked)), "holding");
         for how in ["gently", "now"] {
-            beyond("revoke", &[("x-client-uuid", &revoked), ("x-semrun-how", how)]);
+            assert_eq!(outcome(&other, about(json!({ "revoke": how }), &revoked)), "revoked");
         }
-        asks(&kept);
+        assert_eq!(outcome(client, hold(&kept)), "holding");
         assert_eq!(client.signal("x", &kept).status, 200);
-        beyond("limit", &[("x-semrun-limit", "3")]);
-        beyond("limit", &[("x-semrun-limit", "3")]);
-        let unpin = other.request("DELETE", "/semrun/limit?name=x", &[("x-semrun", "2")], "");
-        assert_eq!(unpin.status, 200);
+        let nil = Uuid::nil().to_string();
+        for _ in 0..2 {
+            assert_eq!(outcome(&other, with(about("pin", &nil), &[("limit", 3.into())])), "done");
+        }
+        assert_eq!(outcome(&other, about("unpin", &nil)), "done");
         wait_until("all is logged", || server.log().contains("unpinned"));
         let actions = |id: &str| {
             let lines = logged(server, id);

@@ -112,16 +112,16 @@ struct LeftJournal {
 fn left(directory: &Path) -> LeftJournal {
     let (journal, found) = Journal::open(directory).unwrap();
     let semaphores = semaphores(journal, found);
-    let hold = |name: &str, min_hold_ms| {
+    let hold = |name: &str, min_hold| {
         let (name, id): (Rc<str>, _) = (name.into(), Uuid::new_v4());
-        let asking = RegisterRequest { min_hold_ms, ..asking(id, 60_000) };
-        let (told, _) = semaphores.request(&name, asking, &"".into()).ok().unwrap();
-        assert_eq!(told.outcome, RegisterOutcome::Holding);
+        let told = semaphores.execute(&name, &hold(id, min_hold), &"".into()).unwrap();
+        assert_eq!(told.outcome, Outcome::Holding);
         (name, id)
     };
-    let (name, id) = hold("again", 0);
+    let none = Duration::ZERO;
+    let (name, id) = hold("again", none);
     semaphores.signal(&name, id, "".into()).unwrap();
-    let permits = vec![hold("one", 0), hold("again", 0), hold("kept", 50_000)];
+    let permits = vec![hold("one", none), hold("again", none), hold("kept", MINUTE)];
     let last = semaphores.last.get();
     drop(semaphores);
     LeftJournal { journal: fs::read(directory.join("journal")).unwrap(), permits, last }
@@ -152,9 +152,8 @@ fn a_changed_journal_costs_no_permit_and_lets_no_number_fall() {
             let holds = look.holders.iter().any(|holder| holder.id == *id);
             // A permit may end at once by a number.
             prop_assert!(holds || is_number || (is_cut && !is_there(id)), "{change:?}: {name}");
-            let (told, _) =
-                again.request(name, asking(Uuid::new_v4(), 60_000), &"".into()).ok().unwrap();
-            prop_assert!(told.outcome != RegisterOutcome::Holding, "{change:?}: {name}");
+            let told = again.execute(name, &asking(Uuid::new_v4(), MINUTE), &"".into()).unwrap();
+            prop_assert!(told.outcome != Outcome::Holding, "{change:?}: {name}");
         }
         if !is_cut && !is_number {
             prop_assert!(again.last.get() >= last, "{change:?}");

@@ -4,30 +4,23 @@ use tempfile::TempDir;
 
 use super::*;
 
-const LEASE: u64 = 60_000;
-
 /// A server that remembers what is in a directory, with a permit of `x` and one of `y` held.
 fn remembering(directory: &TempDir, holders: [Uuid; 2]) -> Rc<Semaphores> {
     let (journal, found) = Journal::open(directory.path()).unwrap();
     let semaphores = semaphores(journal, found);
     for (name, holder) in ["x", "y"].into_iter().zip(holders) {
-        let told = request(&semaphores, name, asking(holder, LEASE), "web").0;
-        assert_eq!(told.outcome, RegisterOutcome::Holding);
+        let told = request(&semaphores, name, &asking(holder, MINUTE), "web");
+        assert_eq!(told.outcome, Outcome::Holding);
     }
     semaphores
 }
 
-fn request(
-    semaphores: &Rc<Semaphores>,
-    name: &str,
-    asking: RegisterRequest,
-    actor: &str,
-) -> (RegisterReply, Option<AttachedRequest>) {
-    semaphores.request(&name.into(), asking, &actor.into()).ok().unwrap()
+fn request(semaphores: &Semaphores, name: &str, request: &Request, actor: &str) -> Reply {
+    semaphores.execute(&name.into(), request, &actor.into()).unwrap()
 }
 
-fn with_place(id: Uuid, ticket: u64, seal: &str) -> RegisterRequest {
-    RegisterRequest { ticket, seal: seal.into(), ..asking(id, LEASE) }
+fn with_place(id: Uuid, ticket: u64, seal: &str) -> Request {
+    Request { ticket, seal: seal.into(), ..asking(id, MINUTE) }
 }
 
 #[test]
@@ -35,29 +28,26 @@ fn after_a_restart_a_place_is_had_again_with_its_seal_and_not_with_its_number() 
     let directory = TempDir::new().unwrap();
     let [holder, other, first, second] = [(); 4].map(|()| Uuid::new_v4());
     let before = remembering(&directory, [holder, other]);
-    let places = [first, second].map(|id| request(&before, "x", asking(id, LEASE), "web"));
-    let elsewhere = request(&before, "y", asking(second, LEASE), "web").0;
+    let places = [first, second].map(|id| request(&before, "x", &asking(id, MINUTE), "web"));
+    let elsewhere = request(&before, "y", &asking(second, MINUTE), "web");
     before.close();
-    let [first_place, second_place] = places.map(|(told, _)| told);
+    let [first_place, second_place] = places;
     assert_eq!((first_place.ahead, second_place.ahead), (0, 1));
     drop(before);
 
     let after = remembering(&directory, [holder, other]);
     assert_eq!(first_place.server, Some(after.seals.server()), "it has not forgotten");
     let (ticket, its) = (first_place.ticket, &*first_place.seal);
-    let lie = |seal: &str| request(&after, "x", with_place(second, ticket, seal), "web");
+    let lie = |seal: &str| request(&after, "x", &with_place(second, ticket, seal), "web");
     for seal in ["0", its, &second_place.seal, &elsewhere.seal] {
-        let (told, _waits) = lie(seal);
-        assert!(
-            told.outcome == RegisterOutcome::Waiting && told.ticket > second_place.ticket,
-            "{seal}"
-        );
+        let told = lie(seal);
+        assert!(told.outcome == Outcome::Waiting && told.ticket > second_place.ticket, "{seal}");
         let _ = after.signal(&"x".into(), second, "web".into());
     }
-    let _waits = lie("");
-    let (told, _also_waits) = request(&after, "x", with_place(first, ticket, its), "web");
+    lie("");
+    let told = request(&after, "x", &with_place(first, ticket, its), "web");
     assert_eq!((told.ticket, told.ahead, &*told.seal), (ticket, 0, its));
-    assert_eq!(lie("").0.ahead, 1, "it is behind");
+    assert_eq!(lie("").ahead, 1, "it is behind");
 }
 
 #[test]
@@ -66,15 +56,15 @@ fn a_server_that_forgets_all_honours_no_place_of_before() {
     let start = || {
         let semaphores = semaphores(Journal::none(), RestoredState::default());
         assert_eq!(
-            request(&semaphores, "x", asking(holder, LEASE), "web").0.outcome,
-            RegisterOutcome::Holding
+            request(&semaphores, "x", &asking(holder, MINUTE), "web").outcome,
+            Outcome::Holding
         );
         semaphores
     };
     let (before, after) = (start(), start());
-    let told = request(&before, "x", asking(first, LEASE), "web").0;
-    let again = request(&after, "x", with_place(first, told.ticket, &told.seal), "web").0;
-    assert!(again.outcome == RegisterOutcome::Waiting && again.ticket != told.ticket);
+    let told = request(&before, "x", &asking(first, MINUTE), "web");
+    let again = request(&after, "x", &with_place(first, told.ticket, &told.seal), "web");
+    assert!(again.outcome == Outcome::Waiting && again.ticket != told.ticket);
     assert!(told.server.is_some() && told.server != again.server, "it says that it is another one");
 }
 
@@ -82,19 +72,19 @@ fn a_server_that_forgets_all_honours_no_place_of_before() {
 fn an_identity_that_a_client_with_another_key_has_learnt_gives_it_neither_place_nor_permit() {
     let semaphores = semaphores(Journal::none(), RestoredState::default());
     let [holder, first] = [(); 2].map(|()| Uuid::new_v4());
-    let held = request(&semaphores, "x", asking(holder, LEASE), "web").0;
-    let (place, _waits) = request(&semaphores, "x", asking(first, LEASE), "web");
+    let held = request(&semaphores, "x", &asking(holder, MINUTE), "web");
+    let place = request(&semaphores, "x", &asking(first, MINUTE), "web");
     for id in [holder, first] {
         for seal in ["", &semaphores.seals.of("x", holder, place.ticket)] {
             let asking = with_place(id, place.ticket, seal);
-            let (told, waits) = request(&semaphores, "x", asking, "thief");
-            assert!(told.outcome == RegisterOutcome::Lost && told.token == 0 && waits.is_none());
+            let told = request(&semaphores, "x", &asking, "thief");
+            assert!(told.outcome == Outcome::Lost && told.token == 0);
         }
     }
     // The answer may have been lost on its way, and its key may have another label since.
-    let again = request(&semaphores, "x", asking(holder, LEASE), "web").0;
-    assert_eq!((again.outcome, again.token), (RegisterOutcome::Holding, held.token));
+    let again = request(&semaphores, "x", &asking(holder, MINUTE), "web");
+    assert_eq!((again.outcome, again.token), (Outcome::Holding, held.token));
     let asking = with_place(first, place.ticket, &place.seal);
-    let (told, _waits) = request(&semaphores, "x", asking, "relabelled");
-    assert_eq!((told.outcome, told.ticket), (RegisterOutcome::Waiting, place.ticket));
+    let told = request(&semaphores, "x", &asking, "relabelled");
+    assert_eq!((told.outcome, told.ticket), (Outcome::Waiting, place.ticket));
 }
