@@ -201,14 +201,13 @@ impl State {
             if request.strict && other {
                 return self.reply(Outcome::Differs);
             }
-            match self.queue.iter_mut().find(|waiter| waiter.record.permit == id) {
-                Some(waiter) => waiter.until = until,
-                None => {
-                    let Some(client) = &request.client else { return self.reply(Outcome::Lost) };
-                    let record = Record::at(id, (**client).clone(), SystemTime::now());
-                    let (listener, min_hold) = (request.listener, millis(request.min_hold));
-                    self.queue.push(Waiting { record, listener, min_hold, until });
-                }
+            if let Some(waiter) = self.queue.iter_mut().find(|one| one.record.permit == id) {
+                waiter.until = until;
+            } else {
+                let Some(client) = &request.client else { return self.reply(Outcome::Lost) };
+                let record = Record::at(id, (**client).clone(), SystemTime::now());
+                let (listener, min_hold) = (request.listener, millis(request.min_hold));
+                self.queue.push(Waiting { record, listener, min_hold, until });
             }
             self.settle(told);
         }
@@ -326,7 +325,7 @@ impl CustomStore for FileStore {
         })
     }
 
-    fn url(&self) -> &str {
+    fn url(&self) -> &'static str {
         "file-store:"
     }
 }

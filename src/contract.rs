@@ -17,6 +17,15 @@
 //! }
 //! ```
 
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::unwrap_used,
+        clippy::wildcard_imports,
+        reason = "these are tests, wherever they run"
+    )
+)]
+
 mod detached;
 #[cfg(test)]
 mod histories;

@@ -83,7 +83,7 @@ pub struct HolderStanding {
 }
 
 impl Standing {
-    fn snapshot(self, name: Name) -> SemaphoreSnapshot {
+    fn snapshot(self, name: &Name) -> SemaphoreSnapshot {
         let holders = self.holders.into_iter().map(|holder| Holder::Known {
             token: Some(holder.token),
             record: Some(holder.record),
@@ -97,7 +97,7 @@ impl Standing {
             ttl: self.ttl,
             holders: holders.collect(),
             waiters: self.waiters.into_iter().map(|one| Waiter::known(Some(one))).collect(),
-            ..SemaphoreSnapshot::unused(&name)
+            ..SemaphoreSnapshot::unused(name)
         }
     }
 }
@@ -145,7 +145,7 @@ impl<S: CustomStore> Store for AdaptedStore<S> {
             let looked = self.0.standings(Some(name.as_str())).await;
             let looked = looked.map_err(|error| broken(&error))?.into_iter().next();
             let unused = || SemaphoreSnapshot::unused(name);
-            Ok(looked.map_or_else(unused, |standing| standing.snapshot(name.clone())))
+            Ok(looked.map_or_else(unused, |standing| standing.snapshot(name)))
         })
     }
 
@@ -156,7 +156,7 @@ impl<S: CustomStore> Store for AdaptedStore<S> {
                 .map_err(|error| broken(&error).while_doing(self.0.url(), Attempt::LookAtAny))?;
             let named = looked.into_iter().filter_map(|standing| {
                 let name = standing.name.parse().ok()?;
-                Some(standing.snapshot(name))
+                Some(standing.snapshot(&name))
             });
             Ok(named.collect())
         })
