@@ -17,14 +17,8 @@
 //! }
 //! ```
 
-#![cfg_attr(
-    not(test),
-    expect(
-        clippy::unwrap_used,
-        clippy::wildcard_imports,
-        reason = "these are tests, wherever they run"
-    )
-)]
+#![expect(clippy::unwrap_used, reason = "these are tests, wherever they run")]
+#![cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "as in all tests"))]
 
 mod detached;
 #[cfg(test)]

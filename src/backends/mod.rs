@@ -35,7 +35,9 @@ pub(crate) use self::finding::{Finding, Grade};
 #[cfg(feature = "cli")]
 pub(crate) use self::permit::BadName;
 pub(crate) use self::permit::{Loss, LossReason, LossStage, Name, PermitId, Validity};
-pub(crate) use self::progress::{CancelToken, Canceller, Progress, ProgressSender};
+#[cfg(any(test, feature = "contract"))]
+pub(crate) use self::progress::Canceller;
+pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
 pub use self::snapshot::{ClientInfo, HolderState, Record};
 pub(crate) use self::snapshot::{Holder, QueueStatus, SemaphoreSnapshot, Waiter, Withheld};
