@@ -85,8 +85,9 @@ impl Routes {
         if operation == Operation::Acquire && peer.has_gone() {
             return not_done(ExecuteAnswer::Invalid);
         }
-        if let Some(pause) = self.semaphores.paused().filter(|pause| *pause <= COMING_BACK)
+        if operation == Operation::Acquire
             && request.nonblock
+            && let Some(pause) = self.semaphores.paused().filter(|pause| *pause <= COMING_BACK)
         {
             return not_done(ExecuteAnswer::Later(millis(pause) + 1));
         }
