@@ -40,7 +40,7 @@ pub struct Request {
     /// For how long a server that remembers nothing grants nothing; none: as the store sees fit.
     #[serde(
         rename = "quarantine_ms",
-        with = "millis_if_any",
+        with = "millis",
         default,
         skip_serializing_if = "is_default"
     )]
@@ -135,12 +135,7 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "is_default")]
     pub foreign: usize,
     /// When it is worth to ask again, unless a wake-up comes before.
-    #[serde(
-        rename = "next_ms",
-        with = "millis_if_any",
-        default,
-        skip_serializing_if = "is_default"
-    )]
+    #[serde(rename = "next_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub next: Option<Duration>,
     /// The limit in force.
     #[serde(default)]
@@ -161,12 +156,7 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
     /// For how long no permit is granted.
-    #[serde(
-        rename = "paused_ms",
-        with = "millis_if_any",
-        default,
-        skip_serializing_if = "is_default"
-    )]
+    #[serde(rename = "paused_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub paused: Option<Duration>,
     /// For a waiter: the client that has held a permit for the longest time. For an attached permit:
     /// its own client.
@@ -176,7 +166,7 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "is_default")]
     pub key: Option<String>,
     /// Until when that permit stays taken, if it was released.
-    #[serde(rename = "kept_ms", with = "from_now", default, skip_serializing_if = "is_default")]
+    #[serde(rename = "kept_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub kept_until: Option<SystemTime>,
     /// Which server answered, where servers tell themselves apart.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -271,58 +261,92 @@ pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Times in whole milliseconds.
 mod millis {
-    use super::{Deserialize, Duration};
-    use serde::{Deserializer, Serializer};
+    use std::time::{Duration, SystemTime};
 
-    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(super::millis(*time))
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) trait Time {
+        fn write(&self) -> Option<u64>;
+        fn read(millis: Option<u64>) -> Self;
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_millis)
+    impl Time for Duration {
+        fn write(&self) -> Option<u64> {
+            Some(super::millis(*self))
+        }
+
+        fn read(millis: Option<u64>) -> Self {
+            Self::from_millis(millis.unwrap_or(0))
+        }
+    }
+
+    impl Time for Option<Duration> {
+        fn write(&self) -> Option<u64> {
+            self.map(super::millis)
+        }
+
+        fn read(millis: Option<u64>) -> Self {
+            millis.map(Duration::from_millis)
+        }
+    }
+
+    /// A moment for people is the time until then: the clocks of both ends differ.
+    impl Time for Option<SystemTime> {
+        fn write(&self) -> Option<u64> {
+            let left = self.as_ref()?.duration_since(SystemTime::now()).unwrap_or_default();
+            Some(super::millis(left))
+        }
+
+        fn read(millis: Option<u64>) -> Self {
+            SystemTime::now().checked_add(Duration::from_millis(millis?))
+        }
+    }
+
+    pub(super) fn serialize<T: Time, S: Serializer>(time: &T, to: S) -> Result<S::Ok, S::Error> {
+        time.write().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, T: Time, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        Option::deserialize(from).map(T::read)
     }
 }
 
-mod millis_if_any {
-    use super::{Deserialize, Duration};
-    use serde::{Deserializer, Serialize, Serializer};
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-    #[expect(clippy::ref_option, reason = "serde wants it so")]
-    pub(super) fn serialize<S: Serializer>(
-        time: &Option<Duration>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        time.map(super::millis).serialize(to)
-    }
+    use super::*;
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::deserialize(from)?.map(Duration::from_millis))
-    }
-}
+    #[test]
+    fn what_goes_over_the_wire_is_what_was_said_and_nothing_that_only_one_end_knows() {
+        let time = Duration::from_millis;
+        let mut request = Request::of(Operation::Revoke(Revocation::Graceful), Uuid::nil());
+        (request.min_hold, request.quarantine) = (time(1), Some(Duration::ZERO));
+        let written = serde_json::to_value(&request).unwrap();
+        let expected = json!({
+            "operation": { "revoke": "gently" }, "id": Uuid::nil(), "limit": 1, "ttl_ms": 5_000,
+            "min_hold_ms": 1, "quarantine_ms": 0, "window_ms": 5_000,
+        });
+        assert_eq!(written, expected);
+        let read: Request = serde_json::from_value(written).unwrap();
+        assert_eq!((read.ttl, read.min_hold), (request.ttl, request.min_hold));
+        assert_eq!((read.quarantine, read.operation), (request.quarantine, request.operation));
 
-/// A moment, for people, as the time until then: the clocks of both ends differ.
-mod from_now {
-    use std::time::SystemTime;
-
-    use super::{Duration, millis_if_any};
-    use serde::{Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde wants it so")]
-    pub(super) fn serialize<S: Serializer>(
-        moment: &Option<SystemTime>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let left = |moment: SystemTime| moment.duration_since(SystemTime::now());
-        millis_if_any::serialize(&moment.map(|moment| left(moment).unwrap_or_default()), to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<SystemTime>, D::Error> {
-        let left: Option<Duration> = millis_if_any::deserialize(from)?;
-        Ok(left.and_then(|left| SystemTime::now().checked_add(left)))
+        let mut reply = Reply::of(Outcome::Waiting, time(7));
+        (reply.blind, reply.next, reply.ticket) = (true, Some(time(20)), 9);
+        reply.kept_until = Some(SystemTime::now() + Duration::from_hours(1));
+        let mut written = serde_json::to_value(&reply).unwrap();
+        let kept = written["kept_ms"].take().as_u64().unwrap();
+        assert!((3_500_000..=3_600_000).contains(&kept), "{kept}");
+        let expected = json!({
+            "outcome": "waiting", "ticket": 9, "next_ms": 20, "limit": 1, "agreed": 1,
+            "kept_ms": null,
+        });
+        assert_eq!(written, expected);
+        let read: Reply = serde_json::from_value(written).unwrap();
+        assert_eq!((read.outcome, read.next, read.kept_until), (reply.outcome, reply.next, None));
+        assert!(!read.blind && read.since.is_zero());
     }
 }

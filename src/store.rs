@@ -1,7 +1,7 @@
 //! Stores of other programs: whatever can carry out one request about one semaphore at a time can
 //! hand out permits, with all that [`Semaphore`](crate::Semaphore) does beside that.
 //!
-//! The feature `contract` has the behaviours that are owed, as tests: [`contract`](crate::contract).
+//! The feature `contract` has the behaviours that are owed, as tests, in the module of that name.
 //! `examples/file_store.rs` is a store over one plain file, held against them.
 
 use std::io;

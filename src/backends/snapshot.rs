@@ -22,7 +22,7 @@ pub struct ClientInfo {
     /// The user whose process it is.
     pub user: String,
     /// Whether the permit is to outlive the process that asks for it, as long as its lease is renewed
-    /// ([`super::Backend::attach`]): on every backend it has one.
+    /// (`semrun renew`): on every backend it has one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detached: bool,
 }
@@ -116,7 +116,7 @@ pub enum HolderState {
     /// It was revoked gently, and its holder has not gone yet.
     #[serde(alias = "evicted")]
     Revoking,
-    /// It was given back, or its holder died, and it stays taken for a while ([`AcquireRequest::min_hold`]).
+    /// It was given back, or its holder died, and it stays taken for a while ([`Request::min_hold`](crate::store::Request::min_hold)).
     #[serde(alias = "kept")]
     MinHold,
 }

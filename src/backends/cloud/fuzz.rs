@@ -1,7 +1,7 @@
 //! Fuzz targets: parsing a cloud-semaphore server's answers.
 
 use super::node_lease::ObserveAnswer;
-use super::protocol::{Answer, Event, Greeting, NamedRequest, ServerInfo, validated};
+use super::protocol::{Event, ExecuteAnswer, Greeting, NamedRequest, ServerInfo, validated};
 use super::{lenient, parse_body};
 use crate::backends::Name;
 use crate::request::Outcome;
@@ -15,8 +15,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for one in lenient::page(bytes).into_iter().flat_map(|page| page.semaphores) {
         let _ = one.look.snapshot(&name);
     }
-    for answer in parse_body::<Vec<Answer>>(bytes).into_iter().flatten() {
-        if let Answer::Reply(reply) = answer
+    for answer in parse_body::<Vec<ExecuteAnswer>>(bytes).into_iter().flatten() {
+        if let ExecuteAnswer::Reply(reply) = answer
             && let Ok(reply) = validated(*reply)
         {
             assert!(reply.outcome != Outcome::Holding || (1..=10_000).contains(&reply.limit));

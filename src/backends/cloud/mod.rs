@@ -90,15 +90,7 @@ impl CloudServer {
         request: request::Builder,
         body: Bytes,
     ) -> Result<(StatusCode, bool, Bytes), StoreError> {
-        // A connection that was idle for a while may have been closed for that.
-        let idle = match self.idle.take() {
-            Some(link) => link.if_idle().await,
-            None => None,
-        };
-        let mut link = match idle {
-            Some(link) => link,
-            None => self.dialler.dial().await?,
-        };
+        let mut link = self.link().await?;
         let answer = link.send_with(request, body).await?;
         let (status, ours) = (answer.status, answer.ours);
         let body = link.read(answer).await?;
@@ -107,6 +99,18 @@ impl CloudServer {
         }
         self.idle.put(link);
         Ok((status, ours, body))
+    }
+
+    /// The idle connection, or a new one: it may have been closed for being idle.
+    async fn link(&self) -> Result<HttpConnection, StoreError> {
+        let idle = match self.idle.take() {
+            Some(link) => link.if_idle().await,
+            None => None,
+        };
+        match idle {
+            Some(link) => Ok(link),
+            None => self.dialler.dial().await,
+        }
     }
 
     /// A server that does not say that it is one of ours is of the original kind, or an older one of

@@ -181,7 +181,7 @@ impl<'a> NodeAcquire<'a> {
 
     /// None: no permit is free, and the client does not wait for one.
     async fn register(&mut self) -> Result<Option<(Uuid, HttpConnection)>, StoreError> {
-        let mut link = with_timeout(self.time, self.server.dialler.dial()).await?;
+        let mut link = with_timeout(self.time, self.server.link()).await?;
         // One of ours may have taken its place, and has no use for an empty request.
         let look = look_if_original(&self.server, &self.wanted.name, &mut link);
         let Some(look) = with_timeout(self.time, look).await? else {

@@ -29,7 +29,7 @@ pub(crate) const BEAT: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
 
 /// The paths that only `semrun serve` has. A POST of a list of [`NamedRequest`]s, at most
-/// [`MOST_REQUESTS`], is answered by a list of [`Answer`]s in the same order.
+/// [`MOST_REQUESTS`], is answered by a list of [`ExecuteAnswer`]s in the same order.
 pub(crate) const EXECUTE: &str = "/semrun/execute";
 pub(crate) const MOST_REQUESTS: usize = 100;
 /// What happens to the permits of a client, which [`ID_HEADER`] names: the body stays open, and has
@@ -51,7 +51,7 @@ pub(crate) struct NamedRequest {
 /// What became of a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Answer {
+pub(crate) enum ExecuteAnswer {
     Reply(Box<Reply>),
     /// To be asked again after so many milliseconds: clients from before a restart come back first.
     Later(u64),

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::http::unexpected;
-use super::protocol::{Answer, EXECUTE, MOST_REQUESTS, NamedRequest};
+use super::protocol::{EXECUTE, ExecuteAnswer, MOST_REQUESTS, NamedRequest};
 use super::{CloudServer, parse_body};
 use crate::backends::{Name, StoreError};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
@@ -39,7 +39,7 @@ struct Queue {
 
 struct PendingRequest {
     json: String,
-    answer: oneshot::Sender<Result<Answer, StoreError>>,
+    answer: oneshot::Sender<Result<ExecuteAnswer, StoreError>>,
 }
 
 impl Queue {
@@ -77,7 +77,7 @@ impl Requests {
         server: &Arc<CloudServer>,
         name: &Name,
         request: &Request,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<ExecuteAnswer, StoreError> {
         let named = NamedRequest { name: name.to_string(), request: request.clone() };
         let json = serde_json::to_string(&named).expect("plain data");
         let (sender, mut answer) = oneshot::channel();
@@ -129,7 +129,7 @@ async fn send_all(server: Arc<CloudServer>, queue: Arc<Mutex<Queue>>, number: u6
     }
 }
 
-async fn exchange(server: &CloudServer, body: Bytes) -> Result<Vec<Answer>, StoreError> {
+async fn exchange(server: &CloudServer, body: Bytes) -> Result<Vec<ExecuteAnswer>, StoreError> {
     let head = server.dialler.request_by(Method::POST, EXECUTE);
     match server.exchange_with(head, body).await? {
         (_, false, _) => Err(StoreError::OtherKind),

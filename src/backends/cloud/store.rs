@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::http::unexpected;
 use super::node_lease::signal_once;
 use super::protocol::{
-    Answer, EVENTS, EXECUTE, Event, EventKind, Greeting, ID_HEADER, SILENCE, validated,
+    EVENTS, EXECUTE, Event, EventKind, ExecuteAnswer, Greeting, ID_HEADER, SILENCE, validated,
 };
 use super::requests::Requests;
 use super::{CloudServer, parse_body};
@@ -52,14 +52,16 @@ impl ServeStore {
                 answer => answer?,
             };
             return match answer {
-                Answer::Reply(reply) => validated(Reply { since, ..*reply }),
-                Answer::Later(pause) => {
+                ExecuteAnswer::Reply(reply) => validated(Reply { since, ..*reply }),
+                ExecuteAnswer::Later(pause) => {
                     sleep(Duration::from_millis(pause).min(ATTEMPT_TIMEOUT)).await;
                     continue;
                 }
-                Answer::Denied(why) => Err(StoreError::Forbidden(why)),
-                Answer::Refused(why) => Err(StoreError::NotNow(why)),
-                Answer::Invalid => Err(unexpected(StatusCode::UNPROCESSABLE_ENTITY, EXECUTE)),
+                ExecuteAnswer::Denied(why) => Err(StoreError::Forbidden(why)),
+                ExecuteAnswer::Refused(why) => Err(StoreError::NotNow(why)),
+                ExecuteAnswer::Invalid => {
+                    Err(unexpected(StatusCode::UNPROCESSABLE_ENTITY, EXECUTE))
+                }
             };
         }
     }

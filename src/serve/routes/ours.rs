@@ -11,7 +11,7 @@ use super::body::Later;
 use super::request::{LARGEST_BATCH, LARGEST_BODY, read_requests, sensible};
 use super::responses::{empty, plain_json, too_many_connections, with_content_type};
 use super::{Answer, Refusal, Routes};
-use crate::backends::cloud::protocol::{Answer as OurAnswer, BEAT, Greeting, NamedRequest};
+use crate::backends::cloud::protocol::{BEAT, ExecuteAnswer, Greeting, NamedRequest};
 use crate::request::{Operation, Outcome, millis};
 use crate::serve::LocalFuture;
 use crate::serve::bearer::Actor;
@@ -60,7 +60,7 @@ impl Routes {
                     OnRecord::Grant => Refusal::GrantNotRecorded(error.clone()),
                     OnRecord::Limit => Refusal::LimitNotRecorded(error.clone()),
                 };
-                *answer = OurAnswer::Refused(why.to_string());
+                *answer = ExecuteAnswer::Refused(why.to_string());
             }
         }
         plain_json(&answers.into_iter().map(|(answer, _)| answer).collect::<Vec<_>>())
@@ -71,32 +71,33 @@ impl Routes {
         named: NamedRequest,
         actor: &Actor,
         peer: &Peer,
-    ) -> (OurAnswer, OnRecord) {
+    ) -> (ExecuteAnswer, OnRecord) {
         let not_done = |answer| (answer, OnRecord::Nothing);
         let Some(NamedRequest { name, request }) = sensible(named) else {
-            return not_done(OurAnswer::Invalid);
+            return not_done(ExecuteAnswer::Invalid);
         };
         let (name, operation) = (self.semaphores.known(name), request.operation);
         let whose = self.whose(&name, Some(request.id), actor);
         if let Err(denied) = authorize(&actor.bearer, operation.into(), Some(&name), whose) {
-            return not_done(OurAnswer::Denied(denied.to_string()));
+            return not_done(ExecuteAnswer::Denied(denied.to_string()));
         }
         // A client that died while we were held up must not be granted anything.
         if operation == Operation::Acquire && peer.has_gone() {
-            return not_done(OurAnswer::Invalid);
+            return not_done(ExecuteAnswer::Invalid);
         }
-        if let Some(pause) = self.semaphores.paused().filter(|pause| *pause <= COMING_BACK)
+        if operation == Operation::Acquire
             && request.nonblock
+            && let Some(pause) = self.semaphores.paused().filter(|pause| *pause <= COMING_BACK)
         {
-            return not_done(OurAnswer::Later(millis(pause) + 1));
+            return not_done(ExecuteAnswer::Later(millis(pause) + 1));
         }
         let reply = match self.semaphores.execute(&name, &request, actor) {
             Ok(reply) => reply,
             Err(SemaphoreError::Full(full)) => {
-                return not_done(OurAnswer::Refused(Refusal::Full(full).to_string()));
+                return not_done(ExecuteAnswer::Refused(Refusal::Full(full).to_string()));
             }
             Err(SemaphoreError::Unknown | SemaphoreError::NotHolder) => {
-                return not_done(OurAnswer::Invalid);
+                return not_done(ExecuteAnswer::Invalid);
             }
         };
         let holds = reply.outcome == Outcome::Holding;
@@ -112,7 +113,7 @@ impl Routes {
             | Operation::ReleaseDetached
             | Operation::Revoke(_) => OnRecord::End,
         };
-        (OurAnswer::Reply(Box::new(reply)), record)
+        (ExecuteAnswer::Reply(Box::new(reply)), record)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::serve::bearer::{Bearer, KeyFingerprint};
 
 /// How many events wait for a client that does not take them, until its answer ends.
-const MOST_UNHEARD: usize = 1_000;
+const MOST_UNHEARD: usize = 500;
 
 /// How many clients may listen to one permit until those that have no open answer are forgotten.
 const FEW: usize = 4;

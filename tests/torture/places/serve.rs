@@ -129,7 +129,7 @@ fn watch(port: u16) -> Watch {
         let mut all = Vec::new();
         for Semaphore { name, .. } in SEMAPHORES {
             let before = Moment::now();
-            let seen = ask(port, name, "X-Semrun: 2\r\n").ok()?;
+            let seen = ask(port, name, "X-Semrun: 3\r\n").ok()?;
             for holder in seen["holders"].as_array().into_iter().flatten() {
                 let (id, left) = (holder["id"].as_str()?, holder["left_ms"].as_u64());
                 let until = before.plus(Duration::from_millis(left.unwrap_or(0)));

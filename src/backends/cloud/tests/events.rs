@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::protocol::Answer;
+use super::protocol::ExecuteAnswer;
 use super::requests::Requests;
 use super::*;
 use crate::backends::{LossStage, Progress};
@@ -193,7 +193,7 @@ fn a_connection_that_hangs_holds_up_no_other_request_for_long() {
         tokio::select! {
             biased;
             answer = &mut hangs => panic!("it is answered: {answer:?}"),
-            answer = next => assert!(matches!(answer, Ok(Answer::Reply(_))), "{answer:?}"),
+            answer = next => assert!(matches!(answer, Ok(ExecuteAnswer::Reply(_))), "{answer:?}"),
         }
         assert_eq!(hangs.await.unwrap_err(), StoreError::Silent);
         ask().await.unwrap();
