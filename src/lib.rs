@@ -47,4 +47,4 @@ mod sys;
 mod terminal;
 mod user;
 
-pub use self::semaphore::{Client, Error, ErrorKind, Lost, Permit, Semaphore, Snapshot};
+pub use self::semaphore::{Client, Error, ErrorKind, Lost, Permit, Place, Semaphore, Snapshot};

@@ -1,6 +1,7 @@
 //! The library: a semaphore by its URL and name, and a permit of it.
 
 mod error;
+mod place;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +12,7 @@ use uuid::Uuid;
 
 use self::error::Cause;
 pub use self::error::{Error, ErrorKind};
-use crate::backends::cloud::config::CloudConfig;
-use crate::backends::connect::{Location, Url};
-use crate::backends::redis::config::RedisConfig;
-use crate::backends::tls::Tls;
+pub use self::place::Place;
 use crate::backends::{
     self, AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, HolderState, Lease,
     LossReason, LossStage, Name, ProgressSender, Validity,
@@ -74,25 +72,10 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// If the URL or the name cannot be understood, or names a place that cannot hold permits.
+    /// If the URL or the name cannot be understood, or names a place that cannot hold permits. A
+    /// [`Place`] has what else may be needed to use it, an API key say.
     pub fn connect(url: &str, name: &str) -> Result<Self, Error> {
-        let name: Name = name.parse().map_err(|_| Error(Cause::Name))?;
-        let location = match Url::parse(url).map_err(|bad| Error(Cause::Url(bad)))? {
-            Url::Directory(path) => Location::Directory(path),
-            Url::Redis(url) => Location::Redis(Box::new(RedisConfig {
-                url: *url,
-                tls: Tls::default(),
-                prefix: PREFIX.parse().map_err(|_| Error(Cause::Name))?,
-                quarantine: None,
-                replicas: 0,
-                allow_eviction: false,
-            })),
-            Url::Cloud(url) => {
-                Location::Cloud(Box::new(CloudConfig { url, key: None, tls: Tls::default() }))
-            }
-        };
-        let backend = location.connect(&User::current()).map_err(Error::from)?;
-        Ok(Self::new(backend.into(), name))
+        Place::new(url).semaphore(name)
     }
 
     /// A semaphore whose permits live in a store of this program's own.

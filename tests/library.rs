@@ -160,6 +160,7 @@ mod library {
         let sources = [
             include_str!("../src/semaphore.rs"),
             include_str!("../src/semaphore/error.rs"),
+            include_str!("../src/semaphore/place.rs"),
             include_str!("../src/store.rs"),
             include_str!("../src/request.rs"),
             include_str!("../src/engine/wakeups.rs"),

@@ -6,7 +6,8 @@ mod many {
     use std::fs;
     use std::time::Duration;
 
-    use semrun::{Permit, Semaphore};
+    use semrun::{Permit, Place, Semaphore};
+    use semrun_testkit::cloud_server::{CloudServer, KEY};
     use semrun_testkit::redis_server::RedisServer;
     use tokio::task::JoinSet;
 
@@ -51,10 +52,10 @@ mod many {
         panic!("not in time: {count} wait");
     }
 
-    fn hold_and_wait(url: &str, port: u16) {
+    fn hold_and_wait(place: &Place, port: u16) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let first = Semaphore::connect(url, "0").unwrap().limit(100);
+            let first = place.semaphore("0").unwrap().limit(100);
             let names = (0..NAMES).map(|name| first.named(&name.to_string()).unwrap());
             let semaphores: Vec<_> = names.collect();
             // What is needed once.
@@ -104,15 +105,13 @@ mod many {
     #[test]
     fn two_thousand_permits_take_two_connections_to_a_redis() {
         let server = RedisServer::start();
-        // As if the semaphores had been in use before: so nothing waits for the end of a quarantine.
-        let info: String = server.ask(&["INFO", "replication"]);
-        let history = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
-        let time: (u64, u64) = server.ask(&["TIME"]);
-        let (history, last) = (format!("{history}:0"), (time.0 * 1000).to_string());
-        for name in 0..NAMES {
-            let state = format!("{{semrun-{name}}}:state");
-            server.ask::<()>(&["HSET", &state, "history", &history, "last", &last]);
-        }
-        hold_and_wait(&server.url(), server.port());
+        let place = Place::new(server.url()).quarantine(Duration::ZERO);
+        hold_and_wait(&place, server.port());
+    }
+
+    #[test]
+    fn two_thousand_permits_take_two_connections_to_a_server_of_ours() {
+        let server = CloudServer::ours();
+        hold_and_wait(&Place::new(server.url()).api_key(KEY), server.port());
     }
 }

@@ -48,7 +48,10 @@ impl ServeStore {
         loop {
             let since = clock::now();
             let answer = match self.requests.ask(&self.server, name, request).await {
-                Err(StoreError::OtherKind) => return self.ask_original(name, request).await,
+                // A box, because thousands of requests may wait here and hardly any gets there.
+                Err(StoreError::OtherKind) => {
+                    return Box::pin(self.ask_original(name, request)).await;
+                }
                 answer => answer?,
             };
             return match answer {
