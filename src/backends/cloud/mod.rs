@@ -221,7 +221,8 @@ impl Backend for Cloud {
                     return done;
                 }
                 let waiting = NodeAcquire::new(Arc::clone(&self.server), wanted, progress);
-                let done = waiting.run(cancel.clone()).await;
+                // A box, because thousands of clients of our own servers carry it along.
+                let done = Box::pin(waiting.run(cancel.clone())).await;
                 if !matches!(&done, Err(error) if error.cause == StoreError::OtherKind) {
                     return done;
                 }
