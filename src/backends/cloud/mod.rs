@@ -8,13 +8,9 @@ mod diagnose;
 mod fuzz;
 mod http;
 mod lenient;
-mod node_acquire;
-mod node_lease;
-mod original;
-mod orphans;
+mod node;
 pub(crate) mod protocol;
-mod requests;
-mod store;
+mod serve;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -29,10 +25,10 @@ use self::config::CloudConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::http::{HttpConnection, HttpDialer, unexpected};
-use self::node_acquire::NodeAcquire;
-use self::node_lease::ObserveAnswer;
+use self::node::acquire::NodeAcquire;
+use self::node::lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
-use self::store::ServeStore;
+use self::serve::store::ServeStore;
 use super::error::{MissingFeature, StoreError};
 use super::slot::Slot;
 use super::{

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::ExecuteAnswer;
-use super::requests::Requests;
+use super::serve::requests::Requests;
 use super::*;
 use crate::backends::{LossStage, Progress};
 

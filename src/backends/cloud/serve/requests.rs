@@ -10,9 +10,9 @@ use hyper::{Method, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::http::unexpected;
-use super::protocol::{EXECUTE, ExecuteAnswer, MOST_REQUESTS, NamedRequest};
-use super::{CloudServer, parse_body};
+use crate::backends::cloud::http::unexpected;
+use crate::backends::cloud::protocol::{EXECUTE, ExecuteAnswer, MOST_REQUESTS, NamedRequest};
+use crate::backends::cloud::{CloudServer, parse_body};
 use crate::backends::{Name, StoreError};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::request::Request;
@@ -25,7 +25,7 @@ const HANGS: Duration = Duration::from_millis(400);
 const LARGEST: usize = 64 * 1024;
 
 #[derive(Default)]
-pub(super) struct Requests(Arc<Mutex<Queue>>);
+pub(in crate::backends::cloud) struct Requests(Arc<Mutex<Queue>>);
 
 #[derive(Default)]
 struct Queue {
@@ -72,7 +72,7 @@ impl Queue {
 
 impl Requests {
     /// Asks once. A request that was not sent when this is dropped is not sent any more.
-    pub(super) async fn ask(
+    pub(in crate::backends::cloud) async fn ask(
         &self,
         server: &Arc<CloudServer>,
         name: &Name,

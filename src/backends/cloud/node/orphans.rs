@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::node_lease::{self, ObserveAnswer};
-use super::{CloudServer, LEAVING, OBSERVE};
+use super::lease::{self, ObserveAnswer};
 use crate::backends::Name;
 use crate::backends::StoreError;
+use crate::backends::cloud::{CloudServer, LEAVING, OBSERVE};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 
 /// How often a waiter that had to start over checks whether one of its earlier places was granted.
@@ -18,7 +18,11 @@ const CHECKING_ORPHANS: Duration = Duration::from_secs(2);
 /// A server of the original kind does not notice that a connection is dead, and grants permits to
 /// clients that are gone with it; to us too, if we lost sight of a place in its queue. Until such a
 /// permit is given back, no other waiter gets it.
-pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uuid]) -> Infallible {
+pub(in crate::backends::cloud) async fn unregister(
+    server: &CloudServer,
+    name: &Name,
+    orphans: &[Uuid],
+) -> Infallible {
     if orphans.is_empty() {
         return std::future::pending().await;
     }
@@ -29,14 +33,14 @@ pub(super) async fn unregister(server: &CloudServer, name: &Name, orphans: &[Uui
     }
 }
 
-pub(super) async fn unregister_one(
+pub(in crate::backends::cloud) async fn unregister_one(
     server: &CloudServer,
     name: &Name,
     orphans: &[Uuid],
 ) -> Result<(), StoreError> {
     let (_, body) = server.exchange(server.dialler.request(OBSERVE, name.as_str())).await?;
     match ObserveAnswer::parse(&body)?.held_by(orphans) {
-        Some(orphan) => node_lease::signal(server, name, orphan, LEAVING).await,
+        Some(orphan) => lease::signal(server, name, orphan, LEAVING).await,
         None => Ok(()),
     }
 }

@@ -9,13 +9,13 @@ use hyper::StatusCode;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::http::unexpected;
-use super::node_lease::signal_once;
-use super::protocol::{
+use super::requests::Requests;
+use crate::backends::cloud::http::unexpected;
+use crate::backends::cloud::node::lease::signal_once;
+use crate::backends::cloud::protocol::{
     EVENTS, EXECUTE, Event, EventKind, ExecuteAnswer, Greeting, ID_HEADER, SILENCE, validated,
 };
-use super::requests::Requests;
-use super::{CloudServer, parse_body};
+use crate::backends::cloud::{CloudServer, parse_body};
 use crate::backends::error::{MissingFeature, StoreError};
 use crate::backends::{
     Attempt, BackendError, BoxFuture, Finding, Loss, LossReason, LossStage, Name, Revocation,
@@ -29,7 +29,7 @@ use crate::request::{Operation, Outcome, Reply, Request};
 /// A stream of events that lasts for so long was none that ends at once.
 const LASTING: Duration = Duration::from_secs(1);
 
-pub(super) struct ServeStore {
+pub(in crate::backends::cloud) struct ServeStore {
     server: Arc<CloudServer>,
     requests: Requests,
     /// Whether a server of ours may know of us.
@@ -37,7 +37,7 @@ pub(super) struct ServeStore {
 }
 
 impl ServeStore {
-    pub(super) fn new(server: Arc<CloudServer>) -> Self {
+    pub(in crate::backends::cloud) fn new(server: Arc<CloudServer>) -> Self {
         Self { server, requests: Requests::default(), asked: AtomicBool::new(false) }
     }
 

@@ -8,11 +8,11 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::http::{HttpConnection, unexpected};
-use super::node_lease::NodeRegistration;
+use super::lease::NodeRegistration;
 use super::original::{beyond_the_original, granted_or_behind, look_if_original};
 use super::orphans;
-use super::{CloudServer, LEAVING};
+use crate::backends::cloud::http::{HttpConnection, unexpected};
+use crate::backends::cloud::{CloudServer, LEAVING};
 use crate::backends::error::{Attempt, StoreError};
 use crate::backends::{
     AcquireRequest, Acquisition, BackendError, CancelToken, Lease, Progress, ProgressSender,
@@ -26,7 +26,7 @@ const REGISTER: &str = "/semaphore/register";
 const QUICK: Duration = Duration::from_millis(100);
 
 /// A client that waits in the queue of such a server, until it has a permit.
-pub(super) struct NodeAcquire<'a> {
+pub(in crate::backends::cloud) struct NodeAcquire<'a> {
     server: Arc<CloudServer>,
     wanted: &'a AcquireRequest,
     progress: &'a ProgressSender,
@@ -52,7 +52,7 @@ enum AcquireStep {
 }
 
 impl<'a> NodeAcquire<'a> {
-    pub(super) fn new(
+    pub(in crate::backends::cloud) fn new(
         server: Arc<CloudServer>,
         wanted: &'a AcquireRequest,
         progress: &'a ProgressSender,
@@ -71,7 +71,7 @@ impl<'a> NodeAcquire<'a> {
     }
 
     /// Waits in turn, unless it is called off.
-    pub(super) async fn run(
+    pub(in crate::backends::cloud) async fn run(
         mut self,
         mut cancel: CancelToken,
     ) -> Result<Acquisition, BackendError> {

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::http::{HttpConnection, HttpResponse, unexpected};
-use super::protocol::ID_HEADER;
-use super::{CloudServer, OBSERVE, SIGNAL};
+use crate::backends::cloud::http::{HttpConnection, HttpResponse, unexpected};
+use crate::backends::cloud::protocol::ID_HEADER;
+use crate::backends::cloud::{CloudServer, OBSERVE, SIGNAL};
 use crate::backends::error::{Attempt, StoreError};
 use crate::backends::sanitize::identity;
 use crate::backends::{
@@ -32,7 +32,7 @@ const FORGETTING: Duration = Duration::from_millis(100);
 
 /// What `observe` answers.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct ObserveAnswer {
+pub(in crate::backends::cloud) struct ObserveAnswer {
     nodes: HashMap<String, Node>,
     waiting: Vec<String>,
     running: Option<String>,
@@ -49,7 +49,7 @@ struct Node {
 
 impl ObserveAnswer {
     /// A name at which no client has registered is an empty body.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, StoreError> {
+    pub(in crate::backends::cloud) fn parse(body: &[u8]) -> Result<Self, StoreError> {
         if body.is_empty() {
             return Ok(Self::default());
         }
@@ -63,16 +63,16 @@ impl ObserveAnswer {
     }
 
     /// Which of these holds the permit, if one does.
-    pub(super) fn held_by(&self, ids: &[Uuid]) -> Option<Uuid> {
+    pub(in crate::backends::cloud) fn held_by(&self, ids: &[Uuid]) -> Option<Uuid> {
         let running = self.running.as_ref()?;
         ids.iter().copied().find(|id| id.to_string() == *running)
     }
 
-    pub(super) fn is_free(&self) -> bool {
+    pub(in crate::backends::cloud) fn is_free(&self) -> bool {
         self.running.is_none() && self.waiting.is_empty()
     }
 
-    pub(super) fn snapshot(self, name: &Name) -> SemaphoreSnapshot {
+    pub(in crate::backends::cloud) fn snapshot(self, name: &Name) -> SemaphoreSnapshot {
         let in_use = !self.is_free();
         let holder =
             |permit: String| Holder::Foreign { permit: identity(&permit), left: None, key: None };
@@ -94,8 +94,8 @@ impl ObserveAnswer {
 }
 
 /// Both requests of a waiter. Dropping it leaves the queue.
-pub(super) struct NodeRegistration {
-    pub(super) id: Uuid,
+pub(in crate::backends::cloud) struct NodeRegistration {
+    pub(in crate::backends::cloud) id: Uuid,
     monitor: Monitor,
     wait: BoxFuture<'static, (HttpConnection, Result<HttpResponse, StoreError>)>,
 }
@@ -116,7 +116,7 @@ struct MonitorEnd {
 impl NodeRegistration {
     /// Takes a place in the queue with an identity that the server gave us over `first`. Is not
     /// to be dropped halfway: the server would never forget us.
-    pub(super) async fn take(
+    pub(in crate::backends::cloud) async fn take(
         server: &CloudServer,
         name: &Name,
         id: Uuid,
@@ -188,7 +188,9 @@ impl NodeRegistration {
     }
 
     /// Waits for the permit.
-    pub(super) async fn granted(&mut self) -> Result<HttpConnection, StoreError> {
+    pub(in crate::backends::cloud) async fn granted(
+        &mut self,
+    ) -> Result<HttpConnection, StoreError> {
         tokio::select! {
             biased;
             (link, answer) = &mut self.wait => match answer? {
@@ -200,13 +202,17 @@ impl NodeRegistration {
     }
 
     /// Leaves the queue, and returns when the server knows.
-    pub(super) async fn leave(self, patience: Duration) {
+    pub(in crate::backends::cloud) async fn leave(self, patience: Duration) {
         let Self { monitor, wait, .. } = self;
         drop(monitor);
         let _ = timeout(patience, wait).await;
     }
 
-    pub(super) fn lease(self, server: Arc<CloudServer>, name: Name) -> NodeLease {
+    pub(in crate::backends::cloud) fn lease(
+        self,
+        server: Arc<CloudServer>,
+        name: Name,
+    ) -> NodeLease {
         let permit = PermitId { id: self.id, name, token: None };
         NodeLease { permit, monitor: self.monitor, known: false, server }
     }
@@ -240,7 +246,7 @@ fn waiting(
 }
 
 /// A permit in a server of the original kind.
-pub(super) struct NodeLease {
+pub(in crate::backends::cloud) struct NodeLease {
     permit: PermitId,
     monitor: Monitor,
     /// Whether the permit is lost and the server knows.
@@ -289,7 +295,7 @@ impl Lease for NodeLease {
 }
 
 /// Gives back a permit or a place. A client that has neither has given it back already.
-pub(super) async fn signal(
+pub(in crate::backends::cloud) async fn signal(
     server: &CloudServer,
     name: &Name,
     id: Uuid,
@@ -299,7 +305,7 @@ pub(super) async fn signal(
 }
 
 /// The same, without retries.
-pub(super) async fn signal_once(
+pub(in crate::backends::cloud) async fn signal_once(
     server: &CloudServer,
     name: &Name,
     id: Uuid,

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use super::http::{HttpConnection, unexpected};
-use super::node_lease::{NodeRegistration, ObserveAnswer};
-use super::protocol::ABOUT;
-use super::{CloudServer, OBSERVE};
+use super::lease::{NodeRegistration, ObserveAnswer};
+use crate::backends::cloud::http::{HttpConnection, unexpected};
+use crate::backends::cloud::protocol::ABOUT;
+use crate::backends::cloud::{CloudServer, OBSERVE};
 use crate::backends::error::{MissingFeature, StoreError};
 use crate::backends::{AcquireRequest, Name};
 
 /// What is wanted and a server of the original kind lacks.
-pub(super) fn beyond_the_original(wanted: &AcquireRequest) -> Option<MissingFeature> {
+pub(in crate::backends::cloud) fn beyond_the_original(
+    wanted: &AcquireRequest,
+) -> Option<MissingFeature> {
     if wanted.limit > 1 {
         return Some(MissingFeature::Permits(wanted.limit));
     }
@@ -25,7 +27,7 @@ pub(super) fn beyond_the_original(wanted: &AcquireRequest) -> Option<MissingFeat
 
 /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it
 /// would list every holder.
-pub(super) async fn look_if_original(
+pub(in crate::backends::cloud) async fn look_if_original(
     server: &CloudServer,
     name: &Name,
     link: &mut HttpConnection,
@@ -46,7 +48,7 @@ pub(super) async fn look_if_original(
 }
 
 /// None: another client has the permit.
-pub(super) async fn granted_or_behind(
+pub(in crate::backends::cloud) async fn granted_or_behind(
     server: &CloudServer,
     name: &Name,
     place: &mut NodeRegistration,
