@@ -208,7 +208,10 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 let (life, ask) = (&lives.of[run], history.ask(*run));
                 let (from, to) = (life.started.unwrap_or(event.at), life.entered[0]);
                 let excused = ask.by_proxy && lives.is_excused(ask, from, to);
-                life.struck.is_empty() && !excused && !lives.is_cut(ask, from, to)
+                life.struck.is_empty()
+                    && !excused
+                    && !lives.is_cut(ask, from, to)
+                    && !lives.may_not_know_its_place(from, to)
             })
             .filter(|run| history.ask(*run).semaphore.judge.locks())
             .collect();
@@ -262,6 +265,9 @@ fn prompt(history: &History, breaches: &mut Vec<Breach>) {
     }
 }
 
+/// What a semrun says that may be granted no permit although one is free.
+pub(crate) const WITHHELD: &str = "no permit is granted";
+
 fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let refused: BTreeSet<Run> = history
         .events
@@ -298,7 +304,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         } else if life.entered.is_empty() && ask.gives_up {
             expected.insert(75);
             // After a loss of data none is granted for a while, and that is not busy.
-            if stderr.contains("granted a permit") {
+            if stderr.contains(WITHHELD) {
                 expected.insert(69);
             }
         }
