@@ -6,7 +6,7 @@ use super::crowds;
 use super::figures::{hand_overs, median, take_overs};
 use super::history::{History, Kind, Moment, Run, Semaphore, What};
 use super::lives::Lives;
-use super::passed_over;
+use super::passed_over::{self, STOP_QUEUE};
 
 /// Something that must not be.
 #[derive(Debug, Clone)]
@@ -268,6 +268,10 @@ fn prompt(history: &History, breaches: &mut Vec<Breach>) {
 /// What a semrun says that may be granted no permit although one is free.
 pub(crate) const WITHHELD: &str = "no permit is granted";
 
+/// What may cost a client its permit: a waiter may have got it at the moment at which it was stopped.
+const STOPS: [&str; 6] =
+    ["kill-worker", "kill-waiter", "stop-worker", "freeze-client", "stop-waiter", STOP_QUEUE];
+
 fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let refused: BTreeSet<Run> = history
         .events
@@ -336,11 +340,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         if struck("kill-guardian") || struck("kill-both") || struck("kill-waiter") {
             expected.insert(-9);
         }
-        if struck("kill-worker")
-            || struck("kill-waiter")
-            || struck("stop-worker")
-            || struck("freeze-client")
-        {
+        if STOPS.into_iter().any(struck) {
             expected.extend([76, 125, 137]);
         }
         if struck("kill-command") || struck("kill-shell") {

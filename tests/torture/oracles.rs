@@ -104,7 +104,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Histories in which all is as it should be.
 fn sound() -> Vec<Trial> {
-    let sound: [(&str, Change); 8] = [
+    let sound: [(&str, Change); 9] = [
         ("a_quiet_history", |_| ()),
         ("a_turn_that_comes_while_a_connection_is_cut", |history| {
             let permits = vec!["1@one".into(), "0@one".into()];
@@ -140,6 +140,10 @@ fn sound() -> Vec<Trial> {
             };
             history.events.retain(|event| !of_it(&event.what));
             end_with(history, 1, 69, &format!("semrun: {} for 2s yet", check::WITHHELD));
+        }),
+        ("a_waiter_that_had_its_permit_when_it_was_stopped", |history| {
+            during(history, 215, 14_250, STOP_QUEUE, &[Run(1)]);
+            end_with(history, 1, 76, "semrun: it was stopped for too long");
         }),
         ("waiting_for_one_that_is_stopped_in_the_mutex", |history| {
             behind_a_stopped_one(history);
