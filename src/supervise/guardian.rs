@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -116,20 +116,15 @@ impl Guardian {
     /// `unkillable` is told of processes that we may not kill.
     pub(crate) fn watch(mut self, unkillable: impl FnMut(&[Pid])) -> io::Result<WorkerEnd> {
         signals::hold_back(Signal::CHILD);
-        let mut quiet = Timespec::try_from(QUIET).ok();
         loop {
             self.reap_others();
-            let [link, timer] =
-                match signals::poll_or_child([self.link.as_fd(), self.timer.fd()], quiet) {
-                    Ok([false, false]) => {
-                        quiet = None;
-                        program_memory::release_unused();
-                        continue;
-                    }
-                    Ok(ready) => ready,
-                    Err(Errno::INTR) => continue,
-                    Err(errno) => return Err(errno.into()),
-                };
+            let polled = [self.link.as_fd(), self.timer.fd()];
+            let ready = signals::poll_or_child(polled, QUIET, program_memory::release_unused);
+            let [link, timer] = match ready {
+                Ok(ready) => ready,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
             // Read it even if the worker was faster: it may have moved the moment since.
             if timer && read(self.timer.fd(), &mut [0; 8]).is_ok() {
                 self.end_tree(unkillable)?;

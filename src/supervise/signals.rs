@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
-use rustix::event::Timespec;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -236,30 +236,40 @@ fn change_mask(how: libc::c_int, signals: impl Iterator<Item = i32>) {
 }
 
 /// Waits until one of these can be read, and says which. A child's end interrupts the wait, even if
-/// it came before: once [`hold_back`] has been told of SIGCHLD, only this lets it in.
+/// it came before: once [`hold_back`] has been told of SIGCHLD, only this lets it in. After some
+/// `quiet` time this calls `rest`, and goes on to wait with as little code as possible.
 ///
 /// # Errors
 ///
 /// `Errno::INTR` for a child, and what poll(2) has.
 pub(super) fn poll_or_child<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
-    timeout: Option<Timespec>,
+    quiet: Duration,
+    rest: fn(),
 ) -> Result<[bool; N], Errno> {
     let mut polled = descriptors.map(|descriptor| libc::pollfd {
         fd: descriptor.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     });
-    let timeout = timeout
-        .map(|timeout| libc::timespec { tv_sec: timeout.tv_sec, tv_nsec: timeout.tv_nsec as _ });
-    let timeout = timeout.as_ref().map_or(std::ptr::null(), |timeout| &raw const *timeout);
-    // SAFETY: the descriptors are borrowed for the call, an array has its own length, and an
+    let quiet = libc::timespec {
+        tv_sec: libc::time_t::try_from(quiet.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: quiet.subsec_nanos().into(),
+    };
+    // SAFETY: the descriptors are borrowed for the calls, an array has its own length, and an
     // absent timeout is null. The mask is this thread's own, without one signal.
     let ready = unsafe {
         let mut mask: libc::sigset_t = std::mem::zeroed();
         libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask);
         libc::sigdelset(&raw mut mask, libc::SIGCHLD);
-        libc::ppoll(polled.as_mut_ptr(), N as libc::nfds_t, timeout, &raw const mask)
+        let (first, count) = (polled.as_mut_ptr(), N as libc::nfds_t);
+        match libc::ppoll(first, count, &raw const quiet, &raw const mask) {
+            0 => {
+                rest();
+                libc::ppoll(first, count, std::ptr::null(), &raw const mask)
+            }
+            ready => ready,
+        }
     };
     if ready == -1 {
         return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL));

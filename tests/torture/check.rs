@@ -8,7 +8,7 @@ use super::crowds;
 use super::figures::{hand_overs, median, take_overs};
 use super::history::{History, Kind, Moment, Run, Semaphore, What};
 use super::lives::Lives;
-use super::passed_over;
+use super::passed_over::{self, STOP_QUEUE};
 
 /// Something that must not be.
 #[derive(Debug, Clone)]
@@ -210,7 +210,10 @@ fn order(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
                 let (life, ask) = (&lives.of[run], history.ask(*run));
                 let (from, to) = (life.started.unwrap_or(event.at), life.entered[0]);
                 let excused = ask.by_proxy && lives.is_excused(ask, from, to);
-                life.struck.is_empty() && !excused && !lives.is_cut(ask, from, to)
+                life.struck.is_empty()
+                    && !excused
+                    && !lives.is_cut(ask, from, to)
+                    && !lives.may_not_know_its_place(from, to)
             })
             .filter(|run| history.ask(*run).semaphore.judge.locks())
             .collect();
@@ -264,6 +267,13 @@ fn prompt(history: &History, breaches: &mut Vec<Breach>) {
     }
 }
 
+/// What a semrun says that may be granted no permit although one is free.
+pub(crate) const WITHHELD: &str = "no permit is granted";
+
+/// What may cost a client its permit: a waiter may have got it at the moment at which it was stopped.
+const STOPS: [&str; 6] =
+    ["kill-worker", "kill-waiter", "stop-worker", "freeze-client", "stop-waiter", STOP_QUEUE];
+
 fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
     let refused: BTreeSet<Run> = history
         .events
@@ -300,7 +310,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         } else if life.entered.is_empty() && ask.gives_up {
             expected.insert(75);
             // After a loss of data none is granted for a while, and that is not busy.
-            if stderr.contains("granted a permit") {
+            if stderr.contains(WITHHELD) {
                 expected.insert(69);
             }
         }
@@ -332,11 +342,7 @@ fn endings(history: &History, lives: &Lives, breaches: &mut Vec<Breach>) {
         if struck("kill-guardian") || struck("kill-both") || struck("kill-waiter") {
             expected.insert(-9);
         }
-        if struck("kill-worker")
-            || struck("kill-waiter")
-            || struck("stop-worker")
-            || struck("freeze-client")
-        {
+        if STOPS.into_iter().any(struck) {
             expected.extend([76, 125, 137]);
         }
         if struck("kill-command") || struck("kill-shell") {

@@ -136,6 +136,14 @@ impl Lives {
         })
     }
 
+    /// Whether the server went just after a client had come: the answer that gives it its place may
+    /// be lost, and then it queues anew.
+    pub(crate) fn may_not_know_its_place(&self, started: Moment, entered: Moment) -> bool {
+        const ANSWERED: Duration = Duration::from_secs(1);
+        let latest = entered.min(started.plus(ANSWERED));
+        self.happened(&["kill-server", "restart-server"], started, latest)
+    }
+
     /// When nothing could be granted, and no client could be heard.
     fn outages(&self) -> impl Iterator<Item = &Trouble> {
         let such = |kind| OUTAGES.contains(&kind) || moving::keeps_waiting(kind);

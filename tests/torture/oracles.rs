@@ -90,6 +90,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     ];
     let mut trials = sound();
     trials.push(Trial::test("oracle::late_hand_overs", late_hand_overs));
+    trials.push(Trial::test("oracle::the_words_are_the_programs", || {
+        let words = include_str!("../../src/cli/messages/stores.rs").contains(check::WITHHELD);
+        words.then_some(()).ok_or_else(|| check::WITHHELD.into())
+    }));
     for (name, invariant, break_it) in broken {
         trials.push(Trial::test(format!("oracle::{name}"), move || {
             let mut history = quiet();
@@ -102,7 +106,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Histories in which all is as it should be.
 fn sound() -> Vec<Trial> {
-    let sound: [(&str, Change); 6] = [
+    let sound: [(&str, Change); 9] = [
         ("a_quiet_history", |_| ()),
         ("a_turn_that_comes_while_a_connection_is_cut", |history| {
             let permits = vec!["1@one".into(), "0@one".into()];
@@ -122,6 +126,26 @@ fn sound() -> Vec<Trial> {
             add(history, 320, What::Queue { semaphore: "one", permits });
             during(history, 400, 3000, "stop-server", &[]);
             during(history, 4000, 6000, "kill-server", &[]);
+        }),
+        ("an_order_of_which_the_server_could_not_tell_any_more", |history| {
+            one(history, 2, 310, 9310);
+            one(history, 3, 300, 9800);
+            let permits = vec!["3@one".into(), "2@one".into()];
+            add(history, 320, What::Queue { semaphore: "one", permits });
+            during(history, 400, 600, "restart-server", &[]);
+        }),
+        ("no_permit_in_a_quarantine", |history| {
+            history.asks[1].gives_up = true;
+            let of_it = |what: &What| {
+                matches!(what, What::Entered { run: Run(1), .. } | What::Left { run: Run(1), .. })
+                    || matches!(what, What::Dead(Run(1)))
+            };
+            history.events.retain(|event| !of_it(&event.what));
+            end_with(history, 1, 69, &format!("semrun: {} for 2s yet", check::WITHHELD));
+        }),
+        ("a_waiter_that_had_its_permit_when_it_was_stopped", |history| {
+            during(history, 215, 14_250, STOP_QUEUE, &[Run(1)]);
+            end_with(history, 1, 76, "semrun: it was stopped for too long");
         }),
         ("waiting_for_one_that_is_stopped_in_the_mutex", |history| {
             behind_a_stopped_one(history);
