@@ -79,6 +79,7 @@ mod many {
             }
             waiting(&semaphores, EACH).await;
             let each = memory().saturating_sub(before) / (2 * EACH);
+            eprintln!("{each} bytes for each permit");
             assert!(each <= MOST, "{each} bytes for each permit");
             assert_eq!(connections(port), 2);
             // One permit of each name after the other goes to the first in line.
