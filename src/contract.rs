@@ -49,6 +49,7 @@ use crate::backends::{
     ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
 };
 use crate::engine::LeaseClient;
+use crate::request::Terms;
 use crate::store::{AdaptedStore, CustomStore};
 
 /// A store, and clients of it.
@@ -204,7 +205,7 @@ impl PendingAcquire {
 impl TestedBackend {
     fn request(&self, request: AcquireRequest) -> PendingAcquire {
         let client = (self.client)();
-        let request = AcquireRequest { ttl: self.ttl, ..request };
+        let request = request.with(|terms| terms.ttl = self.ttl);
         let (turn, more) = ProgressSender::channel();
         let (canceller, cancel) = CancelToken::pair();
         let id = request.id;
@@ -317,16 +318,7 @@ fn request(semaphore: &str, limit: u32) -> AcquireRequest {
         user: "me".into(),
         detached: false,
     };
-    AcquireRequest {
-        name: name(semaphore),
-        id: Uuid::new_v4(),
-        limit,
-        ttl: Duration::from_secs(30),
-        strict: false,
-        min_hold: Duration::ZERO,
-        nonblock: false,
-        who,
-    }
+    AcquireRequest::of(name(semaphore), Terms { limit, ..Terms::default() }, who)
 }
 
 /// The same, for a permit that outlives the process that asks.

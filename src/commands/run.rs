@@ -252,7 +252,7 @@ impl RunTask<'_> {
         if !nested {
             let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
             if cannot_run
-                && !settings.request.min_hold.is_zero()
+                && settings.request.terms.keep()
                 && backend.revoke(&permit.name, permit.id, Revocation::Forced).await.is_ok()
             {
                 // Nothing ran under it, so it need not be kept: another host may do better.

@@ -9,7 +9,7 @@ const HOLD: Duration = Duration::from_millis(600);
 const EVER: Duration = Duration::from_mins(5);
 
 fn holds(min_hold: Duration, request: AcquireRequest) -> AcquireRequest {
-    AcquireRequest { min_hold, ..request }
+    request.with(|terms| terms.min_hold = min_hold)
 }
 
 pub(super) async fn a_permit_stays_taken_for_its_min_hold_after_it_was_given_back(

@@ -42,7 +42,7 @@ pub(super) fn grant(
     let entry = FileName::new(FileKind::Kept, state.next());
     locked.set_state(*state)?;
     locked.write_kept(entry, PermitRecord::detached(request)?, &Record::new(request))?;
-    let validity = Validity { since, ttl: request.ttl, error: None };
+    let validity = Validity { since, ttl: request.terms.ttl, error: None };
     Ok(lease(semaphore, entry, &request.name, request.id, validity))
 }
 

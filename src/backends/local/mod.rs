@@ -108,7 +108,7 @@ impl Local {
     fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> BackendError {
         let queue::LimitMismatch { stands, pinned } = differs;
         let (name, pinned, stands) = (request.name.clone(), *pinned, (*stands, None));
-        let asked = (request.limit, None);
+        let asked = (request.terms.limit, None);
         StoreError::Differs(Box::new(TermsMismatch { name, pinned, stands, asked })).of(&self.url())
     }
 
