@@ -145,6 +145,7 @@ macro_rules! behaviours {
         the_limit_counts_detached_permits(Long);
         a_permit_stays_taken_for_its_min_hold_after_it_was_given_back(Long);
         a_permit_stays_taken_for_its_min_hold_after_its_holder_vanished(Short);
+        a_permit_that_was_never_used_is_not_kept_for_its_min_hold(Long);
         what_was_held_for_long_enough_is_free_when_it_is_given_back(Long);
         a_waiter_that_goes_before_it_is_served_keeps_nothing(Middle);
         what_is_kept_is_neither_attached_nor_given_back_again(Long);

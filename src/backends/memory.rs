@@ -139,13 +139,8 @@ impl MemorySemaphore {
         Outcome::Lost
     }
 
-    /// The client never knew of a permit that came at this moment, so no min-hold counts.
     fn leave(&mut self, id: Uuid) -> Outcome {
-        self.update(|ledger, now| {
-            let mut changes = ledger.revoke(now, id, Revocation::Forced);
-            changes.extend(ledger.release(now, id));
-            changes
-        });
+        self.update(|ledger, now| ledger.withdraw(now, id));
         self.listeners.remove(&id);
         Outcome::Lost
     }

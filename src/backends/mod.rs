@@ -163,6 +163,14 @@ pub(crate) trait Lease: Send {
     /// retries.
     fn release(self: Box<Self>, patience: Duration)
     -> BoxFuture<'static, Result<(), BackendError>>;
+
+    /// The same of a permit that was never used: nothing keeps it then.
+    fn discard(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        self.release(patience)
+    }
 }
 
 /// What came of giving back a permit that no process holds.

@@ -65,6 +65,22 @@ pub(super) async fn a_waiter_that_goes_before_it_is_served_keeps_nothing(store: 
     last.granted().await;
 }
 
+pub(super) async fn a_permit_that_was_never_used_is_not_kept_for_its_min_hold(
+    store: TestedBackend,
+) {
+    for kind in [request("a", 1), detached("a", 1)] {
+        let lease = store.granted(&holds(EVER, kind)).await;
+        let waiter = store.waits(request("a", 1)).await;
+        lease.discard(PATIENCE).await.unwrap();
+        waiter.granted().await.release(PATIENCE).await.unwrap();
+    }
+    // What was used and given back stays as it is.
+    let used = store.granted(&holds(EVER, detached("a", 1))).await;
+    assert_eq!(store.give_back("a", used.permit().id).await, ReleaseOutcome::Now);
+    used.discard(PATIENCE).await.unwrap();
+    assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Busy));
+}
+
 pub(super) async fn what_is_kept_is_neither_attached_nor_given_back_again(store: TestedBackend) {
     let id = store.granted(&holds(EVER, detached("a", 1))).await.permit().id;
     assert_eq!(store.give_back("a", id).await, ReleaseOutcome::Now);

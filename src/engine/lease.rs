@@ -91,6 +91,17 @@ impl<S: Store> StoreLease<S> {
         let task = tokio::spawn(Arc::clone(&held).keep(wakeups, sender, Arc::clone(&losses)));
         Self { held, permit, validity, losses, task }
     }
+
+    async fn end(self: Box<Self>, how: Operation, patience: Duration) -> Result<(), BackendError> {
+        self.task.abort();
+        let held = &self.held;
+        let request = held.request(how);
+        let ended = with_retries(patience, || held.handle.store.execute(&held.name, &request));
+        ended.await.map(drop).map_err(|error| {
+            let attempt = self.validity.borrow().release_attempt(&self.permit);
+            error.while_doing(held.handle.store.url(), attempt)
+        })
+    }
 }
 
 impl<S: Store> Held<S> {
@@ -242,16 +253,13 @@ impl<S: Store> Lease for StoreLease<S> {
         self: Box<Self>,
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), BackendError>> {
-        Box::pin(async move {
-            self.task.abort();
-            let held = &self.held;
-            let request = held.request(Operation::Release);
-            let released =
-                with_retries(patience, || held.handle.store.execute(&held.name, &request));
-            released.await.map(drop).map_err(|error| {
-                let attempt = self.validity.borrow().release_attempt(&self.permit);
-                error.while_doing(held.handle.store.url(), attempt)
-            })
-        })
+        Box::pin(self.end(Operation::Release, patience))
+    }
+
+    fn discard(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        Box::pin(self.end(Operation::Leave, patience))
     }
 }

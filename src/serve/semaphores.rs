@@ -288,7 +288,11 @@ impl Semaphores {
                     Vec::new()
                 });
                 // What it does not have was released before.
-                let _ = self.signal(name, id, actor.clone());
+                let _ = if request.operation == Operation::Leave {
+                    self.withdraw(name, id, actor.clone())
+                } else {
+                    self.signal(name, id, actor.clone())
+                };
                 Outcome::Lost
             }
             Operation::ReleaseDetached => self.release_detached(name, id, actor.clone()),

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Claim, HolderState, Ledger, LedgerEvent};
+use super::{Claim, HolderState, Ledger, LedgerEvent, LedgerHolder};
 use crate::clock::Moment;
 use crate::request::{Outcome, Reply, Request, Terms};
 
@@ -52,6 +52,18 @@ impl<R> Ledger<R> {
             }
         };
         (outcome, changes)
+    }
+
+    /// Leaves the queue, or gives back a permit that its client never used: nothing keeps it. One that
+    /// was used and given back stays as it is.
+    pub(crate) fn withdraw(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
+        let mut changes = self.drop_due(now);
+        let used = |holding: &LedgerHolder<R>| holding.phase == HolderState::MinHold;
+        if !self.holding(id).is_some_and(used) && self.remove(id) {
+            changes.push(LedgerEvent::Gone(id));
+        }
+        changes.extend(self.grant(now));
+        changes
     }
 
     /// How things stand for a client, without its record and those of others.

@@ -193,6 +193,35 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
 }
 
 #[test]
+fn what_is_kept_ends_when_it_was_to_end_whatever_its_former_holder_asks_for() {
+    let mut ledger = Ledger::default();
+    let holds = |seconds| keeps(seconds, claim(1, 1, Some(10)));
+    ledger.asks(0, holds(20));
+    // As after a restart, which forgets it.
+    ledger.asks(1, holds(30));
+    assert_eq!(ledger.release(at(5), id(1)), [LedgerEvent::Kept(id(1))]);
+    for seconds in [0, 10, 50] {
+        ledger.asks(6, holds(seconds));
+        assert_eq!(ledger.next_expiry(), Some(at(30)), "{seconds}");
+    }
+}
+
+#[test]
+fn who_never_knew_of_its_permit_keeps_nothing() {
+    let mut ledger = Ledger::default();
+    let holds = |number| keeps(60, claim(number, 1, Some(10)));
+    ledger.asks(0, holds(1));
+    ledger.asks(0, holds(2));
+    ledger.asks(0, holds(3));
+    assert_eq!(ledger.withdraw(at(1), id(2)), [LedgerEvent::Gone(id(2))], "it waited");
+    assert_eq!(granted(&ledger.withdraw(at(1), id(1))), [3]);
+    assert_eq!(ledger.renew(at(1), id(3)), Renewal::Held);
+    ledger.release(at(2), id(3));
+    assert_eq!(ledger.withdraw(at(3), id(3)), [], "it was used, and given back");
+    assert_eq!(ledger.next_expiry(), Some(at(60 + 1)));
+}
+
+#[test]
 fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
     let mut ledger = Ledger::default();
     let holds = |number| keeps(60, claim(number, 2, Some(10)));

@@ -136,4 +136,14 @@ impl Lease for ProcessLease {
             Ok(())
         })
     }
+
+    fn discard(
+        mut self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        if self.hold_end.take().is_some() {
+            self.semaphore.remove(kept_entry(self.entry));
+        }
+        self.release(patience)
+    }
 }

@@ -100,7 +100,8 @@ impl PermitRecord {
 
     /// A file that is garbled or unfinished, or would last for centuries, does not count.
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        // Without its end the last number may be cut.
+        let mut words = std::str::from_utf8(text.strip_suffix(b"\n")?).ok()?.split(' ');
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
             "h" => HolderState::Holding,
@@ -268,9 +269,11 @@ mod tests {
             let back = PermitRecord::from_text(text.as_bytes()).unwrap();
             assert_eq!((back.to_text(), back.phase), (text.clone(), phase));
             assert_eq!(*width.get_or_insert(text.len()), text.len());
-            assert_eq!(PermitRecord::from_text(&text.as_bytes()[..60]), None);
+            for cut in 0..text.len() {
+                assert_eq!(PermitRecord::from_text(&text.as_bytes()[..cut]), None, "{cut}");
+            }
         }
-        for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
+        for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1\n", b"\xff\n"] {
             assert_eq!(PermitRecord::from_text(garbled), None);
         }
         let for_ever = PermitRecord {
