@@ -49,24 +49,28 @@ impl Request {
     }
 
     fn arguments(&self, keys: &SemaphoreKeys) -> [String; 15] {
+        let mut terms = self.terms;
+        if is_off(Guard::Hold) {
+            terms = Terms { strict: terms.strict, ..terms.shared() };
+        }
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
             self.id.to_string(),
             match self.operation {
                 Operation::Unpin => 0,
-                _ => self.terms.limit,
+                _ => terms.limit,
             }
             .to_string(),
-            self.terms.ttl.as_millis().to_string(),
+            terms.ttl.as_millis().to_string(),
             self.client.as_deref().map(describe).unwrap_or_default(),
             self.ticket.to_string(),
             self.token.to_string(),
             written(self.quarantine),
             self.window.as_millis().to_string(),
             flag(self.nonblock, "nonblock"),
-            flag(self.terms.strict, "strict"),
-            self.terms.min_hold.as_millis().to_string(),
+            flag(terms.strict, "strict"),
+            terms.min_hold.as_millis().to_string(),
             self.replicas.to_string(),
             keys.server.clone(),
             self.listener.to_string(),
