@@ -26,7 +26,7 @@ fn found(directory: &TempDir) -> Vec<RecordedGrant> {
 #[test]
 fn a_grant_comes_back_with_all_its_terms_or_with_none() {
     let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
-    let all = Terms { limit: 7, ttl: second, strict: true, min_hold: hour };
+    let all = Terms { limit: 7, ttl: second, min_hold: hour, ..Terms::default() };
     for terms in [None, Some(all), Some(Terms::default())] {
         let grant = RecordedGrant { terms, ..grant(1) };
         let bytes = snapshot("b", None, 0, &BTreeMap::new(), std::slice::from_ref(&grant));
