@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use semrun::store::{
     BoxFuture, ClientInfo, CustomStore, HolderStanding, HolderState, Operation, Outcome, Record,
-    Reply, Request, Revocation, Standing, Wakeup, Wakeups,
+    Reply, Request, Revocation, Standing, Terms, Wakeup, Wakeups,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -135,12 +135,12 @@ impl State {
     }
 
     fn reply(&self, outcome: Outcome) -> Reply {
+        let (limit, ttl) = (self.limit(), Duration::from_millis(self.ttl));
         Reply {
             held: self.holders.len(),
-            limit: self.limit(),
+            terms: Terms { limit, ttl, ..Terms::default() },
             pinned: self.pinned.is_some(),
             agreed: self.limit,
-            ttl: Duration::from_millis(self.ttl),
             ..Reply::new(outcome)
         }
     }
@@ -180,7 +180,7 @@ impl State {
                 Outcome::Revoked
             }
             Operation::Pin | Operation::Unpin => {
-                self.pinned = (request.operation == Operation::Pin).then_some(request.limit);
+                self.pinned = (request.operation == Operation::Pin).then_some(request.terms.limit);
                 Outcome::Done
             }
         };
@@ -193,12 +193,12 @@ impl State {
     fn acquire(&mut self, request: &Request, told: &mut Told) -> Reply {
         let (id, now) = (request.id, now());
         if self.holders.is_empty() && self.queue.is_empty() {
-            (self.limit, self.ttl) = (request.limit, millis(request.ttl));
+            (self.limit, self.ttl) = (request.terms.limit, millis(request.terms.ttl));
         }
-        let other = self.limit() != request.limit || self.ttl != millis(request.ttl);
+        let other = self.limit() != request.terms.limit || self.ttl != millis(request.terms.ttl);
         let until = now + millis(request.window);
         if self.held(id).is_none() {
-            if request.strict && other {
+            if request.terms.strict && other {
                 return self.reply(Outcome::Differs);
             }
             if let Some(waiter) = self.queue.iter_mut().find(|one| one.record.permit == id) {
@@ -206,7 +206,7 @@ impl State {
             } else {
                 let Some(client) = &request.client else { return self.reply(Outcome::Lost) };
                 let record = Record::at(id, (**client).clone(), SystemTime::now());
-                let (listener, min_hold) = (request.listener, millis(request.min_hold));
+                let (listener, min_hold) = (request.listener, millis(request.terms.min_hold));
                 self.queue.push(Waiting { record, listener, min_hold, until });
             }
             self.settle(told);

@@ -49,6 +49,7 @@ use crate::backends::{
     ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
 };
 use crate::engine::LeaseClient;
+use crate::request::Terms;
 use crate::store::{AdaptedStore, CustomStore};
 
 /// A store, and clients of it.
@@ -144,6 +145,7 @@ macro_rules! behaviours {
         the_limit_counts_detached_permits(Long);
         a_permit_stays_taken_for_its_min_hold_after_it_was_given_back(Long);
         a_permit_stays_taken_for_its_min_hold_after_its_holder_vanished(Short);
+        a_permit_that_was_never_used_is_not_kept_for_its_min_hold(Long);
         what_was_held_for_long_enough_is_free_when_it_is_given_back(Long);
         a_waiter_that_goes_before_it_is_served_keeps_nothing(Middle);
         what_is_kept_is_neither_attached_nor_given_back_again(Long);
@@ -204,7 +206,7 @@ impl PendingAcquire {
 impl TestedBackend {
     fn request(&self, request: AcquireRequest) -> PendingAcquire {
         let client = (self.client)();
-        let request = AcquireRequest { ttl: self.ttl, ..request };
+        let request = request.with(|terms| terms.ttl = self.ttl);
         let (turn, more) = ProgressSender::channel();
         let (canceller, cancel) = CancelToken::pair();
         let id = request.id;
@@ -317,16 +319,7 @@ fn request(semaphore: &str, limit: u32) -> AcquireRequest {
         user: "me".into(),
         detached: false,
     };
-    AcquireRequest {
-        name: name(semaphore),
-        id: Uuid::new_v4(),
-        limit,
-        ttl: Duration::from_secs(30),
-        strict: false,
-        min_hold: Duration::ZERO,
-        nonblock: false,
-        who,
-    }
+    AcquireRequest::of(name(semaphore), Terms { limit, ..Terms::default() }, who)
 }
 
 /// The same, for a permit that outlives the process that asks.

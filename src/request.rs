@@ -1,6 +1,8 @@
 //! One request about one semaphore, and its answer: all that a client and a lease server say to
-//! each other about permits. A new thing that can be asked of a semaphore is a field here. As JSON,
-//! times are whole milliseconds, and what is left out is 0, false, empty or null.
+//! each other about permits. A new thing that can be asked of a semaphore is a field of [`Terms`]. As
+//! JSON, times are whole milliseconds, and what is left out is 0, false, empty or null.
+
+mod terms;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::terms::Terms;
 use crate::backends::{ClientInfo, QueueStatus, Record, Revocation, Withheld};
 use crate::clock::{self, Moment};
 
@@ -18,22 +21,13 @@ pub struct Request {
     pub operation: Operation,
     /// The identity of the permit; nil where a request is about none.
     pub id: Uuid,
-    /// The limit and the TTL that are asked for, or those that the semaphore's users agreed on: a
-    /// server that has forgotten them learns them from its holders.
-    #[serde(default)]
-    pub limit: u32,
-    /// The TTL, as the limit.
-    #[serde(rename = "ttl_ms", with = "millis", default)]
-    pub ttl: Duration,
-    /// Fail if other terms are in force.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub strict: bool,
+    /// What is asked for; of a holder what it has, with the limit and the TTL that the semaphore's
+    /// users agreed on: a server that has forgotten them learns them from its holders.
+    #[serde(flatten)]
+    pub terms: Terms,
     /// Do not join the queue.
     #[serde(default, skip_serializing_if = "is_default")]
     pub nonblock: bool,
-    /// For how long a permit stays taken, from its grant, or from now where the grant is forgotten.
-    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
-    pub min_hold: Duration,
     /// How many replicas must be in step with the server.
     #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
@@ -137,21 +131,15 @@ pub struct Reply {
     /// When it is worth to ask again, unless a wake-up comes before.
     #[serde(rename = "next_ms", with = "millis", default, skip_serializing_if = "is_default")]
     pub next: Option<Duration>,
-    /// The limit in force.
-    #[serde(default)]
-    pub limit: u32,
-    /// Whether that is a pinned one.
+    /// The limit and the TTL in force; for a holder what its permit has besides.
+    #[serde(flatten)]
+    pub terms: Terms,
+    /// Whether the limit is a pinned one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pinned: bool,
     /// The limit that the semaphore's users have agreed on.
     #[serde(default)]
     pub agreed: u32,
-    /// The TTL, as the limit.
-    #[serde(rename = "ttl_ms", with = "millis", default, skip_serializing_if = "is_default")]
-    pub ttl: Duration,
-    /// The rest of the time for which the permit stays taken.
-    #[serde(rename = "min_hold_ms", with = "millis", default, skip_serializing_if = "is_default")]
-    pub min_hold: Duration,
     /// How many replicas must be in step: the most that one of its users asks for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub replicas: u32,
@@ -185,11 +173,8 @@ impl Request {
         Self {
             operation,
             id,
-            limit: 1,
-            ttl: Duration::from_secs(5),
-            strict: false,
+            terms: Terms { ttl: Terms::SHORTEST_TTL, ..Terms::default() },
             nonblock: false,
-            min_hold: Duration::ZERO,
             replicas: 0,
             quarantine: None,
             window: Duration::from_secs(5),
@@ -199,6 +184,13 @@ impl Request {
             listener: Uuid::nil(),
             client: None,
         }
+    }
+
+    /// The same with other terms.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Terms)) -> Self {
+        change(&mut self.terms);
+        self
     }
 }
 
@@ -219,11 +211,9 @@ impl Reply {
             held: 0,
             foreign: 0,
             next: None,
-            limit: 1,
+            terms: Terms { ttl: Duration::ZERO, ..Terms::default() },
             pinned: false,
             agreed: 1,
-            ttl: Duration::ZERO,
-            min_hold: Duration::ZERO,
             replicas: 0,
             paused: None,
             record: None,
@@ -235,9 +225,14 @@ impl Reply {
         }
     }
 
+    /// What a holder has, for a server that has forgotten it.
+    pub(crate) fn granted_terms(&self) -> Terms {
+        Terms { limit: self.agreed, ..self.terms }
+    }
+
     /// Why a permit that is free is not granted.
     pub(crate) fn withheld(&self) -> Option<Withheld> {
-        self.paused.filter(|_| self.held < self.limit as usize).map(Withheld::Quarantine)
+        self.paused.filter(|_| self.held < self.terms.limit as usize).map(Withheld::Quarantine)
     }
 
     pub(crate) fn queue_status(&self) -> QueueStatus {
@@ -323,7 +318,7 @@ mod tests {
     fn what_goes_over_the_wire_is_what_was_said_and_nothing_that_only_one_end_knows() {
         let time = Duration::from_millis;
         let mut request = Request::of(Operation::Revoke(Revocation::Graceful), Uuid::nil());
-        (request.min_hold, request.quarantine) = (time(1), Some(Duration::ZERO));
+        (request.terms.min_hold, request.quarantine) = (time(1), Some(Duration::ZERO));
         let written = serde_json::to_value(&request).unwrap();
         let expected = json!({
             "operation": { "revoke": "gently" }, "id": Uuid::nil(), "limit": 1, "ttl_ms": 5_000,
@@ -331,7 +326,7 @@ mod tests {
         });
         assert_eq!(written, expected);
         let read: Request = serde_json::from_value(written).unwrap();
-        assert_eq!((read.ttl, read.min_hold), (request.ttl, request.min_hold));
+        assert_eq!(read.terms, request.terms);
         assert_eq!((read.quarantine, read.operation), (request.quarantine, request.operation));
 
         let mut reply = Reply::of(Outcome::Waiting, time(7));

@@ -19,6 +19,7 @@ use crate::backends::{
 };
 use crate::clock;
 use crate::engine::LeaseClient;
+use crate::request::Terms;
 use crate::store::{AdaptedStore, CustomStore};
 use crate::user::{self, User};
 
@@ -56,10 +57,7 @@ const RELEASING: Duration = Duration::from_secs(5);
 pub struct Semaphore {
     backend: Arc<dyn Backend>,
     name: Name,
-    limit: u32,
-    ttl: Duration,
-    strict: bool,
-    min_hold: Duration,
+    terms: Terms,
     label: String,
 }
 
@@ -89,15 +87,7 @@ impl Semaphore {
     }
 
     fn new(backend: Arc<dyn Backend>, name: Name) -> Self {
-        Self {
-            backend,
-            name,
-            limit: 1,
-            ttl: Duration::from_secs(30),
-            strict: false,
-            min_hold: Duration::ZERO,
-            label: program(),
-        }
+        Self { backend, name, terms: Terms::default(), label: program() }
     }
 
     /// Another semaphore in the same place, with the same settings. All semaphores that come from one
@@ -116,28 +106,28 @@ impl Semaphore {
     /// stands, whatever its other users ask for.
     #[must_use]
     pub fn limit(mut self, limit: u32) -> Self {
-        self.limit = limit;
+        self.terms.limit = limit;
         self
     }
 
     /// How long a permit is valid from its last renewal: at least 5 s. Stands as the limit does.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.terms.ttl = ttl;
         self
     }
 
     /// Whether another limit or TTL that is in force is an error.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
+        self.terms.strict = strict;
         self
     }
 
     /// For how long from its grant a permit stays taken, even if it is released earlier.
     #[must_use]
     pub fn min_hold(mut self, time: Duration) -> Self {
-        self.min_hold = time;
+        self.terms.min_hold = time;
         self
     }
 
@@ -156,8 +146,9 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// If the place where permits live cannot be used. While it waits, failures that may pass are
-    /// retried.
+    /// If the limit is not 1 to 10,000, the TTL is shorter than 5 s, or a time is longer than 100
+    /// years, and if the place where permits live cannot be used. While it waits, failures that may
+    /// pass are retried.
     pub async fn acquire(&self) -> Result<Permit, Error> {
         let (_canceller, cancel) = CancelToken::pair();
         match self.ask(false, cancel).await? {
@@ -210,22 +201,18 @@ impl Semaphore {
     }
 
     async fn ask(&self, nonblock: bool, cancel: CancelToken) -> Result<Acquisition, Error> {
-        let request = AcquireRequest {
-            name: self.name.clone(),
-            id: Uuid::new_v4(),
-            limit: self.limit,
-            ttl: self.ttl,
-            strict: self.strict,
-            min_hold: self.min_hold,
-            nonblock,
-            who: ClientInfo {
-                label: self.label.clone(),
-                host: user::host(),
-                pid: std::process::id(),
-                user: User::current().name,
-                detached: false,
-            },
+        if !self.terms.are_sane() {
+            return Err(Error(Cause::Terms(self.terms)));
+        }
+        let who = ClientInfo {
+            label: self.label.clone(),
+            host: user::host(),
+            pid: std::process::id(),
+            user: User::current().name,
+            detached: false,
         };
+        let request = AcquireRequest::of(self.name.clone(), self.terms, who);
+        let request = AcquireRequest { nonblock, ..request };
         let progress = ProgressSender::unheard();
         Ok(self.backend.acquire(&request, &progress, cancel).await?)
     }
@@ -235,7 +222,7 @@ impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Semaphore");
         shown.field("url", &self.backend.url()).field("name", &self.name.as_str());
-        shown.field("limit", &self.limit).field("ttl", &self.ttl).finish_non_exhaustive()
+        shown.field("terms", &self.terms).finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ pub use crate::backends::{BoxFuture, ClientInfo, HolderState, Record, Revocation
 use crate::clock;
 use crate::engine::{Store, ask_again};
 pub use crate::engine::{Wakeup, Wakeups};
-pub use crate::request::{Operation, Outcome, Reply, Request};
+pub use crate::request::{Operation, Outcome, Reply, Request, Terms};
 
 /// A place where permits live. Its clock decides when a lease ends.
 ///

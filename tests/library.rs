@@ -154,6 +154,24 @@ mod library {
         }
     }
 
+    #[test]
+    fn terms_that_no_semaphore_can_have_are_invalid() {
+        let world = World::new();
+        let (free, long) = (|| world.semaphore(), Duration::MAX);
+        for semaphore in [
+            free().limit(0),
+            free().limit(10_001),
+            free().ttl(Duration::from_millis(4_999)),
+            free().ttl(long),
+            free().min_hold(long),
+        ] {
+            let refused = world.runtime.block_on(semaphore.try_acquire());
+            let error = refused.expect_err("an error");
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{semaphore:?}: {error}");
+        }
+        assert!(!world.directory.path().join("permits").exists());
+    }
+
     /// Every public item, one a line: what a change of it breaks for users of the library.
     #[test]
     fn the_public_items_are_those_of_the_list() {
@@ -163,6 +181,7 @@ mod library {
             include_str!("../src/semaphore/place.rs"),
             include_str!("../src/store.rs"),
             include_str!("../src/request.rs"),
+            include_str!("../src/request/terms.rs"),
             include_str!("../src/engine/wakeups.rs"),
             include_str!("../src/backends/snapshot.rs"),
             include_str!("../src/contract.rs"),

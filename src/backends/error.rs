@@ -11,6 +11,7 @@ pub(crate) use self::system::{Directory, SystemError};
 use super::tls::TlsError;
 use super::{AcquireRequest, Name, PermitId, Withheld};
 use crate::net::HostNotFound;
+use crate::request::Terms;
 
 /// Why a backend could not do what was asked.
 #[derive(Debug)]
@@ -256,8 +257,8 @@ pub(crate) enum MissingFeature {
     Limits,
     /// So many permits of one name.
     Permits(u32),
-    /// Permits that stay taken after they were given back.
-    MinHold,
+    /// What a field of [`Terms`] of this name asks for.
+    Term(&'static str),
 }
 
 /// Impossible values.
@@ -302,14 +303,9 @@ impl From<StoreError> for io::Error {
 }
 
 impl StoreError {
-    pub(crate) fn differs(
-        request: &AcquireRequest,
-        limit: u32,
-        pinned: bool,
-        ttl: Duration,
-    ) -> Self {
-        let (name, stands, asked) =
-            (request.name.clone(), (limit, Some(ttl)), (request.limit, Some(request.ttl)));
+    pub(crate) fn differs(request: &AcquireRequest, stands: Terms, pinned: bool) -> Self {
+        let [stands, asked] = [stands, request.terms].map(|terms| (terms.limit, Some(terms.ttl)));
+        let name = request.name.clone();
         Self::Differs(Box::new(TermsMismatch { name, pinned, stands, asked }))
     }
 

@@ -19,8 +19,12 @@ pub(super) trait LeaseOps: Send + Sync {
     /// Returns once a permit that was revoked gently is revoked at once.
     fn until_forcibly_revoked(self: Arc<Self>) -> BoxFuture<'static, Loss>;
 
-    /// Gives it back; `patience` bounds how long that is tried.
-    fn release(self: Arc<Self>, patience: Duration) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// Gives it back; `patience` bounds how long that is tried. `unused`: nothing keeps it then.
+    fn release(
+        self: Arc<Self>,
+        unused: bool,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// The server's URL, without secrets.
     fn shown(&self) -> &str;
@@ -33,11 +37,20 @@ pub(super) struct RenewingLease<G> {
     lease: Arc<G>,
 }
 
-impl<G: LeaseOps> RenewingLease<G> {
+impl<G: LeaseOps + 'static> RenewingLease<G> {
     pub(super) fn new(permit: PermitId, tenure: Validity, lease: G) -> Self {
         let (sender, tenure) = watch::channel(tenure);
         let lease = Arc::new(lease);
         Self { permit, tenure, keeping: Arc::clone(&lease).renew_until_lost(sender), lease }
+    }
+
+    async fn end(self: Box<Self>, unused: bool, patience: Duration) -> Result<(), BackendError> {
+        let Self { permit, tenure, keeping, lease } = *self;
+        drop(keeping);
+        let released = Arc::clone(&lease).release(unused, patience).await;
+        released.map_err(|error| {
+            error.while_doing(lease.shown(), tenure.borrow().release_attempt(&permit))
+        })
     }
 }
 
@@ -69,13 +82,13 @@ impl<G: LeaseOps + 'static> Lease for RenewingLease<G> {
         self: Box<Self>,
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), BackendError>> {
-        Box::pin(async move {
-            let Self { permit, tenure, keeping, lease } = *self;
-            drop(keeping);
-            let released = Arc::clone(&lease).release(patience).await;
-            released.map_err(|error| {
-                error.while_doing(lease.shown(), tenure.borrow().release_attempt(&permit))
-            })
-        })
+        Box::pin(self.end(false, patience))
+    }
+
+    fn discard(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        Box::pin(self.end(true, patience))
     }
 }

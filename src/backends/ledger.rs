@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-pub(crate) use self::claims::{Claim, LedgerEvent, LedgerHolder, Renewal, Terms};
+pub(crate) use self::claims::{Claim, LedgerEvent, LedgerHolder, Renewal};
 use super::{HolderState, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
+use crate::request::Terms;
 
 /// How long a waiter that was granted a permit has to confirm it.
 pub(crate) const CONFIRM: Duration = Duration::from_secs(2);
@@ -92,8 +93,7 @@ impl<R> Ledger<R> {
         let id = claim.id;
         match self.places.get(&id) {
             Some(ClientState::Holding(_)) => {
-                // A restart forgets the min-hold of a permit that was not claimed before it.
-                self.change_holding(id, |holding| holding.claim.min_hold = claim.min_hold);
+                self.change_holding(id, |holding| holding.learn(claim.terms));
                 self.extend(now, id);
             }
             Some(ClientState::Waiting(ticket)) => self.present(*ticket),
@@ -312,7 +312,7 @@ impl<R> Ledger<R> {
     fn set_terms(&mut self, claim: &Claim<R>) {
         if claim.terms.is_some() {
             if self.bound == 0 {
-                self.terms = claim.terms;
+                self.terms = claim.terms.map(Terms::shared);
             }
             self.bound += 1;
         }
@@ -339,7 +339,7 @@ impl<R> Ledger<R> {
     fn extend(&mut self, now: Moment, id: Uuid) {
         let terms = self.terms;
         self.change_holding(id, |holding| {
-            let ttl = holding.claim.terms.and(terms).and_then(|terms| terms.ttl);
+            let ttl = holding.claim.terms.and(terms).map(|terms| terms.ttl);
             holding.confirmed = true;
             if holding.phase == HolderState::Holding {
                 holding.lease = ttl.map(|ttl| now + ttl);
@@ -421,7 +421,7 @@ impl<R> Ledger<R> {
             let ticket = *ticket;
             let LedgerWaiter { claim, .. } = self.queue.remove(&ticket).expect("just seen");
             let (id, token) = (claim.id, self.next_number());
-            let ttl = claim.terms.and(self.terms).and_then(|terms| terms.ttl);
+            let ttl = claim.terms.and(self.terms).map(|terms| terms.ttl);
             let lease = ttl.map(|ttl| now + ttl.min(CONFIRM));
             self.due.extend(lease.map(|moment| (moment, id)));
             self.places.insert(id, ClientState::Holding(token));

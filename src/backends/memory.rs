@@ -139,13 +139,8 @@ impl MemorySemaphore {
         Outcome::Lost
     }
 
-    /// The client never knew of a permit that came at this moment, so no min-hold counts.
     fn leave(&mut self, id: Uuid) -> Outcome {
-        self.update(|ledger, now| {
-            let mut changes = ledger.revoke(now, id, Revocation::Forced);
-            changes.extend(ledger.release(now, id));
-            changes
-        });
+        self.update(|ledger, now| ledger.withdraw(now, id));
         self.listeners.remove(&id);
         Outcome::Lost
     }
@@ -179,7 +174,7 @@ impl MemorySemaphore {
             known: true,
             limit: ledger.limit(),
             pinned: ledger.pinned().is_some(),
-            ttl: ledger.terms().and_then(|terms| terms.ttl),
+            ttl: ledger.terms().map(|terms| terms.ttl),
             holders: holders.collect(),
             waiters: waiters.collect(),
             ..SemaphoreSnapshot::unused(name)
@@ -224,7 +219,8 @@ impl Store for MemoryStore {
                 Operation::ReleaseDetached => semaphore.release_detached(id),
                 Operation::Revoke(how) => semaphore.revoke(id, how),
                 Operation::Pin | Operation::Unpin => {
-                    let limit = (request.operation == Operation::Pin).then_some(request.limit);
+                    let limit =
+                        (request.operation == Operation::Pin).then_some(request.terms.limit);
                     semaphore.update(|ledger, now| ledger.pin(now, limit));
                     Outcome::Done
                 }

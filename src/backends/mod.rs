@@ -41,6 +41,7 @@ pub(crate) use self::progress::{CancelToken, Progress, ProgressSender};
 use self::snapshot::millis;
 pub use self::snapshot::{ClientInfo, HolderState, Record};
 pub(crate) use self::snapshot::{Holder, QueueStatus, SemaphoreSnapshot, Waiter, Withheld};
+use crate::request::Terms;
 
 /// A future that any thread may poll.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -162,6 +163,14 @@ pub(crate) trait Lease: Send {
     /// retries.
     fn release(self: Box<Self>, patience: Duration)
     -> BoxFuture<'static, Result<(), BackendError>>;
+
+    /// The same of a permit that was never used: nothing keeps it then.
+    fn discard(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        self.release(patience)
+    }
 }
 
 /// What came of giving back a permit that no process holds.
@@ -201,19 +210,26 @@ pub(crate) struct AcquireRequest {
     pub(crate) name: Name,
     /// The permit's identity, chosen by the client.
     pub(crate) id: Uuid,
-    /// Permits in all. While a semaphore is in use its own limit stands; see [`Progress::Limit`].
-    pub(crate) limit: u32,
-    /// The lease, where permits can expire. It stands as the limit does; see [`Progress::Ttl`].
-    pub(crate) ttl: Duration,
-    /// Another limit or lease in force is an error.
-    pub(crate) strict: bool,
-    /// For how long from its grant the permit stays taken, even if it is given back, or its holder
-    /// dies, before that.
-    pub(crate) min_hold: Duration,
+    /// See [`Progress::Limit`] and [`Progress::Ttl`].
+    pub(crate) terms: Terms,
     /// Do not wait: if no permit is free at once, return [`Acquisition::Busy`] and leave no trace. If
     /// a permit is free but is not granted yet, that is an error.
     pub(crate) nonblock: bool,
     pub(crate) who: ClientInfo,
+}
+
+impl AcquireRequest {
+    /// A request for a permit that was never asked for, of a client that waits.
+    pub(crate) fn of(name: Name, terms: Terms, who: ClientInfo) -> Self {
+        Self { name, id: Uuid::new_v4(), terms, nonblock: false, who }
+    }
+
+    /// The same with other terms.
+    #[cfg(any(test, feature = "contract"))]
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Terms)) -> Self {
+        change(&mut self.terms);
+        self
+    }
 }
 
 /// The answer to an [`AcquireRequest`].

@@ -8,12 +8,13 @@ use uuid::Uuid;
 
 use super::Quarantine;
 use crate::backends::Name;
+use crate::request::Terms;
 use crate::serve::log::{Format, LogEvent};
 use crate::supervise::deadline::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};
 
 pub(super) fn limit(text: &str) -> Result<u32, String> {
-    let limit = text.parse().ok().filter(|limit| (1..=10_000).contains(limit));
+    let limit = text.parse().ok().filter(|limit| Terms::LIMITS.contains(limit));
     limit.ok_or_else(|| "not a whole number from 1 to 10,000".into())
 }
 
@@ -119,8 +120,8 @@ pub(super) fn runtime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Timers end somewhere beyond this, and no run waits as long.
-pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
+/// No run waits as long.
+pub(crate) const LONGEST: Duration = Terms::LONGEST;
 
 /// `500ms`, `30s`, `1h 30m`, or a number of seconds with or without a fraction.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

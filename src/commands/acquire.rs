@@ -60,7 +60,7 @@ async fn acquire(
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // The caller never learned of the permit.
-        if let Err(error) = lease.release(GIVING_BACK).await {
+        if let Err(error) = lease.discard(GIVING_BACK).await {
             console.say(Loudness::Normal, Warning::NotReleased(&error));
         }
         return Err(cannot_write(error));

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::runtime::{block_on, connect, print, write_out};
 use crate::backends::connect::{Location, Url};
@@ -17,6 +16,7 @@ use crate::backends::{
 use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
 use crate::exit::Exit;
 use crate::printable::pitfall;
+use crate::request::Terms;
 use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
 use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;
@@ -57,7 +57,8 @@ pub(super) fn run(settings: DoctorSettings, user: &User) -> anyhow::Result<Exit>
 }
 
 async fn diagnose(examined: &DiagnosedBackend, user: &User) -> Vec<Check> {
-    let DiagnosedBackend { name, location, ttl, kill_after, typed_password, .. } = examined;
+    let DiagnosedBackend { name, location, terms, kill_after, typed_password, .. } = examined;
+    let ttl = &terms.ttl;
     let mut checks = vec![finding("configuration", Grade::Ok, Examined::NoMistakes)];
     if *typed_password {
         checks.push(finding("password", Grade::Warning, Examined::PasswordTyped));
@@ -124,26 +125,20 @@ fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Op
 
 /// Takes a permit, and gives it back.
 async fn try_out(backend: &dyn Backend, ttl: Duration, user: &User) -> Check {
-    let mut request = AcquireRequest {
-        name: TRIAL.parse().expect("a good name"),
-        id: Uuid::new_v4(),
-        limit: ENOUGH,
-        ttl,
-        strict: false,
-        min_hold: Duration::ZERO,
-        nonblock: true,
-        who: ClientInfo {
-            label: "doctor".into(),
-            host: user::host(),
-            pid: std::process::id(),
-            user: user.name.clone(),
-            detached: false,
-        },
+    let name = TRIAL.parse().expect("a good name");
+    let terms = Terms { limit: ENOUGH, ttl, ..Terms::default() };
+    let who = ClientInfo {
+        label: "doctor".into(),
+        host: user::host(),
+        pid: std::process::id(),
+        user: user.name.clone(),
+        detached: false,
     };
+    let mut request = AcquireRequest { nonblock: true, ..AcquireRequest::of(name, terms, who) };
     let mut tried = one_trial(backend, &request).await;
     if tried.as_ref().is_err_and(|error| error.kind() == FailureClass::Unsupported) {
         // The server has only one permit a name.
-        request.limit = 1;
+        request.terms.limit = 1;
         tried = one_trial(backend, &request).await;
     }
     let topic = "trial";
@@ -195,7 +190,7 @@ struct SettingJson {
 
 /// The defaults that apply.
 fn defaults(given: &[GivenOption], examined: &DiagnosedBackend) -> Vec<SettingJson> {
-    let DiagnosedBackend { limit, ttl, kill_after, location, .. } = examined;
+    let DiagnosedBackend { terms: Terms { limit, ttl, .. }, kill_after, location, .. } = examined;
     let duration = |time: Duration| humantime::format_duration(time).to_string();
     let mut defaults = vec![("limit", limit.to_string())];
     if location.expires() {

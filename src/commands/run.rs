@@ -10,7 +10,7 @@ use rustix::process::Rlimit;
 use super::nested::held_around;
 use super::runtime::{block_on, connect};
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
-use crate::backends::{AcquireRequest, Backend, Lease, LossReason, Revocation};
+use crate::backends::{AcquireRequest, Backend, Lease, LossReason};
 use crate::cli::messages::{
     CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
     SupervisionFailed, Warning,
@@ -250,17 +250,16 @@ impl RunTask<'_> {
             lost = true;
         }
         if !nested {
-            let cannot_run = ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>);
-            if cannot_run
-                && !settings.request.min_hold.is_zero()
-                && backend.revoke(&permit.name, permit.id, Revocation::Forced).await.is_ok()
-            {
-                // Nothing ran under it, so it need not be kept: another host may do better.
-                return Ok(ran?.exit);
-            }
             // A permit that cannot expire may stay taken for ever otherwise.
             let expires = lease.validity().is_some();
-            match lease.release(if lost && expires { GIVING_UP } else { GIVING_BACK }).await {
+            let patience = if lost && expires { GIVING_UP } else { GIVING_BACK };
+            let ended = if ran.as_ref().is_err_and(anyhow::Error::is::<CannotRun>) {
+                // Nothing ran under it, so it need not be kept: another host may do better.
+                lease.discard(patience)
+            } else {
+                lease.release(patience)
+            };
+            match ended.await {
                 Ok(()) => console.say(Loudness::Verbose, Detail::Released(&permit)),
                 Err(_) if lost && expires => {}
                 Err(error) => console.say(Loudness::Normal, Warning::NotReleased(&error)),

@@ -37,22 +37,15 @@ pub(super) fn acquire_request(
     user: &User,
     detached: bool,
 ) -> AcquireRequest {
-    AcquireRequest {
-        name: request.name.clone(),
-        id: Uuid::new_v4(),
-        limit: request.limit,
-        ttl: request.ttl,
-        strict: request.strict_limit,
-        min_hold: request.min_hold,
-        nonblock: request.wait == Wait::Not,
-        who: ClientInfo {
-            label: request.label.clone(),
-            host: user::host(),
-            pid: std::process::id(),
-            user: user.name.clone(),
-            detached,
-        },
-    }
+    let who = ClientInfo {
+        label: request.label.clone(),
+        host: user::host(),
+        pid: std::process::id(),
+        user: user.name.clone(),
+        detached,
+    };
+    let nonblock = request.wait == Wait::Not;
+    AcquireRequest { nonblock, ..AcquireRequest::of(request.name.clone(), request.terms, who) }
 }
 
 /// A random part of `longest`, derived from the permit's random identity.

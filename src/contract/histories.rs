@@ -11,7 +11,7 @@ use semrun_testkit::redis_server::RedisServer;
 
 use super::backends::{local, memory, redis_at, served};
 use super::*;
-use crate::backends::ledger::{Claim, Ledger, Terms};
+use crate::backends::ledger::{Claim, Ledger};
 
 #[derive(Debug, Clone)]
 enum HistoryStep {
@@ -55,13 +55,9 @@ async fn same_as_the_ledger(store: TestedBackend, steps: Vec<HistoryStep>) {
                 }
                 // Each asks under an identity that was never used before.
                 let id = Uuid::from_u128(position << 8 | who);
-                let terms = Some(Terms { limit, ttl: None });
-                ledger.request(
-                    now,
-                    Claim { id, terms, min_hold: Duration::ZERO, record: () },
-                    None,
-                );
-                let asking = store.request(AcquireRequest { id, ..request("a", limit) });
+                let asked = AcquireRequest { id, ..request("a", limit) };
+                ledger.request(now, Claim::new(id, asked.terms, ()), None);
+                let asking = store.request(asked);
                 clients.insert(who, (id, HistoryClient::Asking(asking)));
             }
             HistoryStep::Release { who }

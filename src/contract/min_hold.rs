@@ -9,7 +9,7 @@ const HOLD: Duration = Duration::from_millis(600);
 const EVER: Duration = Duration::from_mins(5);
 
 fn holds(min_hold: Duration, request: AcquireRequest) -> AcquireRequest {
-    AcquireRequest { min_hold, ..request }
+    request.with(|terms| terms.min_hold = min_hold)
 }
 
 pub(super) async fn a_permit_stays_taken_for_its_min_hold_after_it_was_given_back(
@@ -63,6 +63,22 @@ pub(super) async fn a_waiter_that_goes_before_it_is_served_keeps_nothing(store: 
     assert!(dropped.acquiring.await.is_err_and(|error| error.is_cancelled()));
     lease.release(PATIENCE).await.unwrap();
     last.granted().await;
+}
+
+pub(super) async fn a_permit_that_was_never_used_is_not_kept_for_its_min_hold(
+    store: TestedBackend,
+) {
+    for kind in [request("a", 1), detached("a", 1)] {
+        let lease = store.granted(&holds(EVER, kind)).await;
+        let waiter = store.waits(request("a", 1)).await;
+        lease.discard(PATIENCE).await.unwrap();
+        waiter.granted().await.release(PATIENCE).await.unwrap();
+    }
+    // What was used and given back stays as it is.
+    let used = store.granted(&holds(EVER, detached("a", 1))).await;
+    assert_eq!(store.give_back("a", used.permit().id).await, ReleaseOutcome::Now);
+    used.discard(PATIENCE).await.unwrap();
+    assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Busy));
 }
 
 pub(super) async fn what_is_kept_is_neither_attached_nor_given_back_again(store: TestedBackend) {

@@ -66,14 +66,14 @@ pub(super) async fn a_limit_that_is_not_pinned_any_more_is_that_of_the_users(sto
     assert_eq!(store.waiting("a").await, [waiter.id]);
     second.release(PATIENCE).await.unwrap();
     waiter.granted().await.release(PATIENCE).await.unwrap();
-    store.granted(&AcquireRequest { strict: true, ..request("a", 7) }).await;
+    store.granted(&request("a", 7).with(|terms| terms.strict = true)).await;
 }
 
 pub(super) async fn another_limit_than_the_pinned_one_is_an_error_for_strict_clients(
     store: TestedBackend,
 ) {
     store.set_limit("a", Some(2)).await;
-    let strict = |limit| AcquireRequest { strict: true, ..request("a", limit) };
+    let strict = |limit| request("a", limit).with(|terms| terms.strict = true);
     for limit in [1, 3] {
         let refused = within(PATIENCE, store.request(strict(limit)).acquiring).await.unwrap();
         assert!(refused.is_err_and(|error| error.kind() == FailureClass::Differs));

@@ -105,7 +105,7 @@ pub(super) async fn the_limit_stands_while_in_use_and_an_idle_semaphore_takes_th
 
 pub(super) async fn another_limit_is_an_error_for_strict_clients(store: TestedBackend) {
     let first = store.granted(&request("a", 1)).await;
-    let strict = |limit| AcquireRequest { strict: true, ..request("a", limit) };
+    let strict = |limit| request("a", limit).with(|terms| terms.strict = true);
     let refused = within(PATIENCE, store.request(strict(2)).acquiring).await.unwrap();
     assert!(refused.is_err_and(|error| error.kind() == FailureClass::Differs));
     assert_eq!(store.snapshot("a").await.waiters, []);

@@ -63,10 +63,10 @@ pub(super) async fn a_revoked_permit_passes_on_when_its_lease_ends(store: Tested
 }
 
 pub(super) async fn a_revoked_permit_is_not_kept_for_its_min_hold(store: TestedBackend) {
-    let lease = store.granted(&AcquireRequest { min_hold: EVER, ..request("a", 1) }).await;
+    let lease = store.granted(&request("a", 1).with(|terms| terms.min_hold = EVER)).await;
     assert!(store.revoke("a", lease.permit().id, Revocation::Graceful).await);
     lease.release(PATIENCE).await.unwrap();
-    let lease = store.granted(&AcquireRequest { min_hold: EVER, ..detached("a", 1) }).await;
+    let lease = store.granted(&detached("a", 1).with(|terms| terms.min_hold = EVER)).await;
     assert!(store.revoke("a", lease.permit().id, Revocation::Graceful).await);
     assert_eq!(store.give_back("a", lease.permit().id).await, ReleaseOutcome::Now);
     assert!(matches!(store.now(&request("a", 1)).await, Acquisition::Granted(_)));
@@ -74,7 +74,7 @@ pub(super) async fn a_revoked_permit_is_not_kept_for_its_min_hold(store: TestedB
 
 pub(super) async fn a_kept_permit_ends_when_it_is_revoked(store: TestedBackend) {
     for how in [Revocation::Graceful, Revocation::Forced] {
-        let lease = store.granted(&AcquireRequest { min_hold: EVER, ..request("a", 1) }).await;
+        let lease = store.granted(&request("a", 1).with(|terms| terms.min_hold = EVER)).await;
         let id = lease.permit().id;
         lease.release(PATIENCE).await.unwrap();
         let waiter = store.waits(request("a", 1)).await;
@@ -85,7 +85,7 @@ pub(super) async fn a_kept_permit_ends_when_it_is_revoked(store: TestedBackend) 
 }
 
 pub(super) async fn a_permit_that_is_revoked_now_is_free_at_once(store: TestedBackend) {
-    let mut lease = store.granted(&AcquireRequest { min_hold: EVER, ..request("a", 1) }).await;
+    let mut lease = store.granted(&request("a", 1).with(|terms| terms.min_hold = EVER)).await;
     let waiter = store.waits(request("a", 1)).await;
     let id = lease.permit().id;
     listens(&mut *lease).await;

@@ -86,13 +86,10 @@ impl<'a, S: Store> Acquire<'a, S> {
 
     /// What is asked now.
     pub(super) fn request(&self) -> Request {
-        let ttl = self.shown.ttl.unwrap_or(self.wanted.ttl);
+        let ttl = self.shown.ttl.unwrap_or(self.wanted.terms.ttl);
         Request {
-            limit: self.wanted.limit,
-            ttl: self.wanted.ttl,
-            strict: self.wanted.strict,
+            terms: self.wanted.terms,
             nonblock: self.wanted.nonblock,
-            min_hold: self.wanted.min_hold,
             replicas: self.replicas,
             window: heartbeat(ttl) * MISSED,
             ticket: self.ticket,
@@ -165,14 +162,13 @@ impl<'a, S: Store> Acquire<'a, S> {
                     return Err(self.cannot_acquire(StoreError::Withheld(why)));
                 }
                 Outcome::Differs => {
-                    let Reply { limit, pinned, ttl, .. } = reply;
-                    let differs = StoreError::differs(self.wanted, limit, pinned, ttl);
+                    let differs = StoreError::differs(self.wanted, reply.terms, reply.pinned);
                     return Err(self.cannot_acquire(differs));
                 }
                 Outcome::Waiting => {
                     self.progress.tell(Progress::Queued(reply.queue_status()));
                     (self.ticket, self.seal, waits) = (reply.ticket, reply.seal, true);
-                    if let Err(error) = self.wait(reply.next, heartbeat(reply.ttl)).await {
+                    if let Err(error) = self.wait(reply.next, heartbeat(reply.terms.ttl)).await {
                         return Err(self.error(Attempt::Listen, error));
                     }
                 }
@@ -198,19 +194,19 @@ impl<'a, S: Store> Acquire<'a, S> {
 
     /// Tells what the user did not ask for, each thing once.
     fn tell(&mut self, reply: &Reply) {
-        let AcquireRequest { limit, ttl, strict, .. } = *self.wanted;
-        let news = self.shown.limit.replace(reply.limit) != Some(reply.limit);
-        if news && reply.limit != limit && !strict {
-            let (stands, pinned) = (reply.limit, reply.pinned);
-            self.progress.tell(Progress::Limit { asked: limit, stands, pinned });
+        let (asked, stands) = (self.wanted.terms, reply.terms);
+        let news = self.shown.limit.replace(stands.limit) != Some(stands.limit);
+        if news && stands.limit != asked.limit && !asked.strict {
+            let (asked, stands, pinned) = (asked.limit, stands.limit, reply.pinned);
+            self.progress.tell(Progress::Limit { asked, stands, pinned });
         }
-        let news = self.shown.ttl.replace(reply.ttl) != Some(reply.ttl);
-        if news && reply.ttl != ttl && !strict {
-            self.progress.tell(Progress::Ttl { asked: ttl, stands: reply.ttl });
+        let news = self.shown.ttl.replace(stands.ttl) != Some(stands.ttl);
+        if news && stands.ttl != asked.ttl && !asked.strict {
+            self.progress.tell(Progress::Ttl { asked: asked.ttl, stands: stands.ttl });
         }
         if reply.foreign > 0 && !self.shown.foreign {
             self.shown.foreign = true;
-            self.progress.tell(Progress::Foreign { ttl: reply.ttl });
+            self.progress.tell(Progress::Foreign { ttl: stands.ttl });
         }
         if reply.blind && !self.shown.blind {
             self.shown.blind = true;
@@ -316,7 +312,7 @@ async fn at(moment: Option<Instant>) {
 /// How long until a waiter has to ask again, in a store where waiters show that they live by asking
 /// and see to it themselves that a lease ends.
 pub(crate) fn ask_again(reply: &Reply) -> Duration {
-    let mut until = heartbeat(reply.ttl);
+    let mut until = heartbeat(reply.terms.ttl);
     if let Some(next) = reply.next
         && reply.ahead < NEAR
     {

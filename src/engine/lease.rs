@@ -21,7 +21,7 @@ use crate::clock::{self, Moment};
 use crate::engine::renewal::{Renewed, renew_loop};
 use crate::engine::retry::with_retries;
 use crate::mutants::{self, Guard};
-use crate::request::{Operation, Outcome, Reply, Request};
+use crate::request::{Operation, Outcome, Reply, Request, Terms};
 
 /// For how long a holder does not listen for its revocation: a short command is over by then, and
 /// has not paid for a connection.
@@ -46,17 +46,16 @@ struct Held<S> {
     id: Uuid,
     client: Arc<ClientInfo>,
     token: u64,
+    /// What was granted, and when we heard of it. A server learns it in the same way.
+    granted: (Terms, Moment),
     agreed: Mutex<Agreed>,
     granted_by: Option<Uuid>,
-    /// Until when the permit stays taken, whatever happens. A server learns it in the same way.
-    kept_until: Moment,
 }
 
 /// What the semaphore's users have agreed on: a server that has forgotten it learns it from us.
 #[derive(Clone, Copy)]
 struct Agreed {
-    limit: u32,
-    ttl: Duration,
+    terms: Terms,
     replicas: u32,
     /// The start of the lease that the server last gave us.
     since: Moment,
@@ -64,7 +63,7 @@ struct Agreed {
 
 impl Agreed {
     fn of(reply: &Reply) -> Self {
-        Self { limit: reply.agreed, ttl: reply.ttl, replicas: reply.replicas, since: reply.since }
+        Self { terms: reply.granted_terms(), replicas: reply.replicas, since: reply.since }
     }
 }
 
@@ -81,15 +80,27 @@ impl<S: Store> StoreLease<S> {
         let permit = PermitId { id, name: name.clone(), token: Some(reply.token) };
         let off = mutants::is_off(Guard::DeadlineFromRequest);
         let since = if off { clock::now() } else { reply.since };
-        let (sender, validity) = watch::channel(Validity { since, ttl: reply.ttl, error: None });
+        let (sender, validity) =
+            watch::channel(Validity { since, ttl: reply.terms.ttl, error: None });
         let agreed = Mutex::new(Agreed::of(reply));
-        let (name, kept_until) = (name.clone(), clock::now() + reply.min_hold);
-        let (token, granted_by) = (reply.token, reply.server);
-        let held = Held { handle, name, id, client, token, agreed, granted_by, kept_until };
+        let granted = (reply.granted_terms(), clock::now());
+        let (name, token, granted_by) = (name.clone(), reply.token, reply.server);
+        let held = Held { handle, name, id, client, token, granted, agreed, granted_by };
         let held = Arc::new(held);
         let losses = Arc::default();
         let task = tokio::spawn(Arc::clone(&held).keep(wakeups, sender, Arc::clone(&losses)));
         Self { held, permit, validity, losses, task }
+    }
+
+    async fn end(self: Box<Self>, how: Operation, patience: Duration) -> Result<(), BackendError> {
+        self.task.abort();
+        let held = &self.held;
+        let request = held.request(how);
+        let ended = with_retries(patience, || held.handle.store.execute(&held.name, &request));
+        ended.await.map(drop).map_err(|error| {
+            let attempt = self.validity.borrow().release_attempt(&self.permit);
+            error.while_doing(held.handle.store.url(), attempt)
+        })
     }
 }
 
@@ -100,17 +111,16 @@ impl<S: Store> Held<S> {
 
     /// Whether the lease has not ended by our own clock.
     fn is_valid(&self) -> bool {
-        let Agreed { ttl, since, .. } = *self.agreed();
-        clock::now() < since + ttl
+        let Agreed { terms, since, .. } = *self.agreed();
+        clock::now() < since + terms.ttl
     }
 
     fn request(&self, operation: Operation) -> Request {
-        let Agreed { limit, ttl, replicas, .. } = *self.agreed();
+        let Agreed { terms: agreed, replicas, .. } = *self.agreed();
+        let (granted, heard) = self.granted;
         Request {
-            limit,
-            ttl,
+            terms: granted.after(clock::now().saturating_sub(heard)).as_agreed(agreed),
             replicas,
-            min_hold: self.kept_until.saturating_sub(clock::now()),
             token: self.token,
             listener: self.handle.listener,
             client: Some(Arc::clone(&self.client)),
@@ -123,7 +133,7 @@ impl<S: Store> Held<S> {
         match reply.outcome {
             Outcome::Holding => {
                 *self.agreed() = Agreed::of(&reply);
-                Ok(Renewed::For(reply.ttl))
+                Ok(Renewed::For(reply.terms.ttl))
             }
             Outcome::Revoked => Ok(Renewed::Lost(Loss::revoked())),
             // The server that granted it remembers its leases until they end.
@@ -243,16 +253,13 @@ impl<S: Store> Lease for StoreLease<S> {
         self: Box<Self>,
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), BackendError>> {
-        Box::pin(async move {
-            self.task.abort();
-            let held = &self.held;
-            let request = held.request(Operation::Release);
-            let released =
-                with_retries(patience, || held.handle.store.execute(&held.name, &request));
-            released.await.map(drop).map_err(|error| {
-                let attempt = self.validity.borrow().release_attempt(&self.permit);
-                error.while_doing(held.handle.store.url(), attempt)
-            })
-        })
+        Box::pin(self.end(Operation::Release, patience))
+    }
+
+    fn discard(
+        self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        Box::pin(self.end(Operation::Leave, patience))
     }
 }

@@ -256,10 +256,9 @@ impl<S: Store> Backend for LeaseClient<S> {
         limit: Option<u32>,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
-            let request = match limit {
-                Some(limit) => Request { limit, ..Request::of(Operation::Pin, Uuid::nil()) },
-                None => Request::of(Operation::Unpin, Uuid::nil()),
-            };
+            let operation = if limit.is_some() { Operation::Pin } else { Operation::Unpin };
+            let mut request = Request::of(operation, Uuid::nil());
+            request.terms.limit = limit.unwrap_or(1);
             let set = self.repeat(name, &request, RETRY_FOR).await;
             let attempt = Attempt::SetLimit(name.clone());
             set.map(drop).map_err(|error| self.error(attempt, error))

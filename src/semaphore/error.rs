@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::backends;
 use crate::backends::connect::BadLocation;
+use crate::request::Terms;
 
 /// Why a semaphore could not be used.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct Error(pub(super) Cause);
 #[derive(Debug)]
 pub(super) enum Cause {
     Name,
+    Terms(Terms),
     Url(BadLocation),
     Backend(backends::BackendError),
 }
@@ -22,7 +24,7 @@ pub(super) enum Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The URL or the name is wrong.
+    /// The URL or the name is wrong, or no semaphore can have such terms.
     Invalid,
     /// The store cannot be reached or refused us, now: another attempt may succeed.
     Unavailable,
@@ -39,7 +41,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &self.0 {
-            Cause::Name | Cause::Url(_) => ErrorKind::Invalid,
+            Cause::Name | Cause::Terms(_) | Cause::Url(_) => ErrorKind::Invalid,
             Cause::Backend(error) => match error.kind() {
                 backends::FailureClass::Unavailable => ErrorKind::Unavailable,
                 backends::FailureClass::Unsupported => ErrorKind::Unsupported,
@@ -60,6 +62,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Cause::Name => f.write_str("the name of a semaphore has 1 to 200 bytes of UTF-8"),
+            Cause::Terms(terms) => write!(f, "no semaphore can have these terms: {terms:?}"),
             Cause::Url(bad) => write!(f, "not a URL of a store of permits: {bad:?}"),
             Cause::Backend(error) => {
                 write!(f, "{}: {:?}", error.backend, error.cause)?;

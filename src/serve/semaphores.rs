@@ -27,7 +27,7 @@ use super::log::Log;
 use super::seals::Seals;
 use super::tombstones::Tombstones;
 use crate::backends::Record;
-use crate::backends::ledger::{Claim, LedgerEvent, Renewal, Terms};
+use crate::backends::ledger::{Claim, LedgerEvent, Renewal};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::request::{Operation, Outcome, Reply, Request};
@@ -148,15 +148,12 @@ impl Semaphores {
     /// A permit that is on record is held, with its whole lease from now on. After a reboot it is
     /// not known how long it was held.
     fn restore(&self, now: Moment, rebooted: bool, grant: RecordedGrant) {
-        let RecordedGrant { name, id, token, terms, min_hold_ms, since_ms, phase, key, record } =
-            grant;
-        let time = Duration::from_millis;
-        let since = if rebooted { now } else { time(since_ms).min(now) };
+        let RecordedGrant { name, id, token, terms, since_ms, phase, key, record } = grant;
+        let since = if rebooted { now } else { Duration::from_millis(since_ms).min(now) };
         self.change(&name.into(), |semaphore| {
-            let terms = terms.map(|(limit, ttl)| Terms { limit, ttl: Some(time(ttl)) });
-            let ttl = terms.map_or(AFTER_RESTART, |terms| terms.ttl.unwrap_or_default());
+            let ttl = terms.map_or(AFTER_RESTART, |terms| terms.ttl);
             let ours = terms.is_some();
-            let claim = Claim { id, terms, min_hold: time(min_hold_ms), record };
+            let claim = Claim { id, terms, record };
             semaphore.ledger.restore(claim, token, since, phase, Some(now + ttl));
             let actor = Actor { bearer: Bearer::on_record(key), from: None };
             self.admit(semaphore, id, actor, ours);
@@ -291,7 +288,11 @@ impl Semaphores {
                     Vec::new()
                 });
                 // What it does not have was released before.
-                let _ = self.signal(name, id, actor.clone());
+                let _ = if request.operation == Operation::Leave {
+                    self.withdraw(name, id, actor.clone())
+                } else {
+                    self.signal(name, id, actor.clone())
+                };
                 Outcome::Lost
             }
             Operation::ReleaseDetached => self.release_detached(name, id, actor.clone()),
@@ -300,7 +301,7 @@ impl Semaphores {
                 if held { Outcome::Revoked } else { Outcome::Lost }
             }
             Operation::Pin | Operation::Unpin => {
-                let limit = (request.operation == Operation::Pin).then_some(request.limit);
+                let limit = (request.operation == Operation::Pin).then_some(request.terms.limit);
                 self.pin(name, limit, actor)?;
                 Outcome::Done
             }
@@ -347,7 +348,7 @@ impl Semaphores {
             if !semaphore.clients.contains_key(&id) {
                 self.admit(semaphore, id, actor.clone(), true);
             }
-            if held && known && !request.min_hold.is_zero() {
+            if held && known && request.terms.keep() {
                 // From now on it holds in any case: it knows that it was granted.
                 self.record(name, semaphore, id);
             }

@@ -18,6 +18,7 @@ use crate::backends::connect::Location;
 use crate::cli::{self, LONGEST, LoudnessOptions, PermitOptions, SupervisionOptions};
 use crate::exit::{LOST, NOT_ACQUIRED};
 use crate::printable::printable_os;
+use crate::request::Terms;
 use crate::supervise::Supervision;
 use crate::supervise::deadline::{default_kill_after, shortest_ttl};
 use crate::supervise::policy::{OnLost, Orphans, Rules};
@@ -45,15 +46,12 @@ pub(crate) struct RunSettings {
 pub(crate) struct PermitRequest {
     pub(crate) name: Name,
     pub(crate) location: Location,
-    pub(crate) limit: u32,
+    pub(crate) terms: Terms,
     /// Whether the user named the limit, and the TTL.
     pub(crate) limit_given: bool,
-    pub(crate) strict_limit: bool,
-    pub(crate) ttl: Duration,
     pub(crate) ttl_given: bool,
     pub(crate) wait: Wait,
     pub(crate) conflict_exit_code: u8,
-    pub(crate) min_hold: Duration,
     /// The longest time to wait, by chance, before asking.
     pub(crate) jitter: Duration,
     pub(crate) label: String,
@@ -70,8 +68,6 @@ pub(crate) enum Wait {
     ForEver,
 }
 
-/// The default of `--ttl`.
-const TTL: Duration = Duration::from_secs(30);
 /// The default of `--retry-interval`.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The default of `--kill-after` where no lease ends: CI runners kill a little later than this.
@@ -106,7 +102,7 @@ pub(super) fn run(all: &CommandSources<'_>) -> Result<RunSettings, SettingsError
     let label = printable_os(file_name);
     let request = request(permit_options, &loudness, location, label, &all.layers)?;
     let kill_after =
-        kill_after(supervision.kill_after, &request.location, request.ttl, &all.layers)?;
+        kill_after(supervision.kill_after, &request.location, request.terms.ttl, &all.layers)?;
     let withheld = if supervision.clean_env { all.around.variables.secrets() } else { Vec::new() };
     Ok(RunSettings {
         withheld,
@@ -142,17 +138,20 @@ pub(super) fn request(
         Location::Cloud(_) => &["password-file"],
     };
     let unused_secrets = unused_secrets.iter().copied().filter(|one| layers.types(one)).collect();
+    let usual = Terms::default();
     Ok(PermitRequest {
         name,
         location,
-        limit: permit_options.limit.unwrap_or(1),
+        terms: Terms {
+            limit: permit_options.limit.unwrap_or(usual.limit),
+            ttl: permit_options.ttl.unwrap_or(usual.ttl),
+            strict: permit_options.strict_limit,
+            min_hold: permit_options.min_hold.unwrap_or(usual.min_hold),
+        },
         limit_given: permit_options.limit.is_some(),
-        strict_limit: permit_options.strict_limit,
-        ttl: permit_options.ttl.unwrap_or(TTL),
         ttl_given: permit_options.ttl.is_some(),
         wait,
         conflict_exit_code: permit_options.conflict_exit_code.unwrap_or(NOT_ACQUIRED),
-        min_hold: permit_options.min_hold.unwrap_or_default(),
         jitter: permit_options.jitter.unwrap_or_default(),
         label: permit_options.label.unwrap_or(label),
         loudness: match loudness {

@@ -18,6 +18,7 @@ use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, BackendOptions, Merged};
 use crate::printable::printable_os;
+use crate::request::Terms;
 use crate::supervise::descendants;
 
 /// The options as they were typed.
@@ -101,8 +102,7 @@ pub(crate) struct DiagnosedBackend {
     /// If one was named.
     pub(crate) name: Option<Name>,
     pub(crate) location: Location,
-    pub(crate) limit: u32,
-    pub(crate) ttl: Duration,
+    pub(crate) terms: Terms,
     /// How long a command has that is stopped.
     pub(crate) kill_after: Duration,
     /// Whether a password was typed, where others see it.
@@ -255,13 +255,12 @@ fn examined(all: &CommandSources<'_>) -> Result<DiagnosedBackend, SettingsError>
     // The name is optional here.
     permit_options.name.get_or_insert_with(|| "any".parse().expect("a good name"));
     let request = run::request(permit_options, &loudness, location, "doctor".into(), &all.layers)?;
-    let PermitRequest { location, limit, ttl, .. } = request;
+    let PermitRequest { location, terms, .. } = request;
     Ok(DiagnosedBackend {
         name,
-        kill_after: kill_after(supervision.kill_after, &location, ttl, &all.layers)?,
+        kill_after: kill_after(supervision.kill_after, &location, terms.ttl, &all.layers)?,
         location,
-        limit,
-        ttl,
+        terms,
         typed_password: types_a_password(&all.layers),
     })
 }

@@ -92,7 +92,7 @@ fn of_variables_with_one_name_the_first_counts_as_it_does_elsewhere() {
     let set =
         [("SHELL", "/bin/bash"), ("SHELL", "/bin/no"), ("SEMRUN_LIMIT", ""), ("SEMRUN_LIMIT", "5")];
     let run = run_with("semrun --name x -c secret", &set);
-    assert_eq!((command(&run).as_str(), run.request.limit), ("/bin/bash -c secret", 1));
+    assert_eq!((command(&run).as_str(), run.request.terms.limit), ("/bin/bash -c secret", 1));
 }
 
 #[test]
@@ -100,13 +100,13 @@ fn a_flag_counts_more_than_a_variable_and_silences_what_conflicts_with_it() {
     let set = [("SEMRUN_LIMIT", "3"), ("SEMRUN_NONBLOCK", "1"), ("SEMRUN_QUIET", "true")];
     let run = run_with("semrun --name x true", &set);
     assert_eq!(
-        (run.request.limit, run.request.wait, run.request.loudness),
+        (run.request.terms.limit, run.request.wait, run.request.loudness),
         (3, Wait::Not, Loudness::Quiet)
     );
     let run = run_with("semrun --name x -l 5 -w 2 -v true", &set);
     let wait = Wait::AtMost(Duration::from_secs(2));
     assert_eq!(
-        (run.request.limit, run.request.wait, run.request.loudness),
+        (run.request.terms.limit, run.request.wait, run.request.loudness),
         (5, wait, Loudness::Verbose)
     );
     let run = run_with("semrun --name x -n true", &[("SEMRUN_WAIT", "5s")]);
@@ -149,7 +149,7 @@ fn a_variable_can_be_false_or_empty() {
     let set = [("SEMRUN_NONBLOCK", "0"), ("SEMRUN_LIMIT", ""), ("SEMRUN_FOREGROUND", "false")];
     let run = run_with("semrun --name x true", &set);
     assert_eq!(
-        (run.request.wait, run.request.limit, run.supervision.rules.foreground),
+        (run.request.wait, run.request.terms.limit, run.supervision.rules.foreground),
         (Wait::ForEver, 1, false)
     );
 }
@@ -269,7 +269,7 @@ fn subcommands_know_what_they_are_about() {
     else {
         panic!()
     };
-    assert_eq!((acquire.request.limit, acquire.printed), (3, AcquireOutput::Shell));
+    assert_eq!((acquire.request.terms.limit, acquire.printed), (3, AcquireOutput::Shell));
     // The label is the name of whatever runs these tests.
     assert!(acquire.request.wait == Wait::Not && !acquire.request.label.is_empty());
     let limit = |line: &str| match read_with(line, &[("SEMRUN_LIMIT", "7")]) {

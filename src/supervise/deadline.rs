@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
+use crate::request::Terms;
 
 /// The shortest lease: below that the margins leave no time to renew.
-pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(5);
+pub(crate) const SHORTEST_TTL: Duration = Terms::SHORTEST_TTL;
 
 /// The moments of one lease, each renewal moves them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -215,7 +215,7 @@ fn acquiring_waits_in_turn_and_gives_up_as_a_run_does() {
 fn a_permit_that_cannot_be_printed_is_given_back() {
     World::everywhere(|world| {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
-        let mut acquire = world.semrun(["acquire", "--name", "x"]);
+        let mut acquire = world.semrun(["acquire", "--name", "x", "--min-hold", "1h"]);
         let output = acquire.stdout(full).output().unwrap();
         fails(&output, 125, &["cannot write", "No space left"]);
         shows(&world.run(["-n", "true"]).output().unwrap(), 0, "", "");

@@ -19,7 +19,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         if let ExecuteAnswer::Reply(reply) = answer
             && let Ok(reply) = validated(*reply)
         {
-            assert!(reply.outcome != Outcome::Holding || (1..=10_000).contains(&reply.limit));
+            assert!(reply.outcome != Outcome::Holding || (1..=10_000).contains(&reply.terms.limit));
             let _ = reply.queue_status();
         }
     }

@@ -92,14 +92,14 @@ pub(crate) enum EventKind {
 
 /// An error: no server of ours says that.
 pub(super) fn validated(reply: Reply) -> Result<Reply, StoreError> {
-    let Reply { outcome, limit, agreed, ahead, held, seal, .. } = &reply;
+    let Reply { outcome, terms, agreed, ahead, held, seal, .. } = &reply;
     if matches!(outcome, Outcome::Holding | Outcome::Waiting | Outcome::Busy | Outcome::Differs) {
-        sanitize::limit(*limit)?;
+        sanitize::limit(terms.limit)?;
         sanitize::limit(*agreed)?;
     }
     let time = if *outcome == Outcome::Holding { sanitize::lease } else { sanitize::time };
-    time(millis(reply.ttl))?;
-    for other in [Some(reply.min_hold), reply.paused, reply.next] {
+    time(millis(terms.ttl))?;
+    for other in terms.times().map(Some).into_iter().chain([reply.paused, reply.next]) {
         sanitize::time_if_any(other.map(millis))?;
     }
     sanitize::count(*ahead)?;

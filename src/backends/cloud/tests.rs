@@ -13,6 +13,7 @@ use super::protocol::ID_HEADER;
 use super::*;
 use crate::backends::tls::{Secret, Tls};
 use crate::backends::{ClientInfo, Grade};
+use crate::request::Terms;
 use crate::serve::bounds::Bounds;
 use crate::serve::connections::{ConnectionLimits, Connections};
 use crate::serve::journal::{Journal, RestoredState};
@@ -73,17 +74,7 @@ fn settle(test: impl Future<Output = ()>) {
 fn request(name: &Name, detached: bool, min_hold: Duration) -> AcquireRequest {
     let (label, host, user) = ("l".into(), "h".into(), "u".into());
     let who = ClientInfo { label, host, pid: 1, user, detached };
-    let (id, ttl) = (Uuid::new_v4(), Duration::from_secs(30));
-    AcquireRequest {
-        name: name.clone(),
-        id,
-        limit: 1,
-        ttl,
-        strict: false,
-        min_hold,
-        nonblock: false,
-        who,
-    }
+    AcquireRequest::of(name.clone(), Terms { min_hold, ..Terms::default() }, who)
 }
 
 fn is_unsupported<T>(done: Result<T, BackendError>) -> bool {
@@ -101,7 +92,7 @@ fn what_a_server_of_the_original_kind_cannot_do_is_said_before_it_hears_of_us() 
         for request in [
             request(&name, true, Duration::ZERO),
             request(&name, false, Duration::from_secs(1)),
-            AcquireRequest { limit: 2, ..request(&name, false, Duration::ZERO) },
+            request(&name, false, Duration::ZERO).with(|terms| terms.limit = 2),
         ] {
             let (_canceller, cancel) = CancelToken::pair();
             assert!(is_unsupported(

@@ -1,30 +1,19 @@
 //! Waiters, holders and former holders, and the terms agreed with them.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use crate::backends::HolderState;
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
-
-/// What is agreed about a semaphore while it is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) limit: u32,
-    /// How long a grant lasts unless it is renewed; none: for ever.
-    pub(crate) ttl: Option<Duration>,
-}
+use crate::request::Terms;
 
 /// A client's request for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim<R> {
     pub(crate) id: Uuid,
-    /// Taken when the semaphore is idle; while it is in use its own terms stand. None: an exclusive
-    /// permit without a lease.
+    /// Their limit and TTL are taken when the semaphore is idle; while it is in use its own stand.
+    /// None: an exclusive permit without a lease.
     pub(crate) terms: Option<Terms>,
-    /// For how long from its grant the permit stays taken, whatever becomes of its holder.
-    pub(crate) min_hold: Duration,
     pub(crate) record: R,
 }
 
@@ -83,13 +72,31 @@ impl<R> LedgerHolder<R> {
         self.confirmed
     }
 
-    /// For how long from its grant it stays taken. Not at all before its holder knows of it.
-    pub(crate) fn min_hold(&self) -> Duration {
+    /// What was granted. Nothing keeps a permit before its holder knows of it.
+    pub(crate) fn terms(&self) -> Option<Terms> {
         let counts = self.confirmed && !mutants::is_off(Guard::Hold);
-        if counts { self.claim.min_hold } else { Duration::ZERO }
+        let granted = |terms: Terms| {
+            if counts { Terms { strict: false, ..terms } } else { terms.shared() }
+        };
+        self.claim.terms.map(granted)
+    }
+
+    /// What is left of that.
+    pub(crate) fn terms_left(&self, now: Moment) -> Option<Terms> {
+        self.terms().map(|terms| terms.after(now.saturating_sub(self.since)))
     }
 
     pub(super) fn held_until(&self) -> Moment {
-        self.since + self.min_hold()
+        self.since + self.terms().map(|terms| terms.min_hold).unwrap_or_default()
+    }
+
+    /// A restart forgets the terms of a permit that was not claimed before it. Those of one that was
+    /// given back cannot be changed any more.
+    pub(super) fn learn(&mut self, terms: Option<Terms>) {
+        if self.phase != HolderState::MinHold
+            && let Some((_, terms)) = self.claim.terms.zip(terms)
+        {
+            self.claim.terms = Some(terms);
+        }
     }
 }

@@ -2,25 +2,18 @@
 
 use uuid::Uuid;
 
-use super::{Claim, HolderState, Ledger, LedgerEvent, LedgerHolder, Terms};
+use super::{Claim, HolderState, Ledger, LedgerEvent, LedgerHolder};
 use crate::clock::Moment;
-use crate::request::{Outcome, Reply, Request};
-
-impl Terms {
-    fn of(request: &Request) -> Self {
-        Self { limit: request.limit, ttl: Some(request.ttl) }
-    }
-}
+use crate::request::{Outcome, Reply, Request, Terms};
 
 impl<R> Claim<R> {
-    fn of(request: &Request, record: R) -> Self {
-        let (id, min_hold) = (request.id, request.min_hold);
-        Self { id, terms: Some(Terms::of(request)), min_hold, record }
+    pub(crate) fn new(id: Uuid, terms: Terms, record: R) -> Self {
+        Self { id, terms: Some(terms), record }
     }
 
     /// Of an exclusive permit without a lease.
     pub(crate) fn exclusive(id: Uuid, record: R) -> Self {
-        Self { id, terms: None, min_hold: std::time::Duration::ZERO, record }
+        Self { id, terms: None, record }
     }
 }
 
@@ -40,12 +33,12 @@ impl<R> Ledger<R> {
         ticket: Option<u64>,
     ) -> (Outcome, Vec<LedgerEvent>) {
         let mut changes = self.expire(now);
-        let (id, asked) = (request.id, Terms::of(request));
+        let (id, asked) = (request.id, request.terms);
         let known = self.knows(id);
-        if !known && request.strict && self.terms_or(asked) != asked {
+        if !known && asked.strict && !self.terms_or(asked).agree(&asked) {
             return (Outcome::Differs, changes);
         }
-        changes.extend(self.request(now, Claim::of(request, record), ticket));
+        changes.extend(self.request(now, Claim::new(id, asked, record), ticket));
         let outcome = match self.holding(id).map(|holding| holding.phase) {
             Some(HolderState::Holding) => Outcome::Holding,
             Some(HolderState::Revoking) => Outcome::Revoked,
@@ -61,19 +54,29 @@ impl<R> Ledger<R> {
         (outcome, changes)
     }
 
+    /// Leaves the queue, or gives back a permit that its client never used: nothing keeps it. One that
+    /// was used and given back stays as it is.
+    pub(crate) fn withdraw(&mut self, now: Moment, id: Uuid) -> Vec<LedgerEvent> {
+        let mut changes = self.drop_due(now);
+        let used = |holding: &LedgerHolder<R>| holding.phase == HolderState::MinHold;
+        if !self.holding(id).is_some_and(used) && self.remove(id) {
+            changes.push(LedgerEvent::Gone(id));
+        }
+        changes.extend(self.grant(now));
+        changes
+    }
+
     /// How things stand for a client, without its record and those of others.
     pub(crate) fn reply(&self, now: Moment, outcome: Outcome, request: &Request) -> Reply {
-        let terms = self.terms_or(Terms::of(request));
+        let stands = self.terms_or(request.terms);
         let (ticket, ahead) = self.waiting(request.id).unwrap_or_default();
         let holding = self.holding(request.id);
-        let kept = |holding: &LedgerHolder<R>| holding.held_until().saturating_sub(now);
+        let granted = holding.and_then(|holding| holding.terms_left(now));
         Reply {
-            limit: terms.limit,
+            terms: granted.unwrap_or_default().as_agreed(stands),
             pinned: self.pinned().is_some(),
-            agreed: self.agreed_terms().unwrap_or(terms).limit,
-            ttl: terms.ttl.unwrap_or_default(),
+            agreed: self.agreed_terms().unwrap_or(stands).limit,
             token: holding.map_or(0, |holding| holding.token),
-            min_hold: holding.map(kept).unwrap_or_default(),
             ticket,
             ahead,
             held: self.holders().len(),

@@ -6,14 +6,22 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Longer than any history.
+const EVER: Duration = Duration::from_hours(24 * 365);
+
 fn claim(number: u128, limit: u32, ttl: Option<u64>) -> Claim<()> {
-    let ttl = ttl.map(Duration::from_secs);
-    let terms = Some(Terms { limit, ttl });
-    Claim { id: id(number), terms, min_hold: Duration::ZERO, record: () }
+    let ttl = ttl.map_or(EVER, Duration::from_secs);
+    Claim::new(id(number), Terms { limit, ttl, ..Terms::default() }, ())
+}
+
+/// The same for a permit that stays taken for so many seconds.
+fn keeps(seconds: u64, mut claim: Claim<()>) -> Claim<()> {
+    claim.terms.as_mut().expect("some").min_hold = at(seconds);
+    claim
 }
 
 fn alone(number: u128) -> Claim<()> {
-    Claim { terms: None, ..claim(number, 1, None) }
+    Claim::exclusive(id(number), ())
 }
 
 fn at(seconds: u64) -> Moment {
@@ -164,7 +172,7 @@ fn nothing_is_granted_during_a_pause() {
 #[test]
 fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
     let mut ledger = Ledger::default();
-    let holds = |number| Claim { min_hold: at(20), ..claim(number, 1, Some(10)) };
+    let holds = |number| keeps(20, claim(number, 1, Some(10)));
     ledger.asks(0, holds(1));
     ledger.asks(0, holds(2));
     assert_eq!(ledger.release(at(5), id(1)), [LedgerEvent::Kept(id(1))]);
@@ -185,9 +193,38 @@ fn a_permit_stays_taken_until_it_was_held_for_long_enough() {
 }
 
 #[test]
+fn what_is_kept_ends_when_it_was_to_end_whatever_its_former_holder_asks_for() {
+    let mut ledger = Ledger::default();
+    let holds = |seconds| keeps(seconds, claim(1, 1, Some(10)));
+    ledger.asks(0, holds(20));
+    // As after a restart, which forgets it.
+    ledger.asks(1, holds(30));
+    assert_eq!(ledger.release(at(5), id(1)), [LedgerEvent::Kept(id(1))]);
+    for seconds in [0, 10, 50] {
+        ledger.asks(6, holds(seconds));
+        assert_eq!(ledger.next_expiry(), Some(at(30)), "{seconds}");
+    }
+}
+
+#[test]
+fn who_never_knew_of_its_permit_keeps_nothing() {
+    let mut ledger = Ledger::default();
+    let holds = |number| keeps(60, claim(number, 1, Some(10)));
+    ledger.asks(0, holds(1));
+    ledger.asks(0, holds(2));
+    ledger.asks(0, holds(3));
+    assert_eq!(ledger.withdraw(at(1), id(2)), [LedgerEvent::Gone(id(2))], "it waited");
+    assert_eq!(granted(&ledger.withdraw(at(1), id(1))), [3]);
+    assert_eq!(ledger.renew(at(1), id(3)), Renewal::Held);
+    ledger.release(at(2), id(3));
+    assert_eq!(ledger.withdraw(at(3), id(3)), [], "it was used, and given back");
+    assert_eq!(ledger.next_expiry(), Some(at(60 + 1)));
+}
+
+#[test]
 fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends() {
     let mut ledger = Ledger::default();
-    let holds = |number| Claim { min_hold: at(60), ..claim(number, 2, Some(10)) };
+    let holds = |number| keeps(60, claim(number, 2, Some(10)));
     let gently = |ledger: &mut Ledger<()>, now, number| {
         ledger.revoke(at(now), id(number), Revocation::Graceful)
     };
@@ -216,7 +253,7 @@ fn who_is_revoked_gently_has_its_permit_until_it_gives_it_back_or_its_lease_ends
 fn a_holder_revoked_now_has_nothing_any_more() {
     let mut ledger = Ledger::default();
     ledger.asks(0, alone(1));
-    ledger.asks(0, Claim { min_hold: at(60), ..claim(2, 1, Some(10)) });
+    ledger.asks(0, keeps(60, claim(2, 1, Some(10))));
     assert_eq!(
         ledger.revoke(at(1), id(1), Revocation::Graceful),
         [],
@@ -240,9 +277,10 @@ fn a_pinned_limit_stands_whatever_is_asked_for() {
     assert_eq!(ledger.terms().map(|terms| terms.limit), Some(2));
     assert_eq!(granted(&ledger.pin(at(1), Some(3))), [3]);
     assert_eq!(ledger.pin(at(2), Some(1)), [], "it stops no holder");
-    assert_eq!(granted(&ledger.release(at(3), id(1))), []);
-    assert_eq!(granted(&ledger.release(at(3), id(2))), []);
-    assert_eq!(granted(&ledger.release(at(3), id(3))), [4]);
+    assert_eq!(granted(&ledger.release(at(2), id(1))), []);
+    assert_eq!(granted(&ledger.release(at(2), id(2))), []);
+    assert_eq!(granted(&ledger.release(at(2), id(3))), [4]);
+    assert_eq!(ledger.renew(at(3), id(4)), Renewal::Held);
     ledger.pin(at(4), None);
     assert_eq!((ledger.limit(), ledger.pinned()), (Some(1), None), "as the first one asked");
     ledger.pin(at(5), Some(9));
@@ -297,7 +335,7 @@ proptest! {
                     }
                     let claim = match step {
                         LedgerStep::Ask { limit, ttl, min_hold, .. } => {
-                            Claim { min_hold: at(min_hold), ..claim(who.into(), limit, ttl) }
+                            keeps(min_hold, claim(who.into(), limit, ttl))
                         }
                         _ => alone(who.into()),
                     };

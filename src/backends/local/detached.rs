@@ -42,7 +42,7 @@ pub(super) fn grant(
     let entry = FileName::new(FileKind::Kept, state.next());
     locked.set_state(*state)?;
     locked.write_kept(entry, PermitRecord::detached(request)?, &Record::new(request))?;
-    let validity = Validity { since, ttl: request.ttl, error: None };
+    let validity = Validity { since, ttl: request.terms.ttl, error: None };
     Ok(lease(semaphore, entry, &request.name, request.id, validity))
 }
 
@@ -84,7 +84,12 @@ fn find(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Option<(FileName, Permi
     Ok(locked.kept(entry)?.map(|kept| (entry, kept)))
 }
 
-pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<ReleaseOutcome> {
+/// `unused`: nothing keeps the permit then.
+pub(super) fn give_back(
+    locked: &MutexGuard<'_>,
+    id: Uuid,
+    unused: bool,
+) -> io::Result<ReleaseOutcome> {
     let Some((entry, kept)) = find(locked, id)? else {
         let before = locked.remembers(id)?;
         return Ok(if before { ReleaseOutcome::Before } else { ReleaseOutcome::Unknown });
@@ -103,7 +108,7 @@ pub(super) fn give_back(locked: &MutexGuard<'_>, id: Uuid) -> io::Result<Release
     // first, a client killed in between would then hear that it is unknown.
     locked.remember(id)?;
     let left = kept.in_phase(HolderState::MinHold);
-    if kept.phase == HolderState::Holding && left.is_in_force()? {
+    if kept.phase == HolderState::Holding && !unused && left.is_in_force()? {
         revoke::shorten(locked, entry, left)?;
     } else {
         revoke::end(locked, entry)?;
@@ -166,11 +171,15 @@ impl lease::LeaseOps for DetachedLease {
         Box::pin(std::future::pending())
     }
 
-    fn release(self: Arc<Self>, patience: Duration) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn release(
+        self: Arc<Self>,
+        unused: bool,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             let giving_back = async {
                 if let Some(locked) = self.semaphore.lock(MutexWait::Bounded).await? {
-                    give_back(&locked, self.id)?;
+                    give_back(&locked, self.id, unused)?;
                 }
                 Ok::<_, io::Error>(())
             };

@@ -108,7 +108,7 @@ impl Local {
     fn differs(&self, request: &AcquireRequest, differs: &queue::LimitMismatch) -> BackendError {
         let queue::LimitMismatch { stands, pinned } = differs;
         let (name, pinned, stands) = (request.name.clone(), *pinned, (*stands, None));
-        let asked = (request.limit, None);
+        let asked = (request.terms.limit, None);
         StoreError::Differs(Box::new(TermsMismatch { name, pinned, stands, asked })).of(&self.url())
     }
 
@@ -263,7 +263,7 @@ impl Backend for Local {
     ) -> BoxFuture<'a, Result<ReleaseOutcome, BackendError>> {
         Box::pin(async move {
             let giving_back = Attempt::GiveBack(PermitId::of(name, id));
-            let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id);
+            let give_back = |_: &_, locked: &MutexGuard<'_>| detached::give_back(locked, id, false);
             let given = self.under_mutex(name, false, &giving_back, give_back).await?;
             Ok(given.unwrap_or(ReleaseOutcome::Unknown))
         })

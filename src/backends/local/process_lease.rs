@@ -59,7 +59,7 @@ impl ProcessLease {
             locked.write_kept(kept_entry(entry), kept, &record)?;
             Ok(kept.hold_end)
         };
-        let hold_end = (!request.min_hold.is_zero()).then(keep).transpose();
+        let hold_end = request.terms.keep().then(keep).transpose();
         let hold_end = hold_end.inspect_err(|_| semaphore.remove(entry))?;
         let permit = PermitId { id: request.id, name: request.name.clone(), token: Some(token) };
         let semaphore = Arc::clone(semaphore);
@@ -135,5 +135,15 @@ impl Lease for ProcessLease {
             let _ = self.semaphore.wake_next_waiter().await;
             Ok(())
         })
+    }
+
+    fn discard(
+        mut self: Box<Self>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BackendError>> {
+        if self.hold_end.take().is_some() {
+            self.semaphore.remove(kept_entry(self.entry));
+        }
+        self.release(patience)
     }
 }

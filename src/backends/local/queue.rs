@@ -123,12 +123,12 @@ impl QueuePass<'_> {
         let Some(mut survey) = survey else { return Ok(QueueStep::Deleted) };
         let QueueSnapshot { limit: stands, agreed, .. } = survey;
         let pinned = state.pinned().is_some();
-        if stands != request.limit && request.strict && self.place.is_none() {
+        if stands != request.terms.limit && request.terms.strict && self.place.is_none() {
             return Ok(QueueStep::Differs(LimitMismatch { stands, pinned }));
         }
-        if stands != request.limit && self.told != Some(stands) {
+        if stands != request.terms.limit && self.told != Some(stands) {
             self.told = Some(stands);
-            progress.tell(Progress::Limit { asked: request.limit, stands, pinned });
+            progress.tell(Progress::Limit { asked: request.terms.limit, stands, pinned });
         }
         self.patience = OvertakeTimer::of(&survey, self.patience);
         if let Some(patience) = self.patience {
@@ -285,7 +285,7 @@ impl QueueSnapshot {
         for entry in passed_over {
             in_use = in_use || locked.probe(entry)?.is_some();
         }
-        survey.agreed = if in_use && state.limit > 0 { state.limit } else { request.limit };
+        survey.agreed = if in_use && state.limit > 0 { state.limit } else { request.terms.limit };
         survey.limit = state.pinned().unwrap_or(survey.agreed);
         Ok(Some(survey))
     }

@@ -1,6 +1,6 @@
 //! Permits that count without a process: one small file each, with a deadline on the clock that goes
 //! on while the machine sleeps, and with the boot that this clock belongs to. Such a permit is
-//! detached, or it is that of a run which has to stay taken for a while ([`AcquireRequest::min_hold`]); then
+//! detached, or it is that of a run which has to stay taken for a while ([`Terms::min_hold`](crate::request::Terms::min_hold)); then
 //! it has a FIFO of the same number too, and both are one permit.
 //!
 //! A file is of one width and written again in one piece, so it can neither tear nor grow on a disk
@@ -50,12 +50,12 @@ impl PermitRecord {
     /// One that is granted now, and is detached.
     pub(super) fn detached(request: &AcquireRequest) -> io::Result<Self> {
         let run = Self::of_run(request)?;
-        Ok(Self { ttl: request.ttl, phase: HolderState::Holding, ..run }.renewed())
+        Ok(Self { ttl: request.terms.ttl, phase: HolderState::Holding, ..run }.renewed())
     }
 
     /// One for a run that is granted now: what remains once its FIFO has gone.
     pub(super) fn of_run(request: &AcquireRequest) -> io::Result<Self> {
-        let hold_end = clock::now().saturating_add(request.min_hold);
+        let hold_end = clock::now().saturating_add(request.terms.min_hold);
         let (ttl, lease_end, phase) = (Duration::ZERO, Duration::ZERO, HolderState::MinHold);
         Ok(Self { boot: this_boot()?, ttl, lease_end, hold_end, phase })
     }
@@ -100,7 +100,8 @@ impl PermitRecord {
 
     /// A file that is garbled or unfinished, or would last for centuries, does not count.
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        // Without its end the last number may be cut.
+        let mut words = std::str::from_utf8(text.strip_suffix(b"\n")?).ok()?.split(' ');
         let boot = words.next()?.parse().ok()?;
         let phase = match words.next()? {
             "h" => HolderState::Holding,
@@ -268,9 +269,11 @@ mod tests {
             let back = PermitRecord::from_text(text.as_bytes()).unwrap();
             assert_eq!((back.to_text(), back.phase), (text.clone(), phase));
             assert_eq!(*width.get_or_insert(text.len()), text.len());
-            assert_eq!(PermitRecord::from_text(&text.as_bytes()[..60]), None);
+            for cut in 0..text.len() {
+                assert_eq!(PermitRecord::from_text(&text.as_bytes()[..cut]), None, "{cut}");
+            }
         }
-        for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1", b"\xff"] {
+        for garbled in [&b""[..], b"\0\0\0", b"x h 1 1 1\n", b"\xff\n"] {
             assert_eq!(PermitRecord::from_text(garbled), None);
         }
         let for_ever = PermitRecord {

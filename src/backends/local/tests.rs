@@ -21,6 +21,7 @@ use crate::backends::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, HolderState, Lease, LossStage,
     Name, Progress, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, StoreError,
 };
+use crate::request::Terms;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -119,21 +120,12 @@ fn request() -> AcquireRequest {
         user: "me".into(),
         detached: false,
     };
-    AcquireRequest {
-        name: name(),
-        id: Uuid::new_v4(),
-        limit: 1,
-        ttl: Duration::from_secs(30),
-        strict: false,
-        min_hold: Duration::ZERO,
-        nonblock: false,
-        who,
-    }
+    AcquireRequest::of(name(), Terms::default(), who)
 }
 
 fn detached(ttl: Duration) -> AcquireRequest {
-    let request = request();
-    AcquireRequest { ttl, who: ClientInfo { detached: true, ..request.who.clone() }, ..request }
+    let request = request().with(|terms| terms.ttl = ttl);
+    AcquireRequest { who: ClientInfo { detached: true, ..request.who }, ..request }
 }
 
 /// What a daemon does that the command leaves behind.
@@ -196,7 +188,7 @@ fn a_revoked_permit_passes_on_when_its_holder_dies() {
 fn a_run_whose_permit_is_taken_away_at_once_hears_of_it_and_the_next_one_has_it() {
     LocalWorld::run(async |world| {
         for gently_first in [false, true] {
-            let asked = AcquireRequest { min_hold: HOUR, ..request() };
+            let asked = request().with(|terms| terms.min_hold = HOUR);
             let mut lease = world.granted(asked.clone()).await;
             if gently_first {
                 assert!(world.revoke(asked.id, Revocation::Graceful).await);
@@ -219,7 +211,7 @@ fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
         let hold = Duration::from_millis(300);
         for dies in [false, true] {
             let begin = Instant::now();
-            let asked = AcquireRequest { min_hold: hold, ..request() };
+            let asked = request().with(|terms| terms.min_hold = hold);
             let lease = world.granted(asked.clone()).await;
             assert_eq!(world.phases().await, [HolderState::Holding], "one permit, not two");
             let waiting = [world.waits(request()).await, world.waits(request()).await];
@@ -246,7 +238,7 @@ fn a_permit_that_is_kept_passes_on_at_its_moment_however_its_holder_went() {
 #[test]
 fn a_run_that_took_long_enough_leaves_nothing() {
     LocalWorld::run(async |world| {
-        let asked = AcquireRequest { min_hold: Duration::from_millis(1), ..request() };
+        let asked = request().with(|terms| terms.min_hold = Duration::from_millis(1));
         let lease = world.granted(asked).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         lease.release(PATIENCE).await.unwrap();
@@ -258,7 +250,7 @@ fn a_run_that_took_long_enough_leaves_nothing() {
 fn a_kept_permit_that_is_revoked_passes_on_at_once() {
     LocalWorld::run(async |world| {
         for how in [Revocation::Graceful, Revocation::Forced] {
-            let asked = AcquireRequest { min_hold: HOUR, ..request() };
+            let asked = request().with(|terms| terms.min_hold = HOUR);
             world.granted(asked.clone()).await.release(PATIENCE).await.unwrap();
             let waiting = world.waits(request()).await;
             assert!(world.revoke(asked.id, how).await);
@@ -270,7 +262,7 @@ fn a_kept_permit_that_is_revoked_passes_on_at_once() {
 #[test]
 fn revocation_lifts_what_would_keep_a_permit() {
     LocalWorld::run(async |world| {
-        let asked = AcquireRequest { min_hold: HOUR, ..request() };
+        let asked = request().with(|terms| terms.min_hold = HOUR);
         let lease = world.granted(asked.clone()).await;
         let waiting = world.waits(request()).await;
         assert!(world.revoke(asked.id, Revocation::Graceful).await);
@@ -349,7 +341,7 @@ fn what_was_given_back_is_remembered_for_a_while() {
 #[test]
 fn a_detached_permit_that_was_given_back_may_be_kept() {
     LocalWorld::run(async |world| {
-        let asked = AcquireRequest { min_hold: Duration::from_millis(300), ..detached(HOUR) };
+        let asked = detached(HOUR).with(|terms| terms.min_hold = Duration::from_millis(300));
         let lease = world.granted(asked.clone()).await;
         let waiting = world.waits(request()).await;
         lease.release(PATIENCE).await.unwrap();
@@ -433,7 +425,7 @@ fn an_idle_semaphore_is_pinned_as_well() {
         let mut waiting = world.asks(request());
         let limit = Progress::Limit { asked: 1, stands: 3, pinned: true };
         assert_eq!(waiting.notices.recv().await, Some(limit));
-        let strict = AcquireRequest { strict: true, ..request() };
+        let strict = request().with(|terms| terms.strict = true);
         let turn = ProgressSender::unheard();
         let refused = world.client().acquire(&strict, &turn, CancelToken::pair().1).await;
         let Err(error) = refused else { panic!("refused") };

@@ -1,4 +1,5 @@
-//! The script with a guard turned off: see [`crate::mutants`].
+//! The script with a guard turned off: see [`crate::mutants`]. What the client says of a hold is turned
+//! off where it is said, in `script.rs`.
 
 use std::sync::OnceLock;
 
@@ -7,7 +8,7 @@ use crate::mutants::{Guard, is_off};
 /// What is in the script, and what takes its place.
 type Change = (&'static str, &'static str);
 
-const CHANGES: [(Guard, &[Change]); 9] = [
+const CHANGES: [(Guard, &[Change]); 8] = [
     (
         Guard::Quarantine,
         &[
@@ -26,13 +27,6 @@ const CHANGES: [(Guard, &[Change]); 9] = [
     ),
     (Guard::TokensGrow, &[("token = math.max(token + 1, micros)", "token = token + 1")]),
     (Guard::Order, &[("call('ZRANGE', queue, 0, 0)[1]", "call('ZRANGE', queue, -1, -1)[1]")]),
-    (
-        Guard::Hold,
-        &[
-            ("text(now) .. ' ' .. text(asked_hold)", "text(now) .. ' 0'"),
-            ("next_token(), since = now, hold = asked_hold", "next_token(), since = now, hold = 0"),
-        ],
-    ),
     (
         Guard::Revocation,
         &[("if mine.phase == '-' or (ends <= now and now >= pause) then", "if true then")],

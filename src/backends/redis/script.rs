@@ -11,7 +11,7 @@ use crate::backends::sanitize;
 use crate::backends::{ClientInfo, HolderState, Name, Revocation, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
-use crate::request::{Operation, Outcome, Reply, Request};
+use crate::request::{Operation, Outcome, Reply, Request, Terms};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -49,24 +49,28 @@ impl Request {
     }
 
     fn arguments(&self, keys: &SemaphoreKeys) -> [String; 15] {
+        let mut terms = self.terms;
+        if is_off(Guard::Hold) {
+            terms = Terms { strict: terms.strict, ..terms.shared() };
+        }
         let flag = |set: bool, name: &str| if set { name.to_owned() } else { String::new() };
         [
             self.operation.word().to_owned(),
             self.id.to_string(),
             match self.operation {
                 Operation::Unpin => 0,
-                _ => self.limit,
+                _ => terms.limit,
             }
             .to_string(),
-            self.ttl.as_millis().to_string(),
+            terms.ttl.as_millis().to_string(),
             self.client.as_deref().map(describe).unwrap_or_default(),
             self.ticket.to_string(),
             self.token.to_string(),
             written(self.quarantine),
             self.window.as_millis().to_string(),
             flag(self.nonblock, "nonblock"),
-            flag(self.strict, "strict"),
-            self.min_hold.as_millis().to_string(),
+            flag(terms.strict, "strict"),
+            terms.min_hold.as_millis().to_string(),
             self.replicas.to_string(),
             keys.server.clone(),
             self.listener.to_string(),
@@ -98,8 +102,8 @@ impl Operation {
 }
 
 /// As the script gives it.
-pub(super) type Raw = (String, u64, u64, usize, usize, usize, Value, Terms, u64, Value, u8);
-type Terms = (u32, u8, u32, u64, u64, u32);
+pub(super) type Raw = (String, u64, u64, usize, usize, usize, Value, RawTerms, u64, Value, u8);
+type RawTerms = (u32, u8, u32, u64, u64, u32);
 
 impl Reply {
     /// An error: no script of ours says that.
@@ -140,11 +144,14 @@ impl Reply {
             foreign: sanitize::count(foreign)?,
             // A member of another program may end at no time that there is: then it is no reason.
             next: of(next).and_then(|next: u64| sanitize::time(next).ok()),
-            limit,
+            terms: Terms {
+                limit,
+                ttl: if agree { sanitize::lease(ttl)? } else { sanitize::time(ttl)? },
+                strict: false,
+                min_hold: sanitize::time(hold_left)?,
+            },
             pinned: pinned != 0,
             agreed,
-            ttl: if agree { sanitize::lease(ttl)? } else { sanitize::time(ttl)? },
-            min_hold: sanitize::time(hold_left)?,
             replicas,
             paused: pause(paused)?,
             kept_until: kept.and_then(|grant| {

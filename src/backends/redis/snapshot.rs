@@ -146,7 +146,8 @@ pub(super) fn fuzz(value: Value) {
         assert!(snapshot.holders.iter().all(|one| one.left().is_none_or(sanitize::is_time)));
     }
     if let Some(Ok(reply)) = of(value).map(|raw| Reply::parse(raw, crate::clock::now())) {
-        let _ = (reply.withheld(), reply.since + reply.ttl + reply.min_hold);
+        let end = reply.since + reply.terms.times().iter().sum::<Duration>();
+        let _ = (reply.withheld(), end);
     }
 }
 

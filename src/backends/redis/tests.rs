@@ -2,6 +2,7 @@
 //! data vanishes and strangers write. Time is moved by moving what the script remembers of it.
 
 mod client;
+mod forgetful;
 mod lasting;
 mod replicas;
 
@@ -16,7 +17,7 @@ use super::client::RedisClient;
 use super::connection::RedisDialer;
 use super::script::SemaphoreKeys;
 use crate::backends::{ClientInfo, Holder, Name, Revocation, SemaphoreSnapshot};
-use crate::request::{Operation, Outcome, Reply, Request};
+use crate::request::{Operation, Outcome, Reply, Request, Terms};
 
 const TTL: Duration = Duration::from_secs(30);
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -113,7 +114,7 @@ fn client(json: &str) -> Arc<ClientInfo> {
 
 fn call(operation: Operation, who: u128) -> Request {
     Request {
-        ttl: TTL,
+        terms: Terms { ttl: TTL, ..Terms::default() },
         client: Some(client(WHO)),
         window: Duration::from_secs(15),
         quarantine: Some(Duration::ZERO),
@@ -125,7 +126,7 @@ fn call(operation: Operation, who: u128) -> Request {
 fn every_operation_may_be_repeated() {
     let world = RedisWorld::new();
     let first = world.request(1);
-    assert_eq!((first.outcome, first.limit, first.ttl), (Outcome::Holding, 1, TTL));
+    assert_eq!((first.outcome, first.terms.limit, first.terms.ttl), (Outcome::Holding, 1, TTL));
     assert_eq!(world.request(1).token, first.token);
     let queued = world.request(2);
     assert_eq!((queued.outcome, queued.ahead), (Outcome::Waiting, 0));
@@ -228,126 +229,6 @@ fn a_clock_that_leapt_forward_leaves_holders_the_time_to_renew() {
 }
 
 #[test]
-fn a_server_that_forgot_everything_grants_nothing_until_holders_have_reported() {
-    let world = RedisWorld::new();
-    let quarantine = None;
-    let asks = Request { quarantine, ..call(Operation::Acquire, 9) };
-    let waiting = world.call(&asks);
-    assert_eq!((waiting.outcome, waiting.limit), (Outcome::Waiting, 1));
-    let paused = waiting.paused.unwrap();
-    let half_a_minute = Duration::from_secs(30);
-    assert!(paused <= half_a_minute && paused > half_a_minute / 2, "{paused:?}");
-    // Three holders of a semaphore of two: better to count one than to lose it.
-    let ttl = Duration::from_secs(10);
-    for (who, token) in [(1, 70), (2, 80), (3, 90)] {
-        let renews = Request { quarantine, limit: 2, ttl, token, ..call(Operation::Renew, who) };
-        let renewed = world.call(&renews);
-        assert_eq!((renewed.outcome, renewed.token), (Outcome::Holding, token));
-        assert_eq!((renewed.limit, renewed.ttl), (2, ttl), "they bring back what was in force");
-    }
-    world.remembers("pause", world.now() - 1);
-    assert_eq!(
-        world.call(&Request { quarantine: Some(Duration::ZERO), ..asks.clone() }).outcome,
-        Outcome::Waiting
-    );
-    world.release(1);
-    assert_eq!(world.request(9).outcome, Outcome::Waiting, "two are held");
-    world.release(2);
-    let granted = world.request(9);
-    assert_eq!(granted.outcome, Outcome::Holding);
-    assert!(granted.token > 90);
-    // The time for reports is over.
-    let late = Request { token: 95, quarantine: Some(Duration::ZERO), ..call(Operation::Renew, 4) };
-    assert_eq!(world.call(&late).outcome, Outcome::Lost);
-}
-
-#[test]
-fn a_server_that_may_have_lost_the_last_grants_waits_for_one_lease() {
-    let world = RedisWorld::new();
-    world.request(1);
-    world.release(1);
-    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
-    let quarantine = Some(Duration::from_mins(5));
-    // However long ago the last call was.
-    world.remembers("last", world.now() - 3_600_000);
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
-    assert!(waiting.paused.is_some_and(|paused| paused <= TTL), "{waiting:?}");
-    let restored = Request { token: 7, quarantine, ..call(Operation::Renew, 3) };
-    assert_eq!(world.call(&restored).outcome, Outcome::Holding);
-}
-
-#[test]
-fn after_a_restart_long_ago_no_client_has_to_wait() {
-    let world = RedisWorld::new();
-    let ttl = Duration::from_secs(1);
-    world.call(&Request { ttl, ..call(Operation::Acquire, 1) });
-    world.release(1);
-    // The server has to be up for one lease.
-    std::thread::sleep(Duration::from_millis(2_100));
-    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
-    let quarantine = None;
-    let granted = world.call(&Request { ttl, quarantine, ..call(Operation::Acquire, 2) });
-    assert_eq!(granted.outcome, Outcome::Holding, "{granted:?}");
-}
-
-#[test]
-fn holders_with_a_longer_lease_than_the_waiters_are_waited_for() {
-    let world = RedisWorld::new();
-    let minutes = Duration::from_mins(10);
-    world.call(&Request { ttl: minutes, ..call(Operation::Acquire, 1) });
-    world.write(&["HSET", "{p-a}:state", "history", "0123456789abcdef:0"]);
-    let quarantine = None;
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
-    assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
-    // And where nothing is remembered, from the first of them on.
-    let world = RedisWorld::new();
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
-    assert!(waiting.paused.is_some_and(|paused| paused <= Duration::from_secs(30)));
-    let renews = Request { ttl: minutes, token: 7, quarantine, ..call(Operation::Renew, 1) };
-    assert_eq!(world.call(&renews).outcome, Outcome::Holding);
-    let waiting = world.call(&Request { quarantine, ..call(Operation::Acquire, 2) });
-    assert!(waiting.paused.is_some_and(|paused| paused > minutes / 2), "{waiting:?}");
-}
-
-#[test]
-fn a_pause_does_not_end_because_the_clock_leaps() {
-    let world = RedisWorld::new();
-    let asks = Request { quarantine: None, ..call(Operation::Acquire, 1) };
-    world.call(&asks);
-    // The same as if it were a minute later now.
-    let now = world.now();
-    world.remembers("last", now - 60_000);
-    world.remembers("pause", now - 60_000 + 25_000);
-    world.write(&["ZADD", "{p-a}:alive", &(now + 15_000).to_string(), &id(1).to_string()]);
-    let waiting = world.call(&asks);
-    assert!(waiting.paused.is_some_and(|paused| paused > Duration::from_secs(20)), "{waiting:?}");
-}
-
-#[test]
-fn withdrawing_from_a_server_that_forgot_everything_keeps_no_holder_from_coming_back() {
-    let world = RedisWorld::new();
-    assert_eq!(world.release(7).outcome, Outcome::Lost);
-    let renewed = world.call(&Request { token: 5, ..call(Operation::Renew, 1) });
-    assert_eq!(renewed.outcome, Outcome::Holding);
-}
-
-#[test]
-fn deleted_keys_are_noticed_by_the_first_holder_that_renews() {
-    let world = RedisWorld::new();
-    let token = world.request(1).token;
-    world.write(&["FLUSHALL"]);
-    let quarantine = Some(TTL);
-    let renewed = world.call(&Request { quarantine, token, ..call(Operation::Renew, 1) });
-    assert_eq!((renewed.outcome, renewed.token), (Outcome::Holding, token));
-    assert!(renewed.paused.is_some(), "others may have to report");
-    let waiting = world.request(2);
-    assert_eq!(waiting.outcome, Outcome::Waiting);
-    world.remembers("pause", 0);
-    world.release(1);
-    assert!(world.request(2).token > token, "tokens grow even so");
-}
-
-#[test]
 fn foreign_members_count_until_one_ttl_after_their_expiry() {
     let world = RedisWorld::new();
     let foreign = "33333333-3333-4333-8333-333333333333";
@@ -377,9 +258,9 @@ fn only_clients_that_use_it_through_semrun_keep_its_limit_in_force() {
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
     assert_eq!(world.look().limit, None);
-    let granted = world.call(&Request { limit: 2, ..call(Operation::Acquire, 1) });
-    assert_eq!((granted.outcome, granted.limit), (Outcome::Holding, 2));
-    assert_eq!(world.request(2).limit, 2, "it stands");
+    let granted = world.call(&call(Operation::Acquire, 1).with(|terms| terms.limit = 2));
+    assert_eq!((granted.outcome, granted.terms.limit), (Outcome::Holding, 2));
+    assert_eq!(world.request(2).terms.limit, 2, "it stands");
     assert_eq!(world.look().limit, Some(2));
 }
 
@@ -390,12 +271,12 @@ fn a_permit_that_was_removed_by_hand_is_lost_and_leaves_nothing() {
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
     assert_eq!(world.renew(1).outcome, Outcome::Lost);
     let mut strict = call(Operation::Acquire, 2);
-    (strict.limit, strict.strict) = (5, true);
+    (strict.terms.limit, strict.terms.strict) = (5, true);
     assert_eq!(world.call(&strict).outcome, Outcome::Holding, "it was idle");
     // Also where its holder never comes back.
     world.write(&["ZREM", "p-a", &id(2).to_string()]);
     let mut strict = call(Operation::Acquire, 3);
-    (strict.limit, strict.strict) = (7, true);
+    (strict.terms.limit, strict.terms.strict) = (7, true);
     assert_eq!(world.call(&strict).outcome, Outcome::Holding);
 }
 

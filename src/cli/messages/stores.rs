@@ -332,9 +332,7 @@ fn lacking(f: &mut fmt::Formatter<'_>, lack: MissingFeature) -> fmt::Result {
         MissingFeature::Permits(asked) => {
             write!(f, "has one permit a name, and {asked} were asked for")
         }
-        MissingFeature::MinHold => {
-            f.write_str("keeps no permit that was given back, and a minimum hold was asked for")
-        }
+        MissingFeature::Term(field) => write!(f, "knows no --{}", field.replace('_', "-")),
     }
 }
 

@@ -2,8 +2,8 @@
 //! once, so that only the last one can be unfinished when the machine stops.
 //!
 //! ```text
-//! 5f0c2a11 [{"begin":{"version":2,"boot":"…","last":1790000000000042,"longest_ms":0}}]
-//! 9d1e77b0 [{"grant":{"name":"deploy","id":"…","token":…,"terms":[1,30000],"record":{…}}}]
+//! 5f0c2a11 [{"begin":{"version":3,"boot":"…","last":1790000000000042,"longest_ms":0}}]
+//! 9d1e77b0 [{"grant":{"name":"deploy","id":"…","token":…,"terms":{"limit":1,…},"record":{…}}}]
 //! 03ab4cde [{"end":{"name":"deploy","id":"…"}},{"grant":{…}}]
 //! 41c7b05e [{"pin":{"name":"deploy","limit":3}}]
 //! ```
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backends::{HolderState, Record};
-use crate::request::millis;
+use crate::request::{Terms, millis};
 use crate::serve::bearer::KeyFingerprint;
 use crate::serve::seals::Seals;
 
@@ -27,11 +27,10 @@ pub(crate) struct RecordedGrant {
     pub(crate) name: String,
     pub(crate) id: Uuid,
     pub(crate) token: u64,
-    /// The terms in force; none for an exclusive client of the original kind.
-    pub(crate) terms: Option<(u32, u64)>,
-    /// For how long it stays taken, and from when, on the clock of this boot.
-    #[serde(default, skip_serializing_if = "is_none")]
-    pub(crate) min_hold_ms: u64,
+    /// What was granted; none for an exclusive client of the original kind.
+    #[serde(flatten, with = "grant_terms")]
+    pub(crate) terms: Option<Terms>,
+    /// From when on it is held, on the clock of this boot.
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) since_ms: u64,
     #[serde(default, skip_serializing_if = "is_held")]
@@ -40,6 +39,56 @@ pub(crate) struct RecordedGrant {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<KeyFingerprint>,
     pub(crate) record: Option<Record>,
+}
+
+#[cfg(test)]
+impl RecordedGrant {
+    /// A permit that is held under plain terms.
+    pub(crate) fn sample(name: &str, number: u64, terms: Terms) -> Self {
+        Self {
+            name: name.into(),
+            id: Uuid::from_u128(number.into()),
+            token: number,
+            terms: Some(terms),
+            since_ms: 0,
+            phase: HolderState::Holding,
+            key: None,
+            record: None,
+        }
+    }
+}
+
+/// Until version 2 the terms were a pair, which is read in the same way, and the min-hold stood
+/// beside them.
+mod grant_terms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::request::Terms;
+
+    #[derive(Serialize, Deserialize)]
+    struct Written {
+        terms: Option<Terms>,
+        #[serde(default, skip_serializing)]
+        min_hold_ms: u64,
+    }
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(super) fn serialize<S: Serializer>(
+        terms: &Option<Terms>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        Written { terms: *terms, min_hold_ms: 0 }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Terms>, D::Error> {
+        let Written { terms, min_hold_ms } = Written::deserialize(from)?;
+        let before = Duration::from_millis(min_hold_ms);
+        Ok(terms.map(|terms| Terms { min_hold: terms.min_hold.max(before), ..terms }))
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
@@ -76,7 +125,7 @@ pub(super) enum JournalEntry<'a> {
 }
 
 /// The version of the format, and the oldest that is read. Another one is refused.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const OLDEST: u32 = 1;
 
 /// What was on record when the server started.
@@ -257,8 +306,7 @@ pub(super) fn replay(bytes: &[u8], boot: &str) -> Result<RestoredState, Damage> 
                 JournalEntry::Grant(grant) if begun && grant.token < GREATEST => {
                     let grant = grant.into_owned();
                     found.last = found.last.max(grant.token);
-                    let ttl = grant.terms.map_or(0, |(_, ttl)| ttl);
-                    longest = longest.max(Duration::from_millis(ttl));
+                    longest = longest.max(grant.terms.map_or(Duration::ZERO, |terms| terms.ttl));
                     held.insert((grant.name.clone(), grant.id), grant);
                 }
                 JournalEntry::End { name, id } if begun => drop(held.remove(&(name, id))),

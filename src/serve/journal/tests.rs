@@ -11,24 +11,27 @@ use tempfile::TempDir;
 use super::format::{line, read_line};
 use super::*;
 use crate::backends::HolderState;
+use crate::request::Terms;
 use crate::serve::bearer::KeyFingerprint;
 
 fn grant(number: u64) -> RecordedGrant {
-    RecordedGrant {
-        name: format!("n{}", number % 3),
-        id: Uuid::from_u128(number.into()),
-        token: number,
-        terms: Some((2, 30_000)),
-        min_hold_ms: 0,
-        since_ms: 0,
-        phase: HolderState::Holding,
-        key: None,
-        record: None,
-    }
+    let terms = Terms { limit: 2, ..Terms::default() };
+    RecordedGrant::sample(&format!("n{}", number % 3), number, terms)
 }
 
 fn found(directory: &TempDir) -> Vec<RecordedGrant> {
     Journal::open_at(directory.path(), "b".into()).unwrap().1.grants
+}
+
+#[test]
+fn a_grant_comes_back_with_all_its_terms_or_with_none() {
+    let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
+    let all = Terms { limit: 7, ttl: second, min_hold: hour, ..Terms::default() };
+    for terms in [None, Some(all), Some(Terms::default())] {
+        let grant = RecordedGrant { terms, ..grant(1) };
+        let bytes = snapshot("b", None, 0, &BTreeMap::new(), std::slice::from_ref(&grant));
+        assert_eq!(replay(&bytes, "b").unwrap().grants, [grant]);
+    }
 }
 
 #[test]
@@ -71,7 +74,7 @@ fn a_journal_of_format_1_is_read_and_one_of_a_later_format_is_refused() {
         let grant = |token: u64, phase: &str| {
             let id = Uuid::from_u128(token.into());
             format!(
-                r#"{{"grant":{{"name":"x","id":"{id}","token":{token},"terms":[3,5000],"phase":"{phase}","record":null}}}}"#
+                r#"{{"grant":{{"name":"x","id":"{id}","token":{token},"terms":[3,5000],"min_hold_ms":70,"phase":"{phase}","record":null}}}}"#
             )
         };
         let grants = [grant(1, held), grant(2, revoked), grant(3, kept)];
@@ -87,9 +90,12 @@ fn a_journal_of_format_1_is_read_and_one_of_a_later_format_is_refused() {
             [HolderState::Holding, HolderState::Revoking, HolderState::MinHold],
             "{version}"
         );
+        let terms = Terms { limit: 3, ttl: Duration::from_secs(5), ..Terms::default() };
+        let terms = Terms { min_hold: Duration::from_millis(70), ..terms };
+        assert!(found.grants.iter().all(|grant| grant.terms == Some(terms)), "{found:?}");
     }
-    let later = replay(&written(3, "holding", "revoking", "min_hold"), "b").unwrap_err();
-    let text = "it has format 3, and this semrun reads 1 to 2; start the semrun that wrote it";
+    let later = replay(&written(4, "holding", "revoking", "min_hold"), "b").unwrap_err();
+    let text = "it has format 4, and this semrun reads 1 to 3; start the semrun that wrote it";
     assert!(later.to_string().starts_with(text), "{later}");
 }
 
@@ -128,8 +134,8 @@ fn the_lease_of_an_earlier_boot_is_remembered_until_it_is_over() {
 fn a_permit_is_found_as_it_was_last_recorded_and_a_limit_as_it_was_last_pinned() {
     let directory = TempDir::new().unwrap();
     let open = || Journal::open_at(directory.path(), "b".into()).unwrap();
-    let kept =
-        RecordedGrant { phase: HolderState::MinHold, min_hold_ms: 60_000, since_ms: 5, ..grant(1) };
+    let terms = Some(Terms { min_hold: Duration::from_mins(1), ..Terms::default() });
+    let kept = RecordedGrant { phase: HolderState::MinHold, terms, since_ms: 5, ..grant(1) };
     let pins = |found: &RestoredState| found.pins.clone().into_iter().collect::<Vec<_>>();
     let (journal, _) = open();
     journal.granted(&grant(1));

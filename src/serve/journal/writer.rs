@@ -169,20 +169,11 @@ mod tests {
 
     use super::super::format::{JournalEntry, RecordedGrant, replay, snapshot};
     use super::*;
+    use crate::request::Terms;
     use std::path::Path;
 
     fn entry(number: u64) -> String {
-        let grant = RecordedGrant {
-            name: "x".into(),
-            id: uuid::Uuid::from_u128(number.into()),
-            token: number,
-            terms: Some((1, 1000)),
-            min_hold_ms: 0,
-            since_ms: 0,
-            phase: crate::backends::HolderState::Holding,
-            key: None,
-            record: None,
-        };
+        let grant = RecordedGrant::sample("x", number, Terms::default());
         serde_json::to_string(&JournalEntry::Grant(std::borrow::Cow::Owned(grant))).unwrap()
     }
 

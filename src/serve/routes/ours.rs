@@ -102,7 +102,7 @@ impl Routes {
         };
         let holds = reply.outcome == Outcome::Holding;
         if holds {
-            peer.connection().renews_within(reply.ttl);
+            peer.connection().renews_within(reply.terms.ttl);
         }
         let record = match operation {
             Operation::Acquire if holds => OnRecord::Grant,

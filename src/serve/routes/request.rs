@@ -1,6 +1,5 @@
 //! Parsing a request: its route and parameters, as the original reads them.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::backends::cloud::protocol::{
     ABOUT, EVENTS, EXECUTE, ID_HEADER, KEY_HEADER, LIST, MOST_REQUESTS, NamedRequest,
     VERSION_HEADER,
 };
-use crate::request::{Operation, Request};
+use crate::request::{Operation, Terms};
 
 /// The largest body that is read, the largest one with requests of ours, and how long it may take to
 /// come.
@@ -161,17 +160,12 @@ pub(super) fn id_in(headers: &HeaderMap) -> Option<Uuid> {
 
 /// What one of our clients asks for, if a semaphore can have it.
 pub(super) fn sensible(named: NamedRequest) -> Option<NamedRequest> {
-    const LONGEST: Duration = Duration::from_hours(24 * 366 * 100);
-    const LIMITS: RangeInclusive<u32> = 1..=10_000;
     let NamedRequest { name, mut request } = named;
-    let Request { limit, ttl, min_hold, .. } = request;
-    let terms = LIMITS.contains(&limit)
-        && (Duration::from_millis(1)..=LONGEST).contains(&ttl)
-        && min_hold <= LONGEST;
+    let terms = request.terms;
     let is_sensible = name.len() <= LONGEST_NAME
         && match request.operation {
-            Operation::Acquire => terms && request.client.is_some(),
-            Operation::Pin => LIMITS.contains(&limit),
+            Operation::Acquire => terms.are_possible() && request.client.is_some(),
+            Operation::Pin => Terms::LIMITS.contains(&terms.limit),
             _ => true,
         };
     if let Some(client) = &mut request.client {

@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::semaphore::ServerClient;
 use super::{SemaphoreError, Semaphores};
 use crate::backends::cloud::protocol::EventKind;
-use crate::backends::{HolderState, Revocation};
-use crate::clock;
+use crate::backends::ledger::{Ledger, LedgerEvent};
+use crate::backends::{HolderState, Record, Revocation};
+use crate::clock::{self, Moment};
 use crate::printable::{Context, quoted, truncated};
 use crate::request::Outcome;
 use crate::serve::bearer::{Actor, Bearer, KeyFingerprint, Role};
@@ -31,6 +32,26 @@ impl Semaphores {
         id: Uuid,
         actor: Actor,
     ) -> Result<(), SemaphoreError> {
+        self.give_back(name, id, actor, Ledger::release)
+    }
+
+    /// The same for a client that never used it, or that waits.
+    pub(super) fn withdraw(
+        &self,
+        name: &Rc<str>,
+        id: Uuid,
+        actor: Actor,
+    ) -> Result<(), SemaphoreError> {
+        self.give_back(name, id, actor, Ledger::withdraw)
+    }
+
+    fn give_back(
+        &self,
+        name: &Rc<str>,
+        id: Uuid,
+        actor: Actor,
+        ends: fn(&mut Ledger<Option<Record>>, Moment, Uuid) -> Vec<LedgerEvent>,
+    ) -> Result<(), SemaphoreError> {
         let now = clock::now();
         let mut outcome = Err(SemaphoreError::Unknown);
         self.change_known(name, |semaphore| semaphore.ledger.expire(now));
@@ -47,7 +68,7 @@ impl Semaphores {
                 // The log says who gave it back, which need not be who had it.
                 client.actor = actor;
             }
-            semaphore.ledger.release(now, id)
+            ends(&mut semaphore.ledger, now, id)
         });
         outcome
     }

@@ -13,7 +13,7 @@ use super::semaphore::{
 use super::{MOST_NAMES, SemaphoreError, Semaphores};
 use crate::backends::Record;
 use crate::backends::cloud::protocol::EventKind;
-use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder, Terms};
+use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
 use crate::request::{Reply, Request, millis};
@@ -352,14 +352,13 @@ fn on_record(
     holding: &LedgerHolder<Option<Record>>,
     semaphore: &ServerSemaphore,
 ) -> RecordedGrant {
-    let Claim { id, terms: brought, record, .. } = holding.claim.clone();
-    let terms: Option<Terms> = brought.and(semaphore.ledger.agreed_terms());
+    let Claim { id, record, .. } = holding.claim.clone();
+    let agreed = semaphore.ledger.agreed_terms();
     RecordedGrant {
         name: name.into(),
         id,
         token: holding.token,
-        terms: terms.map(|terms| (terms.limit, millis(terms.ttl.unwrap_or_default()))),
-        min_hold_ms: millis(holding.min_hold()),
+        terms: holding.terms().zip(agreed).map(|(terms, agreed)| terms.as_agreed(agreed)),
         // Not earlier than it was.
         since_ms: millis(holding.since + Duration::from_micros(999)),
         phase: holding.phase,

@@ -198,7 +198,7 @@ impl ServerSemaphore {
             known: true,
             limit: self.ledger.limit(),
             pinned: self.ledger.pinned().is_some(),
-            ttl_ms: self.ledger.terms().and_then(|terms| terms.ttl).map(millis),
+            ttl_ms: self.ledger.terms().map(|terms| millis(terms.ttl)),
             paused_ms: self.paused(now).map(millis),
             holders: self.ledger.holders().map(holder).map(seen).collect(),
             waiters: self.ledger.waiters().map(waiter).map(seen).collect(),

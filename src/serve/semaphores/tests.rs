@@ -8,7 +8,7 @@ mod places;
 use super::*;
 use crate::backends::cloud::protocol::{Event, EventKind, SemaphoreView};
 use crate::backends::{ClientInfo, HolderState as Held, Revocation};
-use crate::request::millis;
+use crate::request::Terms;
 use crate::serve::log::{Format, Sink};
 
 fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {
@@ -23,7 +23,8 @@ fn unrestricted() -> Rc<Bearer> {
 fn asking(id: Uuid, ttl: Duration) -> Request {
     let (label, host, user) = ("l".into(), "h".into(), "u".into());
     let client = ClientInfo { label, host, pid: 1, user, detached: false };
-    Request { ttl, client: Some(client.into()), ..Request::of(Operation::Acquire, id) }
+    let request = Request::of(Operation::Acquire, id).with(|terms| terms.ttl = ttl);
+    Request { client: Some(client.into()), ..request }
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn asks(semaphores: &Semaphores, operation: Operation, id: Uuid) -> Outcome {
 }
 
 fn hold(id: Uuid, min_hold: Duration) -> Request {
-    Request { min_hold, ..asking(id, MINUTE) }
+    asking(id, MINUTE).with(|terms| terms.min_hold = min_hold)
 }
 
 /// What a client has heard since it began to listen, or heard last.
@@ -191,17 +192,8 @@ fn a_permit_that_is_kept_ends_at_its_moment_also_after_a_restart() {
 
 #[test]
 fn after_another_start_of_the_machine_a_permit_is_kept_from_the_start_of_the_server() {
-    let grant = RecordedGrant {
-        name: "x".into(),
-        id: Uuid::new_v4(),
-        token: 7,
-        terms: Some((1, 60_000)),
-        min_hold_ms: millis(HOUR),
-        since_ms: 1,
-        phase: Held::MinHold,
-        key: None,
-        record: None,
-    };
+    let grant = RecordedGrant::sample("x", 7, Terms { min_hold: HOUR, ..Terms::default() });
+    let grant = RecordedGrant { since_ms: 1, phase: Held::MinHold, ..grant };
     for (rebooted, least) in [(Some(Duration::ZERO), HOUR), (None, Duration::ZERO)] {
         let mut found = RestoredState::default();
         (found.grants, found.rebooted) = (vec![grant.clone()], rebooted);
@@ -244,13 +236,14 @@ fn only_a_grant_that_was_claimed_is_kept_after_a_restart() {
     server.signal(&"x".into(), first, "".into()).unwrap();
     assert_eq!(look(&server).holders[0].id, second);
     drop(server);
-    assert_eq!(on_record().iter().map(|grant| grant.min_hold_ms).collect::<Vec<_>>(), [0]);
+    let kept = |grant: &RecordedGrant| (grant.id, grant.terms.unwrap().min_hold);
+    let kept = || on_record().iter().map(kept).collect::<Vec<_>>();
+    assert_eq!(kept(), [(second, Duration::ZERO)]);
     let server = started(&directory);
     // It asks again because it was told, and knows nothing of the restart.
     request(&server, &hold(second, HOUR));
     drop(server);
-    let kept = |grant: &RecordedGrant| (grant.id, grant.min_hold_ms);
-    assert_eq!(on_record().iter().map(kept).collect::<Vec<_>>(), [(second, millis(HOUR))]);
+    assert_eq!(kept(), [(second, HOUR)]);
 }
 
 #[test]

@@ -8,16 +8,16 @@ fn files_are_below_variables_and_the_users_above_the_systems() {
     home.write("user", "limit = 3\nttl = 40\nwait = \"2s\"\n");
     home.write("system", "limit = 4\norphans = \"kill\"\nnonblock = true\nquiet = true\n");
     let run = home.run("semrun --name x true", &[]);
-    assert_eq!((run.request.limit, run.request.ttl), (3, Duration::from_secs(40)));
+    assert_eq!((run.request.terms.limit, run.request.terms.ttl), (3, Duration::from_secs(40)));
     assert_eq!(run.supervision.rules.orphans, Orphans::Kill);
     // What conflicts with a higher layer is silenced.
     assert_eq!(run.request.wait, Wait::AtMost(Duration::from_secs(2)));
     let set = [("SEMRUN_LIMIT", "5"), ("SEMRUN_QUIET", "0")];
     let run = home.run("semrun --name x -n true", &set);
-    assert_eq!((run.request.limit, run.request.wait), (5, Wait::Not));
+    assert_eq!((run.request.terms.limit, run.request.wait), (5, Wait::Not));
     assert_eq!(run.request.loudness, Loudness::Normal, "a variable turns off what a file turns on");
     let run = home.run("semrun --name x -l 6 true", &set);
-    assert_eq!(run.request.limit, 6);
+    assert_eq!(run.request.terms.limit, 6);
 }
 
 #[test]
@@ -27,11 +27,11 @@ fn a_file_that_is_named_counts_instead_of_the_users() {
     home.write("system", "limit = 4\n");
     let other = home.write("other", "ttl = \"1m\"\n").display().to_string();
     let run = home.run(&format!("semrun --config {other} --name x true"), &[]);
-    assert_eq!((run.request.limit, run.request.label.as_str()), (4, "true"));
+    assert_eq!((run.request.terms.limit, run.request.label.as_str()), (4, "true"));
     let run = home.run("semrun --name x true", &[("SEMRUN_CONFIG", &other)]);
-    assert_eq!(run.request.ttl, Duration::from_mins(1));
+    assert_eq!(run.request.terms.ttl, Duration::from_mins(1));
     let run = home.run("semrun --config /dev/null --name x true", &[]);
-    assert_eq!(run.request.limit, 4);
+    assert_eq!(run.request.terms.limit, 4);
     let settings_error = home.read("semrun --config /nonexistent --name x true", &[]).unwrap_err();
     assert_eq!(settings_error.failure, Failure::Unsupported);
     assert!(settings_error.to_string().contains("/nonexistent"), "{settings_error}");
@@ -60,12 +60,12 @@ fn a_semaphore_may_have_settings_of_its_own() {
         other => panic!("{other:?}"),
     };
     let run = home.run("semrun --name deploy true", &[]);
-    assert_eq!((run.request.limit, run.request.ttl), (3, Duration::from_secs(50)));
+    assert_eq!((run.request.terms.limit, run.request.terms.ttl), (3, Duration::from_secs(50)));
     assert_eq!(path(&run.request.location), "/deploys");
     let run = home.run("semrun --name other true", &[]);
-    assert_eq!((run.request.limit, path(&run.request.location).as_str()), (2, "/all"));
+    assert_eq!((run.request.terms.limit, path(&run.request.location).as_str()), (2, "/all"));
     let run = home.run("semrun true", &[("SEMRUN_NAME", "a b")]);
-    assert_eq!(run.request.ttl, Duration::from_mins(5));
+    assert_eq!(run.request.terms.ttl, Duration::from_mins(5));
     let permit = "1b4e28ba-2fa1-4d5e-883f-0016d3cca427@deploy";
     let Ok(RequestedCommand::Renew(renew)) =
         home.read("semrun renew", &[("SEMRUN_PERMIT", permit)])

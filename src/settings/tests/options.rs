@@ -139,12 +139,12 @@ fn defaults_are_as_documented() {
     let run = run_with("semrun --name x true", &[]);
     let RunSettings { request, lost_exit_code, supervision, .. } = run;
     assert_eq!(
-        (request.limit, request.ttl, request.wait),
+        (request.terms.limit, request.terms.ttl, request.wait),
         (1, Duration::from_secs(30), Wait::ForEver)
     );
     assert_eq!((request.conflict_exit_code, lost_exit_code), (75, 76));
-    assert_eq!((request.min_hold, request.jitter), (Duration::ZERO, Duration::ZERO));
-    assert!(!request.strict_limit && matches!(request.location, Location::Default));
+    assert_eq!((request.terms.min_hold, request.jitter), (Duration::ZERO, Duration::ZERO));
+    assert!(!request.terms.strict && matches!(request.location, Location::Default));
     assert_eq!(request.loudness, Loudness::Normal);
     let rules = supervision.rules;
     assert_eq!((rules.stop_signal, rules.on_lost), (Signal::TERM, OnLost::Kill));
@@ -163,7 +163,7 @@ fn defaults_are_as_documented() {
 fn options_have_the_names_that_people_know_from_elsewhere() {
     let run = |options: &str| run_with(&format!("semrun --name x {options} true"), &[]);
     for limit in ["-l 3", "-l3", "-j 3", "--limit 3", "--limit=3"] {
-        assert_eq!(run(limit).request.limit, 3);
+        assert_eq!(run(limit).request.terms.limit, 3);
     }
     for wait in ["-w 3", "--wait 3", "--timeout 3"] {
         assert_eq!(run(wait).request.wait, Wait::AtMost(Duration::from_secs(3)));
@@ -178,7 +178,7 @@ fn options_have_the_names_that_people_know_from_elsewhere() {
     }
     assert_eq!(run("-k 3").supervision.kill_after, Some(Duration::from_secs(3)));
     // Of options given twice the last counts.
-    assert_eq!(run("-l 3 -l 4").request.limit, 4);
+    assert_eq!(run("-l 3 -l 4").request.terms.limit, 4);
 }
 
 #[test]

@@ -16,13 +16,8 @@ use crate::backends::{AcquireRequest, Name};
 pub(in crate::backends::cloud) fn beyond_the_original(
     wanted: &AcquireRequest,
 ) -> Option<MissingFeature> {
-    if wanted.limit > 1 {
-        return Some(MissingFeature::Permits(wanted.limit));
-    }
-    if wanted.who.detached {
-        return Some(MissingFeature::Lasting);
-    }
-    (!wanted.min_hold.is_zero()).then_some(MissingFeature::MinHold)
+    let lasting = wanted.who.detached.then_some(MissingFeature::Lasting);
+    wanted.terms.beyond_the_original().or(lasting)
 }
 
 /// How the semaphore stands in a server of the original kind. One of ours is not asked that: it

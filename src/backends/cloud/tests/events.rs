@@ -89,7 +89,7 @@ fn asks(cloud: &Rc<Cloud>, limit: u32) -> (Acquiring, UnboundedReceiver<Progress
     let (progress, news) = ProgressSender::channel();
     let cloud = Rc::clone(cloud);
     let acquiring = spawn_local(async move {
-        let wanted = AcquireRequest { limit, ..request(&x(), false, Duration::ZERO) };
+        let wanted = request(&x(), false, Duration::ZERO).with(|terms| terms.limit = limit);
         let (_canceller, cancel) = CancelToken::pair();
         match cloud.acquire(&wanted, &progress, cancel).await {
             Ok(Acquisition::Granted(lease)) => lease,

@@ -66,7 +66,7 @@ fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that()
         assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
         assert_eq!(events.so_far(), ["+done", "~done", "~k.", "-k..json", "-k."]);
 
-        let asked = AcquireRequest { min_hold: HOUR, ..detached(HOUR) };
+        let asked = detached(HOUR).with(|terms| terms.min_hold = HOUR);
         drop(world.granted(asked.clone()).await);
         events.so_far();
         assert_eq!(world.give_back(asked.id).await, ReleaseOutcome::Now);
@@ -74,7 +74,7 @@ fn whatever_counts_has_a_record_and_what_is_removed_counts_no_more_before_that()
         assert!(world.revoke(asked.id, Revocation::Forced).await);
         assert_eq!(events.so_far(), ["~k.", "-k..json", "-k."]);
 
-        let asked = AcquireRequest { min_hold: HOUR, ..request() };
+        let asked = request().with(|terms| terms.min_hold = HOUR);
         let lease = world.granted(asked.clone()).await;
         let made = ["+s.", "+s..json", "~s..json", "+k.", "+k..json", "~k..json", "~k."];
         assert_eq!(events.so_far(), made);
@@ -192,7 +192,7 @@ fn fifos_that_are_half_made_or_half_removed_have_no_owner() {
 #[test]
 fn what_the_dead_left_goes_with_the_next_also_where_other_permits_are_free() {
     LocalWorld::run(async |world| {
-        let request = || AcquireRequest { limit: 3, ..request() };
+        let request = || request().with(|terms| terms.limit = 3);
         let begin = Instant::now();
         for dead in [1, 2] {
             for _ in 0..dead {

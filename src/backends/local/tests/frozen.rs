@@ -24,7 +24,7 @@ impl LocalWorld {
 
 async fn runs_on_behind(count: usize, limit: u32, dies: bool) {
     let world = LocalWorld(TempDir::new().unwrap());
-    let request = || AcquireRequest { limit, ..request() };
+    let request = || request().with(|terms| terms.limit = limit);
     let mut holders = Vec::new();
     for _ in 0..limit {
         holders.push(world.granted(request()).await);

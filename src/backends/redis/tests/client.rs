@@ -6,8 +6,8 @@ use super::*;
 use crate::backends::finding::FindingKind;
 use crate::backends::redis::RedisStore;
 use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, Backend, BackendError, CancelToken, ClientInfo, Finding,
-    Grade, Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
+    AcquireRequest, Acquisition, Attempt, Backend, BackendError, CancelToken, Finding, Grade,
+    Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
 use crate::clock;
 use crate::engine::LeaseClient;
@@ -54,16 +54,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn an_ask() -> AcquireRequest {
-    AcquireRequest {
-        name: "a".parse().unwrap(),
-        id: Uuid::new_v4(),
-        limit: 1,
-        ttl: TTL,
-        strict: false,
-        min_hold: Duration::ZERO,
-        nonblock: false,
-        who: serde_json::from_str::<ClientInfo>(WHO).unwrap(),
-    }
+    let terms = Terms { ttl: TTL, ..Terms::default() };
+    AcquireRequest::of("a".parse().unwrap(), terms, serde_json::from_str(WHO).unwrap())
 }
 
 async fn acquired(

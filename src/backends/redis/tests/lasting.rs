@@ -10,7 +10,7 @@ const MINUTE: i64 = 60_000;
 
 impl RedisWorld {
     fn holds(&self, who: u128, hold: Duration) -> Reply {
-        self.call(&Request { min_hold: hold, ..call(Operation::Acquire, who) })
+        self.call(&call(Operation::Acquire, who).with(|terms| terms.min_hold = hold))
     }
 
     fn detached(&self, who: u128) -> Reply {
@@ -22,10 +22,8 @@ impl RedisWorld {
     }
 
     fn pin(&self, limit: u32) -> Reply {
-        self.call(&Request {
-            limit,
-            ..call(if limit == 0 { Operation::Unpin } else { Operation::Pin }, 0)
-        })
+        let operation = if limit == 0 { Operation::Unpin } else { Operation::Pin };
+        self.call(&call(operation, 0).with(|terms| terms.limit = limit))
     }
 
     /// What is left, and how it is held.
@@ -70,7 +68,7 @@ fn about(found: Option<(HolderState, i64)>, phase: HolderState, left: i64) {
 #[test]
 fn what_is_kept_cannot_be_renewed_and_those_in_line_learn_when_it_ends() {
     let world = RedisWorld::new();
-    assert_eq!(world.holds(1, HOLD / 6).min_hold, HOLD / 6);
+    assert_eq!(world.holds(1, HOLD / 6).terms.min_hold, HOLD / 6);
     about(world.left(1), HolderState::Holding, 30_000);
     world.request(2);
     for _ in 0..2 {
@@ -164,17 +162,16 @@ fn a_holder_that_was_forgotten_brings_back_what_is_left_of_its_hold_and_no_pinne
     let world = RedisWorld::new();
     world.pin(7);
     let granted = world.request(1);
-    assert_eq!((granted.limit, granted.pinned, granted.agreed), (7, true, 1));
+    assert_eq!((granted.terms.limit, granted.pinned, granted.agreed), (7, true, 1));
     world.write(&["FLUSHALL"]);
-    let renews = Request {
-        limit: granted.agreed,
-        token: granted.token,
-        min_hold: HOLD,
-        ..call(Operation::Renew, 1)
-    };
+    let terms = Terms { min_hold: HOLD, ..granted.granted_terms() };
+    let renews = Request { terms, token: granted.token, ..call(Operation::Renew, 1) };
     let renewed = world.call(&renews);
-    assert_eq!((renewed.outcome, renewed.limit, renewed.pinned), (Outcome::Holding, 1, false));
-    world.call(&Request { min_hold: Duration::ZERO, ..renews });
+    assert_eq!(
+        (renewed.outcome, renewed.terms.limit, renewed.pinned),
+        (Outcome::Holding, 1, false)
+    );
+    world.call(&renews.with(|terms| terms.min_hold = Duration::ZERO));
     world.release(1);
     about(world.left(1), HolderState::MinHold, MINUTE);
 }
@@ -266,7 +263,9 @@ fn what_was_revoked_is_not_kept_and_never_comes_back() {
 #[test]
 fn a_hold_alone_keeps_nothing_that_is_revoked() {
     let world = RedisWorld::new();
-    world.call(&Request { ttl: TTL / 10, min_hold: HOLD, ..call(Operation::Acquire, 1) });
+    world.call(
+        &call(Operation::Acquire, 1).with(|terms| (terms.ttl, terms.min_hold) = (TTL / 10, HOLD)),
+    );
     world.was_idle(1, 4_000);
     world.remembers("last", world.now());
     assert_eq!(world.renew(1).outcome, Outcome::Holding, "no other client has it");
@@ -280,7 +279,9 @@ fn a_hold_alone_keeps_nothing_that_is_revoked() {
 #[test]
 fn those_in_line_learn_that_a_permit_ends_with_its_lease_once_it_is_revoked() {
     let world = RedisWorld::new();
-    world.call(&Request { ttl: TTL / 10, min_hold: HOLD, ..call(Operation::Acquire, 1) });
+    world.call(
+        &call(Operation::Acquire, 1).with(|terms| (terms.ttl, terms.min_hold) = (TTL / 10, HOLD)),
+    );
     assert!(world.request(2).next.is_some_and(|next| next > HOLD / 2));
     assert_eq!(world.does(Operation::Revoke(Revocation::Graceful), 1), Outcome::Revoked);
     assert_eq!(world.woken(2), ["again"]);
@@ -347,6 +348,6 @@ fn one_that_ended_unseen_and_whose_place_a_stranger_took_is_forgotten() {
     world.write(&["ZREM", "p-a", &id(1).to_string()]);
     let foreign = "33333333-3333-4333-8333-333333333333";
     world.write(&["ZADD", "p-a", &(world.now() + 5_000).to_string(), foreign]);
-    let granted = world.call(&Request { limit: 2, ..call(Operation::Acquire, 2) });
-    assert_eq!((granted.outcome, granted.limit, granted.foreign), (Outcome::Holding, 2, 1));
+    let granted = world.call(&call(Operation::Acquire, 2).with(|terms| terms.limit = 2));
+    assert_eq!((granted.outcome, granted.terms.limit, granted.foreign), (Outcome::Holding, 2, 1));
 }

@@ -168,7 +168,10 @@ fn a_promoted_server_grants_nothing_of_a_name_that_it_does_not_know_for_a_lease(
     let seen = world.look().withheld.and_then(Withheld::left);
     assert!(seen.is_some_and(|left| left > TTL), "{seen:?}");
     let quarantine = Some(TTL);
-    let asks = |who| Request { quarantine, ttl: TTL / 2, ..call(Operation::Acquire, who) };
+    let asks = |who| Request {
+        quarantine,
+        ..call(Operation::Acquire, who).with(|terms| terms.ttl = TTL / 2)
+    };
     let at: i64 = world.record("with:0").unwrap().parse().unwrap();
     assert!((0..=10_000).contains(&(world.now() - at)));
     let ttl: i64 = world.server.ask(&["TTL", "{p-}:server"]);
@@ -223,12 +226,12 @@ fn replicas_that_come_later_begin_the_wait_of_clients_that_ask_for_them() {
     let quarantine = Some(Duration::from_secs(5));
     let ttl = Duration::from_secs(1);
     let asks = |who, replicas| Request {
-        ttl,
         quarantine,
-        ..with_replicas(Operation::Acquire, who, replicas)
+        ..with_replicas(Operation::Acquire, who, replicas).with(|terms| terms.ttl = ttl)
     };
     until(|| world.call(&asks(1, 0)).outcome == Outcome::Holding);
-    world.call(&Request { ttl, quarantine, ..call(Operation::Release, 1) });
+    world
+        .call(&Request { quarantine, ..call(Operation::Release, 1).with(|terms| terms.ttl = ttl) });
     replica.follow(&world);
     // The server before this one may have had the replica until a moment ago.
     let waiting = world.call(&asks(2, 1));
@@ -250,7 +253,8 @@ fn what_an_older_client_left_is_judged_by_the_server() {
     std::thread::sleep(Duration::from_millis(2_100));
     of_before(&world, world.now());
     world.write(&["HSET", "{p-a}:state", "ttl", "1000"]);
-    let asks = Request { ttl, quarantine: None, ..call(Operation::Acquire, 1) };
+    let asks =
+        Request { quarantine: None, ..call(Operation::Acquire, 1).with(|terms| terms.ttl = ttl) };
     assert_eq!(world.call(&asks).outcome, Outcome::Holding);
     // One that was, and where an older client came first.
     let world = RedisWorld::promoted();
