@@ -25,7 +25,7 @@ pub(crate) use self::subcommands::{
     AcquireArgs, DoctorArgs, LimitArgs, ReleaseArgs, RenewArgs, ServeArgs, StatusArgs,
 };
 pub(crate) use self::values::LONGEST;
-use crate::backends::Name;
+use crate::permits::Name;
 use crate::supervise::policy::{OnLost, Orphans};
 use crate::supervise::signals;
 

@@ -43,13 +43,13 @@ use self::min_hold::*;
 use self::pinned::*;
 use self::queue::*;
 use self::revoked::*;
-use crate::backends::{
+use crate::engine::LeaseClient;
+use crate::permits::Terms;
+use crate::permits::{
     AcquireRequest, Acquisition, Backend, BackendError, CancelToken, Canceller, ClientInfo,
     FailureClass, Holder, HolderState, Lease, Loss, LossReason, LossStage, Name, Progress,
     ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
 };
-use crate::engine::LeaseClient;
-use crate::request::Terms;
 use crate::store::{AdaptedStore, CustomStore};
 
 /// A store, and clients of it.

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 /// What each part may use, and does use; each of these has to stand above it.
 ///
 /// The messages are a part of their own: `cli` is what may be typed, which settings are made of,
-/// and messages have words for what is wrong with settings. The engine and requests count as
-/// backends, whose traits and names they share.
-const ARROWS: [(&str, &[&str]); 21] = [
+/// and messages have words for what is wrong with settings.
+const ARROWS: [(&str, &[&str]); 24] = [
     ("mutants", &[]),
     ("net", &[]),
     ("printable", &[]),
@@ -19,13 +18,36 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("terminal", &["printable", "sys"]),
     ("user", &["proc"]),
     ("files", &["user"]),
-    ("backends", &["clock", "files", "mutants", "net", "proc", "sys", "user"]),
-    ("store", &["backends", "clock"]),
-    ("semaphore", &["backends", "clock", "store", "user"]),
-    ("serve", &["backends", "clock", "files", "mutants", "net", "printable", "proc", "sys"]),
-    ("supervise", &["backends", "clock", "mutants", "proc", "sys"]),
+    ("permits", &["clock", "files", "net", "user"]),
+    ("request", &["clock", "permits"]),
+    ("engine", &["clock", "mutants", "permits", "request"]),
+    (
+        "backends",
+        &[
+            "clock", "engine", "files", "mutants", "net", "permits", "proc", "request", "sys",
+            "user",
+        ],
+    ),
+    ("store", &["clock", "engine", "permits", "request"]),
+    ("semaphore", &["backends", "clock", "engine", "permits", "store", "user"]),
+    (
+        "serve",
+        &[
+            "backends",
+            "clock",
+            "files",
+            "mutants",
+            "net",
+            "permits",
+            "printable",
+            "proc",
+            "request",
+            "sys",
+        ],
+    ),
+    ("supervise", &["clock", "mutants", "permits", "proc", "sys"]),
     ("exit", &["supervise"]),
-    ("cli", &["backends", "serve", "supervise"]),
+    ("cli", &["permits", "serve", "supervise"]),
     (
         "settings",
         &[
@@ -33,6 +55,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "cli",
             "exit",
             "files",
+            "permits",
             "printable",
             "serve",
             "supervise",
@@ -43,7 +66,18 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ),
     (
         "messages",
-        &["backends", "cli", "files", "net", "printable", "serve", "settings", "supervise", "user"],
+        &[
+            "backends",
+            "cli",
+            "files",
+            "net",
+            "permits",
+            "printable",
+            "serve",
+            "settings",
+            "supervise",
+            "user",
+        ],
     ),
     (
         "commands",
@@ -55,6 +89,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "files",
             "messages",
             "mutants",
+            "permits",
             "printable",
             "proc",
             "serve",
@@ -102,7 +137,6 @@ pub(crate) fn code_of(path: &Path) -> String {
 fn part(path: &str) -> &str {
     match path.split("::").next().unwrap() {
         "cli" if path.starts_with("cli::messages") => "messages",
-        "engine" | "request" => "backends",
         first => first,
     }
 }
@@ -158,7 +192,7 @@ fn parts_are_found_in_code_and_not_in_comments() {
         use crate::{user, files::walk};
         let x = crate::sys::watch(crate::engine::retry::RETRY_FOR);
     ";
-    let expected: BTreeSet<_> = ["messages", "cli", "sys", "backends", "user", "files"].into();
+    let expected: BTreeSet<_> = ["messages", "cli", "sys", "engine", "user", "files"].into();
     assert_eq!(used(code), expected);
     assert_eq!(part("cli::messages"), "messages");
     assert_eq!(part("cli::help_text"), "cli");

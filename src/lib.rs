@@ -28,6 +28,7 @@ pub mod fuzz;
 mod house_tests;
 mod mutants;
 mod net;
+mod permits;
 mod printable;
 mod proc;
 #[cfg(feature = "cli")]

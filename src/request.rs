@@ -2,17 +2,15 @@
 //! each other about permits. A new thing that can be asked of a semaphore is a field of [`Terms`]. As
 //! JSON, times are whole milliseconds, and what is left out is 0, false, empty or null.
 
-mod terms;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::terms::Terms;
-use crate::backends::{ClientInfo, QueueStatus, Record, Revocation, Withheld};
 use crate::clock::{self, Moment};
+use crate::permits::json::{is_default, millis};
+use crate::permits::{ClientInfo, QueueStatus, Record, Revocation, Terms, Withheld};
 
 /// A request. Repeating it changes nothing: the permit's id makes it the same one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -244,67 +242,6 @@ impl Reply {
             kept_until: self.kept_until,
             withheld: self.withheld(),
         }
-    }
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// A time as it is written.
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Times in whole milliseconds.
-mod millis {
-    use std::time::{Duration, SystemTime};
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) trait Time {
-        fn write(&self) -> Option<u64>;
-        fn read(millis: Option<u64>) -> Self;
-    }
-
-    impl Time for Duration {
-        fn write(&self) -> Option<u64> {
-            Some(super::millis(*self))
-        }
-
-        fn read(millis: Option<u64>) -> Self {
-            Self::from_millis(millis.unwrap_or(0))
-        }
-    }
-
-    impl Time for Option<Duration> {
-        fn write(&self) -> Option<u64> {
-            self.map(super::millis)
-        }
-
-        fn read(millis: Option<u64>) -> Self {
-            millis.map(Duration::from_millis)
-        }
-    }
-
-    /// A moment for people is the time until then: the clocks of both ends differ.
-    impl Time for Option<SystemTime> {
-        fn write(&self) -> Option<u64> {
-            let left = self.as_ref()?.duration_since(SystemTime::now()).unwrap_or_default();
-            Some(super::millis(left))
-        }
-
-        fn read(millis: Option<u64>) -> Self {
-            SystemTime::now().checked_add(Duration::from_millis(millis?))
-        }
-    }
-
-    pub(super) fn serialize<T: Time, S: Serializer>(time: &T, to: S) -> Result<S::Ok, S::Error> {
-        time.write().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, T: Time, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-        Option::deserialize(from).map(T::read)
     }
 }
 

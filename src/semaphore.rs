@@ -19,7 +19,7 @@ use crate::backends::{
 };
 use crate::clock;
 use crate::engine::LeaseClient;
-use crate::request::Terms;
+use crate::permits::Terms;
 use crate::store::{AdaptedStore, CustomStore};
 use crate::user::{self, User};
 

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::backends::{
-    Attempt, BackendError, Finding, Holder, Name, SemaphoreSnapshot, StoreError, Waiter,
-};
-pub use crate::backends::{BoxFuture, ClientInfo, HolderState, Record, Revocation};
 use crate::clock;
 use crate::engine::{Store, ask_again};
 pub use crate::engine::{Wakeup, Wakeups};
-pub use crate::request::{Operation, Outcome, Reply, Request, Terms};
+pub use crate::permits::Terms;
+use crate::permits::{
+    Attempt, BackendError, Finding, Holder, Name, SemaphoreSnapshot, StoreError, Waiter,
+};
+pub use crate::permits::{BoxFuture, ClientInfo, HolderState, Record, Revocation};
+pub use crate::request::{Operation, Outcome, Reply, Request};
 
 /// A place where permits live. Its clock decides when a lease ends.
 ///

@@ -181,9 +181,9 @@ mod library {
             include_str!("../src/semaphore/place.rs"),
             include_str!("../src/store.rs"),
             include_str!("../src/request.rs"),
-            include_str!("../src/request/terms.rs"),
+            include_str!("../src/permits/terms.rs"),
             include_str!("../src/engine/wakeups.rs"),
-            include_str!("../src/backends/snapshot.rs"),
+            include_str!("../src/permits/snapshot.rs"),
             include_str!("../src/contract.rs"),
         ];
         let mut items = Vec::new();

@@ -13,7 +13,7 @@ pub(crate) use self::claims::{Claim, LedgerEvent, LedgerHolder, Renewal};
 use super::{HolderState, Revocation};
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
-use crate::request::Terms;
+use crate::permits::Terms;
 
 /// How long a waiter that was granted a permit has to confirm it.
 pub(crate) const CONFIRM: Duration = Duration::from_secs(2);

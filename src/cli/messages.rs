@@ -100,7 +100,7 @@ pub(crate) enum Warning<'a> {
         name: &'a Name,
         what: &'a StoreError,
     },
-    NotReleased(&'a crate::backends::BackendError),
+    NotReleased(&'a crate::permits::BackendError),
     HeldAround(&'a Name),
     Unproven(&'a Name),
     /// A variable that does nothing, and is nearly one of ours.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     BackendOptions, ConfigOption, LoudnessOptions, PermitOptions, SupervisionOptions, values,
 };
-use crate::backends::Name;
+use crate::permits::Name;
 use crate::serve::log::{Format, LogEvent};
 
 #[derive(Debug, Args)]

@@ -7,8 +7,8 @@ use rustix::process::Pid;
 use uuid::Uuid;
 
 use super::Quarantine;
-use crate::backends::Name;
-use crate::request::Terms;
+use crate::permits::Name;
+use crate::permits::Terms;
 use crate::serve::log::{Format, LogEvent};
 use crate::supervise::deadline::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};

@@ -9,14 +9,14 @@ use serde::Serialize;
 
 use super::runtime::{block_on, connect, print, write_out};
 use crate::backends::connect::{Location, Url};
-use crate::backends::{
+use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
+use crate::exit::Exit;
+use crate::permits::Terms;
+use crate::permits::{
     AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Failover,
     FailureClass, Grade, ProgressSender,
 };
-use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
-use crate::exit::Exit;
 use crate::printable::pitfall;
-use crate::request::Terms;
 use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
 use crate::supervise::{deadline, descendants};
 use crate::terminal::is_dumb;

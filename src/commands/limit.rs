@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::runtime::{block_on, connect, print};
-use crate::backends::{Backend, BackendError, SemaphoreSnapshot};
 use crate::cli::messages::{OddText, Output};
 use crate::exit::Exit;
+use crate::permits::{Backend, BackendError, SemaphoreSnapshot};
 use crate::printable::{Context, quoted};
 use crate::settings::{LimitChange, LimitSettings};
 use crate::user::User;

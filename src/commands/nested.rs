@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::backends::{
+use crate::mutants::{self, Guard};
+use crate::permits::{
     Attempt, Backend, BackendError, BoxFuture, Holder, Lease, Loss, LossReason, LossStage, Name,
     PermitId, SemaphoreSnapshot, Validity,
 };
-use crate::mutants::{self, Guard};
 use crate::supervise::nesting::{Nested, OuterNews};
 
 /// How long the semrun around us may take to prove that it is.

@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::renew::is_running;
 use super::runtime::{block_on, connect, print};
-use crate::backends::{Backend, Holder, Name, ReleaseOutcome, Revocation, SemaphoreSnapshot};
 use crate::cli::messages::{
     ChooseHolder, HolderUnreachable, Output, PermitRefused, Revoking, WhyNotOurs,
 };
 use crate::exit::Exit;
+use crate::permits::{Backend, Holder, Name, ReleaseOutcome, Revocation, SemaphoreSnapshot};
 use crate::settings::ReleaseSettings;
 use crate::user::User;
 

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use super::nested::outer_permits;
 use super::runtime::{block_on, connect};
-use crate::backends::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
 use crate::cli::messages::{PermitRefused, WhyNotOurs};
 use crate::clock::{self, Alarm};
 use crate::exit::Exit;
+use crate::permits::{Backend, Holder, HolderState, Lease, Loss, LossReason, Validity};
 use crate::settings::RenewSettings;
 use crate::sys::watch;
 use crate::user::User;

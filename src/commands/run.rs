@@ -10,13 +10,13 @@ use rustix::process::Rlimit;
 use super::nested::held_around;
 use super::runtime::{block_on, connect};
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, asks_at_once, wait_in_turn};
-use crate::backends::{AcquireRequest, Backend, Lease, LossReason};
 use crate::cli::messages::{
     CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
     SupervisionFailed, Warning,
 };
 use crate::exit::Exit;
 use crate::mutants::{self, Guard};
+use crate::permits::{AcquireRequest, Backend, Lease, LossReason};
 use crate::settings::RunSettings;
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};

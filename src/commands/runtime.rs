@@ -6,9 +6,9 @@ use anyhow::Context;
 
 use super::idle_memory;
 use crate::backends::connect::Location;
-use crate::backends::{Backend, BackendError};
 use crate::cli::messages::Output;
 use crate::exit::Exit;
+use crate::permits::{Backend, BackendError};
 use crate::sys::{raise_file_size_limit, raise_open_files_limit};
 use crate::user::User;
 

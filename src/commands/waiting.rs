@@ -11,13 +11,13 @@ use uuid::Uuid;
 use self::display::WaitingDisplay;
 use super::idle_memory::release_memory_during;
 use super::nested::{self, OuterPermit, outer_permits};
-use crate::backends::{
-    AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Lease, Name,
-    Progress, ProgressSender, StoreError,
-};
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::clock::if_any;
 use crate::exit::Exit;
+use crate::permits::{
+    AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Lease, Name,
+    Progress, ProgressSender, StoreError,
+};
 use crate::printable::pitfall;
 use crate::settings::{PermitRequest, Wait};
 use crate::supervise::guardian::{FrontProcess, GuardianEvent};

@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep_until};
 use super::lease::StoreLease;
 use super::wakeups::Subscription;
 use super::{HEARTBEAT, Store, StoreHandle, Wakeup};
-use crate::backends::{
-    AcquireRequest, Acquisition, Attempt, BackendError, ClientInfo, Progress, ProgressSender,
-    StoreError,
-};
 use crate::engine::retry::{
     ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_retries, with_timeout,
+};
+use crate::permits::{
+    AcquireRequest, Acquisition, Attempt, BackendError, ClientInfo, Progress, ProgressSender,
+    StoreError,
 };
 use crate::request::{Operation, Outcome, Reply, Request};
 

@@ -13,15 +13,16 @@ use uuid::Uuid;
 use super::inbox::Inbox;
 use super::wakeups::Subscription;
 use super::{HEARTBEAT, Store, StoreHandle, Wakeup};
-use crate::backends::{
-    BackendError, BoxFuture, ClientInfo, Lease, Loss, LossReason, LossStage, Name, PermitId,
-    Revocation, StoreError, Validity,
-};
 use crate::clock::{self, Moment};
 use crate::engine::renewal::{Renewed, renew_loop};
 use crate::engine::retry::with_retries;
 use crate::mutants::{self, Guard};
-use crate::request::{Operation, Outcome, Reply, Request, Terms};
+use crate::permits::Terms;
+use crate::permits::{
+    BackendError, BoxFuture, ClientInfo, Lease, Loss, LossReason, LossStage, Name, PermitId,
+    Revocation, StoreError, Validity,
+};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 /// For how long a holder does not listen for its revocation: a short command is over by then, and
 /// has not paid for a connection.

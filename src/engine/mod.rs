@@ -18,7 +18,7 @@ pub(crate) use self::acquire::ask_again;
 use self::lease::StoreLease;
 use self::retry::{RETRY_FOR, with_retries};
 pub use self::wakeups::{Wakeup, Wakeups};
-use crate::backends::{
+use crate::permits::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Failover,
     Finding, Lease, Loss, Name, PermitId, ProgressSender, ReleaseOutcome, Revocation,
     SemaphoreSnapshot, StoreError,

@@ -7,9 +7,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::backends::{BoxFuture, Loss, StoreError, Validity};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
+use crate::permits::{BoxFuture, Loss, StoreError, Validity};
 
 /// The result of an attempt.
 pub(crate) enum Renewed {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backends::StoreError;
+use crate::permits::StoreError;
 
 /// How long a first request is retried while the server cannot be reached.
 pub(crate) const RETRY_FOR: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::inbox::Inbox;
 use super::{Store, StoreHandle};
-use crate::backends::{Revocation, StoreError};
+use crate::permits::{Revocation, StoreError};
 
 /// What a server tells a client of its own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

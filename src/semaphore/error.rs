@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::backends;
 use crate::backends::connect::BadLocation;
-use crate::request::Terms;
+use crate::permits::Terms;
 
 /// Why a semaphore could not be used.
 #[derive(Debug)]

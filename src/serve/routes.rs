@@ -36,7 +36,7 @@ use super::peer::Peer;
 use super::rejected_keys::RejectedKeys;
 use super::semaphores::{AttachedRequest, RequestEnd, RequestKind, Semaphores};
 use crate::backends::cloud::protocol::{KEY_HEADER, ServerInfo, VERSION, VERSION_HEADER};
-use crate::request::millis;
+use crate::permits::json::millis;
 
 /// Answers requests.
 pub(crate) struct Routes {

@@ -26,10 +26,10 @@ use super::journal::{Journal, RecordedGrant, RestoredState};
 use super::log::Log;
 use super::seals::Seals;
 use super::tombstones::Tombstones;
-use crate::backends::Record;
 use crate::backends::ledger::{Claim, LedgerEvent, Renewal};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
+use crate::permits::Record;
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// How long the permit of a client of the original is kept after a restart. Its connection is

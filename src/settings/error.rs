@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::files::FileMistake;
 use super::layers::Source;
 use super::mistakes::{Slip, UrlMeant};
-use crate::backends::Name;
 use crate::backends::connect::BadUrl;
 use crate::backends::tls::TlsError;
 use crate::exit::Failure;
 use crate::files::trusted::UntrustedFile;
+use crate::permits::Name;
 use crate::serve::keys::BadKeys;
 use crate::user::NoAnswer;
 

@@ -13,9 +13,9 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Mistake, SettingsError, misconfigured};
 use super::location::unreadable;
 use super::mistakes::nearest;
-use crate::backends::{BadName, Name};
 use crate::cli::{self, Cli, Merged, ServeArgs};
 use crate::files::trusted::{self, TrustedContent, UntrustedFile};
+use crate::permits::{BadName, Name};
 use crate::printable::printable_os;
 use crate::sys::keep_from_core_files;
 

@@ -10,7 +10,6 @@ use super::error::{
 };
 use super::layers::{GivenValue, Layers, Source};
 use super::mistakes;
-use crate::backends::Name;
 use crate::backends::cloud;
 use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
@@ -19,6 +18,7 @@ use crate::backends::tls::{Secret, Tls};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, UntrustedFile};
+use crate::permits::Name;
 use crate::sys::keep_from_core_files;
 
 /// Secrets that were given as they are, and not in files.

@@ -9,7 +9,7 @@ use super::error::{Mistake, misconfigured};
 use super::files::{self, Config};
 use super::layers::{GivenOption, GivenValue, Layers};
 use super::{Environment, SettingsError};
-use crate::backends::Name;
+use crate::permits::Name;
 
 /// Everything that was given for one command, in its layers.
 pub(super) struct CommandSources<'a> {

@@ -14,11 +14,11 @@ use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::run::{self, PermitRequest, kill_after};
 use super::sources::{CommandSources, ConfigFiles};
 use super::{Environment, GivenOption};
-use crate::backends::Name;
 use crate::backends::connect::Location;
 use crate::cli::{self, BackendOptions, Merged};
+use crate::permits::Name;
+use crate::permits::Terms;
 use crate::printable::printable_os;
-use crate::request::Terms;
 use crate::supervise::descendants;
 
 /// The options as they were typed.

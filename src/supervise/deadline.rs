@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
-use crate::request::Terms;
+use crate::permits::Terms;
 
 /// The shortest lease: below that the margins leave no time to renew.
 pub(crate) const SHORTEST_TTL: Duration = Terms::SHORTEST_TTL;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::deadline::{self, Deadline};
-use crate::backends::{Lease, Loss, LossReason, LossStage, Validity};
 use crate::clock::{self, Alarm, Moment, if_any};
+use crate::permits::{Lease, Loss, LossReason, LossStage, Validity};
 
 /// How long a command has to end when another client may have its permit already.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -205,7 +205,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::backends::{BackendError, BoxFuture, PermitId, StoreError};
+    use crate::permits::{BackendError, BoxFuture, PermitId, StoreError};
 
     const TTL: Duration = Duration::from_millis(600);
 

@@ -27,9 +27,9 @@ use self::policy::{Action, CommandEnding, OnLost, Policy, PolicyEvent, Rules, Te
 use self::process_tree::{Reaped, Tree};
 use self::signals::{Arrival, Signals, StopTarget};
 use self::spawn::LaunchError;
-use crate::backends::{LossReason, LossStage};
 use crate::clock::if_any;
 use crate::mutants::{self, Guard};
+use crate::permits::{LossReason, LossStage};
 use crate::sys::own_group;
 
 /// While a tree is being killed: how long until we look whether it has got new processes; longer and

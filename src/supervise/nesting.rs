@@ -24,8 +24,8 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::descendants::is_below;
-use crate::backends::LossStage;
 use crate::clock::Moment;
+use crate::permits::LossStage;
 use crate::sys::watch;
 
 /// What the outer run says of its permit.

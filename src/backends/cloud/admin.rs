@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::http::unexpected;
 use super::protocol::ID_HEADER;
 use super::{CloudServer, SIGNAL};
-use crate::backends::error::{MissingFeature, StoreError};
-use crate::backends::{Name, Revocation, SemaphoreSnapshot};
+use crate::permits::error::{MissingFeature, StoreError};
+use crate::permits::{Name, Revocation, SemaphoreSnapshot};
 
 impl CloudServer {
     /// Revokes a permit in a server of the original kind. False: it is not held.

@@ -8,8 +8,8 @@ use super::config::CloudUrl;
 use super::http::unexpected;
 use super::protocol::{ABOUT, ServerInfo};
 use super::{CloudServer, OBSERVE, parse_body};
-use crate::backends::finding::{ClockOffset, FindingKind};
-use crate::backends::{Finding, Grade, StoreError};
+use crate::permits::finding::{ClockOffset, FindingKind};
+use crate::permits::{Finding, Grade, StoreError};
 
 /// A semaphore to look at, which creates none.
 const ANY: &str = "semrun";

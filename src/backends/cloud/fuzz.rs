@@ -3,7 +3,7 @@
 use super::node::lease::ObserveAnswer;
 use super::protocol::{Event, ExecuteAnswer, Greeting, NamedRequest, ServerInfo, validated};
 use super::{lenient, parse_body};
-use crate::backends::Name;
+use crate::permits::Name;
 use crate::request::Outcome;
 
 pub(crate) fn fuzz(bytes: &[u8]) {

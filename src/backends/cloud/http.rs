@@ -23,10 +23,10 @@ use tokio_rustls::TlsConnector;
 use super::OBSERVE;
 use super::config::CloudConfig;
 use super::protocol::{KEY_HEADER, LIST, VERSION, VERSION_HEADER};
-use crate::backends::error::{Protocol, StoreError};
 use crate::backends::tls::{self, Secret, TlsError, TlsPeer};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::net::{self, VanishedPeer, connected_tcp, open};
+use crate::permits::error::{Protocol, StoreError};
 
 /// A server that has vanished is noticed within eleven seconds.
 const VANISHED: VanishedPeer = VanishedPeer {

@@ -63,7 +63,7 @@ fn mend_look(look: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::{Holder, Name};
+    use crate::permits::{Holder, Name};
 
     const GOOD: &str = r#"{"id":"1b4e28ba-2fa1-4d5e-883f-0016d3cca427","token":7,"record":{"permit":
         "1b4e28ba-2fa1-4d5e-883f-0016d3cca427","label":"l","host":"h","pid":1,"user":"u","since":1}}"#;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::sanitize;
-use crate::backends::{
+use crate::permits::json::millis;
+use crate::permits::sanitize;
+use crate::permits::{
     Holder, HolderState, Name, Record, SemaphoreSnapshot, StoreError, Waiter, Withheld,
 };
-use crate::request::{Outcome, Reply, Request, millis};
+use crate::request::{Outcome, Reply, Request};
 
 /// On every request of our client and every answer that understood it: the version of this.
 pub(crate) const VERSION_HEADER: &str = "x-semrun";

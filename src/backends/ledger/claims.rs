@@ -2,10 +2,10 @@
 
 use uuid::Uuid;
 
-use crate::backends::HolderState;
 use crate::clock::Moment;
 use crate::mutants::{self, Guard};
-use crate::request::Terms;
+use crate::permits::HolderState;
+use crate::permits::Terms;
 
 /// A client's request for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::{Claim, HolderState, Ledger, LedgerEvent, LedgerHolder};
 use crate::clock::Moment;
-use crate::request::{Outcome, Reply, Request, Terms};
+use crate::permits::Terms;
+use crate::request::{Outcome, Reply, Request};
 
 impl<R> Claim<R> {
     pub(crate) fn new(id: Uuid, terms: Terms, record: R) -> Self {

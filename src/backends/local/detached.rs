@@ -16,12 +16,12 @@ use super::records::{self, PermitRecord};
 use super::semaphore_files::SemaphoreFiles;
 use super::{directory, revoke};
 use crate::backends::lease::{self, RenewingLease};
-use crate::backends::{
+use crate::clock;
+use crate::engine::renewal::{self, Renewed};
+use crate::permits::{
     AcquireRequest, BoxFuture, HolderState, Lease, Loss, Name, PermitId, Record, ReleaseOutcome,
     StoreError, Validity,
 };
-use crate::clock;
-use crate::engine::renewal::{self, Renewed};
 
 /// What is needed to keep such a permit and to let it go.
 struct DetachedLease {

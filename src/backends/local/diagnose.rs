@@ -5,8 +5,8 @@ use std::path::Path;
 use rustix::fs::StatFs;
 
 use super::directory::{self, LocalConfig, Sharing};
-use crate::backends::error::{BackendError, Directory, StoreError};
-use crate::backends::finding::{Finding, FindingKind, Grade, SharedWith};
+use crate::permits::error::{BackendError, Directory, StoreError};
+use crate::permits::finding::{Finding, FindingKind, Grade, SharedWith};
 
 /// Below this, in bytes, a disk is nearly full however small it is.
 const LITTLE: u64 = 1024 * 1024;

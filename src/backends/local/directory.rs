@@ -10,8 +10,8 @@ use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Stat, StatFs};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::backends::error::{BackendError, Directory, StoreError, SystemError};
 use crate::files::create::{self, moved_by};
+use crate::permits::error::{BackendError, Directory, StoreError, SystemError};
 use crate::user::{Home, User, stands_for_unmapped};
 
 /// The directory in which each semaphore has one of its own.

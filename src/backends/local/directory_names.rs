@@ -8,8 +8,8 @@ use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use super::semaphore_files::write_whole;
-use crate::backends::{Name, StoreError};
 use crate::files::create;
+use crate::permits::{Name, StoreError};
 
 /// Longer ones are shortened: file systems allow 255 bytes, and we add nothing to a name.
 const LONGEST: usize = 200;

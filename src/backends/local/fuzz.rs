@@ -3,7 +3,7 @@
 use super::file_names::{FileName, StateFile};
 use super::records::{self, PermitRecord};
 use super::{directory_names, semaphore_files};
-use crate::backends::{Name, Record};
+use crate::permits::{Name, Record};
 
 pub(crate) fn fuzz(bytes: &[u8]) {
     let state = StateFile::from_text(bytes);

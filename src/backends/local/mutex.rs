@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use super::directory::Sharing;
 use super::proc_locks::Locks;
 use super::semaphore_files::SemaphoreFiles;
-use crate::backends::{Progress, ProgressSender, StoreError};
 use crate::files::create;
+use crate::permits::{Progress, ProgressSender, StoreError};
 
 /// How long the mutex may be busy before we say who has it. It is held for a millisecond.
 const MUTEX_IS_STUCK: Duration = Duration::from_secs(2);

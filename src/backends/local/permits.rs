@@ -8,8 +8,8 @@ use super::file_names::{FileKind, FileName, Listing};
 use super::mutex::MutexGuard;
 use super::records::PermitRecord;
 use super::semaphore_files;
-use crate::backends::{Holder, HolderState, Name, SemaphoreSnapshot, Waiter};
 use crate::clock;
+use crate::permits::{Holder, HolderState, Name, SemaphoreSnapshot, Waiter};
 
 pub(super) struct TakenPermit {
     pub(super) entry: FileName,

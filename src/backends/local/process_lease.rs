@@ -16,11 +16,11 @@ use super::permits::kept_entry;
 use super::records::PermitRecord;
 use super::revoke;
 use super::semaphore_files::{FifoMessage, SemaphoreFiles};
-use crate::backends::{
-    AcquireRequest, BackendError, BoxFuture, Lease, Loss, PermitId, Record, Validity,
-};
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
+use crate::permits::{
+    AcquireRequest, BackendError, BoxFuture, Lease, Loss, PermitId, Record, Validity,
+};
 use crate::sys;
 
 /// How often a holder that nothing can wake looks whether its permit was revoked.

@@ -23,11 +23,11 @@ use super::mutex::{MutexGuard, MutexWait};
 use super::permits::{TakenBy, TakenPermits};
 use super::process_lease::ProcessLease;
 use super::semaphore_files::SemaphoreFiles;
-use crate::backends::{
+use crate::clock::{self, Moment};
+use crate::permits::{
     AcquireRequest, Acquisition, HolderState, Lease, Progress, ProgressSender, QueueStatus,
     StoreError,
 };
-use crate::clock::{self, Moment};
 
 /// How many of the waiters before it a waiter watches. If fewer are before it or after it, it
 /// watches the permits too. So the first waiters learn of a free permit; if many in a row are

@@ -1,6 +1,6 @@
 //! Permits that count without a process: one small file each, with a deadline on the clock that goes
 //! on while the machine sleeps, and with the boot that this clock belongs to. Such a permit is
-//! detached, or it is that of a run which has to stay taken for a while ([`Terms::min_hold`](crate::request::Terms::min_hold)); then
+//! detached, or it is that of a run which has to stay taken for a while ([`Terms::min_hold`](crate::permits::Terms::min_hold)); then
 //! it has a FIFO of the same number too, and both are one permit.
 //!
 //! A file is of one width and written again in one piece, so it can neither tear nor grow on a disk
@@ -21,9 +21,9 @@ use uuid::Uuid;
 use super::file_names::FileName;
 use super::mutex::MutexGuard;
 use super::semaphore_files::write_whole;
-use crate::backends::{AcquireRequest, HolderState, Record, sanitize};
 use crate::clock::{self, Moment};
 use crate::files::create;
+use crate::permits::{AcquireRequest, HolderState, Record, sanitize};
 use crate::proc::this_boot;
 use crate::sys;
 

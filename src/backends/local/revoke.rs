@@ -9,8 +9,8 @@ use super::mutex::MutexGuard;
 use super::permits::{TakenBy, TakenPermit, TakenPermits, kept_entry};
 use super::records::PermitRecord;
 use super::semaphore_files::{self, FifoMessage, RELEASED, REVOKED};
-use crate::backends::{HolderState, Loss, LossStage, Revocation};
 use crate::mutants::{self, Guard};
+use crate::permits::{HolderState, Loss, LossStage, Revocation};
 
 /// What another process has written to a permit of ours, if anything.
 pub(super) fn loss_from(said: FifoMessage) -> Option<Loss> {

@@ -7,7 +7,7 @@ use std::thread;
 use super::directory::BaseDirectory;
 use super::permits;
 use super::semaphore_files::SemaphoreFiles;
-use crate::backends::{Name, SemaphoreSnapshot};
+use crate::permits::{Name, SemaphoreSnapshot};
 
 /// How many names are worth a thread.
 const WORTH_A_THREAD: usize = 200;

@@ -32,9 +32,9 @@ use super::directory::{BaseDirectory, Sharing};
 use super::directory_names;
 use super::file_names::{FileKind, FileName, Listing, StateFile};
 use super::mutex::{MutexGuard, check_mutex, identity, open_mutex};
-use crate::backends::{Name, Record, StoreError};
 use crate::clock::{self, Moment};
 use crate::files::create;
+use crate::permits::{Name, Record, StoreError};
 
 /// What is written to a permit's FIFO when it is given back, or revoked at once. It is never read:
 /// its length says what has happened.

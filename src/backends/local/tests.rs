@@ -16,12 +16,12 @@ use uuid::Uuid;
 
 use super::Local;
 use super::directory::LocalConfig;
-use crate::backends::progress::Canceller;
-use crate::backends::{
+use crate::permits::Canceller;
+use crate::permits::Terms;
+use crate::permits::{
     AcquireRequest, Acquisition, Backend, CancelToken, ClientInfo, HolderState, Lease, LossStage,
     Name, Progress, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, StoreError,
 };
-use crate::request::Terms;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl LocalWorld {
     }
 
     async fn phases(&self) -> Vec<HolderState> {
-        self.snapshot().await.holders.iter().map(crate::backends::Holder::state).collect()
+        self.snapshot().await.holders.iter().map(crate::permits::Holder::state).collect()
     }
 
     async fn revoke(&self, id: Uuid, how: Revocation) -> bool {

@@ -16,12 +16,12 @@ use super::connection::{
     Connection, ConnectionError, HANDSHAKE, PrefetchedRequest, RedisDialer, handshake, is_refusal,
 };
 use super::pipeline::{Pipeline, answer_of};
-use crate::backends::Withheld;
-use crate::backends::error::{Protocol, StoreError};
 use crate::backends::slot::Slot;
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::permits::Withheld;
+use crate::permits::error::{Protocol, StoreError};
 
 /// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);

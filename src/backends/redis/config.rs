@@ -7,9 +7,9 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use crate::backends::Name;
 use crate::backends::connect::BadRedisUrl;
 use crate::backends::tls::Tls;
+use crate::permits::Name;
 
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with
 /// `rediss` for TLS, or `redis+unix:///path[?db=N&user=U&pass=P]`.

@@ -21,9 +21,9 @@ use tokio_rustls::TlsConnector;
 
 use super::config::{RedisConfig, RedisUrl};
 use super::resp::ReplyBuffer;
-use crate::backends::error::{Protocol, StoreError};
 use crate::backends::tls::{Tls, TlsError, TlsPeer};
 use crate::net::{self, ByteStream, VanishedPeer, connected, open};
+use crate::permits::error::{Protocol, StoreError};
 
 /// How soon a server that has vanished is noticed.
 const VANISHED: VanishedPeer = VanishedPeer {

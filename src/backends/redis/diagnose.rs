@@ -9,9 +9,9 @@ use super::config::RedisConfig;
 use super::replication;
 use super::script::wake_list;
 use super::server::ServerHandle;
-use crate::backends::finding::{ClockOffset, FindingKind, Persistence};
-use crate::backends::sanitize;
-use crate::backends::{Finding, Grade, Name, StoreError};
+use crate::permits::finding::{ClockOffset, FindingKind, Persistence};
+use crate::permits::sanitize;
+use crate::permits::{Finding, Grade, Name, StoreError};
 
 /// A clock that is off by more is worth a word.
 const CLOCKS: Duration = Duration::from_secs(10);

@@ -10,8 +10,8 @@ use redis::{Cmd, ServerError, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::{Connection, ConnectionError, HANDSHAKE, is_refusal, packed};
-use crate::backends::StoreError;
 use crate::clock::{self, Moment};
+use crate::permits::StoreError;
 
 /// A connection that has owed an answer for so long gets no more requests: it may have been cut
 /// silently. Less than the time after which a renewal is tried again at the shortest TTL.

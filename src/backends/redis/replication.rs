@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::connection::sentinel_says;
 use super::diagnose::{Info, warning};
 use super::server::ServerHandle;
-use crate::backends::finding::{FindingKind, ReplicaCheck, ReplicaReport};
-use crate::backends::{Failover, Finding, Grade};
+use crate::permits::finding::{FindingKind, ReplicaCheck, ReplicaReport};
+use crate::permits::{Failover, Finding, Grade};
 
 /// Where sentinels tell each other of a server, every two seconds.
 const HELLO: &str = "__sentinel__:hello";

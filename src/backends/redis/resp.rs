@@ -3,7 +3,7 @@
 
 use redis::{Value, parse_redis_value};
 
-use crate::backends::error::{OtherProtocol, StoreError};
+use crate::permits::error::{OtherProtocol, StoreError};
 
 /// The longest line, and the longest text: a holder's record or what a server says of itself.
 const LONGEST_LINE: usize = 64 << 10;

@@ -6,8 +6,8 @@ use redis::{Cmd, cmd};
 
 use super::can_name;
 use super::server::ServerHandle;
-use crate::backends::{Attempt, BackendError, Name, StoreError, sanitize};
 use crate::engine::retry::RetryBudget;
+use crate::permits::{Attempt, BackendError, Name, StoreError, sanitize};
 
 /// What surrounds a name in the keys that show that a semaphore exists, and their types.
 const SIGNS: [(&str, &str, &str); 3] =

@@ -7,11 +7,12 @@ use uuid::Uuid;
 
 use super::client::{RedisClient, Script, ScriptCall};
 use super::snapshot::{lossy, of, parse_grant, pause, written};
-use crate::backends::sanitize;
-use crate::backends::{ClientInfo, HolderState, Name, Revocation, StoreError, Withheld};
 use crate::clock::Moment;
 use crate::mutants::{Guard, is_off};
-use crate::request::{Operation, Outcome, Reply, Request, Terms};
+use crate::permits::Terms;
+use crate::permits::sanitize;
+use crate::permits::{ClientInfo, HolderState, Name, Revocation, StoreError, Withheld};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 /// The keys of one semaphore, all in one slot of a cluster.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use super::client::{RedisClient, optional};
 use super::config::RedisConfig;
 use super::diagnose::Info;
 use super::script::SemaphoreKeys;
-use crate::backends::{Attempt, BackendError, Name, SemaphoreSnapshot, StoreError};
 use crate::engine::retry::RetryBudget;
+use crate::permits::{Attempt, BackendError, Name, SemaphoreSnapshot, StoreError};
 
 /// A Redis as its users here see it.
 pub(super) struct ServerHandle {

@@ -9,10 +9,10 @@ use redis::{FromRedisValue, Value, from_redis_value};
 use super::client::{RedisClient, Script, ScriptCall};
 use super::config::RedisConfig;
 use super::script::SemaphoreKeys;
-use crate::backends::sanitize;
-use crate::backends::{
+use crate::permits::sanitize;
+use crate::permits::snapshot::millis;
+use crate::permits::{
     ClientInfo, Holder, HolderState, Name, Record, SemaphoreSnapshot, StoreError, Waiter, Withheld,
-    millis,
 };
 
 /// The TTL of foreign members where none is in force: PassBuddy's own default.

@@ -16,8 +16,9 @@ use super::RedisConfig;
 use super::client::RedisClient;
 use super::connection::RedisDialer;
 use super::script::SemaphoreKeys;
-use crate::backends::{ClientInfo, Holder, Name, Revocation, SemaphoreSnapshot};
-use crate::request::{Operation, Outcome, Reply, Request, Terms};
+use crate::permits::Terms;
+use crate::permits::{ClientInfo, Holder, Name, Revocation, SemaphoreSnapshot};
+use crate::request::{Operation, Outcome, Reply, Request};
 
 const TTL: Duration = Duration::from_secs(30);
 const DAY: i64 = 24 * 60 * 60 * 1000;

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::client::{RedisClient, optional, will_pass};
 use super::connection::ConnectionError;
 use super::server::ServerHandle;
-use crate::backends::{Revocation, StoreError};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::engine::{Wakeup, Wakeups};
+use crate::permits::{Revocation, StoreError};
 
 /// After how many refusals in a row listening is hopeless: one may be a change of roles.
 const HOPELESS: u32 = 3;

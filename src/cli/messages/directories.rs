@@ -5,7 +5,7 @@ use std::fmt;
 use rustix::process::geteuid;
 
 use super::words::SystemErrorText;
-use crate::backends::error::Directory;
+use crate::permits::error::Directory;
 
 pub(super) struct DirectoryText<'a>(pub(super) &'a Directory);
 

@@ -6,8 +6,8 @@ use rustix::io::Errno;
 
 use super::directories::DirectoryText;
 use super::stores::StoreErrorText;
-use crate::backends::error::{Attempt, BackendError, StoreError, SystemError};
-use crate::backends::{Name, Withheld};
+use crate::permits::error::{Attempt, BackendError, StoreError, SystemError};
+use crate::permits::{Name, Withheld};
 
 /// What failed at which backend.
 pub(crate) struct ErrorText<'a>(pub(crate) &'a BackendError);
@@ -198,8 +198,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::backends::PermitId;
-    use crate::backends::error::{Directory, MissingFeature};
+    use crate::permits::PermitId;
+    use crate::permits::error::{Directory, MissingFeature};
 
     fn text(attempt: Option<Attempt>, cause: StoreError) -> String {
         let attempt = attempt.map(Box::new);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::exposed::TYPED;
 use super::words::{Milliseconds, Span};
-use crate::backends::Name;
+use crate::permits::Name;
 use crate::printable::Pitfall;
 
 /// One thing that was looked at.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backends::finding::{
+use crate::permits::finding::{
     ClockOffset, Finding, FindingKind, Grade, Persistence, ReplicaCheck, ReplicaReport, SharedWith,
 };
 

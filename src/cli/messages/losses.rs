@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::stores::StoreErrorText;
-use crate::backends::{LossReason, StoreError};
+use crate::permits::{LossReason, StoreError};
 
 pub(crate) struct LossText<'a>(pub(crate) &'a LossReason);
 

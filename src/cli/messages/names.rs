@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::words::SystemErrorText;
-use crate::backends::{BadName, Name};
+use crate::permits::{BadName, Name};
 use crate::printable::Pitfall;
 use crate::user::NoAnswer;
 

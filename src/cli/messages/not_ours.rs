@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::losses::LossText;
 use super::words;
-use crate::backends::{Holder, HolderState, LossReason, Name};
+use crate::permits::{Holder, HolderState, LossReason, Name};
 
 /// A permit that the user wants to do something with, and may not.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ fn held(f: &mut fmt::Formatter<'_>, holder: Option<&Holder>) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::{ClientInfo, Record};
+    use crate::permits::{ClientInfo, Record};
 
     #[test]
     fn a_permit_that_was_acquired_is_never_called_that_of_a_running_command() {

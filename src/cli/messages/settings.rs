@@ -6,8 +6,8 @@ use super::certificates::TlsErrorText;
 use super::rejected::RejectedText;
 use super::urls::{BadUrlText, UnsupportedText};
 use super::words::SystemErrorText;
-use crate::backends::Name;
 use crate::files::trusted::UntrustedFile;
+use crate::permits::Name;
 use crate::settings::{
     BadSecret, ConflictingLayer, HelpPage, Mistake, OptionsApart, SecretKind, SettingsError,
     Source, UrlMistake,

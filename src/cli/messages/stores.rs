@@ -7,11 +7,11 @@ use super::certificates::{OURS, THEIRS, TlsErrorText};
 use super::directories::DirectoryText;
 use super::versions::OtherVersion;
 use super::words::SystemErrorText;
-use crate::backends::Withheld;
-use crate::backends::error::{
+use crate::net::HostNotFound;
+use crate::permits::Withheld;
+use crate::permits::error::{
     ImplausibleValue, MissingFeature, OtherProtocol, Protocol, StoreError, TermsMismatch,
 };
-use crate::net::HostNotFound;
 
 pub(crate) struct StoreErrorText<'a>(pub(crate) &'a StoreError);
 

@@ -160,7 +160,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::backends::ClientInfo;
+    use crate::permits::ClientInfo;
 
     fn record() -> Record {
         let who = ClientInfo {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backends::Record;
+use crate::permits::Record;
 use crate::printable::{Context, quoted};
 
 /// What the system said, without the number that it has for that.

@@ -2,7 +2,7 @@
 
 use std::process;
 
-use crate::backends::ClientInfo;
+use crate::permits::ClientInfo;
 use crate::proc::ProcessStat;
 use crate::user;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use unicode_width::UnicodeWidthStr;
 
 use super::stopped;
-use crate::backends::{Holder, HolderState, Name, Record, SemaphoreSnapshot, Waiter, Withheld};
 use crate::cli::messages::{OddText, Output, Span};
+use crate::permits::{Holder, HolderState, Name, Record, SemaphoreSnapshot, Waiter, Withheld};
 use crate::printable::{Context, printable, quoted};
 use crate::terminal::cut;
 
@@ -278,7 +278,7 @@ mod tests {
 
     use super::super::json::StatusJson;
     use super::*;
-    use crate::backends::ClientInfo;
+    use crate::permits::ClientInfo;
 
     fn record(label: &str, pid: u32) -> Record {
         let who = ClientInfo {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::backends::{
+use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
+use crate::clock::if_any;
+use crate::permits::{
     AcquireRequest, Backend, BackendError, BoxFuture, Progress, QueueStatus, SemaphoreSnapshot,
     StoreError, Withheld,
 };
-use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
-use crate::clock::if_any;
 use crate::settings::PermitRequest;
 use crate::supervise::guardian::FrontProcess;
 use crate::supervise::process_tree::collect_preexisting;

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::display::REDRAW;
 use super::*;
-use crate::backends::QueueStatus;
 use crate::backends::connect::Location;
+use crate::permits::QueueStatus;
 use crate::settings::{self, Environment, RequestedCommand, RunSettings, Variables};
 
 fn run(line: &str) -> RunSettings {

@@ -16,8 +16,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::backends::{HolderState, Record};
-use crate::request::{Terms, millis};
+use crate::permits::Terms;
+use crate::permits::json::millis;
+use crate::permits::{HolderState, Record};
 use crate::serve::bearer::KeyFingerprint;
 use crate::serve::seals::Seals;
 
@@ -65,7 +66,7 @@ mod grant_terms {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::request::Terms;
+    use crate::permits::Terms;
 
     #[derive(Serialize, Deserialize)]
     struct Written {

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::format::{line, read_line};
 use super::*;
-use crate::backends::HolderState;
-use crate::request::Terms;
+use crate::permits::HolderState;
+use crate::permits::Terms;
 use crate::serve::bearer::KeyFingerprint;
 
 fn grant(number: u64) -> RecordedGrant {

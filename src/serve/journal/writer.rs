@@ -169,7 +169,7 @@ mod tests {
 
     use super::super::format::{JournalEntry, RecordedGrant, replay, snapshot};
     use super::*;
-    use crate::request::Terms;
+    use crate::permits::Terms;
     use std::path::Path;
 
     fn entry(number: u64) -> String {

@@ -17,7 +17,8 @@ use crate::backends::cloud::protocol::{
     ABOUT, EVENTS, EXECUTE, ID_HEADER, KEY_HEADER, LIST, MOST_REQUESTS, NamedRequest,
     VERSION_HEADER,
 };
-use crate::request::{Operation, Terms};
+use crate::permits::Terms;
+use crate::request::Operation;
 
 /// The largest body that is read, the largest one with requests of ours, and how long it may take to
 /// come.

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::backends::Revocation;
 use crate::backends::cloud::protocol::{ABOUT, EVENTS, EXECUTE, ID_HEADER};
+use crate::permits::Revocation;
 use crate::serve::bearer::Bearer;
 use crate::serve::connections::{ConnectionLimits, Connections};
 

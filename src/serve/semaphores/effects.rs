@@ -11,12 +11,13 @@ use super::semaphore::{
     ClientPhase, HeldRequest, RequestEnd, RequestKind, ServerClient, ServerSemaphore,
 };
 use super::{MOST_NAMES, SemaphoreError, Semaphores};
-use crate::backends::Record;
 use crate::backends::cloud::protocol::EventKind;
 use crate::backends::ledger::{Claim, LedgerEvent, LedgerHolder};
 use crate::clock::{self, Alarm, Moment};
 use crate::mutants::{self, Guard};
-use crate::request::{Reply, Request, millis};
+use crate::permits::Record;
+use crate::permits::json::millis;
+use crate::request::{Reply, Request};
 use crate::serve::bearer::Actor;
 use crate::serve::bounds::{Bounds, LimitReached};
 use crate::serve::journal::RecordedGrant;

@@ -13,7 +13,8 @@ use crate::backends::cloud::protocol::{ClientView, EventKind, SemaphoreView};
 use crate::backends::ledger::{Claim, Ledger, LedgerEvent, LedgerHolder};
 use crate::backends::{self, Record};
 use crate::clock::Moment;
-use crate::request::{Outcome, Reply, Request, millis};
+use crate::permits::json::millis;
+use crate::request::{Outcome, Reply, Request};
 use crate::serve::bearer::{Actor, Bearer};
 
 /// How long a client that registers has to attach its requests.

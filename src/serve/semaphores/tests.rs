@@ -7,8 +7,8 @@ mod places;
 
 use super::*;
 use crate::backends::cloud::protocol::{Event, EventKind, SemaphoreView};
-use crate::backends::{ClientInfo, HolderState as Held, Revocation};
-use crate::request::Terms;
+use crate::permits::Terms;
+use crate::permits::{ClientInfo, HolderState as Held, Revocation};
 use crate::serve::log::{Format, Sink};
 
 fn semaphores(journal: Journal, found: RestoredState) -> Rc<Semaphores> {

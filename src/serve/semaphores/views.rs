@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{COMING_BACK, MOST_LOOKS, MOST_PARTIES, Semaphores};
 use crate::backends::cloud::protocol::{NamedSemaphore, SemaphorePage, SemaphoreView};
 use crate::clock;
-use crate::request::millis;
+use crate::permits::json::millis;
 use crate::serve::bearer::Bearer;
 
 impl Semaphores {

@@ -13,12 +13,12 @@ use super::original::{beyond_the_original, granted_or_behind, look_if_original};
 use super::orphans;
 use crate::backends::cloud::http::{HttpConnection, unexpected};
 use crate::backends::cloud::{CloudServer, LEAVING};
-use crate::backends::error::{Attempt, StoreError};
-use crate::backends::{
+use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
+use crate::permits::error::{Attempt, StoreError};
+use crate::permits::{
     AcquireRequest, Acquisition, BackendError, CancelToken, Lease, Progress, ProgressSender,
     QueueStatus,
 };
-use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, PreviousError, RETRY_FOR, with_timeout};
 
 const REGISTER: &str = "/semaphore/register";
 

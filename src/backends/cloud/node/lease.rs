@@ -16,13 +16,13 @@ use uuid::Uuid;
 use crate::backends::cloud::http::{HttpConnection, HttpResponse, unexpected};
 use crate::backends::cloud::protocol::ID_HEADER;
 use crate::backends::cloud::{CloudServer, OBSERVE, SIGNAL};
-use crate::backends::error::{Attempt, StoreError};
-use crate::backends::sanitize::identity;
-use crate::backends::{
+use crate::engine::retry::{RETRY_FOR, with_retries, with_timeout};
+use crate::permits::error::{Attempt, StoreError};
+use crate::permits::sanitize::identity;
+use crate::permits::{
     BackendError, BoxFuture, Holder, Lease, Loss, LossStage, Name, PermitId, QueueStatus,
     SemaphoreSnapshot, Validity, Waiter,
 };
-use crate::engine::retry::{RETRY_FOR, with_retries, with_timeout};
 
 const MONITOR: &str = "/semaphore/monitor";
 const WAIT: &str = "/semaphore/wait";

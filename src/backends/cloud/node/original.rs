@@ -9,8 +9,8 @@ use super::lease::{NodeRegistration, ObserveAnswer};
 use crate::backends::cloud::http::{HttpConnection, unexpected};
 use crate::backends::cloud::protocol::ABOUT;
 use crate::backends::cloud::{CloudServer, OBSERVE};
-use crate::backends::error::{MissingFeature, StoreError};
-use crate::backends::{AcquireRequest, Name};
+use crate::permits::error::{MissingFeature, StoreError};
+use crate::permits::{AcquireRequest, Name};
 
 /// What is wanted and a server of the original kind lacks.
 pub(in crate::backends::cloud) fn beyond_the_original(

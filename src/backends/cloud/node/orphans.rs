@@ -7,10 +7,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::lease::{self, ObserveAnswer};
-use crate::backends::Name;
-use crate::backends::StoreError;
 use crate::backends::cloud::{CloudServer, LEAVING, OBSERVE};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::permits::Name;
+use crate::permits::StoreError;
 
 /// How often a waiter that had to start over checks whether one of its earlier places was granted.
 const CHECKING_ORPHANS: Duration = Duration::from_secs(2);

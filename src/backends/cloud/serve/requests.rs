@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 use crate::backends::cloud::http::unexpected;
 use crate::backends::cloud::protocol::{EXECUTE, ExecuteAnswer, MOST_REQUESTS, NamedRequest};
 use crate::backends::cloud::{CloudServer, parse_body};
-use crate::backends::{Name, StoreError};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
+use crate::permits::{Name, StoreError};
 use crate::request::Request;
 
 /// How long an answer may take until the next requests go over another connection: this one may have

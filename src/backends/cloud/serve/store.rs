@@ -16,14 +16,14 @@ use crate::backends::cloud::protocol::{
     EVENTS, EXECUTE, Event, EventKind, ExecuteAnswer, Greeting, ID_HEADER, SILENCE, validated,
 };
 use crate::backends::cloud::{CloudServer, parse_body};
-use crate::backends::error::{MissingFeature, StoreError};
-use crate::backends::{
-    Attempt, BackendError, BoxFuture, Finding, Loss, LossReason, LossStage, Name, Revocation,
-    SemaphoreSnapshot,
-};
 use crate::clock;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::engine::{Store, Wakeup, Wakeups};
+use crate::permits::error::{MissingFeature, StoreError};
+use crate::permits::{
+    Attempt, BackendError, BoxFuture, Finding, Loss, LossReason, LossStage, Name, Revocation,
+    SemaphoreSnapshot,
+};
 use crate::request::{Operation, Outcome, Reply, Request};
 
 /// A stream of events that lasts for so long was none that ends at once.

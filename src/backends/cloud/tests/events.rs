@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::protocol::ExecuteAnswer;
 use super::serve::requests::Requests;
 use super::*;
-use crate::backends::{LossStage, Progress};
+use crate::permits::{LossStage, Progress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

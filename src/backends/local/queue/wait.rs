@@ -13,9 +13,9 @@ use super::{COURTESY, OvertakeTimer, QueueSnapshot, WATCHED};
 use crate::backends::local::file_names::{FileKind, FileName, StateFile};
 use crate::backends::local::mutex::MutexGuard;
 use crate::backends::local::semaphore_files::{FifoMessage, SemaphoreFiles};
-use crate::backends::{AcquireRequest, Record};
 use crate::clock::{Alarm, Moment, if_any};
 use crate::mutants::{self, Guard};
+use crate::permits::{AcquireRequest, Record};
 use crate::sys::watch;
 
 /// Our place in the queue. Dropping it leaves the queue, and needs no mutex for that.

@@ -3,14 +3,14 @@
 use std::future::Future;
 
 use super::*;
-use crate::backends::finding::FindingKind;
 use crate::backends::redis::RedisStore;
-use crate::backends::{
+use crate::clock;
+use crate::engine::LeaseClient;
+use crate::permits::finding::FindingKind;
+use crate::permits::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, CancelToken, Finding, Grade,
     Lease, Loss, LossReason, LossStage, ProgressSender, Revocation, StoreError,
 };
-use crate::clock;
-use crate::engine::LeaseClient;
 
 const SOON: Duration = Duration::from_secs(5);
 

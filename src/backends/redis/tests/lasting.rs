@@ -1,7 +1,7 @@
 //! Permits that outlive their process, stay taken after it or are revoked, and pinned limits.
 
 use super::*;
-use crate::backends::HolderState;
+use crate::permits::HolderState;
 
 const DETACHED: &str = r#"{"label":"job","host":"here","pid":1,"user":"me","detached":true}"#;
 const FOREIGN: u128 = 0x3333_3333_3333_4333_8333_3333_3333_3333;

@@ -3,8 +3,8 @@
 use rustix::process::Signal;
 
 use super::*;
-use crate::backends::StoreError;
-use crate::backends::Withheld;
+use crate::permits::StoreError;
+use crate::permits::Withheld;
 
 const LONG: Duration = Duration::from_secs(20);
 

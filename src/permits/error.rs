@@ -8,10 +8,10 @@ use std::io;
 use std::time::Duration;
 
 pub(crate) use self::system::{Directory, SystemError};
-use super::tls::TlsError;
+use super::Terms;
+use super::tls_error::TlsError;
 use super::{AcquireRequest, Name, PermitId, Withheld};
 use crate::net::HostNotFound;
-use crate::request::Terms;
 
 /// Why a backend could not do what was asked.
 #[derive(Debug)]

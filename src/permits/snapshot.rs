@@ -290,12 +290,12 @@ impl QueueStatus {
 }
 
 /// Times as milliseconds since the epoch.
-pub(super) mod millis {
+pub(crate) mod millis {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn truncate(time: SystemTime) -> SystemTime {
+    pub(crate) fn truncate(time: SystemTime) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(since_epoch(time))
     }
 
@@ -304,17 +304,17 @@ pub(super) mod millis {
         u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(since_epoch(*time))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
         let millis = u64::deserialize(from)?;
         // A record that others may have written: a time beyond reason must not panic.
         Ok(at(millis))
     }
 
-    pub(in super::super) fn at(millis: u64) -> SystemTime {
+    pub(crate) fn at(millis: u64) -> SystemTime {
         // The year 9999 is the last one that can be written.
         const LAST: u64 = 253_402_300_799_999;
         UNIX_EPOCH + Duration::from_millis(if millis <= LAST { millis } else { 0 })

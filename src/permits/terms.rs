@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{is_default, millis};
-use crate::backends::error::MissingFeature;
+use super::json::{is_default, millis};
+use crate::permits::error::MissingFeature;
 
 /// The terms of a permit. In a request those that the client wants, in an answer those that it has.
 /// As JSON its fields stand among those of the request or the answer.

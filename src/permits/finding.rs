@@ -129,7 +129,7 @@ pub(crate) struct ClockOffset {
 
 impl ClockOffset {
     /// From both, since the epoch.
-    pub(super) fn of(theirs: Duration, ours: Duration) -> Self {
+    pub(crate) fn of(theirs: Duration, ours: Duration) -> Self {
         Self { apart: theirs.abs_diff(ours), behind: theirs < ours }
     }
 }

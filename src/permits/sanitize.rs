@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::error::{ImplausibleValue, StoreError};
 
 /// Longer than any option allows.
-pub(in crate::backends) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
+pub(crate) const LONGEST: Duration = Duration::from_hours(200 * 365 * 24);
 /// Shorter than any that can be kept.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// What can be asked for.
@@ -20,25 +20,25 @@ const MOST: usize = 1 << 30;
 const MOST_NAMES: usize = 200_000;
 
 /// More characters than any label, host or user of ours has, and than any identity.
-const LONGEST_TEXT: usize = 300;
-const LONGEST_IDENTITY: usize = 100;
+pub(crate) const LONGEST_TEXT: usize = 300;
+pub(crate) const LONGEST_IDENTITY: usize = 100;
 /// More than any of ours has.
-const LONGEST_SEAL: usize = 200;
+pub(crate) const LONGEST_SEAL: usize = 200;
 
 /// A text for people, cut if it is longer than any of ours.
-pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let mut text = String::deserialize(from)?;
     cut(&mut text, LONGEST_TEXT);
     Ok(text)
 }
 
 /// The label of an API key, cut to what belongs in a line.
-pub(super) fn label(text: &str) -> String {
+pub(crate) fn label(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
 /// The identity of a permit of another program, which may be anything.
-pub(super) fn identity(text: &str) -> String {
+pub(crate) fn identity(text: &str) -> String {
     let mut text = text.to_owned();
     cut(&mut text, LONGEST_IDENTITY);
     text
@@ -56,18 +56,18 @@ fn cut(text: &mut String, most: usize) {
 }
 
 /// Whether a length of time is possible.
-pub(super) fn is_time(time: Duration) -> bool {
+pub(crate) fn is_time(time: Duration) -> bool {
     time <= LONGEST
 }
 
 /// A length of time, from milliseconds.
-pub(super) fn time(millis: u64) -> Result<Duration, StoreError> {
+pub(crate) fn time(millis: u64) -> Result<Duration, StoreError> {
     let time = Duration::from_millis(millis);
     if is_time(time) { Ok(time) } else { Err(ImplausibleValue::Time(millis).into()) }
 }
 
 /// The lease of a permit that is held, from milliseconds.
-pub(super) fn lease(millis: u64) -> Result<Duration, StoreError> {
+pub(crate) fn lease(millis: u64) -> Result<Duration, StoreError> {
     if Duration::from_millis(millis) < SHORTEST_LEASE {
         return Err(ImplausibleValue::Lease(millis).into());
     }
@@ -75,39 +75,39 @@ pub(super) fn lease(millis: u64) -> Result<Duration, StoreError> {
 }
 
 /// The same for an optional time.
-pub(super) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, StoreError> {
+pub(crate) fn time_if_any(millis: Option<u64>) -> Result<Option<Duration>, StoreError> {
     millis.map(time).transpose()
 }
 
 /// A moment since the epoch, from seconds and microseconds.
-pub(super) fn moment(seconds: u64, micros: u64) -> Result<Duration, StoreError> {
+pub(crate) fn moment(seconds: u64, micros: u64) -> Result<Duration, StoreError> {
     let moment = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros));
     moment.filter(|moment| *moment < LONGEST).ok_or(StoreError::Absurd(ImplausibleValue::Clock))
 }
 
 /// A limit that is in force.
-pub(super) fn limit(limit: u32) -> Result<u32, StoreError> {
+pub(crate) fn limit(limit: u32) -> Result<u32, StoreError> {
     if LIMITS.contains(&limit) { Ok(limit) } else { Err(ImplausibleValue::Limit(limit).into()) }
 }
 
 /// How many wait or hold.
-pub(super) fn count(count: usize) -> Result<usize, StoreError> {
+pub(crate) fn count(count: usize) -> Result<usize, StoreError> {
     if count > MOST { Err(ImplausibleValue::Count(count).into()) } else { Ok(count) }
 }
 
 /// What seals a place, which goes back in a header.
-pub(super) fn seal(text: &str) -> Result<(), StoreError> {
+pub(crate) fn seal(text: &str) -> Result<(), StoreError> {
     let sensible = text.len() <= LONGEST_SEAL && text.bytes().all(|byte| byte.is_ascii_graphic());
     if sensible { Ok(()) } else { Err(ImplausibleValue::Seal.into()) }
 }
 
 /// How many semaphores there are.
-pub(super) fn names(count: usize) -> Result<(), StoreError> {
+pub(crate) fn names(count: usize) -> Result<(), StoreError> {
     if count > MOST_NAMES { Err(ImplausibleValue::Names(MOST_NAMES).into()) } else { Ok(()) }
 }
 
 /// The value if it is believed; otherwise notes that it is not.
-pub(super) fn or_note<T>(
+pub(crate) fn or_note<T>(
     said: Result<Option<T>, StoreError>,
     odd: &mut Option<StoreError>,
 ) -> Option<T> {
