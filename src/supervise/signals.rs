@@ -253,7 +253,7 @@ pub(super) fn poll_or_child<const N: usize>(
         revents: 0,
     });
     let quiet = libc::timespec {
-        tv_sec: libc::time_t::try_from(quiet.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: quiet.as_secs().try_into().unwrap_or_default(),
         tv_nsec: quiet.subsec_nanos().into(),
     };
     // SAFETY: the descriptors are borrowed for the calls, an array has its own length, and an
