@@ -283,6 +283,7 @@ os.execv(sys.argv[2], sys.argv[2:])";
         wait_until("what ended before is collected", || zombies() == 0);
         kill_process(stranger.0, Signal::KILL).unwrap();
         wait_until("what ends later is collected", || !is_alive(stranger.0) && zombies() == 0);
+        assert!(is_alive(run.pid()), "it has ended itself");
         run.signal(Signal::TERM);
         run.finish();
     }
