@@ -30,7 +30,7 @@ const MUTANTS: [Mutant; 33] = [
     // What is granted of a new name at its end, the next one does not know.
     mutant("promoted", "redis-moving", &["crash"], 40, &[Limit]),
     mutant("foreign-rule", "redis-shared", &[], 0, &[Limit]),
-    mutant("deadline-from-request", "redis", &["slow-then-lost"], 35, &[Limit, DeadBefore]),
+    mutant("deadline-from-request", "redis", &["slow-then-lost"], 60, &[Limit, DeadBefore]),
     mutant("deadline", "redis", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("deadline", "serve", &["lost-network", "stop-worker"], 50, &[Limit, DeadBefore]),
     mutant("release-after-death", "redis", &["terminate"], 20, &[Limit]),
@@ -44,7 +44,8 @@ const MUTANTS: [Mutant; 33] = [
     mutant("order", "redis", &[], 0, &[Order]),
     mutant("order", "serve", &[], 0, &[Order]),
     mutant("wake-up", "serve", &[], 0, &[Served, Prompt]),
-    mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]),
+    // Of commands that take a while, so that waiters have come long before the server goes.
+    Mutant { around: SHELL, ..mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]) },
     mutant("journal", "serve", &["kill-server"], 40, &[Limit, Tokens]),
     mutant("revocation", "local", &["revoke"], 40, &[Limit]),
     mutant("revocation", "redis", &["revoke"], 40, &[Limit]),
@@ -82,7 +83,7 @@ const fn mutant(
 const TIME: Duration = Duration::from_mins(1);
 /// The same for what shows itself only when no client comes any more.
 const SHORT: Duration = Duration::from_secs(10);
-const ATTEMPTS: u64 = 6;
+const ATTEMPTS: u64 = 8;
 
 pub(crate) fn trials(seed: u64) -> Vec<Trial> {
     let trial = |mutant: &'static Mutant| {

@@ -68,7 +68,7 @@ impl Network {
                 let slow = dice.millis(2500..5000);
                 self.then = Some((Instant::now() + slow, Weather::Lost));
                 let lost = TTL + Duration::from_secs(1) + dice.part_of(TTL / 2);
-                (Weather::SlowReplies(dice.millis(1300..1700)), slow + lost)
+                (Weather::SlowReplies(dice.millis(1400..1900)), slow + lost)
             }
             "lost-network" => (Weather::Lost, long),
             "cut-after-request" => (Weather::CutAfterRequest, short),
