@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use semrun::store::{
+use semrun::custom_store::{
     BoxFuture, ClientInfo, CustomStore, HolderStanding, HolderState, Operation, Outcome, Record,
     Reply, Request, Revocation, Standing, Terms, Wakeup, Wakeups,
 };

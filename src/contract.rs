@@ -4,11 +4,11 @@
 //! ```no_run
 //! # fn connect_to_a_new_store() -> impl Fn() -> Mine { || Mine }
 //! # struct Mine;
-//! # impl semrun::store::CustomStore for Mine {
-//! #     fn execute<'a>(&'a self, _: &'a str, _: &'a semrun::store::Request)
-//! #         -> semrun::store::BoxFuture<'a, std::io::Result<semrun::store::Reply>> { todo!() }
+//! # impl semrun::custom_store::CustomStore for Mine {
+//! #     fn execute<'a>(&'a self, _: &'a str, _: &'a semrun::custom_store::Request)
+//! #         -> semrun::custom_store::BoxFuture<'a, std::io::Result<semrun::custom_store::Reply>> { todo!() }
 //! #     fn standings<'a>(&'a self, _: Option<&'a str>)
-//! #         -> semrun::store::BoxFuture<'a, std::io::Result<Vec<semrun::store::Standing>>> { todo!() }
+//! #         -> semrun::custom_store::BoxFuture<'a, std::io::Result<Vec<semrun::custom_store::Standing>>> { todo!() }
 //! #     fn url(&self) -> &str { "mine:" }
 //! # }
 //! for behaviour in semrun::contract::behaviours() {
@@ -43,6 +43,7 @@ use self::min_hold::*;
 use self::pinned::*;
 use self::queue::*;
 use self::revoked::*;
+use crate::custom_store::{AdaptedStore, CustomStore};
 use crate::engine::LeaseClient;
 use crate::permits::Terms;
 use crate::permits::{
@@ -50,7 +51,6 @@ use crate::permits::{
     FailureClass, Holder, HolderState, Lease, Loss, LossReason, LossStage, Name, Progress,
     ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot,
 };
-use crate::store::{AdaptedStore, CustomStore};
 
 /// A store, and clients of it.
 pub(crate) struct TestedBackend {

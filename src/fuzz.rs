@@ -4,7 +4,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::backends::connect::Url;
+use crate::backends::url::Url;
 use crate::backends::{Name, PermitId, cloud, local, redis};
 use crate::printable::{Context, pitfall, printable, quoted};
 use crate::serve::{journal, routes};

@@ -8,15 +8,23 @@
     expect(dead_code, reason = "the program uses more of the backends than the library shows")
 )]
 
+#[cfg(test)]
+mod architecture_tests;
 mod backends;
 #[cfg(feature = "cli")]
 mod cli;
 mod clock;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod console;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub mod custom_store;
 mod engine;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod entry_point;
 #[cfg(feature = "cli")]
 mod exit;
 mod files;
@@ -24,28 +32,20 @@ mod files;
 mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
-#[cfg(test)]
-mod house_tests;
 mod mutants;
 mod net;
 mod permits;
 mod printable;
 mod proc;
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod program;
 mod request;
 mod semaphore;
 #[cfg(feature = "cli")]
 mod serve;
 #[cfg(feature = "cli")]
 mod settings;
-pub mod store;
 #[cfg(feature = "cli")]
 mod supervise;
 mod sys;
-#[cfg(feature = "cli")]
-mod terminal;
 mod user;
 
 pub use self::semaphore::{Client, Error, ErrorKind, Lost, Permit, Place, Semaphore, Snapshot};

@@ -1,4 +1,4 @@
-//! Starts the program; `program.rs` is what it does.
+//! Starts the program; `entry_point.rs` is what it does.
 
 #![cfg_attr(not(test), no_main)]
 
@@ -13,5 +13,5 @@ use std::ffi::{c_char, c_int};
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     // SAFETY: these are what the C library hands to a `main`, and nothing ran before.
-    unsafe { semrun::program::main(count, words) }
+    unsafe { semrun::entry_point::main(count, words) }
 }

@@ -18,9 +18,9 @@ use crate::backends::{
     LossReason, LossStage, Name, ProgressSender, Validity,
 };
 use crate::clock;
+use crate::custom_store::{AdaptedStore, CustomStore};
 use crate::engine::LeaseClient;
 use crate::permits::Terms;
-use crate::store::{AdaptedStore, CustomStore};
 use crate::user::{self, User};
 
 /// The namespace of the keys in Redis, as `--prefix` has it.

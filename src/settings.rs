@@ -1,7 +1,6 @@
 //! Settings from flags over variables over files over defaults, checked, in plain values. Every
 //! mistake in them is found here, before anything starts.
 
-mod credentials;
 mod error;
 mod files;
 mod layers;
@@ -9,6 +8,7 @@ mod location;
 mod mistakes;
 mod run;
 mod server;
+mod server_credentials;
 mod shell;
 mod sources;
 mod subcommands;
@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory};
 
-pub(crate) use self::credentials::CredentialFiles;
 use self::error::settings_error;
 pub(crate) use self::error::{
     BadSecret, ConflictingLayer, HelpPage, Mistake, OptionsApart, SecretKind, SettingsError,
@@ -41,6 +40,7 @@ use self::mistakes::{
 };
 pub(crate) use self::run::{PermitRequest, RunSettings, Wait};
 pub(crate) use self::server::ServeSettings;
+pub(crate) use self::server_credentials::CredentialFiles;
 pub(crate) use self::shell::{NoShell, ShellFlaw};
 use self::sources::CommandSources;
 pub(crate) use self::subcommands::{

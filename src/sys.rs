@@ -1,4 +1,4 @@
-//! What has no safe interface, except for signal handlers: the program's arguments, environment,
+//! Calls to the system that have no safe interface, except for signal handlers: the program's arguments, environment,
 //! limits and signal mask, a second process of it, and waiting for a descriptor of our own.
 #![expect(unsafe_code, reason = "each block says why it is sound")]
 

@@ -179,7 +179,7 @@ mod library {
             include_str!("../src/semaphore.rs"),
             include_str!("../src/semaphore/error.rs"),
             include_str!("../src/semaphore/place.rs"),
-            include_str!("../src/store.rs"),
+            include_str!("../src/custom_store.rs"),
             include_str!("../src/request.rs"),
             include_str!("../src/permits/terms.rs"),
             include_str!("../src/engine/wakeups.rs"),
@@ -204,7 +204,9 @@ mod library {
             }
         }
         let exported = include_str!("../src/lib.rs").lines().filter(|line| {
-            line.starts_with("pub use") || *line == "pub mod store;" || *line == "pub mod contract;"
+            line.starts_with("pub use")
+                || *line == "pub mod custom_store;"
+                || *line == "pub mod contract;"
         });
         items.extend(exported.map(str::to_owned));
         assert_eq!(items.join("\n") + "\n", include_str!("../docs/public-items.txt"));

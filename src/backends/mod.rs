@@ -2,13 +2,12 @@
 //! processes, exit codes or the words that people read.
 
 pub(crate) mod cloud;
-pub(crate) mod connect;
-mod lease;
 pub(crate) mod ledger;
 pub(crate) mod local;
 pub(crate) mod redis;
-mod slot;
+mod take_cell;
 pub(crate) mod tls;
+pub(crate) mod url;
 
 // The backend that all others are compared with.
 #[cfg(test)]

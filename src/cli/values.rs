@@ -10,7 +10,7 @@ use super::Quarantine;
 use crate::permits::Name;
 use crate::permits::Terms;
 use crate::serve::log::{Format, LogEvent};
-use crate::supervise::deadline::SHORTEST_TTL;
+use crate::supervise::lease_deadlines::SHORTEST_TTL;
 use crate::supervise::policy::{OnLost, Orphans};
 
 pub(super) fn limit(text: &str) -> Result<u32, String> {

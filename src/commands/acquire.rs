@@ -10,12 +10,12 @@ use super::nested::{held_around, outer_permits};
 use super::runtime::{block_on, cannot_write, connect};
 use super::waiting::{GIVING_BACK, WaitOutcome, acquire_request, wait_in_turn};
 use crate::cli::messages::{Detail, Output, Warning};
+use crate::console::{Console, Loudness};
 use crate::exit::Exit;
 use crate::permits::{AcquireRequest, Lease};
 use crate::settings::{AcquireOutput, AcquireSettings};
 use crate::supervise::guardian::FrontProcess;
 use crate::supervise::signals::HandlersInstalled;
-use crate::terminal::{Console, Loudness};
 use crate::user::User;
 
 pub(super) fn run(settings: &AcquireSettings, user: &User) -> anyhow::Result<Exit> {

@@ -8,8 +8,9 @@ use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::runtime::{block_on, connect, print, write_out};
-use crate::backends::connect::{Location, Url};
+use crate::backends::url::{Location, Url};
 use crate::cli::messages::{Check, ErrorText, Examined, FailedText, Output, Summary};
+use crate::console::is_dumb;
 use crate::exit::Exit;
 use crate::permits::Terms;
 use crate::permits::{
@@ -18,8 +19,7 @@ use crate::permits::{
 };
 use crate::printable::pitfall;
 use crate::settings::{DiagnosedBackend, DoctorSettings, GivenOption, GivenValue};
-use crate::supervise::{deadline, descendants};
-use crate::terminal::is_dumb;
+use crate::supervise::{descendants, lease_deadlines};
 use crate::user::{self, User};
 
 /// The name and the limit of the trial's semaphore; no user asks for so many permits at once.
@@ -104,7 +104,7 @@ fn finding(topic: &'static str, grade: Grade, what: impl Display) -> Check {
 /// Whether running jobs survive when another server replaces this one.
 fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Option<Check> {
     let topic = "failover";
-    let room = deadline::outage(ttl, Some(kill_after));
+    let room = lease_deadlines::outage(ttl, Some(kill_after));
     // Between two attempts to renew there is a second or less, and finding the other server takes another.
     let with_attempts = |time: Duration| time + Duration::from_secs(2);
     Some(match takeover {
@@ -117,7 +117,7 @@ fn failover_check(takeover: Failover, ttl: Duration, kill_after: Duration) -> Op
             finding(topic, Grade::Ok, Examined::FailoverInTime { after, ttl })
         }
         Failover::After(after) => {
-            let enough = deadline::ttl_for_outage(with_attempts(after), Some(kill_after));
+            let enough = lease_deadlines::ttl_for_outage(with_attempts(after), Some(kill_after));
             finding(topic, Grade::Warning, Examined::FailoverTooLate { after, ttl, enough })
         }
     })

@@ -1,4 +1,5 @@
-//! One file per subcommand; here only the dispatch, and the exit code of a failure.
+//! One file per subcommand, and what several of them share (`idle_memory`, `nested`, `runtime`,
+//! `waiting`); here only the dispatch, and the exit code of a failure.
 
 mod acquire;
 mod doctor;
@@ -13,7 +14,6 @@ mod runtime;
 mod serve;
 mod status;
 mod waiting;
-mod watch;
 
 use std::cell::LazyCell;
 use std::ffi::OsString;
@@ -23,12 +23,13 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 
 use self::runtime::{cannot_write, write_out};
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
 use crate::backends::{self, FailureClass};
 use crate::cli::messages::{
     CannotRun, CannotServe, ChooseHolder, Detail, ExposedSecret, GaveUpWaiting, HolderUnreachable,
     PermitRefused, ProcessesHidden, UnusedSecret, Warning,
 };
+use crate::console::{self, Console, Loudness};
 use crate::exit::{Exit, Failure};
 use crate::files::create::UnsafeDirectory;
 use crate::settings::{
@@ -36,7 +37,6 @@ use crate::settings::{
 };
 use crate::supervise::signals::Inherited;
 use crate::supervise::spawn::LaunchError;
-use crate::terminal::{self, Console, Loudness};
 use crate::user::User;
 
 /// Does what the command line asks for.
@@ -103,7 +103,7 @@ fn perform(task: RequestedCommand, user: &User) -> anyhow::Result<Exit> {
         RequestedCommand::Completions(shell) => write_out(&generate::completions(shell)),
         RequestedCommand::Man(subcommand) => write_out(&generate::man(subcommand.as_deref())?),
         RequestedCommand::Usage(usage) => {
-            terminal::explain(&usage);
+            console::explain(&usage);
             Ok(Exit::Unclear)
         }
         RequestedCommand::Print(page) => match page.print() {

@@ -13,7 +13,7 @@ use crate::permits::{
     Attempt, Backend, BackendError, BoxFuture, Holder, Lease, Loss, LossReason, LossStage, Name,
     PermitId, SemaphoreSnapshot, Validity,
 };
-use crate::supervise::nesting::{Nested, OuterNews};
+use crate::supervise::nesting_channel::{Nested, OuterNews};
 
 /// How long the semrun around us may take to prove that it is.
 const PROVING: Duration = Duration::from_secs(2);

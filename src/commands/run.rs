@@ -14,6 +14,7 @@ use crate::cli::messages::{
     CannotRun, CommandFate, Detail, Died, PermitLost, ProcessesHidden, RanTooLong, StoppedBySignal,
     SupervisionFailed, Warning,
 };
+use crate::console::{Console, Loudness};
 use crate::exit::Exit;
 use crate::mutants::{self, Guard};
 use crate::permits::{AcquireRequest, Backend, Lease, LossReason};
@@ -21,13 +22,12 @@ use crate::settings::RunSettings;
 use crate::supervise::descendants;
 use crate::supervise::guardian::{self, ForkSide, FrontProcess, Guardian, WorkerEnd};
 use crate::supervise::lease_watch::{self, LeaseWatch};
-use crate::supervise::nesting::{NestingListener, OuterNews};
+use crate::supervise::nesting_channel::{NestingListener, OuterNews};
 use crate::supervise::policy::OnLost;
 use crate::supervise::process_tree::{Launch, Tree};
 use crate::supervise::signals::{HandlersInstalled, Signals};
 use crate::supervise::{Ended, SupervisionError, SupervisionNotice, supervise};
 use crate::sys::open_files_limit;
-use crate::terminal::{Console, Loudness};
 use crate::user::User;
 
 /// How long to retry giving back a permit that is lost anyway.

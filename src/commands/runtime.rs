@@ -1,11 +1,12 @@
-//! What every subcommand needs: a runtime for its task, and a standard output to write to.
+//! What every subcommand needs: a runtime for its task, a connection to the backend, and a standard
+//! output to write to.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 
 use super::idle_memory;
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
 use crate::cli::messages::Output;
 use crate::exit::Exit;
 use crate::permits::{Backend, BackendError};

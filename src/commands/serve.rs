@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 use self::reload::Reload;
 use super::runtime::block_on;
 use crate::cli::messages::{CannotServe, ServerNews, server_fact};
+use crate::console;
 use crate::exit::Exit;
 use crate::serve::connections::{ConnectionLimits, Connections};
 use crate::serve::journal::{Journal, RestoredState};
@@ -24,7 +25,6 @@ use crate::settings::ServeSettings;
 use crate::supervise::process_tree::collect_preexisting;
 use crate::supervise::signals::{HandlersInstalled, Signals, hold_back};
 use crate::sys::{open_files_limit, raise_open_files_limit};
-use crate::terminal;
 
 pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     // HUP never ends the server, however early it comes.
@@ -56,7 +56,7 @@ pub(super) fn run(settings: ServeSettings) -> anyhow::Result<Exit> {
     };
     // Only now: until here a signal ends the program, whatever it waits for.
     let caught = HandlersInstalled::install().context("cannot listen to signals")?;
-    let sink = Sink { line: terminal::log, last: terminal::last_log, words: server_fact };
+    let sink = Sink { line: console::log, last: console::last_log, words: server_fact };
     let log = Log::new(&log, log_format, sink);
     let restored = found.grants.len();
     let semaphores = Semaphores::new(journal, found, bounds, log);
@@ -101,7 +101,7 @@ fn log_start(semaphores: &Semaphores, port: u16, restored: usize) {
     {
         tell(semaphores, LogEvent::Alert, &ServerNews::Paused(pause));
     }
-    terminal::announce(&format!("server: The server is listening on port {port}"));
+    console::announce(&format!("server: The server is listening on port {port}"));
 }
 
 fn tell(semaphores: &Semaphores, event: LogEvent, news: &ServerNews<'_>) {

@@ -1,6 +1,7 @@
 //! The holders and the waiters, as a table or as a JSON document (`docs/status.md`).
 
 mod json;
+mod redraw;
 mod stopped;
 mod table;
 
@@ -11,14 +12,14 @@ use std::time::SystemTime;
 use rustix::termios::tcgetwinsize;
 
 use self::json::StatusJson;
+use self::redraw::{INTERVAL, RedrawnScreen};
 use self::table::Table;
 use super::runtime::{block_on, connect, print};
-use super::watch::{self, RedrawnScreen};
 use crate::cli::messages::Output;
+use crate::console::{Console, Loudness, ellipsis, usable_columns};
 use crate::exit::Exit;
 use crate::permits::{Backend, BackendError, Name, SemaphoreSnapshot};
 use crate::settings::StatusSettings;
-use crate::terminal::{Console, Loudness, ellipsis, usable_columns};
 use crate::user::User;
 
 pub(super) fn run(settings: &StatusSettings, user: &User) -> anyhow::Result<Exit> {
@@ -105,7 +106,7 @@ async fn watch(places: &Places<'_>, settings: &StatusSettings) -> anyhow::Result
             return Ok(Exit::Success);
         }
         loop {
-            tokio::time::sleep(watch::INTERVAL).await;
+            tokio::time::sleep(INTERVAL).await;
             match look(places).await {
                 Ok(news) => {
                     away = false;

@@ -13,6 +13,7 @@ use super::idle_memory::release_memory_during;
 use super::nested::{self, OuterPermit, outer_permits};
 use crate::cli::messages::{Detail, GaveUpWaiting, Waited, Warning};
 use crate::clock::if_any;
+use crate::console::{Console, Loudness};
 use crate::exit::Exit;
 use crate::permits::{
     AcquireRequest, Acquisition, Backend, BackendError, CancelToken, ClientInfo, Lease, Name,
@@ -23,7 +24,6 @@ use crate::settings::{PermitRequest, Wait};
 use crate::supervise::guardian::{FrontProcess, GuardianEvent};
 use crate::supervise::lease_watch;
 use crate::supervise::signals::Signals;
-use crate::terminal::{Console, Loudness};
 use crate::user::{self, User};
 
 /// How often a nested waiter checks whether the outer permit is held again.

@@ -116,7 +116,7 @@ pub enum HolderState {
     /// It was revoked gently, and its holder has not gone yet.
     #[serde(alias = "evicted")]
     Revoking,
-    /// It was given back, or its holder died, and it stays taken for a while ([`Terms::min_hold`](crate::store::Terms::min_hold)).
+    /// It was given back, or its holder died, and it stays taken for a while ([`Terms::min_hold`](crate::custom_store::Terms::min_hold)).
     #[serde(alias = "kept")]
     MinHold,
 }

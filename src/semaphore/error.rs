@@ -5,7 +5,7 @@ use std::{fmt, io};
 use rustix::io::Errno;
 
 use crate::backends;
-use crate::backends::connect::BadLocation;
+use crate::backends::url::BadLocation;
 use crate::permits::Terms;
 
 /// Why a semaphore could not be used.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::error::{Cause, Error};
 use super::{PREFIX, Semaphore};
 use crate::backends::cloud::config::CloudConfig;
-use crate::backends::connect::{Location, Url};
 use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
+use crate::backends::url::{Location, Url};
 use crate::user::User;
 
 /// The place where permits live: a directory, a Redis or a `semrun serve`.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bearer::Actor;
-use super::facts::ServerFact;
+use super::notices::ServerFact;
 use crate::printable::{Context, quoted, truncated};
 
 /// What can be logged.

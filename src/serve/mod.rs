@@ -10,11 +10,11 @@ pub(crate) mod bearer;
 pub(crate) mod bounds;
 pub(crate) mod connection;
 pub(crate) mod connections;
-pub(crate) mod facts;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod log;
-pub(crate) mod peer;
+pub(crate) mod notices;
+pub(crate) mod peer_stream;
 mod rejected_keys;
 pub(crate) mod routes;
 pub(crate) mod seals;
@@ -43,9 +43,9 @@ use tokio_rustls::TlsAcceptor;
 
 use self::connection::SLOWEST_HEAD;
 use self::connections::Connections;
-use self::facts::ServerFact;
 use self::log::{Log, LogEvent};
-use self::peer::Peer;
+use self::notices::ServerFact;
+use self::peer_stream::Peer;
 use self::routes::Routes;
 use crate::net::{self, VanishedPeer};
 

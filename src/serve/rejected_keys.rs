@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::connections::group;
-use super::facts::ServerFact;
 use super::log::{Log, LogEvent};
+use super::notices::ServerFact;
 
 /// How long until the next line about the same address.
 const NOT_AGAIN: Duration = Duration::from_mins(1);

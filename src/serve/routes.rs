@@ -2,9 +2,9 @@
 //! beside it. Whatever is asked gets an answer.
 
 mod authorization;
-mod body;
 mod ours;
 pub(crate) mod request;
+mod response_body;
 mod responses;
 
 use std::cell::RefCell;
@@ -21,9 +21,9 @@ use uuid::Uuid;
 
 pub(crate) use self::authorization::{Denied, DeniedAction};
 use self::authorization::{Ownership, authorize};
-use self::body::{LongAnswers, ResponseBody};
 use self::ours::event_stream;
 use self::request::{LONGEST_NAME, Route, id_in, is_clear, is_json, name_in, read_json};
+use self::response_body::{LongAnswers, ResponseBody};
 pub(crate) use self::responses::Refusal;
 use self::responses::{
     empty, html, not_allowed, of_another_version, plain_json, refusal, refused_for, removed,
@@ -32,7 +32,7 @@ use self::responses::{
 use super::bearer::Actor;
 use super::keys::ApiKeys;
 use super::log::{self, LogEvent};
-use super::peer::Peer;
+use super::peer_stream::Peer;
 use super::rejected_keys::RejectedKeys;
 use super::semaphores::{AttachedRequest, RequestEnd, RequestKind, Semaphores};
 use crate::backends::cloud::protocol::{KEY_HEADER, ServerInfo, VERSION, VERSION_HEADER};

@@ -11,10 +11,10 @@ use super::error::{
 use super::layers::{GivenValue, Layers, Source};
 use super::mistakes;
 use crate::backends::cloud;
-use crate::backends::connect::{BadLocation, Location, Url};
 use crate::backends::redis;
 use crate::backends::redis::config::RedisConfig;
 use crate::backends::tls::{Secret, Tls};
+use crate::backends::url::{BadLocation, Location, Url};
 use crate::cli::{BackendOptions, Quarantine};
 use crate::exit::Failure;
 use crate::files::trusted::{self, UntrustedFile};

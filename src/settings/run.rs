@@ -13,16 +13,16 @@ use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::mistakes::{Slip, nameless};
 use super::shell::{self, NoShell, SH};
 use super::sources::CommandSources;
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
 use crate::cli::{self, LONGEST, LoudnessOptions, PermitOptions, SupervisionOptions};
+use crate::console::Loudness;
 use crate::exit::{LOST, NOT_ACQUIRED};
 use crate::permits::Name;
 use crate::permits::Terms;
 use crate::printable::printable_os;
 use crate::supervise::Supervision;
-use crate::supervise::deadline::{default_kill_after, shortest_ttl};
+use crate::supervise::lease_deadlines::{default_kill_after, shortest_ttl};
 use crate::supervise::policy::{OnLost, Orphans, Rules};
-use crate::terminal::Loudness;
 
 #[derive(Debug)]
 pub(crate) struct RunSettings {

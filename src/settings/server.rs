@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::Environment;
-use super::credentials::{CredentialFiles, Credentials, TlsFiles};
 use super::error::{Mistake, OptionsApart, SettingsError, misconfigured, settings_error};
 use super::layers::{GivenValue, Layers};
 use super::location::without_mark;
+use super::server_credentials::{CredentialFiles, Credentials, TlsFiles};
 use super::sources::ConfigFiles;
 use crate::cli;
 use crate::serve::bounds::Bounds;

@@ -14,7 +14,7 @@ use super::location::{Secrets, fits_redis, location, types_a_password};
 use super::run::{self, PermitRequest, kill_after};
 use super::sources::{CommandSources, ConfigFiles};
 use super::{Environment, GivenOption};
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
 use crate::cli::{self, BackendOptions, Merged};
 use crate::permits::Name;
 use crate::permits::Terms;

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
+use crate::console::Loudness;
 use crate::exit::Failure;
 use crate::supervise::policy::Orphans;
-use crate::terminal::Loudness;
 
 mod files;
 mod options;

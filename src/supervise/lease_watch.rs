@@ -1,5 +1,5 @@
 //! A permit while its command runs: whether it is still ours, and by when the command has to be
-//! gone if it cannot be kept. `deadline.rs` has the arithmetic.
+//! gone if it cannot be kept. `lease_deadlines.rs` has the arithmetic.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::deadline::{self, Deadline};
+use super::lease_deadlines::{self, Deadline};
 use crate::clock::{self, Alarm, Moment, if_any};
 use crate::permits::{Lease, Loss, LossReason, LossStage, Validity};
 
@@ -103,7 +103,7 @@ impl<'a> LeaseWatch<'a> {
     /// Brings the deadlines forward for a tree that has so many processes.
     pub(crate) fn make_room(&mut self, processes: usize) -> io::Result<()> {
         if let Some(expiring) = &mut self.expiring {
-            let killing = deadline::killing(processes);
+            let killing = lease_deadlines::killing(processes);
             if killing != std::mem::replace(&mut expiring.killing, killing) {
                 expiring.arm_timer()?;
             }

@@ -1,12 +1,12 @@
 //! Looking after a running command until it has ended. The loop waits for something to happen,
 //! `policy` says what to do about it, and then it is done. `docs/supervision.md` has the reasons.
 
-pub(crate) mod deadline;
 pub(crate) mod descendants;
 pub(crate) mod executable;
 pub(crate) mod guardian;
+pub(crate) mod lease_deadlines;
 pub(crate) mod lease_watch;
-pub(crate) mod nesting;
+pub(crate) mod nesting_channel;
 mod outcome;
 pub(crate) mod policy;
 pub(crate) mod process_tree;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::guardian::{FrontProcess, GuardianEvent};
 use self::lease_watch::{LeaseEvent, LeaseWatch};
-use self::nesting::{NestingListener, OuterNews};
+use self::nesting_channel::{NestingListener, OuterNews};
 pub(crate) use self::outcome::{CommandEnd, ProcessEnd};
 use self::policy::{Action, CommandEnding, OnLost, Policy, PolicyEvent, Rules, Terminal};
 use self::process_tree::{Reaped, Tree};

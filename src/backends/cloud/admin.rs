@@ -1,5 +1,5 @@
 //! What is asked of a cloud-semaphore server beside permits of our own: which limit is in force, and
-//! what becomes of a permit in one of the original kind.
+//! that a permit of another client is revoked.
 
 use hyper::StatusCode;
 use hyper::body::Bytes;

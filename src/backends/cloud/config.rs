@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::backends::connect::BadHttpUrl;
 use crate::backends::tls::{Secret, Tls};
+use crate::backends::url::BadHttpUrl;
 
 /// `http://host[:port]` or `https://host[:port]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

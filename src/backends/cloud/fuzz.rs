@@ -1,6 +1,6 @@
 //! Fuzz targets: parsing a cloud-semaphore server's answers.
 
-use super::node::lease::ObserveAnswer;
+use super::original_server::lease::ObserveAnswer;
 use super::protocol::{Event, ExecuteAnswer, Greeting, NamedRequest, ServerInfo, validated};
 use super::{lenient, parse_body};
 use crate::permits::Name;

@@ -8,9 +8,9 @@ mod diagnose;
 mod fuzz;
 mod http;
 mod lenient;
-mod node;
+mod original_server;
 pub(crate) mod protocol;
-mod serve;
+mod semrun_server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -25,12 +25,12 @@ use self::config::CloudConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::http::{HttpConnection, HttpDialer, unexpected};
-use self::node::acquire::NodeAcquire;
-use self::node::lease::ObserveAnswer;
+use self::original_server::acquire::NodeAcquire;
+use self::original_server::lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
-use self::serve::store::ServeStore;
+use self::semrun_server::remote_store::ServeStore;
 use super::error::{MissingFeature, StoreError};
-use super::slot::Slot;
+use super::take_cell::Slot;
 use super::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Finding,
     Lease, Name, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, sanitize,

@@ -1,6 +1,6 @@
 //! Tests of our client with servers of either kind, without a command.
 
-mod events;
+mod connections;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::file_names::{FileKind, FileName, StateFile};
 use super::mutex::{MutexGuard, MutexWait};
 use super::records::{self, PermitRecord};
+use super::renewing_lease::{LeaseOps, RenewingLease};
 use super::semaphore_files::SemaphoreFiles;
 use super::{directory, revoke};
-use crate::backends::lease::{self, RenewingLease};
 use crate::clock;
 use crate::engine::renewal::{self, Renewed};
 use crate::permits::{
@@ -146,7 +146,7 @@ async fn renew_when_told(renew_now: &Notify, told: io::Result<AsyncFd<OwnedFd>>)
     std::future::pending().await
 }
 
-impl lease::LeaseOps for DetachedLease {
+impl LeaseOps for DetachedLease {
     fn renew_until_lost(
         self: Arc<Self>,
         validity: watch::Sender<Validity>,

@@ -1,7 +1,7 @@
 //! Permits on one machine, without a server: FIFO special files with flock(2). A permit lives as
 //! long as any process of the command's tree keeps its descriptor open, so no lease expires and no
 //! clock is asked, except for permits that outlive their process. `docs/backends.md` says why it is
-//! built so; `files.rs` knows the files.
+//! built so; `semaphore_files.rs` lists the files.
 
 mod detached;
 mod diagnose;
@@ -12,14 +12,15 @@ mod file_names;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod mutex;
-mod permits;
 mod proc_locks;
 mod process_lease;
 mod queue;
 mod records;
+mod renewing_lease;
 mod revoke;
 mod scan;
 mod semaphore_files;
+mod taken_permits;
 mod wakeup;
 
 #[cfg(test)]
@@ -158,7 +159,7 @@ impl Local {
         base: &BaseDirectory,
         name: &Name,
     ) -> Result<SemaphoreSnapshot, BackendError> {
-        let look = |_: &_, locked: &MutexGuard<'_>| permits::snapshot(locked, name);
+        let look = |_: &_, locked: &MutexGuard<'_>| taken_permits::snapshot(locked, name);
         let snapshot =
             self.under_mutex_in(base, name, false, &Attempt::Look(name.clone()), look).await?;
         Ok(snapshot.unwrap_or_else(|| SemaphoreSnapshot::unused(name)))

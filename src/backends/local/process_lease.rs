@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use super::file_names::{FileKind, FileName, StateFile};
 use super::mutex::MutexGuard;
-use super::permits::kept_entry;
 use super::records::PermitRecord;
 use super::revoke;
 use super::semaphore_files::{FifoMessage, SemaphoreFiles};
+use super::taken_permits::kept_entry;
 use crate::clock::{self, Moment};
 use crate::mutants::{self, Guard};
 use crate::permits::{

@@ -20,9 +20,9 @@ use super::detached;
 use super::exiting::ExitingProcesses;
 use super::file_names::{FileKind, FileName, Listing, StateFile};
 use super::mutex::{MutexGuard, MutexWait};
-use super::permits::{TakenBy, TakenPermits};
 use super::process_lease::ProcessLease;
 use super::semaphore_files::SemaphoreFiles;
+use super::taken_permits::{TakenBy, TakenPermits};
 use crate::clock::{self, Moment};
 use crate::permits::{
     AcquireRequest, Acquisition, HolderState, Lease, Progress, ProgressSender, QueueStatus,

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::file_names::{FileKind, FileName};
 use super::mutex::MutexGuard;
-use super::permits::{TakenBy, TakenPermit, TakenPermits, kept_entry};
 use super::records::PermitRecord;
 use super::semaphore_files::{self, FifoMessage, RELEASED, REVOKED};
+use super::taken_permits::{TakenBy, TakenPermit, TakenPermits, kept_entry};
 use crate::mutants::{self, Guard};
 use crate::permits::{HolderState, Loss, LossStage, Revocation};
 

@@ -5,8 +5,8 @@ use std::io;
 use std::thread;
 
 use super::directory::BaseDirectory;
-use super::permits;
 use super::semaphore_files::SemaphoreFiles;
+use super::taken_permits;
 use crate::permits::{Name, SemaphoreSnapshot};
 
 /// How many names are worth a thread.
@@ -41,5 +41,5 @@ pub(super) fn look(base: &BaseDirectory, names: &[Name]) -> Vec<Option<Semaphore
 fn look_now(base: &BaseDirectory, name: &Name) -> io::Result<Option<SemaphoreSnapshot>> {
     let Some(semaphore) = SemaphoreFiles::open(base, name, false)? else { return Ok(None) };
     let Some(locked) = semaphore.lock_to_look()? else { return Ok(None) };
-    permits::snapshot(&locked, name).map(Some)
+    taken_permits::snapshot(&locked, name).map(Some)
 }

@@ -2,7 +2,7 @@
 
 mod crashes;
 mod frozen;
-mod processes;
+mod threads_and_runtime;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};

@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use super::exiting::ExitingProcesses;
 use super::file_names::{FileKind, FileName, Listing};
 use super::mutex::{MutexGuard, MutexWait};
-use super::permits::TakenPermits;
 use super::proc_locks::{self, Locks};
 use super::queue::WATCHED;
 use super::semaphore_files::{FifoMessage, SemaphoreFiles};
+use super::taken_permits::TakenPermits;
 
 /// How often, and how far apart, to look whether a waiter goes ahead; it usually takes 0.3 ms.
 const MOMENTS: u32 = 10;

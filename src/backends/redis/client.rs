@@ -16,7 +16,7 @@ use super::connection::{
     Connection, ConnectionError, HANDSHAKE, PrefetchedRequest, RedisDialer, handshake, is_refusal,
 };
 use super::pipeline::{Pipeline, answer_of};
-use crate::backends::slot::Slot;
+use crate::backends::take_cell::Slot;
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};

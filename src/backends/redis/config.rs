@@ -7,8 +7,8 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use crate::backends::connect::BadRedisUrl;
 use crate::backends::tls::Tls;
+use crate::backends::url::BadRedisUrl;
 use crate::permits::Name;
 
 /// The URL of a Redis, understood: `redis://[user[:password]@]host[:port][/db]`, the same with

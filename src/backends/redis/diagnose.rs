@@ -1,14 +1,15 @@
 //! What `doctor` checks of a Redis that permits live in, and of what endangers them.
 
+mod replication;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::cmd;
 use uuid::Uuid;
 
 use super::config::RedisConfig;
-use super::replication;
 use super::script::wake_list;
-use super::server::ServerHandle;
+use super::server_handle::ServerHandle;
 use crate::permits::finding::{ClockOffset, FindingKind, Persistence};
 use crate::permits::sanitize;
 use crate::permits::{Finding, Grade, Name, StoreError};

@@ -11,11 +11,10 @@ mod fuzz;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod pipeline;
-mod replication;
 mod resp;
 mod scan;
 mod script;
-mod server;
+mod server_handle;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -33,7 +32,7 @@ use self::connection::RedisDialer;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::fuzz;
 use self::script::SemaphoreKeys;
-use self::server::ServerHandle;
+use self::server_handle::ServerHandle;
 use super::{
     Attempt, BackendError, BoxFuture, Failover, Finding, Name, SemaphoreSnapshot, StoreError,
 };

@@ -1,4 +1,5 @@
-//! The script with a guard turned off: see [`crate::mutants`]. What the client says of a hold is turned
+//! The script in Redis with a guard turned off, for tests that have to notice it: see
+//! [`crate::mutants`]. What the client says of a hold is turned
 //! off where it is said, in `script.rs`.
 
 use std::sync::OnceLock;

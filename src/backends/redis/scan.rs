@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use redis::{Cmd, cmd};
 
 use super::can_name;
-use super::server::ServerHandle;
+use super::server_handle::ServerHandle;
 use crate::engine::retry::RetryBudget;
 use crate::permits::{Attempt, BackendError, Name, StoreError, sanitize};
 

@@ -2,8 +2,8 @@
 //! data vanishes and strangers write. Time is moved by moving what the script remembers of it.
 
 mod client;
+mod detached_and_held;
 mod forgetful;
-mod lasting;
 mod replicas;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::client::{RedisClient, optional, will_pass};
 use super::connection::ConnectionError;
-use super::server::ServerHandle;
+use super::server_handle::ServerHandle;
 use crate::engine::retry::{ATTEMPT_TIMEOUT, Backoff, with_timeout};
 use crate::engine::{Wakeup, Wakeups};
 use crate::permits::{Revocation, StoreError};

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::forbidden::{NotExecutable, found};
+use super::not_executable::{NotExecutable, found};
 use super::words::SystemErrorText;
 use crate::cli;
 use crate::supervise::spawn::LaunchError;

@@ -1,4 +1,5 @@
-//! Errors of a backend: what it could not do, and what to try.
+//! Errors of a backend: which attempt failed, around the reason, which `stores.rs` has the words
+//! for, and what to try.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! What is wrong with the name of a semaphore, or may mislead, and why a user's home is not known.
+//! What is wrong with names: that of a semaphore, which may also mislead, and that of a user whose
+//! home is not known.
 
 use std::fmt;
 

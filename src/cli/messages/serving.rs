@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::versions::OtherVersion;
 use super::words::{Span, SystemErrorText};
 use crate::files::create::UnsafeDirectory;
-use crate::serve::facts::ServerFact;
+use crate::serve::notices::ServerFact;
 use crate::settings::SettingsError;
 
 /// Why a server does not start.

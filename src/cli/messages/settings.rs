@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::certificates::TlsErrorText;
-use super::rejected::RejectedText;
 use super::urls::{BadUrlText, UnsupportedText};
+use super::usage_errors::RejectedText;
 use super::words::SystemErrorText;
 use crate::files::trusted::UntrustedFile;
 use crate::permits::Name;

@@ -1,4 +1,5 @@
-//! What is wrong with a store of permits, or with the way to it, and what to try. Fits after a colon.
+//! Reasons why a backend could not do something: what is wrong with the store, or with the way to
+//! it, and what to try. Each fits after a colon, where `errors.rs` says which attempt failed.
 
 use std::fmt;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::house_tests::{code_of, source, sources};
+use crate::architecture_tests::{code_of, source, sources};
 
 /// The string literals in a piece of Rust, without comments.
 fn literals(code: &str) -> Vec<String> {

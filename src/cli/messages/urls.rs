@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::backends::connect::{BadFileUrl, BadHttpUrl, BadRedisUrl, BadUrl};
+use crate::backends::url::{BadFileUrl, BadHttpUrl, BadRedisUrl, BadUrl};
 use crate::settings::UrlMeant;
 
 const SCHEMES_KNOWN: &str = "write file:///PATH for a directory on this machine, redis://HOST, or \

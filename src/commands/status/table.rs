@@ -7,9 +7,9 @@ use unicode_width::UnicodeWidthStr;
 
 use super::stopped;
 use crate::cli::messages::{OddText, Output, Span};
+use crate::console::cut;
 use crate::permits::{Holder, HolderState, Name, Record, SemaphoreSnapshot, Waiter, Withheld};
 use crate::printable::{Context, printable, quoted};
-use crate::terminal::cut;
 
 /// How semaphores are shown.
 pub(super) struct Table<'a> {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cli::messages::{Detail, Waited, WaitingText, Warning};
 use crate::clock::if_any;
+use crate::console::{Console, Loudness};
 use crate::permits::{
     AcquireRequest, Backend, BackendError, BoxFuture, Progress, QueueStatus, SemaphoreSnapshot,
     StoreError, Withheld,
@@ -16,7 +17,6 @@ use crate::settings::PermitRequest;
 use crate::supervise::guardian::FrontProcess;
 use crate::supervise::process_tree::collect_preexisting;
 use crate::supervise::signals::StopTarget;
-use crate::terminal::{Console, Loudness};
 
 /// How often to look at the queue for the waiting line on a terminal, and how often to redraw that
 /// line: it shows times.

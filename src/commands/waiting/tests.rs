@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::display::REDRAW;
 use super::*;
-use crate::backends::connect::Location;
+use crate::backends::url::Location;
 use crate::permits::QueueStatus;
 use crate::settings::{self, Environment, RequestedCommand, RunSettings, Variables};
 

@@ -7,8 +7,8 @@ use hyper::body::{Body, Bytes};
 use hyper::header::HeaderValue;
 
 use super::authorization::authorize;
-use super::body::Later;
 use super::request::{LARGEST_BATCH, LARGEST_BODY, read_requests, sensible};
+use super::response_body::Later;
 use super::responses::{empty, plain_json, too_many_connections, with_content_type};
 use super::{Answer, Refusal, Routes};
 use crate::backends::cloud::protocol::{BEAT, ExecuteAnswer, Greeting, NamedRequest};
@@ -16,7 +16,7 @@ use crate::permits::json::millis;
 use crate::request::{Operation, Outcome};
 use crate::serve::LocalFuture;
 use crate::serve::bearer::Actor;
-use crate::serve::peer::Peer;
+use crate::serve::peer_stream::Peer;
 use crate::serve::semaphores::{COMING_BACK, EventStream, SemaphoreError};
 
 /// What has to be on record before a request is answered.

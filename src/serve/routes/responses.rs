@@ -8,10 +8,10 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 use super::Answer;
 use super::authorization::Denied;
-use super::body::ResponseBody;
+use super::response_body::ResponseBody;
 use crate::serve::bounds::LimitReached;
-use crate::serve::facts::ServerFact;
 use crate::serve::log::Log;
+use crate::serve::notices::ServerFact;
 use crate::serve::semaphores::SemaphoreError;
 
 /// Why something cannot be done now. `cli/messages/refusals.rs` has the words.

@@ -1,5 +1,5 @@
-//! Damaged journals: a permit that was on record is held after a restart, or the server does not
-//! start.
+//! The reader of a damaged journal: it returns each permit that was on record, or refuses the file.
+//! What a server does then is tested in `semaphores/tests/journals.rs`.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -1,5 +1,5 @@
-//! Journals that were changed from outside: a server does not start with one, or keeps all that was
-//! held.
+//! A whole server after its journal was changed from outside: it does not start, or all that was
+//! held is held. The reader alone is tested in `journal/tests/damage.rs`.
 
 use std::fs;
 use std::path::Path;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::ExecuteAnswer;
-use super::serve::requests::Requests;
+use super::semrun_server::request_batching::Requests;
 use super::*;
 use crate::permits::{LossStage, Progress};
 

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("proc", &[]),
     ("sys", &[]),
     ("clock", &["sys"]),
-    ("terminal", &["printable", "sys"]),
+    ("console", &["printable", "sys"]),
     ("user", &["proc"]),
     ("files", &["user"]),
     ("permits", &["clock", "files", "net", "user"]),
@@ -28,8 +28,8 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "user",
         ],
     ),
-    ("store", &["clock", "engine", "permits", "request"]),
-    ("semaphore", &["backends", "clock", "engine", "permits", "store", "user"]),
+    ("custom_store", &["clock", "engine", "permits", "request"]),
+    ("semaphore", &["backends", "clock", "engine", "permits", "custom_store", "user"]),
     (
         "serve",
         &[
@@ -60,7 +60,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "serve",
             "supervise",
             "sys",
-            "terminal",
+            "console",
             "user",
         ],
     ),
@@ -96,11 +96,11 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "settings",
             "supervise",
             "sys",
-            "terminal",
+            "console",
             "user",
         ],
     ),
-    ("program", &["commands", "exit", "messages", "supervise", "sys", "terminal"]),
+    ("entry_point", &["commands", "exit", "messages", "supervise", "sys", "console"]),
     ("lib", &[]),
 ];
 
@@ -166,7 +166,7 @@ fn every_part_uses_only_those_below_it() {
         let file = path.strip_prefix(&root).unwrap().with_extension("");
         let module = file.to_str().unwrap().replace('/', "::");
         let name = part(&module);
-        if ["fuzz", "house_tests", "main"].contains(&name) || module.ends_with("::fuzz") {
+        if ["fuzz", "architecture_tests", "main"].contains(&name) || module.ends_with("::fuzz") {
             continue;
         }
         let at = ARROWS.iter().position(|(one, _)| *one == name);

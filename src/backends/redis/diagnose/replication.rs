@@ -6,9 +6,9 @@ use std::time::Duration;
 use redis::{Value, from_redis_value};
 use tokio::time::timeout;
 
-use super::connection::sentinel_says;
-use super::diagnose::{Info, warning};
-use super::server::ServerHandle;
+use super::{Info, warning};
+use crate::backends::redis::connection::sentinel_says;
+use crate::backends::redis::server_handle::ServerHandle;
 use crate::permits::finding::{FindingKind, ReplicaCheck, ReplicaReport};
 use crate::permits::{Failover, Finding, Grade};
 
@@ -66,7 +66,7 @@ impl Info {
 
 impl ServerHandle {
     /// By the settings of the server, or of the sentinels that watch it.
-    pub(super) async fn failover_time(&self) -> Failover {
+    pub(in crate::backends::redis) async fn failover_time(&self) -> Failover {
         let Ok(Some(info)) = self.info("default").await else { return Failover::Never };
         if info.number("cluster_enabled") == 1 {
             let setting = self.setting("cluster-node-timeout").await.ok().flatten();

@@ -1,4 +1,5 @@
-//! What a server has to tell people, as facts. The program that starts it has the words.
+//! What a server tells its operator, as facts: that it is crowded, short of descriptors, cannot
+//! write its journal, hears wrong keys or another version. The program that starts it has the words.
 
 use std::io;
 use std::net::IpAddr;

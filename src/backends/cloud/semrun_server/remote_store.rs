@@ -9,9 +9,9 @@ use hyper::StatusCode;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::requests::Requests;
+use super::request_batching::Requests;
 use crate::backends::cloud::http::unexpected;
-use crate::backends::cloud::node::lease::signal_once;
+use crate::backends::cloud::original_server::lease::signal_once;
 use crate::backends::cloud::protocol::{
     EVENTS, EXECUTE, Event, EventKind, ExecuteAnswer, Greeting, ID_HEADER, SILENCE, validated,
 };

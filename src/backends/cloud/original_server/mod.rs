@@ -2,6 +2,6 @@
 //! tree inherits.
 
 pub(super) mod acquire;
+mod capabilities;
 pub(super) mod lease;
-mod original;
 mod orphans;

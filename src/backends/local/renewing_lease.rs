@@ -1,4 +1,4 @@
-//! A permit that expires unless it is renewed, whichever server it is from.
+//! A permit of the local directory that outlives its process, and expires unless it is renewed.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{BackendError, BoxFuture, Lease, Loss, LossStage, PermitId, StoreError, Validity};
+use crate::backends::{
+    BackendError, BoxFuture, Lease, Loss, LossStage, PermitId, StoreError, Validity,
+};
 
 /// What a server's client does to keep such a permit, and to let it go.
 pub(super) trait LeaseOps: Send + Sync {

@@ -1,4 +1,4 @@
-//! From a URL to a backend: the only place that knows the schemes.
+//! The URL of a backend, and the backend that it names: the only place that knows the schemes.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -1,4 +1,4 @@
-//! Showing something again whenever it changes.
+//! The screen of `status --watch`, which is drawn again whenever something changes.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -7,9 +7,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
-use super::cannot_write;
 use crate::cli::messages::Output;
-use crate::terminal::{fitting, is_dumb};
+use crate::commands::cannot_write;
+use crate::console::{fitting, is_dumb};
 
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::capabilities::{beyond_the_original, granted_or_behind, look_if_original};
 use super::lease::NodeRegistration;
-use super::original::{beyond_the_original, granted_or_behind, look_if_original};
 use super::orphans;
 use crate::backends::cloud::http::{HttpConnection, unexpected};
 use crate::backends::cloud::{CloudServer, LEAVING};

@@ -3,8 +3,8 @@
 use std::ffi::{OsString, c_char, c_int};
 
 use crate::cli::messages::FatalError;
+use crate::console::{Console, Loudness};
 use crate::supervise::signals;
-use crate::terminal::{Console, Loudness};
 use crate::{commands, exit, sys};
 
 /// What `main` does.
