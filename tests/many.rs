@@ -1,10 +1,11 @@
 //! Many permits of one process: how many connections and how much memory they take, and whether they
-//! are served in order. A program of its own, so that its memory is its own.
+//! are served in order. Each test has a process of its own, so that its memory is its own.
 
 #[cfg(test)]
 mod many {
-    use std::fs;
+    use std::process::Command;
     use std::time::Duration;
+    use std::{env, fs};
 
     use semrun::{Permit, Place, Semaphore};
     use semrun_testkit::cloud_server::{CloudServer, KEY};
@@ -103,8 +104,25 @@ mod many {
         });
     }
 
+    /// Whether this process runs that test alone. If not, another is started that does, and judged.
+    fn is_alone(test: &str) -> bool {
+        const ALONE: &str = "SEMRUN_TEST_ALONE";
+        if env::var_os(ALONE).is_some() {
+            return true;
+        }
+        let path = format!("many::{test}");
+        let mut alone = Command::new(env::current_exe().unwrap());
+        let output = alone.args(["--exact", &path]).env(ALONE, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        false
+    }
+
     #[test]
     fn two_thousand_permits_take_two_connections_to_a_redis() {
+        if !is_alone("two_thousand_permits_take_two_connections_to_a_redis") {
+            return;
+        }
         let server = RedisServer::start();
         let place = Place::new(server.url()).quarantine(Duration::ZERO);
         hold_and_wait(&place, server.port());
@@ -112,6 +130,9 @@ mod many {
 
     #[test]
     fn two_thousand_permits_take_two_connections_to_a_server_of_ours() {
+        if !is_alone("two_thousand_permits_take_two_connections_to_a_server_of_ours") {
+            return;
+        }
         let server = CloudServer::ours();
         hold_and_wait(&Place::new(server.url()).api_key(KEY), server.port());
     }
