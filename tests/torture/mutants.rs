@@ -46,7 +46,8 @@ const MUTANTS: [Mutant; 33] = [
     mutant("wake-up", "serve", &[], 0, &[Served, Prompt]),
     // Of commands that take a while, so that waiters have come long before the server goes.
     Mutant { around: SHELL, ..mutant("quiet-restart", "serve", &["kill-server"], 0, &[Order]) },
-    mutant("journal", "serve", &["kill-server"], 40, &[Limit, Tokens]),
+    // Holders that can renew learn of it before another one is granted anything.
+    mutant("journal", "serve", &["kill-server", "stop-worker"], 50, &[Limit, Tokens]),
     mutant("revocation", "local", &["revoke"], 40, &[Limit]),
     mutant("revocation", "redis", &["revoke"], 40, &[Limit]),
     mutant("revocation", "serve", &["revoke"], 40, &[Limit]),
