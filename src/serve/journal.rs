@@ -27,6 +27,7 @@ use self::format::{JournalEntry, replay, snapshot};
 use self::writer::{
     AGAIN, JOURNAL, Job, WriterStatus, WriterThread, rename_from_aside, write_aside,
 };
+use crate::clock::{self, Moment};
 use crate::files::create::{self, UnsafeDirectory};
 use crate::mutants::{self, Guard};
 use crate::proc::this_boot;
@@ -45,6 +46,8 @@ struct JournalWriter {
     /// Bytes since the last rewrite, and how many are enough for the next.
     grown: Cell<u64>,
     enough: Cell<u64>,
+    /// When another rewrite may help a disk that is full.
+    again: Cell<Moment>,
     progress: watch::Receiver<WriterStatus>,
     /// The identity of this boot.
     boot: String,
@@ -112,6 +115,7 @@ impl Journal {
             thread: Some(thread),
             appended: Cell::new(0),
             grown: Cell::new(0),
+            again: Cell::new(Moment::ZERO),
             enough: Cell::new(enough(size)),
             progress,
             boot,
@@ -165,7 +169,9 @@ impl Journal {
     pub(crate) fn has_grown(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
             let grown = writer.grown.get();
-            grown > writer.enough.get() || (grown > 0 && writer.progress.borrow().error.is_some())
+            let helps = || clock::now() >= writer.again.get();
+            grown > writer.enough.get()
+                || (grown > 0 && writer.progress.borrow().error.is_some() && helps())
         })
     }
 
@@ -179,6 +185,7 @@ impl Journal {
         let Some(writer) = &self.writer else { return };
         let content = snapshot(&writer.boot, writer.before.borrow().as_ref(), last, pins, grants);
         writer.grown.set(0);
+        writer.again.set(clock::now() + AGAIN);
         writer.enough.set(enough(content.len() as u64));
         writer.send(Job::Rewrite(content));
     }

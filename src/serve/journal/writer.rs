@@ -69,7 +69,7 @@ impl WriterThread {
             }
             let closed = loop {
                 match todo.try_recv() {
-                    Ok(job) => jobs.push(job),
+                    Ok(job) => add(&mut jobs, job),
                     Err(nothing) => break nothing == TryRecvError::Disconnected,
                 }
             };
@@ -155,6 +155,18 @@ impl WriterThread {
     }
 }
 
+/// Adds a job. Of several rewrites only the last one counts, and the others may be large.
+fn add(jobs: &mut Vec<Job>, job: Job) {
+    if matches!(job, Job::Rewrite(_)) {
+        for job in &mut *jobs {
+            if let Job::Rewrite(content) = job {
+                *content = Vec::new();
+            }
+        }
+    }
+    jobs.push(job);
+}
+
 pub(super) fn write_aside(directory: &File, content: &[u8]) -> io::Result<File> {
     create::write_aside(directory, ASIDE, content)
 }
@@ -209,6 +221,26 @@ mod tests {
         fs::remove_dir(path.with_extension("new")).unwrap();
         work.write(&jobs).unwrap();
         assert_eq!(tokens(&path), [2], "the rewrite stands for what was before it");
+    }
+
+    #[test]
+    fn rewrites_that_cannot_be_written_do_not_pile_up() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (path, mut work) = begun(&directory);
+        fs::create_dir(path.with_extension("new")).unwrap();
+        let mut jobs = Vec::new();
+        for number in 1..=100 {
+            add(&mut jobs, Job::Append(entry(number)));
+            add(&mut jobs, Job::Rewrite(snapshot("b", None, number, &BTreeMap::new(), &[])));
+        }
+        let contents =
+            jobs.iter().filter(|job| matches!(job, Job::Rewrite(one) if !one.is_empty()));
+        assert_eq!((jobs.len(), contents.count()), (200, 1));
+        work.write(&jobs).unwrap();
+        assert_eq!(tokens(&path), (1..=100).collect::<Vec<_>>());
+        fs::remove_dir(path.with_extension("new")).unwrap();
+        work.write(&jobs).unwrap();
+        assert_eq!(tokens(&path), [0_u64; 0], "the last one stands for all");
     }
 
     #[test]
