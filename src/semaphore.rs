@@ -29,6 +29,9 @@ const PREFIX: &str = "semrun";
 /// How long giving a permit back is tried before that is left to the end of its lease.
 const RELEASING: Duration = Duration::from_secs(5);
 
+/// How often a holder that waits for the loss of its permit looks at the clock.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A named counting semaphore, in a directory, a Redis or a `semrun serve`.
 ///
 /// It takes no connection and no permit before it is asked for one. Programs that name the same URL
@@ -293,7 +296,15 @@ impl Permit {
     /// If the server could not be told within 5 s: then its lease ends by itself.
     pub async fn release(mut self) -> Result<(), Error> {
         let Some(lease) = self.lease.take() else { return Ok(()) };
-        Ok(lease.release(RELEASING).await?)
+        // A task, so that a caller that does not wait for the end does not keep it from being released.
+        match tokio::spawn(lease.release(RELEASING)).await {
+            Ok(released) => Ok(released?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and this future with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 
@@ -310,8 +321,10 @@ async fn expired(validity: Option<watch::Receiver<Validity>>) {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(left) => {}
-            _ = validity.changed() => {}
+            // Timers stand still while the machine is suspended, and leases do not.
+            () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
+            // No more will come once it cannot be renewed any more.
+            Ok(()) = validity.changed() => {}
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-pub(super) struct Slot<T>(Mutex<Option<T>>);
+pub(super) struct TakeCell<T>(Mutex<Option<T>>);
 
-impl<T> Slot<T> {
+impl<T> TakeCell<T> {
     pub(super) fn empty() -> Self {
         Self(Mutex::new(None))
     }
@@ -18,7 +18,7 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T> Default for Slot<T> {
+impl<T> Default for TakeCell<T> {
     fn default() -> Self {
         Self::empty()
     }

@@ -20,8 +20,10 @@ use crate::request::{Operation, Outcome, Reply, Request};
 /// How long a client that does not wait looks for a server that has enough replicas.
 const FOR_REPLICAS: Duration = Duration::from_secs(2);
 
-/// How long leaving the queue may take.
+/// How long a client waits until it has left the queue, and for how long it is tried after that: a
+/// waiter that is listed and not there delays those behind it.
 const LEAVING: Duration = Duration::from_millis(900);
+const LEAVING_LATER: Duration = Duration::from_mins(1);
 
 /// How many missed heartbeats make a waiter dead.
 const MISSED: u32 = 3;
@@ -253,8 +255,8 @@ impl<'a, S: Store> Acquire<'a, S> {
         }
     }
 
-    /// Leaves the queue, or releases a permit that was granted at the same moment. Where that fails,
-    /// we do not count any more after three missed heartbeats.
+    /// Leaves the queue, or releases a permit that was granted at the same moment. Where that fails
+    /// it is tried again in the background.
     pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
         self.wakeups = None;
         if !self.handle.store.has_reached() {
@@ -263,7 +265,7 @@ impl<'a, S: Store> Acquire<'a, S> {
         let request = self.leaving();
         let left = with_retries(LEAVING, || self.handle.store.execute(&self.wanted.name, &request));
         let left = left.await;
-        self.asked = false;
+        self.asked = left.is_err();
         left.map(drop)
     }
 
@@ -282,7 +284,8 @@ impl<S: Store> Drop for Acquire<'_, S> {
             let (handle, name) = (Arc::clone(self.handle), self.wanted.name.clone());
             let request = self.leaving();
             runtime.spawn(async move {
-                with_retries(LEAVING, || handle.store.execute(&name, &request)).await.map(drop)
+                let left = with_retries(LEAVING_LATER, || handle.store.execute(&name, &request));
+                left.await.map(drop)
             });
         }
     }
@@ -290,7 +293,7 @@ impl<S: Store> Drop for Acquire<'_, S> {
 
 async fn next_wakeup<S: Store>(
     wakeups: &mut Option<Subscription>,
-    handle: &StoreHandle<S>,
+    handle: &Arc<StoreHandle<S>>,
 ) -> Result<Wakeup, StoreError> {
     match wakeups {
         Some(wakeups) => wakeups.next(handle).await,

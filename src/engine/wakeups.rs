@@ -37,20 +37,58 @@ pub struct Wakeups(Arc<Mutex<Subscriptions>>);
 
 #[derive(Debug, Default)]
 struct Subscriptions {
-    permits: BTreeMap<Uuid, Arc<Inbox<Result<Wakeup, StoreError>>>>,
+    permits: BTreeMap<Uuid, Arc<Inbox<Message>>>,
     /// How many of them listen.
     listening: usize,
     /// Whether the server lets no client listen.
     deaf: bool,
-    listener: Option<JoinHandle<()>>,
+    /// Which listener there is, and its task, once that has been started.
+    listener: Option<(u64, Option<JoinHandle<()>>)>,
+    listeners: u64,
+}
+
+/// What a permit's part of the engine finds in its inbox.
+#[derive(Debug, PartialEq)]
+enum Message {
+    Wakeup(Wakeup),
+    /// No wake-up will come any more.
+    Failed(StoreError),
+    /// The listener has gone without a word, as the runtime that it ran in has: another one is
+    /// needed.
+    Gone,
 }
 
 /// The wake-ups of one permit, which come as long as this lives.
 pub(super) struct Subscription {
     id: Uuid,
     wakeups: Wakeups,
-    heard: Arc<Inbox<Result<Wakeup, StoreError>>>,
+    heard: Arc<Inbox<Message>>,
     listens: bool,
+}
+
+/// The end of a listener, whatever it is.
+struct ListenerEnd {
+    wakeups: Wakeups,
+    number: u64,
+}
+
+impl ListenerEnd {
+    fn tell(&self, message: impl Fn() -> Message) {
+        let mut subscriptions = self.wakeups.lock();
+        // One that is not needed any more, or was replaced, has nothing to tell.
+        if subscriptions.listener.as_ref().is_some_and(|(number, _)| *number == self.number) {
+            subscriptions.listener = None;
+            for permit in subscriptions.permits.values() {
+                permit.put(message());
+            }
+        }
+    }
+}
+
+impl Drop for ListenerEnd {
+    fn drop(&mut self) {
+        self.tell(|| Message::Gone);
+    }
 }
 
 impl Wakeups {
@@ -59,7 +97,7 @@ impl Wakeups {
         let mut subscriptions = self.lock();
         subscriptions.deaf = false;
         if let Some(permit) = subscriptions.permits.get(&id) {
-            permit.put(Ok(wakeup));
+            permit.put(Message::Wakeup(wakeup));
         }
     }
 
@@ -68,7 +106,7 @@ impl Wakeups {
         let mut subscriptions = self.lock();
         subscriptions.deaf |= wakeup == Wakeup::Deaf;
         for permit in subscriptions.permits.values() {
-            permit.put(Ok(wakeup));
+            permit.put(Message::Wakeup(wakeup));
         }
     }
 
@@ -79,11 +117,32 @@ impl Wakeups {
         Subscription { id, wakeups: self.clone(), heard, listens: false }
     }
 
-    fn fail(&self, error: &StoreError) {
+    /// Sees to it that there is a listener. Neither the store, which may have locks of its own, nor
+    /// the runtime, which may drop a task at once, is called under the lock.
+    fn see_to_a_listener<S: Store>(&self, handle: &Arc<StoreHandle<S>>) {
         let mut subscriptions = self.lock();
-        subscriptions.listener = None;
-        for permit in subscriptions.permits.values() {
-            permit.put(Err(error.clone()));
+        if subscriptions.listener.is_some() {
+            return;
+        }
+        subscriptions.deaf = false;
+        subscriptions.listeners += 1;
+        let number = subscriptions.listeners;
+        subscriptions.listener = Some((number, None));
+        drop(subscriptions);
+        let end = ListenerEnd { wakeups: self.clone(), number };
+        let handle = Arc::clone(handle);
+        let task = tokio::spawn(async move {
+            let error = handle.store.listen(handle.listener, end.wakeups.clone()).await;
+            end.tell(|| Message::Failed(error.clone()));
+        });
+        let mut subscriptions = self.lock();
+        if let Some((its, running)) = &mut subscriptions.listener
+            && *its == number
+        {
+            *running = Some(task);
+        } else {
+            drop(subscriptions);
+            task.abort();
         }
     }
 
@@ -97,23 +156,24 @@ impl Subscription {
     /// more will come. Cancel-safe.
     pub(super) async fn next<S: Store>(
         &mut self,
-        handle: &StoreHandle<S>,
+        handle: &Arc<StoreHandle<S>>,
     ) -> Result<Wakeup, StoreError> {
         if !self.listens {
             self.listens = true;
-            let mut subscriptions = self.wakeups.lock();
-            subscriptions.listening += 1;
-            if subscriptions.listener.is_none() {
-                subscriptions.deaf = false;
-                let listening = handle.store.listen(handle.listener, self.wakeups.clone());
-                let wakeups = self.wakeups.clone();
-                let listener = tokio::spawn(async move { wakeups.fail(&listening.await) });
-                subscriptions.listener = Some(listener);
-            } else if subscriptions.deaf {
+            self.wakeups.lock().listening += 1;
+            self.wakeups.see_to_a_listener(handle);
+            if self.wakeups.lock().deaf {
                 return Ok(Wakeup::Deaf);
             }
         }
-        self.heard.next().await
+        match self.heard.next().await {
+            Message::Wakeup(wakeup) => Ok(wakeup),
+            Message::Failed(error) => Err(error),
+            Message::Gone => {
+                self.wakeups.see_to_a_listener(handle);
+                Ok(Wakeup::Missed)
+            }
+        }
     }
 
     pub(super) fn is_listening(&self) -> bool {
@@ -125,9 +185,10 @@ impl Subscription {
         if std::mem::take(&mut self.listens) {
             let mut subscriptions = self.wakeups.lock();
             subscriptions.listening -= 1;
-            if subscriptions.listening == 0
-                && let Some(listener) = subscriptions.listener.take()
-            {
+            let needless =
+                if subscriptions.listening == 0 { subscriptions.listener.take() } else { None };
+            drop(subscriptions);
+            if let Some((_, Some(listener))) = needless {
                 listener.abort();
             }
         }

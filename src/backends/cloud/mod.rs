@@ -30,7 +30,7 @@ use self::original_server::lease::ObserveAnswer;
 use self::protocol::{ABOUT, LIST, NamedSemaphore, SemaphorePage, ServerInfo};
 use self::semrun_server::remote_store::ServeStore;
 use super::error::{MissingFeature, StoreError};
-use super::take_cell::Slot;
+use super::take_cell::TakeCell;
 use super::{
     AcquireRequest, Acquisition, Attempt, Backend, BackendError, BoxFuture, CancelToken, Finding,
     Lease, Name, ProgressSender, ReleaseOutcome, Revocation, SemaphoreSnapshot, sanitize,
@@ -56,7 +56,7 @@ struct CloudServer {
     dialler: HttpDialer,
     shown: String,
     /// An idle connection, for requests that are answered at once.
-    idle: Slot<HttpConnection>,
+    idle: TakeCell<HttpConnection>,
     /// Whether the server has been seen to be of the original kind.
     original: AtomicBool,
 }
@@ -66,7 +66,7 @@ impl Cloud {
         let shown = config.url.shown();
         let dialler = HttpDialer::new(config);
         let dialler = dialler.map_err(|error| StoreError::Tls(Box::new(error)).of(&shown))?;
-        let (idle, original) = (Slot::empty(), AtomicBool::new(false));
+        let (idle, original) = (TakeCell::empty(), AtomicBool::new(false));
         let server = Arc::new(CloudServer { dialler, shown, idle, original });
         let leases = LeaseClient::new(ServeStore::new(Arc::clone(&server)));
         Ok(Self { server, leases })

@@ -11,12 +11,13 @@ use std::time::Duration;
 use redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
+use tokio::time::sleep;
 
 use super::connection::{
     Connection, ConnectionError, HANDSHAKE, PrefetchedRequest, RedisDialer, handshake, is_refusal,
 };
 use super::pipeline::{Pipeline, answer_of};
-use crate::backends::take_cell::Slot;
+use crate::backends::take_cell::TakeCell;
 use crate::backends::tls::refusal;
 use crate::clock::{self, Moment};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
@@ -26,12 +27,16 @@ use crate::permits::error::{Protocol, StoreError};
 /// How long replicas have to confirm a write. They are asked at once.
 const CONFIRMING: Duration = Duration::from_millis(500);
 
+/// The time from one dialling to the next.
+const DIAL_AGAIN: Duration = Duration::from_millis(100);
+
 pub(super) struct RedisClient {
     dialler: RedisDialer,
     current: Mutex<Option<Arc<Pipeline>>>,
-    /// Requests that find no connection wait for the same new one.
-    dialling: tokio::sync::Mutex<()>,
-    begun: Slot<(Vec<Cmd>, Moment, PrefetchedRequest)>,
+    /// When a connection was last dialled. Locked while one is: requests that find no connection
+    /// wait for the same new one.
+    dialling: tokio::sync::Mutex<Option<Moment>>,
+    begun: TakeCell<(Vec<Cmd>, Moment, PrefetchedRequest)>,
     /// Whether a request may have reached the server.
     reached: AtomicBool,
     /// Whether it has answered any.
@@ -112,7 +117,7 @@ impl RedisClient {
             dialler,
             current: Mutex::new(None),
             dialling: tokio::sync::Mutex::default(),
-            begun: Slot::empty(),
+            begun: TakeCell::empty(),
             reached: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         }
@@ -279,10 +284,14 @@ impl RedisClient {
     }
 
     async fn dialled(&self) -> Result<Arc<Pipeline>, ConnectionError> {
-        let _one_at_a_time = self.dialling.lock().await;
+        let mut dialled = self.dialling.lock().await;
         if let Some(pipeline) = self.usable() {
             return Ok(pipeline);
         }
+        // A server that has an error for each request of thousands gets no connection for each.
+        let next = dialled.map_or(Moment::ZERO, |dialled| dialled + DIAL_AGAIN);
+        sleep(next.saturating_sub(clock::now())).await;
+        *dialled = Some(clock::now());
         let pipeline = Pipeline::start(self.dialler.dial().await?);
         self.put_current(Some(Arc::clone(&pipeline)));
         Ok(pipeline)
@@ -334,7 +343,7 @@ const LOOK: &str = concat!(include_str!("server.lua"), include_str!("snapshot.lu
 /// Their SHA-1, which would take as long to compute as the server takes for a call; a test says what
 /// they have to be.
 #[cfg(any(test, not(feature = "mutants")))]
-const DECIDE_HASH: &str = "ba86720c4e986126ed8c02754a74b61d0c6cd3a9";
+const DECIDE_HASH: &str = "870ea06c8490e837bbecc4832fd56af9caab0f53";
 const LOOK_HASH: &str = "bdd1de5df0de7bfc256cf4e1b41aab018f736bfa";
 
 #[cfg(not(feature = "mutants"))]

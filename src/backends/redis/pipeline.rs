@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::{Cmd, ServerError, Value};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 
 use super::connection::{Connection, ConnectionError, HANDSHAKE, is_refusal, packed};
 use crate::clock::{self, Moment};
@@ -16,6 +17,10 @@ use crate::permits::StoreError;
 /// A connection that has owed an answer for so long gets no more requests: it may have been cut
 /// silently. Less than the time after which a renewal is tried again at the shortest TTL.
 const OVERDUE: Duration = Duration::from_millis(450);
+
+/// How long a connection takes what is sent, and how long one that gets no more requests waits for
+/// answers that no client waits for.
+const LINGERS: Duration = Duration::from_secs(10);
 
 type Answers = Result<Vec<Value>, ConnectionError>;
 
@@ -147,7 +152,7 @@ impl Driver {
         self.in_flight.push_back(InFlight { since, missing, answered: Vec::new(), asker });
     }
 
-    /// Returns when no more requests can come, and all that came were answered.
+    /// Returns when no more requests can come, and all that came were answered or given up.
     async fn run(
         &mut self,
         mut queued: mpsc::UnboundedReceiver<QueuedRequest>,
@@ -161,9 +166,19 @@ impl Driver {
                     None => more = false,
                 },
                 answer = self.connection.read_reply() => self.note(answer?)?,
+                // A server that is frozen must not keep one connection after the other open.
+                () = sleep(LINGERS), if !more => if !self.is_waited_for() { return Ok(()) },
             }
         }
         Ok(())
+    }
+
+    fn is_waited_for(&self) -> bool {
+        let waits = |one: &InFlight| match &one.asker {
+            Asker::Request(answers) => !answers.is_closed(),
+            Asker::Handshake | Asker::Told => false,
+        };
+        self.in_flight.iter().any(waits)
     }
 
     /// Sends a request, and all that have come meanwhile, in one piece.
@@ -184,7 +199,8 @@ impl Driver {
             next = queued.try_recv().ok();
         }
         self.state.owes(self.in_flight.front());
-        self.connection.say(&text).await
+        let said = timeout(LINGERS, self.connection.say(&text)).await;
+        said.unwrap_or_else(|_elapsed| Err(StoreError::Silent.into()))
     }
 
     fn note(&mut self, answer: Value) -> Result<(), ConnectionError> {

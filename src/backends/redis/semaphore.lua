@@ -306,6 +306,8 @@ elseif operation == 'renew' then
         token = math.max(token, has_token)
         mine = { token = text(has_token), since = now, hold = asked_hold, lease = 0, phase = '-' }
         mine.listener, mine.who = listener, who
+        -- A late repetition of its first request may stand in the queue.
+        leave_queue(id)
         extend()
         status = 'holding'
     end

@@ -145,8 +145,11 @@ impl EventStream {
         let look = |take: &mut dyn FnMut(&mut Vec<Event>)| {
             let mut listeners = self.semaphores.listeners.borrow_mut();
             let listener = listeners.0.get_mut(&self.listener)?;
-            let goes_on =
-                listener.is_heard_by(self.number) && listener.unheard.len() < MOST_UNHEARD;
+            // What has come since another answer took its place is for that one.
+            if !listener.is_heard_by(self.number) {
+                return None;
+            }
+            let goes_on = listener.unheard.len() < MOST_UNHEARD;
             take(&mut listener.unheard);
             goes_on.then_some(())
         };

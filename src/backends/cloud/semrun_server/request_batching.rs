@@ -15,7 +15,7 @@ use crate::backends::cloud::protocol::{EXECUTE, ExecuteAnswer, MOST_REQUESTS, Na
 use crate::backends::cloud::{CloudServer, parse_body};
 use crate::engine::retry::{ATTEMPT_TIMEOUT, with_timeout};
 use crate::permits::{Name, StoreError};
-use crate::request::Request;
+use crate::request::{Operation, Request};
 
 /// How long an answer may take until the next requests go over another connection: this one may have
 /// been cut silently.
@@ -29,8 +29,11 @@ pub(in crate::backends::cloud) struct Requests(Arc<Mutex<Queue>>);
 
 #[derive(Default)]
 struct Queue {
-    /// Those that are not sent yet.
-    pending: VecDeque<PendingRequest>,
+    /// The renewals that are not sent yet. They go first, and with nothing else in their body: the
+    /// answer to that would wait until a grant is on the server's disk.
+    renewals: VecDeque<PendingRequest>,
+    /// The other requests that are not sent yet.
+    others: VecDeque<PendingRequest>,
     /// How many tasks have been started to send them; the last one does.
     senders: u64,
     /// Since when that one waits for an answer.
@@ -56,9 +59,11 @@ impl Queue {
     /// What goes into the next body.
     fn next(&mut self) -> Vec<PendingRequest> {
         let (mut batch, mut length) = (Vec::new(), 0);
+        self.renewals.retain(|request| !request.answer.is_closed());
+        let pending = if self.renewals.is_empty() { &mut self.others } else { &mut self.renewals };
         while batch.len() < MOST_REQUESTS
             && length < LARGEST
-            && let Some(request) = self.pending.pop_front()
+            && let Some(request) = pending.pop_front()
         {
             // Its client may have given up.
             if !request.answer.is_closed() {
@@ -81,7 +86,11 @@ impl Requests {
         let named = NamedRequest { name: name.to_string(), request: request.clone() };
         let json = serde_json::to_string(&named).expect("plain data");
         let (sender, mut answer) = oneshot::channel();
-        lock(&self.0).pending.push_back(PendingRequest { json, answer: sender });
+        let pending = PendingRequest { json, answer: sender };
+        match request.operation {
+            Operation::Renew => lock(&self.0).renewals.push_back(pending),
+            _ => lock(&self.0).others.push_back(pending),
+        }
         loop {
             self.send(server);
             if let Ok(answer) = timeout(HANGS, &mut answer).await {
@@ -94,7 +103,7 @@ impl Requests {
     fn send(&self, server: &Arc<CloudServer>) {
         let mut queue = lock(&self.0);
         let waits = queue.busy.is_some_and(|since| since.elapsed() < HANGS);
-        if waits || queue.pending.is_empty() {
+        if waits || (queue.renewals.is_empty() && queue.others.is_empty()) {
             return;
         }
         queue.senders += 1;
@@ -153,7 +162,7 @@ mod tests {
         for number in 0..250 {
             let json = if number < 225 { "{}".into() } else { "x".repeat(LARGEST / 2) };
             let (answer, heard) = oneshot::channel();
-            queue.pending.push_back(PendingRequest { json, answer });
+            queue.others.push_back(PendingRequest { json, answer });
             answers.push(heard);
         }
         answers.drain(..20);
@@ -164,5 +173,18 @@ mod tests {
         assert!(lengths[3..].iter().all(|length| *length <= 2), "{lengths:?}");
         assert_eq!(lengths.iter().sum::<usize>(), 230);
         assert!(queue.busy.is_none() && queue.next_for(2).is_none());
+    }
+
+    #[test]
+    fn renewals_go_first_and_by_themselves() {
+        let mut queue = Queue { senders: 1, ..Queue::default() };
+        let (answers, _heard): (Vec<_>, Vec<_>) = (0..5).map(|_| oneshot::channel()).unzip();
+        for (number, answer) in answers.into_iter().enumerate() {
+            let pending = PendingRequest { json: number.to_string(), answer };
+            if number < 3 { &mut queue.others } else { &mut queue.renewals }.push_back(pending);
+        }
+        let bodies = std::iter::from_fn(|| queue.next_for(1));
+        let jsons = bodies.map(|batch| batch.into_iter().map(|one| one.json).collect::<String>());
+        assert_eq!(jsons.collect::<Vec<_>>(), ["34", "012"]);
     }
 }
