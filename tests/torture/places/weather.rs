@@ -65,7 +65,7 @@ impl Network {
             // The worst for a client that counts from a late answer: a permit that was granted just
             // before cannot be renewed once.
             "slow-then-lost" => {
-                let slow = dice.millis(2500..5000);
+                let slow = dice.millis(4000..9000);
                 self.then = Some((Instant::now() + slow, Weather::Lost));
                 let lost = TTL + Duration::from_secs(1) + dice.part_of(TTL / 2);
                 (Weather::SlowReplies(dice.millis(1400..1900)), slow + lost)
