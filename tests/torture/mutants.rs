@@ -84,7 +84,7 @@ const fn mutant(
 const TIME: Duration = Duration::from_mins(1);
 /// The same for what shows itself only when no client comes any more.
 const SHORT: Duration = Duration::from_secs(10);
-const ATTEMPTS: u64 = 14;
+const ATTEMPTS: u64 = 30;
 
 pub(crate) fn trials(seed: u64) -> Vec<Trial> {
     let trial = |mutant: &'static Mutant| {
